@@ -1,0 +1,38 @@
+# `make demo`: from nothing to a prediction. `make test`: everything the continuous integration runs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types unit clean
+
+demo: $(VENV)/core.done
+	$(BIN)/memmodel predict --gpu A100 --seq 16384
+
+test: lint types unit
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.done
+	$(BIN)/mypy
+
+unit: $(VENV)/test.done
+	$(BIN)/python -m pytest -n auto
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+# torch comes first and by its pinned version, so that nothing else pulls another build of it.
+$(VENV)/test.done: $(VENV)/core.done
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt triton hypothesis pytest pytest-xdist mypy ruff
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

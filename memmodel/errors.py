@@ -1,0 +1,22 @@
+"""The one exception of wrong use: it says what was given, what was expected and what to try."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2."""
+
+
+def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> UsageError:
+    """An error for a name that is not in `valid`: it lists the nearest names, or all of them when there are few."""
+    names = sorted(valid)
+    folded = {name.casefold(): name for name in names}
+    near = [folded[n] for n in difflib.get_close_matches(str(given).casefold(), folded, n=4, cutoff=0.5)]
+    if near:
+        advice = f"did you mean {' or '.join(near)}?"
+    elif len(names) <= 12:
+        advice = f"choose one of {', '.join(names)}"
+    else:
+        advice = f"there are {len(names)}, for example {', '.join(names[:3])}"
+    return UsageError(f"unknown {kind} {str(given)!r}: {advice}{'; ' + hint if hint else ''}")

@@ -1,0 +1,1 @@
+"""Recorded runs, and real runs compared with predictions."""
