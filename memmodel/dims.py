@@ -1,0 +1,93 @@
+"""Arithmetic on dimensions. A dimension is an int, a numpy integer array or a positive sympy expression.
+
+Recording tensors run the same code on all three: ints give a prediction, arrays a sweep, symbols a closed form. The
+functions here are the few places where the three differ; none of them imports numpy or sympy for ints.
+
+Arrays and symbols stand for sizes of at least two: a size of one changes PyTorch's layout rules (a dimension of one
+is contiguous with anything), so ones are written as the literal 1.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+Dim = Any
+Shape = tuple[Dim, ...]
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product of `dims`; 1 for none."""
+    result: Dim = 1
+    for dim in dims:
+        result = result * dim
+    return result
+
+
+def same(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are equal: everywhere for arrays, as expressions for symbols."""
+    if a is b:
+        return True
+    equal = a == b
+    return equal if isinstance(equal, bool) else bool(equal.all())
+
+
+def same_shape(a: Shape, b: Shape) -> bool:
+    """Whether two shapes are equal, dimension by dimension."""
+    return len(a) == len(b) and all(map(same, a, b))
+
+
+def ceil_div(a: Dim, b: Dim) -> Dim:
+    """a / b rounded up."""
+    if hasattr(a, "free_symbols") or hasattr(b, "free_symbols"):
+        from sympy import ceiling
+
+        return ceiling(a / b)
+    return -(-a // b)
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    """The larger of two dimensions or byte counts, elementwise for arrays and `Max` for symbols."""
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return max(a, b)
+    if hasattr(a, "free_symbols") or hasattr(b, "free_symbols"):
+        from sympy import Max
+
+        return Max(a, b)
+    import numpy as np
+
+    return np.maximum(a, b)
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    """The smaller of two dimensions."""
+    return -maximum(-a, -b)
+
+
+def hint(dim: Dim) -> int:
+    """A representative int, for comparing strides: an array's first element; distinct primes for symbols.
+
+    The strides of a dense tensor are nested products, so their order does not depend on the sizes.
+    """
+    if isinstance(dim, int):
+        return dim
+    if hasattr(dim, "free_symbols"):
+        return int(dim.subs({symbol: _prime(symbol.name) for symbol in dim.free_symbols}))
+    return int(dim.flat[0])
+
+
+_primes: dict[str, int] = {}
+
+
+def _prime(name: str) -> int:
+    if name not in _primes:
+        _primes[name] = _nth_prime(len(_primes))
+    return _primes[name]
+
+
+@lru_cache
+def _nth_prime(index: int) -> int:
+    """The primes from 101 on: far from 0, 1 and each other's small multiples."""
+    candidate = 101 if index == 0 else _nth_prime(index - 1) + 1
+    while any(candidate % divisor == 0 for divisor in range(2, int(candidate**0.5) + 1)):
+        candidate += 1
+    return candidate

@@ -1,0 +1,98 @@
+"""A program: the ordered events of one run of an algorithm. Everything about memory and time is a reading of it.
+
+Recording tensors produce programs, so can a tracer or a real run; timeline, allocator and roofline only read them.
+Bytes are raw (no allocator rounding); dims inside are ints, arrays or symbols.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from memmodel.dims import Dim, Shape
+from memmodel.dtypes import DType
+from memmodel.work import Work
+
+
+class Alloc(NamedTuple):
+    """A storage is born. `op` made it; `site` is where in the user's code (see `memmodel.origin`)."""
+
+    key: int
+    nbytes: Dim
+    shape: Shape
+    dtype: DType
+    op: str
+    site: "Site | None"
+    role: str  # "tensor", "gradient", "temporary", "input"
+
+
+class Free(NamedTuple):
+    """A storage dies: the last tensor on it is gone."""
+
+    key: int
+
+
+class Save(NamedTuple):
+    """An autograd node keeps a storage for backward."""
+
+    key: int
+    node: str
+
+
+class Release(NamedTuple):
+    """An autograd node lets a kept storage go."""
+
+    key: int
+    node: str
+
+
+class Launch(NamedTuple):
+    """A kernel runs. `thread` is "main" or "autograd": each owns a cuBLAS handle and so a workspace."""
+
+    name: str
+    work: Work
+    dtype: DType
+    thread: str
+    cublas: bool
+    parallel: Dim  # thread blocks or independent rows: what there is to fill the GPU with
+
+
+class Mark(NamedTuple):
+    """A phase begins: "inputs", "forward", "backward", ..."""
+
+    phase: str
+
+
+Event = Alloc | Free | Save | Release | Launch | Mark
+
+
+class Site(NamedTuple):
+    """A place in the user's code: the frame's code object and instruction, outermost last."""
+
+    frames: tuple[tuple[object, int], ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The events of a run, in order, with names for the storages that have one.
+
+    Attributes:
+        events: what happened.
+        names: storage key -> name given explicitly (inputs, gradients).
+    """
+
+    events: list[Event] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def launches(self) -> Iterator[Launch]:
+        """The kernels, in order."""
+        return (event for event in self.events if isinstance(event, Launch))
+
+    def phases(self) -> dict[str, list[Event]]:
+        """The events after each mark, by phase; a phase that comes again (a later iteration) replaces the earlier."""
+        parts: dict[str, list[Event]] = {}
+        current: list[Event] = []
+        for event in self.events:
+            if isinstance(event, Mark):
+                current = parts[event.phase] = []
+            current.append(event)
+        return parts

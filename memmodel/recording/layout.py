@@ -1,0 +1,152 @@
+"""Shapes and strides as PyTorch lays tensors out: which views are free and which need a copy.
+
+Shapes are tuples of dims; strides count elements. Sources: ATen/TensorUtils.cpp (computeStride), ATen/TensorIterator.cpp
+(reorder_dimensions), c10/core/TensorImpl (contiguity).
+"""
+
+from collections.abc import Sequence
+
+from memmodel.dims import Dim, Shape, hint, product, same
+from memmodel.errors import UsageError
+
+
+def contiguous_strides(shape: Shape) -> Shape:
+    """Row-major strides of `shape`."""
+    strides: list[Dim] = []
+    step: Dim = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step = step * size
+    return tuple(reversed(strides))
+
+
+def is_contiguous(shape: Shape, strides: Shape) -> bool:
+    """Whether the tensor is row-major; dimensions of size 1 do not count."""
+    expected: Dim = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if same(size, 1):
+            continue
+        if not same(stride, expected):
+            return False
+        expected = expected * size
+    return True
+
+
+def is_dense(shape: Shape, strides: Shape) -> bool:
+    """Non-overlapping and dense: some permutation of the dimensions is contiguous."""
+    kept = [(stride, size) for size, stride in zip(shape, strides, strict=True) if not same(size, 1)]
+    kept.sort(key=lambda pair: hint(pair[0]))
+    expected: Dim = 1
+    for stride, size in kept:
+        if not same(stride, expected):
+            return False
+        expected = expected * size
+    return True
+
+
+def axis(dim: int, ndim: int) -> int:
+    """`dim` counted from the front; negative dims count from the back."""
+    if not -ndim <= dim < ndim:
+        raise UsageError(f"dimension {dim} of a tensor with {ndim} dimensions: expected {-ndim} to {ndim - 1}")
+    return dim % ndim
+
+
+def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
+    """The requested shape with its -1, if any, worked out from the number of elements."""
+    unknown = [i for i, size in enumerate(requested) if isinstance(size, int) and size == -1]
+    if len(unknown) > 1:
+        raise UsageError(f"view{tuple(requested)}: at most one dimension can be -1")
+    total = product(shape)
+    known = product(size for i, size in enumerate(requested) if i not in unknown)
+    if unknown:
+        rest = total // known if isinstance(total, int) or not hasattr(total, "free_symbols") else total / known
+        result = tuple(rest if i in unknown else size for i, size in enumerate(requested))
+    else:
+        result = tuple(requested)
+    if not same(product(result), total):
+        raise UsageError(f"a view of shape {tuple(requested)} does not fit a tensor of shape {shape}")
+    return result
+
+
+def view_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
+    """Strides that show `shape` as `new` without a copy, or None where PyTorch must copy."""
+    if not shape:
+        return tuple(1 for _ in new)
+    result: list[Dim] = [0] * len(new)
+    target = len(new) - 1
+    base, old_count, new_count = strides[-1], 1, 1
+    for source in reversed(range(len(shape))):
+        old_count = old_count * shape[source]
+        block_ends = source == 0 or not (
+            same(shape[source - 1], 1) or same(strides[source - 1], old_count * base)
+        )
+        if not block_ends:
+            continue
+        while target >= 0 and (hint(new_count) < hint(old_count) or same(new[target], 1)):
+            result[target] = new_count * base
+            new_count = new_count * new[target]
+            target -= 1
+        if not same(new_count, old_count):
+            return None
+        if source > 0:
+            base, old_count, new_count = strides[source - 1], 1, 1
+    return tuple(result) if target == -1 else None
+
+
+def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
+    """The common shape of operands under broadcasting."""
+    result: list[Dim] = []
+    for index in range(1, max(map(len, shapes)) + 1):
+        sizes = [shape[-index] for shape in shapes if len(shape) >= index]
+        wide = [size for size in sizes if not same(size, 1)]
+        if any(not same(size, wide[0]) for size in wide):
+            raise UsageError(f"shapes {' and '.join(map(str, shapes))} do not broadcast")
+        result.append(wide[0] if wide else 1)
+    return tuple(reversed(result))
+
+
+def expand_strides(shape: Shape, strides: Shape, new: Shape) -> Shape:
+    """Strides of `shape` broadcast to `new`: 0 where a dimension of one is repeated or a dimension is new."""
+    lead = len(new) - len(shape)
+    result: list[Dim] = [0] * lead
+    for size, stride, wide in zip(shape, strides, new[lead:], strict=True):
+        if not same(size, wide) and not same(size, 1):
+            raise UsageError(f"a tensor of shape {shape} does not expand to {new}")
+        result.append(stride if same(size, wide) else 0)
+    return tuple(result)
+
+
+def elementwise_strides(shape: Shape, operands: Sequence[tuple[Shape, Shape]]) -> Shape:
+    """Strides of an elementwise result: it keeps the dimension order of its operands (TensorIterator's rule)."""
+    if all(same(product(s), product(shape)) and is_contiguous(s, t) for s, t in operands if len(s) == len(shape)):
+        if all(len(s) == len(shape) for s, _ in operands):
+            return contiguous_strides(shape)
+    wide = [expand_strides(s, t, shape) for s, t in operands]
+    order = list(reversed(range(len(shape))))  # fastest first
+    for i in range(1, len(order)):
+        moving = i
+        for other in reversed(range(i)):
+            comparison = _compare(order[other], order[moving], shape, wide)
+            if comparison > 0:
+                order[other], order[moving] = order[moving], order[other]
+                moving = other
+            elif comparison < 0:
+                break
+    strides: list[Dim] = [0] * len(shape)
+    step: Dim = 1
+    for dim in order:
+        strides[dim] = step
+        step = step * shape[dim]
+    return tuple(strides)
+
+
+def _compare(dim0: int, dim1: int, shape: Shape, operands: Sequence[Shape]) -> int:
+    for strides in operands:
+        stride0, stride1 = hint(strides[dim0]), hint(strides[dim1])
+        if stride0 == 0 or stride1 == 0:
+            continue
+        if stride0 != stride1:
+            return -1 if stride0 < stride1 else 1
+        if hint(shape[dim0]) > hint(shape[dim1]):
+            return 1
+    return 0
