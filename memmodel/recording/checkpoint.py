@@ -1,0 +1,69 @@
+"""Activation checkpointing without reentry: keep the inputs, run the function again when backward asks.
+
+Source: torch/utils/checkpoint.py (_checkpoint_hook, _recomputation_hook). The second run stops as soon as the last tensor
+is saved (early stop), so an operation after it is not repeated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from memmodel.recording.autograd import enable_grad, saved_tensors_hooks
+from memmodel.recording.tape import current
+from memmodel.recording.tensor import Tensor
+
+
+class _Stop(Exception):
+    """Everything that backward needs has been recomputed."""
+
+
+class _Frame:
+    """One checkpointed call: what was saved in the first run (a number each) and, later, in the second."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.function = function
+        self.args = args
+        self.count = 0
+        self.recomputed: dict[int, Tensor] | None = None
+
+    def pack(self, _: Tensor) -> int:
+        """First run: keep a number instead of the tensor."""
+        self.count += 1
+        return self.count - 1
+
+    def unpack(self, number: int) -> Tensor:
+        """Backward: run again on the first request, then hand each tensor out once."""
+        if self.recomputed is None:
+            self.recomputed = {}
+            try:
+                with saved_tensors_hooks(self.repack, lambda tensor: tensor), enable_grad():
+                    self.function(*self.args)
+            except _Stop:
+                pass
+        return self.recomputed.pop(number)
+
+    def repack(self, tensor: Tensor) -> Tensor:
+        """Second run: keep the tensor; stop at the last."""
+        assert self.recomputed is not None
+        number = self.count - self.remaining
+        self.recomputed[number] = tensor
+        self.remaining -= 1
+        if self.remaining == 0:
+            raise _Stop
+        return tensor
+
+    remaining: int = 0
+
+
+def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool = False) -> Any:
+    """Call `function(*args)`, keeping only `args` for backward. Only the form without reentry is modelled."""
+    if use_reentrant:
+        from memmodel.errors import UsageError
+
+        raise UsageError("checkpoint(use_reentrant=True) is not modelled: pass use_reentrant=False")
+    if not current().grad_enabled:
+        return function(*args)
+    frame = _Frame(function, args)
+    with saved_tensors_hooks(frame.pack, frame.unpack):
+        result = function(*args)
+    frame.remaining = frame.count
+    return result

@@ -1,0 +1,36 @@
+"""Where the CUDA and the CPU kernels of PyTorch differ in what they allocate: the one list.
+
+Everything else about memory is the same C++ code on both, so a recording on `CPU` can be held, event by event, to the
+CPU profiler of a real PyTorch, and a recording on `CUDA` differs from it only by what stands here.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Allocation habits of a device's kernels.
+
+    Attributes:
+        name: "cuda" or "cpu".
+        softmax_backward_scratch: softmax's backward materialises grad * output (aten/src/ATen/native/cuda/SoftMax.cu).
+        gemm_packs_operands: a matrix product clones an operand with no unit stride in its last two dimensions, such as
+            the expanded gradient of a sum (aten/src/ATen/native/cuda/Blas.cpp, prepare_batch_matrix_for_cublas).
+        fused_dropout: dropout keeps a bool mask (native_dropout); otherwise noise of the input's dtype.
+        casts_in_kernels: elementwise kernels convert mixed dtypes in registers; otherwise operands are copied first
+            (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
+        softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
+        streams_gemm: matrix products run through cuBLAS, with its workspace.
+    """
+
+    name: str
+    softmax_backward_scratch: bool
+    gemm_packs_operands: bool
+    fused_dropout: bool
+    casts_in_kernels: bool
+    softmax_reads_half: bool
+    streams_gemm: bool
+
+
+CUDA = Device("cuda", True, True, True, True, True, True)
+CPU = Device("cpu", False, False, False, False, False, False)

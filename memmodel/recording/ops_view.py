@@ -1,0 +1,328 @@
+"""Views: other shapes on the same storage. None allocates, except where PyTorch's own would have to copy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from memmodel.dims import Dim, Shape, ceil_div, hint, minimum, product, same, same_shape
+from memmodel.errors import UsageError
+from memmodel.recording.autograd import Op
+from memmodel.recording.layout import (
+    axis,
+    expand_strides,
+    is_contiguous,
+    resolve,
+    view_strides,
+)
+from memmodel.recording.tensor import Tensor, method
+
+
+def _sizes(sizes: Sequence[Any]) -> tuple[Any, ...]:
+    """Sizes given one by one or as one sequence."""
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
+
+
+class Permute(Op):
+    """Dimensions in another order."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
+        """See `permute`."""
+        self.order = order
+        return x.viewed(tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order))
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The inverse order."""
+        return (permute(grad, tuple(self.order.index(i) for i in range(len(self.order)))),)
+
+
+class View(Op):
+    """The same elements under another shape (`view`, and `reshape` where no copy is needed)."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, shape: Shape) -> Tensor:
+        """See `view`."""
+        self.shape = x.shape
+        strides = view_strides(x.shape, x.strides, shape)
+        if strides is None:
+            raise UsageError(f"view of shape {shape} on {x.shape} with strides {x.strides}: use reshape, which copies")
+        return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Back to the input's shape, by a copy where it must be."""
+        return (reshape(grad, self.shape),)
+
+
+class UnsafeView(View):
+    """A view of a fresh result (a matrix product's) that autograd does not treat as one (`_unsafe_view`)."""
+
+    is_view = False
+
+
+class Expand(Op):
+    """Dimensions of one repeated without a copy (stride 0)."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, shape: Shape) -> Tensor:
+        """See `expand`."""
+        self.shape = x.shape
+        return x.viewed(shape, expand_strides(x.shape, x.strides, shape))
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Summed over what was repeated."""
+        return (grad.sum_to(self.shape),)
+
+
+class Slice(Op):
+    """A contiguous range of one dimension."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, dim: int, length: Dim) -> Tensor:
+        """See `narrow`."""
+        self.shape, self.dim = x.shape, dim
+        return x.viewed((*x.shape[:dim], length, *x.shape[dim + 1 :]), x.strides)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Zeros of the input's size, with the gradient copied in (slice_backward)."""
+        whole = grad.new_zeros(self.shape, dtype=grad.dtype)
+        whole.narrow(self.dim, 0, grad.shape[self.dim]).copy_(grad)
+        return (whole,)
+
+
+class Select(Op):
+    """One index of a dimension, which goes away."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, dim: int) -> Tensor:
+        """See `select`."""
+        self.shape, self.dim = x.shape, dim
+        keep = [i for i in range(x.ndim) if i != dim]
+        return x.viewed(tuple(x.shape[i] for i in keep), tuple(x.strides[i] for i in keep))
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Zeros of the input's size, with the gradient copied in (select_backward)."""
+        whole = grad.new_zeros(self.shape, dtype=grad.dtype)
+        whole.select(self.dim, 0).copy_(grad)
+        return (whole,)
+
+
+class Split(Op):
+    """Consecutive pieces of one dimension, all views."""
+
+    is_view = True
+
+    def forward(self, x: Tensor, dim: int, sizes: tuple[Dim, ...]) -> tuple[Tensor, ...]:
+        """See `split`."""
+        self.shapes = [(*x.shape[:dim], size, *x.shape[dim + 1 :]) for size in sizes]
+        self.dim = dim
+        return tuple(x.viewed(shape, x.strides) for shape in self.shapes)
+
+    def backward(self, *grads: Tensor | None) -> tuple[Any, ...]:
+        """The pieces joined; zeros for those without a gradient (split_backward)."""
+        given = next(grad for grad in grads if grad is not None)
+        pieces = [
+            given.new_zeros(shape, dtype=given.dtype) if grad is None else grad
+            for grad, shape in zip(grads, self.shapes, strict=True)
+        ]
+        return (cat_(pieces, self.dim),)
+
+
+def cat_(pieces: Sequence[Tensor], dim: int) -> Tensor:
+    """Joined along `dim` (in ops_create: kept apart to break the import cycle)."""
+    from memmodel.recording.ops_create import cat
+
+    return cat(pieces, dim)
+
+
+@method
+def permute(self: Tensor, *dims: Any) -> Tensor:
+    """The dimensions in the order given, without a copy."""
+    order = tuple(axis(d, self.ndim) for d in _sizes(dims))
+    if sorted(order) != list(range(self.ndim)):
+        raise UsageError(f"permute{order} of a tensor with {self.ndim} dimensions: name each dimension once")
+    result: Tensor = Permute.apply(self, order=order)
+    return result
+
+
+@method
+def transpose(self: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two dimensions exchanged, without a copy."""
+    order = list(range(self.ndim))
+    a, b = axis(dim0, self.ndim), axis(dim1, self.ndim)
+    order[a], order[b] = order[b], order[a]
+    return permute(self, tuple(order))
+
+
+def _last_two_swapped(self: Tensor) -> Tensor:
+    return transpose(self, -2, -1)
+
+
+Tensor.mT = property(_last_two_swapped)  # type: ignore[attr-defined]
+Tensor.T = property(lambda self: permute(self, tuple(reversed(range(self.ndim)))))  # type: ignore[attr-defined]
+method("swapaxes")(transpose)
+
+
+@method
+def t(self: Tensor) -> Tensor:
+    """The transpose of a matrix."""
+    return transpose(self, 0, 1)
+
+
+@method
+def view(self: Tensor, *shape: Any) -> Tensor:
+    """The same elements under another shape; an error where that needs a copy."""
+    result: Tensor = View.apply(self, shape=resolve(self.shape, _sizes(shape)))
+    return result
+
+
+@method
+def reshape(self: Tensor, *shape: Any) -> Tensor:
+    """The same elements under another shape: a view where strides allow it, a contiguous copy where not."""
+    wanted = resolve(self.shape, _sizes(shape))
+    if view_strides(self.shape, self.strides, wanted) is None:
+        self = self.clone_contiguous()
+    elif same_shape(wanted, self.shape):
+        return self
+    result: Tensor = View.apply(self, shape=wanted)
+    return result
+
+
+@method
+def flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Dimensions from `start_dim` to `end_dim` merged."""
+    a, b = axis(start_dim, self.ndim), axis(end_dim, self.ndim)
+    return reshape(self, *self.shape[:a], product(self.shape[a : b + 1]), *self.shape[b + 1 :])
+
+
+@method
+def unflatten(self: Tensor, dim: int, sizes: Sequence[Dim]) -> Tensor:
+    """One dimension shown as several."""
+    a = axis(dim, self.ndim)
+    return view(self, *self.shape[:a], *resolve((self.shape[a],), sizes), *self.shape[a + 1 :])
+
+
+@method
+def expand(self: Tensor, *sizes: Any) -> Tensor:
+    """Dimensions of one repeated to the sizes given (-1 keeps one), without a copy."""
+    wanted = _sizes(sizes)
+    lead = len(wanted) - self.ndim
+    shape = tuple(
+        self.shape[i - lead] if isinstance(s, int) and s == -1 else s for i, s in enumerate(wanted)
+    )
+    result: Tensor = Expand.apply(self, shape=shape)
+    return result
+
+
+@method
+def unsqueeze(self: Tensor, dim: int) -> Tensor:
+    """A dimension of one put in before `dim`."""
+    a = axis(dim, self.ndim + 1)
+    result: Tensor = View.apply(self, shape=(*self.shape[:a], 1, *self.shape[a:]))
+    return result
+
+
+@method
+def squeeze(self: Tensor, dim: int) -> Tensor:
+    """A dimension of one taken out."""
+    a = axis(dim, self.ndim)
+    if not same(self.shape[a], 1):
+        return self
+    result: Tensor = View.apply(self, shape=(*self.shape[:a], *self.shape[a + 1 :]))
+    return result
+
+
+@method
+def narrow(self: Tensor, dim: int, start: Dim, length: Dim) -> Tensor:
+    """`length` indices of a dimension, from `start`, without a copy."""
+    a = axis(dim, self.ndim)
+    if hint(start) + hint(length) > hint(self.shape[a]):
+        raise UsageError(f"narrow from {start} by {length} leaves dimension {dim} of size {self.shape[a]}")
+    result: Tensor = Slice.apply(self, dim=a, length=length)
+    return result
+
+
+@method
+def select(self: Tensor, dim: int, index: int) -> Tensor:
+    """One index of a dimension, which goes away, without a copy."""
+    result: Tensor = Select.apply(self, dim=axis(dim, self.ndim))
+    return result
+
+
+@method
+def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces of `split_size` along `dim` (the last may be smaller), or of the sizes in a list."""
+    a = axis(dim, self.ndim)
+    size = self.shape[a]
+    if isinstance(split_size, list | tuple):
+        sizes = tuple(split_size)
+    else:
+        count = ceil_div(size, split_size)
+        if not hasattr(count, "__index__"):
+            raise UsageError(f"split of a dimension {size} by {split_size}: the number of pieces must be a plain number")
+        whole = int(count) - 1
+        sizes = (*(split_size,) * whole, size - whole * split_size)
+    result: tuple[Tensor, ...] = Split.apply(self, dim=a, sizes=sizes)
+    return result
+
+
+@method
+def chunk(self: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` equal pieces along `dim`."""
+    return split(self, ceil_div(self.shape[axis(dim, self.ndim)], chunks), dim)
+
+
+@method("__getitem__")
+def getitem(self: Tensor, index: Any) -> Tensor:
+    """Basic indexing: full slices, ranges of step one, ints, None and `...`."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [i for i in items if not isinstance(i, Tensor)]:
+        at = items.index(Ellipsis)
+        given = sum(1 for i in items if i is not None and i is not Ellipsis)
+        items[at : at + 1] = [slice(None)] * (self.ndim - given)
+    result, dim = self, 0
+    for item in items:
+        if item is None:
+            result = unsqueeze(result, dim)
+            dim += 1
+        elif isinstance(item, slice):
+            result = _ranged(result, dim, item)
+            dim += 1
+        elif isinstance(item, int):
+            result = select(result, dim, item)
+        else:
+            raise UsageError(f"indexing with {item!r}: recording tensors take slices, ints, None and ...")
+    return result
+
+
+def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
+    if item == slice(None):
+        return x
+    if item.step not in (None, 1):
+        raise UsageError(f"a slice with step {item.step}: recording tensors take step 1")
+    size = x.shape[dim]
+    start = 0 if item.start is None else item.start
+    stop = size if item.stop is None else item.stop
+    if isinstance(start, int) and start < 0:
+        start = start + size
+    if isinstance(stop, int) and stop < 0:
+        stop = stop + size
+    return narrow(x, dim, start, minimum(stop, size) - start)
+
+
+@method
+def detach(self: Tensor) -> Tensor:
+    """The same storage without history."""
+    return self.alias()
+
+
+@method
+def contiguous(self: Tensor) -> Tensor:
+    """Row-major: itself where it is, else a copy."""
+    if is_contiguous(self.shape, self.strides):
+        return self
+    result: Tensor = self.clone_contiguous()
+    return result

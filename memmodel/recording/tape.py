@@ -1,0 +1,110 @@
+"""The tape: what records events while an algorithm runs on recording tensors.
+
+A tape is opened with `with Tape() as tape:`; tensors made inside belong to it. Storages report their birth and death,
+kernels their launch, autograd what it keeps.
+"""
+
+import sys
+from collections.abc import Iterable
+from types import FrameType
+
+from memmodel.dims import Dim, Shape
+from memmodel.dtypes import DType
+from memmodel.errors import UsageError
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site
+from memmodel.recording.device import CUDA, Device
+from memmodel.work import Work
+
+_DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
+_open: list["Tape"] = []
+
+
+def current() -> "Tape":
+    """The innermost open tape. Raises UsageError outside of one."""
+    if not _open:
+        raise UsageError("recording tensors are made inside `with memmodel.recording.Tape():`; no tape is open")
+    return _open[-1]
+
+
+class Tape:
+    """Records one run. `thread` is the thread whose kernels run now: autograd's while a backward is under way."""
+
+    def __init__(self, device: Device = CUDA, sites: bool = True) -> None:
+        self.device = device
+        self.events: list[Event] = []
+        self.names: dict[int, str] = {}
+        self.thread = "main"
+        self.node: str | None = None  # the autograd node being evaluated
+        self.fused = 0  # depth of fused kernels: inside, nothing is allocated
+        self.grad_enabled = True
+        self.sequence = 0
+        self._sites = sites
+        self._keys = 0
+        self._open = False
+
+    def __enter__(self) -> "Tape":
+        self._open = True
+        _open.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+        _open.remove(self)
+
+    @property
+    def program(self) -> Program:
+        """What was recorded so far."""
+        return Program(self.events, self.names)
+
+    def mark(self, phase: str) -> None:
+        """Begin a phase: "inputs", "forward", "backward"."""
+        self.events.append(Mark(phase))
+
+    def alloc(self, nbytes: Dim, shape: Shape, dtype: DType, op: str, role: str) -> int:
+        """A storage is born; returns its key."""
+        self._keys += 1
+        if self._open:
+            site = _site() if self._sites and self.node is None else None
+            label = f"{self.node}: {op}" if self.node else op
+            self.events.append(Alloc(self._keys, nbytes, shape, dtype, label, site, role))
+        return self._keys
+
+    def free(self, key: int) -> None:
+        """A storage dies. After the tape is closed nothing is recorded: what is alive stays so."""
+        if self._open:
+            self.events.append(Free(key))
+
+    def save(self, key: int, node: str) -> None:
+        """Autograd keeps a storage."""
+        self.events.append(Save(key, node))
+
+    def release(self, key: int, node: str) -> None:
+        """Autograd lets a storage go."""
+        if self._open:
+            self.events.append(Release(key, node))
+
+    def launch(self, name: str, work: Work, dtype: DType, parallel: Dim, cublas: bool = False) -> None:
+        """A kernel runs on the current thread's stream."""
+        self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel))
+
+
+def _site() -> Site | None:
+    """The user's frames, innermost first: those outside this package."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _ours(frame):
+        frame = frame.f_back
+    found: list[tuple[object, int]] = []
+    while frame is not None and len(found) < _DEPTH and not _ours(frame):
+        found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return Site(tuple(found)) if found else None
+
+
+def _ours(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.startswith("memmodel.")
+
+
+def keys(tensors: Iterable[object]) -> list[int]:
+    """The storage keys of the tensors among `tensors`."""
+    return [t.storage.key for t in tensors if hasattr(t, "storage")]
