@@ -1,0 +1,155 @@
+"""The CUDA caching allocator, exactly: which block each request gets, what is allocated and what is reserved.
+
+Source: c10/cuda/CUDACachingAllocator.cpp, unchanged in these rules from torch 2.4 to 2.15. All sizes are bytes.
+Not modelled: private pools of CUDA graphs, cross-stream frees (record_stream), garbage_collection_threshold,
+backend:cudaMallocAsync.
+"""
+
+from dataclasses import dataclass
+
+from memmodel.allocator.blocks import SMALL, Block, Pool
+from memmodel.allocator.config import AllocatorConfig
+from memmodel.allocator.segments import Driver, ExpandableSegments, Place, Source, WholeSegments
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A request that the device could not hold even after the cache was released."""
+
+    requested: int
+    allocated: int
+    reserved: int
+
+
+class CachingAllocator:
+    """One device's allocator.
+
+    Attributes:
+        allocated: bytes in blocks handed out now (`torch.cuda.memory_allocated`).
+        allocated_peak: its largest value since the last `reset_peak`.
+        retries: how often the cache was released to make room (`num_alloc_retries`).
+        failed: the first request that did not fit, or None.
+    """
+
+    def __init__(
+        self, capacity: int | None = None, config: AllocatorConfig | None = None, place: Place | None = None
+    ) -> None:
+        """`capacity` is what the driver has to give; `place` fixes the addresses of new segments."""
+        self.config = config or AllocatorConfig()
+        self.driver = Driver(capacity, place)
+        self.source: Source = (ExpandableSegments if self.config.expandable_segments else WholeSegments)(
+            self.driver, self.config
+        )
+        self.small, self.large = Pool(small=True), Pool(small=False)
+        self.allocated = self.allocated_peak = 0
+        self.retries = 0
+        self.failed: OutOfMemory | None = None
+
+    @property
+    def reserved(self) -> int:
+        """Bytes held from the driver now (`torch.cuda.memory_reserved`)."""
+        return self.driver.reserved
+
+    @property
+    def reserved_peak(self) -> int:
+        """The largest `reserved` since the last `reset_peak`."""
+        return self.driver.reserved_peak
+
+    def reset_peak(self) -> None:
+        """Start peaks from the current values (`torch.cuda.reset_peak_memory_stats`)."""
+        self.allocated_peak = self.allocated
+        self.driver.reserved_peak = self.driver.reserved
+
+    def malloc(self, requested: int, stream: int = 0) -> Block | None:
+        """A block for a request; None for zero bytes, or where memory is out (`failed` then says so)."""
+        if requested == 0:
+            return None
+        size = self.config.block_size(requested)
+        pool = self.small if size <= SMALL else self.large
+        block = self._cached(size, stream, pool) or self._fresh(size, stream, pool)
+        if block is None:
+            self.failed = self.failed or OutOfMemory(requested, self.allocated, self.reserved)
+            return None
+        if self.source.splits(block, size):
+            block = self._split(block, size, pool)
+        block.allocated, block.requested = True, requested
+        self.allocated += block.size
+        if self.allocated > self.allocated_peak:
+            self.allocated_peak = self.allocated
+        return block
+
+    def free(self, block: Block | None) -> None:
+        """Take a block back; it merges with free neighbours."""
+        if block is None:
+            return
+        block.allocated = False
+        self.allocated -= block.size
+        pool = self.small if block.small else self.large
+        pool.merge(block, block.prev)
+        pool.merge(block, block.next)
+        pool.add(block)
+
+    def empty_cache(self) -> None:
+        """Give free segments back to the driver (`torch.cuda.empty_cache`)."""
+        self.source.release(self.large)
+        self.source.release(self.small)
+
+    def adopt(self, blocks: list[Block]) -> None:
+        """Take over a segment as it was recorded: its blocks in address order, allocated or free."""
+        self.driver.take(sum(block.size for block in blocks))
+        for left, right in zip(blocks, blocks[1:], strict=False):
+            right.insert_after(left)
+        for block in blocks:
+            if block.allocated:
+                self.allocated += block.size
+            else:
+                (self.small if block.small else self.large).add(block)
+
+    def _cached(self, size: int, stream: int, pool: Pool) -> Block | None:
+        """The best fit among free blocks (get_free_block)."""
+        index = pool.first_fit_index(size, stream)
+        if index is None:
+            return None
+        block = pool.free[self.source.prefer(index, pool)][3]
+        if self.config.unsplittable(block.size):
+            if not self.config.unsplittable(size) or block.size >= size + self.config.max_non_split_rounding:
+                return None
+        pool.remove(block)
+        return block
+
+    def _fresh(self, size: int, stream: int, pool: Pool) -> Block | None:
+        """Memory from the driver; where it has none, the cache is released and the driver asked again."""
+        block = self.source.grow(size, stream, pool)
+        if block is None and self._release_oversize(size, stream, pool):
+            block = self.source.grow(size, stream, pool)
+        if block is None:
+            self.empty_cache()
+            self.retries += 1
+            block = self.source.grow(size, stream, pool)
+        return block
+
+    def _release_oversize(self, size: int, stream: int, pool: Pool) -> bool:
+        """With max_split_size: first give back just enough unsplittable blocks (release_available_cached_blocks)."""
+        if self.config.max_split_size is None or not isinstance(self.source, WholeSegments):
+            return False
+        wanted = max(size, self.config.max_split_size)
+        index = pool.first_fit_index(wanted, stream)
+        if index is not None:
+            self.source.release_block(pool.free[index][3], pool)
+            return True
+        released = 0
+        for at, bytes_, _, block in reversed(list(pool.free)):
+            if released >= wanted or at != stream or not self.config.unsplittable(bytes_):
+                break
+            self.source.release_block(block, pool)
+            released += bytes_
+        return released >= wanted
+
+    def _split(self, block: Block, size: int, pool: Pool) -> Block:
+        """The front of `block`; its rest becomes a free block."""
+        front = Block(block.stream, size, block.small, block.address, block.expandable)
+        front.insert_before(block)
+        block.address += size
+        block.size -= size
+        pool.add(block)
+        return front

@@ -1,0 +1,202 @@
+"""Where the allocator's memory comes from: whole segments from the driver, or pages mapped into expandable ones.
+
+Source: c10/cuda/CUDACachingAllocator.cpp (alloc_block, release_blocks; find_expandable_block, map_block, unmap_block).
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from memmodel.allocator.blocks import MIN_BLOCK, SMALL, SMALL_SEGMENT, Block, Pool, round_up
+from memmodel.allocator.config import AllocatorConfig
+
+Place = Callable[[int], int]  # the address the driver gives a new segment of that many bytes
+
+
+class Source(Protocol):
+    """What the caching allocator asks of its memory."""
+
+    def grow(self, size: int, stream: int, pool: Pool) -> Block | None:
+        """A free block of at least `size` bytes from the driver, or None where it has no more."""
+
+    def prefer(self, index: int, pool: Pool) -> int:
+        """The free block to take, given the index of the best fit."""
+
+    def splits(self, block: Block, size: int) -> bool:
+        """Whether the rest of `block` is worth a block of its own."""
+
+    def release(self, pool: Pool) -> None:
+        """Give the driver back what is free."""
+
+
+class Driver:
+    """The device's memory: bytes reserved so far against a capacity (None: endless)."""
+
+    def __init__(self, capacity: int | None, place: Place | None = None) -> None:
+        self.capacity = capacity
+        self.reserved = 0
+        self.reserved_peak = 0
+        self._next = 1 << 40
+        self._place = place
+
+    def take(self, size: int) -> bool:
+        """Reserve memory; False where it does not fit."""
+        if self.capacity is not None and self.reserved + size > self.capacity:
+            return False
+        self.reserved += size
+        self.reserved_peak = max(self.reserved_peak, self.reserved)
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Return memory."""
+        self.reserved -= size
+
+    def address(self, size: int) -> int:
+        """Where a new segment lands: increasing addresses, unless a recorded run says otherwise."""
+        if self._place is not None:
+            return self._place(size)
+        self._next += round_up(size, SMALL_SEGMENT) + (1 << 30)
+        return self._next
+
+
+class WholeSegments:
+    """The default: cudaMalloc of a segment at a time; a segment goes back only when it is whole and free."""
+
+    def __init__(self, driver: Driver, config: AllocatorConfig) -> None:
+        self.driver = driver
+        self.config = config
+
+    def grow(self, size: int, stream: int, pool: Pool) -> Block | None:
+        """One segment as one block."""
+        segment = self.config.segment_size(size)
+        if not self.driver.take(segment):
+            return None
+        return Block(stream, segment, pool.small, self.driver.address(segment))
+
+    def prefer(self, index: int, pool: Pool) -> int:
+        """The best fit."""
+        return index
+
+    def splits(self, block: Block, size: int) -> bool:
+        """In large segments a rest of at most 1 MiB stays inside the block, and counts as allocated."""
+        rest = block.size - size
+        if block.small:
+            return rest >= MIN_BLOCK
+        return not self.config.unsplittable(size) and rest > SMALL
+
+    def release(self, pool: Pool) -> None:
+        """cudaFree of every free block that is a whole segment."""
+        for *_, block in list(pool.free):
+            if block.whole_segment:
+                self.release_block(block, pool)
+
+    def release_block(self, block: Block, pool: Pool) -> None:
+        """cudaFree of one block."""
+        pool.remove(block)
+        self.driver.give_back(block.size)
+
+
+class ExpandableSegments:
+    """One address range per stream and pool; pages of 2 MiB (small) or 20 MiB (large) are mapped as it grows."""
+
+    _RANGE = 1 << 44  # address space of a segment: more than any device holds
+
+    def __init__(self, driver: Driver, config: AllocatorConfig) -> None:
+        self.driver = driver
+        self.config = config
+
+    def page(self, small: bool) -> int:
+        """Bytes mapped at a time."""
+        return SMALL_SEGMENT if small else self.config.large_segment
+
+    def grow(self, size: int, stream: int, pool: Pool) -> Block | None:
+        """Map pages behind (or into) free address space until a free block holds `size`."""
+        block = self._candidate(size, stream, pool)
+        if not block.mapped and not self._map(block, min(block.size, size), pool):
+            return None
+        while block.size < size:
+            unmapped = block.next
+            assert unmapped is not None
+            if not self._map(unmapped, min(size - block.size, unmapped.size), pool):
+                return None
+            block = unmapped
+        pool.remove(block)
+        return block
+
+    def prefer(self, index: int, pool: Pool) -> int:
+        """Of blocks that fit, the one that can expand least: the end of a range counts with its unmapped tail."""
+
+        def extent(block: Block) -> int:
+            tail = block.next
+            return block.size + (tail.size if tail is not None and not tail.mapped else 0)
+
+        stream = pool.free[index][0]
+        while index + 1 < len(pool.free) and pool.free[index + 1][0] == stream:
+            if extent(pool.free[index + 1][3]) >= extent(pool.free[index][3]):
+                break
+            index += 1
+        return index
+
+    def splits(self, block: Block, size: int) -> bool:
+        """Any rest that can be a block."""
+        return block.size - size >= MIN_BLOCK
+
+    def release(self, pool: Pool) -> None:
+        """Unmap the whole pages inside every free block."""
+        for *_, block in list(pool.free):
+            self._unmap(block, pool)
+
+    def _candidate(self, size: int, stream: int, pool: Pool) -> Block:
+        """The first free or unmapped run of at least `size` bytes of address space, else a new range."""
+        for at, _, block in pool.unmapped:
+            if at != stream:
+                continue
+            start = block.prev if block.prev is not None and not block.prev.allocated else block
+            room, end = 0, start
+            while room < size and end is not None and not end.allocated:
+                room, end = room + end.size, end.next  # type: ignore[assignment]
+            if room >= size:
+                return start
+        page = self.page(pool.small)
+        block = Block(stream, self._RANGE // page * page, pool.small, self.driver.address(self._RANGE))
+        block.expandable, block.mapped = block.address, False  # a range is known by its base address
+        pool.add(block)
+        return block
+
+    def _map(self, block: Block, size: int, pool: Pool) -> bool:
+        mapped = round_up(size, self.page(pool.small))
+        if not self.driver.take(mapped):
+            return False
+        pool.remove(block)
+        block.mapped = True
+        if mapped < block.size:
+            rest = Block(block.stream, block.size - mapped, pool.small, block.address + mapped, block.expandable)
+            rest.mapped = False
+            rest.insert_after(block)
+            block.size = mapped
+            pool.add(rest)
+        pool.merge(block, block.prev)
+        pool.merge(block, block.next)
+        pool.add(block)
+        return True
+
+    def _unmap(self, block: Block, pool: Pool) -> None:
+        base, page = block.expandable, self.page(pool.small)
+        assert isinstance(base, int)
+        start = base + round_up(block.address - base, page)
+        end = base + (block.address + block.size - base) // page * page
+        if end <= start:
+            return
+        pool.remove(block)
+        if start > block.address:
+            before = Block(block.stream, start - block.address, pool.small, block.address, base)
+            before.insert_before(block)
+            pool.add(before)
+        if block.address + block.size > end:
+            after = Block(block.stream, block.address + block.size - end, pool.small, end, base)
+            after.insert_after(block)
+            pool.add(after)
+        block.address, block.size, block.mapped = start, end - start, False
+        pool.merge(block, block.prev)
+        pool.merge(block, block.next)
+        pool.add(block)
+        self.driver.give_back(end - start)
