@@ -7,7 +7,7 @@ from typing import Any
 
 from memmodel.errors import UsageError, unknown
 from memmodel.gpus.gpu import Gpu, Measured, Value
-from memmodel.gpus.keys import KEYS, PEAK_NAMES, PEAK_TABLES, REQUIRED, TEXT_KEYS, file_key
+from memmodel.gpus.keys import KEYS, PEAK_NAMES, PEAK_TABLES, REQUIRED, TEXT_KEYS, MiB, file_key
 
 _KNOWN = (*TEXT_KEYS, "compute_capability", "measured", *KEYS, *PEAK_TABLES)
 _BLANK = Gpu(id="", name="", vendor="", arch="", compute_capability=None, values={})
@@ -27,11 +27,11 @@ def parse_gpu(document: dict[str, Any], id_: str, where: str, base: Gpu | None =
         compute_capability=_compute_capability(document, where) or start.compute_capability,
         **{key: _text(document[key], key, where) for key in TEXT_KEYS if key in document},
     )
-    _require(gpu, where)
+    _check(gpu, where)
     return gpu
 
 
-def _require(gpu: Gpu, where: str) -> None:
+def _check(gpu: Gpu, where: str) -> None:
     if not gpu.name:
         raise UsageError(
             f'{where} has no name: add `name = "..."`, or `base = "..."` to start from a known GPU'
@@ -39,6 +39,9 @@ def _require(gpu: Gpu, where: str) -> None:
     for quantity in REQUIRED:
         if quantity not in gpu.values:
             raise UsageError(f"{where} has no {file_key(quantity)}: every GPU needs it")
+    low, high = gpu.context_bytes or (0, 0)
+    if low > high:
+        raise UsageError(f"{where}: context_low_MiB {low / MiB:g} is above context_high_MiB {high / MiB:g}")
 
 
 def _values(document: dict[str, Any], where: str) -> dict[str, Value]:

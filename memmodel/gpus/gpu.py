@@ -133,7 +133,7 @@ class Gpu:
         return self.peak_by_name(short_name(dtype), pipe)
 
     def peak_by_name(self, name: str, pipe: Pipe = "tensor") -> float:
-        """Return dense FLOP/s by the name of the element type: `bf16`, `tf32`, `fp8`, `int8`, `fp16_fp16acc`."""
+        """Return dense FLOP/s by the element type's name, such as `bf16`, `tf32`, `fp8` or `fp16_fp16acc`."""
         return self.value(self.peak_quantity(name, pipe))
 
     def peak_quantity(self, name: str, pipe: Pipe = "tensor") -> str:

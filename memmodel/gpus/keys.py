@@ -2,6 +2,8 @@
 
 from types import MappingProxyType
 
+from memmodel.errors import unknown
+
 KiB, MiB, GiB = 2**10, 2**20, 2**30
 
 # key in a file -> (quantity, factor to bytes, bytes/s, Hz, FLOP/s or W)
@@ -41,4 +43,7 @@ def file_key(quantity: str) -> str:
     pipe, dot, name = quantity.partition(".")
     if dot:
         return f"{pipe}_TFLOPS.{name}"
-    return next(key for key, (known, _) in KEYS.items() if known == quantity)
+    for key, (known, _) in KEYS.items():
+        if known == quantity:
+            return key
+    raise unknown("quantity of a GPU", quantity, {known for known, _ in KEYS.values()})
