@@ -1,6 +1,5 @@
 """The one exception of wrong use: it says what was given, what was expected and what to try."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -10,6 +9,8 @@ class UsageError(ValueError):
 
 def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> UsageError:
     """An error for a name that is not in `valid`: it lists the nearest names, or all of them when there are few."""
+    import difflib  # here because only a mistake needs it, and every command starts by importing this module
+
     names = sorted(valid)
     folded = {name.casefold(): name for name in names}
     near = [folded[n] for n in difflib.get_close_matches(str(given).casefold(), folded, n=4, cutoff=0.5)]

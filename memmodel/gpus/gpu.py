@@ -1,0 +1,153 @@
+"""A GPU: its rates and sizes in SI base units (FLOP/s, byte/s, byte, Hz, W), each with its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memmodel.dtypes import DType, short_name
+from memmodel.errors import UsageError, unknown
+from memmodel.gpus.keys import PEAK_NAMES, file_key
+from memmodel.gpus.sources import source_text
+
+Pipe = Literal["tensor", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One listed number, in its SI base unit, and where it is from. `note` holds what is doubtful."""
+
+    value: float
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A published measurement. It is no datasheet value, and no prediction uses it unasked."""
+
+    what: str
+    rate: float
+    unit: Literal["FLOP/s", "byte/s"]
+    source: str
+    dtype: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
+
+    Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP.
+    `ambiguity` tells how a name that fits several GPUs was understood.
+    """
+
+    id: str
+    name: str
+    vendor: str
+    arch: str
+    compute_capability: tuple[int, int] | None
+    values: Mapping[str, Value] = field(hash=False)
+    measured: tuple[Measured, ...] = ()
+    rates: str = ""
+    note: str = ""
+    ambiguity: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def value(self, quantity: str) -> float:
+        """Return the listed value of `quantity`. Raises UsageError when it is not known for this GPU."""
+        return self.listed(quantity).value
+
+    def source(self, quantity: str) -> str:
+        """Say in words where the value of `quantity` is from."""
+        return source_text(self.listed(quantity).source)
+
+    def listed(self, quantity: str) -> Value:
+        """Return the value of `quantity` together with its source and note."""
+        found = self.values.get(quantity)
+        if found is None:
+            key = file_key(quantity)
+            raise UsageError(f"no {key} is known for {self.name}: a file given with --gpu-file can add it")
+        return found
+
+    @property
+    def sm_count(self) -> int:
+        """Streaming multiprocessors; AMD's compute units."""
+        return int(self.value("sm_count"))
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Memory as `torch.cuda.mem_get_info` reports it: less than nvidia-smi shows and the name says."""
+        return int(self.value("capacity"))
+
+    @property
+    def context_bytes(self) -> tuple[int, int] | None:
+        """Memory of a process outside PyTorch's allocator, lowest and highest seen; None where not known."""
+        if "context_low" not in self.values or "context_high" not in self.values:
+            return None
+        return int(self.value("context_low")), int(self.value("context_high"))
+
+    @property
+    def bandwidth(self) -> float:
+        """Peak memory bandwidth in byte/s."""
+        return self.value("bandwidth")
+
+    @property
+    def l2_bytes(self) -> int:
+        """Level-2 cache."""
+        return int(self.value("l2"))
+
+    @property
+    def shared_memory_per_sm_bytes(self) -> int:
+        """Shared memory (AMD: LDS) of one SM."""
+        return int(self.value("shared_memory_per_sm"))
+
+    @property
+    def shared_memory_per_block_bytes(self) -> int:
+        """The most shared memory that one thread block can ask for."""
+        return int(self.value("shared_memory_per_block"))
+
+    @property
+    def registers_per_sm_bytes(self) -> int:
+        """Register file of one SM."""
+        return int(self.value("registers_per_sm"))
+
+    @property
+    def boost_clock(self) -> float:
+        """The highest SM clock that the device reports, in Hz."""
+        return self.value("boost_clock")
+
+    @property
+    def tensor_clock(self) -> float:
+        """The clock of the listed tensor peaks, in Hz. From Hopper on it is below the boost clock."""
+        return self.value("tensor_clock")
+
+    @property
+    def exp_rate(self) -> float:
+        """Exponentials per second: SMs x special-function results per clock per SM x boost clock."""
+        return self.sm_count * self.value("exp_per_clock_per_sm") * self.boost_clock
+
+    def peak(self, dtype: DType, pipe: Pipe = "tensor") -> float:
+        """Return dense FLOP/s of `dtype` on `pipe`. fp32 is true fp32: TF32 is `peak_by_name("tf32")`."""
+        return self.peak_by_name(short_name(dtype), pipe)
+
+    def peak_by_name(self, name: str, pipe: Pipe = "tensor") -> float:
+        """Return dense FLOP/s by the element type's name, such as `bf16`, `tf32`, `fp8` or `fp16_fp16acc`."""
+        return self.value(self.peak_quantity(name, pipe))
+
+    def peak_quantity(self, name: str, pipe: Pipe = "tensor") -> str:
+        """Name the quantity that a peak is read from.
+
+        fp32 and fp64 products run on the vector pipe where the tensor pipe does not take that type.
+        """
+        if name not in PEAK_NAMES:
+            raise unknown("element type of a peak", name, PEAK_NAMES)
+        if pipe == "tensor" and name in ("fp32", "fp64") and f"tensor.{name}" not in self.values:
+            return f"vector.{name}"
+        return f"{pipe}.{name}"
+
+    def balance_point(self, dtype: DType | str) -> float:
+        """Return peak / bandwidth: the FLOP per byte at which computing takes as long as reading."""
+        name = dtype if isinstance(dtype, str) else short_name(dtype)
+        return self.peak_by_name(name) / self.bandwidth

@@ -1,0 +1,49 @@
+"""The keys of a GPU file. A key ends in its unit; inside memmodel every quantity is in its SI base unit."""
+
+from types import MappingProxyType
+
+from memmodel.errors import unknown
+
+KiB, MiB, GiB = 2**10, 2**20, 2**30
+
+# key in a file -> (quantity, factor to bytes, bytes/s, Hz, FLOP/s or W)
+KEYS = MappingProxyType(
+    {
+        "sm_count": ("sm_count", 1),
+        "boost_clock_MHz": ("boost_clock", 1e6),
+        "tensor_clock_MHz": ("tensor_clock", 1e6),
+        "bandwidth_GBps": ("bandwidth", 1e9),
+        "bandwidth_TBps": ("bandwidth", 1e12),
+        "capacity_GiB": ("capacity", GiB),
+        "capacity_MiB": ("capacity", MiB),
+        "capacity_bytes": ("capacity", 1),
+        "nvidia_smi_MiB": ("nvidia_smi", MiB),
+        "marketed_GB": ("marketed_GB", 1),
+        "context_low_MiB": ("context_low", MiB),
+        "context_high_MiB": ("context_high", MiB),
+        "l2_MiB": ("l2", MiB),
+        "shared_memory_per_sm_KiB": ("shared_memory_per_sm", KiB),
+        "shared_memory_per_block_KiB": ("shared_memory_per_block", KiB),
+        "registers_per_sm_KiB": ("registers_per_sm", KiB),
+        "exp_per_clock_per_sm": ("exp_per_clock_per_sm", 1),
+        "tdp_W": ("tdp", 1),
+    }
+)
+PEAK_TABLES = MappingProxyType({"tensor_TFLOPS": "tensor", "vector_TFLOPS": "vector"})
+PEAK_NAMES = (
+    *("fp4", "fp6", "fp8", "fp8_fp16acc", "int8"),
+    *("fp16", "fp16_fp16acc", "bf16", "tf32", "fp32", "fp64"),
+)
+TEXT_KEYS = ("name", "vendor", "arch", "rates", "note")
+REQUIRED = ("bandwidth",)
+
+
+def file_key(quantity: str) -> str:
+    """Return the key that a file gives `quantity` under: `capacity_GiB` for `capacity`."""
+    pipe, dot, name = quantity.partition(".")
+    if dot:
+        return f"{pipe}_TFLOPS.{name}"
+    for key, (known, _) in KEYS.items():
+        if known == quantity:
+            return key
+    raise unknown("quantity of a GPU", quantity, {known for known, _ in KEYS.values()})

@@ -1,0 +1,49 @@
+"""Which GPU a name means. Matching is exact, never by substring: L4 is not L40, H20 is not H200."""
+
+from functools import cache
+
+from memmodel.errors import unknown
+from memmodel.gpus.toml import DATA, read_toml
+
+
+def normal(name: str) -> str:
+    """Return `name` as it is compared: without case, vendor or brand, and with space, '-' and '_' alike."""
+    words = name.casefold().replace("-", " ").replace("_", " ").split()
+    if words[:1] == ["nvidia"]:
+        words = words[1:]
+    if words[:1] in (["geforce"], ["tesla"]):
+        words = words[1:]
+    return " ".join(words)
+
+
+@cache
+def _documents() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    document = read_toml(DATA / "gpu_names.toml")
+    return document["names"], document["families"]
+
+
+@cache
+def _table() -> dict[str, tuple[str, ...]]:
+    """Map a normal name to the ids that it fits, the one to take first."""
+    names, families = _documents()
+    exact = {normal(name): (id_,) for id_, spellings in names.items() for name in (id_, *spellings)}
+    return exact | {normal(family): tuple(ids) for family, ids in families.items()}
+
+
+def gpu_ids() -> tuple[str, ...]:
+    """List every id in the database."""
+    return tuple(_documents()[0])
+
+
+def spellings() -> list[str]:
+    """List every name in the database as it is written there."""
+    names, families = _documents()
+    return [*names, *(name for group in names.values() for name in group), *families]
+
+
+def ids_named(name: str) -> tuple[str, ...]:
+    """Return the ids that `name` fits, the one to take first. Raises UsageError where none does."""
+    found = _table().get(normal(name))
+    if found is None:
+        raise unknown("GPU", name, spellings(), "--gpu-file describes one that is not listed")
+    return found

@@ -1,0 +1,31 @@
+"""Looking a GPU up is part of every command's start, so it stays light."""
+
+import subprocess
+import sys
+
+HEAVY = ("numpy", "sympy", "torch", "pynvml", "rich", "click", "difflib")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_and_loading_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from memmodel.gpus import load_gpu; load_gpu('A100').source('bandwidth');"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+def test_importing_alone_does_not_even_parse_toml() -> None:
+    assert run("import sys, memmodel.gpus; print('tomllib' in sys.modules)").strip() == "False"
+
+
+def test_a_lookup_reads_two_files() -> None:
+    code = (
+        "import pathlib; read = []; original = pathlib.Path.read_text;"
+        "pathlib.Path.read_text = lambda self, **kw: (read.append(self.name), original(self, **kw))[1];"
+        "from memmodel.gpus import load_gpu; load_gpu('H100'); print(read)"
+    )
+    assert run(code).strip() == "['gpu_names.toml', 'h100-sxm.toml']"
