@@ -35,7 +35,9 @@ class Tape:
         self.names: dict[int, str] = {}
         self.thread = "main"
         self.node: str | None = None  # the autograd node being evaluated
-        self.fused = 0  # depth of fused kernels: inside, nothing is allocated
+        self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
+        self.inner = Work()
+        self.times: Dim = 1  # how often the innermost loop of a fused kernel runs
         self.grad_enabled = True
         self.sequence = 0
         self._sites = sites
@@ -84,7 +86,10 @@ class Tape:
             self.events.append(Release(key, node))
 
     def launch(self, name: str, work: Work, dtype: DType, parallel: Dim, cublas: bool = False) -> None:
-        """A kernel runs on the current thread's stream."""
+        """A kernel runs on the current thread's stream; inside a fused kernel, a part of it."""
+        if self.fused:
+            self.inner = self.inner + work * self.times
+            return
         self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel))
 
 

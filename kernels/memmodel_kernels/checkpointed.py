@@ -1,0 +1,12 @@
+"""Naive attention under gradient checkpointing: scores exist in forward and again in backward, but are not kept between."""
+
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel_kernels.naive import naive
+from memmodel_kernels.namespace import checkpoint
+
+
+def checkpointed(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008 (frozen)
+    """`naive`, recomputed in backward. Shapes as for `naive`."""
+    return checkpoint(lambda a, b, c: naive(a, b, c, mask, dropout), q, k, v)

@@ -1,0 +1,28 @@
+"""Query-chunked ("memory-efficient") attention: scores of one chunk of queries at a time.
+
+After Rabe and Staats, "Self-attention does not need O(n^2) memory" (2021): each chunk is checkpointed in training.
+"""
+
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel_kernels.naive import naive
+from memmodel_kernels.namespace import checkpoint, namespace
+
+
+def chunked(q: Any, k: Any, v: Any, mask: Mask = Mask(), chunk: Any = 1024) -> Any:  # noqa: B008 (frozen)
+    """Naive attention of `chunk` queries at a time, the results joined.
+
+    Shapes as for `naive`. A causal or windowed chunk sees only the keys up to its last query.
+    """
+    xp = namespace(q)
+    n, m = q.shape[-2], k.shape[-2]
+    outputs, end = [], m - n
+    for part in q.split(chunk, dim=-2):
+        end = end + part.shape[-2]
+        keys = (k[:, :, :end], v[:, :, :end]) if mask.causal else (k, v)
+        if part.requires_grad:
+            outputs.append(checkpoint(lambda a, b, c: naive(a, b, c, mask), part, *keys))
+        else:
+            outputs.append(naive(part, *keys, mask))
+    return xp.cat(outputs, -2)

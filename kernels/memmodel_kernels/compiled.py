@@ -1,0 +1,79 @@
+"""Naive attention under torch.compile: on torch the real thing, on recording tensors a model of the compiler.
+
+The model is not derived from the code that runs: it restates what the min-cut partitioner keeps and which buffers
+Inductor allocates for this function (torch/_functorch/partitioners.py, torch/_inductor), as seen in generated code and in
+recorded runs. Matrix products stay library calls; everything between them is one kernel.
+"""
+
+from functools import cache
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel_kernels.kernel import kernel
+from memmodel_kernels.naive import naive, naive_by_hand, repeated
+from memmodel_kernels.namespace import namespace
+
+
+def compiled(
+    q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0, by_hand: bool = False  # noqa: B008 (frozen)
+) -> Any:
+    """`naive` (or `naive_by_hand`) after torch.compile. Shapes as for `naive`."""
+    xp = namespace(q)
+    if xp.__name__ == "torch":
+        return xp.compile(naive_by_hand if by_hand else naive)(q, k, v, mask, dropout)
+    k, v = repeated(k, q), repeated(v, q)
+    blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
+    return _function(xp).apply(q, k, v, blocked, dropout, by_hand)
+
+
+@cache
+def _function(xp: Any) -> Any:
+    class CompiledAttention(xp.Function):  # type: ignore[misc]
+        """The two graphs that the partitioner makes of naive attention."""
+
+        @staticmethod
+        def forward(ctx: Any, q: Any, k: Any, v: Any, blocked: Any, dropout: float, by_hand: bool) -> Any:
+            scores = q @ k.transpose(-2, -1)
+            rows = [scores.new_empty(*scores.shape[:-1], 1)]  # row maximum
+            if by_hand:
+                rows.append(scores.new_empty(*scores.shape[:-1], 1, dtype=xp.int64))  # max keeps its indices
+            rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
+            probs = scores.new_empty(scores.shape)
+            dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
+            _softmax_kernel(xp, scores, [probs, *rows, *dropped])
+            masks = [] if blocked is None else [blocked]
+            if not (by_hand or dropout):  # only the probabilities are kept; the scores die before the second product
+                del scores, rows
+                kept = [probs]
+            else:
+                kept = [scores, probs, *rows, *dropped]
+            ctx.save_for_backward(q, k, v, *kept, *masks)
+            ctx.by_hand = by_hand
+            return probs @ v
+
+        @staticmethod
+        def backward(ctx: Any, dout: Any) -> Any:
+            q, k, v, *kept = ctx.saved_tensors
+            probs = kept[1] if ctx.by_hand or len(kept) > 2 else kept[0]
+            dout = dout.contiguous()
+            dv = probs.transpose(-2, -1) @ dout
+            dprobs = dout @ v.transpose(-2, -1)
+            dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
+            _softmax_kernel(xp, dprobs, [dscores])
+            del dprobs
+            dq = dscores @ k
+            dk = dscores.transpose(-2, -1) @ q
+            return dq, dk, dv, None, None, None
+
+    return CompiledAttention
+
+
+def _softmax_kernel(xp: Any, scores: Any, outputs: list[Any]) -> None:
+    """Scale, mask, softmax (or its gradient) and dropout of whole rows, in one kernel."""
+    with kernel("fused softmax", reads=(scores,), writes=outputs) as on_chip:
+        for rows in on_chip.tiles(scores.shape[-2], 1):
+            row = on_chip.load(scores, rows)
+            row = row - row.amax(-1, keepdim=True)
+            row = row.exp()
+            row = row / row.sum(-1, keepdim=True)
+            on_chip.store(outputs[0], rows, row)

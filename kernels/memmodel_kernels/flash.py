@@ -1,0 +1,176 @@
+"""FlashAttention-2: the operations of naive attention inside one kernel.
+
+Dao, "FlashAttention-2: Faster attention with better parallelism and work partitioning" (2023), algorithms 1 and 2. Scores
+and probabilities never leave the chip: only Q, K, V, O, LSE, dO, delta and the gradients are tensors in memory. It differs
+from `naive` in where the kernel boundaries fall, and in the running maximum and sum that this takes.
+"""
+
+from functools import cache
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel.tiles import Tile
+from memmodel_kernels.kernel import kernel
+from memmodel_kernels.namespace import namespace
+
+_LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
+_TILE = Tile(rows=128, cols=64)
+
+
+def flash(
+    q: Any, k: Any, v: Any, mask: Mask = Mask(), tile: Tile = _TILE, deterministic: bool = True  # noqa: B008 (frozen)
+) -> Any:
+    """Attention in one kernel. Shapes as for `naive`; `tile` is rows of queries by columns of keys.
+
+    The backward of `deterministic` runs one kernel per key tile for dK and dV and one per query tile for dQ, seven matrix
+    products in all; otherwise one kernel with five, that adds to an fp32 dQ in memory.
+    """
+    return _function(namespace(q)).apply(q, k, v, mask, tile, deterministic)
+
+
+@cache
+def _function(xp: Any) -> Any:
+    base = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class FlashAttention(base):  # type: ignore[misc]
+        """Forward and backward of the library that the tensors belong to."""
+
+        @staticmethod
+        def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tile: Tile, deterministic: bool) -> Any:
+            out, lse = flash_forward(q, k, v, mask, tile)
+            ctx.save_for_backward(q, k, v, out, lse)
+            ctx.mask, ctx.tile, ctx.deterministic = mask, tile, deterministic
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, dout: Any) -> Any:
+            backward = flash_backward_split if ctx.deterministic else flash_backward_fused
+            return *backward(dout, *ctx.saved_tensors, ctx.mask, ctx.tile), None, None, None
+
+    return FlashAttention
+
+
+def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, Any]:
+    """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
+    xp = namespace(q)
+    b, h, n, d = q.shape
+    m, scale = k.shape[2], d**-0.5
+    out = q.new_empty(b, h, n, v.shape[-1])
+    lse = q.new_empty(b, h, n, dtype=xp.float32)
+    with kernel("flash_forward", reads=(q, k, v), writes=(out, lse)) as on_chip:
+        for rows in on_chip.tiles(n, tile.rows):
+            q_i = on_chip.load(q, rows)
+            total = on_chip.full(q_i, (v.shape[-1],), 0.0, xp.float32)
+            row_max = on_chip.full(q_i, (1,), _LOW, xp.float32)
+            row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
+            for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
+                k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
+                scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * scale
+                scores = on_chip.masked(scores, mask, rows, cols, n, m)
+                block_max = scores.amax(-1, keepdim=True)
+                new_max = xp.where(block_max > row_max, block_max, row_max)
+                probs = (scores - new_max).exp()
+                correction = (row_max - new_max).exp()
+                row_sum = row_sum * correction + probs.sum(-1, keepdim=True)
+                total = total * correction + (probs.to(v.dtype) @ v_j).to(xp.float32)
+                row_max = new_max
+            safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
+            on_chip.store(out, rows, (total / safe).to(q.dtype))
+            on_chip.store(lse, rows, (row_max + row_sum.log()).squeeze(-1))
+    return out, lse
+
+
+def flash_backward_split(
+    dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tile: Tile
+) -> tuple[Any, Any, Any]:
+    """dQ, dK, dV without atomics: the same sums in the same order every time."""
+    delta = row_dots(dout, out)
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    b, h, n, d = q.shape
+    g, m = k.shape[1], k.shape[2]
+    xp, scale = namespace(q), d**-0.5
+    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv)) as on_chip:
+        for cols in on_chip.tiles(m, tile.cols):
+            k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
+            dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
+            dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
+            for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
+                q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
+                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
+                dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
+                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows)
+                dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
+            on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
+            on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
+        for rows in on_chip.tiles(n, tile.rows):
+            q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
+            dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
+            for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
+                k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
+                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
+                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows)
+                dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
+            on_chip.store(dq, rows, (dq_i * scale).to(q.dtype))
+    return dq, dk, dv
+
+
+def flash_backward_fused(
+    dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tile: Tile
+) -> tuple[Any, Any, Any]:
+    """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
+    xp = namespace(q)
+    delta = row_dots(dout, out)
+    dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
+    dq_sum = q.new_zeros(q.shape, dtype=xp.float32)
+    b, h, n, d = q.shape
+    g, m, scale = k.shape[1], k.shape[2], d**-0.5
+    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv)) as on_chip:
+        for cols in on_chip.tiles(m, tile.cols):
+            k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
+            dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
+            dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
+            for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
+                q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
+                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
+                dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
+                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows).to(q.dtype)
+                dk_j = dk_j + (ds.transpose(-2, -1) @ q_i).to(xp.float32)
+                on_chip.accumulate(dq_sum, rows, (ds @ k_j).to(xp.float32) * scale)
+            on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
+            on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
+    return dq_sum.to(q.dtype), dk, dv
+
+
+def row_dots(dout: Any, out: Any) -> Any:
+    """delta (b, h, n) in fp32: each row's sum of dO * O, which softmax's gradient needs."""
+    xp = namespace(dout)
+    delta = dout.new_empty(*dout.shape[:-1], dtype=xp.float32)
+    with kernel("flash_delta", reads=(dout, out), writes=(delta,)) as on_chip:
+        for rows in on_chip.tiles(dout.shape[2], 128):
+            product = on_chip.load(dout, rows).to(xp.float32) * on_chip.load(out, rows).to(xp.float32)
+            on_chip.store(delta, rows, product.sum(-1))
+    return delta
+
+
+def _probabilities(
+    on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, n: Any, m: Any
+) -> Any:
+    """A block of probabilities, from the scores and the rows' LSE."""
+    xp = namespace(q_i)
+    scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * q_i.shape[-1] ** -0.5
+    scores = on_chip.masked(scores, mask, rows, cols, n, m)
+    return (scores - on_chip.load(lse, rows).unsqueeze(-1)).exp()
+
+
+def _score_gradient(on_chip: Any, probs: Any, do_i: Any, v_j: Any, delta: Any, rows: Any) -> Any:
+    """A block of dS = P * (dP - delta)."""
+    xp = namespace(probs)
+    dprobs = (do_i @ v_j.transpose(-2, -1)).to(xp.float32)
+    return probs * (dprobs - on_chip.load(delta, rows).unsqueeze(-1))
+
+
+def _per_key_head(x: Any, g: Any) -> Any:
+    """Gradients of query heads, summed over those that share a key head."""
+    if x.shape[1] is g or x.shape[1] == g:
+        return x
+    return x.unflatten(1, (g, x.shape[1] // g)).sum(2)

@@ -1,0 +1,51 @@
+"""Naive attention: the scores of all queries and keys are a tensor in memory."""
+
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel_kernels.namespace import namespace
+
+
+def naive(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008 (frozen)
+    """softmax(Q K^T / sqrt(d)) V with the library's softmax.
+
+    Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e).
+    """
+    xp = namespace(q)
+    k, v = repeated(k, q), repeated(v, q)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
+    if blocked is not None:
+        scores = scores.masked_fill(blocked, float("-inf"))
+    probs = scores.softmax(-1)
+    if dropout:
+        probs = xp.dropout(probs, dropout, True)
+    return probs @ v
+
+
+def naive_by_hand(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008
+    """The same with softmax written out: subtract the row maximum, exponentiate, divide by the row sum."""
+    xp = namespace(q)
+    k, v = repeated(k, q), repeated(v, q)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
+    if blocked is not None:
+        scores = scores.masked_fill(blocked, float("-inf"))
+    probs = softmax_by_hand(scores)
+    if dropout:
+        probs = xp.dropout(probs, dropout, True)
+    return probs @ v
+
+
+def softmax_by_hand(x: Any) -> Any:
+    """Softmax over the last dimension as textbooks write it: three new tensors of the scores' size."""
+    shifted = x - x.max(-1, keepdim=True)[0]
+    powers = shifted.exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def repeated(x: Any, q: Any) -> Any:
+    """Key or value heads repeated to the query's number of heads: a copy, unless the numbers agree already."""
+    if x.shape[1] is q.shape[1] or x.shape[1] == q.shape[1]:
+        return x
+    return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)

@@ -1,0 +1,25 @@
+"""Which library a tensor belongs to: algorithms ask for it instead of importing torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def namespace(x: Any) -> Any:
+    """`torch` for a torch tensor, `memmodel.recording` for a recording tensor."""
+    if type(x).__module__.startswith("memmodel."):
+        from memmodel import recording
+
+        return recording
+    import torch
+
+    return torch
+
+
+def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
+    """Call `function(*args)`, keeping only `args` for backward and running it again there."""
+    xp = namespace(args[0])
+    if xp.__name__ == "torch":
+        from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+        return torch_checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return xp.checkpoint(function, *args)

@@ -1,0 +1,50 @@
+"""cuBLAS workspaces: memory that PyTorch takes from the caching allocator at the first matrix product of a thread.
+
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp (getChosenWorkspaceSize), and the CUDA wheels of the versions named. A handle,
+and so a workspace, belongs to a thread: forward's and autograd's make two.
+"""
+
+from dataclasses import dataclass
+
+from memmodel.errors import UsageError
+
+DEFAULT_TORCH = "2.13"
+_FIRST, _LAST = (2, 4), (2, 15)
+_LARGE = 4096 * 8 * 1024  # 32 MiB
+_SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8  # 8.125 MiB: two of 4 MiB, eight of 16 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Bytes a thread's matrix products take, and whether they are given back after each product."""
+
+    nbytes: int
+    per_call: bool
+
+
+def parse_torch_version(text: str) -> tuple[int, int]:
+    """"2.11.0+cu130" -> (2, 11). Raises UsageError for what is no version, or is outside what was checked."""
+    parts = str(text).split("+")[0].split(".")
+    try:
+        version = int(parts[0]), int(parts[1])
+    except (ValueError, IndexError):
+        raise UsageError(f"torch version {text!r}: expected one like 2.11 or 2.11.0+cu130") from None
+    if not _FIRST <= version <= _LAST:
+        low, high = (".".join(map(str, v)) for v in (_FIRST, _LAST))
+        raise UsageError(f"torch version {text}: the model was checked against {low} to {high}; choose one of these")
+    return version
+
+
+def workspace(torch_version: str, compute_capability: tuple[int, int] | None) -> Workspace:
+    """The workspace by torch version and GPU (None: not an NVIDIA GPU, taken to have none)."""
+    version = parse_torch_version(torch_version)
+    if compute_capability is None:
+        return Workspace(0, False)
+    major, minor = compute_capability
+    if version < (2, 12):
+        large = (major, minor) == (9, 0)
+    elif version < (2, 14):
+        large = major in (9, 10, 12)  # pytorch/pytorch#175344; 2.13 is inferred from 2.12
+    else:
+        large = major in (9, 10, 11, 12)  # pytorch/pytorch#189312
+    return Workspace(_LARGE if large else _SMALL, per_call=version >= (2, 15))  # pytorch/pytorch#194311

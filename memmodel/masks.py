@@ -1,0 +1,118 @@
+"""Masks as objects with two counts: exact score pairs, and the blocks that a tiled kernel really visits.
+
+Queries i = 0 .. n-1 stand at the end of the keys j = 0 .. m-1 (bottom-right alignment): query i is at key position
+i + m - n. n and m may be ints, arrays or symbols; tiles are ints. For symbols n and m are taken as multiples of the tile.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from memmodel.dims import Dim, ceil_div, maximum, minimum, same
+from memmodel.errors import UsageError, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which keys a query sees: all, those not after it (`causal`), or of these only the last `window`.
+
+    `window` counts keys, the query's own position included; it implies `causal`.
+    """
+
+    causal: bool = False
+    window: Dim | None = None
+
+    @property
+    def name(self) -> str:
+        """"none", "causal" or "window"."""
+        return "window" if self.window is not None else "causal" if self.causal else "none"
+
+    def pairs(self, n: Dim, m: Dim) -> Dim:
+        """Score pairs that count, exactly."""
+        if not self.causal:
+            return n * m
+        seen = n * (m - n) + _triangle(n) if self._all_see(n, m) else _triangle(m)
+        if self.window is None:
+            return seen
+        beyond = maximum(m - self.window, 0)  # keys before the last query's window
+        unseen = _triangle(minimum(beyond, n)) + maximum(beyond - n, 0) * n
+        return seen - unseen
+
+    def _all_see(self, n: Dim, m: Dim) -> bool:
+        """Whether each query sees a key (n <= m)."""
+        if hasattr(m - n, "free_symbols"):
+            return True
+        shorter = m < n
+        if not isinstance(shorter, bool) and shorter.any():
+            raise UsageError("a sweep over causal masks needs kv-seq at least seq everywhere")
+        return not shorter if isinstance(shorter, bool) else True
+
+    def blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        """Blocks of `rows` queries by `cols` keys that hold at least one pair, summed over all row tiles."""
+        tiles = ceil_div(n, rows)
+        if not self.causal:
+            return tiles * ceil_div(m, cols)
+        if hasattr(n, "free_symbols") or hasattr(m, "free_symbols"):
+            return self._symbolic_blocks(n, m, rows, cols)
+        offset = m - n
+        # Row tile i sees keys up to min(m, (i + 1) rows + offset), from i rows + offset - window + 1 on.
+        ends = _ramp(tiles - 1, rows, rows + offset, cols, up=True) + ceil_div(m, cols)
+        if self.window is None:
+            return ends
+        starts = _ramp(tiles, rows, offset - self.window + 1, cols, up=False)
+        return ends - starts
+
+    def _symbolic_blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        if not same(n, m) or self.window is not None:
+            raise UsageError("closed forms of tiled attention know no mask, or a causal one with seq = kv-seq")
+        short, long = sorted((rows, cols))
+        if long % short:
+            raise UsageError(f"closed forms need one tile size to divide the other, not {rows} and {cols}")
+        count = n / long
+        return (long // short) * count * (count + 1) / 2
+
+    def blocked(self, xp: Any, like: Any, n: Dim, m: Dim) -> Any:
+        """A bool tensor (n, m), true where a pair does not count; None without a mask. `xp` is torch or memmodel.recording."""
+        if not self.causal:
+            return None
+        after = xp.ones(n, m, dtype=xp.bool, device=like.device).triu(m - n + 1)
+        if self.window is None:
+            return after
+        return after | xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n - self.window)
+
+    def check(self, n: int, m: int) -> None:
+        """Raises UsageError for a window that is not between 1 and the number of keys."""
+        if self.window is not None and not 1 <= self.window <= m:
+            raise UsageError(f"window {self.window} with {m} keys: give a window from 1 to {m}, or no window")
+
+
+def mask(name: str, window: int | None = None) -> Mask:
+    """The mask called `name`: none, causal, or window (with its size)."""
+    if name == "window" or (window is not None and name in ("none", "causal", "window")):
+        if window is None:
+            raise UsageError("mask 'window' needs its size: add --window")
+        return Mask(causal=True, window=window)
+    if name not in ("none", "causal"):
+        raise unknown("mask", name, ["none", "causal", "window"])
+    return Mask(causal=name == "causal")
+
+
+def _triangle(n: Dim) -> Dim:
+    return n * (n + 1) // 2 if not hasattr(n, "free_symbols") else n * (n + 1) / 2
+
+
+def _ramp(count: Dim, step: int, start: Dim, size: int, up: bool) -> Dim:
+    """Sum over i = 0 .. count-1 of (start + i step) / size, rounded up or down, terms below zero left out."""
+    skip = minimum(maximum(ceil_div(-start, step), 0), maximum(count, 0))  # terms below zero
+    base = start + skip * step + (size - 1 if up else 0)
+    return _floor_sum(maximum(count - skip, 0), size, step, base)
+
+
+def _floor_sum(count: Dim, modulus: int, step: int, start: Dim) -> Dim:
+    """Sum over i = 0 .. count-1 of floor((step i + start) / modulus), by Euclid's algorithm; start >= 0."""
+    start = maximum(start, 0)
+    total = (step // modulus) * (count * (count - 1) // 2) + (start // modulus) * count
+    step, start = step % modulus, start % modulus
+    if step == 0:
+        return total
+    top = step * count + start
+    return total + _floor_sum(top // modulus, step, modulus, top % modulus)

@@ -1,0 +1,93 @@
+"""A fused kernel: the same operations as outside, but between its boundaries nothing is allocated.
+
+Inside, tensors live in registers and shared memory; only the work counts. A loop over tiles runs its body once, on one
+whole tile, with the number of tiles as weight: hardware computes whole tiles, so the counts are those of the machine.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from memmodel.dims import Dim, ceil_div, product
+from memmodel.dtypes import DType
+from memmodel.masks import Mask
+from memmodel.recording.autograd import _grad_mode
+from memmodel.recording.ops_pointwise import elementwise
+from memmodel.recording.tape import Tape
+from memmodel.recording.tensor import Storage, Tensor
+from memmodel.recording.layout import contiguous_strides
+from memmodel.work import Work
+
+
+class FusedKernel:
+    """One launch whose body is recorded as work. Use as a context; see `memmodel_kernels.kernel` for the methods' meaning."""
+
+    def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+        self.name = name
+        self.reads, self.writes = reads, writes
+        self.tape: Tape = reads[0].storage.tape
+        self.parallel: Dim = 1
+
+    def __enter__(self) -> "FusedKernel":
+        self.tape.fused += 1
+        self.tape.inner, self.tape.times = Work(), 1
+        self._mode = _grad_mode(self.tape, False)
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._mode.__exit__(None, None, None)
+        self.tape.fused -= 1
+        if error[0] is not None:
+            return
+        inner = self.tape.inner
+        read = sum((x.nbytes for x in self.reads), start=0)
+        written = sum((x.nbytes for x in self.writes), start=0)
+        work = Work(inner.matmul, inner.vector, inner.exp, read, written, l2=inner.read + inner.written)
+        self.tape.launch(self.name, work, self.reads[0].dtype, self.parallel)
+
+    def tiles(self, size: Dim, step: int) -> Iterator[int]:
+        """The programs of the grid: one per tile of `step` rows."""
+        count = ceil_div(size, step)
+        self.parallel = count * product(self.reads[0].shape[:-2])
+        yield from self._repeated(count, step)
+
+    def visited(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
+        """The key tiles that the query tiles visit: over all programs, as many as the mask has blocks."""
+        yield from self._repeated(mask.blocks(n, m, rows, cols), cols)
+
+    def visiting(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
+        """The query tiles that visit the key tiles: the same blocks, seen from the other side."""
+        yield from self._repeated(mask.blocks(n, m, rows, cols), rows)
+
+    def _repeated(self, times: Dim, step: int) -> Iterator[int]:
+        before, self.tape.times = self.tape.times, times
+        yield step
+        self.tape.times = before
+
+    def load(self, x: Tensor, tile: int, heads: Dim | None = None) -> Tensor:
+        """One tile of `x`, on chip, for each of `heads` programs where they share heads of `x`."""
+        shape = (x.shape[0], heads or x.shape[1], tile, *x.shape[3:])
+        loaded = self._on_chip(shape, x.dtype)
+        self.tape.launch("load", Work(read=loaded.nbytes), x.dtype, 1)
+        return loaded
+
+    def store(self, x: Tensor, tile: int, value: Tensor) -> None:
+        """A tile of `x`, written."""
+        self.tape.launch("store", Work(written=value.numel() * x.dtype.itemsize), x.dtype, 1)
+
+    def accumulate(self, x: Tensor, tile: int, value: Tensor) -> None:
+        """A tile of `x`, added to in memory (atomics)."""
+        self.tape.launch("accumulate", Work(vector=value.numel(), written=value.nbytes), x.dtype, 1)
+
+    def full(self, like: Tensor, columns: Sequence[Dim], value: float, dtype: DType) -> Tensor:
+        """A constant tile with the rows of `like`."""
+        return self._on_chip((*like.shape[:3], *columns), dtype)
+
+    def masked(self, scores: Tensor, mask: Mask, rows: int, cols: int, n: Dim, m: Dim) -> Tensor:
+        """The scores, -inf where a pair does not count or lies beyond the edge."""
+        return scores if mask.name == "none" else elementwise("where", scores, vector=2)
+
+    def _on_chip(self, shape: Sequence[Dim], dtype: DType) -> Tensor:
+        size = tuple(shape)
+        storage = Storage(self.tape, product(size) * dtype.itemsize, size, dtype, "tile", "temporary")
+        return Tensor(storage, size, contiguous_strides(size), dtype)
