@@ -6,11 +6,18 @@ Bytes are raw (no allocator rounding); dims inside are ints, arrays or symbols.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import NamedTuple
 
 from memmodel.dims import Dim, Shape
 from memmodel.dtypes import DType
 from memmodel.work import Work
+
+
+class Site(NamedTuple):
+    """A place in the user's code: each frame's code object and instruction offset, innermost first."""
+
+    frames: tuple[tuple[CodeType, int], ...]
 
 
 class Alloc(NamedTuple):
@@ -21,7 +28,7 @@ class Alloc(NamedTuple):
     shape: Shape
     dtype: DType
     op: str
-    site: "Site | None"
+    site: Site | None
     role: str  # "tensor", "gradient", "temporary", "input"
 
 
@@ -65,23 +72,19 @@ class Mark(NamedTuple):
 Event = Alloc | Free | Save | Release | Launch | Mark
 
 
-class Site(NamedTuple):
-    """A place in the user's code: the frame's code object and instruction, outermost last."""
-
-    frames: tuple[tuple[object, int], ...]
-
-
 @dataclass(frozen=True)
 class Program:
     """The events of a run, in order, with names for the storages that have one.
 
     Attributes:
         events: what happened.
-        names: storage key -> name given explicitly (inputs, gradients).
+        names: storage key -> name given explicitly (inputs).
+        gradients: key of a gradient's storage -> key of the storage that it is the gradient of.
     """
 
     events: list[Event] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
+    gradients: dict[int, int] = field(default_factory=dict)
 
     def launches(self) -> Iterator[Launch]:
         """The kernels, in order."""

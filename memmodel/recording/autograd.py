@@ -71,6 +71,7 @@ class Op(ABC):
     edges: "list[tuple[Op, int] | None]"
     results: list[tuple[Any, Any]]  # (shape, dtype) of each result
     needs: list[bool]
+    inputs: list[int]  # storage key of each input, for naming its gradient
     sequence: int
     recorded: bool
     unpacked: dict[str, Tensor]
@@ -131,6 +132,7 @@ class Op(ABC):
             node.edges = [_edge(x) if need else None for x, need in zip(inputs, node.needs, strict=True)]
             tape.sequence += 1
             node.sequence = tape.sequence
+            node.inputs = [x.storage.key if isinstance(x, Tensor) else 0 for x in inputs]
         with _grad_mode(tape, False):
             output = node.forward(*inputs, **params)
         if node.recorded:
@@ -168,6 +170,7 @@ class AccumulateGrad(Op):
             leaf.grad = grad.alias()
         else:
             leaf.grad = grad.clone_like(leaf)
+        leaf.storage.tape.gradients[leaf.grad.storage.key] = leaf.storage.key
         return ()
 
 
@@ -305,6 +308,8 @@ class _Engine:
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):
             outputs[index] = _validated(outputs[index], edge)
+            if outputs[index] is not None:
+                self.tape.gradients.setdefault(outputs[index].storage.key, node.inputs[index])
         self._let_go(grads)
         if not self.retain_graph:
             node.release()

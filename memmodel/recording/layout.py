@@ -101,7 +101,7 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
         wide = [size for size in sizes if not same(size, 1)]
         if any(not same(size, wide[0]) for size in wide):
             raise UsageError(f"shapes {' and '.join(map(str, shapes))} do not broadcast")
-        result.append(wide[0] if wide else 1)
+        result.append(wide[0] if wide else sizes[0])
     return tuple(reversed(result))
 
 

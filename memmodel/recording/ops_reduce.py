@@ -32,7 +32,7 @@ def reduction(
     """Launch a reduction of `x` over `axes`: one result per entry of `dtypes`, `vector` FLOP per element read."""
     tape = x.storage.tape
     shape = _reduced(x.shape, axes, keepdim)
-    results = [new(tape, shape, kind, name) for kind in dtypes]
+    results = [new(tape, shape, kind, name if i == 0 else f"{name} indices") for i, kind in enumerate(dtypes)]
     work = Work(
         vector=vector * x.numel(), read=x.bytes_read, written=sum((out.bytes_read for out in results), start=0)
     )

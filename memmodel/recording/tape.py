@@ -5,8 +5,7 @@ kernels their launch, autograd what it keeps.
 """
 
 import sys
-from collections.abc import Iterable
-from types import FrameType
+from types import CodeType, FrameType
 
 from memmodel.dims import Dim, Shape
 from memmodel.dtypes import DType
@@ -16,6 +15,7 @@ from memmodel.recording.device import CUDA, Device
 from memmodel.work import Work
 
 _DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
+ENGINE_STEP = "_evaluate"  # the frame of autograd's engine: what lies above it is not the user's line
 _open: list["Tape"] = []
 
 
@@ -33,6 +33,7 @@ class Tape:
         self.device = device
         self.events: list[Event] = []
         self.names: dict[int, str] = {}
+        self.gradients: dict[int, int] = {}
         self.thread = "main"
         self.node: str | None = None  # the autograd node being evaluated
         self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
@@ -56,7 +57,7 @@ class Tape:
     @property
     def program(self) -> Program:
         """What was recorded so far."""
-        return Program(self.events, self.names)
+        return Program(self.events, self.names, self.gradients)
 
     def mark(self, phase: str) -> None:
         """Begin a phase: "inputs", "forward", "backward"."""
@@ -66,7 +67,7 @@ class Tape:
         """A storage is born; returns its key."""
         self._keys += 1
         if self._open:
-            site = _site() if self._sites and self.node is None else None
+            site = _site() if self._sites else None
             label = f"{self.node}: {op}" if self.node else op
             self.events.append(Alloc(self._keys, nbytes, shape, dtype, label, site, role))
         return self._keys
@@ -94,11 +95,13 @@ class Tape:
 
 
 def _site() -> Site | None:
-    """The user's frames, innermost first: those outside this package."""
+    """The user's frames, innermost first; none for what autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _ours(frame):
+        if frame.f_code.co_name == ENGINE_STEP:
+            return None
         frame = frame.f_back
-    found: list[tuple[object, int]] = []
+    found: list[tuple[CodeType, int]] = []
     while frame is not None and len(found) < _DEPTH and not _ours(frame):
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
@@ -108,8 +111,3 @@ def _site() -> Site | None:
 def _ours(frame: FrameType) -> bool:
     name: str = frame.f_globals.get("__name__", "")
     return name.startswith("memmodel.")
-
-
-def keys(tensors: Iterable[object]) -> list[int]:
-    """The storage keys of the tensors among `tensors`."""
-    return [t.storage.key for t in tensors if hasattr(t, "storage")]

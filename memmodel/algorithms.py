@@ -1,0 +1,164 @@
+"""The built-in algorithms by name, and how a case runs on recording tensors.
+
+The functions are `memmodel_kernels`' own: what runs on torch is what is recorded here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from memmodel import recording
+from memmodel.case import Case
+from memmodel.errors import UsageError, unknown
+from memmodel.program import Program
+from memmodel.recording import CUDA, Device, Tape, Tensor
+from memmodel.tiles import Tile
+
+Run = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """An algorithm as users name it.
+
+    Attributes:
+        name: on the command line. title: for people. run: calls it with (case, q, k, v).
+        dropout: whether it takes dropout. fused: whether scores stay on chip.
+        note: what to know about its numbers, if anything.
+    """
+
+    name: str
+    title: str
+    run: Run
+    dropout: bool = False
+    fused: bool = False
+    note: str = ""
+
+
+def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.naive import naive
+
+    return naive(q, k, v, case.mask, case.dropout)
+
+
+def _by_hand(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.naive import naive_by_hand
+
+    return naive_by_hand(q, k, v, case.mask, case.dropout)
+
+
+def _chunked(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.chunked import chunked
+
+    return chunked(q, k, v, case.mask, case.chunk)
+
+
+def _checkpointed(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.checkpointed import checkpointed
+
+    return checkpointed(q, k, v, case.mask, case.dropout)
+
+
+def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.compiled import compiled
+
+    return compiled(q, k, v, case.mask, case.dropout)
+
+
+def _flash(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
+    from memmodel_kernels.flash import flash
+
+    return flash(q, k, v, case.mask, Tile(128, 64), deterministic)
+
+
+def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    return _flash(case, q, k, v, deterministic=True)
+
+
+def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.decode import decode
+
+    new = [recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v)]
+    return decode(q, *new, k, v)
+
+
+_ALL = (
+    Algorithm("naive", "naive attention", _naive, dropout=True),
+    Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True),
+    Algorithm("flash", "FlashAttention-2", _flash, fused=True),
+    Algorithm(
+        "flash-deterministic",
+        "FlashAttention-2, deterministic backward",
+        _flash_deterministic,
+        fused=True,
+        note="backward computes the scores twice instead of adding to dQ with atomics",
+    ),
+    Algorithm("chunked", "query-chunked attention", _chunked),
+    Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True),
+    Algorithm(
+        "compiled",
+        "naive under torch.compile",
+        _compiled,
+        dropout=True,
+        note="a model of the compiler: what its partitioner keeps and which buffers it allocates",
+    ),
+    Algorithm("decode", "decoding with a KV cache", _decode),
+)
+ALGORITHMS = {algorithm.name: algorithm for algorithm in _ALL}
+
+
+def algorithm(name: str) -> Algorithm:
+    """The algorithm called `name`. Raises UsageError for others, with the nearest names."""
+    found = ALGORITHMS.get(str(name).casefold().replace("_", "-"))
+    if found is None:
+        raise unknown("algorithm", name, ALGORITHMS)
+    return found
+
+
+def record(case: Case, iterations: int = 3, device: Device = CUDA) -> Program:
+    """Run a case on recording tensors: its inputs, then `iterations` steps as a training or inference loop makes them.
+
+    Each step frees the gradients first (set to None), computes the output and, in training, runs backward from an
+    upstream gradient that is alive all along; the output is dropped at the step's end. Phases are marked "inputs",
+    "forward", "backward" and "after".
+    """
+    chosen = algorithm(case.algorithm)
+    _check(chosen, case)
+    grads = case.phase != "inference"
+    with Tape(device) as tape:
+        tape.mark("inputs")
+        b, d, e = case.batch, case.head_dim, case.value_dim
+        q = _input(tape, "q", (b, case.heads, case.seq, d), case, grads)
+        cached = chosen.name == "decode"
+        k = _input(tape, "k_cache" if cached else "k", (b, case.kv_heads, case.kv_seq, d), case, grads)
+        v = _input(tape, "v_cache" if cached else "v", (b, case.kv_heads, case.kv_seq, e), case, grads)
+        if case.phase == "train":
+            dout = _input(tape, "dout", (b, case.heads, case.seq, e), case, False)
+        tape.grad_enabled = grads
+        for _ in range(iterations):
+            q.grad = k.grad = v.grad = None
+            tape.mark("forward")
+            output = chosen.run(case, q, k, v)
+            if case.phase == "train":
+                tape.mark("backward")
+                output.backward(dout)
+            tape.mark("after")
+            del output
+    return tape.program
+
+
+def _input(tape: Tape, name: str, shape: tuple[Any, ...], case: Case, requires_grad: bool) -> Tensor:
+    tensor = recording.empty(*shape, dtype=case.dtype, requires_grad=requires_grad)
+    tape.names[tensor.storage.key] = name
+    return tensor
+
+
+def _check(chosen: Algorithm, case: Case) -> None:
+    if case.dropout and not chosen.dropout:
+        with_dropout = ", ".join(a.name for a in _ALL if a.dropout)
+        raise UsageError(f"{chosen.name} has no dropout: leave --dropout out, or choose {with_dropout}")
+    if chosen.name == "decode":
+        if case.phase != "inference":
+            raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")
+        if case.mask.causal:
+            raise UsageError(f"decode with mask {case.mask.name}: the newest queries see the whole cache, use mask none")

@@ -1,0 +1,157 @@
+"""The case: one key for predictions, recorded runs and tests. What runs, on which sizes, in which phase."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memmodel.dims import Dim
+from memmodel.dtypes import DType, bfloat16, dtype, short_name
+from memmodel.errors import UsageError, unknown
+from memmodel.masks import Mask
+
+PHASES = ("inference", "forward", "train")
+LARGEST = 1 << 31  # sizes above this are taken for a mistake
+SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
+LETTERS = dict(zip(SIZES, "bhgnmde", strict=True))
+
+
+class Size(int):
+    """An int that remembers its letter, so that shapes and byte counts can be shown as formulas: n, b·h, ..."""
+
+    letter: str
+
+    def __new__(cls, value: int, letter: str) -> "Size":
+        """A size of that value, shown as `letter`."""
+        size = super().__new__(cls, value)
+        size.letter = letter
+        return size
+
+    def __mul__(self, other: Any) -> Any:
+        product = int(self) * other
+        if isinstance(other, Size):
+            return Size(product, f"{self.letter}·{other.letter}")
+        if isinstance(other, int) and other == 1:
+            return self
+        return product
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A configuration of attention. Sizes are ints (arrays and symbols inside sweeps and formulas).
+
+    Attributes:
+        batch: b. heads: h, query heads. kv_heads: g, key/value heads, a divisor of h.
+        seq: n, queries. kv_seq: m, keys. head_dim: d, of queries and keys. value_dim: e.
+        mask: which keys a query sees. dropout: probability. chunk: queries at a time in "chunked".
+        phase: "inference" (no autograd), "forward" (kept for backward), "train" (forward and backward).
+        torch: version of PyTorch, for workspaces.
+    """
+
+    algorithm: str = "naive"
+    batch: Dim = 1
+    heads: Dim = 1
+    kv_heads: Dim = 1
+    seq: Dim = 1024
+    kv_seq: Dim = 1024
+    head_dim: Dim = 64
+    value_dim: Dim = 64
+    dtype: DType = bfloat16
+    mask: Mask = Mask()
+    dropout: float = 0.0
+    phase: str = "train"
+    chunk: Dim = 1024
+    torch: str = "2.13"
+
+    def lettered(self) -> "Case":
+        """The same case with sizes that show as formulas; equal sizes of query and key share a letter."""
+        sizes = {name: Size(getattr(self, name), LETTERS[name]) for name in SIZES}
+        for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
+            if sizes[name] == sizes[twin]:
+                sizes[name] = sizes[twin]
+        return replace(self, **sizes)  # type: ignore[arg-type]
+
+    def describe(self) -> str:
+        """The case in one line: "train, bf16, batch 1, 32 heads, ..."."""
+        parts = [self.phase, short_name(self.dtype), f"batch {self.batch}", f"{self.heads} heads"]
+        if self.kv_heads != self.heads:
+            parts.append(f"{self.kv_heads} kv heads")
+        parts.append(f"seq {self.seq}")
+        if self.kv_seq != self.seq:
+            parts.append(f"kv seq {self.kv_seq}")
+        parts.append(f"head dim {self.head_dim}")
+        if self.mask.name != "none":
+            parts.append(f"window {self.mask.window}" if self.mask.window else "causal")
+        if self.dropout:
+            parts.append(f"dropout {self.dropout:g}")
+        return ", ".join(parts)
+
+
+def make_case(
+    algorithm: str = "naive",
+    *,
+    batch: int = 1,
+    heads: int = 1,
+    kv_heads: int | None = None,
+    seq: int = 1024,
+    kv_seq: int | None = None,
+    head_dim: int = 64,
+    value_dim: int | None = None,
+    dtype_name: str | DType = "bf16",
+    mask: Mask | None = None,
+    dropout: float = 0.0,
+    phase: str = "train",
+    chunk: int = 1024,
+    torch: str = "2.13",
+) -> Case:
+    """A checked case: defaults filled in, every size a positive int. Raises UsageError for anything else."""
+    from memmodel.cublas import parse_torch_version
+
+    parse_torch_version(torch)
+    if phase not in PHASES:
+        raise unknown("phase", phase, PHASES)
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise UsageError(f"dropout {dropout}: expected a probability from 0 to below 1, such as 0.1")
+    sizes = {
+        "batch": batch,
+        "heads": heads,
+        "kv_heads": heads if kv_heads is None else kv_heads,
+        "seq": seq,
+        "kv_seq": seq if kv_seq is None else kv_seq,
+        "head_dim": head_dim,
+        "value_dim": head_dim if value_dim is None else value_dim,
+        "chunk": chunk,
+    }
+    for name, value in sizes.items():
+        check_size(name, value)
+    if sizes["heads"] % sizes["kv_heads"]:
+        raise UsageError(
+            f"{heads} heads do not divide among {kv_heads} kv-heads: kv-heads must be a divisor of heads, "
+            f"such as {_divisor(sizes['heads'], sizes['kv_heads'])}"
+        )
+    chosen = mask or Mask()
+    chosen.check(sizes["seq"], sizes["kv_seq"])
+    if chosen.causal and sizes["seq"] > sizes["kv_seq"]:
+        raise UsageError(
+            f"a causal mask with {sizes['seq']} queries and {sizes['kv_seq']} keys leaves queries without keys: "
+            "kv-seq must be at least seq"
+        )
+    return Case(algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, **sizes)
+
+
+def check_size(name: str, value: object) -> int:
+    """`value` as a size. Raises UsageError unless it is an int from 1 to 2^31."""
+    label = name.replace("_", "-")
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UsageError(f"{label} {value}: expected a whole number of at least 1")
+    size = value.__index__()
+    if size < 1:
+        raise UsageError(f"{label} {size}: expected a whole number of at least 1")
+    if size > LARGEST:
+        raise UsageError(f"{label} {size}: sizes above {LARGEST} (2^31) are taken for a mistake")
+    return size
+
+
+def _divisor(heads: int, near: int) -> int:
+    """The divisor of `heads` nearest to `near`."""
+    return min((d for d in range(1, heads + 1) if heads % d == 0), key=lambda d: abs(d - near))

@@ -1,0 +1,135 @@
+"""The results of a prediction, as frozen data: what memory it takes, how much work it is, how long it takes.
+
+They render themselves: `print(prediction)` in a terminal, a table in a notebook; a renderer computes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memmodel.case import Case
+from memmodel.gpus import Gpu
+from memmodel.roofline import KernelTime
+from memmodel.timeline import TensorRecord
+from memmodel.work import Work
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one step after warm-up.
+
+    Attributes:
+        live_peak_bytes: storages alive at once, raw.
+        allocated_peak_bytes: allocator blocks at once, workspaces included (`torch.cuda.max_memory_allocated`).
+        reserved_peak_bytes: segments held from the driver (`torch.cuda.max_memory_reserved`).
+        saved_bytes: kept from forward for backward, beyond the inputs.
+        workspace_bytes: cuBLAS workspaces inside allocated.
+        phase_peaks: live peak by phase.
+        context_bytes: lowest and highest seen outside the allocator on this GPU; None where not known.
+        capacity_bytes: what torch reports as the GPU's memory; None where not known.
+        fits: whether the step runs; None where capacity is not known.
+    """
+
+    live_peak_bytes: int
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    saved_bytes: int
+    workspace_bytes: int
+    phase_peaks: dict[str, int]
+    context_bytes: tuple[int, int] | None
+    capacity_bytes: int | None
+    fits: bool | None
+
+    @property
+    def device_bytes(self) -> int:
+        """What nvidia-smi would show for the process: reserved and the context (0 where not known)."""
+        return self.reserved_peak_bytes + (self.context_bytes[1] if self.context_bytes else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Seconds of one step, by the roofline.
+
+    Attributes:
+        seconds: of the step. phases: by phase.
+        binding: the ceiling that most of the time is spent at. shares: seconds by ceiling.
+        kernels: each kernel with its ceilings.
+    """
+
+    seconds: float
+    phases: dict[str, float]
+    binding: str
+    shares: dict[str, float]
+    kernels: tuple[KernelTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One algorithm on one case and GPU. `time` is None where the GPU's data lack a rate; `notes` then say which."""
+
+    case: Case
+    title: str
+    memory: Memory
+    work: Work
+    compulsory_bytes: int
+    time: Time | None
+    tensors: tuple[TensorRecord, ...]
+    notes: tuple[str, ...]
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from memmodel.report.tables import prediction_table
+
+        yield prediction_table(self)
+
+    def __str__(self) -> str:
+        return _rendered(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Mitigation:
+    """A change that lowers the peak: what it is, and what the step then takes."""
+
+    change: str
+    allocated_peak_bytes: int
+    saved_bytes_of_peak: int
+    fits: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Predictions for several algorithms on one GPU, with what would help and what was assumed."""
+
+    gpu: Gpu
+    predictions: tuple[Prediction, ...]
+    mitigations: tuple[Mitigation, ...]
+    assumptions: tuple[str, ...]
+
+    def __getitem__(self, algorithm: str) -> Prediction:
+        return next(p for p in self.predictions if p.case.algorithm == algorithm)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented JSON form."""
+        from memmodel.report.json import report_dict
+
+        return report_dict(self)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from memmodel.report.tables import report_parts
+
+        yield from report_parts(self)
+
+    def __str__(self) -> str:
+        return _rendered(self)
+
+    def _repr_html_(self) -> str:
+        from memmodel.report.tables import html
+
+        return html(self)
+
+
+def _rendered(result: object) -> str:
+    from memmodel.report.tables import text
+
+    return text(result)
