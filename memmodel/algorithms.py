@@ -115,11 +115,11 @@ def algorithm(name: str) -> Algorithm:
     return found
 
 
-def record(case: Case, iterations: int = 3, device: Device = CUDA) -> Program:
-    """Run a case on recording tensors: its inputs, then `iterations` steps as a training or inference loop makes them.
+def record(case: Case, device: Device = CUDA) -> Program:
+    """Run a case on recording tensors: its inputs, then one step as a training or inference loop makes it.
 
-    Each step frees the gradients first (set to None), computes the output and, in training, runs backward from an
-    upstream gradient that is alive all along; the output is dropped at the step's end. Phases are marked "inputs",
+    The step computes the output and, in training, runs backward from an upstream gradient that is alive all along; then
+    the output is dropped and gradients are set to None, so that steps can follow each other. Phases are marked "inputs",
     "forward", "backward" and "after".
     """
     chosen = algorithm(case.algorithm)
@@ -135,15 +135,14 @@ def record(case: Case, iterations: int = 3, device: Device = CUDA) -> Program:
         if case.phase == "train":
             dout = _input(tape, "dout", (b, case.heads, case.seq, e), case, False)
         tape.grad_enabled = grads
-        for _ in range(iterations):
-            q.grad = k.grad = v.grad = None
-            tape.mark("forward")
-            output = chosen.run(case, q, k, v)
-            if case.phase == "train":
-                tape.mark("backward")
-                output.backward(dout)
-            tape.mark("after")
-            del output
+        tape.mark("forward")
+        output = chosen.run(case, q, k, v)
+        if case.phase == "train":
+            tape.mark("backward")
+            output.backward(dout)
+        tape.mark("after")
+        del output
+        q.grad = k.grad = v.grad = None
     return tape.program
 
 

@@ -18,6 +18,7 @@ from memmodel.roofline import kernel_times, share_by_ceiling
 from memmodel.timeline import account, phase_peaks, saved_bytes
 from memmodel.work import Work
 
+STEPS = 3  # the first two fill the allocator's cache, the third is read
 DEFAULT_ALGORITHMS = ("naive", "flash")
 
 
@@ -95,7 +96,7 @@ def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) ->
 def memory(program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:
     """The memory of a recorded case: its own readings, and the allocator's with endless and with real capacity."""
     scratch = workspace(case.torch, gpu.compute_capability)
-    endless = replay(program, CachingAllocator(config=config), scratch)
+    endless = replay(program, CachingAllocator(config=config), scratch, STEPS)
     usages = [endless.last(phase) for phase in ("forward", "backward") if _has(endless.phases, phase)]
     reserved = max(usage.reserved_peak for usage in usages)
     threads = {launch.thread for launch in program.launches() if launch.cublas}
@@ -118,7 +119,7 @@ def fits(program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | None 
     room = room_bytes(gpu)
     if room is None:
         return None
-    result = replay(program, CachingAllocator(room, config), workspace(case.torch, gpu.compute_capability))
+    result = replay(program, CachingAllocator(room, config), workspace(case.torch, gpu.compute_capability), STEPS)
     return result.out_of_memory is None
 
 
@@ -191,6 +192,12 @@ def mitigations(
         changes["half the batch"] = replace(case, batch=case.batch // 2)
     found = []
     before = prediction.memory.allocated_peak_bytes
+    if prediction.memory.fits is False and not (config and config.expandable_segments):
+        expandable = replace(config or AllocatorConfig(), expandable_segments=True)
+        after = memory(record(case), case, gpu, expandable)
+        if after.fits:
+            label = "PYTORCH_ALLOC_CONF=expandable_segments:True"
+            found.append(Mitigation(label, after.allocated_peak_bytes, before - after.allocated_peak_bytes, True))
     for change, changed in changes.items():
         program = record(changed)
         after = memory(program, changed, gpu, config)
@@ -206,7 +213,7 @@ def assumptions(case: Case, gpu: Gpu, config: AllocatorConfig | None) -> list[st
     found = [gpu.ambiguity] if gpu.ambiguity else []
     found.append(f"torch {case.torch}, eager, contiguous (batch, heads, seq, head dim) tensors, one GPU, default stream")
     if case.phase == "train":
-        found.append("gradients set to None before each step, the upstream gradient alive throughout, third step")
+        found.append("gradients set to None after each step, the upstream gradient alive throughout, third step")
     else:
         found.append("third step of a loop that drops its output")
     if gpu.context_bytes is None:

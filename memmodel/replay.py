@@ -1,10 +1,12 @@
 """A program's requests run through the caching allocator: allocated and reserved bytes, phase by phase, and out of memory."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from memmodel.allocator import Block, CachingAllocator, OutOfMemory
 from memmodel.cublas import Workspace
-from memmodel.program import Alloc, Free, Launch, Mark, Program
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,12 @@ class Replay:
         return next(usage for name, usage in reversed(self.phases) if name == phase)
 
 
-def replay(program: Program, allocator: CachingAllocator, workspace: Workspace) -> Replay:
-    """Give `allocator` the program's events. Peaks are reset at each mark; stops at the first request that does not fit."""
+def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1) -> Replay:
+    """Give `allocator` the program's events, those from the first "forward" on `steps` times over.
+
+    `reserved` depends on the steps before: the cache settles in the first two. Peaks are reset at each mark; the replay stops
+    at the first request that does not fit.
+    """
     blocks: dict[int, Block | None] = {}
     threads: set[str] = set()
     phases: list[tuple[str, Usage]] = []
@@ -45,7 +51,8 @@ def replay(program: Program, allocator: CachingAllocator, workspace: Workspace) 
         )
         phases.append((phase, usage))
 
-    for event in program.events:
+    events = program.events if steps == 1 else _repeated(program.events, steps)
+    for event in events:
         kind = type(event)
         if kind is Alloc:
             blocks[event.key] = malloc(event.nbytes)  # type: ignore[union-attr]
@@ -66,3 +73,8 @@ def replay(program: Program, allocator: CachingAllocator, workspace: Workspace) 
             break
     finish()
     return Replay(tuple(phases), allocator.failed, allocator.retries)
+
+
+def _repeated(events: list[Event], steps: int) -> Iterable[Event]:
+    first = next(i for i, event in enumerate(events) if isinstance(event, Mark) and event.phase == "forward")
+    return chain(events[:first], *(events[first:] for _ in range(steps)))

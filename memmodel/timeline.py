@@ -4,14 +4,16 @@ Bytes are raw: allocator rounding lives in the allocator model alone. Totals may
 peak's place need ints.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from memmodel.dims import Dim, Shape, maximum, product
+from memmodel.dims import Dim, Shape, maximum
 from memmodel.dtypes import DType
 from memmodel.origin import names, origin
-from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Save
+from memmodel.program import Alloc, Free, Mark, Program, Release, Save
+
+
+_POWERS = {2: "²", 3: "³"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,6 @@ class TensorRecord:
     where: str
     kept_by: str
     at_peak: bool
-
-
-def live_peak(events: Iterable[Event], start: Dim = 0) -> Dim:
-    """The largest number of live bytes over `events`, from `start` on."""
-    live, peak = start, start
-    sizes: dict[int, Dim] = {}
-    for event in events:
-        if type(event) is Alloc:
-            sizes[event.key] = event.nbytes
-            live = live + event.nbytes
-            peak = maximum(peak, live)
-        elif type(event) is Free and event.key in sizes:
-            live = live - sizes.pop(event.key)
-    return peak
 
 
 def phase_peaks(program: Program) -> dict[str, Dim]:
@@ -176,18 +164,14 @@ class _Walk:
 
 
 def formula(shape: Shape, dtype: DType) -> str:
-    """The byte count in letters: "2·b·h·n·n"; plain numbers for sizes without one."""
-    letters = [getattr(size, "letter", None) or str(size) for size in shape if not _is_one(size)]
-    return "·".join([str(dtype.itemsize), *letters])
+    """The byte count in letters: "2·b·h·n²"; plain numbers for sizes without one."""
+    letters = "·".join(getattr(size, "letter", None) or str(size) for size in shape if not _is_one(size)).split("·")
+    powers = {letter: letters.count(letter) for letter in letters if letter}
+    return "·".join([str(dtype.itemsize), *(letter + _POWERS.get(count, "") for letter, count in powers.items())])
 
 
 def _is_one(size: Any) -> bool:
     return isinstance(size, int) and size == 1 and not getattr(size, "letter", "")
 
 
-def total_bytes(records: Iterable[TensorRecord]) -> int:
-    """Bytes of several storages."""
-    return sum(record.nbytes for record in records)
-
-
-__all__ = ["TensorRecord", "account", "formula", "live_peak", "phase_peaks", "product", "saved_bytes", "total_bytes"]
+__all__ = ["TensorRecord", "account", "formula", "phase_peaks", "saved_bytes"]

@@ -133,8 +133,11 @@ class Op(ABC):
             tape.sequence += 1
             node.sequence = tape.sequence
             node.inputs = [x.storage.key if isinstance(x, Tensor) else 0 for x in inputs]
-        with _grad_mode(tape, False):
+        enabled, tape.grad_enabled = tape.grad_enabled, False
+        try:
             output = node.forward(*inputs, **params)
+        finally:
+            tape.grad_enabled = enabled
         if node.recorded:
             outputs = output if isinstance(output, tuple) else (output,)
             node.results = [(out.shape, out.dtype) for out in outputs]

@@ -66,7 +66,7 @@ class FusedKernel:
 
     def load(self, x: Tensor, tile: int, heads: Dim | None = None) -> Tensor:
         """One tile of `x`, on chip, for each of `heads` programs where they share heads of `x`."""
-        shape = (x.shape[0], heads or x.shape[1], tile, *x.shape[3:])
+        shape = (x.shape[0], x.shape[1] if heads is None else heads, tile, *x.shape[3:])
         loaded = self._on_chip(shape, x.dtype)
         self.tape.launch("load", Work(read=loaded.nbytes), x.dtype, 1)
         return loaded

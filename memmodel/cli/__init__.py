@@ -1,0 +1,78 @@
+"""The command line. Commands are thin: parse, call the library, render. Wrong use is one sentence and exit status 2."""
+
+import gc
+import importlib
+import sys
+
+import click
+
+from memmodel import __version__
+from memmodel.errors import UsageError
+
+_COMMANDS = {
+    "predict": "What a configuration takes: memory, work, time, and what limits it.",
+    "max": "The largest size that fits, and the first that does not.",
+    "formulas": "The closed forms of memory and work, derived from the running code.",
+    "gpus": "The GPUs known, and where each value comes from.",
+    "sweep": "Many configurations at once, as CSV or JSON.",
+    "completion": "The shell's completion script.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command only when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"memmodel.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest commands for one that does not exist."""
+        if args and args[0] not in _COMMANDS:
+            from memmodel.errors import unknown
+
+            raise unknown("command", args[0], _COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="memmodel")
+def cli() -> None:
+    """How much memory attention needs, how long it takes and what limits it: before you run it."""
+
+
+def main() -> None:
+    """Entry point: run the command; errors of use are one line and status 2, a closed pipe is silence."""
+    gc.disable()  # a command is short; nothing it makes in cycles needs collecting
+    try:
+        status = cli.main(prog_name="memmodel", standalone_mode=False)
+        sys.stdout.flush()
+    except UsageError as error:
+        sys.exit(_fail(str(error)))
+    except click.exceptions.Abort:
+        sys.exit(_fail("interrupted", 130))
+    except click.ClickException as error:
+        sys.exit(_fail(f"{error.format_message().rstrip('.')}; see --help"))
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int = 2) -> int:
+    sys.stderr.write(f"memmodel: {message}\n")
+    return status

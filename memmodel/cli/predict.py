@@ -1,0 +1,49 @@
+"""`memmodel predict`."""
+
+from typing import Any
+
+import click
+
+from memmodel.cli.options import (
+    algorithm_option,
+    alloc_option,
+    case_arguments,
+    case_options,
+    chosen_gpu,
+    config,
+    console,
+    gpu_options,
+    print_json,
+    split_names,
+)
+
+
+@click.command("predict")
+@gpu_options
+@case_options
+@algorithm_option("naive,flash")
+@alloc_option
+@click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
+def command(
+    gpu: str, gpu_file: str | None, algorithms: str, expandable_segments: bool, explain: bool, as_json: bool, **case: Any
+) -> None:
+    """Predict the memory, work and time of attention.
+
+    \b
+    memmodel predict --gpu A100 --seq 16384
+    memmodel predict --like llama-3-8b --seq 8k --gpu H100 --phase inference
+    """
+    from memmodel.predict import predict
+
+    report = predict(
+        chosen_gpu(gpu, gpu_file), split_names(algorithms), config=config(expandable_segments), **case_arguments(case)
+    )
+    if as_json:
+        print_json(report.to_dict())
+    elif explain:
+        from memmodel.report.explain import explanation
+
+        console().print(explanation(report))
+    else:
+        console().print(report)

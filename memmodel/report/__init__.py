@@ -1,0 +1,1 @@
+"""Renderers: tables, JSON, CSV. They lay out what a prediction holds and compute nothing."""

@@ -1,0 +1,117 @@
+"""The JSON form of a report. Its keys are documented in docs/json.md and stable; sizes are bytes, times seconds."""
+
+from dataclasses import asdict
+from typing import Any
+
+from memmodel.case import SIZES, Case
+from memmodel.dtypes import short_name
+from memmodel.gpus import Gpu
+from memmodel.prediction import Memory, Prediction, Report, Time
+from memmodel.timeline import TensorRecord
+
+SCHEMA = 1
+
+
+def report_dict(report: Report) -> dict[str, Any]:
+    """The whole report."""
+    return {
+        "schema": SCHEMA,
+        "gpu": gpu_dict(report.gpu),
+        "predictions": [prediction_dict(p) for p in report.predictions],
+        "mitigations": [asdict(m) for m in report.mitigations],
+        "assumptions": list(report.assumptions),
+    }
+
+
+def gpu_dict(gpu: Gpu) -> dict[str, Any]:
+    """A GPU's identity."""
+    capability = gpu.compute_capability
+    return {
+        "id": gpu.id,
+        "name": gpu.name,
+        "compute_capability": None if capability is None else "{}.{}".format(*capability),
+        "note": gpu.ambiguity,
+    }
+
+
+def case_dict(case: Case) -> dict[str, Any]:
+    """The configuration: sizes, dtype, mask, phase."""
+    return {
+        **{size: int(getattr(case, size)) for size in SIZES},
+        "dtype": short_name(case.dtype),
+        "mask": case.mask.name,
+        "window": case.mask.window,
+        "dropout": case.dropout,
+        "phase": case.phase,
+        "chunk": case.chunk,
+        "torch": case.torch,
+    }
+
+
+def prediction_dict(prediction: Prediction) -> dict[str, Any]:
+    """One algorithm."""
+    work = prediction.work
+    return {
+        "algorithm": prediction.case.algorithm,
+        "title": prediction.title,
+        "case": case_dict(prediction.case),
+        "memory": memory_dict(prediction.memory),
+        "work": {
+            "flops": int(work.flops),
+            "matmul_flops": int(work.matmul),
+            "vector_flops": int(work.vector),
+            "exp_ops": int(work.exp),
+            "hbm_bytes": int(work.hbm_bytes),
+            "hbm_read_bytes": int(work.read),
+            "hbm_written_bytes": int(work.written),
+            "l2_bytes": int(work.l2),
+            "compulsory_bytes": prediction.compulsory_bytes,
+            "intensity": float(work.intensity),
+        },
+        "time": None if prediction.time is None else time_dict(prediction.time),
+        "tensors": [tensor_dict(record) for record in prediction.tensors],
+        "notes": list(prediction.notes),
+    }
+
+
+def memory_dict(memory: Memory) -> dict[str, Any]:
+    """Memory in bytes."""
+    found = asdict(memory)
+    found["context_bytes"] = None if memory.context_bytes is None else list(memory.context_bytes)
+    return {**found, "device_bytes": memory.device_bytes}
+
+
+def time_dict(time: Time) -> dict[str, Any]:
+    """Time in seconds, with every kernel's ceilings."""
+    return {
+        "seconds": time.seconds,
+        "phases": time.phases,
+        "binding": time.binding,
+        "shares": time.shares,
+        "basis": "datasheet",
+        "kernels": [
+            {
+                "name": kernel.name,
+                "seconds": kernel.seconds,
+                "binding": kernel.binding.name,
+                "ceilings": {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings},
+            }
+            for kernel in time.kernels
+        ],
+    }
+
+
+def tensor_dict(record: TensorRecord) -> dict[str, Any]:
+    """One row of the account."""
+    return {
+        "name": record.name,
+        "shape": [int(size) for size in record.shape],
+        "dtype": short_name(record.dtype),
+        "bytes": int(record.nbytes),
+        "formula": record.formula,
+        "born": record.born,
+        "freed": record.freed,
+        "where": record.where,
+        "kept_by": record.kept_by,
+        "at_peak": record.at_peak,
+    }

@@ -1,0 +1,229 @@
+"""Tables for the terminal and for notebooks: verdict first, then why, then what would help, then what was assumed."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from memmodel.dtypes import short_name
+from memmodel.gpus import Gpu
+from memmodel.prediction import Memory, Mitigation, Prediction, Report
+from memmodel.timeline import TensorRecord
+from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+
+_ROWS_SHOWN = 8  # the largest tensors at the peak; --explain shows all
+
+Cell = Callable[[Prediction, Report], str]
+
+
+def _room(memory: Memory) -> str:
+    if memory.fits is None:
+        return "unknown: the GPU's capacity is not in the data"
+    return "yes" if memory.fits else "NO"
+
+
+def _binding(prediction: Prediction, _: Report) -> str:
+    time = prediction.time
+    if time is None:
+        return "-"
+    return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})"
+
+
+def _balance(prediction: Prediction, report: Report) -> str:
+    intensity = float(prediction.work.intensity)
+    return f"{intensity:.4g} FLOP/B"
+
+
+ROWS: tuple[tuple[str, Cell], ...] = (
+    ("fits", lambda p, _: _room(p.memory)),
+    ("live peak", lambda p, _: bytes_text(p.memory.live_peak_bytes)),
+    ("allocated peak", lambda p, _: bytes_text(p.memory.allocated_peak_bytes)),
+    ("reserved peak", lambda p, _: bytes_text(p.memory.reserved_peak_bytes)),
+    ("nvidia-smi", lambda p, _: _device(p.memory)),
+    ("saved for backward", lambda p, _: bytes_text(p.memory.saved_bytes)),
+    ("FLOP", lambda p, _: decimal_text(p.work.flops, "FLOP")),
+    ("HBM traffic", lambda p, _: bytes_text(p.work.hbm_bytes)),
+    ("intensity", _balance),
+    ("time, at least", lambda p, _: seconds_text(p.time.seconds) if p.time else "-"),
+    ("limited by", _binding),
+)
+
+
+def _device(memory: Memory) -> str:
+    if memory.context_bytes is None:
+        return f"{bytes_text(memory.reserved_peak_bytes)} + context"
+    return bytes_text(memory.device_bytes)
+
+
+def report_parts(report: Report) -> Iterator[Any]:
+    """The first screen, part by part."""
+    first = report.predictions[0]
+    yield Text.assemble((report.gpu.name, "bold"), f": {first.case.describe()}")
+    yield Text()
+    yield from verdicts(report)
+    yield Padding(comparison_table(report), (1, 0, 0, 0))
+    yield Padding(account_table(first), (1, 0, 0, 0))
+    if report.mitigations:
+        yield Padding(mitigation_table(report.mitigations, first), (1, 0, 0, 0))
+    yield Text()
+    yield bullets("Assumed", report.assumptions)
+    notes = [f"{p.case.algorithm}: {note}" for p in report.predictions for note in p.notes]
+    if notes:
+        yield bullets("Notes", notes)
+
+
+def verdicts(report: Report) -> Iterator[Text]:
+    """One line per algorithm: whether it fits, and why not."""
+    for prediction in report.predictions:
+        memory = prediction.memory
+        capacity = bytes_text(memory.capacity_bytes) if memory.capacity_bytes else "an unknown capacity"
+        if memory.fits is None:
+            style, verdict = "yellow", f"needs {bytes_text(memory.reserved_peak_bytes)} of {capacity}"
+        elif memory.fits:
+            style, verdict = "green", f"fits: {bytes_text(memory.device_bytes)} of {capacity}"
+        else:
+            style, verdict = "red", f"does not fit: {_shortage(memory)} of {capacity}"
+        yield Text.assemble((f"{prediction.title} {verdict}", style))
+
+
+def _shortage(memory: Memory) -> str:
+    """What is too large: the blocks in use, or only the segments around them."""
+    if memory.capacity_bytes and memory.allocated_peak_bytes > memory.capacity_bytes:
+        return f"it allocates {bytes_text(memory.allocated_peak_bytes)}"
+    return (
+        f"it allocates {bytes_text(memory.allocated_peak_bytes)} but fragmentation makes it "
+        f"reserve {bytes_text(memory.reserved_peak_bytes)}"
+    )
+
+
+def comparison_table(report: Report) -> Table:
+    """Algorithms side by side."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("one step", no_wrap=True)
+    for prediction in report.predictions:
+        table.add_column(prediction.title, justify="right")
+    for name, cell in ROWS:
+        table.add_row(name, *(cell(p, report) for p in report.predictions))
+    dtype = report.predictions[0].case.dtype
+    if f"tensor.{short_name(dtype)}" in report.gpu.values or dtype.name == "float32":
+        table.caption = (
+            f"balance point of {report.gpu.name} for {short_name(dtype)}: "
+            f"{report.gpu.balance_point(dtype):.0f} FLOP/B; below it memory limits, above it arithmetic"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def account_table(prediction: Prediction, rows: int | None = _ROWS_SHOWN) -> Table:
+    """What fills the peak, largest first."""
+    at_peak = [record for record in prediction.tensors if record.at_peak]
+    shown = at_peak[:rows]
+    peak = prediction.memory.live_peak_bytes
+    phases = prediction.memory.phase_peaks
+    table = Table(
+        title=f"What fills the live peak of {prediction.title}, in {max(phases, key=lambda name: phases[name])}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for name, justify in (("tensor", "left"), ("bytes", "left"), ("size", "right"), ("made by", "left"), ("kept by", "left")):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "size")  # type: ignore[arg-type]
+    for record in shown:
+        table.add_row(*_account_row(record))
+    rest = at_peak[len(shown) :]
+    if rest:
+        table.add_row(f"{len(rest)} more", "", bytes_text(sum(r.nbytes for r in rest)), "", "")
+    table.add_row("together", "", bytes_text(peak), "", "", style="bold")
+    return table
+
+
+def _account_row(record: TensorRecord) -> tuple[str, ...]:
+    return record.name, record.formula, bytes_text(record.nbytes), record.where, record.kept_by
+
+
+def mitigation_table(mitigations: Iterable[Mitigation], prediction: Prediction) -> Table:
+    """What would lower the peak, with its number."""
+    missing = prediction.memory.fits is False
+    table = Table(
+        title="What would make it fit" if missing else "What would take less",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for name in ("change", "allocated peak", "less by", "fits"):
+        table.add_column(name, justify="left" if name in ("change", "fits") else "right")
+    for m in mitigations:
+        fits = "unknown" if m.fits is None else "yes" if m.fits else "no"
+        table.add_row(m.change, bytes_text(m.allocated_peak_bytes), bytes_text(m.saved_bytes_of_peak), fits)
+    return table
+
+
+def bullets(title: str, lines: Iterable[str]) -> Group:
+    """A titled list."""
+    rows = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    rows.add_column(width=1)
+    rows.add_column()
+    for line in lines:
+        rows.add_row("-", line)
+    return Group(Text(title, style="bold"), rows)
+
+
+def prediction_table(prediction: Prediction) -> Table:
+    """The account of one prediction alone."""
+    return account_table(prediction, rows=None)
+
+
+def gpu_table(gpus: Iterable[Gpu]) -> Table:
+    """GPUs with the values that decide: memory, bandwidth, peaks, balance point."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "memory", "bandwidth", "bf16", "fp32", "balance"):
+        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True)
+    for gpu in gpus:
+        table.add_row(gpu.id, *gpu_cells(gpu))
+    table.caption = "dense peaks; fp16 where there is no bf16; balance point in FLOP per byte"
+    table.caption_justify = "left"
+    return table
+
+
+def gpu_cells(gpu: Gpu) -> tuple[str, ...]:
+    """Memory, bandwidth, half-precision and fp32 peaks, balance point; "-" where not known."""
+    half = next((k for k in ("bf16", "fp16") if f"tensor.{k}" in gpu.values), None)
+    capacity = bytes_text(gpu.capacity_bytes) if "capacity" in gpu.values else "-"
+    bandwidth = decimal_text(gpu.bandwidth, "B/s") if "bandwidth" in gpu.values else "-"
+    peak = decimal_text(gpu.peak_by_name(half), "FLOP/s") if half else "-"
+    single = decimal_text(gpu.peak_by_name("fp32", "vector"), "FLOP/s") if "vector.fp32" in gpu.values else "-"
+    balance = f"{gpu.balance_point(half):.0f}" if half and "bandwidth" in gpu.values else "-"
+    return capacity, bandwidth, peak, single, balance
+
+
+def text(result: Any, width: int = 100) -> str:
+    """What `result` looks like in a terminal, without colours."""
+    console = Console(width=width, no_color=True, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(result)
+    return capture.get()
+
+
+def html(result: Any) -> str:
+    """What `result` looks like in a notebook."""
+    console = Console(width=100, record=True, file=_Nowhere(), force_jupyter=False)
+    console.print(result)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, _: str) -> int:
+        """Drop the text."""
+        return 0
+
+    def flush(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,161 @@
+"""Many configurations at once: the same run on numpy arrays of sizes.
+
+Sizes of one change PyTorch's layout rules, and chunked attention's number of chunks changes what runs, so configurations are
+grouped by these; each group is one run on arrays. Live peak, FLOPs and bytes come out; allocator figures need single cases.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memmodel.algorithms import record
+from memmodel.case import SIZES, Case
+from memmodel.errors import UsageError
+from memmodel.program import Launch
+from memmodel.timeline import phase_peaks, saved_bytes
+from memmodel.work import Work
+
+Column = NDArray[Any]
+QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
+_BLOCK = 16_384  # configurations at a time: a handful of columns then stay in the cache
+_EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Columns of equal length: the sizes of every configuration and its quantities.
+
+    Attributes:
+        case: what all have in common. sizes: int64 by name. results: by quantity, int64 (object dtype beyond its range).
+    """
+
+    case: Case
+    sizes: dict[str, Column]
+    results: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.sizes["seq"])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One dictionary per configuration."""
+        columns = {**self.sizes, **self.results}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+            yield {"algorithm": self.case.algorithm, **dict(zip(columns, values, strict=True))}
+
+
+def grid(case: Case, ranges: dict[str, Sequence[int]]) -> dict[str, Column]:
+    """Every combination of the ranges given; other sizes as in `case`, twins (kv_seq, kv_heads, value_dim) following along."""
+    names = list(ranges)
+    combined = np.array(list(product(*ranges.values())), dtype=np.int64).reshape(-1, len(names))
+    sizes = {name: combined[:, i] for i, name in enumerate(names)}
+    count = len(combined)
+    for name in SIZES:
+        if name in sizes:
+            continue
+        twin = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}.get(name)
+        if twin in sizes and getattr(case, name) == getattr(case, twin):
+            sizes[name] = sizes[twin]
+        else:
+            sizes[name] = np.full(count, getattr(case, name), dtype=np.int64)
+    return {name: sizes[name] for name in SIZES}
+
+
+def sweep(case: Case, sizes: dict[str, Column], progress: Any = None) -> Sweep:
+    """Live peak, saved bytes, FLOPs and HBM bytes of every configuration.
+
+    `progress` is called with the number of configurations done since the last call. Raises UsageError for sizes below one, heads
+    that kv_heads do not divide, or columns of different lengths.
+    """
+    columns = {name: np.asarray(column, dtype=np.int64) for name, column in sizes.items()}
+    _check(columns)
+    count = len(columns["seq"])
+    parts: dict[str, list[Column]] = {name: [] for name in QUANTITIES}
+    order: list[Column] = []
+    for indices in _groups(case, columns):
+        for start in range(0, len(indices), _BLOCK):
+            block = indices[start : start + _BLOCK]
+            for name, values in _evaluate(case, {k: c[block] for k, c in columns.items()}).items():
+                parts[name].append(values)
+            order.append(block)
+            if progress is not None:
+                progress(len(block))
+    position = np.empty(count, dtype=np.int64)
+    position[np.concatenate(order)] = np.arange(count)
+    return Sweep(case, columns, {name: np.concatenate(values)[position] for name, values in parts.items()})
+
+
+def _check(columns: dict[str, Column]) -> None:
+    if len({len(column) for column in columns.values()}) != 1:
+        raise UsageError("a sweep's columns must have the same length")
+    for name, column in columns.items():
+        if not len(column):
+            raise UsageError("a sweep needs at least one configuration")
+        if column.min() < 1:
+            raise UsageError(f"{name.replace('_', '-')} {column.min()}: expected a whole number of at least 1")
+    bad = np.flatnonzero(columns["heads"] % columns["kv_heads"])
+    if len(bad):
+        at = bad[0]
+        raise UsageError(
+            f"{columns['heads'][at]} heads do not divide among {columns['kv_heads'][at]} kv-heads: kv-heads must divide heads"
+        )
+
+
+def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
+    """Indices of the configurations that run the same way."""
+    keys = [columns[name] == 1 for name in SIZES]
+    keys += [columns["kv_heads"] == columns["heads"], columns["kv_seq"] == columns["seq"]]
+    keys.append(columns["heads"] // columns["kv_heads"])
+    if case.algorithm == "chunked":
+        keys += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
+    if case.mask.window is not None:
+        keys.append(columns["kv_seq"] - case.mask.window)
+    stacked = np.stack([np.asarray(key, dtype=np.int64) for key in keys])
+    code = np.zeros(stacked.shape[1], dtype=np.int64)
+    for key in stacked:
+        _, inverse = np.unique(key, return_inverse=True)
+        code = code * (int(inverse.max()) + 1) + inverse
+        code = np.unique(code, return_inverse=True)[1]
+    order = np.argsort(code, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
+
+
+def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
+    """One group, as one run on arrays."""
+    count = len(columns["seq"])
+    exact = _upper_bound(columns) < _EXACT
+    dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
+    _share(dims, columns)
+    program = record(replace(case, **dims))
+    work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())
+    results = {
+        "live_peak_bytes": phase_peaks(program)["peak"],
+        "saved_bytes": saved_bytes(program),
+        "flops": work.flops,
+        "hbm_bytes": work.hbm_bytes,
+    }
+    return {name: np.broadcast_to(np.asarray(value), (count,)) for name, value in results.items()}
+
+
+def _dim(column: Column) -> Any:
+    """A column as a dimension: the one number it holds where it is the same everywhere, else the array."""
+    first = column[0]
+    return int(first) if bool((column == first).all()) else column
+
+
+def _share(dims: dict[str, Any], columns: dict[str, Column]) -> None:
+    """Twins that are equal everywhere become the same object, so that they compare at once; h = r g keeps its ratio."""
+    for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
+        if np.array_equal(columns[name], columns[twin]):
+            dims[name] = dims[twin]
+
+
+def _upper_bound(columns: dict[str, Column]) -> int:
+    """More than any quantity of the group can be: a hundred times the FLOPs of one matrix product at its largest sizes."""
+    largest = {name: int(column.max()) for name, column in columns.items()}
+    width = max(largest["head_dim"], largest["value_dim"], 64)
+    rows = max(largest["seq"], 256) * max(largest["kv_seq"], 256)
+    return 100 * 2 * largest["batch"] * largest["heads"] * rows * width

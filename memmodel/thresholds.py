@@ -1,0 +1,102 @@
+"""The largest size that fits: searched with the allocator model, checked on both sides, beside the closed form."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from memmodel.algorithms import record
+from memmodel.allocator import AllocatorConfig
+from memmodel.case import LARGEST, Case
+from memmodel.errors import UsageError, unknown
+from memmodel.gpus import Gpu
+from memmodel.predict import fits, memory, room_bytes
+from memmodel.prediction import Memory
+
+OVER = ("seq", "batch", "heads")
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Where a case stops fitting.
+
+    Attributes:
+        case: at the largest size. over: which size. step: the grid searched.
+        largest: the largest that fits, 0 for none. first_failing: the next on the grid; None where the search's end fits.
+        memory: at the largest size; None where there is none.
+        closed_form: the largest size by the live peak's formula alone, without allocator rounding; None where there is no
+            closed form.
+    """
+
+    case: Case
+    over: str
+    step: int
+    largest: int
+    first_failing: int | None
+    memory: Memory | None
+    closed_form: int | None
+
+
+def resized(case: Case, over: str, size: int) -> Case:
+    """The case with another seq (keys grow with queries where they were equal), batch or number of heads."""
+    if over == "seq":
+        keys = size if case.kv_seq == case.seq else case.kv_seq
+        return replace(case, seq=size, kv_seq=keys)
+    if over == "heads":
+        shared = case.heads // case.kv_heads
+        return replace(case, heads=size * shared, kv_heads=size) if shared > 1 else replace(case, heads=size, kv_heads=size)
+    return replace(case, batch=size)
+
+
+def threshold(
+    case: Case, gpu: Gpu, over: str = "seq", step: int = 1, config: AllocatorConfig | None = None
+) -> Threshold:
+    """The largest multiple of `step` that fits on the GPU, and the next, which does not: both checked.
+
+    Heads are counted in groups that share a key/value head. Raises UsageError for an unknown size or a GPU without a known
+    capacity.
+    """
+    if over not in OVER:
+        raise unknown("size", over, OVER)
+    if room_bytes(gpu) is None:
+        gpu.listed("capacity")  # raises, naming the key
+
+    def runs(count: int) -> bool:
+        sized = resized(case, over, count * step)
+        return bool(fits(record(sized), sized, gpu, config))
+
+    largest = _last_true(runs, LARGEST // step)
+    first = None if largest >= LARGEST // step else (largest + 1) * step
+    size = largest * step
+    at = None
+    if largest:
+        sized = resized(case, over, size)
+        at = memory(record(sized), sized, gpu, config)
+    return Threshold(resized(case, over, max(size, 1)), over, step, size, first, at, closed_form(case, gpu, over))
+
+
+def _last_true(runs: Callable[[int], bool], end: int) -> int:
+    """The last count from 1 to `end` that runs before one that does not; 0 if the first does not."""
+    if not runs(1):
+        return 0
+    low, high = 1, 2
+    while high <= end and runs(high):
+        low, high = high, high * 2
+    high = min(high, end + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if runs(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def closed_form(case: Case, gpu: Gpu, over: str) -> int | None:
+    """The largest size whose live peak, by its formula, is at most the room on the GPU; None without a formula."""
+    from memmodel.formulas import largest_size
+
+    room = room_bytes(gpu)
+    assert room is not None
+    try:
+        return largest_size(case, over, room)
+    except UsageError:
+        return None

@@ -1,0 +1,34 @@
+"""Numbers for people. The one module that knows 1000 and 1024: memory is in binary units, rates in decimal ones."""
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
+
+
+def bytes_text(count: float) -> str:
+    """A size in binary units with three significant digits or two decimals: "1.25 GiB", "512 B"."""
+    value, unit = float(count), 0
+    while abs(value) >= 1024 and unit < len(_BINARY) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count:.0f} B" if unit == 0 else f"{value:.2f} {_BINARY[unit]}"
+
+
+def decimal_text(value: float, unit: str) -> str:
+    """A rate or count in decimal units: "312 TFLOP/s", "2.04 TB"."""
+    step = 0
+    while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
+        value, step = value / 1000, step + 1
+    digits = 0 if value == int(value) and step == 0 else max(0, 2 - len(str(int(abs(value)))) + 1)
+    return f"{value:.{digits}f} {_DECIMAL[step]}{unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration: "152.6 ms", "49.8 us"."""
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1 or unit == "us":
+            return f"{seconds * factor:.4g} {unit}"
+    raise AssertionError("unreachable")
+
+
+def percent_text(part: float, whole: float) -> str:
+    """A share: "42.0 %"."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
