@@ -1,3 +1,61 @@
-"""memmodel: how much memory attention needs, how long it takes and what limits it, before it runs."""
+"""memmodel: how much memory attention needs, how long it takes and what limits it, before it runs.
+
+    >>> import memmodel
+    >>> print(memmodel.predict(gpu="A100", seq=16384))
+
+Names are imported when they are first used, so that `import memmodel` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AllocatorConfig": "memmodel.allocator",
+    "Case": "memmodel.case",
+    "Gpu": "memmodel.gpus",
+    "Mask": "memmodel.masks",
+    "Prediction": "memmodel.prediction",
+    "Report": "memmodel.prediction",
+    "UsageError": "memmodel.errors",
+    "formulas": "memmodel.formulas",
+    "load_gpu": "memmodel.gpus",
+    "make_case": "memmodel.case",
+    "sweep": "memmodel.sweep",
+    "threshold": "memmodel.thresholds",
+}
+
+if TYPE_CHECKING:
+    from memmodel.allocator import AllocatorConfig
+    from memmodel.case import Case, make_case
+    from memmodel.errors import UsageError
+    from memmodel.gpus import Gpu, load_gpu
+    from memmodel.masks import Mask
+    from memmodel.prediction import Prediction, Report
+
+
+def predict(*args: Any, **kwargs: Any) -> "Report":
+    """What attention takes on a GPU; see `memmodel.predict.predict` for the arguments."""
+    return import_module("memmodel.predict").predict(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'memmodel' has no attribute {name!r}")
+
+
+__all__ = [
+    "AllocatorConfig",
+    "Case",
+    "Gpu",
+    "Mask",
+    "Prediction",
+    "Report",
+    "UsageError",
+    "__version__",
+    "load_gpu",
+    "make_case",
+    "predict",
+]

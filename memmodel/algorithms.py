@@ -4,8 +4,7 @@ The functions are `memmodel_kernels`' own: what runs on torch is what is recorde
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.case import Case
@@ -17,8 +16,7 @@ from memmodel.tiles import Tile
 Run = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
+class Algorithm(NamedTuple):
     """An algorithm as users name it.
 
     Attributes:
@@ -78,8 +76,8 @@ def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
 def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.decode import decode
 
-    new = [recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v)]
-    return decode(q, *new, k, v)
+    new_k, new_v = (recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v))
+    return decode(q, new_k, new_v, k, v)
 
 
 _ALL = (
@@ -115,17 +113,17 @@ def algorithm(name: str) -> Algorithm:
     return found
 
 
-def record(case: Case, device: Device = CUDA) -> Program:
+def record(case: Case, device: Device = CUDA, sites: bool = False) -> Program:
     """Run a case on recording tensors: its inputs, then one step as a training or inference loop makes it.
 
     The step computes the output and, in training, runs backward from an upstream gradient that is alive all along; then
-    the output is dropped and gradients are set to None, so that steps can follow each other. Phases are marked "inputs",
-    "forward", "backward" and "after".
+    the output is dropped and gradients are set to None, so that steps can follow each other. Phases are marked
+    "inputs", "forward", "backward" and "after". With `sites`, allocations know the line that made them.
     """
     chosen = algorithm(case.algorithm)
     _check(chosen, case)
     grads = case.phase != "inference"
-    with Tape(device) as tape:
+    with Tape(device, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
         q = _input(tape, "q", (b, case.heads, case.seq, d), case, grads)
@@ -160,4 +158,6 @@ def _check(chosen: Algorithm, case: Case) -> None:
         if case.phase != "inference":
             raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")
         if case.mask.causal:
-            raise UsageError(f"decode with mask {case.mask.name}: the newest queries see the whole cache, use mask none")
+            raise UsageError(
+                f"decode with mask {case.mask.name}: the newest queries see the whole cache, use mask none"
+            )

@@ -6,7 +6,7 @@ from typing import Any
 from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16, dtype, short_name
 from memmodel.errors import UsageError, unknown
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 
 PHASES = ("inference", "forward", "train")
 LARGEST = 1 << 31  # sizes above this are taken for a mistake
@@ -57,7 +57,7 @@ class Case:
     head_dim: Dim = 64
     value_dim: Dim = 64
     dtype: DType = bfloat16
-    mask: Mask = Mask()
+    mask: Mask = NO_MASK
     dropout: float = 0.0
     phase: str = "train"
     chunk: Dim = 1024
@@ -71,20 +71,23 @@ class Case:
                 sizes[name] = sizes[twin]
         return replace(self, **sizes)  # type: ignore[arg-type]
 
-    def describe(self) -> str:
-        """The case in one line: "train, bf16, batch 1, 32 heads, ..."."""
-        parts = [self.phase, short_name(self.dtype), f"batch {self.batch}", f"{self.heads} heads"]
-        if self.kv_heads != self.heads:
-            parts.append(f"{self.kv_heads} kv heads")
-        parts.append(f"seq {self.seq}")
-        if self.kv_seq != self.seq:
-            parts.append(f"kv seq {self.kv_seq}")
-        parts.append(f"head dim {self.head_dim}")
-        if self.mask.name != "none":
-            parts.append(f"window {self.mask.window}" if self.mask.window else "causal")
-        if self.dropout:
-            parts.append(f"dropout {self.dropout:g}")
-        return ", ".join(parts)
+    def describe(self, without: str = "") -> str:
+        """The case in one line, without one of its sizes where asked: "train, bf16, batch 1, 32 heads, seq 4096, ..."."""
+        parts = {
+            "phase": self.phase,
+            "dtype": short_name(self.dtype),
+            "batch": f"batch {self.batch}",
+            "heads": f"{self.heads} heads",
+            "kv_heads": f"{self.kv_heads} kv heads" if self.kv_heads != self.heads else "",
+            "seq": f"seq {self.seq}",
+            "kv_seq": f"kv seq {self.kv_seq}" if self.kv_seq != self.seq else "",
+            "head_dim": f"head dim {self.head_dim}",
+            "value_dim": f"value dim {self.value_dim}" if self.value_dim != self.head_dim else "",
+            "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "",
+            "dropout": f"dropout {self.dropout:g}" if self.dropout else "",
+        }
+        left_out = (without, f"kv_{without}")
+        return ", ".join(part for name, part in parts.items() if part and name not in left_out)
 
 
 def make_case(
@@ -129,7 +132,7 @@ def make_case(
             f"{heads} heads do not divide among {kv_heads} kv-heads: kv-heads must be a divisor of heads, "
             f"such as {_divisor(sizes['heads'], sizes['kv_heads'])}"
         )
-    chosen = mask or Mask()
+    chosen = mask or NO_MASK
     chosen.check(sizes["seq"], sizes["kv_seq"])
     if chosen.causal and sizes["seq"] > sizes["kv_seq"]:
         raise UsageError(
@@ -144,7 +147,7 @@ def check_size(name: str, value: object) -> int:
     label = name.replace("_", "-")
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise UsageError(f"{label} {value}: expected a whole number of at least 1")
-    size = value.__index__()
+    size = int(value.__index__())
     if size < 1:
         raise UsageError(f"{label} {size}: expected a whole number of at least 1")
     if size > LARGEST:

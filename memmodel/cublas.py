@@ -1,10 +1,10 @@
 """cuBLAS workspaces: memory that PyTorch takes from the caching allocator at the first matrix product of a thread.
 
-Source: aten/src/ATen/cuda/CublasHandlePool.cpp (getChosenWorkspaceSize), and the CUDA wheels of the versions named. A handle,
-and so a workspace, belongs to a thread: forward's and autograd's make two.
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp (getChosenWorkspaceSize), and the CUDA wheels of the versions named. A
+handle, and so a workspace, belongs to a thread: forward's and autograd's make two.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.errors import UsageError
 
@@ -14,8 +14,7 @@ _LARGE = 4096 * 8 * 1024  # 32 MiB
 _SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8  # 8.125 MiB: two of 4 MiB, eight of 16 KiB
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
+class Workspace(NamedTuple):
     """Bytes a thread's matrix products take, and whether they are given back after each product."""
 
     nbytes: int
@@ -23,7 +22,7 @@ class Workspace:
 
 
 def parse_torch_version(text: str) -> tuple[int, int]:
-    """"2.11.0+cu130" -> (2, 11). Raises UsageError for what is no version, or is outside what was checked."""
+    """The version as (2, 11), from 2.11.0+cu130. Raises UsageError for no version, or one outside what was checked."""
     parts = str(text).split("+")[0].split(".")
     try:
         version = int(parts[0]), int(parts[1])

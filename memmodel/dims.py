@@ -8,7 +8,8 @@ is contiguous with anything), so ones are written as the literal 1.
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import mul
 from typing import Any
 
 Dim = Any
@@ -17,10 +18,7 @@ Shape = tuple[Dim, ...]
 
 def product(dims: Iterable[Dim]) -> Dim:
     """The product of `dims`; 1 for none."""
-    result: Dim = 1
-    for dim in dims:
-        result = result * dim
-    return result
+    return reduce(mul, dims) if (dims := tuple(dims)) else 1
 
 
 def same(a: Dim, b: Dim) -> bool:

@@ -1,7 +1,7 @@
 """Closed forms: the same run on sympy symbols.
 
-A peak is the largest of several moments' sums; which moment wins depends on the sizes. Moments that never win (each term at
-most another's) are dropped, so that what is left is short: usually one expression, else one per region.
+A peak is the largest of several moments' sums; which moment wins depends on the sizes. Moments that never win (each
+term at most another's) are dropped, so that what is left is short: usually one expression, else one per region.
 """
 
 from dataclasses import dataclass, replace
@@ -90,7 +90,7 @@ def symbolic(case: Case) -> Case:
 def formulas(case: Case) -> Formulas:
     """The closed forms of a case's algorithm, mask, dtype and phase; its sizes only say which are equal."""
     sym = symbolic(case)
-    program = record(sym)
+    program = record(sym, sites=True)
     back = _in_n(sym)
     launches = [e for e in program.events if isinstance(e, Launch)]
     work = sum((launch.work for launch in launches), start=Work())

@@ -1,7 +1,8 @@
 """Masks as objects with two counts: exact score pairs, and the blocks that a tiled kernel really visits.
 
 Queries i = 0 .. n-1 stand at the end of the keys j = 0 .. m-1 (bottom-right alignment): query i is at key position
-i + m - n. n and m may be ints, arrays or symbols; tiles are ints. For symbols n and m are taken as multiples of the tile.
+i + m - n. n and m may be ints, arrays or symbols; tiles are ints. For symbols n and m are taken as multiples of the
+tile.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Mask:
 
     @property
     def name(self) -> str:
-        """"none", "causal" or "window"."""
+        """The mask's name: none, causal or window."""
         return "window" if self.window is not None else "causal" if self.causal else "none"
 
     def pairs(self, n: Dim, m: Dim) -> Dim:
@@ -71,7 +72,7 @@ class Mask:
         return (long // short) * count * (count + 1) / 2
 
     def blocked(self, xp: Any, like: Any, n: Dim, m: Dim) -> Any:
-        """A bool tensor (n, m), true where a pair does not count; None without a mask. `xp` is torch or memmodel.recording."""
+        """A bool tensor (n, m), true where a pair does not count; None without a mask. `xp` is the tensors' library."""
         if not self.causal:
             return None
         after = xp.ones(n, m, dtype=xp.bool, device=like.device).triu(m - n + 1)
@@ -83,6 +84,9 @@ class Mask:
         """Raises UsageError for a window that is not between 1 and the number of keys."""
         if self.window is not None and not 1 <= self.window <= m:
             raise UsageError(f"window {self.window} with {m} keys: give a window from 1 to {m}, or no window")
+
+
+NO_MASK = Mask()
 
 
 def mask(name: str, window: int | None = None) -> Mask:

@@ -9,10 +9,9 @@ _KEYS = {"heads", "kv_heads", "head_dim", "mask", "window", "dtype"}
 
 def models() -> dict[str, dict[str, Any]]:
     """All model shapes by name, each with its source."""
-    import tomllib
-    from importlib.resources import files
+    from memmodel.gpus.toml import DATA, read_toml
 
-    return tomllib.loads((files("memmodel") / "data" / "models.toml").read_text(encoding="utf-8"))
+    return read_toml(DATA, "models.toml")
 
 
 def model_shape(name: str) -> dict[str, Any]:

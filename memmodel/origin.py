@@ -1,13 +1,13 @@
 """Names for storages, as the code that made them names them.
 
-A recording notes where each allocation happened (code object and instruction). Here that place becomes the variable that
-the value was assigned to, or the text of the expression; a returned value takes the name that the caller gives it.
+A recording notes where each allocation happened (code object and instruction). Here that place becomes the variable
+that the value was assigned to, or the text of the expression; a returned value takes the name that the caller gives it.
 """
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ def origin(site: Site | None) -> Origin | None:
         if span is None:
             break
         line = line or span[0]
-        source = _source(code.co_filename)
+        source = _source(code.co_filename, span[0])
         if source is None:
             break
         if span in source.assigned:
@@ -84,33 +84,66 @@ def _text(source: _Source, span: Span) -> str:
 
 
 @cache
-def _source(filename: str) -> _Source | None:
-    try:
-        text = Path(filename).read_text(encoding="utf-8")
-        tree = ast.parse(text)
-    except (OSError, SyntaxError, UnicodeDecodeError):
+def _source(filename: str, line: int) -> _Source | None:
+    """What a line assigns and returns; a line that is no statement by itself is looked up in the whole file."""
+    lines = _lines(filename)
+    if lines is None or line > len(lines):
         return None
+    text = lines[line - 1]
+    indent = len(text) - len(text.lstrip())
+    try:
+        return _read(ast.parse(text[indent:]), lines, line - 1, len(text[:indent].encode()))
+    except SyntaxError:
+        return _file(filename)
+
+
+@cache
+def _file(filename: str) -> _Source | None:
+    lines = _lines(filename)
+    try:
+        return None if lines is None else _read(ast.parse("\n".join(lines)), lines)
+    except SyntaxError:
+        return None
+
+
+@cache
+def _lines(filename: str) -> list[str] | None:
+    try:
+        with open(filename, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _read(tree: ast.AST, lines: list[str], line: int = 0, column: int = 0) -> _Source:
+    """Assignments, returns and lambda bodies of a tree whose text starts at `line` and `column` of the file."""
+
+    def of(node: ast.expr) -> Span:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return (
+            node.lineno + line,
+            node.col_offset + column,
+            node.end_lineno + line,
+            node.end_col_offset + column,
+        )
+
     assigned: dict[Span, str] = {}
     returned: set[Span] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
-            _note(assigned, node.value, node.targets[0])
+            assigned |= {of(value): ast.unparse(target) for value, target in _pairs(node.value, node.targets[0])}
         elif isinstance(node, ast.Return) and node.value is not None:
-            returned.add(_of(node.value))
+            returned.add(of(node.value))
         elif isinstance(node, ast.Lambda):
-            returned.add(_of(node.body))
-    return _Source(text.splitlines(), assigned, frozenset(returned))
+            returned.add(of(node.body))
+    return _Source(lines, assigned, frozenset(returned))
 
 
-def _note(assigned: dict[Span, str], value: ast.expr, target: ast.expr) -> None:
-    """Tuples assigned to tuples count element by element."""
+def _pairs(value: ast.expr, target: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """(value, target) of an assignment; tuples assigned to tuples count element by element."""
     if isinstance(value, ast.Tuple) and isinstance(target, ast.Tuple) and len(value.elts) == len(target.elts):
         for v, t in zip(value.elts, target.elts, strict=True):
-            _note(assigned, v, t)
+            yield from _pairs(v, t)
     else:
-        assigned[_of(value)] = ast.unparse(target)
-
-
-def _of(node: ast.expr) -> Span:
-    assert node.end_lineno is not None and node.end_col_offset is not None
-    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
+        yield value, target

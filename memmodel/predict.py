@@ -1,7 +1,8 @@
 """Predict: record a case, replay it through the allocator, hold its kernels against the GPU's ceilings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from memmodel.algorithms import ALGORITHMS, algorithm, record
 from memmodel.allocator import AllocatorConfig, CachingAllocator
@@ -10,15 +11,18 @@ from memmodel.cublas import workspace
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.masks import Mask, mask as mask_named
+from memmodel.masks import Mask
+from memmodel.masks import mask as mask_named
 from memmodel.prediction import Memory, Mitigation, Prediction, Report, Time
 from memmodel.program import Launch, Program
-from memmodel.replay import replay
+from memmodel.replay import Replay, replay
 from memmodel.roofline import kernel_times, share_by_ceiling
 from memmodel.timeline import account, phase_peaks, saved_bytes
 from memmodel.work import Work
 
 STEPS = 3  # the first two fill the allocator's cache, the third is read
+MOST_CHUNKS = 8  # of a suggested chunked attention
+WINDOW = 4096  # of a suggested sliding window (Mistral 7B's)
 DEFAULT_ALGORITHMS = ("naive", "flash")
 
 
@@ -46,22 +50,47 @@ def predict(
     Sizes are numbers of elements: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, kv_seq, head_dim). Raises
     UsageError for anything that is not a valid configuration.
     """
-    chosen = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)
-    case = make_case(
+    cases = cases_of(
+        (algorithms,) if isinstance(algorithms, str) else algorithms,
         batch=batch,
         heads=heads,
         kv_heads=kv_heads,
         seq=seq,
         kv_seq=kv_seq,
         head_dim=head_dim,
-        dtype_name=dtype,
-        mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
+        dtype=dtype,
+        mask=mask,
+        window=window,
         dropout=dropout,
         phase=phase,
         chunk=chunk,
         torch=torch,
     )
-    return predict_cases([replace(case, algorithm=algorithm(name).name) for name in chosen], gpu, config)
+    return predict_cases(cases, gpu, config)
+
+
+def cases_of(
+    algorithms: Sequence[str],
+    *,
+    heads: int = 32,
+    seq: int = 4096,
+    head_dim: int = 128,
+    dtype: str | DType = "bf16",
+    mask: str | Mask = "none",
+    window: int | None = None,
+    **sizes: Any,
+) -> list[Case]:
+    """The checked case of each algorithm, from the arguments of `predict`."""
+    names = [algorithm(name).name for name in algorithms]
+    case = make_case(
+        heads=heads,
+        seq=seq,
+        head_dim=head_dim,
+        dtype_name=dtype,
+        mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
+        **sizes,
+    )
+    return [replace(case, algorithm=name) for name in names]
 
 
 def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None) -> Report:
@@ -71,14 +100,14 @@ def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig
     return Report(
         device,
         predictions,
-        tuple(mitigations(predictions[0], device, config, skip={case.algorithm for case in cases[1:]})),
+        tuple(mitigations(predictions, device, config)),
         tuple(assumptions(cases[0], device, config)),
     )
 
 
 def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Prediction:
     """One case on one GPU."""
-    program = record(case.lettered())
+    program = record(case.lettered(), sites=True)
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
     time, missing = _time(program, case, gpu)
     return Prediction(
@@ -98,19 +127,18 @@ def memory(program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | Non
     scratch = workspace(case.torch, gpu.compute_capability)
     endless = replay(program, CachingAllocator(config=config), scratch, STEPS)
     usages = [endless.last(phase) for phase in ("forward", "backward") if _has(endless.phases, phase)]
-    reserved = max(usage.reserved_peak for usage in usages)
     threads = {launch.thread for launch in program.launches() if launch.cublas}
     peaks = phase_peaks(program)
     return Memory(
         live_peak_bytes=int(peaks["peak"]),
         allocated_peak_bytes=max(usage.allocated_peak for usage in usages),
-        reserved_peak_bytes=reserved,
+        reserved_peak_bytes=max(usage.reserved_peak for usage in usages),
         saved_bytes=int(saved_bytes(program)),
         workspace_bytes=scratch.nbytes * (1 if scratch.per_call else len(threads)),
         phase_peaks={name: int(peaks[name]) for name in ("forward", "backward") if name in peaks},
         context_bytes=gpu.context_bytes,
         capacity_bytes=_capacity(gpu),
-        fits=fits(program, case, gpu, config),
+        fits=_fits(endless, program, case, gpu, config),
     )
 
 
@@ -119,8 +147,16 @@ def fits(program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | None 
     room = room_bytes(gpu)
     if room is None:
         return None
-    result = replay(program, CachingAllocator(room, config), workspace(case.torch, gpu.compute_capability), STEPS)
-    return result.out_of_memory is None
+    limited = CachingAllocator(room, config)
+    return replay(program, limited, workspace(case.torch, gpu.compute_capability), STEPS).out_of_memory is None
+
+
+def _fits(endless: Replay, program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | None) -> bool | None:
+    """`fits`, without a second replay where the endless one never reserved more than there is room for."""
+    room = room_bytes(gpu)
+    if room is not None and max(usage.reserved_peak for _, usage in endless.phases) <= room:
+        return True
+    return fits(program, case, gpu, config)
 
 
 def room_bytes(gpu: Gpu) -> int | None:
@@ -157,7 +193,7 @@ def _time(program: Program, case: Case, gpu: Gpu) -> tuple[Time | None, list[str
         return None, [f"no time: {missing}"]
     kernels = tuple(kernel for part in timed.values() for kernel in part)
     shares = share_by_ceiling(kernels)
-    seconds = {name: sum(kernel.seconds for kernel in part) for name, part in timed.items()}
+    seconds: dict[str, float] = {name: sum(kernel.seconds for kernel in part) for name, part in timed.items()}
     notes = [] if "boost_clock" in gpu.values else [f"the exp ceiling is left out: {gpu.name} has no known exp rate"]
     return Time(sum(seconds.values()), seconds, next(iter(shares)), shares, kernels), notes
 
@@ -172,46 +208,52 @@ def _compulsory(case: Case) -> int:
     return int(size * (forward + (backward if case.phase == "train" else 0)))
 
 
-def mitigations(
-    prediction: Prediction, gpu: Gpu, config: AllocatorConfig | None = None, skip: Iterable[str] = ()
-) -> list[Mitigation]:
+def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorConfig | None = None) -> list[Mitigation]:
     """What would lower the first algorithm's peak, each with its own prediction, best first."""
-    case = prediction.case
-    if algorithm(case.algorithm).fused or case.algorithm == "decode":
+    first = predictions[0]
+    if algorithm(first.case.algorithm).fused or first.case.algorithm == "decode":
         return []
-    changes: dict[str, Case] = {}
-    for name in ("flash", "chunked", "checkpointed"):
-        if name not in {case.algorithm} and (not case.dropout or ALGORITHMS[name].dropout):
-            if name != "checkpointed" or case.phase != "inference":
-                changes[ALGORITHMS[name].title] = replace(case, algorithm=name)
-    if case.mask.window is None and case.kv_seq > 4096:
-        window = Mask(causal=True, window=4096)
-        if case.seq <= case.kv_seq:
-            changes["chunked, with a window of 4096 keys"] = replace(case, algorithm="chunked", mask=window)
-    if case.batch > 1:
-        changes["half the batch"] = replace(case, batch=case.batch // 2)
+    known = {prediction.case: prediction.memory for prediction in predictions}
+    before = first.memory.allocated_peak_bytes
     found = []
-    before = prediction.memory.allocated_peak_bytes
-    if prediction.memory.fits is False and not (config and config.expandable_segments):
-        expandable = replace(config or AllocatorConfig(), expandable_segments=True)
-        after = memory(record(case), case, gpu, expandable)
-        if after.fits:
-            label = "PYTORCH_ALLOC_CONF=expandable_segments:True"
-            found.append(Mitigation(label, after.allocated_peak_bytes, before - after.allocated_peak_bytes, True))
-    for change, changed in changes.items():
-        program = record(changed)
-        after = memory(program, changed, gpu, config)
-        if after.allocated_peak_bytes < before:
+    for change, case, settings in _changes(first, config):
+        after = known[case] if case in known else memory(record(case), case, gpu, settings)
+        lower = after.allocated_peak_bytes < before or (after.fits and first.memory.fits is False)
+        if lower:
             found.append(
                 Mitigation(change, after.allocated_peak_bytes, before - after.allocated_peak_bytes, after.fits)
             )
     return sorted(found, key=lambda m: m.allocated_peak_bytes)
 
 
+def _changes(
+    prediction: Prediction, config: AllocatorConfig | None
+) -> Iterator[tuple[str, Case, AllocatorConfig | None]]:
+    """(what changes, the changed case, allocator settings) of everything worth trying."""
+    case = prediction.case
+    if prediction.memory.fits is False and not (config and config.expandable_segments):
+        settings = replace(config or AllocatorConfig(), expandable_segments=True)
+        yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
+    chunked = replace(case, algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
+    if not case.dropout:
+        yield ALGORITHMS["flash"].title, replace(case, algorithm="flash"), config
+        if case.algorithm != "chunked" and case.seq > chunked.chunk:
+            yield f"chunks of {chunked.chunk} queries", chunked, config
+        if case.mask.window is None and case.seq <= case.kv_seq and case.kv_seq > WINDOW:
+            windowed = replace(chunked, mask=Mask(causal=True, window=WINDOW))
+            yield f"the same with a window of {WINDOW} keys", windowed, config
+    if case.algorithm != "checkpointed" and case.phase != "inference":
+        yield "checkpointing", replace(case, algorithm="checkpointed"), config
+    if case.batch > 1:
+        yield "half the batch", replace(case, batch=case.batch // 2), config
+
+
 def assumptions(case: Case, gpu: Gpu, config: AllocatorConfig | None) -> list[str]:
     """What was taken as given, and what is not modelled."""
     found = [gpu.ambiguity] if gpu.ambiguity else []
-    found.append(f"torch {case.torch}, eager, contiguous (batch, heads, seq, head dim) tensors, one GPU, default stream")
+    found.append(
+        f"torch {case.torch}, eager, contiguous (batch, heads, seq, head dim) tensors, one GPU, default stream"
+    )
     if case.phase == "train":
         found.append("gradients set to None after each step, the upstream gradient alive throughout, third step")
     else:

@@ -5,7 +5,6 @@ Bytes are raw (no allocator rounding); dims inside are ints, arrays or symbols.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import CodeType
 from typing import NamedTuple
 
@@ -72,8 +71,7 @@ class Mark(NamedTuple):
 Event = Alloc | Free | Save | Release | Launch | Mark
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """The events of a run, in order, with names for the storages that have one.
 
     Attributes:
@@ -82,9 +80,9 @@ class Program:
         gradients: key of a gradient's storage -> key of the storage that it is the gradient of.
     """
 
-    events: list[Event] = field(default_factory=list)
-    names: dict[int, str] = field(default_factory=dict)
-    gradients: dict[int, int] = field(default_factory=dict)
+    events: list[Event]
+    names: dict[int, str]
+    gradients: dict[int, int]
 
     def launches(self) -> Iterator[Launch]:
         """The kernels, in order."""

@@ -1,16 +1,15 @@
-"""A program's requests run through the caching allocator: allocated and reserved bytes, phase by phase, and out of memory."""
+"""A program run through the caching allocator: allocated and reserved bytes by phase, and out of memory."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from memmodel.allocator import Block, CachingAllocator, OutOfMemory
 from memmodel.cublas import Workspace
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Allocator statistics of a phase, in bytes: at its start, the peaks within it, and at its end."""
 
     allocated_start: int
@@ -20,8 +19,7 @@ class Usage:
     reserved_end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(NamedTuple):
     """The phases of a replayed program, in order (a phase that repeats appears each time), and what did not fit."""
 
     phases: tuple[tuple[str, Usage], ...]
@@ -36,8 +34,8 @@ class Replay:
 def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1) -> Replay:
     """Give `allocator` the program's events, those from the first "forward" on `steps` times over.
 
-    `reserved` depends on the steps before: the cache settles in the first two. Peaks are reset at each mark; the replay stops
-    at the first request that does not fit.
+    `reserved` depends on the steps before: the cache settles in the first two. Peaks are reset at each mark; the
+    replay stops at the first request that does not fit.
     """
     blocks: dict[int, Block | None] = {}
     threads: set[str] = set()
@@ -46,9 +44,7 @@ def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, 
     malloc, free = allocator.malloc, allocator.free
 
     def finish() -> None:
-        usage = Usage(
-            start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved
-        )
+        usage = Usage(start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved)
         phases.append((phase, usage))
 
     events = program.events if steps == 1 else _repeated(program.events, steps)

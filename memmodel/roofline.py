@@ -1,11 +1,11 @@
 """The roofline: how fast each kernel could run on a GPU, and what limits it.
 
-time = sum over kernels of max over ceilings, plus a launch each (Williams, Waterman and Patterson, "Roofline", 2009, kernel
-by kernel). Rates are the GPU's datasheet values; nothing here is calibrated.
+time = sum over kernels of max over ceilings, plus a launch each (Williams, Waterman and Patterson, "Roofline", 2009,
+kernel by kernel). Rates are the GPU's datasheet values; nothing here is calibrated.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.dtypes import float32, short_name
 from memmodel.gpus import Gpu
@@ -15,19 +15,19 @@ from memmodel.work import Work
 LAUNCH_SECONDS = 2e-6  # gap between kernels that are queued back to back: 1 to 3 us (assumption, not calibrated)
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
+class Ceiling(NamedTuple):
     """One limit of a kernel: amount / rate = seconds.
 
     Attributes:
-        name: "tensor cores", "fp32 units", "exp units", "HBM". amount and rate: in FLOP, operations or bytes (per second).
-        source: where the rate comes from.
+        name: "tensor cores", "fp32 units", "exp units", "HBM". amount and rate: in FLOP, operations or bytes (per
+        second).
+        quantity: the GPU's value that the rate is, for looking up its source.
     """
 
     name: str
     amount: float
     rate: float
-    source: str
+    quantity: str
 
     @property
     def seconds(self) -> float:
@@ -35,8 +35,7 @@ class Ceiling:
         return self.amount / self.rate
 
 
-@dataclass(frozen=True, slots=True)
-class KernelTime:
+class KernelTime(NamedTuple):
     """A kernel's time: the slowest of its ceilings, and a launch."""
 
     name: str
@@ -57,16 +56,16 @@ class KernelTime:
 def kernel_time(launch: Launch, gpu: Gpu) -> KernelTime:
     """A kernel's ceilings on a GPU: matrix products by dtype, fp32 arithmetic, exponentials, HBM traffic."""
     work = launch.work
-    ceilings = [Ceiling("HBM", float(work.hbm_bytes), gpu.bandwidth, gpu.source("bandwidth"))]
+    ceilings = [Ceiling("HBM", float(work.hbm_bytes), gpu.bandwidth, "bandwidth")]
     if work.matmul:
         quantity = gpu.peak_quantity(short_name(launch.dtype))
         name = "tensor cores" if quantity.startswith("tensor") else "fp32 units"
-        ceilings.append(Ceiling(name, float(work.matmul), gpu.peak(launch.dtype), gpu.source(quantity)))
+        ceilings.append(Ceiling(name, float(work.matmul), gpu.peak(launch.dtype), quantity))
     if work.vector:
         rate = gpu.peak(float32, "vector")
-        ceilings.append(Ceiling("fp32 units", float(work.vector), rate, gpu.source("vector.fp32")))
+        ceilings.append(Ceiling("fp32 units", float(work.vector), rate, "vector.fp32"))
     if work.exp and {"boost_clock", "exp_per_clock_per_sm", "sm_count"} <= gpu.values.keys():
-        ceilings.append(Ceiling("exp units", float(work.exp), gpu.exp_rate, gpu.source("exp_per_clock_per_sm")))
+        ceilings.append(Ceiling("exp units", float(work.exp), gpu.exp_rate, "exp_per_clock_per_sm"))
     return KernelTime(launch.name, work, tuple(ceilings))
 
 

@@ -1,10 +1,11 @@
 """Many configurations at once: the same run on numpy arrays of sizes.
 
-Sizes of one change PyTorch's layout rules, and chunked attention's number of chunks changes what runs, so configurations are
-grouped by these; each group is one run on arrays. Live peak, FLOPs and bytes come out; allocator figures need single cases.
+Sizes of one change PyTorch's layout rules, and chunked attention's number of chunks changes what runs, so
+configurations are grouped by these; each group is one run on arrays. Live peak, FLOPs and bytes come out; allocator
+figures need single cases.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -30,7 +31,8 @@ class Sweep:
     """Columns of equal length: the sizes of every configuration and its quantities.
 
     Attributes:
-        case: what all have in common. sizes: int64 by name. results: by quantity, int64 (object dtype beyond its range).
+        case: what all have in common. sizes: int64 by name. results: by quantity, int64 (object dtype beyond its
+        range).
     """
 
     case: Case
@@ -47,8 +49,8 @@ class Sweep:
             yield {"algorithm": self.case.algorithm, **dict(zip(columns, values, strict=True))}
 
 
-def grid(case: Case, ranges: dict[str, Sequence[int]]) -> dict[str, Column]:
-    """Every combination of the ranges given; other sizes as in `case`, twins (kv_seq, kv_heads, value_dim) following along."""
+def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:
+    """Every combination of the ranges; other sizes as in `case`, twins (kv_seq, kv_heads, value_dim) following."""
     names = list(ranges)
     combined = np.array(list(product(*ranges.values())), dtype=np.int64).reshape(-1, len(names))
     sizes = {name: combined[:, i] for i, name in enumerate(names)}
@@ -67,8 +69,8 @@ def grid(case: Case, ranges: dict[str, Sequence[int]]) -> dict[str, Column]:
 def sweep(case: Case, sizes: dict[str, Column], progress: Any = None) -> Sweep:
     """Live peak, saved bytes, FLOPs and HBM bytes of every configuration.
 
-    `progress` is called with the number of configurations done since the last call. Raises UsageError for sizes below one, heads
-    that kv_heads do not divide, or columns of different lengths.
+    `progress` is called with the number of configurations done since the last call. Raises UsageError for sizes below
+    one, heads that kv_heads do not divide, or columns of different lengths.
     """
     columns = {name: np.asarray(column, dtype=np.int64) for name, column in sizes.items()}
     _check(columns)
@@ -100,25 +102,27 @@ def _check(columns: dict[str, Column]) -> None:
     if len(bad):
         at = bad[0]
         raise UsageError(
-            f"{columns['heads'][at]} heads do not divide among {columns['kv_heads'][at]} kv-heads: kv-heads must divide heads"
+            f"{columns['heads'][at]} heads do not divide among {columns['kv_heads'][at]} kv-heads: "
+            "kv-heads must divide heads"
         )
 
 
 def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     """Indices of the configurations that run the same way."""
-    keys = [columns[name] == 1 for name in SIZES]
-    keys += [columns["kv_heads"] == columns["heads"], columns["kv_seq"] == columns["seq"]]
-    keys.append(columns["heads"] // columns["kv_heads"])
+    flags = [columns[name] == 1 for name in SIZES]
+    flags += [columns["kv_heads"] == columns["heads"], columns["kv_seq"] == columns["seq"]]
+    code = np.zeros(len(columns["seq"]), dtype=np.uint16)
+    for bit, flag in enumerate(flags):
+        code |= flag.astype(np.uint16) << bit
+    numbers = [columns["heads"] // columns["kv_heads"]]
     if case.algorithm == "chunked":
-        keys += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
-    if case.mask.window is not None:
-        keys.append(columns["kv_seq"] - case.mask.window)
-    stacked = np.stack([np.asarray(key, dtype=np.int64) for key in keys])
-    code = np.zeros(stacked.shape[1], dtype=np.int64)
-    for key in stacked:
-        _, inverse = np.unique(key, return_inverse=True)
-        code = code * (int(inverse.max()) + 1) + inverse
-        code = np.unique(code, return_inverse=True)[1]
+        numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
+    for number in numbers:
+        if (number != number[0]).any():
+            _, values = np.unique(number, return_inverse=True)
+            code = np.unique(code.astype(np.int64) * (int(values.max()) + 1) + values, return_inverse=True)[1]
+    if not (code != code[0]).any():
+        return [np.arange(len(code))]
     order = np.argsort(code, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
 
@@ -154,7 +158,7 @@ def _share(dims: dict[str, Any], columns: dict[str, Column]) -> None:
 
 
 def _upper_bound(columns: dict[str, Column]) -> int:
-    """More than any quantity of the group can be: a hundred times the FLOPs of one matrix product at its largest sizes."""
+    """More than any quantity of the group can be: a hundred times the FLOPs of its largest matrix product."""
     largest = {name: int(column.max()) for name, column in columns.items()}
     width = max(largest["head_dim"], largest["value_dim"], 64)
     rows = max(largest["seq"], 256) * max(largest["kv_seq"], 256)

@@ -20,9 +20,11 @@ class Threshold:
 
     Attributes:
         case: at the largest size. over: which size. step: the grid searched.
-        largest: the largest that fits, 0 for none. first_failing: the next on the grid; None where the search's end fits.
+        largest: the largest that fits, 0 for none. first_failing: the next on the grid; None where the search's end
+        fits.
         memory: at the largest size; None where there is none.
-        closed_form: the largest size by the live peak's formula alone, without allocator rounding; None where there is no
+        closed_form: the largest size by the live peak's formula alone, without allocator rounding; None where there
+            is no
             closed form.
     """
 
@@ -42,7 +44,11 @@ def resized(case: Case, over: str, size: int) -> Case:
         return replace(case, seq=size, kv_seq=keys)
     if over == "heads":
         shared = case.heads // case.kv_heads
-        return replace(case, heads=size * shared, kv_heads=size) if shared > 1 else replace(case, heads=size, kv_heads=size)
+        return (
+            replace(case, heads=size * shared, kv_heads=size)
+            if shared > 1
+            else replace(case, heads=size, kv_heads=size)
+        )
     return replace(case, batch=size)
 
 
@@ -51,8 +57,8 @@ def threshold(
 ) -> Threshold:
     """The largest multiple of `step` that fits on the GPU, and the next, which does not: both checked.
 
-    Heads are counted in groups that share a key/value head. Raises UsageError for an unknown size or a GPU without a known
-    capacity.
+    Heads are counted in groups that share a key/value head. Raises UsageError for an unknown size or a GPU without a
+    known capacity.
     """
     if over not in OVER:
         raise unknown("size", over, OVER)

@@ -1,4 +1,5 @@
-"""placeholder until the kernels' table lands"""
+"""placeholder until the kernels' table lands."""
+
 from dataclasses import dataclass
 
 

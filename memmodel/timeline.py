@@ -1,7 +1,7 @@
 """The timeline of a program: live bytes after each event, the peak, and an account of every storage.
 
-Bytes are raw: allocator rounding lives in the allocator model alone. Totals may be arrays or symbols; the account and the
-peak's place need ints.
+Bytes are raw: allocator rounding lives in the allocator model alone. Totals may be arrays or symbols; the account and
+the peak's place need ints.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from memmodel.dims import Dim, Shape, maximum
 from memmodel.dtypes import DType
 from memmodel.origin import names, origin
 from memmodel.program import Alloc, Free, Mark, Program, Release, Save
-
 
 _POWERS = {2: "²", 3: "³"}
 
@@ -94,7 +93,7 @@ def account(program: Program) -> tuple[TensorRecord, ...]:
 
 
 class _Walk:
-    """One pass over the events: when each storage lived, who kept it, and what was live at the peak of the last step."""
+    """One pass over the events: when each storage lived, who kept it, and what was live at the peak of the step."""
 
     def __init__(self, program: Program) -> None:
         self.allocs: dict[int, Alloc] = {}

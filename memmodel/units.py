@@ -1,5 +1,7 @@
 """Numbers for people. The one module that knows 1000 and 1024: memory is in binary units, rates in decimal ones."""
 
+KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+GIGA, TERA = 10**9, 10**12
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+import torch
 from memmodel import recording
 from memmodel.program import Alloc, Free
 
@@ -50,7 +50,7 @@ def _gemm_scratch(raw: list[tuple[int, int, tuple[str, ...]]]) -> set[int]:
 
 
 def _cpu_scalar(path: tuple[str, ...], size: int) -> bool:
-    """Python scalars, which the CPU's kernels wrap as 0-d tensors: a double or int64, and its copy in the operand's dtype."""
+    """Python scalars, which the CPU's kernels wrap as 0-d tensors: a double or int64, and a copy in another dtype."""
     return size == 8 or (size < 8 and bool({"aten::_to_copy", "aten::scalar_tensor"} & set(path)))
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.naive import naive
 from memmodel_kernels.namespace import checkpoint
 
 
-def checkpointed(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008 (frozen)
+def checkpointed(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
     """`naive`, recomputed in backward. Shapes as for `naive`."""
     return checkpoint(lambda a, b, c: naive(a, b, c, mask, dropout), q, k, v)

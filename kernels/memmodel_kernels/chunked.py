@@ -5,22 +5,23 @@ After Rabe and Staats, "Self-attention does not need O(n^2) memory" (2021): each
 
 from typing import Any
 
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.naive import naive
 from memmodel_kernels.namespace import checkpoint, namespace
 
 
-def chunked(q: Any, k: Any, v: Any, mask: Mask = Mask(), chunk: Any = 1024) -> Any:  # noqa: B008 (frozen)
+def chunked(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, chunk: Any = 1024) -> Any:
     """Naive attention of `chunk` queries at a time, the results joined.
 
-    Shapes as for `naive`. A causal or windowed chunk sees only the keys up to its last query.
+    Shapes as for `naive`. Under a mask a chunk gets only the keys that one of its queries sees.
     """
     xp = namespace(q)
     n, m = q.shape[-2], k.shape[-2]
     outputs, end = [], m - n
     for part in q.split(chunk, dim=-2):
         end = end + part.shape[-2]
-        keys = (k[:, :, :end], v[:, :, :end]) if mask.causal else (k, v)
+        start = 0 if mask.window is None else max(0, end - part.shape[-2] - mask.window + 1)
+        keys = (k[:, :, start:end], v[:, :, start:end]) if mask.causal else (k, v)
         if part.requires_grad:
             outputs.append(checkpoint(lambda a, b, c: naive(a, b, c, mask), part, *keys))
         else:

@@ -1,21 +1,26 @@
 """Naive attention under torch.compile: on torch the real thing, on recording tensors a model of the compiler.
 
 The model is not derived from the code that runs: it restates what the min-cut partitioner keeps and which buffers
-Inductor allocates for this function (torch/_functorch/partitioners.py, torch/_inductor), as seen in generated code and in
-recorded runs. Matrix products stay library calls; everything between them is one kernel.
+Inductor allocates for this function (torch/_functorch/partitioners.py, torch/_inductor), as seen in generated code
+and in recorded runs. Matrix products stay library calls; everything between them is one kernel.
 """
 
 from functools import cache
 from typing import Any
 
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.naive import naive, naive_by_hand, repeated
 from memmodel_kernels.namespace import namespace
 
 
 def compiled(
-    q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0, by_hand: bool = False  # noqa: B008 (frozen)
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    by_hand: bool = False,
 ) -> Any:
     """`naive` (or `naive_by_hand`) after torch.compile. Shapes as for `naive`."""
     xp = namespace(q)

@@ -1,14 +1,14 @@
 """FlashAttention-2: the operations of naive attention inside one kernel.
 
-Dao, "FlashAttention-2: Faster attention with better parallelism and work partitioning" (2023), algorithms 1 and 2. Scores
-and probabilities never leave the chip: only Q, K, V, O, LSE, dO, delta and the gradients are tensors in memory. It differs
-from `naive` in where the kernel boundaries fall, and in the running maximum and sum that this takes.
+Dao, "FlashAttention-2: Faster attention with better parallelism and work partitioning" (2023), algorithms 1 and 2.
+Scores and probabilities never leave the chip: only Q, K, V, O, LSE, dO, delta and the gradients are tensors in
+memory. It differs from `naive` in where the kernel boundaries fall, and in the running maximum and sum that this takes.
 """
 
 from functools import cache
 from typing import Any
 
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 from memmodel.tiles import Tile
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import namespace
@@ -18,19 +18,24 @@ _TILE = Tile(rows=128, cols=64)
 
 
 def flash(
-    q: Any, k: Any, v: Any, mask: Mask = Mask(), tile: Tile = _TILE, deterministic: bool = True  # noqa: B008 (frozen)
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    tile: Tile = _TILE,
+    deterministic: bool = True,
 ) -> Any:
     """Attention in one kernel. Shapes as for `naive`; `tile` is rows of queries by columns of keys.
 
-    The backward of `deterministic` runs one kernel per key tile for dK and dV and one per query tile for dQ, seven matrix
-    products in all; otherwise one kernel with five, that adds to an fp32 dQ in memory.
+    The backward of `deterministic` runs one kernel per key tile for dK and dV and one per query tile for dQ, seven
+    matrix products in all; otherwise one kernel with five, that adds to an fp32 dQ in memory.
     """
     return _function(namespace(q)).apply(q, k, v, mask, tile, deterministic)
 
 
 @cache
 def _function(xp: Any) -> Any:
-    base = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
 
     class FlashAttention(base):  # type: ignore[misc]
         """Forward and backward of the library that the tensors belong to."""
@@ -44,7 +49,7 @@ def _function(xp: Any) -> Any:
 
         @staticmethod
         def backward(ctx: Any, dout: Any) -> Any:
-            backward = flash_backward_split if ctx.deterministic else flash_backward_fused
+            backward: Any = flash_backward_split if ctx.deterministic else flash_backward_fused
             return *backward(dout, *ctx.saved_tensors, ctx.mask, ctx.tile), None, None, None
 
     return FlashAttention
@@ -86,7 +91,7 @@ def flash_backward_split(
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
     delta = row_dots(dout, out)
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    b, h, n, d = q.shape
+    _, h, n, d = q.shape
     g, m = k.shape[1], k.shape[2]
     xp, scale = namespace(q), d**-0.5
     with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv)) as on_chip:
@@ -122,7 +127,7 @@ def flash_backward_fused(
     delta = row_dots(dout, out)
     dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
     dq_sum = q.new_zeros(q.shape, dtype=xp.float32)
-    b, h, n, d = q.shape
+    _, h, n, d = q.shape
     g, m, scale = k.shape[1], k.shape[2], d**-0.5
     with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv)) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
@@ -152,9 +157,7 @@ def row_dots(dout: Any, out: Any) -> Any:
     return delta
 
 
-def _probabilities(
-    on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, n: Any, m: Any
-) -> Any:
+def _probabilities(on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, n: Any, m: Any) -> Any:
     """A block of probabilities, from the scores and the rows' LSE."""
     xp = namespace(q_i)
     scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * q_i.shape[-1] ** -0.5

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from memmodel.masks import Mask
+from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.namespace import namespace
 
 
-def naive(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008 (frozen)
+def naive(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
     """softmax(Q K^T / sqrt(d)) V with the library's softmax.
 
     Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e).
@@ -23,7 +23,7 @@ def naive(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> 
     return probs @ v
 
 
-def naive_by_hand(q: Any, k: Any, v: Any, mask: Mask = Mask(), dropout: float = 0.0) -> Any:  # noqa: B008
+def naive_by_hand(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
     """The same with softmax written out: subtract the row maximum, exponentiate, divide by the row sum."""
     xp = namespace(q)
     k, v = repeated(k, q), repeated(v, q)

@@ -1,7 +1,7 @@
 """Blocks of device memory and the pools of free ones.
 
-A block is a piece of a segment; the blocks of a segment form a doubly linked list in address order. Free blocks are kept
-sorted by (stream, size, address), so the first that is large enough is the best fit (BlockComparatorSize).
+A block is a piece of a segment; the blocks of a segment form a doubly linked list in address order. Free blocks are
+kept sorted by (stream, size, address), so the first that is large enough is the best fit (BlockComparatorSize).
 """
 
 from bisect import bisect_left, insort
@@ -19,7 +19,18 @@ ROUND_LARGE = 2 * MiB  # kRoundLarge: rounded up to this
 class Block:
     """A piece of a segment: allocated, free, or (expandable segments) address space without memory."""
 
-    __slots__ = ("address", "allocated", "expandable", "mapped", "next", "prev", "requested", "size", "small", "stream")
+    __slots__ = (
+        "address",
+        "allocated",
+        "expandable",
+        "mapped",
+        "next",
+        "prev",
+        "requested",
+        "size",
+        "small",
+        "stream",
+    )
 
     def __init__(self, stream: int, size: int, small: bool, address: int, expandable: "object | None" = None) -> None:
         self.stream = stream

@@ -5,15 +5,14 @@ Not modelled: private pools of CUDA graphs, cross-stream frees (record_stream), 
 backend:cudaMallocAsync.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.allocator.blocks import SMALL, Block, Pool
 from memmodel.allocator.config import AllocatorConfig
 from memmodel.allocator.segments import Driver, ExpandableSegments, Place, Source, WholeSegments
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfMemory:
+class OutOfMemory(NamedTuple):
     """A request that the device could not hold even after the cache was released."""
 
     requested: int

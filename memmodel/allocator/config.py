@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from memmodel.allocator.blocks import LARGE_SEGMENT, MIN_BLOCK, MIN_LARGE, ROUND_LARGE, SMALL, SMALL_SEGMENT, round_up
+from memmodel.allocator.blocks import (
+    LARGE_SEGMENT,
+    MIN_BLOCK,
+    MIN_LARGE,
+    ROUND_LARGE,
+    SMALL,
+    SMALL_SEGMENT,
+    round_up,
+)
 
 
 @dataclass(frozen=True, slots=True)

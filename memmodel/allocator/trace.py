@@ -1,7 +1,7 @@
 """A recorded allocator trace and its replay: does the model choose the address that the real allocator chose?
 
-A trace is the ordered events of a CUDA memory snapshot and the segments and blocks at its end. The state at the start of the
-window is rebuilt from the end backwards.
+A trace is the ordered events of a CUDA memory snapshot and the segments and blocks at its end. The state at the start
+of the window is rebuilt from the end backwards.
 """
 
 from bisect import bisect_left
@@ -85,7 +85,9 @@ def _start(allocator: CachingAllocator, events: list[TraceEvent], segments: list
     addresses = sorted(live)
     blocks: dict[int, Block] = {}
     for _, segment in sorted(known.items()):
-        inside = addresses[bisect_left(addresses, segment.address) : bisect_left(addresses, segment.address + segment.size)]
+        inside = addresses[
+            bisect_left(addresses, segment.address) : bisect_left(addresses, segment.address + segment.size)
+        ]
         laid_out = _blocks(allocator.config, segment, inside, live)
         allocator.adopt(laid_out)
         blocks |= {block.address: block for block in laid_out if block.allocated}

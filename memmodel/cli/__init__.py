@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import sys
 
 import click
@@ -61,6 +62,7 @@ def main() -> None:
     try:
         status = cli.main(prog_name="memmodel", standalone_mode=False)
         sys.stdout.flush()
+        os._exit(status if isinstance(status, int) else 0)  # no time spent on taking the interpreter down
     except UsageError as error:
         sys.exit(_fail(str(error)))
     except click.exceptions.Abort:
@@ -68,9 +70,7 @@ def main() -> None:
     except click.ClickException as error:
         sys.exit(_fail(f"{error.format_message().rstrip('.')}; see --help"))
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]
-        sys.exit(0)
-    sys.exit(status if isinstance(status, int) else 0)
+        os._exit(0)  # the reader has gone: nothing is left to flush
 
 
 def _fail(message: str, status: int = 2) -> int:

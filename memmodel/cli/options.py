@@ -11,7 +11,7 @@ from memmodel.errors import UsageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType):  # type: ignore[type-arg]
     """A size: a whole number, with 4096, 16k (= 16384) or 1M (= 1048576) as people write them."""
 
     name = "size"
@@ -59,7 +59,11 @@ def gpu_options(function: F) -> F:
 def case_options(function: F) -> F:
     """The configuration of attention."""
     options = [
-        click.option("--like", metavar="MODEL", help="Take heads, head dim and mask of a known model: llama-3-8b, gpt2, ..."),
+        click.option(
+            "--like",
+            metavar="MODEL",
+            help="Take heads, head dim and mask of a known model: llama-3-8b, gpt2, ...",
+        ),
         click.option("--batch", type=SIZE, help="Sequences in the batch. [default: 1]"),
         click.option("--heads", type=SIZE, help="Query heads. [default: 32]"),
         click.option("--kv-heads", type=SIZE, help="Key and value heads, a divisor of heads. [default: heads]"),

@@ -26,9 +26,15 @@ from memmodel.cli.options import (
 @click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 def command(
-    gpu: str, gpu_file: str | None, algorithms: str, expandable_segments: bool, explain: bool, as_json: bool, **case: Any
+    gpu: str,
+    gpu_file: str | None,
+    algorithms: str,
+    expandable_segments: bool,
+    explain: bool,
+    as_json: bool,
+    **case: Any,
 ) -> None:
-    """Predict the memory, work and time of attention.
+    r"""Predict the memory, work and time of attention.
 
     \b
     memmodel predict --gpu A100 --seq 16384
@@ -37,7 +43,10 @@ def command(
     from memmodel.predict import predict
 
     report = predict(
-        chosen_gpu(gpu, gpu_file), split_names(algorithms), config=config(expandable_segments), **case_arguments(case)
+        chosen_gpu(gpu, gpu_file),
+        split_names(algorithms),
+        config=config(expandable_segments),
+        **case_arguments(case),
     )
     if as_json:
         print_json(report.to_dict())

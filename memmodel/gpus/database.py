@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from os import PathLike, fspath
+from os.path import basename, splitext
 
 from memmodel.errors import UsageError
 from memmodel.gpus.files import parse_gpu
@@ -14,7 +15,7 @@ from memmodel.gpus.toml import DATA, read_toml
 @cache
 def _gpu(id_: str) -> Gpu:
     file = f"{id_}.toml"
-    return parse_gpu(read_toml(DATA / "gpus" / file), id_, where=file)
+    return parse_gpu(read_toml(DATA, "gpus", file), id_, where=file)
 
 
 def load_gpu(name: str) -> Gpu:
@@ -29,14 +30,14 @@ def load_gpu(name: str) -> Gpu:
     return replace(gpu, ambiguity=f"{name} taken as {gpu.name}; also {', '.join(others)}")
 
 
-def load_gpu_file(path: str | Path) -> Gpu:
+def load_gpu_file(path: str | PathLike[str]) -> Gpu:
     """Load a user's file. With `base = "a10"` it only holds what differs from that GPU."""
-    path = Path(path)
-    document = read_toml(path)
+    document = read_toml(fspath(path))
+    name = basename(path)
     base = document.pop("base", None)
     if base is not None and not isinstance(base, str):
-        raise UsageError(f"{path.name}: base must be the name of a GPU in quotes, not {base!r}")
-    return parse_gpu(document, path.stem, where=path.name, base=None if base is None else load_gpu(base))
+        raise UsageError(f"{name}: base must be the name of a GPU in quotes, not {base!r}")
+    return parse_gpu(document, splitext(name)[0], where=name, base=None if base is None else load_gpu(base))
 
 
 def all_gpus() -> tuple[Gpu, ...]:

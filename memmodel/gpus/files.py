@@ -33,9 +33,7 @@ def parse_gpu(document: dict[str, Any], id_: str, where: str, base: Gpu | None =
 
 def _check(gpu: Gpu, where: str) -> None:
     if not gpu.name:
-        raise UsageError(
-            f'{where} has no name: add `name = "..."`, or `base = "..."` to start from a known GPU'
-        )
+        raise UsageError(f'{where} has no name: add `name = "..."`, or `base = "..."` to start from a known GPU')
     for quantity in REQUIRED:
         if quantity not in gpu.values:
             raise UsageError(f"{where} has no {file_key(quantity)}: every GPU needs it")
@@ -122,9 +120,7 @@ def _measurement(entry: dict[str, Any], where: str) -> Measured:
     text = {part: _text(raw, part, where) for part, raw in entry.items() if part not in ("TFLOPS", "GBps")}
     for part in text:
         if part not in ("what", "dtype", "source", "note"):
-            raise unknown(
-                f"part of measured in {where}", part, ("what", "dtype", "source", "note", "TFLOPS", "GBps")
-            )
+            raise unknown(f"part of measured in {where}", part, ("what", "dtype", "source", "note", "TFLOPS", "GBps"))
     text = {"what": "", "source": f"user file {where}", **text}
     if "TFLOPS" in entry:
         return Measured(rate=_number(entry["TFLOPS"], "TFLOPS", where) * 1e12, unit="FLOP/s", **text)

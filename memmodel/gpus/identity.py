@@ -11,7 +11,7 @@ from memmodel.gpus.toml import DATA, read_toml
 @cache
 def rate_tables() -> dict[str, dict[str, Any]]:
     """Load FLOP per clock per SM: architecture -> pipe -> element type."""
-    return read_toml(DATA / "gpu_rates.toml")
+    return read_toml(DATA, "gpu_rates.toml")
 
 
 def flop_per_clock_per_sm(gpu: Gpu, name: str, pipe: Pipe) -> int | None:

@@ -38,7 +38,6 @@ def _pynvml() -> Any:
         import pynvml
     except ImportError as error:
         raise UsageError(
-            "reading this machine's GPU needs nvidia-ml-py: "
-            "pip install 'memmodel[local]', or name a GPU with --gpu"
+            "reading this machine's GPU needs nvidia-ml-py: pip install 'memmodel[local]', or name a GPU with --gpu"
         ) from error
     return pynvml

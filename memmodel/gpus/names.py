@@ -18,7 +18,7 @@ def normal(name: str) -> str:
 
 @cache
 def _documents() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    document = read_toml(DATA / "gpu_names.toml")
+    document = read_toml(DATA, "gpu_names.toml")
     return document["names"], document["families"]
 
 

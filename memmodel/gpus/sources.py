@@ -8,7 +8,7 @@ from memmodel.gpus.toml import DATA, read_toml
 @cache
 def known_sources() -> dict[str, str]:
     """Load the table of source keys and their texts."""
-    return read_toml(DATA / "gpu_sources.toml")
+    return read_toml(DATA, "gpu_sources.toml")
 
 
 def source_text(source: str) -> str:

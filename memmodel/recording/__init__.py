@@ -15,14 +15,14 @@ from memmodel.recording import ops_create, ops_matmul, ops_pointwise, ops_reduce
 from memmodel.recording.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
 from memmodel.recording.checkpoint import checkpoint
 from memmodel.recording.device import CPU, CUDA, Device
-from memmodel.recording.fused import FusedKernel
 from memmodel.recording.function import Function
+from memmodel.recording.fused import FusedKernel
 from memmodel.recording.ops_create import arange, cat, dropout, empty, full, ones, randn, stack, zeros
 from memmodel.recording.ops_pointwise import Where
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Tensor, methods
 
-bool = bool_  # noqa: A001 (torch's name)
+bool = bool_
 
 
 def where(condition: Tensor, x: Any, y: Any) -> Any:

@@ -1,13 +1,12 @@
 """Autograd on recording tensors: what is kept for backward, in which order nodes run, when gradients die.
 
 Sources: torch/csrc/autograd/engine.cpp (evaluate_function, validate_outputs), input_buffer.cpp,
-functions/accumulate_grad.h, saved_variable.cpp. Node ops keep and free in the order of PyTorch's generated code: inputs by
-name, then results.
+functions/accumulate_grad.h, saved_variable.cpp. Node ops keep and free in the order of PyTorch's generated code:
+inputs by name, then results.
 """
 
 import heapq
 import weakref
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,12 +58,13 @@ class Saved:
         self._packed = None
 
 
-class Op(ABC):
+class Op:
     """One differentiable operation: what it computes, what it keeps, and its gradient.
 
-    `forward` takes the inputs (tensors, or what stands for one) and returns a tensor or a tuple; it calls `save` for what
-    `backward` needs. `backward` takes the gradients of the results and returns one gradient (or None) per input. Both are
-    required: an op without a complete rule cannot exist.
+    `forward` takes the inputs (tensors, or what stands for one) and returns a tensor or a tuple; it calls `save` for
+    what `backward` needs. `backward` takes the gradients of the results and returns one gradient (or None) per input.
+    Both are
+    required: an op class without a complete rule cannot be defined.
     """
 
     saved: dict[str, Saved] | None
@@ -77,13 +77,18 @@ class Op(ABC):
     unpacked: dict[str, Tensor]
     is_view: ClassVar[bool] = False
 
-    @abstractmethod
+    def __init_subclass__(cls) -> None:
+        for rule in ("forward", "backward"):
+            if getattr(cls, rule) is getattr(Op, rule):
+                raise TypeError(f"op {cls.__name__} has no {rule}: an op needs a complete rule")
+
     def forward(self, *inputs: Any, **params: Any) -> Any:
         """Compute the result; see the class."""
+        raise NotImplementedError
 
-    @abstractmethod
     def backward(self, *grads: Any) -> tuple[Any, ...]:
         """The gradients of the inputs, from those of the results."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -105,7 +110,8 @@ class Op(ABC):
         """Run `backward` with everything that was kept at hand, as PyTorch's generated nodes do."""
         if self.saved is None:
             raise UsageError(
-                "backward a second time through a graph whose saved tensors are freed: use retain_graph=True the first time"
+                "backward a second time through a graph whose saved tensors are freed: "
+                "use retain_graph=True the first time"
             )
         self.unpacked = {key: kept.unpack() for key, kept in self.saved.items()}
         try:
@@ -310,9 +316,10 @@ class _Engine:
             return
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):
-            outputs[index] = _validated(outputs[index], edge)
-            if outputs[index] is not None:
-                self.tape.gradients.setdefault(outputs[index].storage.key, node.inputs[index])
+            outputs[index] = result = _validated(outputs[index], edge)
+            if result is not None:
+                self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
+            del result
         self._let_go(grads)
         if not self.retain_graph:
             node.release()
@@ -345,7 +352,7 @@ class _Engine:
         elif self._accumulates_in_place(old):
             old.add_(grad)
         else:
-            buffer[slot] = old + grad
+            buffer[slot] = old.add(grad)
             self.holders[id(old)] -= 1
             self.holders[id(buffer[slot])] += 1
 

@@ -1,7 +1,7 @@
 """Activation checkpointing without reentry: keep the inputs, run the function again when backward asks.
 
-Source: torch/utils/checkpoint.py (_checkpoint_hook, _recomputation_hook). The second run stops as soon as the last tensor
-is saved (early stop), so an operation after it is not repeated.
+Source: torch/utils/checkpoint.py (_checkpoint_hook, _recomputation_hook). The second run stops as soon as the last
+tensor is saved (early stop), so an operation after it is not repeated.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from memmodel.recording.tape import current
 from memmodel.recording.tensor import Tensor
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818 (it is no error)
     """Everything that backward needs has been recomputed."""
 
 

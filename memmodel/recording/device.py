@@ -4,11 +4,10 @@ Everything else about memory is the same C++ code on both, so a recording on `CP
 CPU profiler of a real PyTorch, and a recording on `CUDA` differs from it only by what stands here.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """Allocation habits of a device's kernels.
 
     Attributes:

@@ -5,21 +5,20 @@ whole tile, with the number of tiles as weight: hardware computes whole tiles, s
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
 from memmodel.masks import Mask
 from memmodel.recording.autograd import _grad_mode
+from memmodel.recording.layout import contiguous_strides
 from memmodel.recording.ops_pointwise import elementwise
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Storage, Tensor
-from memmodel.recording.layout import contiguous_strides
 from memmodel.work import Work
 
 
 class FusedKernel:
-    """One launch whose body is recorded as work. Use as a context; see `memmodel_kernels.kernel` for the methods' meaning."""
+    """One launch whose body is recorded as work: a context. `memmodel_kernels.kernel` says what the methods mean."""
 
     def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         self.name = name

@@ -1,12 +1,12 @@
 """Shapes and strides as PyTorch lays tensors out: which views are free and which need a copy.
 
-Shapes are tuples of dims; strides count elements. Sources: ATen/TensorUtils.cpp (computeStride), ATen/TensorIterator.cpp
-(reorder_dimensions), c10/core/TensorImpl (contiguity).
+Shapes are tuples of dims; strides count elements. Sources: ATen/TensorUtils.cpp (computeStride),
+ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 """
 
 from collections.abc import Sequence
 
-from memmodel.dims import Dim, Shape, hint, product, same
+from memmodel.dims import Dim, Shape, hint, product, same, same_shape
 from memmodel.errors import UsageError
 
 
@@ -70,16 +70,14 @@ def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
 
 def view_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
     """Strides that show `shape` as `new` without a copy, or None where PyTorch must copy."""
-    if not shape:
-        return tuple(1 for _ in new)
+    if is_contiguous(shape, strides):
+        return contiguous_strides(new)
     result: list[Dim] = [0] * len(new)
     target = len(new) - 1
     base, old_count, new_count = strides[-1], 1, 1
     for source in reversed(range(len(shape))):
         old_count = old_count * shape[source]
-        block_ends = source == 0 or not (
-            same(shape[source - 1], 1) or same(strides[source - 1], old_count * base)
-        )
+        block_ends = source == 0 or not (same(shape[source - 1], 1) or same(strides[source - 1], old_count * base))
         if not block_ends:
             continue
         while target >= 0 and (hint(new_count) < hint(old_count) or same(new[target], 1)):
@@ -118,9 +116,8 @@ def expand_strides(shape: Shape, strides: Shape, new: Shape) -> Shape:
 
 def elementwise_strides(shape: Shape, operands: Sequence[tuple[Shape, Shape]]) -> Shape:
     """Strides of an elementwise result: it keeps the dimension order of its operands (TensorIterator's rule)."""
-    if all(same(product(s), product(shape)) and is_contiguous(s, t) for s, t in operands if len(s) == len(shape)):
-        if all(len(s) == len(shape) for s, _ in operands):
-            return contiguous_strides(shape)
+    if all(same_shape(s, shape) and is_contiguous(s, t) for s, t in operands):
+        return contiguous_strides(shape)
     wide = [expand_strides(s, t, shape) for s, t in operands]
     order = list(reversed(range(len(shape))))  # fastest first
     for i in range(1, len(order)):

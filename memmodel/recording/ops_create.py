@@ -19,7 +19,7 @@ def _made(name: str, sizes: Sequence[Any], dtype: DType, requires_grad: bool, fi
     out = new(where, _sizes(sizes), dtype, name)
     if fill:
         where.launch(name, Work(written=out.bytes_read), dtype, parallel=out.numel())
-    return out.requires_grad_() if requires_grad else out  # type: ignore[no-any-return]
+    return out.requires_grad_() if requires_grad else out
 
 
 def empty(*size: Any, dtype: DType = float32, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -186,4 +186,16 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     return Mul.apply(input, noise)
 
 
-__all__ = ["arange", "cat", "dropout", "empty", "expand_strides", "full", "ones", "product", "randn", "stack", "zeros"]
+__all__ = [
+    "arange",
+    "cat",
+    "dropout",
+    "empty",
+    "expand_strides",
+    "full",
+    "ones",
+    "product",
+    "randn",
+    "stack",
+    "zeros",
+]

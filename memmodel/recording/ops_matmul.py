@@ -147,8 +147,10 @@ def matmul(self: Tensor, other: Tensor) -> Any:
     if other.ndim == 2 and (other.requires_grad or self.is_contiguous()):
         rows = reshape(self, -1, self.shape[-1])
         return UnsafeView.apply(mm(rows, other), shape=(*self.shape[:-1], other.shape[-1]))
-    batch = broadcast_shape([self.shape[:-2], other.shape[:-2]]) if other.ndim > 2 and self.ndim > 2 else (
-        self.shape[:-2] or other.shape[:-2]
+    batch = (
+        broadcast_shape([self.shape[:-2], other.shape[:-2]])
+        if other.ndim > 2 and self.ndim > 2
+        else (self.shape[:-2] or other.shape[:-2])
     )
     a = reshape(expand(self, (*batch, *self.shape[-2:])), product(batch), *self.shape[-2:])
     b = reshape(expand(other, (*batch, *other.shape[-2:])), product(batch), *other.shape[-2:])

@@ -467,7 +467,7 @@ for _name in ("ge", "gt", "le", "lt", "eq", "ne"):
     _compare.__name__, _compare.__doc__ = _name, "Elementwise comparison; the result is bool."
     method(_name)(_compare)
     method(f"__{_name}__")(_compare)
-Tensor.__hash__ = object.__hash__  # type: ignore[method-assign, assignment]
+Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 for _name, _dunder in {"logical_and": "__and__", "logical_or": "__or__"}.items():
 

@@ -34,7 +34,9 @@ def reduction(
     shape = _reduced(x.shape, axes, keepdim)
     results = [new(tape, shape, kind, name if i == 0 else f"{name} indices") for i, kind in enumerate(dtypes)]
     work = Work(
-        vector=vector * x.numel(), read=x.bytes_read, written=sum((out.bytes_read for out in results), start=0)
+        vector=vector * x.numel(),
+        read=x.bytes_read,
+        written=sum((out.bytes_read for out in results), start=0),
     )
     tape.launch(name, work, x.dtype, parallel=product(shape))
     return results

@@ -135,7 +135,8 @@ def cat_(pieces: Sequence[Tensor], dim: int) -> Tensor:
     """Joined along `dim` (in ops_create: kept apart to break the import cycle)."""
     from memmodel.recording.ops_create import cat
 
-    return cat(pieces, dim)
+    joined: Tensor = cat(pieces, dim)
+    return joined
 
 
 @method
@@ -210,9 +211,7 @@ def expand(self: Tensor, *sizes: Any) -> Tensor:
     """Dimensions of one repeated to the sizes given (-1 keeps one), without a copy."""
     wanted = _sizes(sizes)
     lead = len(wanted) - self.ndim
-    shape = tuple(
-        self.shape[i - lead] if isinstance(s, int) and s == -1 else s for i, s in enumerate(wanted)
-    )
+    shape = tuple(self.shape[i - lead] if isinstance(s, int) and s == -1 else s for i, s in enumerate(wanted))
     result: Tensor = Expand.apply(self, shape=shape)
     return result
 
@@ -262,7 +261,9 @@ def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
     else:
         count = ceil_div(size, split_size)
         if not hasattr(count, "__index__"):
-            raise UsageError(f"split of a dimension {size} by {split_size}: the number of pieces must be a plain number")
+            raise UsageError(
+                f"split of a dimension {size} by {split_size}: the number of pieces must be a plain number"
+            )
         whole = int(count) - 1
         sizes = (*(split_size,) * whole, size - whole * split_size)
     result: tuple[Tensor, ...] = Split.apply(self, dim=a, sizes=sizes)

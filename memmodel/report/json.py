@@ -1,13 +1,16 @@
 """The JSON form of a report. Its keys are documented in docs/json.md and stable; sizes are bytes, times seconds."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memmodel.case import SIZES, Case
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Prediction, Report, Time
 from memmodel.timeline import TensorRecord
+
+if TYPE_CHECKING:
+    from memmodel.thresholds import Threshold
 
 SCHEMA = 1
 
@@ -115,3 +118,26 @@ def tensor_dict(record: TensorRecord) -> dict[str, Any]:
         "kept_by": record.kept_by,
         "at_peak": record.at_peak,
     }
+
+
+def threshold_dict(threshold: "Threshold", gpu: Gpu) -> dict[str, Any]:
+    """The largest size that fits."""
+    return {
+        "algorithm": threshold.case.algorithm,
+        "gpu": gpu_dict(gpu),
+        "over": threshold.over,
+        "step": threshold.step,
+        "largest": threshold.largest,
+        "first_failing": threshold.first_failing,
+        "closed_form": threshold.closed_form,
+        "memory": None if threshold.memory is None else memory_dict(threshold.memory),
+    }
+
+
+def gpu_values_dict(gpu: Gpu) -> dict[str, Any]:
+    """A GPU with every value in SI units and its source."""
+    values = {
+        quantity: {"value": listed.value, "source": gpu.source(quantity), "note": listed.note}
+        for quantity, listed in gpu.values.items()
+    }
+    return {**gpu_dict(gpu), "vendor": gpu.vendor, "arch": gpu.arch, "values": values}

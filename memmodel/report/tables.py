@@ -1,7 +1,8 @@
 """Tables for the terminal and for notebooks: verdict first, then why, then what would help, then what was assumed."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -12,7 +13,10 @@ from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Mitigation, Prediction, Report
 from memmodel.timeline import TensorRecord
-from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, percent_text, seconds_text
+
+if TYPE_CHECKING:
+    from memmodel.thresholds import Threshold
 
 _ROWS_SHOWN = 8  # the largest tensors at the peak; --explain shows all
 
@@ -131,7 +135,13 @@ def account_table(prediction: Prediction, rows: int | None = _ROWS_SHOWN) -> Tab
         pad_edge=False,
         header_style="dim",
     )
-    for name, justify in (("tensor", "left"), ("bytes", "left"), ("size", "right"), ("made by", "left"), ("kept by", "left")):
+    for name, justify in (
+        ("tensor", "left"),
+        ("bytes", "left"),
+        ("size", "right"),
+        ("made by", "left"),
+        ("kept by", "left"),
+    ):
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "size")  # type: ignore[arg-type]
     for record in shown:
         table.add_row(*_account_row(record))
@@ -183,11 +193,11 @@ def prediction_table(prediction: Prediction) -> Table:
 def gpu_table(gpus: Iterable[Gpu]) -> Table:
     """GPUs with the values that decide: memory, bandwidth, peaks, balance point."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "memory", "bandwidth", "bf16", "fp32", "balance"):
-        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True)
+    for name in ("id", "memory GiB", "GB/s", "bf16 TFLOP/s", "fp32 TFLOP/s", "balance FLOP/B"):
+        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=name == "id")
     for gpu in gpus:
         table.add_row(gpu.id, *gpu_cells(gpu))
-    table.caption = "dense peaks; fp16 where there is no bf16; balance point in FLOP per byte"
+    table.caption = "dense peaks; fp16 where there is no bf16; balance point of that type; - is not known"
     table.caption_justify = "left"
     return table
 
@@ -195,12 +205,62 @@ def gpu_table(gpus: Iterable[Gpu]) -> Table:
 def gpu_cells(gpu: Gpu) -> tuple[str, ...]:
     """Memory, bandwidth, half-precision and fp32 peaks, balance point; "-" where not known."""
     half = next((k for k in ("bf16", "fp16") if f"tensor.{k}" in gpu.values), None)
-    capacity = bytes_text(gpu.capacity_bytes) if "capacity" in gpu.values else "-"
-    bandwidth = decimal_text(gpu.bandwidth, "B/s") if "bandwidth" in gpu.values else "-"
-    peak = decimal_text(gpu.peak_by_name(half), "FLOP/s") if half else "-"
-    single = decimal_text(gpu.peak_by_name("fp32", "vector"), "FLOP/s") if "vector.fp32" in gpu.values else "-"
-    balance = f"{gpu.balance_point(half):.0f}" if half and "bandwidth" in gpu.values else "-"
-    return capacity, bandwidth, peak, single, balance
+    return (
+        f"{gpu.capacity_bytes / GiB:.2f}" if "capacity" in gpu.values else "-",
+        f"{gpu.bandwidth / GIGA:.0f}" if "bandwidth" in gpu.values else "-",
+        f"{gpu.peak_by_name(half) / TERA:.1f}" if half else "-",
+        f"{gpu.peak_by_name('fp32', 'vector') / TERA:.1f}" if "vector.fp32" in gpu.values else "-",
+        f"{gpu.balance_point(half):.0f}" if half and "bandwidth" in gpu.values else "-",
+    )
+
+
+def gpu_value_table(gpu: Gpu) -> Table:
+    """Every value of a GPU with its source."""
+    title = f"{gpu.name} ({gpu.id})" + (f": {gpu.ambiguity}" if gpu.ambiguity else "")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table.add_column("value", no_wrap=True)
+    table.add_column("in SI units", justify="right", no_wrap=True)
+    table.add_column("source", overflow="fold")
+    for quantity, listed in gpu.values.items():
+        source = gpu.source(quantity) + (f" ({listed.note})" if listed.note else "")
+        table.add_row(quantity, f"{listed.value:,.6g}" if listed.value < 1e6 else f"{listed.value:.4g}", source)
+    return table
+
+
+def threshold_table(thresholds: Iterable["Threshold"], gpu: Gpu) -> Table:
+    """The largest sizes that fit."""
+    found = list(thresholds)
+    over = found[0].over
+    table = Table(
+        title=f"{gpu.name}: the largest {over} that fits, {found[0].case.describe(without=over)}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for name in ("algorithm", "largest", "first that fails", "allocated", "reserved", "by formula"):
+        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    for t in found:
+        sizes = (
+            ("-", "-")
+            if t.memory is None
+            else (
+                bytes_text(t.memory.allocated_peak_bytes),
+                bytes_text(t.memory.reserved_peak_bytes),
+            )
+        )
+        first = "none" if t.first_failing is None else f"{t.first_failing:,}"
+        table.add_row(
+            t.case.algorithm,
+            f"{t.largest:,}",
+            first,
+            *sizes,
+            "-" if t.closed_form is None else f"{t.closed_form:,}",
+        )
+    table.caption = "by formula: where the live peak alone meets the capacity, without the allocator's rounding"
+    table.caption_justify = "left"
+    return table
 
 
 def text(result: Any, width: int = 100) -> str:
@@ -213,17 +273,6 @@ def text(result: Any, width: int = 100) -> str:
 
 def html(result: Any) -> str:
     """What `result` looks like in a notebook."""
-    console = Console(width=100, record=True, file=_Nowhere(), force_jupyter=False)
+    console = Console(width=100, record=True, file=io.StringIO(), force_jupyter=False)
     console.print(result)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, _: str) -> int:
-        """Drop the text."""
-        return 0
-
-    def flush(self) -> None:
-        """Nothing to do."""

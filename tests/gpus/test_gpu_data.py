@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def raw_entries(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def document(gpu_id: str) -> dict[str, Any]:
-    return tomllib.loads((DATA / "gpus" / f"{gpu_id}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((Path(DATA) / "gpus" / f"{gpu_id}.toml").read_text(encoding="utf-8"))
 
 
 def sources_named() -> set[str]:
@@ -43,7 +44,7 @@ def sources_named() -> set[str]:
 
 
 def test_names_and_files_are_the_same_set() -> None:
-    assert sorted(gpu_ids()) == sorted(path.stem for path in (DATA / "gpus").iterdir())
+    assert sorted(gpu_ids()) == sorted(path.stem for path in (Path(DATA) / "gpus").iterdir())
 
 
 @GPUS
@@ -64,7 +65,7 @@ def test_source_with_a_detail_reads_as_text() -> None:
 
 
 def test_nothing_in_the_data_names_a_path_of_the_machine_it_was_written_on() -> None:
-    for path in DATA.rglob("*.toml"):
+    for path in Path(DATA).rglob("*.toml"):
         assert not re.search(r"(?<![\w.])/(work|tmp|home|root)/", path.read_text(encoding="utf-8")), path
 
 
@@ -96,9 +97,7 @@ def test_values_are_in_the_units_that_their_keys_say(gpu: Gpu) -> None:
 
 @gpus_with("capacity")
 def test_torch_sees_less_memory_than_nvidia_smi_and_the_product_name(gpu: Gpu) -> None:
-    assert (
-        gpu.capacity_bytes < gpu.value("marketed_GB") * GIB
-    )  # the driver's reserve never leaves a round size
+    assert gpu.capacity_bytes < gpu.value("marketed_GB") * GIB  # the driver's reserve never leaves a round size
     if "nvidia_smi" in gpu.values:
         assert gpu.capacity_bytes < gpu.value("nvidia_smi")
 

@@ -36,7 +36,7 @@ def test_smallest_file_is_a_name_and_a_bandwidth(tmp_path: Path) -> None:
 
 
 def test_database_files_are_in_the_user_format() -> None:
-    path = DATA / "gpus" / "h100-sxm.toml"
+    path = Path(DATA) / "gpus" / "h100-sxm.toml"
     assert load_gpu_file(path) == load_gpu("h100-sxm")
 
 

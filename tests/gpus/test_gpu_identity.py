@@ -2,6 +2,7 @@
 
 import tomllib
 from decimal import Decimal
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -18,7 +19,7 @@ TERA = 1e12
 
 def printed_peaks(id_: str) -> dict[str, Decimal]:
     """Quantity -> TFLOP/s with exactly the digits that the file prints."""
-    document = tomllib.loads((DATA / "gpus" / f"{id_}.toml").read_text(encoding="utf-8"), parse_float=Decimal)
+    document = tomllib.loads((Path(DATA) / "gpus" / f"{id_}.toml").read_text(encoding="utf-8"), parse_float=Decimal)
     return {
         f"{pipe}.{name}": Decimal(entry["value"])
         for table, pipe in PEAK_TABLES.items()
@@ -127,9 +128,7 @@ def test_l40s_exceptions_fit_the_boost_clock(quantity: str) -> None:
 def test_h20_exceptions_share_one_clock() -> None:
     gpu = load_gpu("h20")
     for quantity in ("tensor.tf32", "tensor.fp16", "tensor.bf16", "tensor.fp8", "tensor.int8"):
-        assert abs(deviation(gpu, quantity, clock=1853 * MHZ)) <= tolerance(
-            PRINTED["h20"][quantity], 1853 * MHZ
-        )
+        assert abs(deviation(gpu, quantity, clock=1853 * MHZ)) <= tolerance(PRINTED["h20"][quantity], 1853 * MHZ)
 
 
 # SMs, tensor cores per SM, FMA per core per clock, MHz: the last two as each architecture's whitepaper has th
@@ -179,9 +178,7 @@ def test_a100_balance_point_of_156_is_at_2_terabytes_per_second() -> None:
 
 def test_h100_balance_point_of_296_takes_a_peak_rounded_up() -> None:
     gpu = load_gpu("h100-sxm")
-    assert (
-        round(990 / 3.35) == 296
-    )  # the often quoted number: 989.4 rounded to 990, the datasheet's 3.35 TB/s
+    assert round(990 / 3.35) == 296  # the often quoted number: 989.4 rounded to 990, the datasheet's 3.35 TB/s
     assert round(gpu.peak(bfloat16) / 3.35e12) == 295  # unrounded, the datasheet's bandwidth
     assert gpu.balance_point(bfloat16) == pytest.approx(989.4 / 3.352)  # 295.2, the device's own bandwidth
 

@@ -11,7 +11,7 @@ from memmodel.gpus import Gpu, all_gpus, gpu_ids, load_gpu
 from memmodel.gpus.names import ids_named, normal, spellings
 from memmodel.gpus.toml import DATA, read_toml
 
-DOCUMENT = read_toml(DATA / "gpu_names.toml")
+DOCUMENT = read_toml(DATA, "gpu_names.toml")
 KNOWN = {normal(name) for name in spellings()}
 
 
@@ -21,9 +21,7 @@ def test_no_name_maps_to_two_ids() -> None:
         for name in (id_, *names):
             owners[normal(name)].add(id_)
     assert {name: ids for name, ids in owners.items() if len(ids) > 1} == {}
-    assert not {normal(family) for family in DOCUMENT["families"]} & set(owners), (
-        "a family hides an exact name"
-    )
+    assert not {normal(family) for family in DOCUMENT["families"]} & set(owners), "a family hides an exact name"
 
 
 @pytest.mark.parametrize("gpu", [pytest.param(gpu, id=gpu.id) for gpu in all_gpus()])

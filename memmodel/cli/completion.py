@@ -1,0 +1,25 @@
+"""`memmodel completion`."""
+
+import click
+
+from memmodel.errors import unknown
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", default="bash")
+def command(shell: str) -> None:
+    r"""Print the completion script of a SHELL: bash, zsh or fish.
+
+    \b
+    eval "$(memmodel completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    from memmodel.cli import cli
+
+    found = get_completion_class(shell) if shell in _SHELLS else None
+    if found is None:
+        raise unknown("shell", shell, _SHELLS)
+    click.echo(found(cli, {}, "memmodel", "_MEMMODEL_COMPLETE").source())

@@ -1,0 +1,59 @@
+"""`memmodel max`."""
+
+from typing import Any
+
+import click
+
+from memmodel.cli.options import (
+    SIZE,
+    algorithm_option,
+    alloc_option,
+    case_arguments,
+    case_options,
+    chosen_gpu,
+    config,
+    console,
+    gpu_options,
+    print_json,
+    split_names,
+)
+
+
+@click.command("max")
+@gpu_options
+@case_options
+@algorithm_option("naive,flash")
+@alloc_option
+@click.option("--over", default="seq", show_default=True, metavar="SIZE", help="seq, batch or heads.")
+@click.option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
+def command(
+    gpu: str,
+    gpu_file: str | None,
+    algorithms: str,
+    expandable_segments: bool,
+    over: str,
+    step: int,
+    as_json: bool,
+    **case: Any,
+) -> None:
+    r"""Find the largest size that fits, and the first that does not.
+
+    \b
+    memmodel max --gpu A100 --over seq
+    memmodel max --gpu H100 --like llama-3-8b --seq 8k --over batch
+    """
+    from memmodel.predict import cases_of
+    from memmodel.thresholds import threshold
+
+    device = chosen_gpu(gpu, gpu_file)
+    cases = cases_of(split_names(algorithms), **case_arguments(case))
+    found = [threshold(c, device, over, step, config(expandable_segments)) for c in cases]
+    if as_json:
+        from memmodel.report.json import threshold_dict
+
+        print_json({"schema": 1, "thresholds": [threshold_dict(t, device) for t in found]})
+    else:
+        from memmodel.report.tables import threshold_table
+
+        console().print(threshold_table(found, device))

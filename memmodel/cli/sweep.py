@@ -1,0 +1,123 @@
+"""`memmodel sweep`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memmodel.cli.options import algorithm_option, print_json
+from memmodel.errors import UsageError
+
+_RANGED = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
+_ROWS_BEFORE_PROGRESS = 200_000
+
+
+def _ranges(text: str, name: str) -> list[int]:
+    """A list of sizes: 1024,4k or 1k:16k:1k (first:last:step) or 1k:64k:*2 (times two)."""
+    from memmodel.cli.options import SIZE
+
+    option = f"--{name.replace('_', '-')}"
+    sizes: list[int] = []
+    for part in text.split(","):
+        pieces = part.split(":")
+        if len(pieces) == 1:
+            sizes.append(SIZE.convert(pieces[0], None, None))
+            continue
+        if len(pieces) != 3:
+            raise UsageError(f"{option} {part}: expected first:last:step, such as 1k:16k:1k or 1k:64k:*2")
+        first, last = (SIZE.convert(piece, None, None) for piece in pieces[:2])
+        times = pieces[2].startswith("*")
+        step = SIZE.convert(pieces[2].removeprefix("*"), None, None)
+        if step < (2 if times else 1) or first < 1:
+            raise UsageError(f"{option} {part}: the step must lead upwards from a first size of at least 1")
+        size = first
+        while size <= last:
+            sizes.append(size)
+            size = size * step if times else size + step
+    if not sizes:
+        raise UsageError(f"{option} {text}: the range holds no size")
+    return sizes
+
+
+@click.command("sweep")
+@algorithm_option("naive,flash")
+@click.option("--batch", help="Sizes: 1,2,4 or 1:64:*2. [default: 1]")
+@click.option("--heads", help="[default: 32]")
+@click.option("--kv-heads", help="[default: heads]")
+@click.option("--seq", help="Sizes: 1k:16k:1k or 1k:64k:*2. [default: 4096]")
+@click.option("--kv-seq", help="[default: seq]")
+@click.option("--head-dim", help="[default: 128]")
+@click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]")
+@click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]")
+@click.option("--window", type=int, help="Keys a query sees, itself included.")
+@click.option("--dropout", type=float, help="Probability of dropout. [default: 0]")
+@click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]")
+@click.option("--chunk", type=int, help="Queries at a time in `chunked`. [default: 1024]")
+@click.option("--format", "style", default="csv", show_default=True, help="csv or json.")
+@click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
+@click.option("--force", is_flag=True, help="Overwrite the output file.")
+def command(algorithms: str, style: str, output: str | None, force: bool, **options: Any) -> None:
+    r"""Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each.
+
+    \b
+    memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash
+    """
+    if style not in ("csv", "json"):
+        from memmodel.errors import unknown
+
+        raise unknown("format", style, ["csv", "json"])
+    target = _opened(output, force)
+    try:
+        _write(_swept(algorithms, options), style, target)
+    finally:
+        if output is not None:
+            target.close()
+
+
+def _swept(algorithms: str, options: dict[str, Any]) -> list[Any]:
+    from memmodel.cli.options import split_names
+    from memmodel.predict import cases_of
+    from memmodel.sweep import grid, sweep
+
+    ranges = {name: _ranges(options.pop(name), name) for name in _RANGED if options.get(name)}
+    given = {name: value for name, value in options.items() if value is not None}
+    first: dict[str, Any] = {name: sizes[0] for name, sizes in ranges.items()}
+    cases = cases_of(split_names(algorithms), **first, **given)
+    columns = grid(cases[0], ranges)
+    total = len(columns["seq"]) * len(cases)
+    if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
+        return [sweep(case, columns) for case in cases]
+    with click.progressbar(length=total, label="configurations", file=sys.stderr) as bar:
+        return [sweep(case, columns, bar.update) for case in cases]
+
+
+def _opened(output: str | None, force: bool) -> Any:
+    if output is None:
+        return sys.stdout
+    path = Path(output)
+    if path.exists() and not force:
+        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+    try:
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with --output") from None
+
+
+def _write(sweeps: list[Any], style: str, target: Any) -> None:
+    rows = (row for swept in sweeps for row in swept.rows())
+    if style == "json":
+        if target is sys.stdout:
+            print_json({"schema": 1, "rows": list(rows)})
+        else:
+            import json
+
+            json.dump({"schema": 1, "rows": list(rows)}, target, indent=2)
+        return
+    import csv
+
+    first = next(rows)
+    writer = csv.DictWriter(target, fieldnames=list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(first)
+    writer.writerows(rows)

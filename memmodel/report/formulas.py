@@ -1,0 +1,116 @@
+"""Closed forms as a table, as LaTeX and as JSON."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+from rich.table import Table
+from rich.text import Text
+
+from memmodel.dtypes import short_name
+from memmodel.formulas import Branch, Formulas
+
+LETTERS = "b batch, h heads, g kv heads, n seq, m kv seq, d head dim, e value dim, w window"
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def rows(forms: Formulas) -> Iterator[tuple[str, Any, str]]:
+    """(quantity, expression, condition) of each closed form."""
+    yield "saved for backward, bytes", forms.saved, ""
+    for phase, branches in forms.peaks.items():
+        for branch in branches:
+            yield f"{phase} peak, bytes", branch.expression, _when(branch)
+    yield "matrix products, FLOP", forms.matmul_flops, ""
+    yield "all work, FLOP", forms.flops, ""
+    yield "HBM traffic, bytes", forms.hbm_bytes, ""
+    yield "intensity, FLOP/B", forms.intensity, ""
+
+
+def _when(branch: Branch) -> str:
+    where = "" if branch.wins is None else f"where {plain(branch.wins)}; "
+    return where + branch.moment
+
+
+def plain(expression: Any) -> str:
+    """An expression as people write it: 4·b·h·n·(2·d + n), n² and ≥."""
+    text = str(expression).replace("ceiling", "ceil")
+    text = re.sub(r"\*\*(\d+)", lambda power: power.group(1).translate(_SUPERSCRIPTS), text)
+    return text.replace("*", "·").replace(">=", "≥").replace("&", "and")
+
+
+def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
+    """The closed forms, and every tensor's where asked."""
+    case = forms.case
+    mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
+    yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
+    yield Text(f"{LETTERS}\n{forms.region}\n", style="dim")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, expression, when in rows(forms):
+        table.add_row(name, plain(expression))
+        if when:
+            table.add_row("", Text(when, style="dim"))
+    yield table
+    if tensors:
+        yield tensor_table(forms)
+
+
+def tensor_table(forms: Formulas) -> Table:
+    """Every tensor in order of birth."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="\nTensors, in order of birth",
+        title_justify="left",
+    )
+    for name in ("tensor", "shape", "bytes"):
+        table.add_column(name, overflow="fold")
+    for name, shape, nbytes in forms.tensors:
+        table.add_row(name, " x ".join(plain(size) for size in shape), plain(nbytes))
+    return table
+
+
+def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
+    """One displayed equation per closed form."""
+    for name, expression, when in rows(forms):
+        comment = f" % {when}" if when else ""
+        yield rf"\text{{{name}}} &= {sympy.latex(expression)} \\{comment}"
+    if tensors:
+        for name, _, nbytes in forms.tensors:
+            yield rf"\text{{{_escaped(name)}}} &= {sympy.latex(nbytes)} \\"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([_&%#{}$])", r"\\\1", text)
+
+
+def formulas_dict(forms: Formulas) -> dict[str, Any]:
+    """Expressions as text that sympy can read back."""
+    return {
+        "schema": 1,
+        "algorithm": forms.case.algorithm,
+        "phase": forms.case.phase,
+        "dtype": short_name(forms.case.dtype),
+        "mask": forms.case.mask.name,
+        "region": forms.region,
+        "saved_bytes": str(forms.saved),
+        "peaks": {
+            phase: [
+                {
+                    "bytes": str(b.expression),
+                    "moment": b.moment,
+                    "where": None if b.wins is None else str(b.wins),
+                }
+                for b in branches
+            ]
+            for phase, branches in forms.peaks.items()
+        },
+        "matmul_flops": str(forms.matmul_flops),
+        "flops": str(forms.flops),
+        "hbm_bytes": str(forms.hbm_bytes),
+        "intensity": str(forms.intensity),
+        "tensors": [{"name": n, "shape": [str(s) for s in shape], "bytes": str(x)} for n, shape, x in forms.tensors],
+    }
