@@ -72,7 +72,7 @@ class Case:
         return replace(self, **sizes)  # type: ignore[arg-type]
 
     def describe(self, without: str = "") -> str:
-        """The case in one line, without one of its sizes where asked: "train, bf16, batch 1, 32 heads, seq 4096, ..."."""
+        """The case in one line, without one of its sizes where asked: train, bf16, batch 1, 32 heads, seq 4096, ..."""
         parts = {
             "phase": self.phase,
             "dtype": short_name(self.dtype),

@@ -1,4 +1,4 @@
-"""Naive attention under gradient checkpointing: scores exist in forward and again in backward, but are not kept between."""
+"""Naive attention under gradient checkpointing: scores exist in forward and again in backward, not in between."""
 
 from typing import Any
 

@@ -5,6 +5,7 @@ Not modelled: private pools of CUDA graphs, cross-stream frees (record_stream), 
 backend:cudaMallocAsync.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from memmodel.allocator.blocks import SMALL, Block, Pool
@@ -96,7 +97,7 @@ class CachingAllocator:
     def adopt(self, blocks: list[Block]) -> None:
         """Take over a segment as it was recorded: its blocks in address order, allocated or free."""
         self.driver.take(sum(block.size for block in blocks))
-        for left, right in zip(blocks, blocks[1:], strict=False):
+        for left, right in pairwise(blocks):
             right.insert_after(left)
         for block in blocks:
             if block.allocated:
@@ -110,9 +111,9 @@ class CachingAllocator:
         if index is None:
             return None
         block = pool.free[self.source.prefer(index, pool)][3]
-        if self.config.unsplittable(block.size):
-            if not self.config.unsplittable(size) or block.size >= size + self.config.max_non_split_rounding:
-                return None
+        oversize = not self.config.unsplittable(size) or block.size >= size + self.config.max_non_split_rounding
+        if self.config.unsplittable(block.size) and oversize:
+            return None
         pool.remove(block)
         return block
 

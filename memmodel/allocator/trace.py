@@ -1,4 +1,4 @@
-"""A recorded allocator trace and its replay: does the model choose the address that the real allocator chose?
+"""A recorded allocator trace and its replay: does the model choose the addresses of the real allocator."""
 
 A trace is the ordered events of a CUDA memory snapshot and the segments and blocks at its end. The state at the start
 of the window is rebuilt from the end backwards.
@@ -95,7 +95,7 @@ def _start(allocator: CachingAllocator, events: list[TraceEvent], segments: list
 
 
 def _blocks(config: AllocatorConfig, segment: Segment, inside: list[int], live: dict[int, int]) -> list[Block]:
-    """A segment's blocks: those in use, and the gaps between. A gap too small to split off belongs to the block before."""
+    """A segment's blocks: those in use, and the gaps; a gap too small to split off belongs to the block before."""
     blocks: list[Block] = []
     position = segment.address
     end = segment.address + segment.size
