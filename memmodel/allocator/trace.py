@@ -1,4 +1,4 @@
-"""A recorded allocator trace and its replay: does the model choose the addresses of the real allocator."""
+"""A recorded allocator trace and its replay: does the model choose the addresses of the real allocator.
 
 A trace is the ordered events of a CUDA memory snapshot and the segments and blocks at its end. The state at the start
 of the window is rebuilt from the end backwards.
