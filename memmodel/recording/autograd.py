@@ -113,11 +113,11 @@ class Op(ABC):
             self.unpacked = {}
 
     def release(self) -> None:
-        """Free what was kept, in the order it was kept in."""
-        if self.saved is not None:
+        """Free what was kept, in the order it was kept in. A node that kept nothing can run again, as in PyTorch."""
+        if self.saved:
             for kept in self.saved.values():
                 kept.release()
-        self.saved = None
+            self.saved = None
 
     @classmethod
     def apply(cls, *inputs: Any, **params: Any) -> Any:
@@ -299,6 +299,8 @@ class _Engine:
         grads = self.buffers.pop(node)
         if isinstance(node, AccumulateGrad):
             (grad,) = grads
+            if grad is None:
+                return
             self.holders[id(grad)] -= 1
             node.backward(grad, self.holders[id(grad)] == 0)
             return
