@@ -1,7 +1,7 @@
-"""Recorded tables against the model: a row's harness on recording tensors, replayed through the allocator, column by column.
+"""Recorded tables against the model: a row's harness on recording tensors, replayed through the allocator.
 
-A prediction is right where the table's own format prints it as the text in the table: no tolerance. Columns that a script
-averages over iterations are compared alike, since every measured iteration uses the same bytes (`steady`).
+A prediction is exact where the table's own format prints it as the text in the table: there is no tolerance.
+Means over iterations are compared alike, since every measured iteration uses the same bytes (`steady`).
 """
 
 from collections.abc import Callable, Iterator
@@ -47,13 +47,14 @@ class Comparison:
         return float(self.printed) * self.table.unit_bytes - self.predicted
 
     def __str__(self) -> str:
-        verdict = "as printed" if self.exact else f"prints as {self.table.printed(self.predicted)}"
-        return f"{self.run}, {self.column}: printed {self.printed}, predicted {self.predicted} bytes ({verdict})"
+        as_printed = self.table.printed(self.predicted)
+        predicted = f"{as_printed} ({self.predicted} bytes)"
+        return f"{self.run}, {self.column}: printed {self.printed}, predicted {predicted}"
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A column of a table: its rows, how many are exact, and the largest difference from the printed numbers in bytes."""
+    """A column of a table: rows, exact rows, and the largest difference from a printed number in bytes."""
 
     table: str
     column: str
@@ -85,8 +86,8 @@ def steady(replayed: Replay, column: str) -> bool:
 def replayed_run(run: Run, capacity: int | None = None) -> Replay:
     """A row's program on the caching allocator, with its table's cuBLAS workspaces; `capacity` in bytes."""
     table = tables()[run.table]
-    program = recorded(run)
-    return replay(program, CachingAllocator(capacity), workspace(table.torch, table.compute_capability))
+    gemms = workspace(table.torch, table.compute_capability)
+    return replay(recorded(run), CachingAllocator(capacity), gemms)
 
 
 def recorded(run: Run) -> Program:

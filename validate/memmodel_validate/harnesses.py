@@ -1,16 +1,16 @@
 """One harness per recorded table: what its script does with memory, in the script's order.
 
-A harness takes the library (`torch` or `memmodel.recording`), a row's shape, `mark` and the attention function. `mark`
-begins a phase where the script resets the peak or reads `memory_allocated()`; the phases that are read back are "forward"
-and "backward" (see `memmodel_validate.comparison`). Loops of 100 are cut to what reaches the steady state: WARM_UP
-iterations that are not measured, then MEASURED ones.
+A harness takes the library (`torch` or `memmodel.recording`), a row's shape, `mark` and the attention
+function. `mark` begins a phase where the script resets the peak or reads `memory_allocated()`; the phases
+that are read back are "forward" and "backward" (see `memmodel_validate.comparison`). Loops of 100 are cut to
+what reaches the steady state: WARM_UP iterations that are not measured, then MEASURED ones.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from memmodel_validate import scripts_attention as scripts
+from memmodel_validate import attention as scripts
 from memmodel_validate.records import Run
 
 Mark = Callable[[str], None]
@@ -45,7 +45,7 @@ def upstream_gradient(xp: Any, run: Run, mark: Mark, attention: Attention) -> No
 
 
 def earlier_output(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """Wuyh11: the peak of a forward with the upstream gradient and the last warm-up's output alive, and no `.grad`."""
+    """Wuyh11: a forward's peak beside the upstream gradient and the last warm-up's output; `.grad` is None."""
     q, k, v = _inputs(xp, run)
     upstream = xp.randn(*_shape(run), device="cuda")
     for _ in range(WARM_UP):
@@ -59,7 +59,7 @@ def earlier_output(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
 
 
 def zeroed_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """MarkMrLi: gradients are zeroed in place and so stay; `out` names the output, then the loss until the next output."""
+    """MarkMrLi: gradients are zeroed in place, so they stay; `out` names the output and then the loss."""
     _inference(xp, run, attention)
     q, k, v = _inputs(xp, run)
     for _ in range(WARM_UP):
@@ -84,9 +84,9 @@ def _inference(xp: Any, run: Run, attention: Attention) -> None:
 
 
 def retained_graph(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """yyin: a causal mask made in fp32; read after forwards whose last output is alive, beside the warm-up's loss and grads.
+    """yyin: read after forwards, with the last output and the warm-up's loss and gradients alive.
 
-    Backward then runs again and again through one graph, accumulating.
+    The causal mask is made in fp32. Backward then runs again and again through one graph, accumulating.
     """
     q, k, v = _inputs(xp, run)
     mask = xp.ones(run.seq, run.seq, device="cuda").tril().to(xp.bool)
@@ -128,7 +128,7 @@ def leaves_on_the_host(xp: Any, run: Run, mark: Mark, attention: Attention) -> N
 
 
 def kept_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """Niccolo: gradients are never cleared, output and loss die first; peaks of the forward, and of mean and backward."""
+    """Niccolo: gradients stay, output and loss die first; peaks of the forward, and of mean and backward."""
     q, k, v = _inputs(xp, run)
     for measured in _iterations():
         mark("forward" if measured else "warm-up")
@@ -141,7 +141,7 @@ def kept_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
 
 
 def dropped_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """ab2163: read after one more forward, which has replaced the timing loop's last graph; `.grad` is None; causal mask."""
+    """ab2163: read after a forward that has replaced the one before; `.grad` is None; a causal mask stays."""
     q, k, v = _inputs(xp, run)
     mask = xp.ones(run.seq, run.seq, dtype=xp.bool, device="cuda").tril()
     for _ in range(WARM_UP):
@@ -155,7 +155,7 @@ def dropped_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
 
 
 def only_queries_learn(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """Brandon: keys and values are randn_like(q), which asks for no gradient; read after the forward, `.grad` None."""
+    """Brandon: keys and values are randn_like(q) and need no gradient; read after a forward, `.grad` None."""
     q = xp.randn(*_shape(run), device="cuda", requires_grad=True)
     k = xp.randn(*_shape(run), device="cuda")
     v = xp.randn(*_shape(run), device="cuda")
@@ -188,9 +188,10 @@ def last_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
 
 
 def mask_of_positions(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """duoan: a mask from int64 positions, which stay; read after forwards, then the peak of forwards and backwards.
+    """duoan: a mask from int64 positions, both stay; read after forwards, then the peak of training steps.
 
-    The first forward of that loop runs beside the last graph, later ones beside an output whose graph is freed.
+    The first forward of that loop runs beside the last graph, later ones beside an output whose graph is
+    freed.
     """
     q, k, v = _inputs(xp, run)
     positions = xp.arange(run.seq, device="cuda")
@@ -211,10 +212,11 @@ def mask_of_positions(xp: Any, run: Run, mark: Mark, attention: Attention) -> No
 
 
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
-    """torch.compile where its limit of eight graphs is spent: scores beyond int32 indices, which need one more, run eagerly.
+    """torch.compile, its limit of eight graphs spent: scores beyond int32 indices need one more, so run eagerly.
 
-    Brandon's function is compiled twice (with and without gradients) for a first shape, for symbolic lengths, for int64
-    indices and for symbolic head dims. At d = 128 and n = 16384 its times are the eager ones, as its author remarks.
+    Brandon's function is compiled twice (with and without gradients) for a first shape, for symbolic lengths,
+    for int64 indices and for symbolic head dims. At d = 128 and n = 16384 its times are the eager ones (54.42
+    ms against 54.20 ms), and its author finds no benefit there. That the limit is the cause is inferred.
     """
     int32_indices = q.shape[0] * q.shape[1] * k.shape[1] < 2**31
     return (scripts.compiled_by_hand if int32_indices else scripts.handout)(xp, q, k, v)

@@ -1,7 +1,8 @@
 """Recorded runs of others: tables of attention's memory, as printed, each with where it is from.
 
-Two CSV files: `attention_tables.csv` has a line per table (repository, path, commit, GPU, torch version, how numbers were
-printed), `attention_runs.csv` a line per row of a table. Shapes are (batch, seq, d), in fp32 and without heads.
+Two CSV files: `attention_tables.csv` has a line per table (repository, path, commit, GPU, torch version, how
+numbers were printed), `attention_runs.csv` a line per row of a table. Shapes are (batch, seq, d), in fp32 and
+without heads.
 """
 
 import csv
@@ -31,6 +32,7 @@ class Table:
         gpu_id: the database's id of a GPU with this one's capacity; empty where the GPU is not known.
         unit_bytes: bytes per printed unit: 1, 10^6, 2^20 or 2^30.
         format: the format specification that the script printed a number with.
+
     """
 
     name: str
@@ -52,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A row of a table: its shape, and the text in each column that it has; no column where it ran out of memory."""
+    """A row of a table: its shape and the text in each column it has; none where it ran out of memory."""
 
     table: str
     batch: int
@@ -78,24 +80,23 @@ def runs() -> tuple[Run, ...]:
 
 
 def read_lines(path: Path, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
-    """Parse each line of a CSV file with the header `fields`. Raises UsageError that names the file and the line."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return parse_lines(csv.reader(file), str(path), fields, parse)
+    """Parse each line of a CSV file with the header `fields`. Raises UsageError that names file and line."""
+    return parse_lines(path.read_text(encoding="utf-8"), str(path), fields, parse)
 
 
 def parse_lines(
-    lines: "csv._reader", name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]
+    text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]
 ) -> tuple[T, ...]:
-    """`read_lines` of an open reader; `name` is what an error calls it."""
-    header = next(lines, [])
+    """`read_lines` of a text; `name` is what an error calls it."""
+    header, *lines = csv.reader(text.splitlines())
     if tuple(header) != fields:
         raise UsageError(f"{name}, line 1: expected the columns {','.join(fields)}, not {','.join(header)}")
     parsed = []
-    for values in lines:
+    for number, values in enumerate(lines, start=2):
         try:
             parsed.append(parse(dict(zip(fields, values, strict=True))))
         except ValueError as error:
-            raise UsageError(f"{name}, line {lines.line_num}: {error}") from error
+            raise UsageError(f"{name}, line {number}: {error}") from error
     return tuple(parsed)
 
 
@@ -103,12 +104,17 @@ def _table(line: dict[str, str]) -> Table:
     major, minor = map(int, line["compute_capability"].split("."))
     format(0.0, line["format"])  # a ValueError where it is no format
     return Table(
-        *(line[name] for name in ("table", "repo", "path", "commit", "gpu", "gpu_id")),
-        (major, minor),
-        line["torch"],
-        int(line["unit_bytes"]),
-        line["format"],
-        line["note"],
+        name=line["table"],
+        repo=line["repo"],
+        path=line["path"],
+        commit=line["commit"],
+        gpu=line["gpu"],
+        gpu_id=line["gpu_id"],
+        compute_capability=(major, minor),
+        torch=line["torch"],
+        unit_bytes=int(line["unit_bytes"]),
+        format=line["format"],
+        note=line["note"],
     )
 
 
@@ -118,4 +124,5 @@ def _run(line: dict[str, str]) -> Run:
         float(text)
     if line["oom"] not in ("0", "1") or (line["oom"] == "1") is bool(printed):
         raise ValueError("a row has numbers and oom 0, or no number and oom 1")
-    return Run(line["table"], int(line["batch"]), int(line["seq"]), int(line["d"]), printed, line["oom"] == "1")
+    shape = {name: int(line[name]) for name in ("batch", "seq", "d")}
+    return Run(line["table"], **shape, printed=printed, out_of_memory=line["oom"] == "1")

@@ -1,11 +1,9 @@
-"""Recorded allocator traces: the events of real CUDA memory snapshots and the segments and blocks at their end.
+"""Recorded allocator traces: the events of real CUDA memory snapshots, and the segments at their end.
 
-`traces.csv` says where each is from; `traces/NAME.csv.xz` has a line per event, then a line per segment, each followed by
-its blocks in use. `detail` is a segment's pool, or the bytes that a block was asked for.
+`traces.csv` says where each is from; `traces/NAME.csv.xz` has a line per event, then a line per segment, each
+followed by its blocks in use. `detail` is a segment's pool, or the bytes that a block was asked for.
 """
 
-import csv
-import io
 import lzma
 from dataclasses import dataclass
 from functools import cache
@@ -41,14 +39,14 @@ class _Line:
 def traces() -> dict[str, Trace]:
     """The traces, by name."""
     fields = ("trace", "repo", "path", "commit", "gpu")
-    return {trace.name: trace for trace in read_lines(DATA / "traces.csv", fields, lambda line: Trace(*line.values()))}
+    found = read_lines(DATA / "traces.csv", fields, lambda line: Trace(*line.values()))
+    return {trace.name: trace for trace in found}
 
 
 def load_trace(name: str) -> tuple[list[TraceEvent], list[Segment]]:
-    """A trace's events in order, and the segments at its end. Raises UsageError for a file of another form."""
+    """A trace's events in order and the segments at its end. Raises UsageError for another form of file."""
     path = DATA / "traces" / f"{name}.csv.xz"
-    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-        lines = parse_lines(csv.reader(io.StringIO(file.read())), str(path), _FIELDS, _line)
+    lines = parse_lines(lzma.decompress(path.read_bytes()).decode(), str(path), _FIELDS, _line)
     events = [TraceEvent(x.record, x.address, x.size, x.stream) for x in lines if x.record in _EVENTS]
     return events, _segments(lines)
 

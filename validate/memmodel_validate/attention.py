@@ -1,7 +1,8 @@
-"""Attention as the recorded scripts write it. Each runs on torch and on recording tensors; `xp` is the library.
+"""Attention as the recorded scripts write it, for torch and recording tensors alike; `xp` is the library.
 
-Shapes: q, k, v (b, n, d) without heads; masks (n, n), true where a pair counts. The scripts' einsum of two such tensors
-is one batched product, as `@` is. What differs between them is which local names keep score matrices alive.
+Shapes: q, k, v (b, n, d) without heads; masks (n, n), true where a pair counts. The scripts' einsum of two
+such tensors is one batched product, as `@` is. What differs between them is which local names keep score
+matrices alive.
 """
 
 import math
@@ -12,7 +13,7 @@ from memmodel_kernels.naive import softmax_by_hand
 
 
 def handout(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-    """The course's own, used by most: softmax by hand, whose difference keeps its name while it is divided."""
+    """The course's own, used by most: softmax by hand, whose difference is alive until the division."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = xp.where(mask, scores, float("-inf"))
@@ -55,9 +56,10 @@ def compiled_library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
 
 def _compiled(xp: Any, attention: Any, q: Any, k: Any, v: Any, mask: Any, by_hand: bool) -> Any:
     if xp.__name__ == "torch":
-        return xp.compile(attention)(xp, q, k, v) if mask is None else xp.compile(attention)(xp, q, k, v, mask)
-    one_head = (x.unsqueeze(1) for x in (q, k, v))
-    return compiled_with(*one_head, blocked=mask, by_hand=by_hand).squeeze(1)
+        masks = () if mask is None else (mask,)
+        return xp.compile(attention)(xp, q, k, v, *masks)
+    out = compiled_with(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), blocked=mask, by_hand=by_hand)
+    return out.squeeze(1)
 
 
 def _softmax_of_unnamed_difference(x: Any) -> Any:
