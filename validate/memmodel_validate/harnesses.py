@@ -45,7 +45,7 @@ def upstream_gradient(xp: Any, run: Run, mark: Mark, attention: Attention) -> No
 
 
 def earlier_output(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
-    """Wuyh11: a forward's peak beside the upstream gradient and the last warm-up's output; `.grad` is None."""
+    """Wuyh11: a forward's peak beside the upstream gradient and a warm-up's output; `.grad` is None."""
     q, k, v = _inputs(xp, run)
     upstream = xp.randn(*_shape(run), device="cuda")
     for _ in range(WARM_UP):
@@ -212,7 +212,7 @@ def mask_of_positions(xp: Any, run: Run, mark: Mark, attention: Attention) -> No
 
 
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
-    """torch.compile, its limit of eight graphs spent: scores beyond int32 indices need one more, so run eagerly.
+    """torch.compile, its limit of 8 graphs spent: scores beyond int32 indices need one more, so run eager.
 
     Brandon's function is compiled twice (with and without gradients) for a first shape, for symbolic lengths,
     for int64 indices and for symbolic head dims. At d = 128 and n = 16384 its times are the eager ones (54.42
