@@ -88,7 +88,7 @@ def parse_lines(
     text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]
 ) -> tuple[T, ...]:
     """`read_lines` of a text; `name` is what an error calls it."""
-    header, *lines = csv.reader(text.splitlines())
+    header, *lines = list(csv.reader(text.splitlines())) or [[]]
     if tuple(header) != fields:
         raise UsageError(f"{name}, line 1: expected the columns {','.join(fields)}, not {','.join(header)}")
     parsed = []
