@@ -30,7 +30,7 @@ def compiled_with(
 ) -> Any:
     """The compiler's model on recording tensors, for a bool mask (n, m) that the caller made and keeps.
 
-    Shapes: q (b, h, n, d), k (b, h, m, d), v (b, h, m, e). The graph saves the mask as it is: no copy, no inverse.
+    Shapes: q (b, h, n, d), k (b, h, m, d), v (b, h, m, e). The graph keeps the mask as it is, without a copy.
     """
     return _function(namespace(q)).apply(q, k, v, blocked, dropout, by_hand)
 
@@ -54,7 +54,7 @@ def _function(xp: Any) -> Any:
             if not (by_hand or dropout):  # only the probabilities are kept; the scores die before the second product
                 del scores, rows
                 kept = [probs]
-            elif by_hand and not ctx.needs_input_grad[2]:  # only v's gradient is a product with the probabilities
+            elif by_hand and not ctx.needs_input_grad[2]:  # only v's gradient needs the probabilities whole
                 kept = [scores, *rows, *dropped]
             else:
                 kept = [scores, *rows, *dropped, probs]

@@ -113,7 +113,7 @@ class Op(ABC):
             self.unpacked = {}
 
     def release(self) -> None:
-        """Free what was kept, in the order it was kept in. A node that kept nothing can run again, as in PyTorch."""
+        """Free what was kept, in the order it was kept in. A node that kept nothing can run again."""
         if self.saved:
             for kept in self.saved.values():
                 kept.release()

@@ -44,8 +44,8 @@ def test_accuracy_counts_the_numbers_of_all_rows() -> None:
     found = accuracy()
     assert sum(a.rows for a in found) == sum(len(run.printed) for run in runs())
     assert all(a.exact == a.rows for a in found)
-    # A printed number is off by at most half a unit in its last place: half a MB where whole 10^6 are printed.
-    assert max(abs(a.worst_residual) for a in found) <= max(t.unit_bytes for t in tables().values()) / 2000
+    coarsest = 0.001 * (1 << 30)  # the last place that GiB are printed with
+    assert max(abs(a.worst_residual) for a in found) <= coarsest / 2
 
 
 def one_comparison(table: str) -> Comparison:
@@ -53,7 +53,7 @@ def one_comparison(table: str) -> Comparison:
 
 
 def last_place(compared: Comparison) -> int:
-    """Bytes of one unit in the last printed place; at least one byte, since memory comes in whole bytes."""
+    """Bytes of one unit in the last printed place, but at least one byte."""
     decimals = len(compared.printed.partition(".")[2])
     return max(1, round(10.0**-decimals * compared.table.unit_bytes))
 
