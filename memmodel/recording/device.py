@@ -21,8 +21,8 @@ class Device:
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
         streams_gemm: matrix products run through cuBLAS, with its workspace.
-        resident_threads: SMs times threads per SM, which bounds the thread blocks that share one sum (Reduce.cuh); 0: sums
-            take no scratch. An A100's by default: other GPUs differ by at most a few KiB while a sum runs.
+        resident_threads: SMs times threads per SM: it bounds the thread blocks that share one sum (Reduce.cuh).
+            An A100's; other GPUs differ by a few KiB while a sum runs. 0: sums take no scratch.
     """
 
     name: str

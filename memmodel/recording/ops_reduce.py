@@ -45,11 +45,13 @@ def reduction(
 
 
 def _scratch(x: Tensor) -> list[Tensor]:
-    """The buffers of a sum of everything that many thread blocks share. A closed form leaves these few KiB out."""
+    """The buffers of a sum of everything that many thread blocks share. Closed forms leave these KiB out."""
     tape, count = x.storage.tape, x.numel()
     if not tape.device.resident_threads or hasattr(count, "free_symbols") or not x.is_contiguous():
         return []
-    sizes = [n for n in reduce_scratch(count, tape.device.resident_threads) if not (isinstance(n, int) and n == 0)]
+    sizes = reduce_scratch(count, tape.device.resident_threads)
+    if isinstance(count, int) and not any(sizes):
+        return []
     return [new(tape, (n,), uint8, "sum scratch", role="temporary") for n in sizes]
 
 
