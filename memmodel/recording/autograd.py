@@ -257,6 +257,7 @@ def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = 
             _Engine(tape, retain_graph).run(_edge(self), gradient)
     finally:
         tape.thread, tape.node = thread, None
+    del gradient  # before `self`, as it is a local of torch.autograd.backward
 
 
 class _Engine:
