@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-import torch
 from memmodel import recording
 from memmodel.program import Alloc, Free
 
@@ -90,7 +90,7 @@ def recorded_events(body: Body) -> list[tuple[str, int, int]]:
 
 
 def in_order(events: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """The events with each run of frees sorted: between two allocations their order leaves no trace in any allocator."""
+    """The events with each run of frees sorted: between two allocations their order leaves no trace in an allocator."""
     result: list[tuple[str, int, int]] = []
     frees: list[tuple[str, int, int]] = []
     for event in events:

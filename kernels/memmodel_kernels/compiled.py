@@ -30,9 +30,7 @@ def compiled(
     return compiled_with(q, repeated(k, q), repeated(v, q), blocked, dropout, by_hand)
 
 
-def compiled_with(
-    q: Any, k: Any, v: Any, blocked: Any = None, dropout: float = 0.0, by_hand: bool = False
-) -> Any:
+def compiled_with(q: Any, k: Any, v: Any, blocked: Any = None, dropout: float = 0.0, by_hand: bool = False) -> Any:
     """The compiler's model on recording tensors, for a bool mask (n, m) that the caller made and keeps.
 
     Shapes: q (b, h, n, d), k (b, h, m, d), v (b, h, m, e). The graph keeps the mask as it is, without a copy.
@@ -56,8 +54,9 @@ def _function(xp: Any) -> Any:
             dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
             _softmax_kernel(xp, scores, [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
-            if not (by_hand or dropout):  # only the probabilities are kept; the scores die before the second product
-                del scores, rows
+            if not any(ctx.needs_input_grad):
+                kept = []
+            elif not (by_hand or dropout):
                 kept = [probs]
             elif by_hand and not ctx.needs_input_grad[2]:  # only v's gradient needs the probabilities whole
                 kept = [scores, *rows, *dropped]
@@ -65,6 +64,7 @@ def _function(xp: Any) -> Any:
                 kept = [scores, *rows, *dropped, probs]
             ctx.save_for_backward(q, k, v, *kept, *masks)
             ctx.by_hand, ctx.kept = by_hand, len(kept)
+            del scores, rows, dropped, kept  # a buffer that backward does not need dies before the second product
             return probs @ v
 
         @staticmethod

@@ -22,9 +22,7 @@ CONFIGS = [
 ]
 IDS = ["whole", "expandable", "max split", "power of two", "expandable, power of two"]
 
-edges = st.sampled_from(
-    [1, 512, 513, SMALL - 1, SMALL, SMALL + 1, 10 * MiB - 1, 10 * MiB, 20 * MiB, 21 * MiB]
-)
+edges = st.sampled_from([1, 512, 513, SMALL - 1, SMALL, SMALL + 1, 10 * MiB - 1, 10 * MiB, 20 * MiB, 21 * MiB])
 sizes = st.one_of(edges, st.integers(1, 4 * MiB), st.integers(1, 64).map(lambda n: n * MiB // 2))
 requests = st.tuples(st.just("malloc"), sizes, st.integers(0, 1))
 frees = st.tuples(st.just("free"), st.integers(0, 1 << 20), st.just(0))
@@ -95,9 +93,7 @@ def test_nothing_exceeds_the_capacity(config: AllocatorConfig, history: History)
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)
 @settings(max_examples=40, deadline=None)
 @given(history=histories)
-def test_all_freed_and_the_cache_emptied_nothing_is_reserved(
-    config: AllocatorConfig, history: History
-) -> None:
+def test_all_freed_and_the_cache_emptied_nothing_is_reserved(config: AllocatorConfig, history: History) -> None:
     run = Run(CachingAllocator(config=config))
     for action in history:
         run.step(*action)

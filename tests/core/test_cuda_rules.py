@@ -66,10 +66,10 @@ def test_mixed_dtypes_are_converted_in_registers() -> None:
 
 # Multiples of S, T and the row vector at each peak, counted by hand from the code: q, k, v and dout are 4 T.
 PEAKS = [
-    # scores and probs, then the output; backward adds d probs, d scores and the scratch to probs, with output and v.grad
+    # scores and probs, then the output; backward has probs, d probs, d scores and the scratch, with output and v.grad
     ("naive", "train", 2 * S + 5 * T, 4 * S + 6 * T, S),
-    # scores, shifted, powers and probs with the maximum's int64 indices (2 rows) and the sum; backward: powers, d probs and
-    # the three temporaries of the division with its result
+    # scores, shifted, powers and probs with the maximum's int64 indices (2 rows) and the sum; backward: powers, d probs
+    # and the three temporaries of the division with its result
     ("naive-by-hand", "train", 4 * S + 4 * T + 3 * ROW, 6 * S + 6 * T + 3 * ROW, 2 * S + 3 * ROW),
     ("checkpointed", "train", 2 * S + 5 * T, 4 * S + 6 * T, 0),
     # O and LSE; backward adds delta and three gradients (dQ is summed in fp32, which it is already)

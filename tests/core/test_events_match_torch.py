@@ -1,13 +1,13 @@
-"""Every spelling makes the same allocator events on recording tensors as on PyTorch itself: births, deaths, bytes, order."""
+"""Every spelling makes the same allocator events on recording tensors as on PyTorch: births, deaths, bytes, order."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
-from torch_events import Body, in_order, real_events, recorded_events
 
 from memmodel.masks import Mask
+from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
+from torch_events import Body, in_order, real_events, recorded_events
 
 Spelling = Callable[[Any, Any, Any, Any], Any]
 

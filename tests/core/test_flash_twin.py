@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from memmodel_kernels import flash, naive
-from memmodel_kernels.flash import flash_forward
 
 from memmodel.masks import Mask
 from memmodel.tiles import Tile
+from memmodel_kernels import flash, naive
+from memmodel_kernels.flash import flash_forward
 
 SHAPES = [  # b, h, g, n, m, d: odd sizes, shared heads, more keys than queries
     (1, 1, 1, 5, 5, 8),

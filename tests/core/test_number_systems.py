@@ -31,7 +31,9 @@ def cases(draw: st.DrawFn, smallest: int = 1) -> Case:
     keys = seq + draw(st.sampled_from([0, 0, 5]))
     algorithm = draw(st.sampled_from(sorted(ALGORITHMS)))
     phase = "inference" if algorithm == "decode" else draw(st.sampled_from(["inference", "forward", "train"]))
-    masks = [Mask()] if algorithm == "decode" else [Mask(), Mask(causal=True), Mask(causal=True, window=(keys + 1) // 2)]
+    masks = (
+        [Mask()] if algorithm == "decode" else [Mask(), Mask(causal=True), Mask(causal=True, window=(keys + 1) // 2)]
+    )
     return make_case(
         algorithm,
         batch=draw(size),
@@ -133,7 +135,9 @@ def test_chunked_and_causal_flash_formulas_hold_in_their_regions() -> None:
     peaks = [int(b.expression.subs(values)) for branches in forms.peaks.values() for b in branches]
     assert max(peaks) == readings(chunked)["live_peak_bytes"]
     causal = make_case("flash", batch=3, heads=5, seq=512, head_dim=16, mask=Mask(causal=True))
-    assert int(formulas(causal).flops.subs({SYMBOLS[n]: getattr(causal, n) for n in SIZES})) == readings(causal)["flops"]
+    assert (
+        int(formulas(causal).flops.subs({SYMBOLS[n]: getattr(causal, n) for n in SIZES})) == readings(causal)["flops"]
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash", "compiled"])

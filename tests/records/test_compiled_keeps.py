@@ -71,9 +71,7 @@ ALL = (True, True, True)
     [(ALL, False, True), (ALL, True, True), (ALL, False, False)],
     ids=["by hand", "by hand, masked", "library softmax"],
 )
-def test_the_model_keeps_what_the_partitioner_keeps(
-    learn: tuple[bool, ...], masked: bool, hand: bool
-) -> None:
+def test_the_model_keeps_what_the_partitioner_keeps(learn: tuple[bool, ...], masked: bool, hand: bool) -> None:
     assert modelled(learn, masked, hand) == partitioned(by_hand if hand else library, learn, masked)
 
 

@@ -77,9 +77,7 @@ def test_a_file_is_named_by_its_path(tmp_path: Path) -> None:
     "line",
     ["malloc,0x0,512,0,", "segment,0x0,512,0,medium", "block,0x0,512,0,", "alloc,zero,512,0,"],
 )
-def test_a_wrong_trace_is_named_by_file_and_line(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_trace_is_named_by_file_and_line(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "traces").mkdir()
     text = f"record,address,size,stream,detail\n{line}\n"
     (tmp_path / "traces" / "odd.csv.xz").write_bytes(lzma.compress(text.encode()))

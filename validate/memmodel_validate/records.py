@@ -84,9 +84,7 @@ def read_lines(path: Path, fields: tuple[str, ...], parse: Callable[[dict[str, s
     return parse_lines(path.read_text(encoding="utf-8"), str(path), fields, parse)
 
 
-def parse_lines(
-    text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]
-) -> tuple[T, ...]:
+def parse_lines(text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
     """`read_lines` of a text; `name` is what an error calls it."""
     header, *lines = list(csv.reader(text.splitlines())) or [[]]
     if tuple(header) != fields:
