@@ -2,19 +2,19 @@
 
     S = Q K^T        P = exp(scale S - max)        O = P V / sum(P)        LSE = max + log(sum(P))
 
-Scores and probabilities live in registers only. Two phases: blocks that every row sees whole, then blocks that need a
-mask (the diagonal, the window's edge, the last keys). Sources: Dao, "FlashAttention-2" (arXiv 2307.08691), algorithm 1;
-the folded exp2 is from the same author's kernels.
+Scores and probabilities live in registers only. Two phases: blocks that every row sees whole, then blocks that
+need a mask (the diagonal, the window's edge, the last keys). Source: Dao, "FlashAttention-2" (arXiv 2307.08691),
+algorithm 1.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# Triton traces these functions: parameters are tensors, pointers or constexpr, and only constexpr is annotated.
+# Triton traces these functions: parameters are tensors, pointers or constexpr; only constexpr is annotated.
 
 import triton
 import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import load_block, store_block
-from memmodel_kernels.triton_flash.schedule import partial_block, place, span, visible
+from memmodel_kernels.triton_flash.schedule import partial_block, phases, place, visible
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
@@ -48,13 +48,14 @@ def attend(
 ):
     """One step of the online softmax: fold the keys start..start+COLS into (b_o, b_max, b_sum).
 
-    b_q, b_o: (ROWS, BLOCK_D); b_max, b_sum: (ROWS,), b_max in unscaled scores so that scaling costs one FFMA per score.
+    b_q, b_o: (ROWS, BLOCK_D); b_max, b_sum: (ROWS,). b_max is in unscaled scores: scaling and subtracting it
+    are then one FFMA per score.
     """
     b_k = load_block(k, stride_k, i_b, i_g, start, m, D, COLS, BLOCK_D, MASKED, TMA)
     b_s = tl.dot(b_q, b_k.T, input_precision=PRECISION)
     if MASKED:
         o_j = start + tl.arange(0, COLS)
-        m_s = visible(o_i[:, None], o_j[None, :], first, last, LEFT, RIGHT) & (o_j < m)[None, :]
+        m_s = visible(o_i[:, None], o_j[None, :], m, first, last, LEFT, RIGHT)
         b_s = tl.where(m_s, b_s, float("-inf"))
     b_new = tl.maximum(b_max, tl.max(b_s, 1))
     b_ref = b_new
@@ -99,10 +100,11 @@ def forward_kernel(
     TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
+    """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
-    q is loaded once, by pointer; k and v stream, by TMA descriptor where TMA. scale_log2 = |scale| log2(e), and FLIP says
-    that the scale is negative: the online maximum needs a positive one.
+    What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TMA.
+    scale_log2 = |scale| log2(e); FLIP says that the scale is negative, since a running maximum needs a
+    positive one.
     """
     blocks = tl.cdiv(n, ROWS)
     i_bh, i_n = place(tl.program_id(0), batch_heads, blocks, section)
@@ -121,7 +123,7 @@ def forward_kernel(
     b_max = tl.full((ROWS,), float("-inf"), tl.float32)
     b_sum = tl.zeros((ROWS,), tl.float32)
 
-    begin, left, full, end, right = span(start, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
+    begin, left, full, end, right = phases(start, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
     for j in tl.range(full, end, COLS):
         b_o, b_max, b_sum = attend(
             b_o, b_max, b_sum, b_q, k, v, stride_k, stride_v, i_b, i_g, o_i, j, m, first, last, scale_log2,
