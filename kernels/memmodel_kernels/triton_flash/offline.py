@@ -1,40 +1,44 @@
-"""Compiling a kernel for any NVIDIA architecture on a machine without a GPU, and what the compiler says about it.
+"""Compile a kernel for any NVIDIA architecture, without a GPU, and report what the compiler says of it.
 
 Triton compiles for an explicit target without touching a driver. The signature that a launch would infer from its
-arguments follows here from the parameter's name, the same in every kernel of this package: `stride_x` is a tuple of four,
-`scale...` a float, UPPER CASE a constant, the names in TENSORS are tensors, the rest are 32-bit ints.
+arguments follows here from the parameter's name, the same in every kernel of this package: `stride_x` is a tuple
+of four, `scale...` a float, UPPER CASE a constant, the names in TENSORS are tensors, the rest are 32-bit ints.
 
 It needs a process without TRITON_INTERPRET, which makes kernels uncompilable.
 """
 
+import contextlib
+import io
 import re
-import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TENSORS = ("q", "k", "v", "o", "do", "dq", "dk", "dv", "q_stream", "do_stream", "k_stream", "v_stream")
+TENSORS = ("q", "k", "v", "o", "do", "dq", "dk", "dv", "q_stream", "k_stream", "v_stream", "do_stream")
 FP32_TENSORS = ("lse", "delta", "dlse", "dq_sum")
 ALIGNED = [["tt.divisibility", 16]]
 
 Constants = Mapping[str, int | bool | str]
-Path_ = tuple[int, ...]
+ArgPath = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """What a compiled kernel costs: registers per thread, spilled bytes per thread, shared memory bytes per program."""
+    """What a compiled kernel costs: registers and spilled bytes per thread, shared memory bytes per program.
+
+    `wgmma`, `tcgen05` and `mma` count the tensor-core instructions of sm_90, sm_100 and the others, `tma` the copies
+    by the copy engine.
+    """
 
     registers: int
     spilled: int
     shared: int
     wgmma: int
+    tcgen05: int
     mma: int
     tma: int
 
@@ -49,26 +53,47 @@ def compile_kernel(
     stages: int,
     boxes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Binary:
-    """Compile `kernel` for sm_`arch`. `dtype` is Triton's name (bf16); `boxes` the (rows, cols) of each TMA descriptor."""
+    """Compile `kernel` for sm_`arch`: `dtype` in Triton's words, `boxes` the (rows, cols) of TMA descriptors."""
     source = _source(kernel, constants, dtype, boxes or {})
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    registers, stack = _resources(compiled.asm["cubin"])
+    with _assembler_log() as log:
+        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = compiled.asm["ptx"]
     return Binary(
-        registers=registers,
-        spilled=stack,
+        registers=_number(r"Used (\d+) registers", log.getvalue()),
+        spilled=_number(r"(\d+) bytes spill stores", log.getvalue()),
         shared=compiled.metadata.shared,
         wgmma=ptx.count("wgmma.mma_async"),
+        tcgen05=ptx.count("tcgen05.mma"),
         mma=ptx.count("mma.sync"),
         tma=ptx.count("cp.async.bulk.tensor"),
     )
 
 
+@contextlib.contextmanager
+def _assembler_log() -> Iterator[io.StringIO]:
+    """Collect what ptxas says of each kernel; a cached kernel would make it say nothing."""
+    with (
+        triton.knobs.nvidia.scope(),
+        triton.knobs.compilation.scope(),
+        contextlib.redirect_stdout(io.StringIO()) as log,
+    ):
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True
+        yield log
+
+
+def _number(pattern: str, log: str) -> int:
+    found = re.search(pattern, log)
+    if found is None:
+        raise RuntimeError(f"the assembler's log has no {pattern!r}: {log!r}")
+    return int(found[1])
+
+
 def _source(kernel: Any, constants: Constants, dtype: str, boxes: Mapping[str, tuple[int, int]]) -> ASTSource:
     signature: dict[str, str | tuple[str, ...]] = {}
-    values: dict[Path_, int | bool | str] = {}
-    attributes: dict[Path_, list[list[str | int]]] = {}
+    values: dict[ArgPath, int | bool | str] = {}
+    attributes: dict[ArgPath, list[list[str | int]]] = {}
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
@@ -90,18 +115,3 @@ def _source(kernel: Any, constants: Constants, dtype: str, boxes: Mapping[str, t
 
 def _element(name: str, dtype: str) -> str:
     return "fp32" if name in FP32_TENSORS else dtype
-
-
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """(registers, stack bytes) per thread. These kernels keep no arrays, so whatever is on the stack was spilled."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        run = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+)", run.stdout)
-    if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage: {run.stdout!r}")
-    return int(found[1]), int(found[2])
