@@ -300,7 +300,9 @@ def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision:
         return statistics + row_scale + (max(probabilities, dq_sum) if pass_ == FUSED else probabilities)
     if dtype == float32:
         # tf32x3 keeps the two halves of each operand that stays.
-        return statistics + (t.rows * d * size + 2 * probabilities if pass_ == FORWARD else 2 * t.cols * d * size)
+        return statistics + (
+            t.rows * d * size + 2 * probabilities if pass_ == FORWARD else 2 * t.cols * d * size
+        )
     if _asynchronous(whose, dtype, pass_, t) and whose == 100:
         # tcgen05 wants each operand of a product in its own layout: those used in two roles are there twice.
         twice = {FORWARD: 0, DKDV: 2 * t.rows, FUSED: 2 * t.rows, DQ: t.cols}[pass_] * d * size

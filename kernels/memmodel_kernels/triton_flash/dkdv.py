@@ -85,7 +85,8 @@ def write_dk_dv(
 
     The query heads that share it are summed here, so grouped heads need no atomics. One flat loop over heads
     and query blocks keeps the pipeline full and the registers few; every block is masked, at one comparison per
-    score. Padded keys give rows that are never stored. FUSED adds this block's share of dQ to dq_sum.
+    score. FUSED adds this block's share of dQ to dq_sum; without it, padded keys need no mask of their own: their
+    rows, which may be infinite, are never stored.
     """
     i_bg, i_m = place(i_program, batch_groups, tl.cdiv(m, COLS), section)
     i_b = i_bg // (heads // group)
@@ -108,9 +109,11 @@ def write_dk_dv(
         b_do = load_block(do, stride_do, i_b, i_h, start_n, n, D, ROWS, BLOCK_D, True, TMA)
         b_lse, b_delta = load_rows(lse, delta, i_b * heads + i_h, o_i, n)
         b_s = tl.dot(b_k, b_q.T, input_precision=PRECISION)
-        b_p = tl.math.exp2(b_s * scale_log2 - b_lse[None, :])
-        if LEFT or RIGHT:
-            b_p = tl.where(visible(o_i[None, :], o_j[:, None], m, first, last, LEFT, RIGHT), b_p, 0.0)
+        b_s = b_s * scale_log2 - b_lse[None, :]
+        if LEFT or RIGHT or FUSED:
+            m_s = visible(o_i[None, :], o_j[:, None], m, first, last, LEFT, RIGHT)
+            b_s = tl.where(m_s, b_s, float("-inf"))
+        b_p = tl.math.exp2(b_s)
         b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
         b_dp = tl.dot(b_v, b_do.T, input_precision=PRECISION)
         b_ds = b_p * (b_dp - b_delta[None, :])

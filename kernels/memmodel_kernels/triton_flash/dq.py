@@ -48,11 +48,12 @@ def add_keys(
     b_k = load_block(k, stride_k, i_b, i_g, start, m, D, COLS, BLOCK_D, MASKED, TMA)
     b_v = load_block(v, stride_v, i_b, i_g, start, m, D, COLS, BLOCK_D, MASKED, TMA)
     b_s = tl.dot(b_q, b_k.T, input_precision=PRECISION)
-    b_p = tl.math.exp2(b_s * scale_log2 - b_lse[:, None])
+    b_s = b_s * scale_log2 - b_lse[:, None]
     if MASKED:
-        # After the exponential: the score of a padded key is 0, and exp2(0 - LSE) may be infinite.
+        # Padded keys too: their score is 0, exp2(0 - LSE) may be infinite, and infinity times a zero of K is NaN.
         o_j = start + tl.arange(0, COLS)
-        b_p = tl.where(visible(o_i[:, None], o_j[None, :], m, first, last, LEFT, RIGHT), b_p, 0.0)
+        b_s = tl.where(visible(o_i[:, None], o_j[None, :], m, first, last, LEFT, RIGHT), b_s, float("-inf"))
+    b_p = tl.math.exp2(b_s)
     b_dp = tl.dot(b_do, b_v.T, input_precision=PRECISION)
     b_ds = b_p * (b_dp - b_delta[:, None])
     return tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)

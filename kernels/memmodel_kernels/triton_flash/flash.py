@@ -68,5 +68,5 @@ def flash_attention(
     (output, LSE). Raises UsageError for inputs that are not supported, before anything is launched.
     """
     problem = checked(q, k, v, causal, window, scale, precision)
-    o, lse = flash_attention_op(q, k, v, causal, window, problem.scale, problem.precision, deterministic)
+    o, lse = flash_attention_op(q, k, v, causal, window, problem.scale, precision, deterministic)
     return (o, lse) if return_lse else o

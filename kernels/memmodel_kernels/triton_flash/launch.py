@@ -28,7 +28,9 @@ from memmodel_kernels.triton_flash.problem import Problem, check_strides
 from memmodel_kernels.triton_flash.split import split_kernel
 
 DELTA_ROWS = 64
-L2_BUDGET = 32 * 2**20  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
+L2_BUDGET = (
+    32 * 2**20
+)  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
 TMA_ALIGNMENT = 16  # bytes: base address and strides (CUDA driver API, cuTensorMapEncodeTiled)
 INTERPRETED_ARCH = 90
 
@@ -120,7 +122,9 @@ def _split(
     dkdv, by_row = _tiles(q, problem, tiles.DKDV, tiles.DQ)
     tma = _streams_by_tma(q, k, v, do)
     heads = problem.b * problem.h
-    grid = heads // problem.group * triton.cdiv(problem.m, dkdv.cols) + heads * triton.cdiv(problem.n, by_row.rows)
+    grid = heads // problem.group * triton.cdiv(problem.m, dkdv.cols) + heads * triton.cdiv(
+        problem.n, by_row.rows
+    )
     split_kernel[(grid,)](
         q,
         k,
@@ -161,7 +165,11 @@ def _fused(
 ) -> None:  # fmt: skip
     """dQ summed in fp32 across the key blocks: in dq itself when that is fp32."""
     (tile,) = _tiles(q, problem, tiles.FUSED)
-    dq_sum = dq.zero_() if dq.dtype == torch.float32 else torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+    dq_sum = (
+        dq.zero_()
+        if dq.dtype == torch.float32
+        else torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+    )
     # The interpreter has no reduction by the copy engine.
     tma = _streams_by_tma(q, do, dq_sum) and q.device.type == "cuda"
     fused_kernel[(problem.b * problem.g * triton.cdiv(problem.m, tile.cols),)](
@@ -235,13 +243,19 @@ def _tiles(q: Tensor, problem: Problem, *passes: tiles.Pass) -> tuple[Tile, ...]
 
 def _precision(q: Tensor, problem: Problem, pass_: tiles.Pass) -> str:
     """How fp32 is multiplied in this pass: exactly where the table has no tensor-core tile."""
-    has = tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, pass_, problem.precision)
-    return problem.precision if has else "ieee"
+    asked = problem.precision or default_precision()
+    return asked if tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, pass_, asked) else "ieee"
+
+
+def default_precision() -> str:
+    """What torch.matmul would use now: fp32 is multiplied exactly unless the user has allowed TF32."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def _has_fused(q: Tensor, problem: Problem) -> bool:
     """Whether the table knows a fused tile; the split form serves where it does not."""
-    return tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, tiles.FUSED, problem.precision)
+    precision = _precision(q, problem, tiles.FUSED)
+    return tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, tiles.FUSED, precision)
 
 
 def _kind(dtype: torch.dtype) -> dtypes.DType:

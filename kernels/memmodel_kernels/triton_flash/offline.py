@@ -30,7 +30,7 @@ ArgPath = tuple[int, ...]
 class Binary:
     """What a compiled kernel costs: registers and spilled bytes per thread, shared memory bytes per program.
 
-    `wgmma`, `tcgen05` and `mma` count the tensor-core instructions of sm_90, sm_100 and the others, `tma` the copies
+    `wgmma`, `tcgen05` and `mma` count the tensor-core instructions of sm_90, sm_100 and the others, `tma_copies` those
     by the copy engine.
     """
 
@@ -40,7 +40,7 @@ class Binary:
     wgmma: int
     tcgen05: int
     mma: int
-    tma: int
+    tma_copies: int
 
 
 def compile_kernel(
@@ -66,7 +66,7 @@ def compile_kernel(
         wgmma=ptx.count("wgmma.mma_async"),
         tcgen05=ptx.count("tcgen05.mma"),
         mma=ptx.count("mma.sync"),
-        tma=ptx.count("cp.async.bulk.tensor"),
+        tma_copies=ptx.count("cp.async.bulk.tensor"),
     )
 
 

@@ -20,7 +20,7 @@ def flash_attention_op(
     causal: bool,
     window: Optional[int],  # noqa: UP045  (the schema inference of older torch reads Optional only)
     scale: float,
-    precision: str,
+    precision: Optional[str],  # noqa: UP045
     deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
@@ -35,7 +35,7 @@ def _(
     causal: bool,
     window: int | None,
     scale: float,
-    precision: str,
+    precision: str | None,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -53,7 +53,7 @@ def flash_attention_backward_op(
     causal: bool,
     window: Optional[int],  # noqa: UP045
     scale: float,
-    precision: str,
+    precision: Optional[str],  # noqa: UP045
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""

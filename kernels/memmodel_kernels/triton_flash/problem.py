@@ -14,6 +14,8 @@ PRECISIONS = ("ieee", "tf32", "tf32x3")
 MAX_HEAD_DIM = 256
 MAX_BLOCK = 256
 INT32 = 2**31
+# What the kernels are is settled when they are imported, so this is too.
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Problem:
     """Attention of q (b, h, n, d) on k, v (b, g, m, d).
 
     Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how
-    fp32 is multiplied (it says nothing for 16-bit types).
+    fp32 is multiplied, None as torch.matmul would.
     """
 
     b: int
@@ -33,7 +35,7 @@ class Problem:
     first: int | None
     last: int | None
     scale: float
-    precision: str
+    precision: str | None
 
     @property
     def group(self) -> int:
@@ -91,15 +93,7 @@ def checked(
     b, h, n, d = q.shape
     _, g, m, _ = k.shape
     first, last = band(n, m, causal, window)
-    return Problem(
-        b, h, g, n, m, d, first, last, d**-0.5 if scale is None else scale, precision or default_precision(q.dtype)
-    )  # fmt: skip
-
-
-def default_precision(dtype: torch.dtype) -> str:
-    """What a torch matmul of this dtype would use now: fp32 is multiplied exactly unless the user allowed TF32."""
-    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return "ieee" if exact else "tf32"
+    return Problem(b, h, g, n, m, d, first, last, d**-0.5 if scale is None else scale, precision)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -115,7 +109,9 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise UsageError(f"head dim {q.shape[3]} is not supported: 1 to {MAX_HEAD_DIM} are")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UsageError(f"query heads must be a multiple of key/value heads: given {q.shape[1]} and {k.shape[1]}")
+        raise UsageError(
+            f"query heads must be a multiple of key/value heads: given {q.shape[1]} and {k.shape[1]}"
+        )
 
 
 def _check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -129,7 +125,7 @@ def _check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:
         return
     if q.device.type != "cpu":
         raise UsageError(f"tensors on {q.device} are not supported: the kernels run on CUDA devices")
-    if not triton.knobs.runtime.interpret:
+    if not INTERPRETED:
         raise UsageError(
             "the tensors are on the CPU: move them to a CUDA device, or set TRITON_INTERPRET=1 before Triton is "
             "imported to run the kernels in its interpreter"

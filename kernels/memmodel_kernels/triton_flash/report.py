@@ -130,7 +130,9 @@ def programs_per_sm(arch: int, registers: int, warps: int, shared: int) -> int:
     )
 
 
-def compile_all(architectures: tuple[int, ...] = ARCHITECTURES, jobs: int | None = None) -> list[dict[str, Any]]:
+def compile_all(
+    architectures: tuple[int, ...] = ARCHITECTURES, jobs: int | None = None
+) -> list[dict[str, Any]]:
     """Compile every row, in `jobs` processes (one per core unless given)."""
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return list(pool.map(compiled, builds(architectures), chunksize=4))
