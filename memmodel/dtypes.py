@@ -26,14 +26,7 @@ int32 = DType("int32", 4, floating=False)
 uint8 = DType("uint8", 1, floating=False)
 bool_ = DType("bool", 1, floating=False)
 
-_SHORT = {
-    "fp64": float64,
-    "fp32": float32,
-    "fp16": float16,
-    "bf16": bfloat16,
-    "half": float16,
-    "float": float32,
-}
+_SHORT = {"fp64": float64, "fp32": float32, "fp16": float16, "bf16": bfloat16, "half": float16, "float": float32}
 _LONG = {t.name: t for t in (float64, float32, float16, bfloat16)}
 
 
@@ -49,6 +42,4 @@ def dtype(name: "str | DType") -> DType:
 
 def short_name(kind: DType) -> str:
     """The field's short form: `bf16` for `bfloat16`."""
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}.get(
-        kind.name, kind.name
-    )
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}.get(kind.name, kind.name)

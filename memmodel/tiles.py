@@ -1,9 +1,8 @@
 """The tile table: how the attention kernels cut their work, by architecture, dtype, head dim and pass.
 
-One table, read by the kernels that run and by the model that predicts them. A tile is `rows` queries by `cols`
-keys; `warps` and `stages` are Triton's. The first row of a key is the default, the others are what tuning may pick
-among; nothing outside the table is ever launched. Every row was compiled for its architecture: the defaults
-without spilling a register.
+One table, read by the kernels that run and by the model that predicts them. The first row of a key is the
+default, the others are what tuning may pick among; nothing outside the table is ever launched. Every row was
+compiled for its architecture: the defaults without spilling a register.
 
 Architectures are compute capabilities as one number: 90 is 9.0.
 """
@@ -29,21 +28,21 @@ MAX_HEAD_DIM = 256
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A block of `rows` queries by `cols` keys, `warps` warps per program, `stages` deep software pipeline."""
+    """A block of `rows` queries by `cols` keys; `warps` per program and `stages` of the pipeline are Triton's."""
 
     rows: int
     cols: int
-    warps: int
-    stages: int
+    warps: int = 8
+    stages: int = 2
 
 
 Row = tuple[Tile, ...]
 
-# Whose rows an architecture uses. sm_86 and the two small ones have sm_89's shared memory and tensor cores.
+# Whose rows an architecture uses: that of the same tensor cores and at most the same shared memory.
 FAMILY = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 120: 120, 121: 120}
 
-# Most shared memory a program may have, bytes (CUDA C++ Programming Guide, technical specifications per compute
-# capability, less the 1 KiB per block that the driver keeps).
+# Most shared memory a program may have, bytes: CUDA C++ Programming Guide, technical specifications per compute
+# capability, "maximum amount of shared memory per thread block".
 SHARED_LIMIT = {
     80: 166_912,
     86: 101_376,
@@ -145,8 +144,8 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
     },
 }
 
-# fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit every
-# architecture. Where there is no tensor-core tile, every one tried spilled, and the exact form serves instead.
+# fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
+# every architecture. Where there is no tensor-core tile, all that were tried spilled: the exact form serves.
 _IEEE: dict[int, dict[Pass, Row]] = {
     64: {
         FORWARD: (Tile(64, 32, 8, 2),),
@@ -256,19 +255,18 @@ def shared_bytes(
 ) -> int:
     """Shared memory of one program, bytes: the most that any of the launch's passes needs.
 
-    Barriers of the copy engine and the alignment they cost are left out: at most 1 KiB (BARRIERS).
+    The copy engine's barriers and the alignment that they cost are left out: at most BARRIERS bytes.
     """
     return max(
-        _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision)
-        for p, t in zip(passes, row, strict=True)
+        _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision) for p, t in zip(passes, row, strict=True)
     )
 
 
-BARRIERS = 1024
+BARRIERS = 1152  # buffers start at multiples of 1 KiB; each barrier is 8 bytes
 
 
 def _shared_bytes(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision: str) -> int:
-    """What stays (blocks loaded once), what streams (one buffer per stage), and what crosses between threads."""
+    """Blocks that stay, blocks that stream through one buffer per stage, and what crosses between threads."""
     size = dtype.itemsize
     q_block, k_block = t.rows * d * size, t.cols * d * size
     by_key = pass_ in (DKDV, FUSED)
@@ -300,9 +298,7 @@ def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision:
         return statistics + row_scale + (max(probabilities, dq_sum) if pass_ == FUSED else probabilities)
     if dtype == float32:
         # tf32x3 keeps the two halves of each operand that stays.
-        return statistics + (
-            t.rows * d * size + 2 * probabilities if pass_ == FORWARD else 2 * t.cols * d * size
-        )
+        return statistics + (t.rows * d * size + 2 * probabilities if pass_ == FORWARD else 2 * t.cols * d * size)
     if _asynchronous(whose, dtype, pass_, t) and whose == 100:
         # tcgen05 wants each operand of a product in its own layout: those used in two roles are there twice.
         twice = {FORWARD: 0, DKDV: 2 * t.rows, FUSED: 2 * t.rows, DQ: t.cols}[pass_] * d * size
@@ -312,4 +308,7 @@ def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision:
     # mma.sync splits the output's columns over the warps when it is wider than tall; the probabilities then have to
     # cross from the warps that made them to the warps that use them.
     crossing = probabilities if _height(pass_, t) < d else 0
-    return statistics + (t.cols * d * size + dq_sum if pass_ == FUSED else crossing)
+    if pass_ != FUSED:
+        return statistics + crossing
+    # K in its second role, and what the copy engine of sm_120 takes from there.
+    return statistics + t.cols * d * size + dq_sum + (probabilities if whose == 120 else 0)

@@ -38,9 +38,7 @@ class Case:
         """Random normal q, k, v that need gradients."""
         generator = torch.Generator().manual_seed(seed)
         shapes = ((self.b, self.h, self.n, self.d), *[(self.b, self.g, self.m, self.d)] * 2)
-        q, k, v = (
-            torch.randn(s, generator=generator).to(DEVICE, self.dtype).requires_grad_() for s in shapes
-        )
+        q, k, v = (torch.randn(s, generator=generator).to(DEVICE, self.dtype).requires_grad_() for s in shapes)
         return q, k, v
 
     def visible(self) -> Tensor:
@@ -110,9 +108,7 @@ def assert_close(got: Result, case: Case, seed: int = 0, gradient_factor: int = 
         actual, reference, torch_result = (getattr(r, name).double() for r in (got, exact, own))
         assert actual.shape == reference.shape, f"{case}: {name} has shape {tuple(actual.shape)}"
         finite = reference.isfinite()
-        assert torch.equal(actual[~finite], reference[~finite]), (
-            f"{case}: {name} differs where it is infinite"
-        )
+        assert torch.equal(actual[~finite], reference[~finite]), f"{case}: {name} differs where it is infinite"
         allowed = factor * _largest((torch_result - reference)[finite]) + rounding
         error = _largest((actual - reference)[finite])
         assert error <= allowed, f"{case}: {name} is off by {error:.2e}, allowed {allowed:.2e}"

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from attention_reference import DTYPES, Case, Result, assert_close, plain, upstream
 
+from attention_reference import DTYPES, Case, Result, assert_close, plain, upstream
 from memmodel_kernels import flash_attention
 
 
@@ -32,11 +32,7 @@ WINDOWS = [
 CASES = [
     *[Case(n=n, m=m, causal=c, dtype=t) for n, m in LENGTHS for c in (False, True) for t in DTYPES],
     *[Case(h=1, g=1, n=37, m=45, d=d, causal=True, dtype=t) for d in HEAD_DIMS for t in DTYPES],
-    *[
-        Case(b=2, h=h, g=g, n=40, m=70, d=32, causal=True, dtype=t)
-        for h, g in ((4, 2), (3, 1))
-        for t in DTYPES
-    ],
+    *[Case(b=2, h=h, g=g, n=40, m=70, d=32, causal=True, dtype=t) for h, g in ((4, 2), (3, 1)) for t in DTYPES],
     *[Case(n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
     *[Case(n=40, m=50, d=32, scale=s, causal=True, dtype=t) for s in (-0.3, 0.0, 0.5) for t in DTYPES],
 ]

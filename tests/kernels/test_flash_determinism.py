@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from attention_reference import DEVICE, Case, upstream
 
+from attention_reference import DEVICE, Case, upstream
 from memmodel_kernels import flash_attention
 
 REPEATS = 50

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from attention_reference import DEVICE, Case, Result, assert_close, upstream
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attention_reference import DEVICE, Case, Result, assert_close, upstream
 from memmodel_kernels import flash_attention
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import band, checked
@@ -18,9 +18,7 @@ CASE = Case(b=2, h=4, g=2, n=50, m=70, d=40, causal=True)
 def run(case: Case, q: Tensor, k: Tensor, v: Tensor, do: Tensor, deterministic: bool = True) -> Result:
     q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
     o, lse = flash_attention(q, k, v, causal=case.causal, deterministic=deterministic, return_lse=True)
-    return Result(
-        o.detach(), lse.detach(), *torch.autograd.grad((o, lse), (q, k, v), (do, upstream(case)[1]))
-    )
+    return Result(o.detach(), lse.detach(), *torch.autograd.grad((o, lse), (q, k, v), (do, upstream(case)[1])))
 
 
 def as_bnhd(x: Tensor) -> Tensor:
@@ -31,9 +29,7 @@ def as_bnhd(x: Tensor) -> Tensor:
 def inside_nan(x: Tensor, offset: int) -> Tensor:
     """The same values in the middle of a larger tensor of NaN, `offset` elements from its edges."""
     b, h, n, d = x.shape
-    outer = torch.full(
-        (b + 1, h + 1, n + 2 * offset, d + 2 * offset), torch.nan, dtype=x.dtype, device=x.device
-    )
+    outer = torch.full((b + 1, h + 1, n + 2 * offset, d + 2 * offset), torch.nan, dtype=x.dtype, device=x.device)
     view = outer[:b, 1:, offset : offset + n, offset : offset + d]
     return view.copy_(x.detach())
 
@@ -88,11 +84,7 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        known = {
-            x.untyped_storage().data_ptr()
-            for x in torch.utils._pytree.tree_leaves(args)
-            if isinstance(x, Tensor)
-        }
+        known = {x.untyped_storage().data_ptr() for x in torch.utils._pytree.tree_leaves(args) if isinstance(x, Tensor)}
         for x in torch.utils._pytree.tree_leaves(out):
             # The interpreter makes empty tensors to hold its views of the arguments.
             if isinstance(x, Tensor) and x.numel() and x.untyped_storage().data_ptr() not in known:
@@ -113,10 +105,11 @@ def test_allocations_are_the_documented_ones(dtype: torch.dtype, deterministic: 
     assert [made[1:] for made in forward.made] == [(tuple(q.shape), dtype), (rows, fp32)]
     with Allocations() as backward:
         launch.backward(do, None, q, k, v, o, lse, problem, deterministic)
-    expected = [(rows, fp32), *((tuple(x.shape), dtype) for x in (q, k, v))]
-    if not deterministic and dtype != fp32:
-        expected.append((tuple(q.shape), fp32))
-    assert [made[1:] for made in backward.made] == expected
+    dq, dk, dv = ((tuple(x.shape), dtype) for x in (q, k, v))
+    dq_sum = (tuple(q.shape), fp32)
+    fused = [dk, dv, dq_sum, *([dq] if dtype != fp32 else [])]
+    delta = (rows, fp32)
+    assert [made[1:] for made in backward.made] == [delta, *([dq, dk, dv] if deterministic else fused)]
 
 
 def test_copy_engine_is_used_only_where_it_can_be() -> None:
@@ -145,7 +138,5 @@ def test_copy_engine_is_used_only_where_it_can_be() -> None:
         (5, 5, False, 99, (None, None)),
     ],
 )
-def test_band(
-    n: int, m: int, causal: bool, window: int | None, expected: tuple[int | None, int | None]
-) -> None:
+def test_band(n: int, m: int, causal: bool, window: int | None, expected: tuple[int | None, int | None]) -> None:
     assert band(n, m, causal, window) == expected

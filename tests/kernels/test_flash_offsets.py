@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_reference import DEVICE, Case
 from torch import Tensor
 
+from attention_reference import DEVICE, Case
 from memmodel_kernels import flash_attention
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="a sparse file stands in for memory: CPU only")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from attention_reference import Case, upstream
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attention_reference import Case, upstream
 from memmodel_kernels import flash_attention
 from memmodel_kernels.triton_flash.op import flash_attention_backward_op, flash_attention_op
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from attention_reference import DEVICE, Case, assert_close
 from test_flash_correctness import flash
 
+from attention_reference import DEVICE, Case, assert_close
 from memmodel import tiles
 from memmodel.dtypes import DType, bfloat16, float16, float32
 from memmodel.errors import UsageError
@@ -98,13 +98,10 @@ RUNNABLE = sorted(every_row(ARCHITECTURES if DEVICE == "cpu" else (90,)), key=st
     ("dtype", "head_dim", "passes", "row"),
     RUNNABLE,
     ids=[
-        f"{t}-d{d}-{'+'.join(p)}-{'+'.join(f'{x.rows}x{x.cols}' for x in r)}-{r[0].warps}w"
-        for t, d, p, r in RUNNABLE
+        f"{t}-d{d}-{'+'.join(p)}-{'+'.join(f'{x.rows}x{x.cols}' for x in r)}-{r[0].warps}w" for t, d, p, r in RUNNABLE
     ],
 )
-def test_every_row_computes_the_same(
-    dtype: DType, head_dim: int, passes: tuple[tiles.Pass, ...], row: Row
-) -> None:
+def test_every_row_computes_the_same(dtype: DType, head_dim: int, passes: tuple[tiles.Pass, ...], row: Row) -> None:
     """One and a half blocks of queries against two and a half blocks of keys, causal."""
     first = row[0]
     half = torch.bfloat16 if DEVICE == "cuda" else torch.float16

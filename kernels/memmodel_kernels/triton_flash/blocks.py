@@ -1,9 +1,9 @@
 """Moving blocks between device memory and a program: rows of one head of a (b, h, n, d) tensor.
 
 A tensor is read either through a TMA descriptor (the copy engine of sm_90 and newer: no address registers,
-zeros outside the tensor) or through pointers (any architecture, any stride). The host decides which; a kernel
-sees the constexpr TMA. Offsets are 64-bit before they meet a stride; inside one block 32 bits are enough, which
-the host checks.
+zeros outside the tensor) or through pointers (any architecture, any stride). The host decides which; a
+kernel sees the constexpr TMA. Offsets are 64-bit before they meet a stride; inside one block 32 bits are
+enough, which the host checks.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -63,9 +63,7 @@ def load_block(
 
 
 @triton.jit
-def store_block(
-    x, strides, i_b, i_h, start, n, b_x, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def store_block(x, strides, i_b, i_h, start, n, b_x, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
     """Write the rows of b_x (ROWS, BLOCK_D) that exist, in the tensor's dtype.
 
     Always by pointer: a TMA store rounds the end of a row up to 16 bytes and may write past it.

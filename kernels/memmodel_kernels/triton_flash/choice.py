@@ -24,9 +24,7 @@ def key(arch: int, dtype: DType, problem: Problem, passes: tuple[Pass, ...], pre
     return (arch, dtype.name, precision, problem.d, *bounds, problem.group, *lengths, passes)
 
 
-def chosen(
-    arch: int, dtype: DType, problem: Problem, passes: tuple[Pass, ...], precision: str, limit: int
-) -> Row:
+def chosen(arch: int, dtype: DType, problem: Problem, passes: tuple[Pass, ...], precision: str, limit: int) -> Row:
     """One tile for each of `passes`; raises UsageError when the table has none within `limit` bytes."""
     if passes in _forced:
         return _forced[passes]

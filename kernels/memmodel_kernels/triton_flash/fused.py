@@ -1,4 +1,4 @@
-"""FlashAttention-2 backward in five matrix products: dQ is summed across key blocks in fp32, in no fixed order.
+"""FlashAttention-2 backward in five matrix products: key blocks add up dQ in fp32, in no fixed order.
 
 The same dK/dV program, with dQ on the way. The order of the additions, and so the last bits of dQ, change from
 run to run.

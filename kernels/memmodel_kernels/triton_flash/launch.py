@@ -2,11 +2,12 @@
 
 Allocations, in order (the memory model mirrors them event by event; nothing else is allocated):
 
-forward:   o (like q), lse (b, h, n) fp32
-backward:  delta (b, h, n) fp32, dq (like q), dk (like k), dv (like v); then, only in the fused form of a 16-bit
-           dtype, dq_sum (b, h, n, d) fp32 until dq is written. In fp32 the sum is dq itself.
+forward:          o (like q), lse (b, h, n) fp32
+backward, split:  delta (b, h, n) fp32, dq (like q), dk (like k), dv (like v)
+backward, fused:  delta (b, h, n) fp32, dk (like k), dv (like v), dq_sum (like q, but fp32 and zeroed),
+                  dq (like q; in fp32 it is dq_sum itself)
 
-No input is copied: strides are passed on, and a tensor that the copy engine cannot read is read by pointer.
+Nothing is copied: strides are passed on, and what the copy engine cannot read is read by pointer.
 """
 
 import contextlib
@@ -28,9 +29,7 @@ from memmodel_kernels.triton_flash.problem import Problem, check_strides
 from memmodel_kernels.triton_flash.split import split_kernel
 
 DELTA_ROWS = 64
-L2_BUDGET = (
-    32 * 2**20
-)  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
+L2_BUDGET = 32 * 2**20  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
 TMA_ALIGNMENT = 16  # bytes: base address and strides (CUDA driver API, cuTensorMapEncodeTiled)
 INTERPRETED_ARCH = 90
 
@@ -82,16 +81,12 @@ def backward(
     """Return (dq, dk, dv) from do, the gradient of o, and dlse, the gradient of lse, if there is one."""
     check_strides(do=do, q=q, k=k, v=v)
     delta = torch.empty_like(lse)
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     if q.numel() == 0 or k.numel() == 0:
-        return dq.zero_(), dk.zero_(), dv.zero_()
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    form = _split if deterministic or not _has_fused(q, problem) else _fused
     with _device(q):
         _delta(o, do, dlse, delta, problem)
-        if not deterministic and _has_fused(q, problem):
-            _fused(q, k, v, do, dq, dk, dv, lse, delta, problem)
-        else:
-            _split(q, k, v, do, dq, dk, dv, lse, delta, problem)
-    return dq, dk, dv
+        return form(q, k, v, do, lse, delta, problem)
 
 
 def _delta(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, problem: Problem) -> None:
@@ -115,17 +110,15 @@ def _delta(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, problem: P
 
 
 def _split(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor,
-    lse: Tensor, delta: Tensor, problem: Problem,
-) -> None:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, lse: Tensor, delta: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every gradient by its one writer: the dK/dV programs, then the dQ programs, in one launch."""
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     dkdv, by_row = _tiles(q, problem, tiles.DKDV, tiles.DQ)
     tma = _streams_by_tma(q, k, v, do)
-    heads = problem.b * problem.h
-    grid = heads // problem.group * triton.cdiv(problem.m, dkdv.cols) + heads * triton.cdiv(
-        problem.n, by_row.rows
-    )
-    split_kernel[(grid,)](
+    by_key = problem.b * problem.g * triton.cdiv(problem.m, dkdv.cols)
+    by_query = problem.b * problem.h * triton.cdiv(problem.n, by_row.rows)
+    split_kernel[(by_key + by_query,)](
         q,
         k,
         v,
@@ -148,7 +141,7 @@ def _split(
         dv.stride(),
         problem.scale,
         problem.scale_log2,
-        heads,
+        problem.b * problem.h,
         **_sizes(q, problem),
         DKDV_ROWS=dkdv.rows,
         DKDV_COLS=dkdv.cols,
@@ -157,19 +150,16 @@ def _split(
         TMA=tma,
         **_constants(q, problem, dkdv, tiles.DKDV),
     )
+    return dq, dk, dv
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor,
-    lse: Tensor, delta: Tensor, problem: Problem,
-) -> None:  # fmt: skip
-    """dQ summed in fp32 across the key blocks: in dq itself when that is fp32."""
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, lse: Tensor, delta: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Let the dK/dV programs add up dQ too, in fp32."""
+    dk, dv = torch.empty_like(k), torch.empty_like(v)
+    dq_sum = torch.zeros_like(q, dtype=torch.float32)
     (tile,) = _tiles(q, problem, tiles.FUSED)
-    dq_sum = (
-        dq.zero_()
-        if dq.dtype == torch.float32
-        else torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-    )
     # The interpreter has no reduction by the copy engine.
     tma = _streams_by_tma(q, do, dq_sum) and q.device.type == "cuda"
     fused_kernel[(problem.b * problem.g * triton.cdiv(problem.m, tile.cols),)](
@@ -198,8 +188,7 @@ def _fused(
         TMA=tma,
         **_constants(q, problem, tile, tiles.FUSED),
     )
-    if dq_sum is not dq:
-        dq.copy_(dq_sum)
+    return dq_sum.to(q.dtype), dk, dv
 
 
 def _sizes(q: Tensor, problem: Problem) -> dict[str, int]:
@@ -276,7 +265,8 @@ def _shared_limit(device: torch.device) -> int:
     """Shared memory that a program may have on this device, bytes."""
     if device.type != "cuda":
         return tiles.SHARED_LIMIT[INTERPRETED_ARCH]
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def _device(x: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 TENSORS = ("q", "k", "v", "o", "do", "dq", "dk", "dv", "q_stream", "k_stream", "v_stream", "do_stream")
 FP32_TENSORS = ("lse", "delta", "dlse", "dq_sum")
-ALIGNED = [["tt.divisibility", 16]]
+ALIGNED: list[list[str | int]] = [["tt.divisibility", 16]]
 
 Constants = Mapping[str, int | bool | str]
 ArgPath = tuple[int, ...]

@@ -109,9 +109,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise UsageError(f"head dim {q.shape[3]} is not supported: 1 to {MAX_HEAD_DIM} are")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UsageError(
-            f"query heads must be a multiple of key/value heads: given {q.shape[1]} and {k.shape[1]}"
-        )
+        raise UsageError(f"query heads must be a multiple of key/value heads: given {q.shape[1]} and {k.shape[1]}")
 
 
 def _check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -125,14 +125,10 @@ def programs_per_sm(arch: int, registers: int, warps: int, shared: int) -> int:
     """Programs resident on one multiprocessor: registers come in units of 256 per warp."""
     per_warp = -(-registers * 32 // 256) * 256
     room = tiles.SHARED_LIMIT[arch] + DRIVER_SHARED
-    return min(
-        REGISTERS_PER_SM // (per_warp * warps), WARPS_PER_SM[arch] // warps, room // (shared + DRIVER_SHARED)
-    )
+    return min(REGISTERS_PER_SM // (per_warp * warps), WARPS_PER_SM[arch] // warps, room // (shared + DRIVER_SHARED))
 
 
-def compile_all(
-    architectures: tuple[int, ...] = ARCHITECTURES, jobs: int | None = None
-) -> list[dict[str, Any]]:
+def compile_all(architectures: tuple[int, ...] = ARCHITECTURES, jobs: int | None = None) -> list[dict[str, Any]]:
     """Compile every row, in `jobs` processes (one per core unless given)."""
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return list(pool.map(compiled, builds(architectures), chunksize=4))

@@ -1,7 +1,7 @@
-"""FlashAttention-2 backward, deterministic: every gradient element is written by one program, without atomics.
+"""FlashAttention-2 backward, deterministic: one program writes each gradient element, without atomics.
 
-One launch, two roles, as in PyTorch's FlexAttention: seven matrix products for the five that count (S and dP are
-computed twice), in exchange for gradients that repeat bit for bit.
+One launch, two roles, as in PyTorch's FlexAttention: seven matrix products for the five that count (S and dP
+are computed twice), in exchange for gradients that repeat bit for bit.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
