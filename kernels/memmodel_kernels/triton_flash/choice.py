@@ -1,16 +1,16 @@
-"""Which row of the tile table a call uses: the first that fits, unless tuning has chosen another.
+"""Which row of the tile table a launch uses where it is not the default.
 
-A choice is remembered per shape class, for this process. Tuning (`tune.py`) fills it in; a call never tunes.
+A choice is remembered per class of calls, for this process. Tuning (`tune.py`) makes choices; a call never does.
 """
 
 import contextlib
 from collections.abc import Iterator
 
-from memmodel import tiles
 from memmodel.dtypes import DType
 from memmodel.tiles import Pass, Row
 from memmodel_kernels.triton_flash.problem import Problem
 
+# arch, dtype, precision, head dim, whether there is a left and a right bound, group, log2 of n and m, passes
 Key = tuple[int, str, str, int, bool, bool, int, int, int, tuple[Pass, ...]]
 
 _chosen: dict[Key, Row] = {}
@@ -24,17 +24,19 @@ def key(arch: int, dtype: DType, problem: Problem, passes: tuple[Pass, ...], pre
     return (arch, dtype.name, precision, problem.d, *bounds, problem.group, *lengths, passes)
 
 
-def chosen(arch: int, dtype: DType, problem: Problem, passes: tuple[Pass, ...], precision: str, limit: int) -> Row:
-    """One tile for each of `passes`; raises UsageError when the table has none within `limit` bytes."""
-    if passes in _forced:
-        return _forced[passes]
-    found = _chosen.get(key(arch, dtype, problem, passes, precision))
-    return found or tiles.rows(arch, dtype, problem.d, passes, precision, limit)[0]
+def chosen(wanted: Key, passes: tuple[Pass, ...]) -> Row | None:
+    """One tile for each of `passes`; None where nothing was chosen."""
+    return _forced.get(passes) or _chosen.get(wanted)
 
 
 def choose(wanted: Key, row: Row) -> None:
     """Remember `row` for calls of this key."""
     _chosen[wanted] = row
+
+
+def known() -> list[tuple[Key, Row]]:
+    """Every choice made so far."""
+    return list(_chosen.items())
 
 
 @contextlib.contextmanager

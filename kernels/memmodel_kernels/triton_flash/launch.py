@@ -20,8 +20,8 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from memmodel import dtypes, tiles
-from memmodel.tiles import Tile
-from memmodel_kernels.triton_flash.choice import chosen
+from memmodel.tiles import Pass, Row, Tile
+from memmodel_kernels.triton_flash import choice
 from memmodel_kernels.triton_flash.delta import delta_kernel
 from memmodel_kernels.triton_flash.forward import forward_kernel
 from memmodel_kernels.triton_flash.fused import fused_kernel
@@ -83,7 +83,7 @@ def backward(
     delta = torch.empty_like(lse)
     if q.numel() == 0 or k.numel() == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    form = _split if deterministic or not _has_fused(q, problem) else _fused
+    form = _split if deterministic or not has_fused(q, problem) else _fused
     with _device(q):
         _delta(o, do, dlse, delta, problem)
         return form(q, k, v, do, lse, delta, problem)
@@ -204,7 +204,7 @@ def _sizes(q: Tensor, problem: Problem) -> dict[str, int]:
     }
 
 
-def _constants(q: Tensor, problem: Problem, tile: Tile, pass_: tiles.Pass) -> dict[str, Any]:
+def _constants(q: Tensor, problem: Problem, tile: Tile, pass_: Pass) -> dict[str, Any]:
     """Compile-time constants and options that every attention kernel takes under the same names."""
     return {
         "D": problem.d,
@@ -224,13 +224,23 @@ def _section(q: Tensor, problem: Problem) -> int:
     return max(1, int(L2_BUDGET // max(1.0, per_head)))
 
 
-def _tiles(q: Tensor, problem: Problem, *passes: tiles.Pass) -> tuple[Tile, ...]:
-    """One tile per pass, from the same row of the table."""
+def rows(q: Tensor, problem: Problem, passes: tuple[Pass, ...]) -> tuple[Row, ...]:
+    """Rows of the table that this launch may use on q's device, default first."""
     precision = _precision(q, problem, passes[0])
-    return chosen(_arch(q.device), _kind(q.dtype), problem, passes, precision, _shared_limit(q.device))
+    return tiles.rows(_arch(q.device), _kind(q.dtype), problem.d, passes, precision, _shared_limit(q.device))
 
 
-def _precision(q: Tensor, problem: Problem, pass_: tiles.Pass) -> str:
+def key(q: Tensor, problem: Problem, passes: tuple[Pass, ...]) -> choice.Key:
+    """Under what the choice of a row is remembered."""
+    return choice.key(_arch(q.device), _kind(q.dtype), problem, passes, _precision(q, problem, passes[0]))
+
+
+def _tiles(q: Tensor, problem: Problem, *passes: Pass) -> Row:
+    """One tile per pass: what was chosen for calls like this one, else the table's default."""
+    return choice.chosen(key(q, problem, passes), passes) or rows(q, problem, passes)[0]
+
+
+def _precision(q: Tensor, problem: Problem, pass_: Pass) -> str:
     """How fp32 is multiplied in this pass: exactly where the table has no tensor-core tile."""
     asked = problem.precision or default_precision()
     return asked if tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, pass_, asked) else "ieee"
@@ -241,7 +251,7 @@ def default_precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _has_fused(q: Tensor, problem: Problem) -> bool:
+def has_fused(q: Tensor, problem: Problem) -> bool:
     """Whether the table knows a fused tile; the split form serves where it does not."""
     precision = _precision(q, problem, tiles.FUSED)
     return tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, tiles.FUSED, precision)
