@@ -15,6 +15,7 @@ else:
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic matmuls are refused
 
     @pytest.fixture(autouse=True)
     def poisoned() -> Iterator[None]:

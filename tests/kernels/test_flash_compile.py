@@ -47,6 +47,11 @@ def test_shared_memory_is_within_the_limit(results: list[Result]) -> None:
     assert not failing(results, lambda r: r["shared"] > tiles.SHARED_LIMIT[r["arch"]])
 
 
+def test_no_launch_allocates_scratch_memory(results: list[Result]) -> None:
+    """Descriptors are made on the host: made on the device, each program would need memory for its own."""
+    assert not failing(results, lambda r: r["scratch"])
+
+
 def test_every_row_fits_on_a_multiprocessor(results: list[Result]) -> None:
     assert not failing(results, lambda r: r["programs_per_sm"] < 1)
 

@@ -106,6 +106,7 @@ def _delta(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, problem: P
         ROWS=DELTA_ROWS,
         HAS_DLSE=dlse is not None,
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 
@@ -219,7 +220,13 @@ def _constants(q: Tensor, problem: Problem, tile: Tile, pass_: Pass) -> dict[str
 
 
 def _section(q: Tensor, problem: Problem) -> int:
-    """Heads that go through their blocks side by side: as many as have their K and V in L2 together."""
+    """Heads that go through their blocks side by side.
+
+    Where blocks differ in work, as many as have their K and V in L2 together, so that the longest blocks of many heads
+    come first; else one after the other, which is kindest to L2.
+    """
+    if problem.last is None:
+        return 1
     per_head = 2 * problem.m * problem.d * q.element_size() / problem.group
     return max(1, int(L2_BUDGET // max(1.0, per_head)))
 

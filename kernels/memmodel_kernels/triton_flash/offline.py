@@ -30,13 +30,14 @@ ArgPath = tuple[int, ...]
 class Binary:
     """What a compiled kernel costs: registers and spilled bytes per thread, shared memory bytes per program.
 
-    `wgmma`, `tcgen05` and `mma` count the tensor-core instructions of sm_90, sm_100 and the others, `tma_copies` those
-    by the copy engine.
+    `scratch` is device memory that a launch would have to allocate, bytes per program. `wgmma`, `tcgen05` and `mma`
+    count the tensor-core instructions of sm_90, sm_100 and the others, `tma_copies` those of the copy engine.
     """
 
     registers: int
     spilled: int
     shared: int
+    scratch: int
     wgmma: int
     tcgen05: int
     mma: int
@@ -63,6 +64,7 @@ def compile_kernel(
         registers=_number(r"Used (\d+) registers", log.getvalue()),
         spilled=_number(r"(\d+) bytes spill stores", log.getvalue()),
         shared=compiled.metadata.shared,
+        scratch=compiled.metadata.global_scratch_size,
         wgmma=ptx.count("wgmma.mma_async"),
         tcgen05=ptx.count("tcgen05.mma"),
         mma=ptx.count("mma.sync"),
