@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import triton
 
 from memmodel import tiles
-from memmodel_kernels.triton_flash.report import ARCHITECTURES, programs_per_sm
+from memmodel_kernels.triton_flash import report
+from memmodel_kernels.triton_flash.report import ARCHITECTURES, markdown, programs_per_sm
 
 Result = dict[str, Any]
+README = Path(report.__file__).parents[1] / "README.md"
 
 # The backward at head dim 256 keeps two 64 x 256 fp32 accumulators beside its operands: with tiles wide enough for
 # wgmma (64 keys) the default would spill, so it uses mma.sync there.
@@ -79,6 +83,15 @@ def test_tensor_cores_and_copy_engine_are_used(results: list[Result]) -> None:
     hopper = [r for r in half if r["arch"] == 90 and r["default"] and r["name"] not in WITHOUT_WGMMA]
     assert not failing(hopper, lambda r: not r["wgmma"] or r["mma"])
     assert not failing(half, lambda r: r["arch"] == 100 and not r["tcgen05"])
+
+
+def test_readme_shows_this_table(results: list[Result]) -> None:
+    """Registers belong to a version of the compiler; the rest of the table has to be there under any."""
+    readme = README.read_text()
+    if f"Triton {triton.__version__}" in readme:
+        assert markdown(results) in readme, "run: python -m memmodel_kernels.triton_flash.report"
+    else:
+        assert not failing(results, lambda r: f"| {r['name']} |" not in readme)
 
 
 @pytest.mark.parametrize(
