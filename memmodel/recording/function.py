@@ -52,6 +52,9 @@ class _Custom(Op):
         """Which inputs of `apply` a gradient is asked for."""
         return tuple(self.needs)
 
+    def set_materialize_grads(self, _: bool) -> None:
+        """Gradients that are missing are None here always."""
+
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
         """What `save_for_backward` kept."""

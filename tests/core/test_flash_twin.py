@@ -6,7 +6,7 @@ import torch
 from memmodel.masks import Mask
 from memmodel.tiles import Tile
 from memmodel_kernels import flash, naive
-from memmodel_kernels.flash import flash_forward
+from memmodel_kernels.flash import FlashTiles, flash_forward
 
 SHAPES = [  # b, h, g, n, m, d: odd sizes, shared heads, more keys than queries
     (1, 1, 1, 5, 5, 8),
@@ -16,6 +16,7 @@ SHAPES = [  # b, h, g, n, m, d: odd sizes, shared heads, more keys than queries
 ]
 MASKS = [Mask(), Mask(causal=True), Mask(causal=True, window=7)]
 TILE = Tile(16, 8)
+TILES = FlashTiles(TILE, Tile(8, 16), Tile(16, 16), Tile(8, 8))
 
 
 def inputs(b: int, h: int, g: int, n: int, m: int, d: int) -> list[torch.Tensor]:
@@ -30,7 +31,7 @@ def inputs(b: int, h: int, g: int, n: int, m: int, d: int) -> list[torch.Tensor]
 def test_equals_naive(shape: tuple[int, ...], mask: Mask, deterministic: bool) -> None:
     q, k, v, dout = inputs(*shape)
     results = []
-    for attention in (naive, lambda *qkv: flash(*qkv[:3], mask, TILE, deterministic)):
+    for attention in (naive, lambda *qkv: flash(*qkv[:3], mask, TILES, deterministic)):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         out = attention(*leaves, mask)
         out.backward(dout)
