@@ -1,16 +1,14 @@
 """Any strides, nothing read outside the tensors, nothing copied, nothing allocated beyond what is documented."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention_reference import DEVICE, Case, Result, assert_close, upstream
 from memmodel_kernels import flash_attention
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import band, checked
+from new_storages import Allocations
 
 CASE = Case(b=2, h=4, g=2, n=50, m=70, d=40, causal=True)
 
@@ -73,23 +71,6 @@ def test_expanded_upstream_gradient(deterministic: bool) -> None:
     dense = torch.autograd.grad(o, (q, k, v), torch.ones_like(o))
     for got, want in zip(expanded, dense, strict=True):
         torch.testing.assert_close(got, want)
-
-
-class Allocations(TorchDispatchMode):
-    """Records (op, shape, dtype) of every new storage that an operator makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[str, tuple[int, ...], torch.dtype]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        known = {x.untyped_storage().data_ptr() for x in torch.utils._pytree.tree_leaves(args) if isinstance(x, Tensor)}
-        for x in torch.utils._pytree.tree_leaves(out):
-            # The interpreter makes empty tensors to hold its views of the arguments.
-            if isinstance(x, Tensor) and x.numel() and x.untyped_storage().data_ptr() not in known:
-                self.made.append((func.name().removeprefix("aten::"), tuple(x.shape), x.dtype))
-        return out
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
