@@ -94,9 +94,17 @@ class CachingAllocator:
         self.source.release(self.large)
         self.source.release(self.small)
 
+    def give_back(self, address: int) -> None:
+        """Give the driver back the free block that holds an address, as a recorded run did."""
+        for pool in (self.large, self.small):
+            for *_, block in pool.free:
+                if block.address <= address < block.address + block.size:
+                    self.source.release_block(block, pool)
+                    return
+
     def adopt(self, blocks: list[Block]) -> None:
-        """Take over a segment as it was recorded: its blocks in address order, allocated or free."""
-        self.driver.take(sum(block.size for block in blocks))
+        """Take over a segment as it was recorded: its blocks in address order, allocated, free or unmapped."""
+        self.driver.take(sum(block.size for block in blocks if block.mapped))
         for left, right in pairwise(blocks):
             right.insert_after(left)
         for block in blocks:

@@ -27,6 +27,9 @@ class Source(Protocol):
     def release(self, pool: Pool) -> None:
         """Give the driver back what is free."""
 
+    def release_block(self, block: Block, pool: Pool) -> None:
+        """Give the driver back one free block, as far as that goes."""
+
 
 class Driver:
     """The device's memory: bytes reserved so far against a capacity (None: endless)."""
@@ -98,7 +101,7 @@ class WholeSegments:
 class ExpandableSegments:
     """One address range per stream and pool; pages of 2 MiB (small) or 20 MiB (large) are mapped as it grows."""
 
-    _RANGE = 1 << 44  # address space of a segment: more than any device holds
+    RANGE = 1 << 44  # address space of a segment: more than any device holds
 
     def __init__(self, driver: Driver, config: AllocatorConfig) -> None:
         self.driver = driver
@@ -143,7 +146,7 @@ class ExpandableSegments:
     def release(self, pool: Pool) -> None:
         """Unmap the whole pages inside every free block."""
         for *_, block in list(pool.free):
-            self._unmap(block, pool)
+            self.release_block(block, pool)
 
     def _candidate(self, size: int, stream: int, pool: Pool) -> Block:
         """The first free or unmapped run of at least `size` bytes of address space, else a new range."""
@@ -157,7 +160,7 @@ class ExpandableSegments:
             if room >= size:
                 return start
         page = self.page(pool.small)
-        block = Block(stream, self._RANGE // page * page, pool.small, self.driver.address(self._RANGE))
+        block = Block(stream, self.RANGE // page * page, pool.small, self.driver.address(self.RANGE))
         block.expandable, block.mapped = block.address, False  # a range is known by its base address
         pool.add(block)
         return block
@@ -179,7 +182,8 @@ class ExpandableSegments:
         pool.add(block)
         return True
 
-    def _unmap(self, block: Block, pool: Pool) -> None:
+    def release_block(self, block: Block, pool: Pool) -> None:
+        """Unmap the whole pages inside one free block."""
         base, page = block.expandable, self.page(pool.small)
         assert isinstance(base, int)
         start = base + round_up(block.address - base, page)
