@@ -14,7 +14,6 @@ from memmodel.allocator.caching import CachingAllocator
 from memmodel.allocator.config import AllocatorConfig
 from memmodel.allocator.segments import ExpandableSegments
 
-
 Live = dict[int, tuple[int, int]]  # address -> bytes requested, and of the block
 
 
