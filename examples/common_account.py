@@ -64,10 +64,8 @@ def main() -> None:
     print(f"  with Q, K, V and O too: QK^T {qk.intensity:.1f}, PV {pv.intensity:.1f}, below d for every n")
     print(f"balance point of A100 {balance('A100'):.1f}, at 2.0 TB/s {balance('A100', bandwidth=2e12):.0f} FLOP/B")
     h100 = balance("H100", tensor_fp16=990e12, bandwidth=3.35e12)
-    print(
-        f"balance point of H100 {balance('H100'):.1f}, at 990 TFLOP/s and 3.35 TB/s {h100:.0f} FLOP/B\n\nWhere that account is wrong"
-    )
-    print("1. softmax's gradient needs a sum over the row, so it is not elementwise. Scores 0 1 2, dP 1 0 0:")
+    print(f"balance point of H100 {balance('H100'):.1f}, at 990 TFLOP/s and 3.35 TB/s {h100:.0f} FLOP/B\n")
+    print("Where that account is wrong\n1. softmax's gradient is not elementwise: it needs the row sum. Scores 0 1 2:")
     for how, row in row_gradients([0, 1, 2], [1, 0, 0]).items():
         print(f"     {how:20}", *(f"{x:+.3f}" for x in row))
     naive, flash = (p.memory for p in predict("A100", batch=8, heads=12, head_dim=64, dtype="fp16").predictions)
