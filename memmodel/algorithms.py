@@ -11,7 +11,6 @@ from memmodel.case import Case
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program
 from memmodel.recording import CUDA, Device, Tape, Tensor
-from memmodel.tiles import Tile
 
 Run = Callable[..., Any]
 
@@ -31,6 +30,13 @@ class Algorithm(NamedTuple):
     dropout: bool = False
     fused: bool = False
     note: str = ""
+
+
+def tiles_of(case: Case) -> Any:
+    """The tiles of a fused kernel: the case's own, or those of its architecture, dtype and head dim."""
+    from memmodel_kernels.flash import flash_tiles
+
+    return case.tiles or flash_tiles(case.arch, case.dtype, int(case.head_dim))
 
 
 def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -66,7 +72,7 @@ def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
 def _flash(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
     from memmodel_kernels.flash import flash
 
-    return flash(q, k, v, case.mask, Tile(128, 64), deterministic)
+    return flash(q, k, v, case.mask, tiles_of(case), deterministic)
 
 
 def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:

@@ -45,7 +45,8 @@ class Case:
         seq: n, queries. kv_seq: m, keys. head_dim: d, of queries and keys. value_dim: e.
         mask: which keys a query sees. dropout: probability. chunk: queries at a time in "chunked".
         phase: "inference" (no autograd), "forward" (kept for backward), "train" (forward and backward).
-        torch: version of PyTorch, for workspaces.
+        torch: version of PyTorch, for workspaces. arch: compute capability as one number (80 is 8.0), for the tiles of
+            fused kernels. tiles: these tiles, where they do not follow from dtype and head dim (symbols, arrays).
     """
 
     algorithm: str = "naive"
@@ -62,6 +63,8 @@ class Case:
     phase: str = "train"
     chunk: Dim = 1024
     torch: str = "2.13"
+    arch: int = 80
+    tiles: Any = None
 
     def lettered(self) -> "Case":
         """The same case with sizes that show as formulas; equal sizes of query and key share a letter."""

@@ -11,7 +11,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer, Poly, Symbol
 
-from memmodel.algorithms import record
+from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
 from memmodel.errors import UsageError
 from memmodel.origin import names
@@ -81,10 +81,11 @@ def symbolic(case: Case) -> Case:
     if sizes["kv_heads"] != sizes["heads"]:
         r = case.heads // case.kv_heads
         sizes["heads"] = r * sizes["kv_heads"]
+    tiles = tiles_of(case) if algorithm(case.algorithm).fused else None
     mask = case.mask
     if mask.window is not None:
         mask = replace(mask, window=Symbol("w", integer=True, positive=True))
-    return replace(case, mask=mask, chunk=chunk, **sizes)
+    return replace(case, mask=mask, chunk=chunk, tiles=tiles, **sizes)
 
 
 def formulas(case: Case) -> Formulas:

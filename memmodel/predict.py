@@ -96,6 +96,7 @@ def cases_of(
 def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None) -> Report:
     """`predict` for checked cases."""
     device = load_gpu(gpu) if isinstance(gpu, str) else gpu
+    cases = [replace(case, arch=arch_of(device)) for case in cases]
     predictions = tuple(predict_case(case, device, config) for case in cases)
     return Report(
         device,
@@ -103,6 +104,14 @@ def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig
         tuple(mitigations(predictions, device, config)),
         tuple(assumptions(cases[0], device, config)),
     )
+
+
+def arch_of(gpu: Gpu) -> int:
+    """The compute capability as one number where there are tiles for it, else that of an A100."""
+    from memmodel.tiles import FAMILY
+
+    major, minor = gpu.compute_capability or (8, 0)
+    return 10 * major + minor if 10 * major + minor in FAMILY else 80
 
 
 def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Prediction:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memmodel.algorithms import record
+from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
 from memmodel.errors import UsageError
 from memmodel.program import Launch
+from memmodel.tiles import ceilings
 from memmodel.timeline import phase_peaks, saved_bytes
 from memmodel.work import Work
 
@@ -115,6 +116,8 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     for bit, flag in enumerate(flags):
         code |= flag.astype(np.uint16) << bit
     numbers = [columns["heads"] // columns["kv_heads"]]
+    if algorithm(case.algorithm).fused:
+        numbers.append(np.searchsorted(ceilings(), columns["head_dim"]))
     if case.algorithm == "chunked":
         numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
     for number in numbers:
@@ -133,7 +136,10 @@ def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
     exact = _upper_bound(columns) < _EXACT
     dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
     _share(dims, columns)
-    program = record(replace(case, **dims))
+    tiles = None
+    if algorithm(case.algorithm).fused:
+        tiles = tiles_of(replace(case, head_dim=int(columns["head_dim"][0])))
+    program = record(replace(case, tiles=tiles, **dims))
     work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())
     results = {
         "live_peak_bytes": phase_peaks(program)["peak"],

@@ -1,11 +1,314 @@
-"""placeholder until the kernels' table lands."""
+"""The tile table: how the attention kernels cut their work, by architecture, dtype, head dim and pass.
 
+One table, read by the kernels that run and by the model that predicts them. The first row of a key is the
+default, the others are what tuning may pick among; nothing outside the table is ever launched. Every row was
+compiled for its architecture: the defaults without spilling a register.
+
+Architectures are compute capabilities as one number: 90 is 9.0.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
+
+from memmodel.dtypes import DType, float32
+from memmodel.errors import UsageError
+
+Pass = Literal["forward", "dkdv", "dq", "fused"]
+FORWARD: Pass = "forward"
+DKDV: Pass = "dkdv"
+DQ: Pass = "dq"
+FUSED: Pass = "fused"
+
+# Passes that share a launch, and therefore a row of the table and its warps and stages.
+LAUNCHES: tuple[tuple[Pass, ...], ...] = ((FORWARD,), (DKDV, DQ), (FUSED,))
+
+MAX_HEAD_DIM = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tile:
-    """Query rows by key columns."""
+    """A block of `rows` queries by `cols` keys; `warps` per program and `stages` of the pipeline are Triton's."""
 
     rows: int
     cols: int
+    warps: int = 8
+    stages: int = 2
+
+
+Row = tuple[Tile, ...]
+
+# Whose rows an architecture uses: that of the same tensor cores and at most the same shared memory.
+FAMILY = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 120: 120, 121: 120}
+
+# Most shared memory a program may have, bytes: CUDA C++ Programming Guide, technical specifications per compute
+# capability, "maximum amount of shared memory per thread block".
+SHARED_LIMIT = {
+    80: 166_912,
+    86: 101_376,
+    87: 166_912,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    103: 232_448,
+    120: 101_376,
+    121: 101_376,
+}
+
+# 16-bit types: (family, largest padded head dim) -> pass -> tiles.
+_HALF: dict[tuple[int, int], dict[Pass, Row]] = {
+    (80, 64): {
+        FORWARD: (Tile(128, 64, 4, 3), Tile(128, 64, 8, 3)),
+        DKDV: (Tile(32, 64, 4, 2), Tile(32, 128, 8, 2)),
+        DQ: (Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+        FUSED: (Tile(32, 64, 8, 2),),
+    },
+    (80, 128): {
+        FORWARD: (Tile(64, 64, 4, 2), Tile(128, 32, 8, 2)),
+        DKDV: (Tile(64, 64, 8, 2),),
+        DQ: (Tile(64, 64, 8, 2),),
+        FUSED: (Tile(16, 64, 8, 2),),
+    },
+    (80, 256): {
+        FORWARD: (Tile(64, 32, 8, 2), Tile(64, 64, 8, 2)),
+        DKDV: (Tile(32, 32, 8, 2),),
+        DQ: (Tile(32, 32, 8, 2),),
+    },
+    (89, 64): {
+        FORWARD: (Tile(128, 64, 8, 3), Tile(128, 64, 4, 3)),
+        DKDV: (Tile(32, 64, 4, 2), Tile(32, 128, 8, 2)),
+        DQ: (Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+        FUSED: (Tile(32, 64, 8, 2),),
+    },
+    (89, 128): {
+        FORWARD: (Tile(128, 32, 8, 2), Tile(64, 64, 4, 2)),
+        DKDV: (Tile(64, 64, 8, 2),),
+        DQ: (Tile(64, 64, 8, 2),),
+        FUSED: (Tile(16, 64, 8, 2),),
+    },
+    (89, 256): {
+        FORWARD: (Tile(64, 32, 8, 2),),
+        DKDV: (Tile(32, 32, 8, 2),),
+        DQ: (Tile(32, 32, 8, 2),),
+    },
+    (90, 64): {
+        FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 4, 3)),
+        DKDV: (Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)),
+        DQ: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        FUSED: (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)),
+    },
+    (90, 128): {
+        FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 3)),
+        DKDV: (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2), Tile(32, 128, 8, 2)),
+        DQ: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 32, 8, 2)),
+        FUSED: (Tile(64, 64, 8, 2), Tile(32, 128, 8, 2), Tile(32, 64, 8, 2)),
+    },
+    (90, 256): {
+        FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        DKDV: (Tile(32, 32, 8, 2), Tile(32, 64, 8, 2)),
+        DQ: (Tile(32, 32, 8, 2), Tile(64, 32, 8, 2)),
+    },
+    (100, 64): {
+        FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3)),
+        DKDV: (Tile(64, 128, 8, 2),),
+        DQ: (Tile(128, 64, 8, 2),),
+        FUSED: (Tile(64, 128, 8, 2),),
+    },
+    (100, 128): {
+        FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2)),
+        DKDV: (Tile(64, 128, 8, 2),),
+        DQ: (Tile(128, 64, 8, 2),),
+        FUSED: (Tile(64, 128, 8, 2),),
+    },
+    (100, 256): {
+        FORWARD: (Tile(64, 64, 8, 2), Tile(128, 64, 8, 2)),
+        DKDV: (Tile(32, 64, 8, 2),),
+        DQ: (Tile(64, 32, 8, 2),),
+        FUSED: (Tile(32, 64, 8, 2),),
+    },
+    (120, 64): {
+        FORWARD: (Tile(128, 64, 8, 3), Tile(128, 128, 8, 2)),
+        DKDV: (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2)),
+        DQ: (Tile(32, 64, 4, 2), Tile(64, 32, 4, 2)),
+        FUSED: (Tile(16, 64, 4, 2),),
+    },
+    (120, 128): {
+        FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        DKDV: (Tile(64, 64, 8, 2),),
+        DQ: (Tile(64, 64, 8, 2),),
+    },
+    (120, 256): {
+        FORWARD: (Tile(64, 32, 8, 2),),
+        DKDV: (Tile(32, 32, 8, 2),),
+        DQ: (Tile(32, 32, 8, 2),),
+    },
+}
+
+# fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
+# every architecture. Where there is no tensor-core tile, all that were tried spilled: the exact form serves.
+_IEEE: dict[int, dict[Pass, Row]] = {
+    64: {
+        FORWARD: (Tile(64, 32, 8, 2),),
+        DKDV: (Tile(32, 32, 8, 2),),
+        DQ: (Tile(32, 32, 8, 2),),
+        FUSED: (Tile(16, 16, 4, 2),),
+    },
+    128: {
+        FORWARD: (Tile(32, 16, 8, 2),),
+        DKDV: (Tile(16, 16, 8, 2),),
+        DQ: (Tile(16, 16, 8, 2),),
+        FUSED: (Tile(16, 16, 8, 2),),
+    },
+    256: {
+        FORWARD: (Tile(16, 16, 8, 2),),
+        DKDV: (Tile(16, 16, 8, 2),),
+        DQ: (Tile(16, 16, 8, 2),),
+    },
+}
+_TF32: dict[int, dict[Pass, Row]] = {
+    64: {
+        FORWARD: (Tile(32, 32, 4, 2),),
+        DKDV: (Tile(32, 32, 8, 2),),
+        DQ: (Tile(32, 32, 8, 2),),
+    },
+    128: {
+        FORWARD: (Tile(32, 16, 8, 2),),
+    },
+    256: {},
+}
+
+
+def padded(head_dim: int) -> int:
+    """Head dim as a kernel computes it: the next power of two, at least the 16 of a matrix instruction."""
+    if not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise UsageError(f"head dim {head_dim} is not supported: 1 to {MAX_HEAD_DIM} are")
+    return max(16, 1 << (head_dim - 1).bit_length())
+
+
+def family(arch: int) -> int:
+    """Architecture whose rows `arch` uses; raises UsageError for one that has none."""
+    if arch not in FAMILY:
+        known = ", ".join(f"sm_{a}" for a in FAMILY)
+        raise UsageError(f"sm_{arch} is not supported: there are tiles for {known}")
+    return FAMILY[arch]
+
+
+def rows(
+    arch: int,
+    dtype: DType,
+    head_dim: int,
+    passes: tuple[Pass, ...],
+    precision: str = "ieee",
+    limit: int | None = None,
+) -> tuple[Row, ...]:
+    """Rows for `passes` of one launch, default first; each row has one tile per pass.
+
+    Only rows whose shared memory is within `limit` bytes (the architecture's own unless given) are returned;
+    raises UsageError when there is none.
+    """
+    by_pass = _table(arch, dtype, head_dim, precision)
+    if any(p not in by_pass for p in passes):
+        raise UsageError(f"there is no {'/'.join(passes)} tile for sm_{arch}, {dtype}, head dim {head_dim}")
+    every = tuple(zip(*(by_pass[p] for p in passes), strict=True))
+    room = SHARED_LIMIT[arch] if limit is None else limit
+    needs = [shared_bytes(arch, dtype, head_dim, passes, row, precision) for row in every]
+    found = tuple(row for row, need in zip(every, needs, strict=True) if need <= room)
+    if not found:
+        raise UsageError(
+            f"the {'/'.join(passes)} kernel for sm_{arch}, {dtype}, head dim {head_dim} needs {min(needs)} bytes of "
+            f"shared memory per program: {room} are available"
+        )
+    return found
+
+
+def tile(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee") -> Tile:
+    """Return the default tile of one pass."""
+    return rows(arch, dtype, head_dim, (pass_,), precision)[0][0]
+
+
+def supports(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee") -> bool:
+    """Whether the table has a tile for this pass."""
+    return pass_ in _table(arch, dtype, head_dim, precision)
+
+
+def ceilings() -> tuple[int, ...]:
+    """Head dims at which the table changes: a row serves the padded head dims up to its own."""
+    return tuple(_IEEE)
+
+
+def launches(arch: int, dtype: DType, head_dim: int, precision: str = "ieee") -> Iterator[tuple[Pass, ...]]:
+    """Passes of each launch that the table has tiles for."""
+    by_pass = _table(arch, dtype, head_dim, precision)
+    return (passes for passes in LAUNCHES if all(p in by_pass for p in passes))
+
+
+def _table(arch: int, dtype: DType, head_dim: int, precision: str) -> dict[Pass, Row]:
+    ceiling = max(64, padded(head_dim))
+    whose = family(arch)
+    if dtype != float32:
+        return _HALF[whose, ceiling]
+    return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
+
+
+def shared_bytes(
+    arch: int, dtype: DType, head_dim: int, passes: tuple[Pass, ...], row: Row, precision: str = "ieee"
+) -> int:
+    """Shared memory of one program, bytes: the most that any of the launch's passes needs.
+
+    The copy engine's barriers and the alignment that they cost are left out: at most BARRIERS bytes.
+    """
+    return max(
+        _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision) for p, t in zip(passes, row, strict=True)
+    )
+
+
+BARRIERS = 1152  # buffers start at multiples of 1 KiB; each barrier is 8 bytes
+
+
+def _shared_bytes(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision: str) -> int:
+    """Blocks that stay, blocks that stream through one buffer per stage, and what crosses between threads."""
+    size = dtype.itemsize
+    q_block, k_block = t.rows * d * size, t.cols * d * size
+    by_key = pass_ in (DKDV, FUSED)
+    # An asynchronous matrix instruction still reads the oldest buffer while the newest is being filled.
+    buffers = t.stages if _asynchronous(whose, dtype, pass_, t) else t.stages - 1
+    stays = 2 * k_block if by_key else (1 if pass_ == FORWARD else 2) * q_block
+    streams = buffers * 2 * (q_block if by_key else k_block)
+    return stays + streams + _crossing(whose, dtype, d, pass_, t, precision)
+
+
+def _asynchronous(whose: int, dtype: DType, pass_: Pass, t: Tile) -> bool:
+    """Whether the products run as wgmma (sm_90) or tcgen05 (sm_100): 16-bit, at least 64 rows of output."""
+    return whose in (90, 100) and dtype != float32 and _height(pass_, t) >= 64
+
+
+def _height(pass_: Pass, t: Tile) -> int:
+    """Rows of what a program accumulates: keys where it holds a key block, else queries."""
+    return t.cols if pass_ in (DKDV, FUSED) else t.rows
+
+
+def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision: str) -> int:
+    """Bytes that pass from thread to thread: per-row statistics, probabilities, operands in a second layout."""
+    size = dtype.itemsize
+    probabilities = t.rows * t.cols * size
+    dq_sum = t.rows * d * 4
+    statistics = 2 * t.rows * 4 if pass_ in (DKDV, FUSED) else 0
+    if dtype == float32 and precision == "ieee":
+        row_scale = t.rows * 4 if pass_ == FORWARD else 0
+        return statistics + row_scale + (max(probabilities, dq_sum) if pass_ == FUSED else probabilities)
+    if dtype == float32:
+        # tf32x3 keeps the two halves of each operand that stays.
+        return statistics + (t.rows * d * size + 2 * probabilities if pass_ == FORWARD else 2 * t.cols * d * size)
+    if _asynchronous(whose, dtype, pass_, t) and whose == 100:
+        # tcgen05 wants each operand of a product in its own layout: those used in two roles are there twice.
+        twice = {FORWARD: 0, DKDV: 2 * t.rows, FUSED: 2 * t.rows, DQ: t.cols}[pass_] * d * size
+        return statistics + twice + (probabilities + dq_sum if pass_ == FUSED else 0)
+    if _asynchronous(whose, dtype, pass_, t):
+        return statistics + (probabilities + dq_sum if pass_ == FUSED else 0)
+    # mma.sync splits the output's columns over the warps when it is wider than tall; the probabilities then have to
+    # cross from the warps that made them to the warps that use them.
+    crossing = probabilities if _height(pass_, t) < d else 0
+    if pass_ != FUSED:
+        return statistics + crossing
+    # K in its second role, and what the copy engine of sm_120 takes from there.
+    return statistics + t.cols * d * size + dq_sum + (probabilities if whose == 120 else 0)

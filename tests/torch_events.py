@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-import torch
 from memmodel import recording
 from memmodel.program import Alloc, Free
 
@@ -32,15 +32,15 @@ def real_events(body: Body) -> list[tuple[str, int, int]]:
     return _numbered([(ptr, size, path) for _, ptr, size, path in found])
 
 
-_GEMMS = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm"}
+_WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::scatter_"}
 
 
 def _gemm_scratch(raw: list[tuple[int, int, tuple[str, ...]]]) -> set[int]:
-    """Indices of allocations born and freed inside one matrix product: packing buffers of the CPU's libraries."""
+    """Indices of allocations born and freed inside one matrix product or scatter: buffers of the CPU's kernels."""
     scratch: set[int] = set()
     open_: dict[int, int] = {}
     for index, (ptr, size, path) in enumerate(raw):
-        if not _GEMMS & set(path):
+        if not _WITH_SCRATCH & set(path):
             open_.clear()
         elif size > 0:
             open_[ptr] = index
@@ -87,3 +87,16 @@ def recorded_events(body: Body) -> list[tuple[str, int, int]]:
         elif isinstance(event, Free):
             events.append(("free", *numbers[event.key]))
     return events
+
+
+def in_order(events: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The events with each run of frees sorted: between two allocations their order leaves no trace in an allocator."""
+    result: list[tuple[str, int, int]] = []
+    frees: list[tuple[str, int, int]] = []
+    for event in events:
+        if event[0] == "free":
+            frees.append(event)
+        else:
+            result += [*sorted(frees), event]
+            frees = []
+    return result + sorted(frees)

@@ -9,6 +9,16 @@ from memmodel_kernels.chunked import chunked
 from memmodel_kernels.compiled import compiled
 from memmodel_kernels.decode import decode
 from memmodel_kernels.flash import flash
+from memmodel_kernels.flash_attention import flash_attention
 from memmodel_kernels.naive import naive, naive_by_hand
 
-__all__ = ["checkpointed", "chunked", "compiled", "decode", "flash", "naive", "naive_by_hand"]
+__all__ = [
+    "checkpointed",
+    "chunked",
+    "compiled",
+    "decode",
+    "flash",
+    "flash_attention",
+    "naive",
+    "naive_by_hand",
+]

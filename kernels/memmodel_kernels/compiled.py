@@ -26,9 +26,16 @@ def compiled(
     xp = namespace(q)
     if xp.__name__ == "torch":
         return xp.compile(naive_by_hand if by_hand else naive)(q, k, v, mask, dropout)
-    k, v = repeated(k, q), repeated(v, q)
     blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
-    return _function(xp).apply(q, k, v, blocked, dropout, by_hand)
+    return compiled_with(q, repeated(k, q), repeated(v, q), blocked, dropout, by_hand)
+
+
+def compiled_with(q: Any, k: Any, v: Any, blocked: Any = None, dropout: float = 0.0, by_hand: bool = False) -> Any:
+    """The compiler's model on recording tensors, for a bool mask (n, m) that the caller made and keeps.
+
+    Shapes: q (b, h, n, d), k (b, h, m, d), v (b, h, m, e). The graph keeps the mask as it is, without a copy.
+    """
+    return _function(namespace(q)).apply(q, k, v, blocked, dropout, by_hand)
 
 
 @cache
@@ -47,21 +54,24 @@ def _function(xp: Any) -> Any:
             dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
             _softmax_kernel(xp, scores, [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
-            if not (by_hand or dropout):  # only the probabilities are kept; the scores die before the second product
-                del scores, rows
+            if not any(ctx.needs_input_grad):
+                kept = []
+            elif not (by_hand or dropout):
                 kept = [probs]
+            elif by_hand and not ctx.needs_input_grad[2]:  # only v's gradient needs the probabilities whole
+                kept = [scores, *rows, *dropped]
             else:
-                kept = [scores, probs, *rows, *dropped]
+                kept = [scores, *rows, *dropped, probs]
             ctx.save_for_backward(q, k, v, *kept, *masks)
-            ctx.by_hand = by_hand
+            ctx.by_hand, ctx.kept = by_hand, len(kept)
+            del scores, rows, dropped, kept  # a buffer that backward does not need dies before the second product
             return probs @ v
 
         @staticmethod
         def backward(ctx: Any, dout: Any) -> Any:
             q, k, v, *kept = ctx.saved_tensors
-            probs = kept[1] if ctx.by_hand or len(kept) > 2 else kept[0]
             dout = dout.contiguous()
-            dv = probs.transpose(-2, -1) @ dout
+            dv = kept[ctx.kept - 1].transpose(-2, -1) @ dout if ctx.needs_input_grad[2] else None
             dprobs = dout @ v.transpose(-2, -1)
             dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
             _softmax_kernel(xp, dprobs, [dscores])

@@ -6,15 +6,43 @@ memory. It differs from `naive` in where the kernel boundaries fall, and in the 
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+from memmodel import tiles
+from memmodel.dtypes import DType
+from memmodel.errors import UsageError
 from memmodel.masks import NO_MASK, Mask
 from memmodel.tiles import Tile
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import namespace
 
 _LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
-_TILE = Tile(rows=128, cols=64)
+_DELTA_ROWS = 64
+
+
+class FlashTiles(NamedTuple):
+    """The tile of each pass; `fused` is None where no fused backward fits."""
+
+    forward: Tile
+    dkdv: Tile
+    dq: Tile
+    fused: Tile | None
+
+
+def flash_tiles(arch: int, dtype: DType, head_dim: int) -> FlashTiles:
+    """The default tiles of an architecture (80 is sm_80). Raises UsageError for what the kernels do not support."""
+    if dtype.name == "float64" or head_dim > tiles.MAX_HEAD_DIM:
+        raise UsageError(
+            f"flash attention of {dtype} with head dim {head_dim}: there are kernels for fp16, bf16 and fp32 up to "
+            f"head dim {tiles.MAX_HEAD_DIM}; choose another algorithm with --algorithm"
+        )
+    fused = tiles.tile(arch, dtype, head_dim, tiles.FUSED) if _has_fused(arch, dtype, head_dim) else None
+    forward, dkdv, dq = (tiles.tile(arch, dtype, head_dim, p) for p in (tiles.FORWARD, tiles.DKDV, tiles.DQ))
+    return FlashTiles(forward, dkdv, dq, fused)
+
+
+def _has_fused(arch: int, dtype: DType, head_dim: int) -> bool:
+    return tiles.supports(arch, dtype, head_dim, tiles.FUSED)
 
 
 def flash(
@@ -22,15 +50,18 @@ def flash(
     k: Any,
     v: Any,
     mask: Mask = NO_MASK,
-    tile: Tile = _TILE,
+    tiles: FlashTiles | None = None,
     deterministic: bool = True,
+    return_lse: bool = False,
 ) -> Any:
-    """Attention in one kernel. Shapes as for `naive`; `tile` is rows of queries by columns of keys.
+    """Attention in one kernel. Shapes as for `naive`; `tiles` are those of sm_80 unless given.
 
-    The backward of `deterministic` runs one kernel per key tile for dK and dV and one per query tile for dQ, seven
-    matrix products in all; otherwise one kernel with five, that adds to an fp32 dQ in memory.
+    The backward of `deterministic` runs one program per key tile for dK and dV and one per query tile for dQ, seven
+    matrix products in all; otherwise one per key tile with five, which adds to an fp32 dQ in memory.
     """
-    return _function(namespace(q)).apply(q, k, v, mask, tile, deterministic)
+    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1])
+    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic)
+    return (out, lse) if return_lse else out
 
 
 @cache
@@ -41,16 +72,22 @@ def _function(xp: Any) -> Any:
         """Forward and backward of the library that the tensors belong to."""
 
         @staticmethod
-        def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tile: Tile, deterministic: bool) -> Any:
-            out, lse = flash_forward(q, k, v, mask, tile)
+        def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool) -> Any:
+            out, lse = flash_forward(q, k, v, mask, tiles.forward)
             ctx.save_for_backward(q, k, v, out, lse)
-            ctx.mask, ctx.tile, ctx.deterministic = mask, tile, deterministic
-            return out
+            ctx.set_materialize_grads(False)
+            ctx.mask, ctx.tiles, ctx.deterministic = mask, tiles, deterministic
+            return out, lse
 
         @staticmethod
-        def backward(ctx: Any, dout: Any) -> Any:
-            backward: Any = flash_backward_split if ctx.deterministic else flash_backward_fused
-            return *backward(dout, *ctx.saved_tensors, ctx.mask, ctx.tile), None, None, None
+        def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
+            q, k, v, out, lse = ctx.saved_tensors
+            delta = row_dots(dout, out, dlse)
+            if ctx.deterministic or ctx.tiles.fused is None:
+                grads = flash_backward_split(dout, q, k, v, lse, delta, ctx.mask, ctx.tiles)
+            else:
+                grads = flash_backward_fused(dout, q, k, v, lse, delta, ctx.mask, ctx.tiles.fused)
+            return *grads, None, None, None
 
     return FlashAttention
 
@@ -60,7 +97,7 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
     xp = namespace(q)
     b, h, n, d = q.shape
     m, scale = k.shape[2], d**-0.5
-    out = q.new_empty(b, h, n, v.shape[-1])
+    out = xp.empty_like(q)
     lse = q.new_empty(b, h, n, dtype=xp.float32)
     with kernel("flash_forward", reads=(q, k, v), writes=(out, lse)) as on_chip:
         for rows in on_chip.tiles(n, tile.rows):
@@ -86,14 +123,13 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
 
 
 def flash_backward_split(
-    dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tile: Tile
+    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tiles: FlashTiles
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
-    delta = row_dots(dout, out)
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    xp = namespace(q)
+    dq, dk, dv = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
     _, h, n, d = q.shape
-    g, m = k.shape[1], k.shape[2]
-    xp, scale = namespace(q), d**-0.5
+    g, m, scale, tile = k.shape[1], k.shape[2], d**-0.5, tiles.dkdv
     with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv)) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
@@ -107,6 +143,7 @@ def flash_backward_split(
                 dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
             on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
             on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
+        tile = tiles.dq
         for rows in on_chip.tiles(n, tile.rows):
             q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
             dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
@@ -120,13 +157,12 @@ def flash_backward_split(
 
 
 def flash_backward_fused(
-    dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tile: Tile
+    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tile: Tile
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
     xp = namespace(q)
-    delta = row_dots(dout, out)
-    dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
-    dq_sum = q.new_zeros(q.shape, dtype=xp.float32)
+    dk, dv = xp.empty_like(k), xp.empty_like(v)
+    dq_sum = xp.zeros_like(q, dtype=xp.float32)
     _, h, n, d = q.shape
     g, m, scale = k.shape[1], k.shape[2], d**-0.5
     with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv)) as on_chip:
@@ -146,14 +182,16 @@ def flash_backward_fused(
     return dq_sum.to(q.dtype), dk, dv
 
 
-def row_dots(dout: Any, out: Any) -> Any:
-    """delta (b, h, n) in fp32: each row's sum of dO * O, which softmax's gradient needs."""
+def row_dots(dout: Any, out: Any, dlse: Any = None) -> Any:
+    """delta (b, h, n) in fp32: each row's sum of dO * O, less the gradient of its LSE; softmax's gradient needs it."""
     xp = namespace(dout)
     delta = dout.new_empty(*dout.shape[:-1], dtype=xp.float32)
-    with kernel("flash_delta", reads=(dout, out), writes=(delta,)) as on_chip:
-        for rows in on_chip.tiles(dout.shape[2], 128):
+    reads = (dout, out) if dlse is None else (dout, out, dlse)
+    with kernel("flash_delta", reads=reads, writes=(delta,)) as on_chip:
+        for rows in on_chip.tiles(dout.shape[2], _DELTA_ROWS):
             product = on_chip.load(dout, rows).to(xp.float32) * on_chip.load(out, rows).to(xp.float32)
-            on_chip.store(delta, rows, product.sum(-1))
+            dots = product.sum(-1)
+            on_chip.store(delta, rows, dots if dlse is None else dots - on_chip.load(dlse, rows))
     return delta
 
 

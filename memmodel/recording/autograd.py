@@ -120,11 +120,11 @@ class Op:
             self.unpacked = {}
 
     def release(self) -> None:
-        """Free what was kept, in the order it was kept in."""
-        if self.saved is not None:
+        """Free what was kept, in the order it was kept in. A node that kept nothing can run again."""
+        if self.saved:
             for kept in self.saved.values():
                 kept.release()
-        self.saved = None
+            self.saved = None
 
     @classmethod
     def apply(cls, *inputs: Any, **params: Any) -> Any:
@@ -269,6 +269,7 @@ def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = 
             _Engine(tape, retain_graph).run(_edge(self), gradient)
     finally:
         tape.thread, tape.node = thread, None
+    del gradient  # before `self`, as it is a local of torch.autograd.backward
 
 
 class _Engine:
@@ -311,6 +312,8 @@ class _Engine:
         grads = self.buffers.pop(node)
         if isinstance(node, AccumulateGrad):
             (grad,) = grads
+            if grad is None:
+                return
             self.holders[id(grad)] -= 1
             node.backward(grad, self.holders[id(grad)] == 0)
             return

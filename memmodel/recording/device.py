@@ -20,6 +20,8 @@ class Device(NamedTuple):
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
         streams_gemm: matrix products run through cuBLAS, with its workspace.
+        resident_threads: SMs times threads per SM: it bounds the thread blocks that share one sum (Reduce.cuh).
+            An A100's; other GPUs differ by a few KiB while a sum runs. 0: sums take no scratch.
     """
 
     name: str
@@ -29,7 +31,8 @@ class Device(NamedTuple):
     casts_in_kernels: bool
     softmax_reads_half: bool
     streams_gemm: bool
+    resident_threads: int
 
 
-CUDA = Device("cuda", True, True, True, True, True, True)
-CPU = Device("cpu", False, False, False, False, False, False)
+CUDA = Device("cuda", True, True, True, True, True, True, resident_threads=108 * 2048)
+CPU = Device("cpu", False, False, False, False, False, False, resident_threads=0)

@@ -48,6 +48,14 @@ class _Custom(Op):
         self.save(**{f"saved {i}": tensor for i, tensor in enumerate(tensors)})
 
     @property
+    def needs_input_grad(self) -> tuple[bool, ...]:
+        """Which inputs of `apply` a gradient is asked for."""
+        return tuple(self.needs)
+
+    def set_materialize_grads(self, _: bool) -> None:
+        """Gradients that are missing are None here always."""
+
+    @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
         """What `save_for_backward` kept."""
         return tuple(self.unpacked.values())

@@ -77,9 +77,9 @@ def ones_like(self: Tensor) -> Tensor:
 
 
 @method
-def zeros_like(self: Tensor) -> Tensor:
-    """Zeros in this tensor's shape."""
-    return new_zeros(self, self.shape)
+def zeros_like(self: Tensor, dtype: DType | None = None) -> Tensor:
+    """Zeros in this tensor's shape, of its dtype unless another is given."""
+    return new_zeros(self, self.shape, dtype=dtype)
 
 
 @method

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from memmodel.dims import Dim, Shape, product, same, same_shape
-from memmodel.dtypes import DType, bool_, float16, float32, int64
+from memmodel.dtypes import DType, bool_, float16, float32, int64, uint8
 from memmodel.recording.autograd import Op
 from memmodel.recording.layout import axis
 from memmodel.recording.ops_pointwise import ToCopy, copied, elementwise, to
 from memmodel.recording.ops_view import expand, unsqueeze, view
+from memmodel.recording.reduce_scratch import reduce_scratch
 from memmodel.recording.tensor import Tensor, method, new
 from memmodel.work import Work
 
@@ -38,8 +39,22 @@ def reduction(
         read=x.bytes_read,
         written=sum((out.bytes_read for out in results), start=0),
     )
+    scratch = _scratch(x) if len(axes) == x.ndim else []
     tape.launch(name, work, x.dtype, parallel=product(shape))
+    while scratch:
+        scratch.pop()
     return results
+
+
+def _scratch(x: Tensor) -> list[Tensor]:
+    """The buffers of a sum of everything that many thread blocks share. Closed forms leave these KiB out."""
+    tape, count = x.storage.tape, x.numel()
+    if not tape.device.resident_threads or hasattr(count, "free_symbols") or not x.is_contiguous():
+        return []
+    sizes = reduce_scratch(count, tape.device.resident_threads)
+    if isinstance(count, int) and not any(sizes):
+        return []
+    return [new(tape, (n,), uint8, "sum scratch", role="temporary") for n in sizes]
 
 
 def _restored(grad: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:

@@ -311,7 +311,10 @@ def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
         start = start + size
     if isinstance(stop, int) and stop < 0:
         stop = stop + size
-    return narrow(x, dim, start, minimum(stop, size) - start)
+    end = minimum(stop, size)
+    if same(start, 0) and same(end, size):
+        return x  # torch's indexing skips a slice of everything
+    return narrow(x, dim, start, end - start)
 
 
 @method

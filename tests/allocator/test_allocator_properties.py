@@ -1,0 +1,155 @@
+"""What holds for any sequence of requests, with whole and with expandable segments."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
+from memmodel.allocator.blocks import SMALL, Pool
+
+MiB = 1 << 20
+WHOLE = AllocatorConfig()
+EXPANDABLE = AllocatorConfig(expandable_segments=True)
+CONFIGS = [
+    WHOLE,
+    EXPANDABLE,
+    AllocatorConfig(max_split_size=24 * MiB),
+    AllocatorConfig(roundup_power2_divisions=4),
+    AllocatorConfig(expandable_segments=True, roundup_power2_divisions=8),
+]
+IDS = ["whole", "expandable", "max split", "power of two", "expandable, power of two"]
+
+edges = st.sampled_from([1, 512, 513, SMALL - 1, SMALL, SMALL + 1, 10 * MiB - 1, 10 * MiB, 20 * MiB, 21 * MiB])
+sizes = st.one_of(edges, st.integers(1, 4 * MiB), st.integers(1, 64).map(lambda n: n * MiB // 2))
+requests = st.tuples(st.just("malloc"), sizes, st.integers(0, 1))
+frees = st.tuples(st.just("free"), st.integers(0, 1 << 20), st.just(0))
+cache = st.tuples(st.just("empty cache"), st.just(0), st.just(0))
+histories = st.lists(st.one_of(requests, requests, requests, frees, frees, cache), max_size=60)
+History = list[tuple[str, int, int]]
+
+
+@dataclass
+class Run:
+    """An allocator and the blocks that it handed out, held to every invariant after every step."""
+
+    allocator: CachingAllocator
+    live: list[Block] = field(default_factory=list)
+
+    def step(self, action: str, number: int, stream: int) -> None:
+        if action == "malloc":
+            self.malloc(number, stream)
+        elif action == "free" and self.live:
+            self.allocator.free(self.live.pop(number % len(self.live)))
+        elif action == "empty cache":
+            self.allocator.empty_cache()
+        self.check()
+
+    def malloc(self, requested: int, stream: int) -> None:
+        block = self.allocator.malloc(requested, stream)
+        if block is None:
+            assert self.allocator.failed is not None
+            return
+        assert block.stream == stream
+        assert block.size >= requested
+        self.live.append(block)
+
+    def check(self) -> None:
+        allocator = self.allocator
+        blocks = sorted([*self.live, *free_blocks(allocator)], key=lambda block: block.address)
+        for left, right in pairwise(blocks):
+            assert left.address + left.size <= right.address
+        assert all(block.size % 512 == 0 and block.address % 512 == 0 for block in blocks)
+        assert allocator.allocated == sum(block.size for block in self.live)
+        assert allocator.reserved == sum(block.size for block in blocks)
+        assert allocator.allocated <= allocator.allocated_peak <= allocator.reserved_peak
+        assert allocator.driver.capacity is None or allocator.reserved <= allocator.driver.capacity
+
+
+def free_blocks(allocator: CachingAllocator) -> list[Block]:
+    return [entry[3] for pool in (allocator.small, allocator.large) for entry in pool.free]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@settings(max_examples=40, deadline=None)
+@given(history=histories)
+def test_blocks_never_overlap_and_add_up(config: AllocatorConfig, history: History) -> None:
+    run = Run(CachingAllocator(config=config))
+    for action in history:
+        run.step(*action)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@settings(max_examples=40, deadline=None)
+@given(history=histories)
+def test_nothing_exceeds_the_capacity(config: AllocatorConfig, history: History) -> None:
+    run = Run(CachingAllocator(capacity=100 * MiB, config=config))
+    for action in history:
+        run.step(*action)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@settings(max_examples=40, deadline=None)
+@given(history=histories)
+def test_all_freed_and_the_cache_emptied_nothing_is_reserved(config: AllocatorConfig, history: History) -> None:
+    run = Run(CachingAllocator(config=config))
+    for action in history:
+        run.step(*action)
+    for block in run.live:
+        run.allocator.free(block)
+    run.live.clear()
+    if not config.expandable_segments:
+        assert all(block.whole_segment for block in free_blocks(run.allocator))
+    run.allocator.empty_cache()
+    run.check()
+    assert run.allocator.allocated == run.allocator.reserved == 0
+    assert free_blocks(run.allocator) == []  # no page is mapped
+
+
+def best_fit(pool: Pool, size: int, stream: int) -> Block | None:
+    fitting = [block for at, bytes_, _, block in pool.free if at == stream and bytes_ >= size]
+    return min(fitting, key=lambda block: (block.size, block.address), default=None)
+
+
+def can_expand(block: Block) -> bool:
+    return block.next is not None and not block.next.mapped
+
+
+@pytest.mark.parametrize("config", [WHOLE, EXPANDABLE], ids=["whole", "expandable"])
+@settings(max_examples=60, deadline=None)
+@given(history=histories, requested=sizes)
+def test_the_best_fit_is_the_smallest_free_block_and_the_lowest_of_equals(
+    config: AllocatorConfig, history: History, requested: int
+) -> None:
+    run = Run(CachingAllocator(config=config))
+    for action in history:
+        run.step(*action)
+    size = config.block_size(requested)
+    best = best_fit(run.allocator.small if size <= SMALL else run.allocator.large, size, stream=0)
+    expected = None if best is None or can_expand(best) else best.address
+    before = run.allocator.reserved
+    block = run.allocator.malloc(requested)
+    assert block is not None
+    assert (run.allocator.reserved > before) == (best is None)
+    assert expected in (None, block.address)
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=histories)
+def test_expandable_segments_never_allocate_more(history: History) -> None:
+    """A rest of up to 1 MiB is split off where a whole segment would keep it inside the block."""
+    whole, expandable = Run(CachingAllocator(config=WHOLE)), Run(CachingAllocator(config=EXPANDABLE))
+    for action in history:
+        whole.step(*action)
+        expandable.step(*action)
+        assert expandable.allocator.allocated <= whole.allocator.allocated
+
+
+def test_the_invariants_can_fail() -> None:
+    run = Run(CachingAllocator())
+    run.step("malloc", 5 * MiB, 0)
+    run.live[0].size += 512
+    with pytest.raises(AssertionError):
+        run.check()

@@ -1,0 +1,119 @@
+"""Attention written plainly, in any dtype: the fp64 reference and the same-dtype PyTorch computation.
+
+A kernel passes when its error against fp64 is at most a small multiple of what PyTorch's own arithmetic in the same
+dtype makes (FlashAttention-2's criterion), plus a few roundings: no absolute tolerance appears anywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter computes bfloat16 wrongly, so that type is for a GPU.
+DTYPES = [torch.float16, torch.float32, *([torch.bfloat16] if DEVICE == "cuda" else [])]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention call; `g` key/value heads, `h` query heads."""
+
+    b: int = 1
+    h: int = 2
+    g: int = 2
+    n: int = 63
+    m: int = 63
+    d: int = 64
+    causal: bool = False
+    window: int | None = None
+    scale: float | None = None
+    dtype: torch.dtype = torch.float16
+
+    def __str__(self) -> str:
+        mask = ("-causal" if self.causal else "") + (f"-window{self.window}" if self.window else "")
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"b{self.b}h{self.h}g{self.g}n{self.n}m{self.m}d{self.d}{mask}-{dtype}"
+
+    def inputs(self, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Random normal q, k, v that need gradients."""
+        generator = torch.Generator().manual_seed(seed)
+        shapes = ((self.b, self.h, self.n, self.d), *[(self.b, self.g, self.m, self.d)] * 2)
+        q, k, v = (torch.randn(s, generator=generator).to(DEVICE, self.dtype).requires_grad_() for s in shapes)
+        return q, k, v
+
+    def visible(self) -> Tensor:
+        """(n, m) mask of the pairs that attend, aligned at the bottom right."""
+        i = torch.arange(self.n, device=DEVICE)[:, None] + self.m - self.n
+        j = torch.arange(self.m, device=DEVICE)[None, :]
+        mask = torch.ones(self.n, self.m, dtype=torch.bool, device=DEVICE)
+        if self.causal:
+            mask &= j <= i
+        if self.window is not None:
+            mask &= (i - j < self.window) & (j - i < self.window)
+        return mask
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, case: Case) -> tuple[Tensor, Tensor]:
+    """(output, LSE) in the dtype of q; rows without keys give 0 and -inf, without NaN in any gradient."""
+    group = case.h // case.g
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    scale = case.d**-0.5 if case.scale is None else case.scale
+    visible = case.visible()
+    scores = (q @ k.mT * scale).masked_fill(~visible, -torch.inf)
+    alive = visible.any(-1)
+    lse = scores.masked_fill(~alive[:, None], 0.0).logsumexp(-1)
+    probabilities = (scores - lse[..., None]).exp()
+    return probabilities @ v, lse.masked_fill(~alive, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that a call computes."""
+
+    o: Tensor
+    lse: Tensor
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+
+
+def upstream(case: Case, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Random gradients of the output and of the LSE; the LSE of a row without keys is a constant."""
+    generator = torch.Generator().manual_seed(seed)
+    do = torch.randn((case.b, case.h, case.n, case.d), generator=generator).to(DEVICE, case.dtype)
+    dlse = torch.randn((case.b, case.h, case.n), generator=generator).to(DEVICE)
+    return do, dlse * case.visible().any(-1)
+
+
+def plain(case: Case, dtype: torch.dtype, seed: int = 0) -> Result:
+    """The result of plain PyTorch computed in `dtype` from the case's inputs."""
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in case.inputs(seed))
+    do, dlse = upstream(case)
+    o, lse = attention(q, k, v, case)
+    alive = case.visible().any(-1)
+    total = (o * do.to(dtype)).sum() + (torch.where(alive, lse, 0.0) * dlse.to(dtype)).sum()
+    return Result(o.detach(), lse.detach(), *torch.autograd.grad(total, (q, k, v)))
+
+
+def assert_close(got: Result, case: Case, seed: int = 0, gradient_factor: int = 3) -> None:
+    """Output within 2x and gradients within 3x of PyTorch's own error, plus four roundings of the largest value.
+
+    Where PyTorch makes no error at all (one visible key: its weight is exactly 1), the kernel still converts
+    between base 2 and base e, and its dP - delta still cancels.
+    """
+    exact, own = plain(case, torch.float64, seed), plain(case, case.dtype, seed)
+    largest = max(_largest(x[x.isfinite()]) for x in (exact.o, exact.lse, exact.dq, exact.dk, exact.dv))
+    rounding = 4 * torch.finfo(case.dtype).eps * largest
+    for name, factor in (("o", 2), ("lse", 2), *((x, gradient_factor) for x in ("dq", "dk", "dv"))):
+        actual, reference, torch_result = (getattr(r, name).double() for r in (got, exact, own))
+        assert actual.shape == reference.shape, f"{case}: {name} has shape {tuple(actual.shape)}"
+        finite = reference.isfinite()
+        assert torch.equal(actual[~finite], reference[~finite]), f"{case}: {name} differs where it is infinite"
+        allowed = factor * _largest((torch_result - reference)[finite]) + rounding
+        error = _largest((actual - reference)[finite])
+        assert error <= allowed, f"{case}: {name} is off by {error:.2e}, allowed {allowed:.2e}"
+
+
+def _largest(x: Tensor) -> float:
+    """Largest magnitude; NaN counts as infinite."""
+    return float(x.abs().nan_to_num(nan=torch.inf).max()) if x.numel() else 0.0

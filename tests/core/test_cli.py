@@ -1,0 +1,194 @@
+"""The command line as a user meets it: what it prints, how it fails, what it imports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import memmodel
+from memmodel.cli import cli
+from memmodel.errors import UsageError
+
+ROOT = Path(memmodel.__file__).parents[1]
+
+
+def run(*arguments: str) -> str:
+    """The output of a command that succeeds."""
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "validate"))
+    env = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "80", **environment}
+    command = [sys.executable, "-m", "memmodel", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
+
+WRONG = [
+    (["predict", "--gpu", "A1000"], "unknown GPU 'A1000'"),
+    (["predict", "--gpu", "L4o"], "did you mean l4"),
+    (["predict", "--seq", "0"], "seq 0: expected a whole number of at least 1"),
+    (["predict", "--seq", "-4"], "seq -4: expected a whole number of at least 1"),
+    (["predict", "--seq", "1.5"], "--seq 1.5: expected a whole number such as 4096 or 16k"),
+    (["predict", "--seq", "many"], "--seq many: expected a whole number"),
+    (["predict", "--batch", "99999999999"], "above 2147483648"),
+    (["predict", "--heads", "32", "--kv-heads", "5"], "kv-heads must be a divisor of heads, such as 4"),
+    (["predict", "--dtype", "bf61"], "unknown dtype 'bf61': did you mean bf16"),
+    (["predict", "--mask", "casual"], "unknown mask 'casual': did you mean causal"),
+    (["predict", "--mask", "window"], "add --window"),
+    (["predict", "--window", "8k"], "window 8192 with 4096 keys: give a window from 1 to 4096"),
+    (["predict", "--dropout", "1.5"], "dropout 1.5: expected a probability"),
+    (["predict", "--dropout", "0.1", "-a", "flash"], "flash has no dropout"),
+    (["predict", "--phase", "training"], "unknown phase 'training': did you mean train"),
+    (["predict", "--torch", "1.13"], "torch version 1.13: the model was checked against 2.4 to 2.15"),
+    (["predict", "--torch", "new"], "torch version 'new': expected one like 2.11"),
+    (["predict", "--algorithm", "nave"], "unknown algorithm 'nave': did you mean naive"),
+    (["predict", "--algorithm", ","], "expected at least one name"),
+    (["predict", "--like", "lama-3-8b"], "unknown model 'lama-3-8b': did you mean llama-3-8b"),
+    (["predict", "--mask", "causal", "--seq", "8k", "--kv-seq", "4k"], "kv-seq must be at least seq"),
+    (["predict", "-a", "decode"], "decoding has no backward, use phase inference"),
+    (["predict", "--sq", "4"], "No such option '--sq'"),
+    (["predict", "--gpu-file", "/nowhere/gpu.toml"], "cannot read /nowhere/gpu.toml"),
+    (["prdict"], "unknown command 'prdict': did you mean predict"),
+    (["max", "--over", "depth"], "unknown size 'depth'"),
+    (["max", "--gpu", "B100"], "capacity"),
+    (["formulas", "chunked", "--mask", "causal"], "closed form only without a mask"),
+    (["gpus", "H300"], "unknown GPU 'H300'"),
+    (["sweep", "--seq", "1k:2k"], "expected first:last:step"),
+    (["sweep", "--seq", "1k:2k:0"], "the step must lead upwards"),
+    (["sweep", "--seq", "4k:2k:1k"], "the range holds no size"),
+    (["sweep", "--format", "xml"], "unknown format 'xml'"),
+    (["sweep", "--output", "/nowhere/rows.csv"], "can't be written"),
+    (["sweep", "--heads", "8", "--kv-heads", "1,3"], "kv-heads must divide heads"),
+    (["completion", "csh"], "unknown shell 'csh'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_wrong_use_is_one_sentence_and_status_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memmodel import cli as module
+
+    monkeypatch.setattr(sys, "argv", ["memmodel", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        module.main()
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in captured.err
+    assert captured.err.startswith("memmodel: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_the_first_screen_answers_what_people_ask() -> None:
+    output = run("predict", "--gpu", "A100-40GB", "--seq", "16384")
+    assert "naive attention does not fit" in output
+    assert "FlashAttention-2 fits" in output
+    assert "What fills the live peak" in output
+    assert "What would make it fit" in output
+    assert "limited by" in output
+    assert "Assumed" in output
+
+
+def test_the_screen_is_80_columns_wide_in_a_pipe_and_has_no_colour_codes() -> None:
+    for command in (["predict", "--seq", "16k"], ["max"], ["formulas", "naive-by-hand"], ["gpus"], ["gpus", "H100"]):
+        output = shell(*command).stdout
+        assert output
+        assert max(map(len, output.splitlines())) <= 80
+        assert "\x1b" not in output
+
+
+def test_json_has_the_promised_keys() -> None:
+    report = json.loads(run("predict", "--json", "--gpu", "H100", "-a", "naive"))
+    (prediction,) = report["predictions"]
+    assert {"algorithm", "memory", "work", "time", "tensors"} <= prediction.keys()
+    promised = {
+        "live_peak_bytes",
+        "allocated_peak_bytes",
+        "reserved_peak_bytes",
+        "saved_bytes",
+        "capacity_bytes",
+        "fits",
+    }
+    assert promised <= prediction["memory"].keys()
+    assert {"flops", "hbm_bytes", "intensity"} <= prediction["work"].keys()
+    assert {"seconds", "binding"} <= prediction["time"].keys()
+
+
+def test_a_model_gives_its_shape_and_options_override_it() -> None:
+    report = json.loads(run("predict", "--json", "--like", "llama-3-8b", "--seq", "1k", "--heads", "16"))
+    case = report["predictions"][0]["case"]
+    assert (case["heads"], case["kv_heads"], case["mask"]) == (16, 8, "causal")
+
+
+def test_explain_gives_every_ceiling_and_its_source() -> None:
+    output = run("predict", "--explain", "--seq", "2k")
+    for needed in ("every ceiling", "HBM", "tensor cores", "exp units", "as torch reports it", "Rates", "whitepaper"):
+        assert needed in output
+
+
+def test_latex() -> None:
+    assert r"2 b h n^{2}" in run("formulas", "naive", "--latex")
+
+
+def test_sweep_writes_a_file_and_asks_before_overwriting(tmp_path: Path) -> None:
+    target = tmp_path / "rows.csv"
+    run("sweep", "--seq", "1k:4k:*2", "--output", str(target))
+    lines = target.read_text().splitlines()
+    assert len(lines) == 1 + 2 * 3  # header, two algorithms, three sizes
+    with pytest.raises(UsageError, match="add --force"):
+        run("sweep", "--output", str(target))
+    assert target.read_text().splitlines() == lines
+    run("sweep", "--seq", "1k", "--output", str(target), "--force")
+    assert len(target.read_text().splitlines()) == 1 + 2
+
+
+def test_gpu_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "Mine"\nbase = "a10"\ncapacity_GiB = 22\n')
+    report = json.loads(run("predict", "--json", "--gpu-file", str(file), "-a", "naive"))
+    assert report["gpu"]["name"] == "Mine"
+    assert report["predictions"][0]["memory"]["capacity_bytes"] == 22 * 2**30
+
+
+def test_completion_offers_commands_and_gpus() -> None:
+    result = shell(_MEMMODEL_COMPLETE="bash_complete", COMP_WORDS="memmodel predict --gpu h1", COMP_CWORD="3")
+    assert "h100-sxm" in result.stdout
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "validate"))
+    command = f"{sys.executable} -m memmodel gpus --json | head -n 1"
+    env = {**os.environ, "PYTHONPATH": paths}
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, check=False)
+    assert result.stdout == "{\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["predict"], ["predict", "--json"], ["gpus"]])
+def test_answers_come_without_the_heavy_libraries(arguments: list[str]) -> None:
+    code = (
+        "import sys, os; os._exit = lambda status: print([m for m in "
+        "('torch', 'triton', 'numpy', 'sympy', 'matplotlib', 'hypothesis') if m in sys.modules], file=sys.stderr);"
+        f"sys.argv = ['memmodel', *{arguments!r}]; from memmodel.cli import main; main()"
+    )
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "validate"))
+    env = {**os.environ, "PYTHONPATH": paths}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert result.stderr.strip() == "[]"
+
+
+def test_importing_memmodel_imports_only_itself_and_the_standard_library() -> None:
+    code = "import sys; before = set(sys.modules); import memmodel; print(*(set(sys.modules) - before))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
+    packages = {name.partition(".")[0] for name in output.split()}
+    assert packages - set(sys.stdlib_module_names) == {"memmodel"}

@@ -1,0 +1,148 @@
+"""Every spelling makes the same allocator events on recording tensors as on PyTorch: births, deaths, bytes, order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memmodel.masks import Mask
+from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
+from torch_events import Body, in_order, real_events, recorded_events
+
+Spelling = Callable[[Any, Any, Any, Any], Any]
+
+# The CPU computes these from a float32 copy of half-precision operands; CUDA does not (sum_kernel, mean_kernel).
+CPU_UPCASTS = {("centred", "bfloat16"), ("detached_half", "bfloat16")}
+
+
+def training(spelling: Spelling, dtype: str, scalar_loss: bool = False, keep_grad: bool = False) -> Body:
+    """Two training steps."""
+
+    def body(t: Any) -> None:
+        q, k, v = (t.empty(B, H, N, D, requires_grad=True, dtype=getattr(t, dtype)) for _ in range(3))
+        upstream = t.empty(B, H, N, D, dtype=getattr(t, dtype))
+        for _ in range(2):
+            if not keep_grad:
+                q.grad = k.grad = v.grad = None
+            if scalar_loss:
+                loss = spelling(t, q, k, v).sum()
+                loss.backward()
+            else:
+                out = spelling(t, q, k, v)
+                out.backward(upstream)
+
+    return body
+
+
+def inference(spelling: Spelling, dtype: str) -> Body:
+    def body(t: Any) -> None:
+        with t.no_grad():
+            q, k, v = (t.empty(B, H, N, D, dtype=getattr(t, dtype)) for _ in range(3))
+            for _ in range(2):
+                out = spelling(t, q, k, v)
+            del out
+
+    return body
+
+
+def same_events(body: Body) -> None:
+    real, recorded = in_order(real_events(body)), in_order(recorded_events(body))
+    assert recorded == real
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_with_an_upstream_gradient(spelling: Spelling, dtype: str) -> None:
+    if (spelling.__name__, dtype) in CPU_UPCASTS:
+        pytest.skip("the CPU sums half precision from a float32 copy")
+    same_events(training(spelling, dtype))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_training_with_a_scalar_loss_and_kept_gradients(spelling: Spelling) -> None:
+    same_events(training(spelling, "float32", scalar_loss=True, keep_grad=True))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_inference(spelling: Spelling) -> None:
+    same_events(inference(spelling, "float32"))
+
+
+MASKS = [Mask(), Mask(causal=True), Mask(causal=True, window=37)]
+
+
+def algorithm_body(name: str, mask: Mask, kv_heads: int, keys: int, dropout: float, grads: bool) -> Body:
+    import memmodel_kernels
+
+    function = getattr(memmodel_kernels, name)
+    options: dict[str, Any] = {"mask": mask}
+    if name == "chunked":
+        options["chunk"] = 64
+    elif dropout:
+        options["dropout"] = dropout
+
+    def body(t: Any) -> None:
+        q = t.empty(B, 4, N, D, requires_grad=grads)
+        k, v = (t.empty(B, kv_heads, keys, D, requires_grad=grads) for _ in range(2))
+        upstream = t.empty(B, 4, N, D)
+        for _ in range(2):
+            q.grad = k.grad = v.grad = None
+            if grads:
+                function(q, k, v, **options).backward(upstream)
+            else:
+                with t.no_grad():
+                    out = function(q, k, v, **options)
+                    del out
+
+    return body
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.name)
+@pytest.mark.parametrize("name", ["naive", "naive_by_hand", "chunked", "checkpointed"])
+@pytest.mark.parametrize(("kv_heads", "keys"), [(4, N), (2, N), (1, 300)])
+@pytest.mark.parametrize("grads", [True, False], ids=["train", "inference"])
+def test_algorithms(name: str, mask: Mask, kv_heads: int, keys: int, grads: bool) -> None:
+    same_events(algorithm_body(name, mask, kv_heads, keys, 0.0, grads))
+
+
+@pytest.mark.parametrize("name", ["naive", "naive_by_hand", "checkpointed"])
+def test_algorithms_with_dropout(name: str) -> None:
+    same_events(algorithm_body(name, Mask(causal=True), 4, N, 0.1, True))
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_decode(queries: int) -> None:
+    from memmodel_kernels import decode
+
+    def body(t: Any) -> None:
+        with t.no_grad():
+            k_cache, v_cache = (t.empty(B, 2, 300, D) for _ in range(2))
+            for _ in range(2):
+                q = t.empty(B, 4, queries, D)
+                new_k, new_v = (t.empty(B, 2, queries, D) for _ in range(2))
+                decode(q, new_k, new_v, k_cache, v_cache)
+
+    same_events(body)
+
+
+def test_native_dropout_keeps_a_bool_mask_where_the_cpu_keeps_noise() -> None:
+    """The CUDA rule for dropout, held to PyTorch's fused operator by its bytes: result and one byte per element."""
+    import torch
+
+    from memmodel import recording
+    from memmodel.program import Alloc
+
+    x = torch.ones(4, 100)
+    out, mask = torch.native_dropout(x, 0.1, True)
+    with recording.Tape(recording.CUDA) as tape:
+        source = recording.empty(4, 100, requires_grad=True)
+        recording.dropout(source, 0.1)
+    sizes = [event.nbytes for event in tape.events if isinstance(event, Alloc)]
+    assert sizes[1:] == [out.nbytes, mask.nbytes]
+
+
+def test_the_comparison_can_fail() -> None:
+    """A spelling that keeps one more name is told apart from one that does not."""
+    real = in_order(real_events(training(one_liner, "float32")))
+    other = in_order(recorded_events(training(library_softmax, "float32")))
+    assert real != other

@@ -1,0 +1,78 @@
+"""Imports go one way, and optional libraries stay optional: read off the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import memmodel
+
+ROOT = Path(memmodel.__file__).parents[1]
+
+
+def imports(path: Path, inside_functions: bool = True) -> Iterator[str]:
+    """Modules that a file imports; type-checking blocks do not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if inside_functions else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def files(folder: str) -> list[Path]:
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", files("memmodel"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_no_heavy_library_at_the_top(path: Path) -> None:
+    allowed = {"formulas.py": {"sympy"}, "sweep.py": {"numpy"}}.get(path.name, set())
+    if path.parent.name == "report" and path.name == "formulas.py":
+        allowed = {"sympy", "rich"}
+    elif path.parent.name == "report":
+        allowed = {"rich"}
+    elif path.parent.name == "cli":
+        allowed = {"click"}
+    third_party = {"torch", "triton", "numpy", "sympy", "rich", "click", "pynvml", "matplotlib"}
+    found = {name.partition(".")[0] for name in imports(path, inside_functions=False)} & third_party
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("path", files("memmodel"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_never_imports_torch_or_validation(path: Path) -> None:
+    names = {name.partition(".")[0] for name in imports(path)}
+    assert not names & {"torch", "triton", "memmodel_validate"}
+    if "memmodel_kernels" in names:
+        assert path.name == "algorithms.py"
+
+
+def test_recording_knows_nothing_above_it() -> None:
+    above = (
+        "memmodel.predict",
+        "memmodel.report",
+        "memmodel.cli",
+        "memmodel.gpus",
+        "memmodel.allocator",
+        "memmodel.case",
+    )
+    for path in files("memmodel/recording"):
+        assert not [name for name in imports(path) if name.startswith(above)]
+
+
+def test_renderers_compute_nothing() -> None:
+    model = ("memmodel.recording", "memmodel.allocator", "memmodel.replay", "memmodel.algorithms", "memmodel.predict")
+    for path in files("memmodel/report"):
+        assert not [name for name in imports(path) if f"{name}.".startswith(tuple(f"{m}." for m in model))]
+
+
+def test_the_allocator_stands_alone() -> None:
+    for path in files("memmodel/allocator"):
+        assert not [n for n in imports(path) if n.startswith("memmodel") and not n.startswith("memmodel.allocator")]
+
+
+def test_the_algorithms_do_not_import_torch_at_the_top() -> None:
+    for path in sorted((ROOT / "kernels" / "memmodel_kernels").glob("*.py")):
+        assert "torch" not in {name.partition(".")[0] for name in imports(path, inside_functions=False)}

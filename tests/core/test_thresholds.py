@@ -1,0 +1,62 @@
+"""The largest size that fits is exactly that, on both sides; and the closed form is near it."""
+
+import pytest
+
+from memmodel.algorithms import record
+from memmodel.case import make_case
+from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
+from memmodel.predict import fits, room_bytes
+from memmodel.thresholds import OVER, resized, threshold
+from memmodel.timeline import phase_peaks
+
+
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("algorithm", ["naive", "flash", "checkpointed"])
+@pytest.mark.parametrize("gpu", ["T4", "A100-40GB"])
+def test_largest_fits_and_next_does_not(gpu: str, algorithm: str, over: str) -> None:
+    device = load_gpu(gpu)
+    case = make_case(algorithm, batch=2, heads=8, kv_heads=4, seq=2048, head_dim=64, dtype_name="fp16")
+    found = threshold(case, device, over)
+    largest = resized(case, over, found.largest)
+    assert fits(record(largest), largest, device)
+    assert found.first_failing is not None
+    after = resized(case, over, found.first_failing)
+    assert not fits(record(after), after, device)
+
+
+def test_steps_are_multiples() -> None:
+    case = make_case("naive", heads=8, seq=2048)
+    found = threshold(case, load_gpu("A100"), step=64)
+    assert found.largest % 64 == 0
+    assert found.first_failing == found.largest + 64
+
+
+@pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash"])
+@pytest.mark.parametrize("over", OVER)
+def test_the_closed_form_is_where_the_live_peak_meets_the_room(algorithm: str, over: str) -> None:
+    device = load_gpu("A100")
+    case = make_case(algorithm, batch=2, heads=8, seq=4096, head_dim=128)
+    found = threshold(case, device, over)
+    room = room_bytes(device)
+    assert room is not None
+    assert found.closed_form is not None
+    at = phase_peaks(record(resized(case, over, found.closed_form)))["peak"]
+    beyond = phase_peaks(record(resized(case, over, found.closed_form + 1)))["peak"]
+    assert at <= room < beyond
+    assert found.largest <= found.closed_form
+
+
+def test_a_size_that_never_fits() -> None:
+    case = make_case("naive", batch=4096, heads=64, seq=65536)
+    found = threshold(case, load_gpu("T4"), "heads")
+    assert found.largest == 0
+    assert found.memory is None
+
+
+def test_unknown_size_and_unknown_capacity() -> None:
+    case = make_case("naive")
+    with pytest.raises(UsageError, match="unknown size 'head_dim'"):
+        threshold(case, load_gpu("A100"), "head_dim")
+    with pytest.raises(UsageError, match="capacity"):
+        threshold(case, load_gpu("B100"))

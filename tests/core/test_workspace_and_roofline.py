@@ -1,0 +1,145 @@
+"""cuBLAS workspaces by version and GPU; ceilings, balance points and times by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from memmodel.allocator import CachingAllocator
+from memmodel.cublas import workspace
+from memmodel.dtypes import bfloat16, float16, float32
+from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
+from memmodel.predict import predict
+from memmodel.program import Launch, Program
+from memmodel.replay import replay
+from memmodel.roofline import LAUNCH_SECONDS, kernel_time, share_by_ceiling
+from memmodel.work import Work
+
+MiB = 1 << 20
+SMALL = 2 * 4 * MiB + 8 * 16 * 1024  # two of 4 MiB, eight of 16 KiB: what issue pytorch#95668 reads, 8519680
+LARGE = 32 * MiB
+
+
+@pytest.mark.parametrize(
+    ("torch", "capability", "nbytes"),
+    [
+        ("2.6", (8, 0), SMALL),
+        ("2.6", (9, 0), LARGE),
+        ("2.11", (10, 0), SMALL),
+        ("2.11.0+cu130", (12, 0), SMALL),
+        ("2.12", (10, 0), LARGE),
+        ("2.13", (12, 0), LARGE),
+        ("2.13", (8, 9), SMALL),
+        ("2.14", (11, 0), LARGE),
+        ("2.13", (11, 0), SMALL),
+    ],
+)
+def test_workspace_size(torch: str, capability: tuple[int, int], nbytes: int) -> None:
+    assert workspace(torch, capability).nbytes == nbytes
+
+
+def gemms(*threads: str) -> Program:
+    return Program([Launch("bmm", Work(), bfloat16, thread, True, 1) for thread in threads], {}, {})
+
+
+def test_a_workspace_per_thread_at_its_first_product() -> None:
+    allocator = CachingAllocator()
+    replay(gemms("main", "main", "autograd", "autograd"), allocator, workspace("2.13", (8, 0)))
+    assert allocator.allocated == 2 * SMALL
+
+
+def test_from_2_15_on_a_workspace_lives_for_one_product() -> None:
+    allocator = CachingAllocator()
+    replay(gemms("main", "autograd"), allocator, workspace("2.15", (8, 0)))
+    assert (allocator.allocated, allocator.allocated_peak) == (0, SMALL)
+
+
+@pytest.mark.parametrize("version", ["1.13", "2.3", "2.16", "two", "2"])
+def test_other_torch_versions_are_refused(version: str) -> None:
+    with pytest.raises(UsageError, match="torch version"):
+        workspace(version, (8, 0))
+
+
+def test_balance_points() -> None:
+    """Peak over bandwidth: 312 TFLOP/s over 2.039 TB/s, 989.4 over 3.352."""
+    assert load_gpu("A100").balance_point(float16) == pytest.approx(312e12 / 2.039e12)
+    assert load_gpu("H100").balance_point(bfloat16) == pytest.approx(989.4e12 / 3.352e12)
+
+
+def launch(work: Work, dtype: object = bfloat16) -> Launch:
+    return Launch("kernel", work, dtype, "main", False, 1)  # type: ignore[arg-type]
+
+
+def test_a_kernel_takes_its_slowest_ceiling_and_a_launch() -> None:
+    gpu = load_gpu("A100")
+    bytes_bound = kernel_time(launch(Work(matmul=1e9, read=2.039e9)), gpu)  # 1e9 / 312e12 s against 1 ms
+    assert bytes_bound.binding.name == "HBM"
+    assert bytes_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
+    compute_bound = kernel_time(launch(Work(matmul=312e9, read=8)), gpu)
+    assert compute_bound.binding.name == "tensor cores"
+    assert compute_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
+    exponentials = 108 * 16 * 1410e6 * 1e-3  # SMs x per clock x clock, for one millisecond
+    exp_bound = kernel_time(launch(Work(exp=exponentials)), gpu)
+    assert exp_bound.binding.name == "exp units"
+    assert exp_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
+
+
+def test_fp32_products_run_on_the_fp32_units() -> None:
+    timed = kernel_time(launch(Work(matmul=19.5e9), float32), load_gpu("A100"))
+    assert timed.binding.name == "fp32 units"
+    assert timed.binding.seconds == pytest.approx(1e-3)
+
+
+def test_shares_add_up_to_the_time() -> None:
+    time = predict("A100", "naive", seq=2048)["naive"].time
+    assert time is not None
+    assert sum(time.shares.values()) == pytest.approx(time.seconds)
+    assert share_by_ceiling(time.kernels) == time.shares
+
+
+def test_naive_is_bound_by_memory_and_flash_by_arithmetic() -> None:
+    report = predict("A100", ("naive", "flash"), seq=8192)
+    naive, flash = (p.time for p in report.predictions)
+    assert naive is not None
+    assert flash is not None
+    assert (naive.binding, flash.binding) == ("HBM", "tensor cores")
+
+
+def test_flash_is_bound_by_exponentials_where_they_are_slower() -> None:
+    """Head dim 64 on B200: 4 d = 256 FLOP per exponential, the GPU has 2250e12 / 4653e9 = 484 FLOP for each."""
+    report = predict("B200", "flash", head_dim=64, phase="inference")
+    time = report["flash"].time
+    assert time is not None
+    assert time.binding == "exp units"
+
+
+def test_a_rate_that_is_not_known_leaves_the_time_out_and_says_so() -> None:
+    prediction = predict("T4", "naive", dtype="bf16")["naive"]
+    assert prediction.time is None
+    assert "tensor_TFLOPS.bf16" in prediction.notes[0]
+    without_exp = predict("H20", "naive")["naive"]
+    assert without_exp.time is not None
+    assert "exp ceiling is left out" in without_exp.notes[0]
+
+
+def test_a_capacity_that_is_not_known_leaves_fits_open() -> None:
+    memory = predict("B100", "naive", dtype="bf16").predictions[0].memory
+    assert memory.capacity_bytes is None
+    assert memory.fits is None
+
+
+def test_the_context_is_taken_off_the_capacity() -> None:
+    from memmodel.predict import room_bytes
+
+    gpu = load_gpu("H100")
+    assert gpu.context_bytes is not None
+    assert room_bytes(gpu) == gpu.capacity_bytes - gpu.context_bytes[1]
+
+
+def test_compulsory_bytes_are_inputs_and_outputs_once() -> None:
+    prediction = predict("A100", "flash", batch=2, heads=4, kv_heads=2, seq=64, kv_seq=128, head_dim=16)["flash"]
+    q, kv = 2 * 4 * 64 * 16 * 2, 2 * 2 * 128 * 16 * 2
+    forward = q + 2 * kv + q  # Q, K, V in, O out
+    backward = forward + q + 2 * kv  # Q, K, V and dO in (as many bytes as forward's), dQ, dK, dV out
+    assert prediction.compulsory_bytes == forward + backward
+    assert replace(prediction, notes=()).notes == ()

@@ -1,0 +1,107 @@
+"""Every row of the tile table, compiled for its architecture without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+
+from memmodel import tiles
+from memmodel_kernels.triton_flash import report
+from memmodel_kernels.triton_flash.report import ARCHITECTURES, markdown, programs_per_sm
+
+Result = dict[str, Any]
+README = Path(report.__file__).parents[1] / "README.md"
+
+# The backward at head dim 256 keeps two 64 x 256 fp32 accumulators beside its operands: with tiles wide enough for
+# wgmma (64 keys) the default would spill, so it uses mma.sync there.
+WITHOUT_WGMMA = {"sm_90 bf16 d256 dkdv+dq 32x32+32x32 8w 2s"}
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    """Compiled in a process of its own: this one may have imported the kernels for the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment["TRITON_DEFAULT_FP_FUSION"] = "1"
+    command = [sys.executable, "-m", "memmodel_kernels.triton_flash.report", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    found: list[Result] = json.loads(run.stdout)
+    return found
+
+
+def failing(results: list[Result], wrong: Any) -> list[str]:
+    return [result["name"] for result in results if wrong(result)]
+
+
+def test_every_architecture_is_there(results: list[Result]) -> None:
+    assert {result["arch"] for result in results} == set(ARCHITECTURES)
+
+
+def test_default_rows_do_not_spill(results: list[Result]) -> None:
+    assert not failing(results, lambda r: r["default"] and r["spilled"])
+
+
+def test_shared_memory_is_within_the_limit(results: list[Result]) -> None:
+    assert not failing(results, lambda r: r["shared"] > tiles.SHARED_LIMIT[r["arch"]])
+
+
+def test_no_launch_allocates_scratch_memory(results: list[Result]) -> None:
+    """Descriptors are made on the host: made on the device, each program would need memory for its own."""
+    assert not failing(results, lambda r: r["scratch"])
+
+
+def test_every_row_fits_on_a_multiprocessor(results: list[Result]) -> None:
+    assert not failing(results, lambda r: r["programs_per_sm"] < 1)
+
+
+def test_shared_memory_formula_is_the_compilers(results: list[Result]) -> None:
+    """To the byte with pointers; with TMA, the compiler adds barriers and aligns them."""
+    barriers = {False: 0, True: tiles.BARRIERS}
+    assert not failing(
+        [r for r in results if r["tma"] or r["arch"] != 90 or not r["half"]],
+        lambda r: not 0 <= r["shared"] - r["shared_model"] <= barriers[r["tma"]],
+    )
+
+
+def test_pointers_on_hopper_need_no_more_than_the_formula(results: list[Result]) -> None:
+    """Where TMA cannot be used, the same rows run by pointer; the fused one then needs less."""
+    fallback = [r for r in results if r["arch"] == 90 and r["half"] and not r["tma"]]
+    assert len(fallback) >= 8
+    assert not failing(fallback, lambda r: r["shared"] > r["shared_model"])
+
+
+def test_tensor_cores_and_copy_engine_are_used(results: list[Result]) -> None:
+    half = [r for r in results if r["half"]]
+    assert not failing(half, lambda r: r["tma"] != (r["tma_copies"] > 0))
+    assert not failing(half, lambda r: r["arch"] in (80, 89, 120) and not r["mma"])
+    hopper = [r for r in half if r["arch"] == 90 and r["default"] and r["name"] not in WITHOUT_WGMMA]
+    assert not failing(hopper, lambda r: not r["wgmma"] or r["mma"])
+    assert not failing(half, lambda r: r["arch"] == 100 and not r["tcgen05"])
+
+
+def test_readme_shows_this_table(results: list[Result]) -> None:
+    """Registers belong to a version of the compiler; the rest of the table has to be there under any."""
+    readme = README.read_text()
+    if f"Triton {triton.__version__}" in readme:
+        assert markdown(results) in readme, "run: python -m memmodel_kernels.triton_flash.report"
+    else:
+        assert not failing(results, lambda r: f"| {r['name']} |" not in readme)
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "warps", "shared", "expected"),
+    [
+        (90, 128, 8, 1000, 2),  # registers: 65536 / (128 * 32 * 8)
+        (90, 32, 8, 1000, 8),  # warps: 64 / 8
+        (90, 32, 4, 100_000, 2),  # shared memory: 233472 / 101024
+        (80, 255, 8, 1000, 1),
+    ],
+)
+def test_occupancy_by_hand(arch: int, registers: int, warps: int, shared: int, expected: int) -> None:
+    assert programs_per_sm(arch, registers, warps, shared) == expected

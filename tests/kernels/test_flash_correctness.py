@@ -1,0 +1,104 @@
+"""The kernels against fp64, at the error of PyTorch's own arithmetic."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from attention_reference import DTYPES, Case, Result, assert_close, plain, upstream
+from memmodel_kernels import flash_attention
+
+
+def flash(case: Case, deterministic: bool = True, seed: int = 0, precision: str | None = None) -> Result:
+    q, k, v = case.inputs(seed)
+    o, lse = flash_attention(
+        q, k, v, causal=case.causal, window=case.window, scale=case.scale, deterministic=deterministic,
+        precision=precision, return_lse=True,
+    )  # fmt: skip
+    gradients = torch.autograd.grad((o, lse), (q, k, v), upstream(case))
+    return Result(o.detach(), lse.detach(), *gradients)
+
+
+LENGTHS = [(1, 1), (1, 130), (130, 1), (64, 128), (63, 111), (111, 63), (113, 203), (128, 128)]
+HEAD_DIMS = [16, 32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 256]
+WINDOWS = [
+    (63, 63, 1, True),
+    (63, 111, 17, True),
+    (63, 111, 17, False),
+    (111, 63, 40, True),
+    (150, 150, 100, False),
+]
+
+CASES = [
+    *[Case(n=n, m=m, causal=c, dtype=t) for n, m in LENGTHS for c in (False, True) for t in DTYPES],
+    *[Case(h=1, g=1, n=37, m=45, d=d, causal=True, dtype=t) for d in HEAD_DIMS for t in DTYPES],
+    *[Case(b=2, h=h, g=g, n=40, m=70, d=32, causal=True, dtype=t) for h, g in ((4, 2), (3, 1)) for t in DTYPES],
+    *[Case(n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
+    *[Case(n=40, m=50, d=32, scale=s, causal=True, dtype=t) for s in (-0.3, 0.0, 0.5) for t in DTYPES],
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_and_gradients(case: Case) -> None:
+    assert_close(flash(case), case)
+
+
+FUSED = [
+    Case(n=63, m=111),
+    Case(n=130, m=70, causal=True),
+    Case(b=2, h=4, g=2, n=70, m=130, d=128, causal=True),
+    Case(n=63, m=111, window=17, d=40),
+    Case(h=1, g=1, n=37, m=45, d=128, dtype=torch.float32),
+]
+
+
+@pytest.mark.parametrize("case", FUSED, ids=str)
+def test_fused_backward(case: Case) -> None:
+    assert_close(flash(case, deterministic=False), case)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # rows of keys that do not exist
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5, 17, 128])
+def test_scores_beyond_the_range_of_exp(n: int, deterministic: bool, causal: bool) -> None:
+    """Scores in the hundreds: exp of them overflows, the softmax must not. The factor is FlashAttention-2's own."""
+    case = Case(n=n, m=n, d=32, scale=15.0, causal=causal)
+    assert_close(flash(case, deterministic), case, gradient_factor=5)
+
+
+def test_fp32_is_exact_unless_asked() -> None:
+    """The interpreter multiplies exactly whatever it is asked, a GPU does not: both must be accepted."""
+    case = Case(dtype=torch.float32, n=40, m=40)
+    assert_close(flash(case), case)
+    for precision in ("tf32", "tf32x3"):
+        assert flash(case, precision=precision).o.isfinite().all()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_lse_alone_can_be_differentiated(deterministic: bool) -> None:
+    case = Case(n=20, m=30, d=32, dtype=torch.float32)
+    q, k, v = case.inputs()
+    _, lse = flash_attention(q, k, v, deterministic=deterministic, return_lse=True)
+    dq, dk, dv = torch.autograd.grad(lse.sum(), (q, k, v))
+    qd, kd, _ = (x.detach().double().requires_grad_() for x in (q, k, v))
+    exact = torch.autograd.grad((qd @ kd.mT * case.d**-0.5).logsumexp(-1).sum(), (qd, kd))
+    assert dv.abs().max() == 0
+    for got, want in zip((dq, dk), exact, strict=True):
+        assert (got - want).abs().max() <= 8 * torch.finfo(torch.float32).eps * want.abs().max()
+
+
+def test_the_comparison_can_fail() -> None:
+    case = Case(n=20, m=20, d=16, dtype=torch.float32)
+    right = plain(case, torch.float64)
+    assert_close(right, case)
+    for field in dataclasses.fields(Result):
+        wrong = getattr(right, field.name).clone()
+        wrong[0, 0, 3] += 0.05
+        with pytest.raises(AssertionError, match=f"{field.name} is off"):
+            assert_close(dataclasses.replace(right, **{field.name: wrong}), case)
+
+
+def test_unwritten_memory_is_poison() -> None:
+    assert torch.empty(8).isnan().all()
+    assert torch.empty_like(torch.ones(8)).isnan().all()

@@ -1,0 +1,63 @@
+"""Which blocks a program meets, by running the schedule's own functions in the interpreter and by brute force."""
+
+import itertools
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from attention_reference import DEVICE
+from memmodel_kernels.triton_flash.schedule import partial_block, phases, place
+
+
+@triton.jit
+def visits_kernel(
+    counts, n, m, first, last, width, ROWS: tl.constexpr, COLS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr
+):
+    """counts (row blocks, key blocks): +1 for a visit as a whole block, +100 as a partial one."""
+    i_n = tl.program_id(0)
+    begin, left, full, end, right = phases(i_n * ROWS, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
+    for j in tl.range(full, end, COLS):
+        tl.atomic_add(counts + i_n * width + j // COLS, 1)
+    for i in tl.range(0, left + right):
+        tl.atomic_add(counts + i_n * width + partial_block(i, begin, left, end, COLS) // COLS, 100)
+
+
+@triton.jit
+def place_kernel(out, heads, blocks, section):
+    head, block = place(tl.program_id(0), heads, blocks, section)
+    tl.store(out + 2 * tl.program_id(0), head)
+    tl.store(out + 2 * tl.program_id(0) + 1, block)
+
+
+LENGTHS = [(1, 1), (8, 8), (13, 40), (40, 13), (33, 33)]
+BANDS = [(None, None), (None, 0), (None, -9), (None, 11), (-3, 0), (-3, 3), (5, 9), (-40, -20)]
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(8, 4), (4, 8), (8, 8)])
+def test_every_visible_pair_is_visited_once_and_whole_blocks_need_no_mask(rows: int, cols: int) -> None:
+    for (n, m), (first, last) in itertools.product(LENGTHS, BANDS):
+        high, wide = triton.cdiv(n, rows), triton.cdiv(m, cols)
+        counts = torch.zeros(high, wide, dtype=torch.int32, device=DEVICE)
+        visits_kernel[(high,)](
+            counts, n, m, first or 0, last or 0, wide, rows, cols, first is not None, last is not None
+        )  # fmt: skip
+        for i_n, i_m in itertools.product(range(high), range(wide)):
+            seen = [
+                (first is None or j >= i + first) and (last is None or j <= i + last) and j < m
+                for i in range(i_n * rows, min(n, (i_n + 1) * rows))
+                for j in range(i_m * cols, (i_m + 1) * cols)
+            ]
+            allowed = {1, 100} if all(seen) else {100} if any(seen) else {0, 100}
+            assert int(counts[i_n, i_m]) in allowed, f"n={n} m={m} band=({first}, {last}) block ({i_n}, {i_m})"
+
+
+@pytest.mark.parametrize(("heads", "blocks", "section"), [(1, 5, 1), (6, 4, 1), (6, 4, 3), (7, 3, 4), (3, 4, 100)])
+def test_every_block_of_every_head_has_one_program(heads: int, blocks: int, section: int) -> None:
+    out = torch.empty(heads * blocks, 2, dtype=torch.int32, device=DEVICE)
+    place_kernel[(heads * blocks,)](out, heads, blocks, section)
+    order = [tuple(pair) for pair in out.tolist()]
+    assert sorted(order) == list(itertools.product(range(heads), range(blocks)))
+    first_section = [block for head, block in order if head < min(section, heads)]
+    assert first_section == sorted(first_section)  # all heads of a section go through their blocks together

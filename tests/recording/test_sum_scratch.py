@@ -1,0 +1,67 @@
+"""Scratch of a CUDA sum; thread blocks counted by hand from aten/src/ATen/native/cuda/Reduce.cuh."""
+
+import numpy as np
+import pytest
+import sympy
+
+from memmodel import recording
+from memmodel.program import Alloc
+from memmodel.recording.device import CPU, CUDA, Device
+from memmodel.recording.reduce_scratch import reduce_scratch
+
+A100 = 108 * 2048  # resident threads
+
+
+@pytest.mark.parametrize(
+    ("count", "scratch"),
+    [
+        (1000, (0, 0)),
+        (512 * 256 - 512, (0, 0)),  # 255 elements for each of 512 threads: one block does it
+        (
+            512 * 256,
+            (256 // 16 * 4, 4),
+        ),  # 256 each: shared so that a thread has 16 left, and an fp32 per block
+        (512 * 512, (512 // 16 * 4, 4)),
+        (1 << 22, (108 * 4 * 4, 4)),  # 2^13 each would be 512 blocks; an A100 holds 108 SMs x 4
+        (1 << 30, (8192 * 4, 4)),  # 2^21 each: a thread has at most 256, however many blocks that takes
+    ],
+)
+def test_scratch_of_a_sum_of_everything(count: int, scratch: tuple[int, int]) -> None:
+    assert reduce_scratch(count, A100) == scratch
+
+
+def test_arrays_agree_with_ints() -> None:
+    counts = [1000, 1 << 17, 1 << 22, 1 << 30]
+    partial, counter = reduce_scratch(np.array(counts), A100)
+    assert [*zip(partial, counter, strict=True)] == [reduce_scratch(count, A100) for count in counts]
+
+
+def sum_allocations(device: Device, *shape: object) -> list[tuple[str, object]]:
+    with recording.Tape(device) as tape:
+        x = recording.empty(*shape)
+        x.sum()
+    return [(event.op, event.nbytes) for event in tape.events if isinstance(event, Alloc)][1:]
+
+
+def test_the_result_comes_first_and_scratch_dies_with_the_launch() -> None:
+    with recording.Tape() as tape:
+        x = recording.empty(8, 256, 64)
+        total = x.sum()
+        kinds = [type(event).__name__ for event in tape.events]
+    assert kinds == ["Alloc", "Alloc", "Alloc", "Alloc", "Launch", "Free", "Free"]
+    assert total.shape == ()
+    assert sum_allocations(CUDA, 8, 256, 64) == [("sum", 4), ("sum scratch", 64), ("sum scratch", 4)]
+
+
+def test_small_sums_sums_of_rows_and_the_cpu_take_none() -> None:
+    assert sum_allocations(CUDA, 8, 256, 32) == [("sum", 4)]
+    assert sum_allocations(CPU, 8, 256, 64) == [("sum", 4)]
+    with recording.Tape() as tape:
+        x = recording.empty(8, 4096, 4096)
+        x.sum(-1, keepdim=True)
+    assert sum(isinstance(event, Alloc) for event in tape.events) == 2
+
+
+def test_closed_forms_leave_scratch_out() -> None:
+    n = sympy.Symbol("n", positive=True, integer=True)
+    assert sum_allocations(CUDA, 8, n, 64) == [("sum", 4)]

@@ -1,0 +1,84 @@
+"""What the model of the compiler keeps for backward, against PyTorch's own partitioner (run on the CPU)."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from functorch.compile import aot_function, make_boxed_func
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.decomposition import decompositions
+
+from memmodel import recording
+from memmodel.program import Alloc, Save
+from memmodel_kernels.compiled import compiled_with
+
+B, N, D = 3, 256, 32
+
+
+def by_hand(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    scores = q @ k.transpose(-2, -1) / math.sqrt(D)
+    if mask is not None:
+        scores = torch.where(mask, scores, float("-inf"))
+    powers = torch.exp(scores - torch.max(scores, dim=-1, keepdim=True)[0])
+    return powers / torch.sum(powers, dim=-1, keepdim=True) @ v
+
+
+def library(q: Any, k: Any, v: Any) -> Any:
+    return (q @ k.transpose(-2, -1) / math.sqrt(D)).softmax(-1) @ v
+
+
+def partitioned(function: Any, learn: tuple[bool, ...], masked: bool) -> Counter[int]:
+    """Bytes of each tensor that the partitioner keeps."""
+    kept: Counter[int] = Counter()
+
+    def forward(graph: Any, _: Any) -> Any:
+        (output,) = (node for node in graph.graph.nodes if node.op == "output")
+        saved = [node.meta["val"] for node in output.args[0][1:]]
+        kept.update(t.numel() * t.element_size() for t in saved)
+        return make_boxed_func(graph.forward)
+
+    inputs = [torch.randn(B, N, D, requires_grad=learns) for learns in learn]
+    masks = [torch.ones(N, N, dtype=torch.bool).tril()] if masked else []
+    compiled = aot_function(
+        function,
+        forward,
+        lambda graph, _: make_boxed_func(graph.forward),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=decompositions,
+    )
+    compiled(*inputs, *masks).sum().backward()
+    return kept
+
+
+def modelled(learn: tuple[bool, ...], masked: bool, by_hand: bool) -> Counter[int]:
+    """Bytes of each tensor that the model keeps."""
+    with recording.Tape() as tape:
+        q, k, v = (recording.randn(B, 1, N, D, requires_grad=learns) for learns in learn)
+        mask = recording.ones(N, N, dtype=recording.bool) if masked else None
+        compiled_with(q, k, v, blocked=mask, by_hand=by_hand)
+    nbytes = {event.key: event.nbytes for event in tape.events if isinstance(event, Alloc)}
+    return Counter(nbytes[event.key] for event in tape.events if isinstance(event, Save))
+
+
+ALL = (True, True, True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("learn", "masked", "hand"),
+    [(ALL, False, True), (ALL, True, True), (ALL, False, False)],
+    ids=["by hand", "by hand, masked", "library softmax"],
+)
+def test_the_model_keeps_what_the_partitioner_keeps(learn: tuple[bool, ...], masked: bool, hand: bool) -> None:
+    assert modelled(learn, masked, hand) == partitioned(by_hand if hand else library, learn, masked)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_probabilities_are_kept_only_for_the_values_gradient() -> None:
+    """For q alone the partitioner drops P and q; the model keeps q, which its caller has anyway."""
+    inputs_bytes = B * N * D * 4
+    queries_only = (True, False, False)
+    expected = partitioned(by_hand, queries_only, masked=False) + Counter({inputs_bytes: 1})
+    assert modelled(queries_only, masked=False, by_hand=True) == expected

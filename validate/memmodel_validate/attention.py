@@ -1,0 +1,67 @@
+"""Attention as the recorded scripts write it, for torch and recording tensors alike; `xp` is the library.
+
+Shapes: q, k, v (b, n, d) without heads; masks (n, n), true where a pair counts. The scripts' einsum of two
+such tensors is one batched product, as `@` is. What differs between them is which local names keep score
+matrices alive.
+"""
+
+import math
+from typing import Any
+
+from memmodel_kernels.compiled import compiled_with
+from memmodel_kernels.naive import softmax_by_hand
+
+
+def handout(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    """The course's own, used by most: softmax by hand, whose difference is alive until the division."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = xp.where(mask, scores, float("-inf"))
+    weights = softmax_by_hand(scores)
+    return weights @ v
+
+
+def inverted_mask(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    """As the handout's, but filled where the mask is false: masked_fill keeps the inverse, a second mask."""
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = softmax_by_hand(scores)
+    return weights @ v
+
+
+def unnamed_difference(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """Softmax by hand whose difference has no name: it dies once exponentiated."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    weights = _softmax_of_unnamed_difference(scores)
+    return weights @ v
+
+
+def library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """The library's softmax."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    weights = scores.softmax(-1)
+    return weights @ v
+
+
+def compiled_by_hand(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    """torch.compile of a softmax by hand."""
+    return _compiled(xp, handout, q, k, v, mask, by_hand=True)
+
+
+def compiled_library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """torch.compile of the library's softmax."""
+    return _compiled(xp, library_softmax, q, k, v, None, by_hand=False)
+
+
+def _compiled(xp: Any, attention: Any, q: Any, k: Any, v: Any, mask: Any, by_hand: bool) -> Any:
+    if xp.__name__ == "torch":
+        masks = () if mask is None else (mask,)
+        return xp.compile(attention)(xp, q, k, v, *masks)
+    out = compiled_with(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), blocked=mask, by_hand=by_hand)
+    return out.squeeze(1)
+
+
+def _softmax_of_unnamed_difference(x: Any) -> Any:
+    powers = (x - x.max(-1, keepdim=True)[0]).exp()
+    return powers / powers.sum(-1, keepdim=True)

@@ -1,0 +1,72 @@
+"""Recorded allocator traces: the events of real CUDA memory snapshots, and the segments at their end.
+
+`traces.csv` says where each is from; `traces/NAME.csv.xz` has a line per event, then a line per segment, each
+followed by its blocks in use. `detail` is a segment's pool, or the bytes that a block was asked for.
+"""
+
+import lzma
+from dataclasses import dataclass
+from functools import cache
+
+from memmodel.allocator.trace import Segment, TraceEvent
+from memmodel_validate.records import DATA, parse_lines, read_lines
+
+_FIELDS = ("record", "address", "size", "stream", "detail")
+_EVENTS = ("alloc", "free_requested", "free_completed", "segment_alloc", "segment_free")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a trace is from: the snapshot's repository, path and commit, and its GPU."""
+
+    name: str
+    repo: str
+    path: str
+    commit: str
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    record: str
+    address: int
+    size: int
+    stream: int
+    detail: str
+
+
+@cache
+def traces() -> dict[str, Trace]:
+    """The traces, by name."""
+    fields = ("trace", "repo", "path", "commit", "gpu")
+    found = read_lines(DATA / "traces.csv", fields, lambda line: Trace(*line.values()))
+    return {trace.name: trace for trace in found}
+
+
+def load_trace(name: str) -> tuple[list[TraceEvent], list[Segment]]:
+    """A trace's events in order and the segments at its end. Raises UsageError for another form of file."""
+    path = DATA / "traces" / f"{name}.csv.xz"
+    lines = parse_lines(lzma.decompress(path.read_bytes()).decode(), str(path), _FIELDS, _line)
+    events = [TraceEvent(x.record, x.address, x.size, x.stream) for x in lines if x.record in _EVENTS]
+    return events, _segments(lines)
+
+
+def _segments(lines: tuple[_Line, ...]) -> list[Segment]:
+    found: list[tuple[_Line, list[tuple[int, int, int]]]] = []
+    for line in lines:
+        if line.record == "segment":
+            found.append((line, []))
+        elif line.record == "block":
+            found[-1][1].append((line.address, line.size, int(line.detail)))
+    return [Segment(x.address, x.size, x.detail == "small", x.stream, tuple(blocks)) for x, blocks in found]
+
+
+def _line(line: dict[str, str]) -> _Line:
+    record, detail = line["record"], line["detail"]
+    if record not in (*_EVENTS, "segment", "block"):
+        raise ValueError(f"{record!r} is no record: expected segment, block, {', '.join(_EVENTS)}")
+    if record == "segment" and detail not in ("small", "large"):
+        raise ValueError(f"{detail!r} is no pool: expected small or large")
+    if record == "block":
+        int(detail)
+    return _Line(record, int(line["address"], 16), int(line["size"]), int(line["stream"]), detail)
