@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from transcripts import COMMAND, PAGES, ROOT, SESSION, rerun
 
 README = ROOT / "README.md"
