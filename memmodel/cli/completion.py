@@ -2,19 +2,16 @@
 
 import click
 
+from memmodel.cli.options import examples
 from memmodel.errors import unknown
 
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion")
+@click.command("completion", epilog=examples('eval "$(memmodel completion bash)"'))
 @click.argument("shell", default="bash")
 def command(shell: str) -> None:
-    r"""Print the completion script of a SHELL: bash, zsh or fish.
-
-    \b
-    eval "$(memmodel completion bash)"
-    """
+    """Print the completion script of a SHELL: bash, zsh or fish."""
     from click.shell_completion import get_completion_class
 
     from memmodel.cli import cli

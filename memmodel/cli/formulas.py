@@ -4,23 +4,22 @@ from typing import Any
 
 import click
 
-from memmodel.cli.options import case_arguments, case_options, console, print_json
+from memmodel.cli.options import case_arguments, case_options, examples, print_json, show
 
 
-@click.command("formulas")
+@click.command(
+    "formulas",
+    epilog=examples("memmodel formulas naive", "memmodel formulas naive --heads 32 --kv-heads 8 --mask causal"),
+)
 @click.argument("algorithm", default="naive")
 @case_options
 @click.option("--tensors", is_flag=True, help="Every tensor's formula too.")
 @click.option("--latex", is_flag=True, help="LaTeX.")
 @click.option("--json", "as_json", is_flag=True, help="JSON: expressions as text.")
 def command(algorithm: str, tensors: bool, latex: bool, as_json: bool, **case: Any) -> None:
-    r"""Print the closed forms of an algorithm, derived from the code that runs.
+    """Print the closed forms of an algorithm, derived from the code that runs.
 
     Sizes only say which are equal: with the defaults kv-heads = heads and kv-seq = seq.
-
-    \b
-    memmodel formulas naive
-    memmodel formulas naive --heads 32 --kv-heads 8 --mask causal --dtype fp32
     """
     from memmodel.formulas import formulas
     from memmodel.predict import cases_of
@@ -38,4 +37,4 @@ def command(algorithm: str, tensors: bool, latex: bool, as_json: bool, **case: A
     else:
         from memmodel.report.formulas import formula_parts
 
-        console().print(*formula_parts(forms, tensors), sep="\n")
+        show(*formula_parts(forms, tensors))

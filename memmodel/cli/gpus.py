@@ -2,7 +2,7 @@
 
 import click
 
-from memmodel.cli.options import console, print_json
+from memmodel.cli.options import print_json, show
 
 
 @click.command("gpus")
@@ -20,8 +20,8 @@ def command(name: str | None, as_json: bool) -> None:
     elif name:
         from memmodel.report.tables import gpu_value_table
 
-        console().print(gpu_value_table(found[0]))
+        show(gpu_value_table(found[0]))
     else:
         from memmodel.report.tables import gpu_table
 
-        console().print(gpu_table(found))
+        show(gpu_table(found))

@@ -12,14 +12,20 @@ from memmodel.cli.options import (
     case_options,
     chosen_gpu,
     config,
-    console,
+    examples,
     gpu_options,
     print_json,
+    show,
     split_names,
 )
 
 
-@click.command("max")
+@click.command(
+    "max",
+    epilog=examples(
+        "memmodel max --gpu A100 --over seq", "memmodel max --gpu H100 --like llama-3-8b --seq 8k --over batch"
+    ),
+)
 @gpu_options
 @case_options
 @algorithm_option("naive,flash")
@@ -37,15 +43,12 @@ def command(
     as_json: bool,
     **case: Any,
 ) -> None:
-    r"""Find the largest size that fits, and the first that does not.
-
-    \b
-    memmodel max --gpu A100 --over seq
-    memmodel max --gpu H100 --like llama-3-8b --seq 8k --over batch
-    """
+    """Find the largest size that fits, and the first that does not."""
+    from memmodel.case import check_size
     from memmodel.predict import cases_of
     from memmodel.thresholds import threshold
 
+    check_size("step", step)
     device = chosen_gpu(gpu, gpu_file)
     cases = cases_of(split_names(algorithms), **case_arguments(case))
     found = [threshold(c, device, over, step, config(expandable_segments)) for c in cases]
@@ -56,4 +59,4 @@ def command(
     else:
         from memmodel.report.tables import threshold_table
 
-        console().print(threshold_table(found, device))
+        show(threshold_table(found, device))

@@ -145,8 +145,18 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
-def console() -> Any:
-    """A console of the terminal's width; 80 columns where output is not a terminal."""
-    from rich.console import Console
+def examples(*commands: str) -> str:
+    """Commands as the epilogue of a help text, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 80, soft_wrap=False)
+
+def show(*parts: Any) -> None:
+    """Print in the terminal's width; where output is not a terminal in 80 columns, without spaces at line ends."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(*parts, sep="\n")
+    else:
+        from memmodel.report.tables import text
+
+        sys.stdout.write("".join(text(part, width=80) for part in parts))

@@ -11,14 +11,21 @@ from memmodel.cli.options import (
     case_options,
     chosen_gpu,
     config,
-    console,
+    examples,
     gpu_options,
     print_json,
+    show,
     split_names,
 )
 
 
-@click.command("predict")
+@click.command(
+    "predict",
+    epilog=examples(
+        "memmodel predict --gpu A100 --seq 16384",
+        "memmodel predict --like llama-3-8b --seq 8k --gpu H100 --phase inference",
+    ),
+)
 @gpu_options
 @case_options
 @algorithm_option("naive,flash")
@@ -34,12 +41,7 @@ def command(
     as_json: bool,
     **case: Any,
 ) -> None:
-    r"""Predict the memory, work and time of attention.
-
-    \b
-    memmodel predict --gpu A100 --seq 16384
-    memmodel predict --like llama-3-8b --seq 8k --gpu H100 --phase inference
-    """
+    """Predict the memory, work and time of attention."""
     from memmodel.predict import predict
 
     report = predict(
@@ -53,6 +55,6 @@ def command(
     elif explain:
         from memmodel.report.explain import explanation
 
-        console().print(explanation(report))
+        show(explanation(report))
     else:
-        console().print(report)
+        show(report)

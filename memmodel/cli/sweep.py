@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from memmodel.cli.options import algorithm_option, print_json
+from memmodel.cli.options import SIZE, algorithm_option, examples, print_json
 from memmodel.errors import UsageError
 
 _RANGED = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
@@ -15,8 +15,6 @@ _ROWS_BEFORE_PROGRESS = 200_000
 
 def _ranges(text: str, name: str) -> list[int]:
     """A list of sizes: 1024,4k or 1k:16k:1k (first:last:step) or 1k:64k:*2 (times two)."""
-    from memmodel.cli.options import SIZE
-
     option = f"--{name.replace('_', '-')}"
     sizes: list[int] = []
     for part in text.split(","):
@@ -40,7 +38,7 @@ def _ranges(text: str, name: str) -> list[int]:
     return sizes
 
 
-@click.command("sweep")
+@click.command("sweep", epilog=examples("memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash"))
 @algorithm_option("naive,flash")
 @click.option("--batch", help="Sizes: 1,2,4 or 1:64:*2. [default: 1]")
 @click.option("--heads", help="[default: 32]")
@@ -50,19 +48,15 @@ def _ranges(text: str, name: str) -> list[int]:
 @click.option("--head-dim", help="[default: 128]")
 @click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]")
 @click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]")
-@click.option("--window", type=int, help="Keys a query sees, itself included.")
+@click.option("--window", type=SIZE, help="Keys a query sees, itself included.")
 @click.option("--dropout", type=float, help="Probability of dropout. [default: 0]")
 @click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]")
-@click.option("--chunk", type=int, help="Queries at a time in `chunked`. [default: 1024]")
+@click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]")
 @click.option("--format", "style", default="csv", show_default=True, help="csv or json.")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def command(algorithms: str, style: str, output: str | None, force: bool, **options: Any) -> None:
-    r"""Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each.
-
-    \b
-    memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash
-    """
+    """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each."""
     if style not in ("csv", "json"):
         from memmodel.errors import unknown
 
@@ -84,7 +78,7 @@ def _swept(algorithms: str, options: dict[str, Any]) -> list[Any]:
     given = {name: value for name, value in options.items() if value is not None}
     first: dict[str, Any] = {name: sizes[0] for name, sizes in ranges.items()}
     cases = cases_of(split_names(algorithms), **first, **given)
-    columns = grid(cases[0], ranges)
+    columns = grid(cases[0], ranges or {"seq": [cases[0].seq]})
     total = len(columns["seq"]) * len(cases)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]

@@ -124,6 +124,7 @@ def threshold_dict(threshold: "Threshold", gpu: Gpu) -> dict[str, Any]:
     """The largest size that fits."""
     return {
         "algorithm": threshold.case.algorithm,
+        "case": case_dict(threshold.case),
         "gpu": gpu_dict(gpu),
         "over": threshold.over,
         "step": threshold.step,

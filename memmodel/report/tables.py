@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -18,15 +19,14 @@ from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, percent_te
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
 
+_SIDE_BY_SIDE = 3  # algorithms in one table: more do not fit 80 columns
 _ROWS_SHOWN = 8  # the largest tensors at the peak; --explain shows all
 
 Cell = Callable[[Prediction, Report], str]
 
 
 def _room(memory: Memory) -> str:
-    if memory.fits is None:
-        return "unknown: the GPU's capacity is not in the data"
-    return "yes" if memory.fits else "NO"
+    return "unknown" if memory.fits is None else "yes" if memory.fits else "NO"
 
 
 def _binding(prediction: Prediction, _: Report) -> str:
@@ -68,7 +68,10 @@ def report_parts(report: Report) -> Iterator[Any]:
     yield Text.assemble((report.gpu.name, "bold"), f": {first.case.describe()}")
     yield Text()
     yield from verdicts(report)
-    yield Padding(comparison_table(report), (1, 0, 0, 0))
+    for start in range(0, len(report.predictions), _SIDE_BY_SIDE):
+        shown = report.predictions[start : start + _SIDE_BY_SIDE]
+        yield Padding(comparison_table(replace(report, predictions=shown)), (1, 0, 0, 0))
+    yield from _balance_points(report)
     yield Padding(account_table(first), (1, 0, 0, 0))
     if report.mitigations:
         yield Padding(mitigation_table(report.mitigations, first), (1, 0, 0, 0))
@@ -83,24 +86,23 @@ def verdicts(report: Report) -> Iterator[Text]:
     """One line per algorithm: whether it fits, and why not."""
     for prediction in report.predictions:
         memory = prediction.memory
-        capacity = bytes_text(memory.capacity_bytes) if memory.capacity_bytes else "an unknown capacity"
-        if memory.fits is None:
-            style, verdict = "yellow", f"needs {bytes_text(memory.reserved_peak_bytes)} of {capacity}"
-        elif memory.fits:
-            style, verdict = "green", f"fits: {bytes_text(memory.device_bytes)} of {capacity}"
-        else:
-            style, verdict = "red", f"does not fit: {_shortage(memory)} of {capacity}"
-        yield Text.assemble((f"{prediction.title} {verdict}", style))
+        style = {None: "yellow", True: "green", False: "red"}[memory.fits]
+        yield Text.assemble((f"{prediction.title} {_verdict(memory)}", style))
 
 
-def _shortage(memory: Memory) -> str:
-    """What is too large: the blocks in use, or only the segments around them."""
-    if memory.capacity_bytes and memory.allocated_peak_bytes > memory.capacity_bytes:
-        return f"it allocates {bytes_text(memory.allocated_peak_bytes)}"
-    return (
-        f"it allocates {bytes_text(memory.allocated_peak_bytes)} but fragmentation makes it "
-        f"reserve {bytes_text(memory.reserved_peak_bytes)}"
-    )
+def _verdict(memory: Memory) -> str:
+    """Whether it fits; if not, what is too large: the blocks in use, or only the segments around them."""
+    allocated, device = bytes_text(memory.allocated_peak_bytes), bytes_text(memory.device_bytes)
+    if memory.fits is None or memory.capacity_bytes is None:
+        return f"needs {device}; the GPU's capacity is not known"
+    capacity = bytes_text(memory.capacity_bytes)
+    within = memory.device_bytes <= memory.capacity_bytes
+    if memory.fits:
+        tight = f"{allocated} allocated, and the allocator gives cached memory back to stay within {capacity}"
+        return f"fits: {device} of {capacity}" if within else f"fits: {tight}"
+    if memory.allocated_peak_bytes > memory.capacity_bytes:
+        return f"does not fit in {capacity}: it allocates {allocated}"
+    return f"does not fit in {capacity}: it allocates {allocated}, and reserves {device} by fragmentation"
 
 
 def comparison_table(report: Report) -> Table:
@@ -111,14 +113,15 @@ def comparison_table(report: Report) -> Table:
         table.add_column(prediction.title, justify="right")
     for name, cell in ROWS:
         table.add_row(name, *(cell(p, report) for p in report.predictions))
+    return table
+
+
+def _balance_points(report: Report) -> Iterator[Text]:
+    """Where arithmetic takes as long as memory, if the GPU's data say."""
     dtype = report.predictions[0].case.dtype
     if f"tensor.{short_name(dtype)}" in report.gpu.values or dtype.name == "float32":
-        table.caption = (
-            f"balance point of {report.gpu.name} for {short_name(dtype)}: "
-            f"{report.gpu.balance_point(dtype):.0f} FLOP/B; below it memory limits, above it arithmetic"
-        )
-        table.caption_justify = "left"
-    return table
+        point = f"balance point for {short_name(dtype)} {report.gpu.balance_point(dtype):.0f} FLOP/B"
+        yield Text(f"{point}: below it memory limits, above it arithmetic", style="dim")
 
 
 def account_table(prediction: Prediction, rows: int | None = _ROWS_SHOWN) -> Table:
@@ -179,7 +182,7 @@ def bullets(title: str, lines: Iterable[str]) -> Group:
     """A titled list."""
     rows = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
     rows.add_column(width=1)
-    rows.add_column()
+    rows.add_column(overflow="fold")
     for line in lines:
         rows.add_row("-", line)
     return Group(Text(title, style="bold"), rows)
@@ -214,17 +217,37 @@ def gpu_cells(gpu: Gpu) -> tuple[str, ...]:
     )
 
 
-def gpu_value_table(gpu: Gpu) -> Table:
-    """Every value of a GPU with its source."""
-    title = f"{gpu.name} ({gpu.id})" + (f": {gpu.ambiguity}" if gpu.ambiguity else "")
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    table.add_column("value", no_wrap=True)
-    table.add_column("in SI units", justify="right", no_wrap=True)
-    table.add_column("source", overflow="fold")
+def gpu_value_table(gpu: Gpu) -> Group:
+    """Every value of a GPU with the number of its source, then the sources."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("quantity", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("source", justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    numbers: dict[str, int] = {}
     for quantity, listed in gpu.values.items():
-        source = gpu.source(quantity) + (f" ({listed.note})" if listed.note else "")
-        table.add_row(quantity, f"{listed.value:,.6g}" if listed.value < 1e6 else f"{listed.value:.4g}", source)
-    return table
+        number = numbers.setdefault(gpu.source(quantity), len(numbers) + 1)
+        table.add_row(quantity, value_text(quantity, listed.value), f"[{number}]", listed.note)
+    title = f"{gpu.name} ({gpu.id})" + (f": {gpu.ambiguity}" if gpu.ambiguity else "")
+    sources = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    sources.add_column(no_wrap=True)
+    sources.add_column(overflow="fold")
+    for source, number in numbers.items():
+        sources.add_row(f"[{number}]", source)
+    return Group(Text(title, style="bold"), Padding(table, (1, 0)), sources)
+
+
+def value_text(quantity: str, value: float) -> str:
+    """A GPU's value with its unit."""
+    pipe, dot, name = quantity.partition(".")
+    if dot:
+        return decimal_text(value, "op/s" if name == "int8" else "FLOP/s")
+    unit = {"boost_clock": "Hz", "tensor_clock": "Hz", "bandwidth": "B/s"}.get(pipe)
+    if unit:
+        return decimal_text(value, unit)
+    if pipe in ("sm_count", "exp_per_clock_per_sm"):
+        return f"{value:g}"
+    return {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB"}.get(pipe) or bytes_text(value)
 
 
 def threshold_table(thresholds: Iterable["Threshold"], gpu: Gpu) -> Table:
@@ -258,17 +281,17 @@ def threshold_table(thresholds: Iterable["Threshold"], gpu: Gpu) -> Table:
             *sizes,
             "-" if t.closed_form is None else f"{t.closed_form:,}",
         )
-    table.caption = "by formula: where the live peak alone meets the capacity, without the allocator's rounding"
+    table.caption = "by formula: the largest whose live peak alone fits, without the allocator's blocks and segments"
     table.caption_justify = "left"
     return table
 
 
 def text(result: Any, width: int = 100) -> str:
-    """What `result` looks like in a terminal, without colours."""
+    """What `result` looks like in a terminal, without colours and without spaces at line ends."""
     console = Console(width=width, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as capture:
         console.print(result)
-    return capture.get()
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def html(result: Any) -> str:

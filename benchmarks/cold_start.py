@@ -1,0 +1,72 @@
+"""How long `memmodel predict` takes from a cold start, as whole processes, beside a bare Python.
+
+Medians of 15 runs each, taken in turns so that a busy moment hits all alike. Byte code is written on the first run and
+read after that, as for an installed package. Exits with status 1 if a heavy package was imported.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+RUNS = 15
+PREDICT = ("-m", "memmodel", "predict", "--gpu", "A100", "--seq", "16384")
+COMMANDS = {
+    "python -c pass": ("-c", "pass"),
+    'python -c "import click"': ("-c", "import click"),
+    "memmodel predict --json": (*PREDICT, "--json"),
+    "memmodel predict": PREDICT,
+}
+TARGETS_S = {"memmodel predict --json": 0.08, "memmodel predict": 0.15}
+HEAVY = ("numpy", "sympy", "torch", "matplotlib")
+
+
+def environment() -> dict[str, str]:
+    """The environment of the process, with byte code allowed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def seconds(arguments: tuple[str, ...]) -> float:
+    """Wall-clock time of one process, its output thrown away."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True, env=environment())
+    return time.perf_counter() - start
+
+
+def medians(runs: int = RUNS) -> dict[str, float]:
+    """Median seconds by command."""
+    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for arguments in COMMANDS.values():
+        seconds(arguments)
+    for _ in range(runs):
+        for name, arguments in COMMANDS.items():
+            taken[name].append(seconds(arguments))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def heavy_imports(arguments: tuple[str, ...]) -> list[str]:
+    """Packages that take long to import and that the command imported all the same."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=True, env=environment()
+    )
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    return [name for name in HEAVY if name in imported]
+
+
+def main() -> int:
+    """Print the table; the status."""
+    found = medians()
+    bare = found["python -c pass"]
+    print(f"{'command':26} {'median':>8} {'over bare Python':>18} {'target':>8}")
+    for name, median in found.items():
+        target = f"{TARGETS_S[name]} s" if name in TARGETS_S else ""
+        print(f"{name:26} {median:6.3f} s {median / bare:15.1f} x  {target:>8}")
+    heavy = {name: heavy_imports(COMMANDS[name]) for name in TARGETS_S}
+    for name, imported in heavy.items():
+        print(f"{name} imports {', '.join(imported) or 'none of ' + ', '.join(HEAVY)}")
+    return 1 if any(heavy.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What somebody meets who types commands for the first time: help, pipes, typos, missing options."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from memmodel.cli import cli
+from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
+from memmodel.predict import predict
+from memmodel.report.tables import text, value_text, verdicts
+
+
+def run(*args: str) -> str:
+    result = CliRunner().invoke(cli, args, catch_exceptions=False, standalone_mode=False)
+    return result.output
+
+
+def test_no_command_shows_the_help() -> None:
+    assert run() == run("--help")
+
+
+@pytest.mark.parametrize("command", ["predict", "max", "formulas", "sweep", "completion"])
+def test_help_gives_examples_a_line_each(command: str) -> None:
+    examples = run(command, "--help").partition("Examples:\n")[2]
+    assert f"memmodel {command}" in examples
+    assert "\\b" not in run(command, "--help")
+
+
+@pytest.mark.parametrize("command", [["predict", "--gpu", "H100"], ["max"], ["gpus"], ["gpus", "A100"], ["formulas"]])
+def test_a_pipe_gets_80_columns_and_no_spaces_at_line_ends(command: list[str]) -> None:
+    lines = run(*command).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("step", ["0", "-3"])
+def test_max_refuses_a_step_below_one(step: str) -> None:
+    with pytest.raises(UsageError, match=f"step {step}: expected a whole number of at least 1"):
+        run("max", "--step", step)
+
+
+def test_max_json_says_which_case() -> None:
+    (found,) = json.loads(run("max", "-a", "naive", "--dtype", "fp16", "--step", "1024", "--json"))["thresholds"]
+    assert found["case"]["dtype"] == "fp16"
+    assert found["case"]["seq"] == found["largest"]
+
+
+def test_sweep_without_ranges_is_one_configuration_each() -> None:
+    header, *rows = run("sweep").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["naive", "flash"]
+    assert {row.split(",")[header.split(",").index("seq")] for row in rows} == {"4096"}
+
+
+def test_sweep_takes_sizes_as_other_commands_do() -> None:
+    assert run("sweep", "--seq", "8k", "--window", "4k") == run("sweep", "--seq", "8192", "--window", "4096")
+
+
+def test_many_algorithms_keep_their_names_in_full() -> None:
+    out = run("predict", "-a", "naive,flash,chunked,checkpointed,compiled,naive-by-hand")
+    assert "…" not in out
+
+
+def test_explain_shows_sources_in_full() -> None:
+    assert "…" not in run("predict", "--explain")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "seq", "expandable", "verdict"),
+    [
+        ("A100", 4096, False, "naive attention fits: "),
+        ("A100", 16384, False, "and reserves 80.64 GiB by fragmentation"),
+        ("A100", 16384, True, "gives cached memory back to stay within"),
+        ("A100", 32768, False, "naive attention does not fit in 79.26 GiB: it allocates"),
+        ("A10", 1024, False, "the GPU's capacity is not known"),
+    ],
+)
+def test_verdicts(gpu: str, seq: int, expandable: bool, verdict: str) -> None:
+    from memmodel.allocator import AllocatorConfig
+
+    report = predict(gpu, "naive", seq=seq, config=AllocatorConfig(expandable_segments=expandable))
+    (line,) = verdicts(report)
+    assert verdict in line.plain
+
+
+def test_values_of_a_gpu_carry_units() -> None:
+    gpu = load_gpu("a100-80gb-sxm")
+    assert value_text("bandwidth", gpu.bandwidth) == "2.04 TB/s"
+    assert value_text("tensor.bf16", gpu.peak_by_name("bf16")) == "312 TFLOP/s"
+    assert value_text("tensor.int8", 624e12) == "624 Top/s"
+    assert value_text("l2", 40 * 2**20) == "40.00 MiB"
+    assert value_text("tdp", 400) == "400 W"
+    assert value_text("sm_count", 108) == "108"
+
+
+def test_text_of_a_report_has_no_spaces_at_line_ends() -> None:
+    assert all(line == line.rstrip() for line in text(predict("A100")).splitlines())

@@ -1,0 +1,124 @@
+"""docs/json.md against the JSON that commands print: every key documented, every documented key printed, types too."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transcripts import command_output
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \| (?P<meaning>[^|]+) \|$", re.MULTILINE)
+SHARED = ("gpu", "case", "memory")
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "bool": (bool,),
+    "null": (type(None),),
+    "number": (int, float),
+    "object": (dict,),
+}
+COMMANDS = {
+    "predict": (
+        "predict --gpu H100 --seq 16384 --json",
+        "predict --gpu A10 --mask window --window 64 -a flash --json",
+        "predict --gpu A10 --json",
+        "predict --gpu T4 --json",
+    ),
+    "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json"),
+    "formulas": ("formulas naive --json",),
+    "gpus": ("gpus --json", "gpus A100 --json"),
+    "sweep": ("sweep --seq 1k,2k --format json",),
+}
+Rows = dict[str, str]
+
+
+def section(title: str) -> Rows:
+    """Type by key of the table under a heading."""
+    text = re.split(r"^#+ ", PAGE.partition(f"# {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows: Rows = {}
+    for match in ROW.finditer(text):
+        rows |= expanded(match["key"], match["type"])
+    return rows
+
+
+def expanded(key: str, kind: str) -> Rows:
+    """A row, its shared object written out."""
+    shared, _, null = kind.partition(" or ")
+    if shared not in SHARED:
+        return {key: kind}
+    return {key: f"object or {null}" if null else "object"} | {f"{key}.{k}": t for k, t in section(shared).items()}
+
+
+def leaves(value: Any, rows: Rows, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(key as documented, value) of everything in a JSON document that is not just a container of keys."""
+    if path in rows:
+        yield path, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            known = {row[len(path) :].lstrip(".") for row in rows if row.startswith(path)}
+            varying = next((m[0] for k in known if (m := re.match(r"<\w+>", k))), key)
+            yield from leaves(inner, rows, f"{path}.{varying}".lstrip("."))
+    elif isinstance(value, list) and not rows.get(path, "").startswith("list"):
+        for inner in value:
+            yield from leaves(inner, rows, f"{path}[]")
+    elif path not in rows:
+        yield path, value
+
+
+def agrees(value: Any, kind: str) -> bool:
+    """Whether a value is of a documented type."""
+    if kind.startswith("list of "):
+        one, _, rest = kind.removeprefix("list of ").partition(" or ")
+        return value is None if rest and value is None else all(agrees(x, one) for x in value)
+    types = tuple(t for name in kind.split(" or ") for t in TYPES[name])
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def problems(documents: list[Any], rows: Rows) -> list[str]:
+    """What the page and the documents disagree about."""
+    found: dict[str, str] = {}
+    seen = set()
+    for document in documents:
+        for key, value in leaves(document, rows):
+            seen.add(key)
+            if key not in rows:
+                found[key] = f"{key} is printed and not documented"
+            elif not agrees(value, rows[key]):
+                found[key] = f"{key} is {value!r} and documented as {rows[key]}"
+    return [*found.values(), *(f"{key} is documented and not printed" for key in rows if key not in seen)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_keys_are_the_printed_ones(command: str) -> None:
+    documents = [json.loads(command_output(line)) for line in COMMANDS[command]]
+    assert problems(documents, section(command)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda d: d.update(extra=1), "extra is printed and not documented"),
+        (lambda d: d["rows"][0].update(extra=1), "rows[].extra is printed and not documented"),
+        (lambda d: [row.pop("flops") for row in d["rows"]], "rows[].flops is documented and not printed"),
+        (lambda d: d["rows"][0].update(seq="1024"), "rows[].seq is '1024' and documented as int"),
+        (lambda d: d["rows"][0].update(seq=True), "rows[].seq is True and documented as int"),
+        (lambda d: d["rows"][0].update(seq=None), "rows[].seq is None and documented as int"),
+    ],
+)
+def test_a_disagreement_would_be_noticed(change: Any, complaint: str) -> None:
+    document = json.loads(command_output("sweep --seq 1k,2k --format json"))
+    assert problems([document], section("sweep")) == []
+    change(document)
+    assert problems([document], section("sweep")) == [complaint]
+
+
+def test_every_command_with_json_has_a_section() -> None:
+    from memmodel.cli import _COMMANDS
+
+    assert set(_COMMANDS) - {"completion"} == set(COMMANDS)
+    assert all(section(command) for command in COMMANDS)
