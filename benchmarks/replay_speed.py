@@ -11,7 +11,7 @@ from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.case import make_case
 from memmodel.cublas import workspace
-from memmodel.predict import predict
+from memmodel.predictor import predict
 from memmodel.replay import replay
 
 RUNS = 200

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from memmodel.case import SIZES, make_case
-from memmodel.sweep import Column, sweep
+from memmodel.sweeps import Column, sweep
 
 COUNT = 1_000_000
 RUNS = 5

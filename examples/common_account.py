@@ -9,7 +9,7 @@ from math import exp
 from memmodel import load_gpu, make_case
 from memmodel.algorithms import record
 from memmodel.gpus import Value
-from memmodel.predict import predict, predict_case
+from memmodel.predictor import predict, predict_case
 from memmodel.program import Launch
 from memmodel.units import bytes_text
 

@@ -19,10 +19,10 @@ _HOMES = {
     "Prediction": "memmodel.prediction",
     "Report": "memmodel.prediction",
     "UsageError": "memmodel.errors",
-    "formulas": "memmodel.formulas",
+    "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
     "make_case": "memmodel.case",
-    "sweep": "memmodel.sweep",
+    "sweep": "memmodel.sweeps",
     "threshold": "memmodel.thresholds",
 }
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 
 def predict(*args: Any, **kwargs: Any) -> "Report":
-    """What attention takes on a GPU; see `memmodel.predict.predict` for the arguments."""
-    return import_module("memmodel.predict").predict(*args, **kwargs)  # type: ignore[no-any-return]
+    """What attention takes on a GPU; see `memmodel.predictor.predict` for the arguments."""
+    return import_module("memmodel.predictor").predict(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 def __getattr__(name: str) -> Any:

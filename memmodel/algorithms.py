@@ -83,6 +83,8 @@ def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.decode import decode
 
     new_k, new_v = (recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v))
+    for name, new in (("new_k", new_k), ("new_v", new_v)):
+        q.storage.tape.names[new.storage.key] = name
     return decode(q, new_k, new_v, k, v)
 
 
@@ -150,6 +152,24 @@ def record(case: Case, device: Device = CUDA, sites: bool = False) -> Program:
     return tape.program
 
 
+class Support(NamedTuple):
+    """Whether an algorithm can run a case; false values say why not."""
+
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+
+def supported(case: Case) -> Support:
+    """Whether the case's algorithm knows its dropout, dtype, head dim, phase and mask."""
+    try:
+        _check(algorithm(case.algorithm), case)
+    except UsageError as error:
+        return Support(str(error))
+    return Support()
+
+
 def _input(tape: Tape, name: str, shape: tuple[Any, ...], case: Case, requires_grad: bool) -> Tensor:
     tensor = recording.empty(*shape, dtype=case.dtype, requires_grad=requires_grad)
     tape.names[tensor.storage.key] = name
@@ -160,6 +180,8 @@ def _check(chosen: Algorithm, case: Case) -> None:
     if case.dropout and not chosen.dropout:
         with_dropout = ", ".join(a.name for a in _ALL if a.dropout)
         raise UsageError(f"{chosen.name} has no dropout: leave --dropout out, or choose {with_dropout}")
+    if chosen.fused:
+        tiles_of(case)
     if chosen.name == "decode":
         if case.phase != "inference":
             raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")

@@ -20,4 +20,4 @@ def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> U
         advice = f"choose one of {', '.join(names)}"
     else:
         advice = f"there are {len(names)}, for example {', '.join(names[:3])}"
-    return UsageError(f"unknown {kind} {str(given)!r}: {advice}{'; ' + hint if hint else ''}")
+    return UsageError(f"unknown {kind} {str(given)!r}: {advice}{f' ({hint})' if hint else ''}")

@@ -89,11 +89,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Mitigation:
-    """A change that lowers the peak: what it is, and what the step then takes."""
+    """A change that lowers the peak, or makes the step fit: what it is, what is then taken, how much less."""
 
     change: str
     allocated_peak_bytes: int
-    saved_bytes_of_peak: int
+    less_bytes: int
     fits: bool | None
 
 

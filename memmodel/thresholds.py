@@ -7,8 +7,8 @@ from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case
 from memmodel.errors import UsageError, unknown
+from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
-from memmodel.predict import fits, memory, room_bytes
 from memmodel.prediction import Memory
 
 OVER = ("seq", "batch", "heads")
@@ -98,7 +98,7 @@ def _last_true(runs: Callable[[int], bool], end: int) -> int:
 
 def closed_form(case: Case, gpu: Gpu, over: str) -> int | None:
     """The largest size whose live peak, by its formula, is at most the room on the GPU; None without a formula."""
-    from memmodel.formulas import largest_size
+    from memmodel.closed_forms import largest_size
 
     room = room_bytes(gpu)
     assert room is not None

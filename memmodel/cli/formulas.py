@@ -21,8 +21,8 @@ def command(algorithm: str, tensors: bool, latex: bool, as_json: bool, **case: A
 
     Sizes only say which are equal: with the defaults kv-heads = heads and kv-seq = seq.
     """
-    from memmodel.formulas import formulas
-    from memmodel.predict import cases_of
+    from memmodel.closed_forms import formulas
+    from memmodel.predictor import cases_of
 
     (one,) = cases_of([algorithm], **case_arguments(case))
     forms = formulas(one)

@@ -28,15 +28,15 @@ from memmodel.cli.options import (
 )
 @gpu_options
 @case_options
-@algorithm_option("naive,flash")
+@algorithm_option
 @alloc_option
 @click.option("--over", default="seq", show_default=True, metavar="SIZE", help="seq, batch or heads.")
 @click.option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 def command(
-    gpu: str,
+    gpu: str | None,
     gpu_file: str | None,
-    algorithms: str,
+    algorithms: str | None,
     expandable_segments: bool,
     over: str,
     step: int,
@@ -45,12 +45,12 @@ def command(
 ) -> None:
     """Find the largest size that fits, and the first that does not."""
     from memmodel.case import check_size
-    from memmodel.predict import cases_of
+    from memmodel.predictor import cases_of, on_gpu
     from memmodel.thresholds import threshold
 
     check_size("step", step)
     device = chosen_gpu(gpu, gpu_file)
-    cases = cases_of(split_names(algorithms), **case_arguments(case))
+    cases = on_gpu(cases_of(split_names(algorithms), **case_arguments(case)), device)
     found = [threshold(c, device, over, step, config(expandable_segments)) for c in cases]
     if as_json:
         from memmodel.report.json import threshold_dict

@@ -48,11 +48,9 @@ def gpu_options(function: F) -> F:
     function = click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")(function)
     return click.option(
         "--gpu",
-        default="A100",
-        show_default=True,
         metavar="NAME",
         shell_complete=_complete_gpus,
-        help="A GPU's name (`memmodel gpus` lists them), or `local` for this machine's.",
+        help="A GPU's name (`memmodel gpus` lists them), or `local` for this machine's. [default: A100]",
     )(function)
 
 
@@ -83,19 +81,17 @@ def case_options(function: F) -> F:
     return function
 
 
-def algorithm_option(default: str, multiple: bool = True) -> Callable[[F], F]:
-    """Which algorithm or algorithms."""
+def algorithm_option(function: F) -> F:
+    """Which algorithms."""
     return click.option(
         "--algorithm",
         "-a",
-        "algorithms" if multiple else "algorithm",
-        default=default,
-        show_default=True,
-        metavar="NAMES" if multiple else "NAME",
+        "algorithms",
+        metavar="NAMES",
         shell_complete=_complete_algorithms,
-        help="naive, naive-by-hand, flash, flash-deterministic, chunked, checkpointed, compiled, decode"
-        + ("; several with commas." if multiple else "."),
-    )
+        help="naive, naive-by-hand, flash, flash-deterministic, chunked, checkpointed, compiled, decode; several with "
+        "commas. [default: naive,flash]",
+    )(function)
 
 
 def alloc_option(function: F) -> F:
@@ -105,13 +101,16 @@ def alloc_option(function: F) -> F:
     )(function)
 
 
-def chosen_gpu(gpu: str, gpu_file: str | None) -> Any:
+def chosen_gpu(gpu: str | None, gpu_file: str | None) -> Any:
     """The GPU that the options name."""
     from memmodel.gpus import load_gpu, load_gpu_file, local_gpu
 
     if gpu_file is not None:
+        if gpu is not None:
+            raise UsageError(f"--gpu {gpu} and --gpu-file {gpu_file}: give one of them")
         return load_gpu_file(gpu_file)
-    return local_gpu() if gpu.casefold() == "local" else load_gpu(gpu)
+    name = gpu or "A100"
+    return local_gpu() if name.casefold() == "local" else load_gpu(name)
 
 
 def case_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +129,10 @@ def config(expandable_segments: bool) -> Any:
     return AllocatorConfig(expandable_segments=expandable_segments)
 
 
-def split_names(text: str) -> list[str]:
-    """Comma-separated names."""
+def split_names(text: str | None) -> list[str] | None:
+    """Comma-separated names; None where none were given."""
+    if text is None:
+        return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError(f"{text!r}: expected at least one name")

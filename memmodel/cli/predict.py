@@ -28,21 +28,21 @@ from memmodel.cli.options import (
 )
 @gpu_options
 @case_options
-@algorithm_option("naive,flash")
+@algorithm_option
 @alloc_option
 @click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 def command(
-    gpu: str,
+    gpu: str | None,
     gpu_file: str | None,
-    algorithms: str,
+    algorithms: str | None,
     expandable_segments: bool,
     explain: bool,
     as_json: bool,
     **case: Any,
 ) -> None:
     """Predict the memory, work and time of attention."""
-    from memmodel.predict import predict
+    from memmodel.predictor import predict
 
     report = predict(
         chosen_gpu(gpu, gpu_file),

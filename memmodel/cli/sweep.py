@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -39,7 +39,7 @@ def _ranges(text: str, name: str) -> list[int]:
 
 
 @click.command("sweep", epilog=examples("memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash"))
-@algorithm_option("naive,flash")
+@algorithm_option
 @click.option("--batch", help="Sizes: 1,2,4 or 1:64:*2. [default: 1]")
 @click.option("--heads", help="[default: 32]")
 @click.option("--kv-heads", help="[default: heads]")
@@ -55,30 +55,32 @@ def _ranges(text: str, name: str) -> list[int]:
 @click.option("--format", "style", default="csv", show_default=True, help="csv or json.")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
-def command(algorithms: str, style: str, output: str | None, force: bool, **options: Any) -> None:
+def command(algorithms: str | None, style: str, output: str | None, force: bool, **options: Any) -> None:
     """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each."""
     if style not in ("csv", "json"):
         from memmodel.errors import unknown
 
         raise unknown("format", style, ["csv", "json"])
-    target = _opened(output, force)
-    try:
-        _write(_swept(algorithms, options), style, target)
-    finally:
-        if output is not None:
-            target.close()
+    if output is not None and Path(output).exists() and not force:
+        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+    swept = _swept(algorithms, options)
+    if output is None:
+        _write(swept, style, sys.stdout)
+        return
+    with _opened(output) as target:
+        _write(swept, style, target)
 
 
-def _swept(algorithms: str, options: dict[str, Any]) -> list[Any]:
+def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
     from memmodel.cli.options import split_names
-    from memmodel.predict import cases_of
-    from memmodel.sweep import grid, sweep
+    from memmodel.predictor import cases_of
+    from memmodel.sweeps import grid, sweep
 
     ranges = {name: _ranges(options.pop(name), name) for name in _RANGED if options.get(name)}
     given = {name: value for name, value in options.items() if value is not None}
     first: dict[str, Any] = {name: sizes[0] for name, sizes in ranges.items()}
     cases = cases_of(split_names(algorithms), **first, **given)
-    columns = grid(cases[0], ranges or {"seq": [cases[0].seq]})
+    columns = grid(cases[0], ranges)
     total = len(columns["seq"]) * len(cases)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]
@@ -86,19 +88,14 @@ def _swept(algorithms: str, options: dict[str, Any]) -> list[Any]:
         return [sweep(case, columns, bar.update) for case in cases]
 
 
-def _opened(output: str | None, force: bool) -> Any:
-    if output is None:
-        return sys.stdout
-    path = Path(output)
-    if path.exists() and not force:
-        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+def _opened(output: str) -> IO[str]:
     try:
-        return path.open("w", encoding="utf-8", newline="")
+        return Path(output).open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with --output") from None
 
 
-def _write(sweeps: list[Any], style: str, target: Any) -> None:
+def _write(sweeps: list[Any], style: str, target: IO[str]) -> None:
     rows = (row for swept in sweeps for row in swept.rows())
     if style == "json":
         if target is sys.stdout:

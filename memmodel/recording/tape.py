@@ -97,17 +97,17 @@ class Tape:
 def _site() -> Site | None:
     """The user's frames, innermost first; none for what autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _ours(frame):
+    while frame is not None and _module(frame).startswith("memmodel.recording"):
         if frame.f_code.co_name == ENGINE_STEP:
             return None
         frame = frame.f_back
     found: list[tuple[CodeType, int]] = []
-    while frame is not None and len(found) < _DEPTH and not _ours(frame):
+    while frame is not None and len(found) < _DEPTH and not _module(frame).startswith("memmodel."):
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return Site(tuple(found)) if found else None
 
 
-def _ours(frame: FrameType) -> bool:
+def _module(frame: FrameType) -> str:
     name: str = frame.f_globals.get("__name__", "")
-    return name.startswith("memmodel.")
+    return name

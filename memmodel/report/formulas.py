@@ -8,10 +8,19 @@ import sympy
 from rich.table import Table
 from rich.text import Text
 
+from memmodel.closed_forms import Branch, Formulas
 from memmodel.dtypes import short_name
-from memmodel.formulas import Branch, Formulas
 
-LETTERS = "b batch, h heads, g kv heads, n seq, m kv seq, d head dim, e value dim, w window"
+_LETTERS = {
+    "b": "batch",
+    "h": "heads",
+    "g": "kv heads",
+    "n": "seq",
+    "m": "kv seq",
+    "d": "head dim",
+    "e": "value dim",
+    "w": "window",
+}
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -44,7 +53,9 @@ def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
     case = forms.case
     mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
     yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
-    yield Text(f"{LETTERS}\n{forms.region}\n", style="dim")
+    used = {str(symbol) for _, expression, _ in rows(forms) for symbol in sympy.sympify(expression).free_symbols}
+    letters = ", ".join(f"{letter} {meaning}" for letter, meaning in _LETTERS.items() if letter in used)
+    yield Text(f"{letters}\n{forms.region}\n", style="dim")
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

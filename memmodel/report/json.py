@@ -33,7 +33,7 @@ def gpu_dict(gpu: Gpu) -> dict[str, Any]:
         "id": gpu.id,
         "name": gpu.name,
         "compute_capability": None if capability is None else "{}.{}".format(*capability),
-        "note": gpu.ambiguity,
+        "taken_as": gpu.ambiguity,
     }
 
 

@@ -96,10 +96,8 @@ def _verdict(memory: Memory) -> str:
     if memory.fits is None or memory.capacity_bytes is None:
         return f"needs {device}; the GPU's capacity is not known"
     capacity = bytes_text(memory.capacity_bytes)
-    within = memory.device_bytes <= memory.capacity_bytes
     if memory.fits:
-        tight = f"{allocated} allocated, and the allocator gives cached memory back to stay within {capacity}"
-        return f"fits: {device} of {capacity}" if within else f"fits: {tight}"
+        return f"fits: {device} of {capacity}"
     if memory.allocated_peak_bytes > memory.capacity_bytes:
         return f"does not fit in {capacity}: it allocates {allocated}"
     return f"does not fit in {capacity}: it allocates {allocated}, and reserves {device} by fragmentation"
@@ -174,7 +172,7 @@ def mitigation_table(mitigations: Iterable[Mitigation], prediction: Prediction) 
         table.add_column(name, justify="left" if name in ("change", "fits") else "right")
     for m in mitigations:
         fits = "unknown" if m.fits is None else "yes" if m.fits else "no"
-        table.add_row(m.change, bytes_text(m.allocated_peak_bytes), bytes_text(m.saved_bytes_of_peak), fits)
+        table.add_row(m.change, bytes_text(m.allocated_peak_bytes), bytes_text(m.less_bytes), fits)
     return table
 
 

@@ -5,8 +5,8 @@ import pytest
 from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.errors import UsageError
+from memmodel.fitting import fits, room_bytes
 from memmodel.gpus import load_gpu
-from memmodel.predict import fits, room_bytes
 from memmodel.thresholds import OVER, resized, threshold
 from memmodel.timeline import phase_peaks
 

@@ -9,7 +9,7 @@ from memmodel.cublas import workspace
 from memmodel.dtypes import bfloat16, float16, float32
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel.predict import predict
+from memmodel.predictor import predict
 from memmodel.program import Launch, Program
 from memmodel.replay import replay
 from memmodel.roofline import LAUNCH_SECONDS, kernel_time, share_by_ceiling
@@ -129,7 +129,7 @@ def test_a_capacity_that_is_not_known_leaves_fits_open() -> None:
 
 
 def test_the_context_is_taken_off_the_capacity() -> None:
-    from memmodel.predict import room_bytes
+    from memmodel.fitting import room_bytes
 
     gpu = load_gpu("H100")
     assert gpu.context_bytes is not None

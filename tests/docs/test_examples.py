@@ -99,7 +99,7 @@ def test_softmax_gradient_needs_the_row_sum() -> None:
 
 def test_wall_is_where_the_allocator_model_says() -> None:
     from memmodel.algorithms import record
-    from memmodel.predict import fits
+    from memmodel.fitting import fits
     from memmodel.thresholds import resized
 
     module = example("find_the_wall")

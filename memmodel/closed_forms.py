@@ -121,8 +121,10 @@ def _in_n(case: Case) -> Any:
 
 def _region(case: Case) -> str:
     parts = ["every size at least 2"]
-    if case.algorithm.startswith("flash"):
-        parts.append("tile edges counted in whole tiles" if not case.mask.causal else "seq a multiple of the tile")
+    if case.tiles is not None:
+        parts.append("whole tiles counted at the edges" if not case.mask.causal else "seq a multiple of the tiles")
+        tile = case.tiles.forward
+        parts.append(f"tiles of sm_{case.arch} for this head dim ({tile.rows} queries by {tile.cols} keys in forward)")
     if case.algorithm == "chunked":
         parts.append(f"n in {CHUNKS} equal chunks")
     if case.algorithm == "decode":
@@ -182,14 +184,34 @@ def _dominates(a: Expr, b: Expr) -> bool:
 
 def _wins(winner: Expr, others: list[Expr]) -> Any:
     """Where a moment is the largest: one condition for each other, common positive factors divided out."""
-    return sympy.And(*(_at_least(winner - other) for other in others))
+    conditions = [_difference(winner - other) for other in others]
+    kept = [c for i, c in enumerate(conditions) if not any(_implies(b, c) for j, b in enumerate(conditions) if i != j)]
+    return sympy.And(*map(_at_least, kept or conditions[:1]))
+
+
+def _difference(expression: Expr) -> Expr:
+    """An expression with the same sign, without its common positive factors."""
+    constant, factors = sympy.factor_list(expression)
+    core = sympy.Mul(*(f for f, _ in factors if any(c < 0 for c in Poly(f).coeffs())))
+    return sympy.expand(core * sympy.sign(constant))
+
+
+def _implies(stronger: Expr, weaker: Expr) -> bool:
+    """Whether `stronger` >= 0 makes `weaker` >= 0: some positive multiple of it is at most `weaker`, term by term."""
+    for term in sympy.Add.make_args(stronger):
+        coefficient, monomial = term.as_coeff_Mul()
+        if coefficient >= 0 or monomial == 1:
+            continue
+        factor = weaker.coeff(monomial) / coefficient
+        rest = sympy.expand(weaker - factor * stronger)
+        if factor > 0 and rest != 0 and all(t.as_coeff_Mul()[0] >= 0 for t in sympy.Add.make_args(rest)):
+            return True
+    return False
 
 
 def _at_least(difference: Expr) -> Any:
     """difference >= 0, with its negative terms brought to the other side."""
-    constant, factors = sympy.factor_list(difference)
-    core = sympy.Mul(*(f for f, _ in factors if any(c < 0 for c in Poly(f).coeffs())), evaluate=True)
-    terms = sympy.Add.make_args(sympy.expand(core * sympy.sign(constant)))
+    terms = sympy.Add.make_args(difference)
     positive = [t for t in terms if t.as_coeff_Mul()[0] > 0]
     negative = [-t for t in terms if t.as_coeff_Mul()[0] < 0]
     return sympy.Ge(sympy.Add(*positive), sympy.Add(*negative), evaluate=False)

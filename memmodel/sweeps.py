@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
+from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.program import Launch
 from memmodel.tiles import ceilings
@@ -46,12 +47,20 @@ class Sweep:
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dictionary per configuration."""
         columns = {**self.sizes, **self.results}
+        common = {
+            "algorithm": self.case.algorithm,
+            "phase": self.case.phase,
+            "dtype": short_name(self.case.dtype),
+            "mask": self.case.mask.name,
+            "window": self.case.mask.window,
+        }
         for values in zip(*(column.tolist() for column in columns.values()), strict=True):
-            yield {"algorithm": self.case.algorithm, **dict(zip(columns, values, strict=True))}
+            yield {**common, **dict(zip(columns, values, strict=True))}
 
 
 def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:
     """Every combination of the ranges; other sizes as in `case`, twins (kv_seq, kv_heads, value_dim) following."""
+    ranges = ranges or {"seq": [case.seq]}
     names = list(ranges)
     combined = np.array(list(product(*ranges.values())), dtype=np.int64).reshape(-1, len(names))
     sizes = {name: combined[:, i] for i, name in enumerate(names)}
@@ -115,9 +124,10 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     code = np.zeros(len(columns["seq"]), dtype=np.uint16)
     for bit, flag in enumerate(flags):
         code |= flag.astype(np.uint16) << bit
-    numbers = [columns["heads"] // columns["kv_heads"]]
     if algorithm(case.algorithm).fused:
-        numbers.append(np.searchsorted(ceilings(), columns["head_dim"]))
+        for ceiling in ceilings():
+            code = code * 2 + (columns["head_dim"] > ceiling)
+    numbers = [columns["heads"] // columns["kv_heads"]]
     if case.algorithm == "chunked":
         numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
     for number in numbers:

@@ -1,0 +1,59 @@
+"""What would lower a step's peak or make it fit: other algorithms, settings and sizes, each with its own prediction."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
+from memmodel.allocator import AllocatorConfig
+from memmodel.case import Case
+from memmodel.fitting import memory
+from memmodel.gpus import Gpu
+from memmodel.masks import Mask
+from memmodel.prediction import Mitigation, Prediction
+
+MOST_CHUNKS = 8  # of a suggested chunked attention
+WINDOW = 4096  # of a suggested sliding window (Mistral 7B's)
+Change = tuple[str, Case, AllocatorConfig | None]
+
+
+def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorConfig | None = None) -> list[Mitigation]:
+    """What would help the first prediction, least memory first."""
+    first = predictions[0]
+    if algorithm(first.case.algorithm).fused or first.case.algorithm == "decode":
+        return []
+    known = {prediction.case: prediction.memory for prediction in predictions[1:]}
+    before = first.memory.allocated_peak_bytes
+    found = []
+    for change, case, settings in _changes(first, config):
+        after = known.get(case) or memory(record(case), case, gpu, settings)
+        if after.allocated_peak_bytes < before or (after.fits and first.memory.fits is False):
+            less = before - after.allocated_peak_bytes
+            found.append(Mitigation(change, after.allocated_peak_bytes, less, after.fits))
+    return sorted(found, key=lambda m: m.allocated_peak_bytes)
+
+
+def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator[Change]:
+    """(what changes, the changed case, allocator settings) of everything worth trying."""
+    case = prediction.case
+    if prediction.memory.fits is False and not (config and config.expandable_segments):
+        settings = replace(config or AllocatorConfig(), expandable_segments=True)
+        yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
+    flash = replace(case, algorithm="flash")
+    if supported(flash):
+        yield ALGORITHMS["flash"].title, flash, config
+    yield from _chunks(case, config)
+    if case.algorithm != "checkpointed" and case.phase != "inference":
+        yield "checkpointing", replace(case, algorithm="checkpointed"), config
+    if case.batch > 1:
+        yield "half the batch", replace(case, batch=case.batch // 2), config
+
+
+def _chunks(case: Case, config: AllocatorConfig | None) -> Iterator[Change]:
+    """Chunked attention, and with a window where there is none: another function, but the one long contexts use."""
+    chunked = replace(case, algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
+    if case.algorithm == "chunked" or case.seq <= chunked.chunk or not supported(chunked):
+        return
+    yield f"chunks of {chunked.chunk} queries", chunked, config
+    if case.mask.window is None and case.kv_seq > WINDOW:
+        windowed = replace(chunked, mask=Mask(causal=True, window=WINDOW))
+        yield f"chunks, and only the last {WINDOW} keys seen", windowed, config

@@ -1,0 +1,191 @@
+"""Predict: record a case, replay it through the allocator, hold its kernels against the GPU's ceilings."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
+from memmodel.allocator import AllocatorConfig
+from memmodel.case import Case, make_case
+from memmodel.dtypes import DType
+from memmodel.errors import UsageError
+from memmodel.fitting import memory
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.masks import Mask
+from memmodel.masks import mask as mask_named
+from memmodel.mitigations import mitigations
+from memmodel.prediction import Prediction, Report, Time
+from memmodel.program import Launch, Program
+from memmodel.roofline import kernel_times, share_by_ceiling
+from memmodel.timeline import account
+from memmodel.work import Work
+
+DEFAULT_ALGORITHMS = ("naive", "flash")
+
+
+def predict(
+    gpu: str | Gpu = "A100",
+    algorithms: str | Sequence[str] | None = None,
+    *,
+    batch: int = 1,
+    heads: int = 32,
+    kv_heads: int | None = None,
+    seq: int = 4096,
+    kv_seq: int | None = None,
+    head_dim: int = 128,
+    dtype: str | DType = "bf16",
+    mask: str | Mask = "none",
+    window: int | None = None,
+    dropout: float = 0.0,
+    phase: str = "train",
+    chunk: int = 1024,
+    torch: str = "2.13",
+    config: AllocatorConfig | None = None,
+) -> Report:
+    """What attention takes on a GPU: memory, work and time for each algorithm.
+
+    Sizes are numbers of elements: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, kv_seq, head_dim). Without
+    `algorithms`, naive and flash, or those of them that can run the configuration. Raises UsageError for anything that
+    is not a valid configuration.
+    """
+    cases = cases_of(
+        (algorithms,) if isinstance(algorithms, str) else algorithms,
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        seq=seq,
+        kv_seq=kv_seq,
+        head_dim=head_dim,
+        dtype=dtype,
+        mask=mask,
+        window=window,
+        dropout=dropout,
+        phase=phase,
+        chunk=chunk,
+        torch=torch,
+    )
+    return predict_cases(cases, gpu, config)
+
+
+def cases_of(
+    algorithms: Sequence[str] | None,
+    *,
+    heads: int = 32,
+    seq: int = 4096,
+    head_dim: int = 128,
+    dtype: str | DType = "bf16",
+    mask: str | Mask = "none",
+    window: int | None = None,
+    **sizes: Any,
+) -> list[Case]:
+    """The checked case of each algorithm, from the arguments of `predict`."""
+    names = [algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS)]
+    case = make_case(
+        heads=heads,
+        seq=seq,
+        head_dim=head_dim,
+        dtype_name=dtype,
+        mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
+        **sizes,
+    )
+    cases = [replace(case, algorithm=name) for name in names]
+    return cases if algorithms else [case for case in cases if supported(case)]
+
+
+def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None) -> Report:
+    """`predict` for checked cases."""
+    device = load_gpu(gpu) if isinstance(gpu, str) else gpu
+    cases = on_gpu(cases, device)
+    predictions = tuple(predict_case(case, device, config) for case in cases)
+    return Report(
+        device,
+        predictions,
+        tuple(mitigations(predictions, device, config)),
+        (*assumptions(cases[0], device, config), *_left_out(cases)),
+    )
+
+
+def _left_out(cases: Sequence[Case]) -> list[str]:
+    """The default algorithms that cannot run this configuration."""
+    if len(cases) != 1 or cases[0].algorithm not in DEFAULT_ALGORITHMS:
+        return []
+    others = [replace(cases[0], algorithm=name) for name in DEFAULT_ALGORITHMS]
+    return [f"{ALGORITHMS[c.algorithm].title} left out: {supported(c).reason}" for c in others if not supported(c)]
+
+
+def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
+    """The cases with the architecture whose tiles a GPU's fused kernels use: an A100's where it has none of its own."""
+    from memmodel.tiles import FAMILY
+
+    major, minor = gpu.compute_capability or (8, 0)
+    arch = 10 * major + minor
+    return [replace(case, arch=arch if arch in FAMILY else 80) for case in cases]
+
+
+def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Prediction:
+    """One case on one GPU."""
+    program = record(case.lettered(), sites=True)
+    notes = [note for note in (algorithm(case.algorithm).note,) if note]
+    time, missing = _time(program, case, gpu)
+    return Prediction(
+        case,
+        algorithm(case.algorithm).title,
+        memory(program, case, gpu, config),
+        sum((launch.work for launch in step(program)), start=Work()),
+        _compulsory(case),
+        time,
+        account(program),
+        (*notes, *missing),
+    )
+
+
+def step(program: Program) -> tuple[Launch, ...]:
+    """The kernels of the last step, forward and backward."""
+    phases = program.phases()
+    return tuple(e for name in ("forward", "backward") for e in phases.get(name, []) if isinstance(e, Launch))
+
+
+def _time(program: Program, case: Case, gpu: Gpu) -> tuple[Time | None, list[str]]:
+    phases = program.phases()
+    try:
+        timed = {
+            name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), gpu)
+            for name in ("forward", "backward")
+            if name in phases
+        }
+    except UsageError as missing:
+        advice = "; try --dtype fp16" if "bf16" in str(missing) and "tensor.fp16" in gpu.values else ""
+        return None, [f"no time: {missing}{advice}"]
+    kernels = tuple(kernel for part in timed.values() for kernel in part)
+    shares = share_by_ceiling(kernels)
+    seconds: dict[str, float] = {name: sum(kernel.seconds for kernel in part) for name, part in timed.items()}
+    notes = [] if "boost_clock" in gpu.values else [f"the exp ceiling is left out: {gpu.name} has no known exp rate"]
+    return Time(sum(seconds.values()), seconds, next(iter(shares)), shares, kernels), notes
+
+
+def _compulsory(case: Case) -> int:
+    """Bytes of inputs and outputs, each once: the least any algorithm can move in the step."""
+    size = case.dtype.itemsize
+    queries = case.batch * case.heads * case.seq
+    keys = case.batch * case.kv_heads * case.kv_seq
+    forward = queries * case.head_dim + keys * (case.head_dim + case.value_dim) + queries * case.value_dim
+    backward = forward + queries * case.head_dim + keys * (case.head_dim + case.value_dim)
+    return int(size * (forward + (backward if case.phase == "train" else 0)))
+
+
+def assumptions(case: Case, gpu: Gpu, config: AllocatorConfig | None) -> list[str]:
+    """What was taken as given, and what is not modelled."""
+    found = [gpu.ambiguity] if gpu.ambiguity else []
+    found.append(
+        f"torch {case.torch}, eager, contiguous (batch, heads, seq, head dim) tensors, one GPU, default stream"
+    )
+    if case.phase == "train":
+        found.append("gradients set to None after each step, the upstream gradient alive throughout, third step")
+    else:
+        found.append("third step of a loop that drops its output")
+    if gpu.context_bytes is None:
+        found.append(f"memory outside the allocator is not known for {gpu.name} and taken as 0")
+    if config is not None and config.expandable_segments:
+        found.append("expandable_segments:True")
+    found.append("time from datasheet rates: real kernels take longer; L2 hits and clocks are not modelled")
+    return found
