@@ -245,6 +245,31 @@ def detached_half(t: Any, q: Any, k: Any, v: Any) -> Any:
     return (t.softmax(q @ k.detach().mT, -1) + k.detach().sum()) @ v
 
 
+def einsum(t: Any, q: Any, k: Any, v: Any) -> Any:
+    probs = t.softmax(t.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(D), -1)
+    return t.einsum("bhqk,bhkd->bhqd", probs, v)
+
+
+def einsum_heads_last(t: Any, q: Any, k: Any, v: Any) -> Any:
+    q, k, v = (x.view(B, N, H, D) for x in (q, k, v))
+    probs = t.softmax(t.einsum("bqhd,bkhd->bhqk", q, k), -1)
+    return t.einsum("bhqk,bkhd->bqhd", probs, v).reshape(B, H, N, D)
+
+
+def einsum_dots(t: Any, q: Any, k: Any, v: Any) -> Any:
+    return t.einsum("...qk, ...kd -> ...qd", t.softmax(t.einsum("...qd, ...kd -> ...qk", q, k), -1), v)
+
+
+def einsum_grouped(t: Any, q: Any, k: Any, v: Any) -> Any:
+    grouped = q.view(B, 1, H, N, D)
+    probs = t.softmax(t.einsum("bgrqd,bgkd->bgrqk", grouped, k[:, :1]), -1)
+    return t.einsum("bgrqk,bgkd->bgrqd", probs, v[:, :1]).reshape(B, H, N, D)
+
+
+def full_slice(t: Any, q: Any, k: Any, v: Any) -> Any:
+    return t.softmax(q[:, :, 0:N] @ k[...].mT, -1) @ v[:, :, :N]
+
+
 SPELLINGS = [
     function
     for name, function in list(globals().items())

@@ -18,6 +18,7 @@ from memmodel.recording.device import CPU, CUDA, Device
 from memmodel.recording.function import Function
 from memmodel.recording.fused import FusedKernel
 from memmodel.recording.ops_create import arange, cat, dropout, empty, full, ones, randn, stack, zeros
+from memmodel.recording.ops_einsum import einsum
 from memmodel.recording.ops_pointwise import Where
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Tensor, methods
@@ -52,6 +53,7 @@ __all__ = [
     "cat",
     "checkpoint",
     "dropout",
+    "einsum",
     "empty",
     "enable_grad",
     "float16",

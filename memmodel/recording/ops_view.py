@@ -92,6 +92,20 @@ class Slice(Op):
         return (whole,)
 
 
+class Alias(Op):
+    """The same tensor again: what indexing with slices of everything returns."""
+
+    is_view = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A view of all of it."""
+        return x.viewed(x.shape, x.strides)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient itself."""
+        return (grad,)
+
+
 class Select(Op):
     """One index of a dimension, which goes away."""
 
@@ -296,7 +310,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
             result = select(result, dim, item)
         else:
             raise UsageError(f"indexing with {item!r}: recording tensors take slices, ints, None and ...")
-    return result
+    return Alias.apply(self) if result is self else result
 
 
 def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
