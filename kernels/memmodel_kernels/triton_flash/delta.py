@@ -49,12 +49,12 @@ def delta_kernel(
 
 @triton.jit
 def load_rows(lse, delta, i_bh, o_i, n):
-    """Load (LSE to base 2, delta) of the query rows o_i; rows without a key, or past n, get +inf, so that P = 0.
+    """Load (LSE to base 2, delta) of the query rows o_i; rows past n get +inf, so that P = exp2(S - LSE) is 0 there.
 
-    The LSE is converted here, one multiplication per row of a block: a converted copy would be one more
-    allocation.
+    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. The LSE is converted here,
+    one multiplication per row of a block: a converted copy would be one more allocation.
     """
     p_row = tl.cast(i_bh, tl.int64) * n + o_i
     b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf")) * LOG2E
     b_delta = tl.load(delta + p_row, mask=o_i < n, other=0.0)
-    return tl.where(b_lse == float("-inf"), float("inf"), b_lse), b_delta
+    return b_lse, b_delta

@@ -12,6 +12,7 @@ Nothing is copied: strides are passed on, and what the copy engine cannot read i
 
 import contextlib
 import functools
+import os
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ DELTA_ROWS = 64
 L2_BUDGET = 32 * 2**20  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
 TMA_ALIGNMENT = 16  # bytes: base address and strides (CUDA driver API, cuTensorMapEncodeTiled)
 INTERPRETED_ARCH = 90
+USE_TMA = os.environ.get("MEMMODEL_TMA", "1") != "0"  # a way around the copy engine, should a driver refuse descriptors
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -249,6 +251,8 @@ def _tiles(q: Tensor, problem: Problem, *passes: Pass) -> Row:
 
 def _precision(q: Tensor, problem: Problem, pass_: Pass) -> str:
     """How fp32 is multiplied in this pass: exactly where the table has no tensor-core tile."""
+    if q.element_size() == 2:
+        return "tf32"  # says nothing for 16-bit types: one value, so that one kernel is compiled
     asked = problem.precision or default_precision()
     return asked if tiles.supports(_arch(q.device), _kind(q.dtype), problem.d, pass_, asked) else "ieee"
 
@@ -297,7 +301,8 @@ def _streams_by_tma(*tensors: Tensor) -> bool:
     fp32 inputs do not gain: FMA units take their operands through registers, where pointers cost less.
     """
     first = tensors[0]
-    return _arch(first.device) >= 90 and first.element_size() == 2 and all(map(_fits_descriptor, tensors))
+    suits = USE_TMA and _arch(first.device) >= 90 and first.element_size() == 2
+    return suits and all(map(_fits_descriptor, tensors))
 
 
 def _fits_descriptor(x: Tensor) -> bool:

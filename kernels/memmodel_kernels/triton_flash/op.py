@@ -1,6 +1,7 @@
 """The kernels as PyTorch operators: for autograd, fake tensors and torch.compile.
 
-Both operators are opaque to the compiler and take plain numbers beside tensors; `check` has been done by then.
+Both are opaque to the compiler and take plain numbers beside tensors. They can be called directly, so they check their
+input again.
 """
 
 from typing import Any, Optional
