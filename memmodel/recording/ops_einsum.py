@@ -11,12 +11,12 @@ from memmodel.recording.tensor import Tensor
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """The sum of products that `equation` names, such as "bhqd,bhkd->bhqk". Two operands; `...` stands for leading dims."""
+    """The sum of products that `equation` names, such as "bhqd,bhkd->bhqk"; two operands, `...` for leading dims."""
     inputs, output = _labels(equation, operands)
     summed = sorted({label for labels in inputs for label in labels} - set(output))
     order = [*output, *summed]
     left, right = (_aligned(x, labels, order) for x, labels in zip(operands, inputs, strict=True))
-    sums = [i for i in range(len(output), len(order))]
+    sums = list(range(len(output), len(order)))
     for i in sums:
         if same(left.shape[i], 1) or same(right.shape[i], 1):
             raise UsageError(f"einsum {equation!r}: {order[i]} is summed in one operand only; sum it before")
@@ -29,9 +29,8 @@ def _labels(equation: str, operands: tuple[Tensor, ...]) -> tuple[list[str], str
     inputs = left.split(",")
     if not arrow or len(inputs) != 2 or len(operands) != 2:
         raise UsageError(f"einsum {equation!r}: recording tensors take two operands and an explicit result")
-    spare = [c for c in "0123456789"]
     widest = max(x.ndim - len(labels.replace("...", "")) for x, labels in zip(operands, inputs, strict=True))
-    dots = "".join(spare[:widest])
+    dots = "0123456789"[:widest]
     spelled = []
     for x, labels in zip(operands, inputs, strict=True):
         own = x.ndim - len(labels.replace("...", ""))
