@@ -11,15 +11,16 @@ An algorithm written with the names below runs on it and on `torch` alike::
 from typing import Any
 
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
-from memmodel.recording import ops_create, ops_matmul, ops_pointwise, ops_reduce, ops_view  # noqa: F401 (methods)
+from memmodel.recording import ops_copy, ops_create, ops_matmul, ops_pointwise, ops_reduce, ops_select, ops_view  # noqa: F401
 from memmodel.recording.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
 from memmodel.recording.checkpoint import checkpoint
 from memmodel.recording.device import CPU, CUDA, Device
 from memmodel.recording.function import Function
 from memmodel.recording.fused import FusedKernel
-from memmodel.recording.ops_create import arange, cat, dropout, empty, full, ones, randn, stack, zeros
+from memmodel.recording.ops_create import arange, dropout, empty, full, ones, randn, zeros
 from memmodel.recording.ops_einsum import einsum
-from memmodel.recording.ops_pointwise import Where
+from memmodel.recording.ops_join import cat, stack
+from memmodel.recording.ops_select import Where
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Tensor, methods
 

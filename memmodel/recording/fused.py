@@ -10,8 +10,8 @@ from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
 from memmodel.masks import Mask
 from memmodel.recording.autograd import _grad_mode
+from memmodel.recording.elementwise import elementwise
 from memmodel.recording.layout import contiguous_strides
-from memmodel.recording.ops_pointwise import elementwise
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Storage, Tensor
 from memmodel.work import Work

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memmodel.dims import Dim, product
+from memmodel.dims import Dim
 from memmodel.dtypes import DType, bool_, float32, int64
 from memmodel.recording.autograd import Op
-from memmodel.recording.layout import axis, expand_strides
-from memmodel.recording.ops_pointwise import Mul, elementwise, promoted
+from memmodel.recording.elementwise import elementwise, kept_strides
+from memmodel.recording.layout import axis
+from memmodel.recording.ops_pointwise import Mul
 from memmodel.recording.ops_view import _sizes, expand, flatten, unsqueeze
 from memmodel.recording.tape import Tape, current
 from memmodel.recording.tensor import Tensor, method, new
@@ -85,9 +86,7 @@ def zeros_like(self: Tensor, dtype: DType | None = None) -> Tensor:
 @method
 def empty_like(self: Tensor) -> Tensor:
     """An unset tensor in this tensor's shape and memory order."""
-    from memmodel.recording.ops_pointwise import _kept_strides
-
-    return new(self.storage.tape, self.shape, self.dtype, "empty", _kept_strides(self))
+    return new(self.storage.tape, self.shape, self.dtype, "empty", kept_strides(self))
 
 
 class Triangle(Op):
@@ -113,40 +112,6 @@ def tril(self: Tensor, diagonal: Dim = 0) -> Any:
 def triu(self: Tensor, diagonal: Dim = 0) -> Any:
     """The upper triangle from `diagonal`."""
     return Triangle.apply(self, name="triu")
-
-
-class Cat(Op):
-    """Tensors joined along one dimension."""
-
-    def forward(self, *pieces: Tensor, dim: int) -> Tensor:
-        """One copy of everything."""
-        self.dim, self.sizes = dim, [x.shape[dim] for x in pieces]
-        first = pieces[0]
-        total: Dim = 0
-        for size in self.sizes:
-            total = total + size
-        out = new(first.storage.tape, (*first.shape[:dim], total, *first.shape[dim + 1 :]), promoted(*pieces), "cat")
-        work = Work(read=sum((x.bytes_read for x in pieces), start=0), written=out.bytes_read)
-        first.storage.tape.launch("cat", work, out.dtype, parallel=out.numel())
-        return out
-
-    def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """A view of the gradient for each piece."""
-        parts, start = [], 0
-        for size, need in zip(self.sizes, self.needs, strict=True):
-            parts.append(grad.narrow(self.dim, start, size) if need else None)
-            start = start + size
-        return tuple(parts)
-
-
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    """Tensors joined along `dim`."""
-    return Cat.apply(*tensors, dim=axis(dim, tensors[0].ndim))
-
-
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    """Tensors joined along a new dimension."""
-    return cat([unsqueeze(x, dim) for x in tensors], dim)
 
 
 @method
@@ -184,18 +149,3 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     elementwise("bernoulli", noise, out=noise)
     elementwise("div", noise, out=noise)
     return Mul.apply(input, noise)
-
-
-__all__ = [
-    "arange",
-    "cat",
-    "dropout",
-    "empty",
-    "expand_strides",
-    "full",
-    "ones",
-    "product",
-    "randn",
-    "stack",
-    "zeros",
-]

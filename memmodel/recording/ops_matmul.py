@@ -8,8 +8,8 @@ from typing import Any
 from memmodel.dims import hint, product, same
 from memmodel.errors import UsageError
 from memmodel.recording.autograd import Op
+from memmodel.recording.elementwise import copied, elementwise
 from memmodel.recording.layout import broadcast_shape
-from memmodel.recording.ops_pointwise import copied, elementwise
 from memmodel.recording.ops_view import UnsafeView, expand, reshape, transpose
 from memmodel.recording.tensor import Tensor, method, new
 from memmodel.work import Work

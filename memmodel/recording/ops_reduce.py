@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memmodel.dims import Dim, Shape, product, same, same_shape
+from memmodel.dims import Shape, product, same, same_shape
 from memmodel.dtypes import DType, bool_, float16, float32, int64, uint8
 from memmodel.recording.autograd import Op
+from memmodel.recording.elementwise import copied, elementwise
 from memmodel.recording.layout import axis
-from memmodel.recording.ops_pointwise import ToCopy, copied, elementwise, to
+from memmodel.recording.ops_copy import to
 from memmodel.recording.ops_view import expand, unsqueeze, view
 from memmodel.recording.reduce_scratch import reduce_scratch
 from memmodel.recording.tensor import Tensor, method, new
@@ -266,6 +267,3 @@ def sum_to(self: Tensor, shape: Shape) -> Tensor:
     axes += [i for i in range(lead, self.ndim) if same(shape[i - lead], 1) and not same(self.shape[i], 1)]
     result: Tensor = Sum.apply(self, axes=tuple(axes), keepdim=True) if axes else self
     return view(result, shape) if lead else result
-
-
-__all__ = ["Dim", "ToCopy", "reduction"]

@@ -13,6 +13,7 @@ from memmodel.recording.layout import (
     resolve,
     view_strides,
 )
+from memmodel.recording.ops_join import cat
 from memmodel.recording.tensor import Tensor, method
 
 
@@ -142,15 +143,7 @@ class Split(Op):
             given.new_zeros(shape, dtype=given.dtype) if grad is None else grad
             for grad, shape in zip(grads, self.shapes, strict=True)
         ]
-        return (cat_(pieces, self.dim),)
-
-
-def cat_(pieces: Sequence[Tensor], dim: int) -> Tensor:
-    """Joined along `dim` (in ops_create: kept apart to break the import cycle)."""
-    from memmodel.recording.ops_create import cat
-
-    joined: Tensor = cat(pieces, dim)
-    return joined
+        return (cat(pieces, self.dim),)
 
 
 @method
