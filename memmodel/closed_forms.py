@@ -202,7 +202,7 @@ def _implies(stronger: Expr, weaker: Expr) -> bool:
         coefficient, monomial = term.as_coeff_Mul()
         if coefficient >= 0 or monomial == 1:
             continue
-        factor = weaker.coeff(monomial) / coefficient
+        factor = weaker.as_coefficients_dict()[monomial] / coefficient
         rest = sympy.expand(weaker - factor * stronger)
         if factor > 0 and rest != 0 and all(t.as_coeff_Mul()[0] >= 0 for t in sympy.Add.make_args(rest)):
             return True

@@ -107,7 +107,7 @@ def test_an_array_element_equals_its_int(case: Case) -> None:
 
 
 @given(cases(smallest=2))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_a_symbol_substituted_equals_its_int(case: Case) -> None:
     tiled = case.algorithm.startswith("flash")
     if case.algorithm in ("chunked", "decode") or (tiled and case.mask.causal):

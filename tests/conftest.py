@@ -1,0 +1,6 @@
+"""Property tests draw the same examples every time: a run is red or green for what changed, not by chance."""
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
