@@ -11,7 +11,7 @@ from memmodel.gpus import Gpu
 from memmodel.masks import Mask
 from memmodel.prediction import Mitigation, Prediction
 
-MOST_CHUNKS = 8  # of a suggested chunked attention
+MOST_CHUNKS = 4  # of a suggested chunked attention
 WINDOW = 4096  # of a suggested sliding window (Mistral 7B's)
 Change = tuple[str, Case, AllocatorConfig | None]
 

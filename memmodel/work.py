@@ -3,7 +3,7 @@
 One fused multiply-add counts as 2 FLOP, here and everywhere.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from memmodel.dims import Dim
 
@@ -29,10 +29,13 @@ class Work:
     l2: Dim = 0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Work(*map(_sum, self._amounts(), other._amounts()))
 
     def __mul__(self, times: Dim) -> "Work":
-        return Work(*(getattr(self, f.name) * times for f in fields(self)))
+        return Work(*(amount if _is_zero(amount) else amount * times for amount in self._amounts()))
+
+    def _amounts(self) -> tuple[Dim, ...]:
+        return self.matmul, self.vector, self.exp, self.read, self.written, self.l2
 
     @property
     def flops(self) -> Dim:
@@ -48,3 +51,12 @@ class Work:
     def intensity(self) -> Dim:
         """Arithmetic intensity, FLOP per byte of HBM traffic."""
         return self.flops / self.hbm_bytes
+
+
+def _sum(a: Dim, b: Dim) -> Dim:
+    """a + b; adding a plain 0 costs nothing, which matters for arrays and symbols."""
+    return b if _is_zero(a) else a if _is_zero(b) else a + b
+
+
+def _is_zero(amount: Dim) -> bool:
+    return isinstance(amount, int) and amount == 0

@@ -28,7 +28,7 @@ class FusedKernel:
 
     def __enter__(self) -> "FusedKernel":
         self.tape.fused += 1
-        self.tape.inner, self.tape.times = Work(), 1
+        self.tape.inner = self.total = Work()
         self._mode = _grad_mode(self.tape, False)
         self._mode.__enter__()
         return self
@@ -38,7 +38,7 @@ class FusedKernel:
         self.tape.fused -= 1
         if error[0] is not None:
             return
-        inner = self.tape.inner
+        inner = self.total + self.tape.inner
         read = sum((x.nbytes for x in self.reads), start=0)
         written = sum((x.nbytes for x in self.writes), start=0)
         work = Work(inner.matmul, inner.vector, inner.exp, read, written, l2=inner.read + inner.written)
@@ -59,9 +59,10 @@ class FusedKernel:
         yield from self._repeated(mask.blocks(n, m, rows, cols), rows)
 
     def _repeated(self, times: Dim, step: int) -> Iterator[int]:
-        before, self.tape.times = self.tape.times, times
+        outside, self.tape.inner = self.tape.inner, Work()
         yield step
-        self.tape.times = before
+        self.total += self.tape.inner * times
+        self.tape.inner = outside
 
     def load(self, x: Tensor, tile: int, heads: Dim | None = None) -> Tensor:
         """One tile of `x`, on chip, for each of `heads` programs where they share heads of `x`."""

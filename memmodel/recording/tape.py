@@ -38,7 +38,6 @@ class Tape:
         self.node: str | None = None  # the autograd node being evaluated
         self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
         self.inner = Work()
-        self.times: Dim = 1  # how often the innermost loop of a fused kernel runs
         self.grad_enabled = True
         self.sequence = 0
         self._sites = sites
@@ -89,7 +88,7 @@ class Tape:
     def launch(self, name: str, work: Work, dtype: DType, parallel: Dim, cublas: bool = False) -> None:
         """A kernel runs on the current thread's stream; inside a fused kernel, a part of it."""
         if self.fused:
-            self.inner = self.inner + work * self.times
+            self.inner += work
             return
         self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel))
 
