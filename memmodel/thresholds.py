@@ -24,8 +24,7 @@ class Threshold:
         fits.
         memory: at the largest size; None where there is none.
         closed_form: the largest size by the live peak's formula alone, without allocator rounding; None where there
-            is no
-            closed form.
+            is no closed form.
     """
 
     case: Case

@@ -37,8 +37,8 @@ class Measured:
 class Gpu:
     """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
 
-    Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP.
-    `ambiguity` tells how a name that fits several GPUs was understood.
+    Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP. `ambiguity` tells how a name that fits
+    several GPUs was understood.
     """
 
     id: str

@@ -63,8 +63,7 @@ class Op:
 
     `forward` takes the inputs (tensors, or what stands for one) and returns a tensor or a tuple; it calls `save` for
     what `backward` needs. `backward` takes the gradients of the results and returns one gradient (or None) per input.
-    Both are
-    required: an op class without a complete rule cannot be defined.
+    Both are required: an op class without a complete rule cannot be defined.
     """
 
     saved: dict[str, Saved] | None
