@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.case import Case
+from memmodel.dims import same
 from memmodel.errors import UsageError, unknown
+from memmodel.masks import NO_MASK
 from memmodel.program import Program
 from memmodel.recording import CUDA, Device, Tape, Tensor
 
@@ -85,7 +87,8 @@ def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     new_k, new_v = (recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v))
     for name, new in (("new_k", new_k), ("new_v", new_v)):
         q.storage.tape.names[new.storage.key] = name
-    return decode(q, new_k, new_v, k, v)
+    newest_alone = isinstance(case.seq, int) and case.seq == 1 and case.mask.window is None
+    return decode(q, new_k, new_v, k, v, NO_MASK if newest_alone else case.mask)
 
 
 _ALL = (
@@ -182,10 +185,10 @@ def _check(chosen: Algorithm, case: Case) -> None:
         raise UsageError(f"{chosen.name} has no dropout: leave --dropout out, or choose {with_dropout}")
     if chosen.fused:
         tiles_of(case)
-    if chosen.name == "decode":
-        if case.phase != "inference":
-            raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")
-        if case.mask.causal:
+        if case.value_dim is not case.head_dim and not same(case.value_dim, case.head_dim):
             raise UsageError(
-                f"decode with mask {case.mask.name}: the newest queries see the whole cache, use mask none"
+                f"{chosen.name} with value dim {case.value_dim} and head dim {case.head_dim}: its kernels "
+                "take one size for both; choose another algorithm"
             )
+    if chosen.name == "decode" and case.phase != "inference":
+        raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")

@@ -164,6 +164,11 @@ class AccumulateGrad(Op):
         self.needs = []
         self.results = [(leaf.shape, leaf.dtype)]
 
+    @property
+    def name(self) -> str:
+        """What autograd calls the sink."""
+        return "AccumulateGrad"
+
     def forward(self, *inputs: Any, **params: Any) -> Any:
         """A sink computes nothing."""
         raise NotImplementedError
