@@ -6,10 +6,11 @@ term at most another's) are dropped, so that what is left is short: usually one 
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import sympy
-from sympy import Expr, Integer, Poly, Symbol
+from sympy import Expr, Integer, Poly, Rational, Symbol
 
 from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
@@ -23,6 +24,7 @@ SYMBOLS = {
     name: Symbol(letter, integer=True, positive=True)
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
+_WEIGHTS = [Rational(i, 12) for i in range(1, 12)]
 CHUNKS = 4  # how many chunks the closed form of chunked attention has
 
 
@@ -158,11 +160,25 @@ def _branches(program: Program, phase: str, back: Any) -> tuple[Branch, ...]:
                 moments.setdefault(_total(live, back), f"when {labels[event.key]} is made")
         elif isinstance(event, Free):
             live.pop(event.key)
-    winners = [m for m in moments if not any(other != m and _dominates(other, m) for other in moments)]
+    winners = _winners([m for m in moments if not any(other != m and _dominates(other, m) for other in moments)])
     return tuple(
         Branch(short(m), moments[m], None if len(winners) == 1 else _wins(m, [w for w in winners if w != m]))
         for m in winners
     )
+
+
+def _winners(moments: list[Expr]) -> list[Expr]:
+    """The moments that are the largest somewhere: none below a weighted mean of two others everywhere."""
+    kept = list(moments)
+    for moment in moments:
+        others = [m for m in kept if m != moment]
+        if any(_dominates(_mean(a, b, weight), moment) for a, b in combinations(others, 2) for weight in _WEIGHTS):
+            kept = others
+    return kept
+
+
+def _mean(a: Expr, b: Expr, weight: Expr) -> Expr:
+    return weight * a + (1 - weight) * b
 
 
 def _total(live: dict[int, Any], back: Any) -> Any:
