@@ -24,6 +24,7 @@ SYMBOLS = {
     name: Symbol(letter, integer=True, positive=True)
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
+WINDOW = Symbol("w", integer=True, positive=True)
 _WEIGHTS = [Rational(i, 12) for i in range(1, 12)]
 CHUNKS = 4  # how many chunks the closed form of chunked attention has
 
@@ -57,10 +58,15 @@ class Formulas:
     hbm_bytes: Any
     intensity: Any
 
-    def peak(self, phase: str, **sizes: int) -> int:
-        """The value of a phase's peak: sizes by letter."""
-        at = {Symbol(k, integer=True, positive=True): v for k, v in sizes.items()}
-        return max(int(branch.expression.subs(at)) for branch in self.peaks[phase])
+    def value(self, expression: Any, case: Case) -> float:
+        """An expression at a case's sizes."""
+        sizes = {SYMBOLS[name]: getattr(case, name) for name in SIZES}
+        return float(sympy.sympify(expression).subs(sizes | {WINDOW: case.mask.window or 0}))
+
+    def winning(self, case: Case) -> Branch:
+        """The moment that makes the step's live peak at a case's sizes."""
+        branches = [branch for found in self.peaks.values() for branch in found]
+        return max(branches, key=lambda branch: self.value(branch.expression, case))
 
 
 def symbolic(case: Case) -> Case:
@@ -86,7 +92,7 @@ def symbolic(case: Case) -> Case:
     tiles = tiles_of(case) if algorithm(case.algorithm).fused else None
     mask = case.mask
     if mask.window is not None:
-        mask = replace(mask, window=Symbol("w", integer=True, positive=True))
+        mask = replace(mask, window=WINDOW)
     return replace(case, mask=mask, chunk=chunk, tiles=tiles, **sizes)
 
 
@@ -111,6 +117,14 @@ def formulas(case: Case) -> Formulas:
         short(back(work.hbm_bytes)),
         short(sympy.cancel(back(work.flops) / back(work.hbm_bytes))),
     )
+
+
+def formulas_of(case: Case) -> Formulas | None:
+    """The closed forms, or None where the case has none."""
+    try:
+        return formulas(case)
+    except UsageError:
+        return None
 
 
 def _in_n(case: Case) -> Any:
@@ -240,7 +254,7 @@ def largest_size(case: Case, over: str, room: int) -> int:
     variable = SYMBOLS["kv_heads" if over == "heads" and case.kv_heads != case.heads else over]
     numbers.pop(variable)
     if case.mask.window is not None:
-        numbers[Symbol("w", integer=True, positive=True)] = case.mask.window
+        numbers[WINDOW] = case.mask.window
     sizes = []
     for branches in forms.peaks.values():
         for branch in branches:

@@ -53,8 +53,9 @@ def command(
     if as_json:
         print_json(report.to_dict())
     elif explain:
+        from memmodel.closed_forms import formulas_of
         from memmodel.report.explain import explanation
 
-        show(explanation(report))
+        show(explanation(report, [formulas_of(p.case) for p in report.predictions]))
     else:
         show(report)

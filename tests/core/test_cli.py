@@ -131,8 +131,25 @@ def test_a_model_gives_its_shape_and_options_override_it() -> None:
 
 def test_explain_gives_every_ceiling_and_its_source() -> None:
     output = run("predict", "--explain", "--seq", "2k")
-    for needed in ("every ceiling", "HBM", "tensor cores", "exp units", "as torch reports it", "Rates", "whitepaper"):
+    for needed in (
+        "= 4·b·h·n·(3·d + 2·n)",
+        "= 2·b·h·n²",
+        "every ceiling",
+        "HBM",
+        "tensor cores",
+        "exp units",
+        "as torch reports it",
+        "Rates",
+        "whitepaper",
+    ):
         assert needed in output
+
+
+def test_explain_leaves_out_a_formula_that_does_not_hold() -> None:
+    """Chunked attention's closed form is for four chunks; 4096 queries make two of 2048."""
+    output = run("predict", "--explain", "-a", "chunked", "--chunk", "2048", "--phase", "inference")
+    assert "live peak" in output
+    assert " = " not in output.split("Work")[0]
 
 
 def test_latex() -> None:
