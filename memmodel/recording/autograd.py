@@ -285,12 +285,12 @@ class _Engine:
         self.ready: list[tuple[int, int, Op]] = []
         self.pushed = 0
         self.buffers: dict[Op, list[Tensor | None]] = {}
-        self.holders: Counter[int] = Counter()  # by id: how many buffer slots and callers hold a gradient
+        self.holders: Counter[int] = Counter()  # by id: how many buffers, results under way and callers hold a gradient
         self.waiting: Counter[Op] = Counter()
 
     def run(self, root: tuple[Op, int], gradient: Tensor) -> None:
         self._count_dependencies(root[0])
-        self.holders[id(gradient)] += 1  # the caller's
+        self.holders[id(gradient)] += 2  # the caller's, and the one delivered
         self._deliver(root, gradient)
         self._push(root[0])
         while self.ready:
@@ -325,6 +325,7 @@ class _Engine:
         for index, edge in enumerate(node.edges):
             outputs[index] = result = _validated(outputs[index], edge)
             if result is not None:
+                self.holders[id(result)] += 1
                 self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
             del result
         self._let_go(grads)
@@ -347,7 +348,7 @@ class _Engine:
             grads[slot] = grad = None
 
     def _deliver(self, edge: tuple[Op, int], grad: Tensor | None) -> None:
-        """Put a gradient into a node's input buffer, adding to what is there (input_buffer.cpp)."""
+        """Hand a gradient over to a node's input buffer, adding it to what is there (input_buffer.cpp)."""
         node, slot = edge
         buffer = self.buffers.setdefault(node, [None] * len(node.results))
         if grad is None:
@@ -355,13 +356,14 @@ class _Engine:
         old = buffer[slot]
         if old is None:
             buffer[slot] = grad
-            self.holders[id(grad)] += 1
-        elif self._accumulates_in_place(old):
+            return
+        if self._accumulates_in_place(old):
             old.add_(grad)
         else:
             buffer[slot] = old.add(grad)
             self.holders[id(old)] -= 1
             self.holders[id(buffer[slot])] += 1
+        self.holders[id(grad)] -= 1
 
     def _accumulates_in_place(self, old: Tensor) -> bool:
         return self.holders[id(old)] == 1 and old.storage.tensors == 1 and is_dense(old.shape, old.strides)

@@ -177,8 +177,8 @@ class Softmax(Op):
     def forward(self, x: Tensor, dim: int, dtype: DType) -> Tensor:
         """Reads and writes each element once; five FLOP and one exponential an element."""
         self.dtype = x.dtype
-        source = x.contiguous()
         out = new(x.storage.tape, x.shape, dtype, "softmax")
+        source = x.contiguous()
         work = Work(vector=4 * x.numel(), exp=x.numel(), read=source.bytes_read, written=out.bytes_read)
         x.storage.tape.launch("softmax", work, x.dtype, parallel=product(x.shape) // x.shape[dim])
         self.save(result=out)
@@ -189,14 +189,13 @@ class Softmax(Op):
         result = self.unpack("result")
         tape = grad.storage.tape
         out = new(tape, result.shape, self.dtype, "softmax_backward")
-        scratch = None
+        source, vector = grad, 4
         if tape.device.softmax_backward_scratch:
-            scratch = elementwise("mul", grad, result, role="temporary")
-            work = Work(vector=3 * result.numel(), read=scratch.bytes_read + result.bytes_read, written=out.bytes_read)
-        else:
-            work = Work(vector=4 * result.numel(), read=grad.bytes_read + result.bytes_read, written=out.bytes_read)
+            source, vector = elementwise("mul", grad, result, role="temporary"), 3
+        packed = source.contiguous()
+        work = Work(vector=vector * result.numel(), read=packed.bytes_read + result.bytes_read, written=out.bytes_read)
         tape.launch("softmax_backward", work, result.dtype, parallel=product(result.shape) // result.shape[-1])
-        del scratch
+        del packed, source
         return (out,)
 
 
