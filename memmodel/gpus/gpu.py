@@ -151,3 +151,11 @@ class Gpu:
         """Return peak / bandwidth: the FLOP per byte at which computing takes as long as reading."""
         name = dtype if isinstance(dtype, str) else short_name(dtype)
         return self.peak_by_name(name) / self.bandwidth
+
+    def balance_points(self) -> dict[str, float]:
+        """Return the balance point of every element type with a listed peak, in FLOP/byte; none without a bandwidth."""
+        if "bandwidth" not in self.values:
+            return {}
+        names = dict.fromkeys(q.partition(".")[2] for q in self.values if q.startswith(("tensor.", "vector.")))
+        known = [name for name in names if self.peak_quantity(name) in self.values]
+        return {name: self.balance_point(name) for name in known}

@@ -141,4 +141,5 @@ def gpu_values_dict(gpu: Gpu) -> dict[str, Any]:
         quantity: {"value": listed.value, "source": gpu.source(quantity), "note": listed.note}
         for quantity, listed in gpu.values.items()
     }
-    return {**gpu_dict(gpu), "vendor": gpu.vendor, "arch": gpu.arch, "values": values}
+    balance = gpu.balance_points()
+    return {**gpu_dict(gpu), "vendor": gpu.vendor, "arch": gpu.arch, "balance_points": balance, "values": values}

@@ -232,7 +232,9 @@ def gpu_value_table(gpu: Gpu) -> Group:
     sources.add_column(overflow="fold")
     for source, number in numbers.items():
         sources.add_row(f"[{number}]", source)
-    return Group(Text(title, style="bold"), Padding(table, (1, 0)), sources)
+    points = ", ".join(f"{name} {point:.0f}" for name, point in gpu.balance_points().items())
+    balance = Text(f"balance point, FLOP/B: {points}\n") if points else Text()
+    return Group(Text(title, style="bold"), Padding(table, (1, 0)), balance, sources)
 
 
 def value_text(quantity: str, value: float) -> str:

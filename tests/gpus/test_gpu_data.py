@@ -186,3 +186,11 @@ def test_unknown_element_type_of_a_peak_lists_the_valid_ones() -> None:
         load_gpu("h100-sxm").peak_by_name("bf15")
     with pytest.raises(UsageError, match="unknown element type of a peak 'int64'"):
         load_gpu("h100-sxm").peak(int64)
+
+
+def test_balance_points_of_every_listed_type() -> None:
+    """Peak over bandwidth; int8 counts operations, fp32 is the vector pipe's where no tensor peak is listed."""
+    points = load_gpu("a100-80gb-sxm").balance_points()
+    assert points["bf16"] == pytest.approx(312e12 / 2.039e12)
+    assert points["fp32"] == pytest.approx(19.5e12 / 2.039e12)
+    assert {"tf32", "fp16", "int8", "fp64"} <= points.keys()
