@@ -115,17 +115,25 @@ def _left_out(cases: Sequence[Case]) -> list[str]:
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
     """The cases with the architecture whose tiles a GPU's fused kernels use: an A100's where it has none of its own."""
+    arch = _own_arch(gpu) or 80
+    return [replace(case, arch=arch) for case in cases]
+
+
+def _own_arch(gpu: Gpu) -> int | None:
+    """The GPU's compute capability as one number, where there are tiles for it."""
     from memmodel.tiles import FAMILY
 
-    major, minor = gpu.compute_capability or (8, 0)
+    major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor
-    return [replace(case, arch=arch if arch in FAMILY else 80) for case in cases]
+    return arch if arch in FAMILY else None
 
 
 def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Prediction:
     """One case on one GPU."""
     program = record(case.lettered(), sites=True)
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
+    if algorithm(case.algorithm).fused and _own_arch(gpu) is None:
+        notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
     time, missing = _time(program, case, gpu)
     return Prediction(
         case,

@@ -143,3 +143,8 @@ def test_compulsory_bytes_are_inputs_and_outputs_once() -> None:
     backward = forward + q + 2 * kv  # Q, K, V and dO in (as many bytes as forward's), dQ, dK, dV out
     assert prediction.compulsory_bytes == forward + backward
     assert replace(prediction, notes=()).notes == ()
+
+
+def test_a_gpu_without_flash_kernels_is_noted() -> None:
+    assert "no kernels for NVIDIA T4" in predict("T4", "flash", dtype="fp16")["flash"].notes[0]
+    assert predict("A100", "flash")["flash"].notes == ()
