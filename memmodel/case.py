@@ -1,6 +1,7 @@
 """The case: one key for predictions, recorded runs and tests. What runs, on which sizes, in which phase."""
 
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Any
 
 from memmodel.dims import Dim
@@ -160,4 +161,5 @@ def check_size(name: str, value: object) -> int:
 
 def _divisor(heads: int, near: int) -> int:
     """The divisor of `heads` nearest to `near`."""
-    return min((d for d in range(1, heads + 1) if heads % d == 0), key=lambda d: abs(d - near))
+    small = [d for d in range(1, isqrt(heads) + 1) if heads % d == 0]
+    return min((*small, *(heads // d for d in small)), key=lambda d: abs(d - near))

@@ -1,5 +1,6 @@
 """The largest size that fits: searched with the allocator model, checked on both sides, beside the closed form."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,17 +38,15 @@ class Threshold:
 
 
 def resized(case: Case, over: str, size: int) -> Case:
-    """The case with another seq (keys grow with queries where they were equal), batch or number of heads."""
+    """The case with another seq, batch or number of heads.
+
+    Keys grow with queries where they were equal, and key/value heads with heads, whose number they divide.
+    """
     if over == "seq":
         keys = size if case.kv_seq == case.seq else case.kv_seq
         return replace(case, seq=size, kv_seq=keys)
     if over == "heads":
-        shared = case.heads // case.kv_heads
-        return (
-            replace(case, heads=size * shared, kv_heads=size)
-            if shared > 1
-            else replace(case, heads=size, kv_heads=size)
-        )
+        return replace(case, heads=size, kv_heads=size * case.kv_heads // case.heads)
     return replace(case, batch=size)
 
 
@@ -56,13 +55,16 @@ def threshold(
 ) -> Threshold:
     """The largest multiple of `step` that fits on the GPU, and the next, which does not: both checked.
 
-    Heads are counted in groups that share a key/value head. Raises UsageError for an unknown size or a GPU without a
-    known capacity.
+    Heads come in groups that share a key/value head: their grid is the multiples of `step` that are whole groups.
+    Raises UsageError for an unknown size or a GPU without a known capacity.
     """
     if over not in OVER:
         raise unknown("size", over, OVER)
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
+
+    if over == "heads":
+        step = math.lcm(step, case.heads // case.kv_heads)
 
     def runs(count: int) -> bool:
         sized = resized(case, over, count * step)
@@ -75,7 +77,7 @@ def threshold(
     if largest:
         sized = resized(case, over, size)
         at = memory(record(sized), sized, gpu, config)
-    return Threshold(resized(case, over, max(size, 1)), over, step, size, first, at, closed_form(case, gpu, over))
+    return Threshold(resized(case, over, max(size, step)), over, step, size, first, at, closed_form(case, gpu, over))
 
 
 def _last_true(runs: Callable[[int], bool], end: int) -> int:

@@ -101,7 +101,7 @@ class WholeSegments:
 class ExpandableSegments:
     """One address range per stream and pool; pages of 2 MiB (small) or 20 MiB (large) are mapped as it grows."""
 
-    RANGE = 1 << 44  # address space of a segment: more than any device holds
+    RANGE = 1 << 160  # address space of a segment: more than any request asks for
 
     def __init__(self, driver: Driver, config: AllocatorConfig) -> None:
         self.driver = driver

@@ -40,6 +40,7 @@ WRONG = [
     (["predict", "--seq", "many"], "--seq many: expected a whole number"),
     (["predict", "--batch", "99999999999"], "above 2147483648"),
     (["predict", "--heads", "32", "--kv-heads", "5"], "kv-heads must be a divisor of heads, such as 4"),
+    (["predict", "--heads", "2147483647", "--kv-heads", "5"], "such as 1"),
     (["predict", "--dtype", "bf61"], "unknown dtype 'bf61': did you mean bf16"),
     (["predict", "--mask", "casual"], "unknown mask 'casual': did you mean causal"),
     (["predict", "--mask", "window"], "add --window"),
@@ -86,6 +87,14 @@ def test_wrong_use_is_one_sentence_and_status_2(
     assert captured.err.startswith("memmodel: ")
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("allocator", [(), ("--expandable-segments",)])
+def test_the_largest_sizes_are_answered(allocator: tuple[str, ...]) -> None:
+    size = str(2**31)
+    output = run("predict", "--seq", size, "--batch", size, "--heads", size, "-a", "naive,flash", *allocator)
+    assert "naive attention does not fit" in output
+    assert "FlashAttention-2 does not fit" in output
 
 
 def test_the_first_screen_answers_what_people_ask() -> None:

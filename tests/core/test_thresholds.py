@@ -33,18 +33,32 @@ def test_steps_are_multiples() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash"])
+@pytest.mark.parametrize("kv_heads", [8, 2])
 @pytest.mark.parametrize("over", OVER)
-def test_the_closed_form_is_where_the_live_peak_meets_the_room(algorithm: str, over: str) -> None:
+def test_the_closed_form_is_where_the_live_peak_meets_the_room(algorithm: str, over: str, kv_heads: int) -> None:
     device = load_gpu("A100")
-    case = make_case(algorithm, batch=2, heads=8, seq=4096, head_dim=128)
+    case = make_case(algorithm, batch=2, heads=8, kv_heads=kv_heads, seq=4096, head_dim=128)
     found = threshold(case, device, over)
     room = room_bytes(device)
     assert room is not None
     assert found.closed_form is not None
     at = phase_peaks(record(resized(case, over, found.closed_form)))["peak"]
-    beyond = phase_peaks(record(resized(case, over, found.closed_form + 1)))["peak"]
+    beyond = phase_peaks(record(resized(case, over, found.closed_form + found.step)))["peak"]
     assert at <= room < beyond
     assert found.largest <= found.closed_form
+
+
+def test_heads_are_counted_in_whole_groups() -> None:
+    case = make_case("naive", heads=64, kv_heads=8, seq=4096)
+    device = load_gpu("A100")
+    found = threshold(case, device, "heads", step=12)
+    assert found.step == 24  # the least multiple of 12 heads and of groups of 64 / 8
+    assert found.first_failing == found.largest + 24
+    assert found.case.heads == found.largest
+    assert found.case.kv_heads == found.largest // 8
+    assert found.memory is not None
+    inputs = 2 * 4096 * 128 * (2 * found.largest + 2 * found.case.kv_heads)  # q and dout, k and v, in bf16
+    assert found.memory.live_peak_bytes > inputs
 
 
 def test_a_size_that_never_fits() -> None:
