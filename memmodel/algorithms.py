@@ -15,6 +15,7 @@ from memmodel.program import Program
 from memmodel.recording import CUDA, Device, Tape, Tensor
 
 Run = Callable[..., Any]
+MOST_CHUNKS = 4096  # each is recorded launch by launch, some milliseconds
 
 
 class Algorithm(NamedTuple):
@@ -183,6 +184,11 @@ def _check(chosen: Algorithm, case: Case) -> None:
     if case.dropout and not chosen.dropout:
         with_dropout = ", ".join(a.name for a in _ALL if a.dropout)
         raise UsageError(f"{chosen.name} has no dropout: leave --dropout out, or choose {with_dropout}")
+    if chosen.name == "chunked" and case.seq > MOST_CHUNKS * case.chunk:
+        raise UsageError(
+            f"{case.seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "
+            f"{-(-case.seq // MOST_CHUNKS)} or more"
+        )
     if chosen.fused:
         tiles_of(case)
         if case.value_dim is not case.head_dim and not same(case.value_dim, case.head_dim):
