@@ -62,6 +62,16 @@ class Mask:
         starts = _ramp(tiles, rows, offset - self.window + 1, cols, up=False)
         return ends - starts
 
+    def most_keys(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        """Key blocks of the query tile that visits most: a tile at the end, where a causal mask sees all keys."""
+        seen = m if self.window is None else minimum(m, self.window + rows - 1)
+        return minimum(ceil_div(m, cols), ceil_div(seen, cols) + (0 if self.window is None else 1))
+
+    def most_queries(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        """Query blocks of the key tile that is visited most: the first, unless a window ends its sight."""
+        seen = n if self.window is None else minimum(n, self.window + cols - 1)
+        return minimum(ceil_div(n, rows), ceil_div(seen, rows) + (0 if self.window is None else 1))
+
     def _symbolic_blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
         if not same(n, m) or self.window is not None:
             raise UsageError("closed forms of tiled attention know no mask, or a causal one with seq = kv-seq")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from memmodel.case import Case
 from memmodel.gpus import Gpu
-from memmodel.roofline import KernelTime
 from memmodel.timeline import TensorRecord
+from memmodel.timing import KernelTime
 from memmodel.work import Work
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Seconds of one step, by the roofline.
+    """Seconds of one step.
 
     Attributes:
         seconds: of the step. phases: by phase.
         binding: the ceiling that most of the time is spent at. shares: seconds by ceiling.
         kernels: each kernel with its ceilings.
+        basis: "datasheet" (a roofline and lower bound), "community" (calibrated with other people's runs of that
+            GPU) or "local" (with this machine's). calibration: its name.
     """
 
     seconds: float
@@ -63,11 +65,17 @@ class Time:
     binding: str
     shares: dict[str, float]
     kernels: tuple[KernelTime, ...]
+    basis: str
+    calibration: str
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One algorithm on one case and GPU. `time` is None where the GPU's data lack a rate; `notes` then say which."""
+    """One algorithm on one case and GPU.
+
+    `time` is the datasheet's lower bound, None where the GPU's data lack a rate (`notes` then say which); `calibrated`
+    is the time to expect, None without a calibration.
+    """
 
     case: Case
     title: str
@@ -75,6 +83,7 @@ class Prediction:
     work: Work
     compulsory_bytes: int
     time: Time | None
+    calibrated: Time | None
     tensors: tuple[TensorRecord, ...]
     notes: tuple[str, ...]
 

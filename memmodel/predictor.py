@@ -16,8 +16,11 @@ from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.program import Launch, Program
-from memmodel.roofline import kernel_times, share_by_ceiling
 from memmodel.timeline import account
+from memmodel.timing import Calibration, Machine, kernel_times, share_by_ceiling, step_seconds
+from memmodel.timing.calibration import mismatches
+from memmodel.timing.known import community
+from memmodel.timing.terms import exp_known
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
@@ -41,12 +44,14 @@ def predict(
     chunk: int = 1024,
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
 ) -> Report:
     """What attention takes on a GPU: memory, work and time for each algorithm.
 
     Sizes are numbers of elements: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, kv_seq, head_dim). Without
-    `algorithms`, naive and flash, or those of them that can run the configuration. Raises UsageError for anything that
-    is not a valid configuration.
+    `algorithms`, naive and flash, or those of them that can run the configuration. `calibration` holds rates measured on
+    the GPU (`memmodel calibrate`); without one, a shipped one is taken where there is one. Raises UsageError for
+    anything that is not a valid configuration.
     """
     cases = cases_of(
         (algorithms,) if isinstance(algorithms, str) else algorithms,
@@ -64,7 +69,7 @@ def predict(
         chunk=chunk,
         torch=torch,
     )
-    return predict_cases(cases, gpu, config)
+    return predict_cases(cases, gpu, config, calibration)
 
 
 def cases_of(
@@ -92,16 +97,19 @@ def cases_of(
     return cases if algorithms else [case for case in cases if supported(case)]
 
 
-def predict_cases(cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None) -> Report:
+def predict_cases(
+    cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
+) -> Report:
     """`predict` for checked cases."""
     device = load_gpu(gpu) if isinstance(gpu, str) else gpu
     cases = on_gpu(cases, device)
-    predictions = tuple(predict_case(case, device, config) for case in cases)
+    rates = calibration or community(device.id)
+    predictions = tuple(predict_case(case, device, config, rates) for case in cases)
     return Report(
         device,
         predictions,
         tuple(mitigations(predictions, device, config)),
-        (*assumptions(cases[0], device, config), *_left_out(cases)),
+        (*assumptions(cases[0], device, config, rates), *_left_out(cases)),
     )
 
 
@@ -128,13 +136,16 @@ def _own_arch(gpu: Gpu) -> int | None:
     return arch if arch in FAMILY else None
 
 
-def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Prediction:
-    """One case on one GPU."""
+def predict_case(
+    case: Case, gpu: Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
+) -> Prediction:
+    """One case on one GPU; its time by the datasheet and, with a calibration, by that too."""
     program = record(case.lettered(), sites=True)
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
     if algorithm(case.algorithm).fused and _own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
-    time, missing = _time(program, case, gpu)
+    time, missing = _time(program, case, Machine(gpu))
+    calibrated = None if calibration is None else _time(program, case, Machine(gpu, calibration))[0]
     return Prediction(
         case,
         algorithm(case.algorithm).title,
@@ -142,6 +153,7 @@ def predict_case(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) ->
         sum((launch.work for launch in step(program)), start=Work()),
         _compulsory(case),
         time,
+        calibrated,
         account(program),
         (*notes, *missing),
     )
@@ -153,22 +165,33 @@ def step(program: Program) -> tuple[Launch, ...]:
     return tuple(e for name in ("forward", "backward") for e in phases.get(name, []) if isinstance(e, Launch))
 
 
-def _time(program: Program, case: Case, gpu: Gpu) -> tuple[Time | None, list[str]]:
-    phases = program.phases()
+def _time(program: Program, case: Case, machine: Machine) -> tuple[Time | None, list[str]]:
+    gpu = machine.gpu
     try:
-        timed = {
-            name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), gpu)
-            for name in ("forward", "backward")
-            if name in phases
-        }
+        time = time_of(program, machine)
     except UsageError as missing:
         advice = "; try --dtype fp16" if "bf16" in str(missing) and "tensor.fp16" in gpu.values else ""
         return None, [f"no time: {missing}{advice}"]
+    return time, [] if exp_known(machine) else [f"the exp ceiling is left out: {gpu.name} has no known exp rate"]
+
+
+def time_of(program: Program, machine: Machine) -> Time:
+    """The time of a program's last forward and backward. Raises UsageError where the GPU's data lack a rate."""
+    phases = program.phases()
+    timed = {
+        name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine)
+        for name in ("forward", "backward")
+        if name in phases
+    }
     kernels = tuple(kernel for part in timed.values() for kernel in part)
+    seconds: dict[str, float] = {name: step_seconds(name, part, machine) for name, part in timed.items()}
     shares = share_by_ceiling(kernels)
-    seconds: dict[str, float] = {name: sum(kernel.seconds for kernel in part) for name, part in timed.items()}
-    notes = [] if "boost_clock" in gpu.values else [f"the exp ceiling is left out: {gpu.name} has no known exp rate"]
-    return Time(sum(seconds.values()), seconds, next(iter(shares)), shares, kernels), notes
+    waiting = sum(seconds.values()) - sum(kernel.seconds for kernel in kernels)
+    if waiting > 1e-12:
+        shares = dict(sorted({**shares, "dispatch": waiting}.items(), key=lambda item: -item[1]))
+    calibration = machine.calibration
+    name = "datasheet" if calibration is None else calibration.name
+    return Time(sum(seconds.values()), seconds, next(iter(shares)), shares, kernels, machine.basis, name)
 
 
 def _compulsory(case: Case) -> int:
@@ -181,7 +204,9 @@ def _compulsory(case: Case) -> int:
     return int(size * (forward + (backward if case.phase == "train" else 0)))
 
 
-def assumptions(case: Case, gpu: Gpu, config: AllocatorConfig | None) -> list[str]:
+def assumptions(
+    case: Case, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None = None
+) -> list[str]:
     """What was taken as given, and what is not modelled."""
     found = [gpu.ambiguity] if gpu.ambiguity else []
     found.append(
@@ -195,5 +220,9 @@ def assumptions(case: Case, gpu: Gpu, config: AllocatorConfig | None) -> list[st
         found.append(f"memory outside the allocator is not known for {gpu.name} and taken as 0")
     if config is not None and config.expandable_segments:
         found.append("expandable_segments:True")
-    found.append("time from datasheet rates: real kernels take longer; L2 hits and clocks are not modelled")
+    found.append("time, at least: from datasheet rates; real kernels take longer")
+    if calibration is not None:
+        kind = "other people's runs" if calibration.basis == "community" else "measurements on this machine"
+        found.append(f"time, expected: from {kind} ({calibration.name})")
+        found += mismatches(calibration, gpu.id, case.torch if calibration.basis == "local" else None)
     return found

@@ -99,7 +99,8 @@ class CachingAllocator:
         for pool in (self.large, self.small):
             for *_, block in pool.free:
                 if block.address <= address < block.address + block.size:
-                    self.source.release_block(block, pool)
+                    if block.whole_segment or self.config.expandable_segments:
+                        self.source.release_block(block, pool)
                     return
 
     def adopt(self, blocks: list[Block]) -> None:

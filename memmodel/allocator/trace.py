@@ -59,7 +59,7 @@ def replay_trace(
     """
     placed: list[int] = []  # where the driver put what the next request needed
     allocator = CachingAllocator(config=config, place=lambda _: placed[0] if placed else 0)
-    blocks = _start(allocator, events, segments)
+    blocks = start_state(allocator, events, segments)
     equal = new_segments = 0
     for event in events:
         if event.action in ("segment_alloc", "segment_map"):
@@ -84,7 +84,7 @@ def _in_use(segments: list[Segment]) -> int:
     return sum(size for segment in segments for _, size, _ in segment.in_use)
 
 
-def _start(allocator: CachingAllocator, events: list[TraceEvent], segments: list[Segment]) -> dict[int, Block]:
+def start_state(allocator: CachingAllocator, events: list[TraceEvent], segments: list[Segment]) -> dict[int, Block]:
     """Give the allocator the state before the first event; returns its blocks in use by address."""
     live = {address: (requested, size) for segment in segments for address, size, requested in segment.in_use}
     for event in reversed(events):

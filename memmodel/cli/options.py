@@ -101,6 +101,25 @@ def alloc_option(function: F) -> F:
     )(function)
 
 
+def calibration_option(function: F) -> F:
+    """Where expected times come from."""
+    return click.option(
+        "--calibration",
+        metavar="FILE",
+        help="Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
+    )(function)
+
+
+def chosen_calibration(path: str | None, gpu: str | None, device: Any) -> Any:
+    """The calibration that the options name: a file, this machine's for `--gpu local`, or None for a shipped one."""
+    from memmodel.timing.calibration import read_calibration
+    from memmodel.timing.known import local
+
+    if path is not None:
+        return read_calibration(path)
+    return local(device.id) if gpu is not None and gpu.casefold() == "local" else None
+
+
 def chosen_gpu(gpu: str | None, gpu_file: str | None) -> Any:
     """The GPU that the options name."""
     from memmodel.gpus import load_gpu, load_gpu_file, local_gpu

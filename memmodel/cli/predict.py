@@ -7,8 +7,10 @@ import click
 from memmodel.cli.options import (
     algorithm_option,
     alloc_option,
+    calibration_option,
     case_arguments,
     case_options,
+    chosen_calibration,
     chosen_gpu,
     config,
     examples,
@@ -30,6 +32,7 @@ from memmodel.cli.options import (
 @case_options
 @algorithm_option
 @alloc_option
+@calibration_option
 @click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 def command(
@@ -37,6 +40,7 @@ def command(
     gpu_file: str | None,
     algorithms: str | None,
     expandable_segments: bool,
+    calibration: str | None,
     explain: bool,
     as_json: bool,
     **case: Any,
@@ -44,10 +48,12 @@ def command(
     """Predict the memory, work and time of attention."""
     from memmodel.predictor import predict
 
+    device = chosen_gpu(gpu, gpu_file)
     report = predict(
-        chosen_gpu(gpu, gpu_file),
+        device,
         split_names(algorithms),
         config=config(expandable_segments),
+        calibration=chosen_calibration(calibration, gpu, device),
         **case_arguments(case),
     )
     if as_json:

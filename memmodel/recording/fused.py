@@ -25,6 +25,7 @@ class FusedKernel:
         self.reads, self.writes = reads, writes
         self.tape: Tape = reads[0].storage.tape
         self.parallel: Dim = 1
+        self.grids: list[Dim] = []  # of each grid: programs, blocks, blocks of the longest, rows, columns
 
     def __enter__(self) -> "FusedKernel":
         self.tape.fused += 1
@@ -42,21 +43,30 @@ class FusedKernel:
         read = sum((x.nbytes for x in self.reads), start=0)
         written = sum((x.nbytes for x in self.writes), start=0)
         work = Work(inner.matmul, inner.vector, inner.exp, read, written, l2=inner.read + inner.written)
-        self.tape.launch(self.name, work, self.reads[0].dtype, self.parallel)
+        sizes = tuple(self.grids)
+        self.tape.launch(self.name, work, self.reads[0].dtype, self.parallel, kind="fused", sizes=sizes)
 
     def tiles(self, size: Dim, step: int) -> Iterator[int]:
         """The programs of the grid: one per tile of `step` rows."""
         count = ceil_div(size, step)
         self.parallel = count * product(self.reads[0].shape[:-2])
+        self.grids += (self.parallel, self.parallel, 1, step, self.reads[0].shape[-1])
         yield from self._repeated(count, step)
 
     def visited(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
         """The key tiles that the query tiles visit: over all programs, as many as the mask has blocks."""
-        yield from self._repeated(mask.blocks(n, m, rows, cols), cols)
+        blocks = mask.blocks(n, m, rows, cols)
+        self._visits(blocks, mask.most_keys(n, m, rows, cols))
+        yield from self._repeated(blocks, cols)
 
     def visiting(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
         """The query tiles that visit the key tiles: the same blocks, seen from the other side."""
-        yield from self._repeated(mask.blocks(n, m, rows, cols), rows)
+        blocks = mask.blocks(n, m, rows, cols)
+        self._visits(blocks, mask.most_queries(n, m, rows, cols))
+        yield from self._repeated(blocks, rows)
+
+    def _visits(self, blocks: Dim, longest: Dim) -> None:
+        self.grids[-4:-2] = blocks * product(self.reads[0].shape[:-2]), longest
 
     def _repeated(self, times: Dim, step: int) -> Iterator[int]:
         outside, self.tape.inner = self.tape.inner, Work()

@@ -29,7 +29,8 @@ def gemm(name: str, a: Tensor, b: Tensor) -> Tensor:
         read=a.bytes_read + b.bytes_read,
         written=out.bytes_read,
     )
-    tape.launch(name, work, a.dtype, parallel=product(out.shape), cublas=tape.device.streams_gemm)
+    sizes = product(a.shape[:-2]), a.shape[-2], b.shape[-1], a.shape[-1]
+    tape.launch(name, work, a.dtype, product(out.shape), tape.device.streams_gemm, kind="gemm", sizes=sizes)
     while packed:
         packed.pop()
     return out

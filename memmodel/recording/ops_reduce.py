@@ -41,7 +41,9 @@ def reduction(
         written=sum((out.bytes_read for out in results), start=0),
     )
     scratch = _scratch(x) if len(axes) == x.ndim else []
-    tape.launch(name, work, x.dtype, parallel=product(shape))
+    rows = product(shape)
+    kind = "argmax" if len(dtypes) > 1 else "reduction"
+    tape.launch(name, work, x.dtype, parallel=rows, kind=kind, sizes=(rows, product(x.shape[a] for a in axes)))
     while scratch:
         scratch.pop()
     return results
@@ -180,7 +182,9 @@ class Softmax(Op):
         out = new(x.storage.tape, x.shape, dtype, "softmax")
         source = x.contiguous()
         work = Work(vector=4 * x.numel(), exp=x.numel(), read=source.bytes_read, written=out.bytes_read)
-        x.storage.tape.launch("softmax", work, x.dtype, parallel=product(x.shape) // x.shape[dim])
+        rows = product(x.shape[:dim]) * product(x.shape[dim + 1 :])
+        sizes = rows, x.shape[dim]
+        x.storage.tape.launch("softmax", work, x.dtype, parallel=rows, kind="softmax", sizes=sizes)
         self.save(result=out)
         return out
 
@@ -194,7 +198,8 @@ class Softmax(Op):
             source, vector = elementwise("mul", grad, result, role="temporary"), 3
         packed = source.contiguous()
         work = Work(vector=vector * result.numel(), read=packed.bytes_read + result.bytes_read, written=out.bytes_read)
-        tape.launch("softmax_backward", work, result.dtype, parallel=product(result.shape) // result.shape[-1])
+        sizes = product(result.shape[:-1]), result.shape[-1]
+        tape.launch("softmax_backward", work, result.dtype, sizes[0], kind="softmax_backward", sizes=sizes)
         del packed, source
         return (out,)
 

@@ -85,12 +85,21 @@ class Tape:
         if self._open:
             self.events.append(Release(key, node))
 
-    def launch(self, name: str, work: Work, dtype: DType, parallel: Dim, cublas: bool = False) -> None:
+    def launch(
+        self,
+        name: str,
+        work: Work,
+        dtype: DType,
+        parallel: Dim,
+        cublas: bool = False,
+        kind: str = "elementwise",
+        sizes: Shape = (),
+    ) -> None:
         """A kernel runs on the current thread's stream; inside a fused kernel, a part of it."""
         if self.fused:
             self.inner += work
             return
-        self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel))
+        self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel, kind, sizes))
 
 
 def _site() -> Site | None:

@@ -8,9 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memmodel.case import Case
-from memmodel.prediction import Prediction, Report
+from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.tables import account_table, bullets, verdicts
-from memmodel.roofline import LAUNCH_SECONDS
 from memmodel.units import bytes_text, decimal_text, seconds_text
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ def explanation(report: Report, forms: Sequence["Formulas | None"]) -> Group:
     for prediction, form in zip(report.predictions, forms, strict=True):
         parts += [Text(f"\n{prediction.title}", style="bold underline"), *_memory(prediction, report, form)]
         parts += [Text(), bullets("Work", _work(prediction, form))]
-        parts += [Text(), account_table(prediction, rows=None), Text(), _kernels(prediction)]
+        parts += [Text(), account_table(prediction, rows=None)]
+        parts += [part for table in _kernel_tables(prediction) for part in (Text(), table)]
     parts += [Text(), bullets("Rates", _rates(report)), Text(), bullets("Assumed", report.assumptions)]
     return Group(*parts)
 
@@ -82,9 +82,19 @@ def _number(value: int, unit: str, form: "Formulas | None", expression: Any, cas
     return f"{value:,} {unit} = {plain(expression)}"
 
 
-def _kernels(prediction: Prediction) -> Table:
+def _kernel_tables(prediction: Prediction) -> Iterator[Any]:
+    if prediction.time is None:
+        yield bullets("Kernels", prediction.notes)
+    for time in (prediction.time, prediction.calibrated):
+        if time is not None:
+            yield _kernels(time)
+
+
+def _kernels(time: Time) -> Table:
+    """Every kernel with every ceiling; the one that binds decides, and what lies beside it comes on top."""
+    title = "Kernels by the datasheet" if time.basis == "datasheet" else f"Kernels as calibrated ({time.basis})"
     table = Table(
-        title=f"Kernels: the slowest ceiling of each, plus {seconds_text(LAUNCH_SECONDS)} for a launch",
+        title=f"{title}: the slowest ceiling of each, and what comes on top",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -93,29 +103,30 @@ def _kernels(prediction: Prediction) -> Table:
     )
     for name in ("kernel", "time", "limited by", "every ceiling: amount / rate"):
         table.add_column(name, justify="right" if name == "time" else "left", overflow="fold")
-    if prediction.time is None:
-        table.add_row("-", "-", "-", "; ".join(prediction.notes))
-        return table
-    for kernel in prediction.time.kernels:
-        ceilings = "\n".join(
+    for kernel in time.kernels:
+        lines = [
             f"{c.name} {decimal_text(c.amount, _unit(c.name))} / {decimal_text(c.rate, _unit(c.name) + '/s')}"
             f" = {seconds_text(c.seconds)}"
             for c in kernel.ceilings
-        )
-        table.add_row(kernel.name, seconds_text(kernel.seconds), kernel.binding.name, ceilings)
+        ]
+        lines += [f"+ {name} {seconds_text(seconds)}" for name, seconds in kernel.beside.items() if seconds]
+        table.add_row(kernel.name, seconds_text(kernel.seconds), kernel.binding.name, "\n".join(lines))
     return table
 
 
+_UNITS = {"HBM": "B", "loads in flight": "B", "shared memory": "B", "exp units": "exp", "exp and fp32 units": "exp"}
+
+
 def _unit(ceiling: str) -> str:
-    return {"HBM": "B", "exp units": "exp"}.get(ceiling, "FLOP")
+    return _UNITS.get(ceiling, "FLOP")
 
 
 def _rates(report: Report) -> list[str]:
-    found: dict[str, str] = {}
+    """Each rate that a ceiling uses, with its source; by basis, so that listed and measured ones stay apart."""
+    found: dict[str, None] = {}
     for prediction in report.predictions:
-        for kernel in prediction.time.kernels if prediction.time else ():
-            for c in kernel.ceilings:
-                found[c.name] = (
-                    f"{c.name}: {decimal_text(c.rate, _unit(c.name) + '/s')} ({report.gpu.source(c.quantity)})"
-                )
-    return sorted(found.values())
+        for time in (prediction.time, prediction.calibrated):
+            for kernel in time.kernels if time else ():
+                for c in kernel.ceilings:
+                    found[f"{c.name}: {decimal_text(c.rate, _unit(c.name) + '/s')} ({c.source})"] = None
+    return sorted(found)

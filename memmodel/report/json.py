@@ -72,6 +72,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
             "intensity": float(work.intensity),
         },
         "time": None if prediction.time is None else time_dict(prediction.time),
+        "calibrated_time": None if prediction.calibrated is None else time_dict(prediction.calibrated),
         "tensors": [tensor_dict(record) for record in prediction.tensors],
         "notes": list(prediction.notes),
     }
@@ -91,13 +92,15 @@ def time_dict(time: Time) -> dict[str, Any]:
         "phases": time.phases,
         "binding": time.binding,
         "shares": time.shares,
-        "basis": "datasheet",
+        "basis": time.basis,
+        "calibration": time.calibration,
         "kernels": [
             {
                 "name": kernel.name,
                 "seconds": kernel.seconds,
                 "binding": kernel.binding.name,
                 "ceilings": {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings},
+                "beside": dict(kernel.beside),
             }
             for kernel in time.kernels
         ],

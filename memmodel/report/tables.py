@@ -52,6 +52,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ("HBM traffic", lambda p, _: bytes_text(p.work.hbm_bytes)),
     ("intensity", _balance),
     ("time, at least", lambda p, _: seconds_text(p.time.seconds) if p.time else "-"),
+    ("time, expected", lambda p, _: seconds_text(p.calibrated.seconds) if p.calibrated else ""),
     ("limited by", _binding),
 )
 
@@ -110,7 +111,9 @@ def comparison_table(report: Report) -> Table:
     for prediction in report.predictions:
         table.add_column(prediction.title, justify="right")
     for name, cell in ROWS:
-        table.add_row(name, *(cell(p, report) for p in report.predictions))
+        cells = [cell(p, report) for p in report.predictions]
+        if any(cells):
+            table.add_row(name, *cells)
     return table
 
 

@@ -12,7 +12,7 @@ from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
 from memmodel.program import Launch, Program
 from memmodel.replay import replay
-from memmodel.roofline import LAUNCH_SECONDS, kernel_time, share_by_ceiling
+from memmodel.timing import LAUNCH_SECONDS, Machine, kernel_time, share_by_ceiling
 from memmodel.work import Work
 
 MiB = 1 << 20
@@ -71,7 +71,7 @@ def launch(work: Work, dtype: object = bfloat16) -> Launch:
 
 
 def test_a_kernel_takes_its_slowest_ceiling_and_a_launch() -> None:
-    gpu = load_gpu("A100")
+    gpu = Machine(load_gpu("A100"))
     bytes_bound = kernel_time(launch(Work(matmul=1e9, read=2.039e9)), gpu)  # 1e9 / 312e12 s against 1 ms
     assert bytes_bound.binding.name == "HBM"
     assert bytes_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
@@ -85,7 +85,7 @@ def test_a_kernel_takes_its_slowest_ceiling_and_a_launch() -> None:
 
 
 def test_fp32_products_run_on_the_fp32_units() -> None:
-    timed = kernel_time(launch(Work(matmul=19.5e9), float32), load_gpu("A100"))
+    timed = kernel_time(launch(Work(matmul=19.5e9), float32), Machine(load_gpu("A100")))
     assert timed.binding.name == "fp32 units"
     assert timed.binding.seconds == pytest.approx(1e-3)
 

@@ -1,0 +1,57 @@
+"""Ceilings: the limits of a kernel, and the one that binds.
+
+Williams, Waterman and Patterson, "Roofline" (2009), kernel by kernel: a kernel takes as long as its slowest ceiling,
+and what lies beside every ceiling: its launch, the work that does not overlap, the last wave.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+LAUNCH_SECONDS = 2e-6  # gap between kernels that are queued back to back: 1 to 3 us (assumption, not calibrated)
+
+
+class Ceiling(NamedTuple):
+    """One limit of a kernel: amount / rate = seconds.
+
+    Attributes:
+        name: "tensor cores", "fp32 units", "exp units", "HBM", ... amount and rate: in FLOP, operations or bytes (per
+            second).
+        source: where the rate is from, in words.
+    """
+
+    name: str
+    amount: float
+    rate: float
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """Time at this ceiling alone."""
+        return self.amount / self.rate
+
+
+class KernelTime(NamedTuple):
+    """A kernel's time: the slowest of its ceilings, and what comes on top ("launch", "no overlap", "waves")."""
+
+    name: str
+    ceilings: tuple[Ceiling, ...]
+    beside: Mapping[str, float]
+
+    @property
+    def binding(self) -> Ceiling:
+        """The ceiling that takes longest."""
+        return max(self.ceilings, key=lambda ceiling: ceiling.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Time at the binding ceiling, plus what lies beside it."""
+        return self.binding.seconds + sum(self.beside.values())
+
+
+def share_by_ceiling(kernels: Iterable[KernelTime]) -> dict[str, float]:
+    """Seconds by binding ceiling, largest first; what lies beside the ceilings counts under its own name."""
+    shares: dict[str, float] = {}
+    for kernel in kernels:
+        for name, seconds in ((kernel.binding.name, kernel.binding.seconds), *kernel.beside.items()):
+            shares[name] = shares.get(name, 0.0) + seconds
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
