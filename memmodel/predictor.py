@@ -49,8 +49,8 @@ def predict(
     """What attention takes on a GPU: memory, work and time for each algorithm.
 
     Sizes are numbers of elements: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, kv_seq, head_dim). Without
-    `algorithms`, naive and flash, or those of them that can run the configuration. `calibration` holds rates measured on
-    the GPU (`memmodel calibrate`); without one, a shipped one is taken where there is one. Raises UsageError for
+    `algorithms`, naive and flash, or those of them that can run the configuration. `calibration` holds rates measured
+    on the GPU (`memmodel calibrate`); without one, a shipped one is taken where there is one. Raises UsageError for
     anything that is not a valid configuration.
     """
     cases = cases_of(

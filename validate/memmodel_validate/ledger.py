@@ -1,0 +1,333 @@
+"""The ledger: runs on record, as JSON lines. One schema for other people's tables, published figures and our own runs.
+
+A line is a source (where runs are from: machine, protocol, provenance) or a run of one (its case, and what was
+measured, with units and raw samples or the text as printed). Each line carries a checksum of itself. Files are only
+ever appended to, whole lines at a time, and read back with every line checked: a wrong one is named by file and line.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from memmodel.errors import UsageError, unknown
+
+SCHEMA = 1
+
+# Each unit: the base unit it is a multiple of, and how many of those it is.
+UNITS: dict[str, tuple[str, float]] = {
+    "B": ("B", 1),
+    "MB": ("B", 1e6),
+    "GB": ("B", 1e9),
+    "KiB": ("B", 1024),
+    "MiB": ("B", 1024**2),
+    "GiB": ("B", 1024**3),
+    "s": ("s", 1),
+    "ms": ("s", 1e-3),
+    "us": ("s", 1e-6),
+    "FLOP/s": ("FLOP/s", 1),
+    "TFLOP/s": ("FLOP/s", 1e12),
+    "": ("", 1),
+}
+
+# What can be measured, in which base unit.
+QUANTITIES: dict[str, tuple[str, str]] = {
+    "forward_time": ("s", "one forward"),
+    "backward_time": ("s", "one backward"),
+    "step_time": ("s", "forward and backward"),
+    "forward_rate": ("FLOP/s", "of one forward, by the source's count of FLOP"),
+    "backward_rate": ("FLOP/s", "of one backward, by the source's count of FLOP"),
+    "step_rate": ("FLOP/s", "of forward and backward, by the source's count of FLOP"),
+    "mem_after_inputs": ("B", "allocated when the inputs are there"),
+    "mem_before_backward": ("B", "allocated between forward and backward"),
+    "saved": ("B", "kept from forward for backward"),
+    "peak_fwd": ("B", "allocated peak of the forward"),
+    "peak_bwd": ("B", "allocated peak of the backward"),
+    "peak_total": ("B", "allocated peak since the source's last reset"),
+    "live_peak": ("B", "storages alive at once"),
+    "live_peak_fwd": ("B", "storages alive at once in the forward"),
+    "live_peak_bwd": ("B", "storages alive at once in the backward"),
+    "allocated_peak": ("B", "allocator blocks at once, in the step"),
+    "reserved_peak": ("B", "segments held at once, in the step"),
+    "context": ("B", "device memory of the process outside the allocator"),
+    "events": ("", "allocations and frees of the step"),
+    "events_equal": ("", "of these, those that the model has at the same place with the same bytes"),
+    "largest_seq": ("", "the longest sequence that ran"),
+    "first_failing_seq": ("", "the shortest sequence, on the same grid, that did not"),
+}
+_SOURCE_KEYS = {"name": str, "environment": dict, "protocol": dict, "provenance": dict, "note": str}
+_RUN_KEYS = {
+    "source": str,
+    "implementation": str,
+    "case": dict,
+    "measured": dict,
+    "out_of_memory": bool,
+    "detail": dict,
+    "note": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was read, in a unit of `UNITS`: raw samples, or the text that a table prints."""
+
+    unit: str
+    samples: tuple[float, ...] = ()
+    printed: str = ""
+
+    @property
+    def value(self) -> float:
+        """In the base unit: the median of the samples, or the printed number."""
+        return (float(self.printed) if self.printed else median(self.samples)) * UNITS[self.unit][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in a line."""
+        return {"unit": self.unit, **({"printed": self.printed} if self.printed else {"samples": list(self.samples)})}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where runs are from.
+
+    Attributes:
+        name: unique in the ledger. environment: gpu, gpu_id (of the database, "" where not known), torch, triton,
+            driver, cpu, ... protocol: how it was measured: what a time holds, how memory was printed, warm-up, repeats.
+        provenance: repo, path, commit; or a citation; or "own run" with its date.
+    """
+
+    name: str
+    environment: Mapping[str, str]
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def gpu(self) -> str:
+        """The GPU as the source names it; "not stated" where it does not."""
+        return self.environment.get("gpu", "not stated")
+
+    @property
+    def gpu_id(self) -> str:
+        """The database's id of the GPU; empty where it is not known."""
+        return self.environment.get("gpu_id", "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in a line."""
+        found = {key: getattr(self, key) for key in _SOURCE_KEYS}
+        return {"record": "source", **{k: dict(v) if isinstance(v, Mapping) else v for k, v in found.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measured configuration.
+
+    Attributes:
+        source: name of its source. implementation: what ran: one of the algorithms, or as the source names it.
+        case: batch, heads, kv_heads, seq, kv_seq, head_dim, dtype, mask, ... as far as they are known.
+        measured: quantity -> measurement; empty where it ran out of memory. detail: what else is worth keeping.
+    """
+
+    source: str
+    implementation: str
+    case: Mapping[str, Any]
+    measured: Mapping[str, Measurement]
+    out_of_memory: bool = False
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in a line."""
+        return {
+            "record": "run",
+            "source": self.source,
+            "implementation": self.implementation,
+            "case": dict(self.case),
+            "measured": {name: found.to_dict() for name, found in self.measured.items()},
+            "out_of_memory": self.out_of_memory,
+            "detail": dict(self.detail),
+            "note": self.note,
+        }
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{key} {value}" for key, value in self.case.items())
+        return f"{self.source}: {self.implementation}, {sizes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The sources by name, and the runs in the order of the files. `incomplete` names files that end within a line."""
+
+    sources: Mapping[str, Source]
+    runs: tuple[Run, ...]
+    incomplete: tuple[str, ...] = ()
+
+    def of(self, source: str) -> list[Run]:
+        """The runs of a source."""
+        return [run for run in self.runs if run.source == source]
+
+
+def read(*paths: str | os.PathLike[str]) -> Ledger:
+    """The records of some files, every line checked.
+
+    A last line without an end is a write that was interrupted: it is left out and reported, not an error. Raises
+    UsageError that names file and line for anything else that is wrong.
+    """
+    sources: dict[str, Source] = {}
+    runs: list[Run] = []
+    incomplete: list[str] = []
+    for path in paths:
+        for where, line, whole in _lines(path):
+            if not whole:
+                incomplete.append(where)
+                continue
+            record = _parsed(line, where)
+            if isinstance(record, Run):
+                if record.source not in sources:
+                    raise UsageError(f"{where}: a run of {record.source!r}, which no line before describes")
+                runs.append(record)
+            elif sources.setdefault(record.name, record) != record:
+                raise UsageError(f"{where}: the source {record.name!r} is described a second time, differently")
+    return Ledger(sources, tuple(runs), tuple(incomplete))
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes, bool]]:
+    """(file and line, the line, whether it has its end)."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the ledger {os.fspath(path)} ({error.strerror})") from error
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        if line.strip():
+            yield f"{os.fspath(path)}, line {number}", line, line.endswith(b"\n")
+
+
+def append(path: str | os.PathLike[str], records: Iterable[Source | Run]) -> None:
+    """Add records at the end of a file, all of them or none; whatever is there already stays.
+
+    Writers take turns by a lock. Where a write fails (a full disk), the file is cut back to its last whole line; so is
+    what an earlier interruption left of a line. Raises UsageError.
+    """
+    data = b"".join(_line(record) for record in records)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UsageError(f"cannot write the ledger {os.fspath(path)} ({error.strerror}): name another file") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        _append(handle, data, os.fspath(path))
+    finally:
+        os.close(handle)
+
+
+def _append(handle: int, data: bytes, path: str) -> None:
+    size = os.fstat(handle).st_size
+    whole = size - _unfinished(handle, size)
+    try:
+        if whole < size:
+            os.ftruncate(handle, whole)  # half a line says nothing: what it began was never reported as kept
+        written = 0
+        while written < len(data):
+            written += os.write(handle, data[written:])
+        os.fsync(handle)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, whole)
+        raise UsageError(f"cannot write to {path} ({error.strerror}): the ledger is as it was before") from error
+
+
+def _unfinished(handle: int, size: int) -> int:
+    """Bytes of a last line without an end."""
+    tail = b""
+    while len(tail) < size:
+        step = min(size - len(tail), 1 << 16)
+        tail = os.pread(handle, step, size - len(tail) - step) + tail
+        if b"\n" in tail:
+            return len(tail) - tail.rindex(b"\n") - 1
+    return len(tail)
+
+
+def _line(record: Source | Run) -> bytes:
+    content = {"schema": SCHEMA, **record.to_dict()}
+    text = json.dumps({**content, "sha256": checksum(content)}, ensure_ascii=False, separators=(",", ":"))
+    _parsed(text.encode(), "a new record")  # nothing is written that could not be read
+    return text.encode() + b"\n"
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of SHA-256 of a record's canonical JSON, its own checksum left out."""
+    kept = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parsed(line: bytes, where: str) -> Source | Run:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: no JSON ({error}); the line was damaged") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{where}: expected an object, not {type(content).__name__}")
+    if content.get("schema") != SCHEMA:
+        raise UsageError(f"{where}: schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    if content.get("sha256") != checksum(content):
+        raise UsageError(f"{where}: the checksum is {content.get('sha256')!r}, not that of the line: it was changed")
+    kind = content.get("record")
+    if kind not in ("source", "run"):
+        raise unknown(f"record in {where}", kind, ("source", "run"))
+    keys = _SOURCE_KEYS if kind == "source" else _RUN_KEYS
+    _check_keys(content, keys, where)
+    fields = {key: content[key] for key in keys}
+    if kind == "source":
+        return Source(**fields)
+    return Run(**{**fields, "measured": {n: _measurement(n, m, where) for n, m in content["measured"].items()}})
+
+
+def _check_keys(content: dict[str, Any], keys: Mapping[str, type], where: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(content.get(key), kind):
+            raise UsageError(f"{where}: {key} is {content.get(key)!r}, expected {_KINDS[kind]}")
+    extra = content.keys() - keys.keys() - {"schema", "record", "sha256"}
+    if extra:
+        raise unknown(f"key in {where}", sorted(extra)[0], keys)
+
+
+_KINDS = {str: "text", dict: "an object", bool: "true or false"}
+
+
+def _measurement(name: str, content: Any, where: str) -> Measurement:
+    if name not in QUANTITIES:
+        raise unknown(f"quantity in {where}", name, QUANTITIES)
+    if not isinstance(content, dict) or ("samples" in content) == ("printed" in content):
+        raise UsageError(f"{where}: {name} needs a unit, and either samples or printed")
+    base, _ = QUANTITIES[name]
+    unit = content.get("unit")
+    allowed = [u for u, (b, _) in UNITS.items() if b == base]
+    if unit not in allowed:
+        raise UsageError(f"{where}: {name} is in {unit!r}, expected one of {', '.join(map(repr, allowed))}")
+    if "printed" in content:
+        return Measurement(unit, printed=_printed(name, content["printed"], where))
+    samples = content["samples"]
+    if not isinstance(samples, list) or not samples or not all(map(_is_number, samples)):
+        raise UsageError(f"{where}: the samples of {name} are {samples!r}, expected finite numbers")
+    return Measurement(unit, tuple(float(sample) for sample in samples))
+
+
+def _printed(name: str, text: Any, where: str) -> str:
+    try:
+        if isinstance(text, str) and math.isfinite(float(text)):
+            return text
+    except ValueError:
+        pass
+    raise UsageError(f"{where}: {name} is printed as {text!r}, expected the text of a number")
+
+
+def _is_number(raw: Any) -> bool:
+    return isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
