@@ -16,6 +16,7 @@ _COMMANDS = {
     "formulas": "The closed forms of memory and work, derived from the running code.",
     "gpus": "The GPUs known, and where each value comes from.",
     "sweep": "Many configurations at once, as CSV or JSON.",
+    "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
     "completion": "The shell's completion script.",
 }
 

@@ -1,0 +1,89 @@
+"""`memmodel replay`."""
+
+from typing import Any
+
+import click
+
+from memmodel.cli.options import chosen_gpu, examples, print_json, show
+from memmodel.errors import UsageError
+
+_UNITS = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1, "": 1}
+_MOST = 1 << 50
+
+
+class BytesType(click.ParamType):  # type: ignore[type-arg]
+    """A size of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9), or bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        text = str(value).replace(" ", "").upper()
+        digits = text.rstrip("BIKMGT")
+        factor = _UNITS.get(text[len(digits) :])
+        try:
+            size = float(digits) * factor if factor else -1.0
+        except ValueError:
+            size = -1.0
+        if not 0 < size <= _MOST:
+            raise UsageError(f"--capacity {value}: expected memory such as 40GiB or 23.7GiB")
+        return int(size)
+
+
+@click.command(
+    "replay",
+    epilog=examples(
+        "memmodel replay snapshot.pickle",
+        "memmodel replay snapshot.pickle --alloc-conf expandable_segments:True",
+        "memmodel replay snapshot.pickle --gpu A100-40GB",
+    ),
+)
+@click.argument("snapshot", metavar="SNAPSHOT")
+@click.option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
+@click.option("--alloc-conf", metavar="SETTINGS", help="Replay under these, written as in PYTORCH_ALLOC_CONF.")
+@click.option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
+@click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
+@click.option("--capacity", type=BytesType(), metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/replay.md.")
+def command(
+    snapshot: str,
+    device: int | None,
+    alloc_conf: str | None,
+    gpu: str | None,
+    gpu_file: str | None,
+    capacity: int | None,
+    as_json: bool,
+) -> None:
+    """Read a CUDA memory SNAPSHOT: its peak by line of code, and its replay under other settings.
+
+    SNAPSHOT is a file of torch.cuda.memory._dump_snapshot. Nothing in it is run.
+    """
+    from memmodel.snapshot.alloc_conf import parse_alloc_conf
+    from memmodel.snapshot.snapshot import read_snapshot
+    from memmodel.snapshot.study import study
+
+    conf = None if alloc_conf is None else parse_alloc_conf(alloc_conf)
+    room = _room(gpu, gpu_file, capacity)
+    found = study(read_snapshot(snapshot, device), conf, room)
+    from memmodel.report.snapshot import snapshot_dict, snapshot_parts
+
+    if as_json:
+        print_json(snapshot_dict(found))
+    else:
+        show(*snapshot_parts(found))
+
+
+def _room(gpu: str | None, gpu_file: str | None, capacity: int | None) -> int | None:
+    """The bytes that the allocator can get; None where no option tells."""
+    if gpu is None and gpu_file is None:
+        return capacity
+    if capacity is not None:
+        raise UsageError(f"--capacity and --gpu {gpu or gpu_file}: give one of them")
+    from memmodel.fitting import room_bytes
+
+    chosen = chosen_gpu(gpu, gpu_file)
+    room: int | None = room_bytes(chosen)
+    if room is None:
+        raise UsageError(f"no capacity is known for {chosen}: give --capacity")
+    return room
