@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Run
+from memmodel_validate.records import Row
 from torch_events import real_events, recorded_events
 
 FACTORIES = ("randn", "ones", "empty", "arange")
@@ -42,7 +42,7 @@ def without_empty(events: Events) -> Events:
 
 @pytest.mark.parametrize("table", EAGER)
 def test_events_agree_with_pytorch(table: str) -> None:
-    run = Run(table, batch=2, seq=48, d=24, printed={}, out_of_memory=False)
+    run = Row(table, batch=2, seq=48, d=24, printed={}, out_of_memory=False)
 
     def body(xp: Any) -> None:
         HARNESSES[table](OnTheCpu(xp), run, lambda phase: None)

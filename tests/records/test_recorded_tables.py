@@ -5,11 +5,11 @@ import pytest
 from memmodel.gpus import load_gpu
 from memmodel_validate.comparison import Comparison, accuracy, comparison, replayed_run, steady
 from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Run, runs, tables
+from memmodel_validate.records import Row, rows, tables
 
 
-def runs_of(table: str) -> list[Run]:
-    return [run for run in runs() if run.table == table]
+def runs_of(table: str) -> list[Row]:
+    return [run for run in rows() if run.table == table]
 
 
 @pytest.mark.parametrize("table", tables())
@@ -27,9 +27,9 @@ def test_measured_iterations_are_alike_so_their_mean_is_each(table: str) -> None
     assert all(steady(replayed, column) for column in run.printed)
 
 
-@pytest.mark.parametrize("table", [name for name, table in tables().items() if table.gpu_id])
+@pytest.mark.parametrize("table", [name for name, table in tables().items() if table.source.gpu_id])
 def test_memory_runs_out_exactly_where_the_table_says_so(table: str) -> None:
-    gpu = load_gpu(tables()[table].gpu_id)
+    gpu = load_gpu(tables()[table].source.gpu_id)
     _, context = gpu.context_bytes or (0, 1 << 30)  # not known: at most 1 GiB
     for run in runs_of(table):
         failed = replayed_run(run, capacity=gpu.capacity_bytes - context).out_of_memory
@@ -37,12 +37,12 @@ def test_memory_runs_out_exactly_where_the_table_says_so(table: str) -> None:
 
 
 def test_every_table_has_a_harness_and_rows() -> None:
-    assert set(tables()) == set(HARNESSES) == {run.table for run in runs()}
+    assert set(tables()) == set(HARNESSES) == {run.table for run in rows()}
 
 
 def test_accuracy_counts_the_numbers_of_all_rows() -> None:
     found = accuracy()
-    assert sum(a.rows for a in found) == sum(len(run.printed) for run in runs())
+    assert sum(a.rows for a in found) == sum(len(run.printed) for run in rows())
     assert all(a.exact == a.rows for a in found)
     coarsest = 0.001 * (1 << 30)  # the last place that GiB are printed with
     assert max(abs(a.worst_residual) for a in found) <= coarsest / 2

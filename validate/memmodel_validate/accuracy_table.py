@@ -18,9 +18,9 @@ def markdown() -> str:
 
 
 def _row(row: Accuracy) -> str:
-    table = tables()[row.table]
+    source = tables()[row.table].source
     numbers = f"{row.rows} | {row.exact} | {abs(row.worst_residual):,.0f} B"
-    return f"| {row.table} | {table.gpu} | {table.torch} | {row.column} | {numbers} |"
+    return f"| {row.table} | {source.gpu} | {source.environment['torch']} | {row.column} | {numbers} |"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from memmodel.cublas import workspace
 from memmodel.program import Program
 from memmodel.replay import Replay, Usage, replay
 from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Run, Table, runs, tables
+from memmodel_validate.records import Row, Table, rows, tables
 
 # What a column holds: a phase of the harness, and which of its statistics.
 READINGS: dict[str, tuple[str, Callable[[Usage], int]]] = {
@@ -30,7 +30,7 @@ READINGS: dict[str, tuple[str, Callable[[Usage], int]]] = {
 class Comparison:
     """One number of a table and its prediction in bytes."""
 
-    run: Run
+    run: Row
     column: str
     printed: str
     predicted: int
@@ -63,7 +63,7 @@ class Accuracy:
     worst_residual: float
 
 
-def comparison(run: Run) -> list[Comparison]:
+def comparison(run: Row) -> list[Comparison]:
     """Every number of a row beside its prediction; none where the row ran out of memory."""
     if not run.printed:
         return []
@@ -83,14 +83,14 @@ def steady(replayed: Replay, column: str) -> bool:
     return len({statistic(usage) for name, usage in replayed.phases if name == phase}) == 1
 
 
-def replayed_run(run: Run, capacity: int | None = None) -> Replay:
+def replayed_run(run: Row, capacity: int | None = None) -> Replay:
     """A row's program on the caching allocator, with its table's cuBLAS workspaces; `capacity` in bytes."""
     table = tables()[run.table]
     gemms = workspace(table.torch, table.compute_capability)
     return replay(recorded(run), CachingAllocator(capacity), gemms)
 
 
-def recorded(run: Run) -> Program:
+def recorded(run: Row) -> Program:
     """The program of a row's harness."""
     with recording.Tape(sites=False) as tape:
         HARNESSES[run.table](recording, run, tape.mark)
@@ -104,7 +104,7 @@ def accuracy() -> list[Accuracy]:
 
 def _accuracy() -> Iterator[Accuracy]:
     columns: dict[tuple[str, str], list[Comparison]] = {}
-    for run in runs():
+    for run in rows():
         for compared in comparison(run):
             columns.setdefault((run.table, compared.column), []).append(compared)
     for (table, column), found in columns.items():

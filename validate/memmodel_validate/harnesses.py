@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from memmodel_validate import attention as scripts
-from memmodel_validate.records import Run
+from memmodel_validate.records import Row
 
 Mark = Callable[[str], None]
 Attention = Callable[..., Any]  # (xp, q, k, v) or (xp, q, k, v, mask)
@@ -21,11 +21,11 @@ WARM_UP, MEASURED = 3, 2
 class Harness(Protocol):
     """A script's use of memory for one row."""
 
-    def __call__(self, xp: Any, run: Run, mark: Mark) -> None:
+    def __call__(self, xp: Any, run: Row, mark: Mark) -> None:
         """Run it."""
 
 
-def upstream_gradient(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def upstream_gradient(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Read with the upstream gradient alive and no `.grad`: before the forward, and before the backward.
 
     Okazaki-Yumemi's script. That of the two seed tables is not known; their numbers are those of this one.
@@ -44,7 +44,7 @@ def upstream_gradient(xp: Any, run: Run, mark: Mark, attention: Attention) -> No
     out.backward(upstream)
 
 
-def earlier_output(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def earlier_output(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Wuyh11: a forward's peak beside the upstream gradient and a warm-up's output; `.grad` is None."""
     q, k, v = _inputs(xp, run)
     upstream = xp.randn(*_shape(run), device="cuda")
@@ -58,7 +58,7 @@ def earlier_output(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
     del out
 
 
-def zeroed_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def zeroed_grads(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """MarkMrLi: gradients are zeroed in place, so they stay; `out` names the output and then the loss."""
     _inference(xp, run, attention)
     q, k, v = _inputs(xp, run)
@@ -76,14 +76,14 @@ def zeroed_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
         out.backward()
 
 
-def _inference(xp: Any, run: Run, attention: Attention) -> None:
+def _inference(xp: Any, run: Row, attention: Attention) -> None:
     q, k, v = _inputs(xp, run, requires_grad=False)
     with xp.no_grad():
         for _ in range(WARM_UP):
             attention(xp, q, k, v)
 
 
-def retained_graph(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def retained_graph(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """yyin: read after forwards, with the last output and the warm-up's loss and gradients alive.
 
     The causal mask is made in fp32. Backward then runs again and again through one graph, accumulating.
@@ -103,7 +103,7 @@ def retained_graph(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
         loss.backward(retain_graph=True)
 
 
-def fresh_inputs(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def fresh_inputs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Enzo: inputs are new in every iteration, and the attention's output has no name: only its sum has."""
     for measured in _iterations():
         q, k, v = _inputs(xp, run)
@@ -114,7 +114,7 @@ def fresh_inputs(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
         del q, k, v, out
 
 
-def leaves_on_the_host(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def leaves_on_the_host(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """MAGMA27: leaves are on the CPU and copied to the GPU once, so gradients leave the GPU as they are made.
 
     Read after the forward, whose output has replaced the one before.
@@ -127,7 +127,7 @@ def leaves_on_the_host(xp: Any, run: Run, mark: Mark, attention: Attention) -> N
         output.sum().backward()
 
 
-def kept_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def kept_grads(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Niccolo: gradients stay, output and loss die first; peaks of the forward, and of mean and backward."""
     q, k, v = _inputs(xp, run)
     for measured in _iterations():
@@ -140,7 +140,7 @@ def kept_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
         del out, loss
 
 
-def dropped_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def dropped_grads(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """ab2163: read after a forward that has replaced the one before; `.grad` is None; a causal mask stays."""
     q, k, v = _inputs(xp, run)
     mask = xp.ones(run.seq, run.seq, dtype=xp.bool, device="cuda").tril()
@@ -154,7 +154,7 @@ def dropped_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
     out.sum().backward()
 
 
-def only_queries_learn(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def only_queries_learn(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Brandon: keys and values are randn_like(q) and need no gradient; read after a forward, `.grad` None."""
     q = xp.randn(*_shape(run), device="cuda", requires_grad=True)
     k = xp.randn(*_shape(run), device="cuda")
@@ -169,7 +169,7 @@ def only_queries_learn(xp: Any, run: Run, mark: Mark, attention: Attention) -> N
         q.grad = None
 
 
-def last_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def last_grads(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """Sara: read after forwards, with the last output, the last warm-up's gradients and its loss alive."""
     q, k, v = _inputs(xp, run)
     for _ in range(WARM_UP):
@@ -187,7 +187,7 @@ def last_grads(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
         total.backward()
 
 
-def mask_of_positions(xp: Any, run: Run, mark: Mark, attention: Attention) -> None:
+def mask_of_positions(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """duoan: a mask from int64 positions, both stay; read after forwards, then the peak of training steps.
 
     The first forward of that loop runs beside the last graph, later ones beside an output whose graph is
@@ -222,11 +222,11 @@ def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     return (scripts.compiled_by_hand if int32_indices else scripts.handout)(xp, q, k, v)
 
 
-def _shape(run: Run) -> tuple[int, int, int]:
+def _shape(run: Row) -> tuple[int, int, int]:
     return run.batch, run.seq, run.d
 
 
-def _inputs(xp: Any, run: Run, requires_grad: bool = True) -> list[Any]:
+def _inputs(xp: Any, run: Row, requires_grad: bool = True) -> list[Any]:
     return [xp.randn(*_shape(run), device="cuda", requires_grad=requires_grad) for _ in range(3)]
 
 

@@ -1,59 +1,53 @@
-"""Recorded runs of others: tables of attention's memory, as printed, each with where it is from.
+"""The shipped ledger, and its tables of attention's memory: other people's runs, as printed, each with its origin.
 
-Two CSV files: `attention_tables.csv` has a line per table (repository, path, commit, GPU, torch version, how
-numbers were printed), `attention_runs.csv` a line per row of a table. Shapes are (batch, seq, d), in fp32 and
-without heads.
+Shapes of these tables are (batch, seq, d), in fp32 and without heads.
 """
 
-import csv
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
-from memmodel.errors import UsageError
+from memmodel_validate.ledger import UNITS, Ledger, Source, read
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = ("mem_after_inputs", "mem_before_backward", "saved", "peak_fwd", "peak_bwd", "peak_total")
-_TABLE_FIELDS = (
-    *("table", "repo", "path", "commit", "gpu", "gpu_id"),
-    *("compute_capability", "torch", "unit_bytes", "format", "note"),
-)
-_RUN_FIELDS = ("table", "batch", "seq", "d", *COLUMNS, "oom")
-T = TypeVar("T")
+
+
+@cache
+def shipped() -> Ledger:
+    """Every record that comes with the package: recorded tables, published figures, our own runs."""
+    return read(*sorted((DATA / "ledger").glob("*.jsonl")))
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where a table is from and how it was printed.
+    """A source of memory figures, and how it printed them."""
 
-    Attributes:
-        gpu_id: the database's id of a GPU with this one's capacity; empty where the GPU is not known.
-        unit_bytes: bytes per printed unit: 1, 10^6, 2^20 or 2^30.
-        format: the format specification that the script printed a number with.
+    source: Source
 
-    """
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """Of the GPU; it decides the cuBLAS workspaces."""
+        major, minor = map(int, self.source.environment["compute_capability"].split("."))
+        return major, minor
 
-    name: str
-    repo: str
-    path: str
-    commit: str
-    gpu: str
-    gpu_id: str
-    compute_capability: tuple[int, int]
-    torch: str
-    unit_bytes: int
-    format: str
-    note: str
+    @property
+    def torch(self) -> str:
+        """Version of PyTorch."""
+        return self.source.environment["torch"]
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes per printed unit."""
+        return int(UNITS[self.source.protocol["memory_unit"]][1])
 
     def printed(self, nbytes: int) -> str:
         """`nbytes` as the table's script would have printed it."""
-        return format(nbytes / self.unit_bytes, self.format)
+        return format(nbytes / self.unit_bytes, self.source.protocol["memory_format"])
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Row:
     """A row of a table: its shape and the text in each column it has; none where it ran out of memory."""
 
     table: str
@@ -69,58 +63,17 @@ class Run:
 
 @cache
 def tables() -> dict[str, Table]:
-    """The tables, by name."""
-    return {table.name: table for table in read_lines(DATA / "attention_tables.csv", _TABLE_FIELDS, _table)}
+    """The tables that say how their memory was printed, by name."""
+    return {name: Table(source) for name, source in shipped().sources.items() if "memory_format" in source.protocol}
 
 
 @cache
-def runs() -> tuple[Run, ...]:
-    """The rows of all tables."""
-    return read_lines(DATA / "attention_runs.csv", _RUN_FIELDS, _run)
-
-
-def read_lines(path: Path, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
-    """Parse each line of a CSV file with the header `fields`. Raises UsageError that names file and line."""
-    return parse_lines(path.read_text(encoding="utf-8"), str(path), fields, parse)
-
-
-def parse_lines(text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
-    """`read_lines` of a text; `name` is what an error calls it."""
-    header, *lines = list(csv.reader(text.splitlines())) or [[]]
-    if tuple(header) != fields:
-        raise UsageError(f"{name}, line 1: expected the columns {','.join(fields)}, not {','.join(header)}")
-    parsed = []
-    for number, values in enumerate(lines, start=2):
-        try:
-            parsed.append(parse(dict(zip(fields, values, strict=True))))
-        except ValueError as error:
-            raise UsageError(f"{name}, line {number}: {error}") from error
-    return tuple(parsed)
-
-
-def _table(line: dict[str, str]) -> Table:
-    major, minor = map(int, line["compute_capability"].split("."))
-    format(0.0, line["format"])  # a ValueError where it is no format
-    return Table(
-        name=line["table"],
-        repo=line["repo"],
-        path=line["path"],
-        commit=line["commit"],
-        gpu=line["gpu"],
-        gpu_id=line["gpu_id"],
-        compute_capability=(major, minor),
-        torch=line["torch"],
-        unit_bytes=int(line["unit_bytes"]),
-        format=line["format"],
-        note=line["note"],
-    )
-
-
-def _run(line: dict[str, str]) -> Run:
-    printed = {column: line[column] for column in COLUMNS if line[column]}
-    for text in printed.values():
-        float(text)
-    if line["oom"] not in ("0", "1") or (line["oom"] == "1") is bool(printed):
-        raise ValueError("a row has numbers and oom 0, or no number and oom 1")
-    shape = {name: int(line[name]) for name in ("batch", "seq", "d")}
-    return Run(line["table"], **shape, printed=printed, out_of_memory=line["oom"] == "1")
+def rows() -> tuple[Row, ...]:
+    """The rows of all tables: those with memory, and those that ran out of it."""
+    found = []
+    for run in shipped().runs:
+        printed = {column: run.measured[column].printed for column in COLUMNS if column in run.measured}
+        if run.source in tables() and (printed or run.out_of_memory):
+            shape = (run.case["batch"], run.case["seq"], run.case["head_dim"])
+            found.append(Row(run.source, *shape, printed=printed, out_of_memory=run.out_of_memory))
+    return tuple(found)

@@ -4,13 +4,19 @@
 followed by its blocks in use. `detail` is a segment's pool, or the bytes that a block was asked for.
 """
 
+import csv
 import lzma
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import TypeVar
 
 from memmodel.allocator.trace import Segment, TraceEvent
-from memmodel_validate.records import DATA, parse_lines, read_lines
+from memmodel.errors import UsageError
+from memmodel_validate.records import DATA
 
+T = TypeVar("T")
 _FIELDS = ("record", "address", "size", "stream", "detail")
 _EVENTS = ("alloc", "free_requested", "free_completed", "segment_alloc", "segment_free")
 
@@ -70,3 +76,22 @@ def _line(line: dict[str, str]) -> _Line:
     if record == "block":
         int(detail)
     return _Line(record, int(line["address"], 16), int(line["size"]), int(line["stream"]), detail)
+
+
+def read_lines(path: Path, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
+    """Parse each line of a CSV file with the header `fields`. Raises UsageError that names file and line."""
+    return parse_lines(path.read_text(encoding="utf-8"), str(path), fields, parse)
+
+
+def parse_lines(text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
+    """`read_lines` of a text; `name` is what an error calls it."""
+    header, *lines = list(csv.reader(text.splitlines())) or [[]]
+    if tuple(header) != fields:
+        raise UsageError(f"{name}, line 1: expected the columns {','.join(fields)}, not {','.join(header)}")
+    parsed = []
+    for number, values in enumerate(lines, start=2):
+        try:
+            parsed.append(parse(dict(zip(fields, values, strict=True))))
+        except ValueError as error:
+            raise UsageError(f"{name}, line {number}: {error}") from error
+    return tuple(parsed)
