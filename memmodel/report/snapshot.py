@@ -26,8 +26,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 def snapshot_parts(study: Study) -> Iterator[Any]:
     """The screen, part by part."""
     snapshot = study.snapshot
-    title = f"{snapshot.path}: device {snapshot.device}, {len(snapshot.events)} events, {snapshot.allocations} requests"
-    yield Text(_printable(title), style="bold")
+    counts = f"device {snapshot.device}, {len(snapshot.events)} events, {snapshot.allocations} requests"
+    yield Text.assemble((_printable(snapshot.path.replace("\\", "/").rpartition("/")[2]), "bold"), f": {counts}")
     yield from _verdicts(study)
     yield Text()
     yield from _sparklines(study.timeline)

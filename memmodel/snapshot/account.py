@@ -9,7 +9,7 @@ from memmodel.snapshot.timeline import BlockSizes
 
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
-_BACKWARD = re.compile(r"\b(\w*Backward\d*)\b")
+_NODE = re.compile(r"\b(\w*Backward\d*|AccumulateGrad)\b")
 
 BEFORE = "before the recording"
 NO_FRAMES = "no Python frame"
@@ -66,7 +66,7 @@ def code_line(frames: Any) -> CodeLine:
     for frame in known:
         if _PYTHON.search(frame.filename) and not _TORCH.search(frame.filename):
             return frame
-    node = next((found[1] for frame in known if (found := _BACKWARD.search(frame.function))), None)
+    node = next((found[1] for frame in known if (found := _NODE.search(frame.function))), None)
     return CodeLine("", 0, f"{NO_FRAMES} ({node})" if node else NO_FRAMES)
 
 

@@ -19,7 +19,7 @@ OUT_OF_MEMORY = "oom"
 _OTHER = ("free_requested", "snapshot", "user_defined")
 _ADDRESSES = 1 << 64
 _SIZES = 1 << 42  # 4 TiB: more than any device has
-_MAX_ITEMS = 10_000_000  # a list may be named more than once in a pickle: counted before it is read
+_MAX_ITEMS = 2_000_000  # a list may be named more than once in a pickle: counted before it is read
 _ADVICE = "give the file that torch.cuda.memory._dump_snapshot wrote"
 DEFAULT_POOL = (0, 0)
 

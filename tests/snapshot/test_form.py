@@ -1,0 +1,184 @@
+"""The form of a snapshot: what is read, and the sentence for what is not there."""
+
+import copy
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snapshot_data import MODEL, Data, MiB, Recording, frame
+
+from memmodel.allocator import AllocatorConfig
+from memmodel.errors import UsageError
+from memmodel.report.snapshot import snapshot_dict, snapshot_parts
+from memmodel.snapshot.alloc_conf import parse_alloc_conf
+from memmodel.snapshot.snapshot import parse_snapshot, recorded_settings
+from memmodel.snapshot.study import study
+
+
+def small_run() -> Data:
+    """A few blocks on two streams, some freed, the cache emptied once; its start is lost."""
+    run = Recording()
+    addresses = [run.malloc(size, stream, MODEL) for size in (3 * MiB, 700, 12 * MiB, 5 * MiB) for stream in (0, 7)]
+    since = len(run.events)
+    for address in addresses[::2]:
+        run.free(address)
+    run.empty_cache([frame("memory.py", 1, "empty_cache")])
+    run.malloc(11 * MiB, 0, MODEL)
+    run.malloc(100, 7)
+    return run.data(since)
+
+
+def refusal(data: Any, device: int | None = None) -> str:
+    with pytest.raises(UsageError) as refused:
+        study(parse_snapshot(data, "x.pickle", device))
+    assert "\n" not in str(refused.value)
+    assert "x.pickle" in str(refused.value)
+    return str(refused.value)
+
+
+def without(key: str, *path: Any) -> Data:
+    data = small_run()
+    part: Any = data
+    for step in path:
+        part = part[step]
+    del part[key]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "where"),
+    [
+        ("segments", (), "the file"),
+        ("device_traces", (), "the file"),
+        ("address", ("segments", 1), r"segments[1]"),
+        ("total_size", ("segments", 1), r"segments[1]"),
+        ("segment_type", ("segments", 0), r"segments[0]"),
+        ("blocks", ("segments", 0), r"segments[0]"),
+        ("state", ("segments", 0, "blocks", 0), r"block 0 of segments[0]"),
+        ("size", ("segments", 0, "blocks", 0), r"block 0 of segments[0]"),
+        ("action", ("device_traces", 0, 2), "event 2"),
+        ("addr", ("device_traces", 0, 1), "event 1"),
+        ("size", ("device_traces", 0, 1), "event 1"),
+    ],
+)
+def test_a_missing_key_is_named(key: str, path: tuple[Any, ...], where: str) -> None:
+    message = refusal(without(key, *path))
+    assert f"expected key {key!r} in {where}, which has" in message
+
+
+def test_optional_keys_may_be_missing() -> None:
+    whole = study(parse_snapshot(small_run(), "x.pickle"))
+    for key, path in [
+        ("allocator_settings", ()),
+        ("device", ("segments", 0)),
+        ("segment_pool_id", ("segments", 0)),
+        ("is_expandable", ("segments", 0)),
+        ("frames", ("device_traces", 0, 0)),
+    ]:
+        assert study(parse_snapshot(without(key, *path), "x.pickle")).courses == whole.courses
+
+
+def test_values_of_another_kind_are_named() -> None:
+    assert "the file is a list where a dict was expected" in refusal([])
+    assert "device_traces is a dict where a list" in refusal({"segments": [], "device_traces": {}})
+    data = small_run()
+    data["device_traces"][0][1]["size"] = "12"
+    assert "'size' of event 1 is a str where a whole number" in refusal(data)
+    data["device_traces"][0][1]["size"] = 1 << 60
+    assert "'size' of event 1 is 1152921504606846976" in refusal(data)
+    data = small_run()
+    data["segments"][0]["total_size"] += 512
+    assert "do not add up" in refusal(data)
+
+
+def test_devices() -> None:
+    data = small_run()
+    data["device_traces"].insert(0, [])
+    for segment in data["segments"]:
+        segment["device"] = 1
+    assert parse_snapshot(data, "x.pickle").device == 1
+    assert "no events of device 0: choose --device 1" in refusal(data, device=0)
+    assert "no events of device -1" in refusal(data, device=-1)
+    data["device_traces"].append(copy.deepcopy(data["device_traces"][1]))
+    count = len(data["device_traces"][1])
+    assert f"events of devices 1 ({count}), 2 ({count}): choose one with --device" in refusal(data)
+    assert parse_snapshot(data, "x.pickle", 1).device == 1
+
+
+def test_no_events() -> None:
+    assert "holds no events: call torch.cuda.memory._record_memory_history()" in refusal(
+        small_run() | {"device_traces": [[], []]}
+    )
+    assert "holds no events" in refusal(small_run() | {"device_traces": []})
+
+
+def test_events_missing_at_the_end_are_noticed() -> None:
+    data = small_run()
+    data["segments"] = []
+    assert "neither freed nor in use at the end" in refusal(data)
+    run = Recording()
+    address = run.malloc(512)
+    run.free(address)
+    run.malloc(512)
+    data = run.data()
+    del data["device_traces"][0][-1]
+    assert "frees a block that is in use after it" in refusal(data)
+
+
+def test_a_list_named_many_times_is_counted_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes of a pickle name the same list a thousand times."""
+    monkeypatch.setattr("memmodel.snapshot.snapshot._MAX_ITEMS", 100_000)
+    blocks = [{"size": 512, "state": "inactive"}] * 1000
+    known = {"address": 0, "total_size": 512_000, "segment_type": "small", "stream": 0, "blocks": blocks}
+    assert "record fewer events" in refusal(small_run() | {"segments": [known] * 1000})
+
+
+def test_recorded_settings() -> None:
+    said = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64,large_segment_size_mb:32"}
+    assert recorded_settings(said).config == AllocatorConfig(max_split_size=64 * MiB, large_segment=32 * MiB)
+    said = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "expandable_segments": False, "max_split_size": -1}
+    assert recorded_settings(said).config == AllocatorConfig()  # the field tells what was in force
+    steps = {"roundup_power2_divisions": {str(1 << i): 4 for i in range(16)}}
+    assert recorded_settings(steps).config == AllocatorConfig(roundup_power2_divisions=4)
+    assert "not all understood" in recorded_settings({"PYTORCH_ALLOC_CONF": "later_setting:1"}).notes[0]
+    assert "defaults are assumed" in recorded_settings(None).notes[0]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested data."""
+    found = [path] if path else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        found += places(inner, (*path, key))
+    return found
+
+
+odd = st.sampled_from(
+    [None, True, -1, 0, 1, 512, 513, 1 << 20, 1 << 41, 1 << 63, "", "alloc", "oom", 1.5, [], {}, (0, 1)]
+)
+shifts = st.sampled_from(["segment_alloc", "segment_free", "segment_map", "segment_unmap", "free_completed", "alloc"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(seed=st.integers(0, 1 << 30), values=st.lists(st.one_of(odd, shifts), min_size=1, max_size=3))
+def test_whatever_a_file_says_the_answer_is_a_study_or_a_sentence(seed: int, values: list[Any]) -> None:
+    dice = random.Random(seed)
+    data = small_run()
+    for value in values:
+        path = dice.choice(places(data))
+        part: Any = data
+        for step in path[:-1]:
+            part = part[step]
+        part[path[-1]] = value
+    message = ""
+    try:
+        snapshot = parse_snapshot(data, "x.pickle")
+        for conf in (None, parse_alloc_conf("expandable_segments:True")):
+            found = study(snapshot, conf, 30 * MiB)
+            snapshot_dict(found)
+            list(snapshot_parts(found))
+    except UsageError as error:
+        message = str(error)
+    assert "\n" not in message
