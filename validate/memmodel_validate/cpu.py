@@ -9,7 +9,7 @@ _ALONE = 1.0  # the load of the process that asks
 
 
 def cpu() -> Gpu:
-    """This machine's processor as a device without datasheet values: its times come from a calibration alone."""
+    """The processor of this machine as a device without datasheet values: its times come from a calibration alone."""
     return Gpu(id="cpu", name=cpu_name(), vendor="", arch="", compute_capability=None, values={})
 
 

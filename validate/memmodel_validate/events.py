@@ -1,0 +1,167 @@
+"""Allocator events as both sides have them: of a recorded program, and of a real run. Pure: no torch.
+
+An event is (kind, storage, bytes): "alloc" and "free" of the storage with that number in order of birth, or the
+beginning of a phase, whose name is the kind. In the ledger they are a list: a birth is its bytes, the death of the
+k-th storage (from 1) is -k, a phase its name.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+from memmodel.cublas import Workspace
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
+from memmodel.units import bytes_text
+
+NO_WORKSPACE = Workspace(0, False)
+Packed = list[int | str]
+
+
+class MemoryEvent(NamedTuple):
+    """One event; `storage` is -1 and `nbytes` 0 where a phase begins."""
+
+    kind: str
+    storage: int
+    nbytes: int
+
+
+class Comparison(NamedTuple):
+    """Two runs' events, place by place.
+
+    Attributes:
+        measured: events of the real run. predicted: of the model. equal: at the same place with the same bytes.
+        first_difference: in words; empty where all are equal.
+    """
+
+    measured: int
+    predicted: int
+    equal: int
+    first_difference: str
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether the runs have the same events."""
+        return self.measured == self.predicted == self.equal
+
+
+class Numbering:
+    """Events from births and deaths, whatever names the storages: keys of a recording, addresses of an allocator."""
+
+    def __init__(self) -> None:
+        self.events: list[MemoryEvent] = []
+        self._alive: dict[int, tuple[int, int]] = {}
+        self._born = 0
+
+    def birth(self, name: int, nbytes: int) -> None:
+        """A storage of that many bytes begins."""
+        self._alive[name] = self._born, nbytes
+        self.events.append(MemoryEvent("alloc", self._born, nbytes))
+        self._born += 1
+
+    def death(self, name: int) -> None:
+        """A storage ends; one that was born before the first event is passed over."""
+        if name in self._alive:
+            self.events.append(MemoryEvent("free", *self._alive.pop(name)))
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        self.events.append(MemoryEvent(name, -1, 0))
+
+
+def program_events(program: Program, workspace: Workspace = NO_WORKSPACE, steps: int = 1) -> list[MemoryEvent]:
+    """The events of a program: its inputs, then its step `steps` times over, with cuBLAS workspaces.
+
+    A workspace is born at the first matrix product of each thread, or lives for one product where torch gives it back.
+    """
+    found = Numbering()
+    threads: dict[str, int] = {}
+    for event in _repeated(program.events, steps):
+        if isinstance(event, Alloc):
+            found.birth(event.key, int(event.nbytes))
+        elif isinstance(event, Free):
+            found.death(event.key)
+        elif isinstance(event, Mark):
+            found.phase(event.phase)
+        elif isinstance(event, Launch) and event.cublas and workspace.nbytes and event.thread not in threads:
+            name = -1 - len(threads)  # no storage of a recording has a key below 0
+            found.birth(name, workspace.nbytes)
+            if workspace.per_call:
+                found.death(name)
+            else:
+                threads[event.thread] = name
+    return found.events
+
+
+def _repeated(events: list[Event], steps: int) -> Iterable[Event]:
+    if steps == 1:
+        return events
+    first = next(i for i, event in enumerate(events) if isinstance(event, Mark) and event.phase == "forward")
+    return chain(events[:first], *(events[first:] for _ in range(steps)))
+
+
+def in_order(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Births and deaths, each run of deaths sorted: between two births their order leaves no trace in an allocator."""
+    result: list[tuple[str, int, int]] = []
+    frees: list[tuple[str, int, int]] = []
+    for event in events:
+        if event[0] == "free":
+            frees.append(event)
+        elif event[0] == "alloc":
+            result += [*sorted(frees), event]
+            frees = []
+    return result + sorted(frees)
+
+
+def compared(measured: Iterable[tuple[str, int, int]], predicted: Iterable[tuple[str, int, int]]) -> Comparison:
+    """The events of a run beside those of the model; phases do not count, only the order of births and deaths."""
+    real, model = in_order(measured), in_order(predicted)
+    equal = sum(a == b for a, b in zip(real, model, strict=False))
+    pairs = enumerate(zip_longest(real, model), start=1)
+    first = next((f"event {i}: {_words(a)}, predicted {_words(b)}" for i, (a, b) in pairs if a != b), "")
+    return Comparison(len(real), len(model), equal, first)
+
+
+def _words(event: tuple[str, int, int] | None) -> str:
+    if event is None:
+        return "nothing"
+    kind, storage, nbytes = event
+    return f"{kind} of {nbytes} B ({bytes_text(nbytes)}, storage {storage + 1})"
+
+
+def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
+    """The most bytes alive at once within each phase, as `memmodel.timeline.phase_peaks` counts them."""
+    live, phase = 0, "start"
+    peaks: dict[str, int] = {}
+    for kind, _, nbytes in events:
+        if kind == "alloc":
+            live += nbytes
+            peaks[phase] = max(peaks.get(phase, 0), live)
+        elif kind == "free":
+            live -= nbytes
+        else:
+            phase, peaks[kind] = kind, live
+    return peaks
+
+
+def packed(events: Iterable[MemoryEvent]) -> Packed:
+    """The short form, for the ledger."""
+    return [e.nbytes if e.kind == "alloc" else -1 - e.storage if e.kind == "free" else e.kind for e in events]
+
+
+def unpacked(items: Sequence[int | str]) -> list[MemoryEvent]:
+    """The events of the short form. Raises ValueError for a list that is none."""
+    return list(_unpacked(items))
+
+
+def _unpacked(items: Sequence[int | str]) -> Iterator[MemoryEvent]:
+    sizes: list[int] = []
+    for item in items:
+        if isinstance(item, str):
+            yield MemoryEvent(item, -1, 0)
+        elif item > 0:
+            yield MemoryEvent("alloc", len(sizes), item)
+            sizes.append(item)
+        elif -item <= len(sizes) and item:
+            yield MemoryEvent("free", -item - 1, sizes[-item - 1])
+        else:
+            raise ValueError(f"no storage {-item} is born before it dies")
