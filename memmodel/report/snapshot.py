@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -126,9 +127,9 @@ def _fits(course: Course) -> str:
     return "NO, at its start" if out.event == BEFORE_THE_FIRST else f"NO, at event {out.event}"
 
 
-def account_table(study: Study) -> Table:
+def account_table(study: Study) -> Group:
     """What is in use at the peak, by line of code."""
-    table = _table("What fills the allocated peak, by line of code")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("bytes", "share", "blocks"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("where", overflow="fold")
@@ -140,7 +141,7 @@ def account_table(study: Study) -> Table:
         more = f"{len(rest)} more"
         table.add_row(*_account_row(sum(e.nbytes for e in rest), sum(e.blocks for e in rest), peak), more)
     table.add_row(*_account_row(peak, sum(e.blocks for e in study.account), peak), "together", style="bold")
-    return table
+    return _titled("What fills the allocated peak, by line of code", table)
 
 
 def _account_row(nbytes: int, blocks: int, peak: int) -> tuple[str, str, str]:
@@ -155,9 +156,9 @@ def _short(where: CodeLine) -> str:
     return f"{'/'.join(parts[-2:])}:{where.line} {where.function}"
 
 
-def fragmentation_table(pools: Sequence[Fragmentation]) -> Table:
+def fragmentation_table(pools: Sequence[Fragmentation]) -> Group:
     """What is free at the end, by pool."""
-    table = _table("Free at the end, by pool")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("pool", no_wrap=False)
     for name in ("segments", "reserved", "free", "largest free block", "inactive split"):
         table.add_column(name, justify="right")
@@ -165,11 +166,12 @@ def fragmentation_table(pools: Sequence[Fragmentation]) -> Table:
         sizes = (pool.reserved, pool.free, pool.largest_free, pool.split)
         style = "bold" if pool.pool == "all" else ""
         table.add_row(pool.pool, f"{pool.segments}", *(bytes_text(size) for size in sizes), style=style)
-    return table
+    return _titled("Free at the end, by pool", table)
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+def _titled(title: str, table: Table) -> Group:
+    """A table below its title, which may be wider."""
+    return Group(Text(title, style="bold"), table)
 
 
 def _printable(text: str) -> str:

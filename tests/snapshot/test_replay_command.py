@@ -64,10 +64,12 @@ def test_another_setting_beside_its_control(trace: str) -> None:
 
 
 def test_what_does_not_fit_says_where(trace: str) -> None:
-    output = run(trace, "--capacity", "2.1 GiB")
-    assert re.search(r"replayed: does not fit in 2.10 GiB: at event\s\d+\s", output)
+    output = run(trace, "--capacity", "2.2 GiB")
     assert re.search(r"^fits +yes +NO, at event \d+$", output, re.MULTILINE)
-    assert "before the first event" in run(trace, "--capacity", "100MiB").replace("\n", " ")
+    assert re.search(r"replayed: does not fit in 2.20 GiB: at event \d+ ", " ".join(output.split()))
+    small = run(trace, "--capacity", "100MiB")
+    assert "before the first event" in " ".join(small.split())
+    assert "NO, at its start" in small
 
 
 def test_an_out_of_memory_error_is_told(tmp_path: Path) -> None:
