@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -39,7 +40,7 @@ def snapshot_parts(study: Study) -> Iterator[Any]:
         yield bullets("Out of memory when recorded", [_out_of_memory(*found) for found in study.out_of_memory])
     if study.notes:
         yield Text()
-        yield bullets("Notes", [_printable(note) for note in study.notes])
+        yield bullets("Notes", [escape(_printable(note)) for note in study.notes])
 
 
 def _verdicts(study: Study) -> Iterator[Text]:

@@ -82,6 +82,8 @@ def _scan(path: str, data: bytes) -> None:
         if name in _INTEGERS:
             integers += 1
             continue
+        if name == "FRAME":  # a mark in the file between any two instructions, also those of one tuple
+            continue
         if name not in _PLAIN:
             raise UsageError(f"{path} holds the pickle instruction {name}, which plain data does not need: {_ADVICE}")
         if name in _CONTAINERS:

@@ -60,6 +60,16 @@ def test_plain_data_comes_back(protocol: int, value: Any, folder: Path) -> None:
     assert load(pickle.dumps(value, protocol), folder) == value
 
 
+def test_a_tuple_may_lie_across_two_frames_of_the_file(tmp_path: Path) -> None:
+    """Protocol 4 writes frames of 64 KiB and cuts between any two instructions."""
+    value = [["x" * (index * index % 31), (index, index + 1)] for index in range(100_000)]
+    data = pickle.dumps(value, 4)
+    names = [opcode.name for opcode, _, _ in pickletools.genops(data)]
+    cuts = [i for i, name in enumerate(names) if name == "FRAME" and names[i - 1][:6] == names[i + 1][:6] == "BININT"]
+    assert cuts
+    assert load(data, tmp_path) == value
+
+
 class Runs:
     """Its pickle calls os.system."""
 
