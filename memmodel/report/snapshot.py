@@ -80,8 +80,8 @@ def _sparklines(course: Timeline) -> Iterator[Text]:
         yield Text(f"{name:9} {bars} {bytes_text(max(values))}")
     at = next(column for column, (_, end) in enumerate(steps) if course.peak < end)
     label = f"peak {_when(course.peak)}"
-    told = f"{label} ^" if at > len(label) else f"{'':{max(0, at - len(label))}}^ {label}"
-    yield Text(" " * 10 + (told.rjust(at + 1) if at > len(label) else " " * at + told), style="dim")
+    told = f"{label} ^".rjust(at + 1) if at > len(label) else f"{' ' * at}^ {label}"
+    yield Text(" " * 10 + told, style="dim")
 
 
 def _when(entry: int) -> str:

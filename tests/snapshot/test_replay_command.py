@@ -91,6 +91,15 @@ def test_the_screen_is_80_columns_wide_and_obeys_no_file(tmp_path: Path) -> None
     assert output.count("?[31m[bold]??[/red]very_long_name") == 2  # the account and a note
 
 
+def test_the_mark_stands_below_the_highest_bar(trace: str) -> None:
+    lines = run(trace).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("allocated "))
+    assert lines[start][lines[start + 2].index("^")] == "█"
+    assert lines[start + 2].endswith("peak after event 1679")
+    document = json.loads(run(trace, "--json"))
+    assert document["peak"]["event"] == 1679
+
+
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(key as documented, value) of everything in the JSON that is no container of other keys."""
     if DOCUMENTED.get(path, "").startswith("list of"):
