@@ -62,6 +62,15 @@ class Mask:
         starts = _ramp(tiles, rows, offset - self.window + 1, cols, up=False)
         return ends - starts
 
+    def edge_blocks(self, n: Dim, rows: int, cols: int) -> Dim:
+        """Blocks that the mask's edge crosses, where tiles are aligned with it: elsewhere all pairs count, or none.
+
+        The diagonal leaves a tile of `rows` queries after `rows` keys; a window has a second edge.
+        """
+        if not self.causal:
+            return 0
+        return ceil_div(n, rows) * ceil_div(rows, cols) * (1 if self.window is None else 2)
+
     def most_keys(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
         """Key blocks of the query tile that visits most: a tile at the end, where a causal mask sees all keys."""
         seen = m if self.window is None else minimum(m, self.window + rows - 1)

@@ -55,8 +55,8 @@ class Launch(NamedTuple):
     """A kernel runs. `thread` is "main" or "autograd": each owns a cuBLAS handle and so a workspace.
 
     `kind` and `sizes` are what its time depends on beyond its work (see `memmodel.timing`):
-        "elementwise": none. "reduction", "argmax", "softmax", "softmax_backward": rows, and elements of a row.
-        "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all of them, blocks of the
+        "elementwise": none. "broadcast": elements of the result. "reduction", "argmax", "softmax",
+        "softmax_backward": rows, and elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all of them, blocks of the
         longest, and rows and columns of the tile that a program owns.
     """
 

@@ -17,6 +17,8 @@ _COMMANDS = {
     "gpus": "The GPUs known, and where each value comes from.",
     "sweep": "Many configurations at once, as CSV or JSON.",
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
+    "accuracy": "How far off the model is, against every run on record.",
+    "validate": "Run attention for real, and compare with what was predicted.",
     "completion": "The shell's completion script.",
 }
 

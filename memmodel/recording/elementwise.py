@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.dims import product
+from memmodel.dims import product, same_shape
 from memmodel.dtypes import DType, float32
 from memmodel.recording.layout import broadcast_shape, elementwise_strides, is_dense
 from memmodel.recording.tensor import Tensor, new
@@ -54,7 +54,9 @@ def elementwise(
         read=sum((x.bytes_read for x in read), start=0),
         written=0 if result.storage.on_chip else count * result.dtype.itemsize,
     )
-    tape.launch(name, work, common, parallel=count)
+    spread = any(x.shape and not same_shape(x.shape, shape) for x in read)
+    kind, sizes = ("broadcast", (count,)) if spread else ("elementwise", ())
+    tape.launch(name, work, common, parallel=count, kind=kind, sizes=sizes)
     if out is not None:
         out.storage.version += 1
     while casts:

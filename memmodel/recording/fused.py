@@ -10,7 +10,6 @@ from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
 from memmodel.masks import Mask
 from memmodel.recording.autograd import _grad_mode
-from memmodel.recording.elementwise import elementwise
 from memmodel.recording.layout import contiguous_strides
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Storage, Tensor
@@ -94,8 +93,9 @@ class FusedKernel:
         return self._on_chip((*like.shape[:3], *columns), dtype)
 
     def masked(self, scores: Tensor, mask: Mask, rows: int, cols: int, n: Dim, m: Dim) -> Tensor:
-        """The scores, -inf where a pair does not count or lies beyond the edge."""
-        return scores if mask.name == "none" else elementwise("where", scores, vector=2)
+        """The scores, -inf where a pair does not count: a comparison and a choice, in the blocks at the mask's edge."""
+        self.total += Work(vector=2 * scores.numel()) * mask.edge_blocks(n, rows, cols)
+        return scores
 
     def _on_chip(self, shape: Sequence[Dim], dtype: DType) -> Tensor:
         size = tuple(shape)

@@ -120,5 +120,6 @@ def test_a_disagreement_would_be_noticed(change: Any, complaint: str) -> None:
 def test_every_command_with_json_has_a_section() -> None:
     from memmodel.cli import _COMMANDS
 
-    assert set(_COMMANDS) - {"completion"} == set(COMMANDS)
+    elsewhere = {"replay", "validate", "calibrate", "accuracy"}  # docs/replay.md, docs/validation.md, docs/time.md
+    assert set(_COMMANDS) - {"completion"} - elsewhere == set(COMMANDS)
     assert all(section(command) for command in COMMANDS)

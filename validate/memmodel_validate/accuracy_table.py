@@ -1,27 +1,70 @@
-"""The README's accuracy table: today's model against every recorded number.
+"""Accuracy as tables, Markdown and JSON; errors are of times, in per cent, memory is exact or not."""
 
-Printed by `python -m memmodel_validate.accuracy_table`.
-"""
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
-from memmodel_validate.comparison import Accuracy, accuracy
-from memmodel_validate.records import tables
+from rich.table import Table
+from rich.text import Text
 
-_HEAD = """| recorded run | GPU | torch | what | numbers | exact | largest difference |
-| --- | --- | --- | --- | --- | --- | --- |"""
+from memmodel_validate.accuracy import Accuracy, Summary, summaries
 
-
-def markdown() -> str:
-    """One row per table and column, and the sum. A difference is of the printed, rounded number, in bytes."""
-    found = accuracy()
-    total = f"| all | | | | {sum(a.rows for a in found)} | {sum(a.exact for a in found)} | |"
-    return "\n".join([_HEAD, *map(_row, found), total])
+SCHEMA = 1
+_COLUMNS = ("numbers", "exact", "mean", "median", "p90", "worst", "roofline")
 
 
-def _row(row: Accuracy) -> str:
-    source = tables()[row.table].source
-    numbers = f"{row.rows} | {row.exact} | {abs(row.worst_residual):,.0f} B"
-    return f"| {row.table} | {source.gpu} | {source.environment['torch']} | {row.column} | {numbers} |"
+def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
+    """The terminal's view: a row per quantity, or one per recorded table or kernel too, and what was not judged."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("against every record", overflow="fold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for summary in summaries(found.judged, by_subject=False):
+        table.add_row(summary.quantity, *_cells(summary), style="bold" if by_table else "")
+        for one in summaries(j for j in found.judged if j.quantity == summary.quantity) if by_table else ():
+            table.add_row(f"  {one.gpu}: {one.subject}", *_cells(one))
+    yield table
+    yield Text("errors are |predicted / measured - 1| on rows that no constant was fitted to;")
+    yield Text("roofline: the median error of a roofline on datasheet peaks, on the same rows\n")
+    worst = [s for s in summaries(found.judged, by_subject=False) if s.worst > 0]
+    for summary in worst:
+        yield Text(f"worst {summary.quantity}: {summary.worst_row}")
+    if found.left_out:
+        yield Text("\nnot judged")
+        for reason, count in found.left_out.most_common():
+            yield Text(f"{count:6,}  {reason}")
 
 
-if __name__ == "__main__":
-    print(markdown())
+def _cells(summary: Summary) -> list[str]:
+    exact = "" if summary.exact is None else f"{summary.exact}"
+    if summary.exact == summary.count:
+        return [f"{summary.count}", exact, "", "", "", "", ""]
+    errors = (summary.mean, summary.median, summary.p90, summary.worst, summary.roofline)
+    return [f"{summary.count}", exact, *("" if e is None else f"{100 * e:.1f} %" for e in errors)]
+
+
+def markdown(found: Accuracy) -> str:
+    """The README's tables: by recorded table or kernel and GPU, and over all."""
+    lines = [
+        "| quantity | GPU | recorded table or kernel | " + " | ".join(_COLUMNS) + " |",
+        "| --- " * 3 + "| ---: " * len(_COLUMNS) + "|",
+    ]
+    for summary in summaries(found.judged):
+        lines.append(
+            f"| {summary.quantity} | {summary.gpu} | {summary.subject} | " + " | ".join(_cells(summary)) + " |"
+        )
+    for summary in summaries(found.judged, by_subject=False):
+        cells = (f"**{cell}**" if cell else "" for cell in _cells(summary))
+        lines.append(f"| **{summary.quantity}** | **all** | | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def accuracy_dict(found: Accuracy) -> dict[str, Any]:
+    """The documented JSON form: errors as fractions."""
+    return {
+        "schema": SCHEMA,
+        "quantities": [asdict(s) for s in summaries(found.judged, by_subject=False)],
+        "groups": [asdict(s) for s in summaries(found.judged)],
+        "judged": [asdict(j) for j in found.judged],
+        "not_judged": dict(found.left_out),
+    }

@@ -54,6 +54,22 @@ def compiled_library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
     return _compiled(xp, library_softmax, q, k, v, None, by_hand=False)
 
 
+def flash_benchmark(xp: Any, q: Any, k: Any, v: Any, causal: bool) -> Any:
+    """The standard attention that FlashAttention's authors compare with; shapes (b, n, h, d).
+
+    Dao-AILab/flash-attention, benchmarks/benchmark_flash_attention.py: scores by one baddbmm, a causal mask of -10000
+    that is added to them.
+    """
+    b, n, h, d = q.shape
+    rows = q.transpose(1, 2).reshape(b * h, n, d)
+    columns = k.permute(0, 2, 3, 1).reshape(b * h, d, n)
+    empty = xp.empty(b * h, n, n, dtype=q.dtype, device=q.device)
+    scores = xp.baddbmm(empty, rows, columns, beta=0, alpha=1 / math.sqrt(d)).reshape(b, h, n, n)
+    if causal:
+        scores = scores + xp.full((n, n), -10000.0, device=q.device).triu(1).to(q.dtype)
+    return xp.einsum("bhts,bshd->bthd", scores.softmax(-1), v)
+
+
 def _compiled(xp: Any, attention: Any, q: Any, k: Any, v: Any, mask: Any, by_hand: bool) -> Any:
     if xp.__name__ == "torch":
         masks = () if mask is None else (mask,)

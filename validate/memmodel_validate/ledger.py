@@ -56,6 +56,8 @@ QUANTITIES: dict[str, tuple[str, str]] = {
     "live_peak_bwd": ("B", "storages alive at once in the backward"),
     "allocated_peak": ("B", "allocator blocks at once, in the step"),
     "reserved_peak": ("B", "segments held at once, in the step"),
+    "reserved_peak_fwd": ("B", "segments held at once in the forward"),
+    "reserved_peak_bwd": ("B", "segments held at once in the backward"),
     "context": ("B", "device memory of the process outside the allocator"),
     "events": ("", "allocations and frees of the step"),
     "events_equal": ("", "of these, those that the model has at the same place with the same bytes"),

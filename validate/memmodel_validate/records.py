@@ -16,7 +16,16 @@ COLUMNS = ("mem_after_inputs", "mem_before_backward", "saved", "peak_fwd", "peak
 @cache
 def shipped() -> Ledger:
     """Every record that comes with the package: recorded tables, published figures, our own runs."""
-    return read(*sorted((DATA / "ledger").glob("*.jsonl")))
+    return read(*_files())
+
+
+def with_shipped(*paths: str) -> Ledger:
+    """The shipped records and those of some files more."""
+    return read(*_files(), *paths)
+
+
+def _files() -> list[Path]:
+    return sorted((DATA / "ledger").glob("*.jsonl"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,45 @@
+"""`memmodel accuracy`."""
+
+import click
+
+from memmodel.cli.options import examples, print_json, show
+from memmodel.errors import UsageError
+
+
+@click.command(
+    "accuracy",
+    epilog=examples(
+        "memmodel accuracy", "memmodel accuracy --gpu H100 --quantity time", "memmodel accuracy --markdown"
+    ),
+)
+@click.option("--gpu", metavar="NAME", help="Only GPUs whose name contains this.")
+@click.option(
+    "--quantity", metavar="NAME", help="Only quantities whose name contains this: memory, naive, flash, time."
+)
+@click.option(
+    "--ledger", "ledgers", multiple=True, metavar="FILE", help="More records: what `memmodel validate` wrote."
+)
+@click.option("--by-table", is_flag=True, help="A row for each recorded table, not only for each quantity.")
+@click.option("--markdown", is_flag=True, help="The tables of the README.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
+def command(
+    gpu: str | None, quantity: str | None, ledgers: tuple[str, ...], by_table: bool, markdown: bool, as_json: bool
+) -> None:
+    """Compare today's model with every run on record."""
+    from memmodel_validate import accuracy_table as report
+    from memmodel_validate.accuracy import accuracy
+    from memmodel_validate.records import with_shipped
+
+    if markdown and as_json:
+        raise UsageError("--markdown and --json: give one of them")
+    found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
+    if not found.judged:
+        raise UsageError(
+            f"no record of {quantity or 'any quantity'} on {gpu or 'any GPU'}: `memmodel accuracy --by-table` shows all"
+        )
+    if markdown:
+        click.echo(report.markdown(found))
+    elif as_json:
+        print_json(report.accuracy_dict(found))
+    else:
+        show(*report.tables(found, by_table))

@@ -1,0 +1,215 @@
+"""A calibration: rates measured on a machine, or fitted to recorded runs, each with its unit, origin and spread.
+
+It is kept apart from the datasheet: a `Gpu` holds what the vendor lists, a `Calibration` what was seen. Its `basis`
+says where: "local" (measured on this machine), "community" (fitted to other people's runs of that GPU).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from os import PathLike, fspath
+from typing import Any
+
+from memmodel.errors import UsageError, unknown
+
+SCHEMA = 1
+BASES = ("local", "community")
+_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")
+
+# Every constant the time model can use: its unit and meaning. A curve is over the size named in its meaning.
+CONSTANTS: dict[str, tuple[str, str]] = {
+    "bandwidth": ("B/s", "elementwise kernels on large tensors; as a curve, over bytes moved"),
+    "reduction": ("B/s", "sums and maxima over rows; as a curve, over bytes moved"),
+    "argmax": ("B/s", "maxima with their int64 indices; as a curve, over bytes moved"),
+    "softmax": ("B/s", "softmax over rows, each pass over the scores counted; as a curve, over bytes moved"),
+    "softmax_backward": ("B/s", "softmax's backward over rows; as a curve, over bytes moved"),
+    "masked_fill": ("B/s", "filling by a mask, in place: mask read and result written; as a curve, over bytes moved"),
+    "triangle": ("B/s", "triu and tril of a bool mask; as a curve, over bytes moved"),
+    "exp": ("op/s", "exponentials"),
+    "broadcast": ("op/s", "elements of elementwise kernels that spread an operand over the others"),
+    "fault": ("B/s", "first writes to fresh pages, on a CPU"),
+    "fault_from": ("B", "allocations from this size on get fresh pages each time, on a CPU"),
+    "launch": ("s", "between kernels that are queued back to back"),
+    "dispatch": ("s", "host time for a forward operation"),
+    "dispatch_backward": ("s", "host time for a backward operation"),
+    **{f"matmul.{t}": ("FLOP/s", "matrix products of large square matrices") for t in _DTYPES},
+    **{f"matmul.{t}.scores": ("FLOP/s", "products with a small inner size; a curve over it") for t in _DTYPES},
+    **{f"matmul.{t}.values": ("FLOP/s", "products with a narrow result; a curve over its width") for t in _DTYPES},
+    **{f"tile.{t}.{side}": ("", f"{side} of a matrix product's tile") for t in _DTYPES for side in ("rows", "cols")},
+    **{
+        f"{flash}.{name}": (unit, meaning)
+        for flash in ("flash", "flash_backward")
+        for name, unit, meaning in (
+            ("matmul", "", "share of the tensor cores' peak that the kernel's products reach by themselves"),
+            ("overlap", "", "share of the lesser pipes' time that is hidden behind the longest: 0 to 1"),
+            ("prologue", "cycles", "per program that holds 128 rows of head dim 128: loading, storing, start"),
+            ("tail", "", "of the longest program, exposed at the end: 0.5 longest first, 1 in order"),
+            ("warp_rows", "", "rows of a product that read one operand from shared memory together"),
+            ("exp", "op/s", "exponentials in the kernel, with the arithmetic that goes with each"),
+            ("flops", "FLOP/s", "products in the kernel; where it is there, it replaces the share of a peak"),
+        )
+    },
+}
+
+
+class Curve(tuple[tuple[float, float], ...]):
+    """A rate by size: points (size, rate), sizes rising. Between points, time is linear in size."""
+
+    __slots__ = ()
+
+    def rate(self, size: float) -> float:
+        """The rate at a size; below the first point and above the last it stays as there."""
+        points = self
+        if size <= points[0][0]:
+            return points[0][1]
+        for (x0, r0), (x1, r1) in pairwise(points):
+            if size <= x1:
+                t0, t1 = x0 / r0, x1 / r1
+                return size / (t0 + (t1 - t0) * (size - x0) / (x1 - x0))
+        return points[-1][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A calibrated number or curve.
+
+    Attributes:
+        value: in the unit of `CONSTANTS`. origin: the run or rows that it comes from.
+        spread: (largest - smallest) / median of its samples; None where there is one sample or it was fitted.
+    """
+
+    value: float | Curve
+    origin: str
+    spread: float | None = None
+
+    def at(self, size: float) -> float:
+        """The value at a size; a plain number holds at every size."""
+        return self.value.rate(size) if isinstance(self.value, Curve) else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Constants of one machine.
+
+    Attributes:
+        name: what to call it. basis: "local" or "community".
+        machine: what it was measured on: gpu, gpu_id, driver, torch, triton, cpu, threads, date, clocks ...
+    """
+
+    name: str
+    basis: str
+    machine: Mapping[str, str]
+    constants: Mapping[str, Constant]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented JSON form."""
+        return {
+            "schema": SCHEMA,
+            "kind": "calibration",
+            "name": self.name,
+            "basis": self.basis,
+            "machine": dict(self.machine),
+            "constants": {name: _constant_dict(name, constant) for name, constant in self.constants.items()},
+            "notes": list(self.notes),
+        }
+
+
+def read_calibration(path: str | PathLike[str]) -> Calibration:
+    """The calibration in a JSON file. Raises UsageError that names the file and what is wrong with it."""
+    name = fspath(path)
+    try:
+        with open(name, encoding="utf-8") as file:
+            document = json.load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {name} ({error.strerror}): make one with `memmodel calibrate`") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is no JSON ({error}): make a calibration with `memmodel calibrate`") from error
+    return parse_calibration(document, name)
+
+
+def parse_calibration(document: Any, where: str) -> Calibration:
+    """The calibration in a JSON document; `where` is what errors call it. Raises UsageError."""
+    if not isinstance(document, dict) or document.get("kind") != "calibration":
+        raise UsageError(f'{where} is no calibration: expected an object with "kind": "calibration"')
+    if document.get("schema") != SCHEMA:
+        raise UsageError(f"{where} has schema {document.get('schema')!r}: this version reads {SCHEMA}; calibrate again")
+    basis = document.get("basis")
+    if basis not in BASES:
+        raise unknown(f"basis in {where}", basis, BASES)
+    machine, constants = document.get("machine"), document.get("constants")
+    if not isinstance(machine, dict) or not isinstance(constants, dict) or not constants:
+        raise UsageError(
+            f"{where} is not whole: expected the objects machine and constants, with at least one constant"
+        )
+    return Calibration(
+        str(document.get("name", where)),
+        basis,
+        {str(key): str(value) for key, value in machine.items()},
+        {name: _constant(name, entry, where) for name, entry in constants.items()},
+        tuple(map(str, document.get("notes") or ())),
+    )
+
+
+def _constant(name: str, entry: Any, where: str) -> Constant:
+    if name not in CONSTANTS:
+        raise unknown(f"constant in {where}", name, CONSTANTS)
+    if not isinstance(entry, dict) or "value" not in entry:
+        raise UsageError(f"{where}: {name} must be an object with a value")
+    unit, _ = CONSTANTS[name]
+    if entry.get("unit", unit) != unit:
+        raise UsageError(f"{where}: {name} is in {entry['unit']!r}, expected {unit!r}")
+    spread = entry.get("spread")
+    if spread is not None and not _is_number(spread):
+        raise UsageError(f"{where}: the spread of {name} is {spread!r}, expected a number of at least 0")
+    return Constant(_value(name, entry["value"], where), str(entry.get("origin", where)), spread)
+
+
+def _value(name: str, raw: Any, where: str) -> float | Curve:
+    if isinstance(raw, list):
+        if not raw or not all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in raw):
+            raise UsageError(f"{where}: {name} must be a number, or points [size, rate] of numbers")
+        sizes = [size for size, _ in raw]
+        if sizes != sorted(set(sizes)) or min(rate for _, rate in raw) <= 0 or sizes[0] <= 0:
+            raise UsageError(f"{where}: the points of {name} need rising sizes and rates above 0")
+        return Curve((float(size), float(rate)) for size, rate in raw)
+    if not _is_number(raw) or (raw == 0 and "flash" not in name and CONSTANTS[name][0] != "s"):
+        raise UsageError(f"{where}: {name} is {raw!r}, expected a finite number above 0")
+    return float(raw)
+
+
+def _is_number(raw: Any) -> bool:
+    return isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw) and raw >= 0
+
+
+def _constant_dict(name: str, constant: Constant) -> dict[str, Any]:
+    value = constant.value
+    listed: Any = [list(point) for point in value] if isinstance(value, Curve) else value
+    return {"value": listed, "unit": CONSTANTS[name][0], "origin": constant.origin, "spread": constant.spread}
+
+
+def mismatches(calibration: Calibration, gpu_id: str, torch: str | None = None) -> list[str]:
+    """What a calibration was made for that differs from what it is used for; each is one sentence."""
+    found = []
+    made_for = calibration.machine.get("gpu_id", "")
+    if made_for != gpu_id:
+        found.append(f"the calibration is of {made_for or 'an unnamed machine'}, not of {gpu_id}")
+    seen = calibration.machine.get("torch", "")
+    if torch is not None and seen and _minor(seen) != _minor(torch):
+        found.append(f"the calibration was made with torch {seen}, not {torch}")
+    return found
+
+
+def _minor(version: str) -> list[str]:
+    return version.split("+")[0].split(".")[:2]
+
+
+def merged(calibrations: Iterable[Calibration]) -> dict[str, Constant]:
+    """The constants of several calibrations; the first that has one wins."""
+    found: dict[str, Constant] = {}
+    for calibration in calibrations:
+        for name, constant in calibration.constants.items():
+            found.setdefault(name, constant)
+    return found

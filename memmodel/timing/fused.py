@@ -1,0 +1,121 @@
+"""FlashAttention's time: pipes with an overlap factor, exact block counts under masks, waves of programs.
+
+A program walks the blocks that its mask lets it visit. A block takes its longest pipe, and of the others what the
+kernel does not hide behind it: max + (1 - overlap) (sum - max). Shah et al., "FlashAttention-3" (2024), section 3,
+count the same cycles: products on the tensor cores, 16 exponentials a clock and SM, fp32 arithmetic around them.
+"""
+
+from collections.abc import Iterator
+
+from memmodel.dims import ceil_div
+from memmodel.program import Launch
+from memmodel.timing.ceiling import Ceiling, KernelTime
+from memmodel.timing.machine import Machine, Rate
+from memmodel.timing.terms import fp32_rate, traffic
+
+SHARED_BYTES_PER_CLOCK = 128  # of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide)
+_PROLOGUE_TILE = 128 * 128  # elements of the program whose prologue is calibrated
+
+
+def is_flash(launch: Launch) -> bool:
+    """Whether a launch is a fused attention kernel: it walks blocks and multiplies matrices."""
+    return launch.kind == "fused" and bool(launch.work.matmul) and len(launch.sizes) >= GRID
+
+
+GRID = 5  # programs, blocks of all, blocks of the longest, rows of a program's own tile, its columns
+
+
+def constants_of(launch: Launch) -> str:
+    """The prefix of its constants: forward and backward have their own."""
+    return "flash_backward" if "backward" in launch.name else "flash"
+
+
+def flash_time(launch: Launch, machine: Machine) -> KernelTime:
+    """The time of a fused attention kernel from a calibration's constants and the datasheet."""
+    prefix = constants_of(launch)
+    pipes = [*_pipes(launch, machine, prefix)]
+    memory = traffic(launch, machine)
+    longest = max(pipe.seconds for pipe in pipes)
+    rest = sum(pipe.seconds for pipe in pipes) - longest
+    exposed = (1 - machine.number(f"{prefix}.overlap", 1.0)) * rest
+    whole = _scheduled(launch, machine, prefix, longest + exposed)
+    launching = machine.number("launch", 0.0)
+    waves = max(whole, memory.seconds) - max(longest, memory.seconds) - exposed
+    return KernelTime(
+        launch.name, (*pipes, memory), {"no overlap": exposed, "waves": max(waves, 0.0), "launch": launching}
+    )
+
+
+def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
+    """Tensor cores, shared memory, and the exponentials with the arithmetic around them."""
+    work, gpu = launch.work, machine.gpu
+    products = float(work.matmul)
+    kind = machine.matmul_type(launch.dtype)
+    measured = machine.calibrated(f"{prefix}.flops")
+    if measured is not None:
+        yield Ceiling("products", products, *measured)
+        yield Ceiling("exponentials", float(work.exp), *(machine.calibrated(f"{prefix}.exp") or measured))
+        return
+    reached = machine.calibrated(f"{prefix}.matmul")
+    peak = machine.listed(gpu.peak_quantity(kind))
+    share = 1.0 if reached is None else reached.value
+    source = peak.source if reached is None else f"{share:.3f} of the peak, {reached.source}"
+    yield Ceiling("tensor cores", products, peak.value * share, source)
+    if {"sm_count", "tensor_clock"} <= gpu.values.keys():
+        yield shared_memory(launch, machine, prefix)
+    softmax = _softmax_rate(launch, machine, prefix)
+    if softmax is not None:
+        yield Ceiling("exp and fp32 units", float(work.exp), *softmax)
+
+
+def shared_memory(launch: Launch, machine: Machine, prefix: str) -> Ceiling:
+    """Operands read from shared memory: each group of `warp_rows` rows reads the other operand whole.
+
+    A product of 2 m n k FLOP reads m / warp_rows times n k elements. mma.sync: a program's four row-warps share its
+    rows; wgmma: 64 rows go together (PTX ISA, wgmma.mma_async).
+    """
+    gpu = machine.gpu
+    rows = machine.number(f"{prefix}.warp_rows", 0.0) or float(launch.sizes[3]) / 4
+    amount = float(launch.work.matmul) * launch.dtype.itemsize / (2 * rows)
+    rate = SHARED_BYTES_PER_CLOCK * gpu.sm_count * gpu.tensor_clock
+    return Ceiling("shared memory", amount, rate, "128 B per clock and SM x SMs x tensor clock")
+
+
+def _softmax_rate(launch: Launch, machine: Machine, prefix: str) -> Rate | None:
+    """Exponentials a second when the fp32 arithmetic that goes with each comes on top; at the tensor clock."""
+    calibrated = machine.calibrated(f"{prefix}.exp")
+    if calibrated is not None:
+        return calibrated
+    values = machine.gpu.values
+    if not {"sm_count", "exp_per_clock_per_sm", "tensor_clock", "boost_clock"} <= values.keys():
+        return None
+    gpu, work = machine.gpu, launch.work
+    slower = gpu.tensor_clock / gpu.boost_clock
+    seconds = float(work.exp) / gpu.exp_rate + float(work.vector) / fp32_rate(machine).value
+    return Rate(float(work.exp) / seconds * slower, gpu.source("exp_per_clock_per_sm"))
+
+
+def _scheduled(launch: Launch, machine: Machine, prefix: str, body: float) -> float:
+    """Seconds until the last program ends, for programs of `body` seconds in all on a full machine.
+
+    Programs of one length run in ceil(programs / SMs) waves. Others fill the SMs as they get free: the sum over the
+    SMs, and a part of the longest at the end (in order: all of it; longest first: about half).
+    """
+    gpu = machine.gpu
+    if not {"sm_count", "tensor_clock"} <= gpu.values.keys():
+        return body
+    sms = gpu.sm_count
+    cycles = machine.number(f"{prefix}.prologue", 0.0)
+    grids = [launch.sizes[i : i + GRID] for i in range(0, len(launch.sizes), GRID)]
+    blocks = float(sum(grid[1] for grid in grids))
+    block = body * sms / blocks if blocks else 0.0  # seconds of one block on one SM
+    total = longest = 0.0
+    uniform = len(grids) == 1
+    for programs, of_all, of_longest, rows, cols in grids:
+        prologue = cycles * float(rows * cols) / _PROLOGUE_TILE / gpu.tensor_clock
+        total += float(of_all) * block + float(programs) * prologue
+        longest = max(longest, float(of_longest) * block + prologue)
+        uniform = uniform and of_all == programs * of_longest
+    if uniform:
+        return float(ceil_div(grids[0][0], sms)) * longest
+    return max(longest, total / sms + machine.number(f"{prefix}.tail", 0.5) * longest)

@@ -1,0 +1,42 @@
+"""Calibrations that are there: shipped ones fitted to recorded runs, and those that this machine's user made."""
+
+import os
+from collections.abc import Iterator
+
+from memmodel.timing.calibration import Calibration, read_calibration
+
+_SHIPPED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "calibrations")
+HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and runs are kept
+
+
+def community(gpu_id: str) -> Calibration | None:
+    """The shipped calibration of a GPU, fitted to other people's runs; None where there is none."""
+    path = os.path.join(_SHIPPED, f"{gpu_id}.json")
+    return read_calibration(path) if os.path.exists(path) else None
+
+
+def local(gpu_id: str) -> Calibration | None:
+    """The calibration that was made on this machine for a GPU (or "cpu"); None where there is none."""
+    path = local_path(gpu_id)
+    return read_calibration(path) if os.path.exists(path) else None
+
+
+def local_path(gpu_id: str) -> str:
+    """Where `memmodel calibrate` puts a calibration and `--gpu local` looks for it."""
+    return os.path.join(home(), "calibrations", f"{gpu_id}.json")
+
+
+def home() -> str:
+    """The user's folder: $MEMMODEL_HOME, or memmodel in the system's place for application data."""
+    given = os.environ.get(HOME)
+    if given:
+        return given
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "memmodel")
+
+
+def shipped_ids() -> Iterator[str]:
+    """GPUs with a shipped calibration."""
+    for name in sorted(os.listdir(_SHIPPED)):
+        if name.endswith(".json"):
+            yield name.removesuffix(".json")

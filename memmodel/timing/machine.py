@@ -1,0 +1,55 @@
+"""A machine for the time model: a GPU's datasheet, and what a calibration knows better."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memmodel.dtypes import DType, short_name
+from memmodel.gpus import Gpu
+from memmodel.timing.calibration import Calibration, Constant
+
+
+class Rate(NamedTuple):
+    """A rate in SI units, and where it is from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A GPU, and the calibration that predictions on it use; with none, its datasheet is taken as it stands.
+
+    `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`).
+    """
+
+    gpu: Gpu
+    calibration: Calibration | None = None
+    tf32: bool = False
+
+    @property
+    def basis(self) -> str:
+        """Where times come from: "datasheet", "community" or "local"."""
+        return "datasheet" if self.calibration is None else self.calibration.basis
+
+    def constant(self, name: str) -> Constant | None:
+        """A calibrated constant; None where there is none."""
+        return None if self.calibration is None else self.calibration.constants.get(name)
+
+    def calibrated(self, name: str, size: float = 0.0) -> Rate | None:
+        """A calibrated rate at a size; None where there is none."""
+        found = self.constant(name)
+        return None if found is None else Rate(found.at(size), f"calibrated: {found.origin}")
+
+    def number(self, name: str, otherwise: float) -> float:
+        """A calibrated number, or what to take without."""
+        found = self.constant(name)
+        return otherwise if found is None else found.at(0.0)
+
+    def listed(self, quantity: str) -> Rate:
+        """A datasheet value. Raises UsageError where the GPU has none."""
+        return Rate(self.gpu.value(quantity), self.gpu.source(quantity))
+
+    def matmul_type(self, dtype: DType) -> str:
+        """The name of the type that matrix products run in."""
+        name = short_name(dtype)
+        return "tf32" if self.tf32 and name == "fp32" else name

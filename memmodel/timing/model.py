@@ -1,0 +1,41 @@
+"""The time of kernels and steps: a sum over kernels of the slowest ceiling, against what the host needs to send them.
+
+T = max(sum of dispatch, sum over kernels of launch + max over ceilings). With a datasheet alone this is a roofline per
+kernel and a lower bound; with a calibration, the full model.
+"""
+
+from collections.abc import Iterable
+
+from memmodel.program import Launch
+from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime
+from memmodel.timing.fused import flash_time, is_flash
+from memmodel.timing.machine import Machine
+from memmodel.timing.terms import arithmetic, broadcasts, exponentials, in_flight, matmul, page_faults, traffic
+
+
+def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
+    """A kernel's ceilings on a machine, the one that binds, and what comes on top."""
+    if machine.calibration is not None and is_flash(launch):
+        return flash_time(launch, machine)
+    ceilings = (
+        traffic(launch, machine),
+        *in_flight(launch, machine),
+        *matmul(launch, machine),
+        *arithmetic(launch, machine),
+        *exponentials(launch, machine),
+        *broadcasts(launch, machine),
+    )
+    beside = {"launch": machine.number("launch", LAUNCH_SECONDS)}
+    faults = page_faults(launch, machine)
+    return KernelTime(launch.name, ceilings, {"page faults": faults, **beside} if faults else beside)
+
+
+def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:
+    """Every kernel's time, in order."""
+    return tuple(kernel_time(launch, machine) for launch in launches)
+
+
+def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine) -> float:
+    """A phase's time: its kernels one after the other, or the host's dispatch of them where that takes longer."""
+    name = "dispatch_backward" if phase == "backward" else "dispatch"
+    return max(sum(kernel.seconds for kernel in kernels), len(kernels) * machine.number(name, 0.0))

@@ -1,0 +1,205 @@
+"""The terms of the time model: each a function from what a kernel does to the ceiling that it meets.
+
+Amounts are bytes, FLOP or operations; rates the same per second. With a datasheet alone a term is the roofline's; a
+calibration replaces its rate by a measured one, by size where a curve was measured.
+"""
+
+from collections.abc import Iterator
+
+from memmodel.dims import ceil_div
+from memmodel.program import Launch
+from memmodel.timing.ceiling import Ceiling
+from memmodel.timing.machine import Machine, Rate
+
+IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
+LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
+_BANDWIDTH = {  # which bandwidth a kind of kernel has, and which stands in for one that was not calibrated
+    "elementwise": ("bandwidth",),
+    "broadcast": ("bandwidth",),
+    "reduction": ("reduction", "bandwidth"),
+    "argmax": ("argmax", "reduction", "bandwidth"),
+    "softmax": ("softmax", "bandwidth"),
+    "softmax_backward": ("softmax_backward", "softmax", "bandwidth"),
+    "gemm": ("bandwidth",),
+    "fused": ("bandwidth",),
+}
+_TRIANGLES = ("triu", "tril")
+
+
+def bandwidths(launch: Launch) -> tuple[str, ...]:
+    """The constants that a launch's bandwidth is looked up in, its own first.
+
+    On a CPU, filling by a mask and cutting a triangle are loops over single elements, slower than memory by far; where
+    they were not measured (as on GPUs) they move bytes like any elementwise kernel.
+    """
+    if fills_by_mask(launch):
+        return ("masked_fill", *_BANDWIDTH[launch.kind])
+    if launch.name in _TRIANGLES:
+        return ("triangle", *_BANDWIDTH[launch.kind])
+    return _BANDWIDTH[launch.kind]
+
+
+def fills_by_mask(launch: Launch) -> bool:
+    """Whether a launch is the second of masked_fill's two: after the copy, it reads the mask alone and fills by it."""
+    return launch.name == "masked_fill" and bool(launch.work.read < launch.work.written)
+
+
+def traffic(launch: Launch, machine: Machine) -> Ceiling:
+    """HBM traffic at the bandwidth of its kind of kernel and its size.
+
+    Bandwidth is a curve: kernels on few bytes do not fill the memory system (Hockney's t0 + s / bandwidth). Reductions
+    have one of their own; softmax moves what its passes move.
+    """
+    moved = float(launch.work.hbm_bytes)
+    if launch.kind == "softmax" or launch.kind == "softmax_backward":
+        moved *= softmax_passes(launch, machine)
+    for name in bandwidths(launch):
+        rate = machine.calibrated(name, moved)
+        if rate is not None:
+            return Ceiling("HBM", moved, *rate)
+    return Ceiling("HBM", moved, *machine.listed("bandwidth"))
+
+
+def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Little's law: SMs x bytes in flight on one / latency bounds the bandwidth of kernels that load by thread.
+
+    Few SMs with fast memory (H20: 78 SMs, 4 TB/s) do not reach it. A measured bandwidth has this in it already.
+    """
+    by_thread = launch.kind not in ("gemm", "fused")
+    if by_thread and machine.constant("bandwidth") is None and "sm_count" in machine.gpu.values:
+        rate = machine.gpu.sm_count * IN_FLIGHT_PER_SM / LATENCY_SECONDS
+        source = f"SMs x {IN_FLIGHT_PER_SM} B in flight / {LATENCY_SECONDS:g} s of latency"
+        yield Ceiling("loads in flight", float(launch.work.hbm_bytes), rate, source)
+
+
+SOFTMAX_ROW_BYTES = 48 * 1024  # static shared memory of a block: rows up to this stay on chip
+SOFTMAX_WARP_ELEMENTS = 1024  # rows up to this are one warp's, in registers
+
+
+def softmax_passes(launch: Launch, machine: Machine) -> float:
+    """How often softmax moves its scores, against once in and once out.
+
+    aten/src/ATen/native/cuda/SoftMax.cu: a row of at most 1024 elements stays in registers, one that fits the 48 KiB of
+    static shared memory stays there (cunn_SoftMaxForwardSmem); a longer one is read three times. The second and third
+    read hit L2 while the rows being worked on fit it. Backward reads twice what it sums over, in long rows.
+    """
+    _, length = launch.sizes
+    size = launch.dtype.itemsize
+    if length <= SOFTMAX_WARP_ELEMENTS or (launch.kind == "softmax" and length * size < SOFTMAX_ROW_BYTES):
+        return 1.0
+    once, again = (2.0, 2.0) if launch.kind == "softmax" else (3.0, 1.0)
+    return 1.0 + again / once * _missed(length * size, machine)
+
+
+def _missed(row_bytes: float, machine: Machine) -> float:
+    """The share of re-reads that miss L2: two blocks of each SM hold a row each; between 0.7 and 1.4 of L2 it rises."""
+    values = machine.gpu.values
+    if "l2" not in values or "sm_count" not in values:
+        return 0.0
+    working = machine.gpu.sm_count * 2 * row_bytes * 2
+    return min(1.0, max(0.0, (working / machine.gpu.l2_bytes - 0.7) / 0.7))
+
+
+def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Matrix products, by type; in whole tiles and waves where the tile is known."""
+    if not launch.work.matmul:
+        return
+    kind = machine.matmul_type(launch.dtype)
+    quantity = machine.gpu.peak_quantity(kind)
+    name = "tensor cores" if quantity.startswith("tensor") else "fp32 units"
+    amount = float(launch.work.matmul)
+    if launch.kind == "gemm":
+        amount *= quantised(launch, machine, kind)
+    rate = _matmul_rate(launch, machine, kind)
+    yield Ceiling(name, amount, *(rate or machine.listed(quantity)))
+
+
+def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
+    """The calibrated rate: of its shape class by its thin size, or that of large square matrices.
+
+    Q K^T has a small inner size, P V and the gradients a narrow result; their tiles cannot be full.
+    """
+    if launch.kind == "gemm":
+        _, m, n, k = launch.sizes
+        shape_class, thin = ("scores", k) if k <= min(m, n) else ("values", min(m, n))
+        found = machine.calibrated(f"matmul.{kind}.{shape_class}", float(thin))
+        if found is not None:
+            return found
+    return machine.calibrated(f"matmul.{kind}")
+
+
+def quantised(launch: Launch, machine: Machine, kind: str) -> float:
+    """How much more a product computes than it must: edges of tiles, and SMs without one in the last wave.
+
+    tiles = batch ceil(m / rows) ceil(n / cols), in ceil(tiles / SMs) waves; 1 where the tile is not known.
+    """
+    rows, cols = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols"))
+    if not rows or not cols:
+        return 1.0
+    batch, m, n, _ = launch.sizes
+    tiles = batch * ceil_div(m, rows) * ceil_div(n, cols)
+    sms = machine.gpu.sm_count if "sm_count" in machine.gpu.values else 1
+    return float(ceil_div(tiles, sms) * sms * rows * cols / (batch * m * n))
+
+
+def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Elementwise arithmetic on the fp32 units; left out of what a calibrated bandwidth already holds."""
+    if launch.work.vector and machine.calibration is None:
+        yield Ceiling("fp32 units", float(launch.work.vector), *machine.listed("vector.fp32"))
+
+
+def exponentials(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Exponentials on the special-function units: SMs x results per clock x clock.
+
+    The bandwidth of a calibrated softmax has its exponentials in it already.
+    """
+    if not launch.work.exp or (launch.kind == "softmax" and machine.constant("softmax") is not None):
+        return
+    rate = machine.calibrated("exp")
+    if rate is None and exp_known(machine):
+        rate = Rate(machine.gpu.exp_rate, machine.gpu.source("exp_per_clock_per_sm"))
+    if rate is not None:
+        yield Ceiling("exp units", float(launch.work.exp), *rate)
+
+
+def exp_known(machine: Machine) -> bool:
+    """Whether the GPU's data give a rate of exponentials."""
+    return {"boost_clock", "exp_per_clock_per_sm", "sm_count"} <= machine.gpu.values.keys()
+
+
+def page_faults(launch: Launch, machine: Machine) -> float:
+    """Seconds for first writes to fresh pages: on a CPU, large results come from the system page by page.
+
+    glibc gives allocations above its mmap threshold (32 MiB at most) back on free, so each is mapped anew (mallopt(3),
+    M_MMAP_THRESHOLD). The rate is of the faults alone: the writes themselves are in the kernel's traffic.
+    """
+    rate = machine.calibrated("fault")
+    written = float(launch.work.written)
+    if rate is None or written < machine.number("fault_from", 0.0) or writes_in_place(launch):
+        return 0.0
+    return written / rate.value
+
+
+def writes_in_place(launch: Launch) -> bool:
+    """Whether a launch writes to a storage that is there already, whose pages are too.
+
+    Autograd adds a gradient to the one before it in place; masked_fill fills its copy, scatter writes into zeros.
+    """
+    return (launch.name == "add" and launch.thread == "autograd") or launch.name == "scatter" or fills_by_mask(launch)
+
+
+def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Elements of a kernel that spreads an operand over others: it works out addresses for each, one element a time.
+
+    aten/src/ATen/native/cuda/CUDALoops.cuh: operands that are not all contiguous take the unvectorised loop. In 16 bits
+    that, not the memory, is its limit. No datasheet lists the rate: without a calibration there is no such ceiling.
+    """
+    rate = machine.calibrated("broadcast") if launch.kind == "broadcast" else None
+    if rate is not None:
+        yield Ceiling("broadcast loops", float(launch.sizes[0]), *rate)
+
+
+def fp32_rate(machine: Machine) -> Rate:
+    """Single fp32 operations a second: half of the listed peak, which counts a multiply-add as two."""
+    value, source = machine.listed(machine.gpu.peak_quantity("fp32", "vector"))
+    return Rate(value / 2, source)

@@ -1,0 +1,199 @@
+"""Today's model against every record: counts, exact ones, and errors by GPU and quantity.
+
+Memory is exact or not: a printed number counts where the model prints the same digits, an own run where its bytes
+are equal. Times are judged only on rows that no constant was fitted to, beside the datasheet's roofline on those rows.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from memmodel.errors import UsageError
+from memmodel.program import Program
+from memmodel_validate.comparison import Comparison, comparison
+from memmodel_validate.fit import FITS, FITTED_N, KERNELS, Fit, calibration_of
+from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_validate.ledger import Ledger, Run, Source
+from memmodel_validate.records import rows
+from memmodel_validate.times import Timed, machine_of, predicted_seconds, program_or_reason, times
+
+QUANTITIES = ("memory", "naive time", "flash forward time", "flash backward time", "flash step time")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One recorded number beside the model's.
+
+    Attributes:
+        gpu: as the source names it. quantity: of QUANTITIES. subject: table or implementation. exact: for memory.
+        error: |predicted / measured - 1|. what: the row in words.
+        roofline: the error of the datasheet's roofline; None where the GPU is not known.
+    """
+
+    gpu: str
+    quantity: str
+    subject: str
+    error: float
+    what: str
+    exact: bool | None = None
+    roofline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Errors of a group: how many, how many exact, mean, median, 90th percentile, worst and which row that is."""
+
+    gpu: str
+    quantity: str
+    subject: str
+    count: int
+    exact: int | None
+    mean: float
+    median: float
+    p90: float
+    worst: float
+    worst_row: str
+    roofline: float | None  # median error of the datasheet's roofline on the same rows
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Every judged number, and what of the ledger was not judged, by reason."""
+
+    judged: tuple[Judged, ...]
+    left_out: Counter[str]
+
+    def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
+        """The part of a GPU (its name contains the text) and a quantity (its name does)."""
+        kept = tuple(
+            j
+            for j in self.judged
+            if (gpu is None or _folded(gpu) in _folded(j.gpu))
+            and (quantity is None or quantity.casefold() in j.quantity)
+        )
+        return Accuracy(kept, self.left_out)
+
+
+def _folded(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def accuracy(ledger: Ledger) -> Accuracy:
+    """Judge a ledger."""
+    left_out: Counter[str] = Counter()
+    judged = [*_memory(ledger), *_times(ledger, left_out)]
+    return Accuracy(tuple(judged), left_out)
+
+
+def _memory(ledger: Ledger) -> Iterator[Judged]:
+    for row in rows():
+        if row.table in ledger.sources:
+            for compared in comparison(row):
+                yield _memory_row(compared)
+
+
+def _memory_row(compared: Comparison) -> Judged:
+    printed = float(compared.printed) * compared.table.unit_bytes
+    error = 0.0 if compared.exact else abs(compared.predicted / printed - 1)
+    source = compared.table.source
+    return Judged(source.gpu, "memory", source.name, error, str(compared), compared.exact)
+
+
+def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
+    for run in ledger.runs:
+        timed = list(times(run))
+        if not timed:
+            continue
+        source = ledger.sources[run.source]
+        fit = _fit_of(run, source)
+        program, reason = program_or_reason(run, source)
+        for one in timed:
+            skipped = reason or _not_judged(one, fit, source)
+            if skipped or program is None or fit is None:
+                left_out[skipped] += 1
+            else:
+                yield _judged(one, program, source, fit)
+
+
+def _not_judged(timed: Timed, fit: Fit | None, source: Source) -> str:
+    """Why a time is not judged; empty where it is."""
+    if fit is None:
+        return "no calibration is fitted to its table or kernel"
+    if fit.trains_on(timed):
+        return "constants are fitted to it"
+    if fit.flash and not source.gpu_id:
+        return "its GPU is not stated"
+    if not fit.flash and timed.run.case["seq"] < FITTED_N:
+        return f"naive attention below n = {FITTED_N}: dispatch and L2 decide"
+    if fit.flash and timed.phase != "forward" and not IMPLEMENTATIONS[fit.implementation].backward:
+        return "this kernel's backward is not known"
+    return ""
+
+
+def _judged(timed: Timed, program: Program, source: Source, fit: Fit) -> Judged:
+    predicted = predicted_seconds(program, timed.phase, source, machine_of(source, calibration_of(fit.name)))
+    quantity = f"flash {timed.phase} time" if fit.flash else "naive time"
+    what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
+    error = abs(predicted / timed.seconds - 1)
+    return Judged(source.gpu, quantity, _subject(timed.run), error, what, None, _plain(timed, program, source))
+
+
+def _subject(run: Run) -> str:
+    """The kernel of a published figure, the table of another."""
+    return run.implementation if run.implementation in KERNELS else run.source
+
+
+def _plain(timed: Timed, program: Program, source: Source) -> float | None:
+    """The error of the datasheet's roofline; None where the GPU or one of its rates is not known."""
+    try:
+        return abs(predicted_seconds(program, timed.phase, source, machine_of(source, None)) / timed.seconds - 1)
+    except UsageError:
+        return None
+
+
+def _fit_of(run: Run, source: Source) -> Fit | None:
+    """The fit that a run is judged by: that of its table, or of its kernel, on its GPU if there is one."""
+    fits = [fit for fit in FITS if fit.judges(run)]
+    return next((fit for fit in fits if fit.gpu == source.gpu_id), fits[0] if fits else None)
+
+
+def summaries(judged: Iterable[Judged], by_subject: bool = True) -> list[Summary]:
+    """Judged numbers by quantity, GPU and subject; or by quantity alone."""
+    groups: dict[tuple[str, str, str], list[Judged]] = {}
+    for one in judged:
+        key = (one.quantity, one.gpu, one.subject) if by_subject else (one.quantity, "all", "")
+        groups.setdefault(key, []).append(one)
+    return [
+        _summary(key, found) for key, found in sorted(groups.items(), key=lambda item: QUANTITIES.index(item[0][0]))
+    ]
+
+
+def _summary(key: tuple[str, str, str], found: Sequence[Judged]) -> Summary:
+    errors = [one.error for one in found]
+    exact = [one.exact for one in found if one.exact is not None]
+    plain = [one.roofline for one in found if one.roofline is not None]
+    worst = max(found, key=lambda one: one.error)
+    quantity, gpu, subject = key
+    return Summary(
+        gpu,
+        quantity,
+        subject,
+        len(found),
+        sum(exact) if exact else None,
+        fmean(errors),
+        median(errors),
+        percentile(errors, 0.9),
+        worst.error,
+        worst.what,
+        median(plain) if plain else None,
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values lies, linear between them."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,52 @@
+"""The shipped calibrations, one per GPU: what recorded runs of it give, put together.
+
+Elementwise and reduction bandwidths and fp32 products from naive attention, 16-bit products from published GEMM
+measurements, flash constants from the kernel nearest to this package's own. `python -m memmodel_validate.fit` writes
+their files.
+"""
+
+from pathlib import Path
+
+import memmodel
+from memmodel.gpus import load_gpu
+from memmodel.timing import Calibration, Constant
+
+SHIPPED = Path(memmodel.__file__).parent / "data" / "calibrations"
+
+# By GPU: the fits whose constants it takes.
+MADE_OF = {
+    "h100-sxm": ("h100-sxm", "h100-sxm.triton-nightly-2024"),
+    "h20": ("h20", "h100-sxm.flashattention-2"),
+    "b200": ("b200",),
+    "a100-80gb-sxm": ("a100-80gb-sxm", "a100-80gb-sxm.flashattention-2"),
+}
+
+
+def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
+    """The calibration of a GPU from its fits and its published GEMM rates."""
+    constants: dict[str, Constant] = {}
+    for part in parts:
+        constants |= part.constants
+    if "matmul.fp16" in constants:  # the tensor cores take both 16-bit types at one rate
+        constants["matmul.bf16"] = constants["matmul.fp16"]
+    constants = {**_published_products(gpu_id), **constants}
+    kernels = [part.machine["implementation"] for part in parts if part.machine.get("implementation")]
+    notes = [note for part in parts for note in part.notes]
+    notes += [f"flash kernels are taken to be as fast as {kernel}" for kernel in kernels]
+    name = f"other people's runs on {parts[0].machine['gpu']}"
+    return Calibration(
+        name, "community", {**parts[0].machine, "implementation": ", ".join(kernels)}, constants, tuple(notes)
+    )
+
+
+def _published_products(gpu_id: str) -> dict[str, Constant]:
+    """Matrix products that others measured; a "16bit" one holds for bf16 and fp16."""
+    gpu = load_gpu(gpu_id)
+    found: dict[str, Constant] = {}
+    for measured in gpu.measured:
+        if measured.what == "gemm":
+            for dtype in {"16bit": ("bf16", "fp16"), "bf16": ("bf16", "fp16"), "fp16": ("fp16",)}.get(
+                measured.dtype, ()
+            ):
+                found.setdefault(f"matmul.{dtype}", Constant(measured.rate, f"published GEMM rate: {measured.source}"))
+    return found

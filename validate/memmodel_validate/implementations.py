@@ -1,0 +1,57 @@
+"""FlashAttention as others built it: the tiles that decide how much each does, from their sources.
+
+Heights and widths are rows of queries by keys. A backward program owns keys.
+"""
+
+from typing import NamedTuple
+
+from memmodel.errors import UsageError
+from memmodel.masks import Mask
+from memmodel.tiles import Tile
+from memmodel_kernels.flash import FlashTiles
+
+Tiles = dict[int, Tile]  # by head dim
+
+
+class Implementation(NamedTuple):
+    """A published kernel.
+
+    Attributes:
+        forward, causal: tiles without a mask, and under a causal one. backward: tiles of its backward.
+        source: where the tiles are from.
+    """
+
+    forward: Tiles
+    causal: Tiles
+    backward: Tiles
+    source: str
+
+    def tiles(self, head_dim: int, mask: Mask) -> FlashTiles:
+        """The tiles of a head dim. Raises UsageError for one without."""
+        forward = (self.causal if mask.causal else self.forward).get(head_dim)
+        if forward is None:
+            raise UsageError(f"no tile is known for head dim {head_dim}")
+        backward = self.backward.get(head_dim, forward)
+        return FlashTiles(forward, backward, backward, backward)
+
+
+_FA2 = {32: Tile(128, 128), 64: Tile(128, 128), 128: Tile(128, 64), 256: Tile(64, 64)}
+_FA2_BACKWARD = {32: Tile(128, 128), 64: Tile(128, 128), 128: Tile(64, 128), 256: Tile(64, 64)}
+_FA3 = {64: Tile(192, 192), 128: Tile(128, 176), 256: Tile(128, 80)}
+_FA3_CAUSAL = {64: Tile(192, 128), 128: Tile(128, 128), 256: Tile(128, 80)}
+_FA3_BACKWARD = {64: Tile(128, 128), 128: Tile(80, 128), 256: Tile(64, 80)}
+_TRITON = {64: Tile(128, 64), 128: Tile(128, 64)}
+_SQUARE = {64: Tile(128, 128), 128: Tile(128, 128), 256: Tile(128, 128)}
+
+IMPLEMENTATIONS = {
+    "FlashAttention-2": Implementation(
+        _FA2, _FA2, _FA2_BACKWARD, "Dao-AILab/flash-attention, csrc/flash_attn/src/flash_{fwd,bwd}_launch_template.h"
+    ),
+    "FlashAttention-3": Implementation(
+        _FA3, _FA3_CAUSAL, _FA3_BACKWARD, "Dao-AILab/flash-attention, hopper/tile_size.h, flash_bwd_launch_template.h"
+    ),
+    "Triton (nightly 2024)": Implementation(
+        _TRITON, _TRITON, {}, "triton-lang/triton, python/tutorials/06-fused-attention.py"
+    ),
+    "cuDNN 9": Implementation(_SQUARE, _SQUARE, _FA3_BACKWARD, "not published: 128 x 128 assumed"),
+}

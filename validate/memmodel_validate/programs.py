@@ -1,0 +1,86 @@
+"""The program of a recorded time: the source's own attention, or its flash kernel's tiles, on recording tensors."""
+
+from dataclasses import replace
+from typing import Any
+
+from memmodel import recording
+from memmodel.algorithms import record
+from memmodel.case import Case, make_case
+from memmodel.errors import UsageError
+from memmodel.masks import mask
+from memmodel.program import Launch, Program
+from memmodel_validate import attention as scripts
+from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_validate.ledger import Run, Source
+
+
+def program_of(run: Run, source: Source) -> Program:
+    """One forward and backward of a run. Raises UsageError, with the reason, where it cannot be restated."""
+    if run.implementation in IMPLEMENTATIONS:
+        return _flash(run)
+    if run.implementation == STANDARD and source.protocol.get("standard") == "flash_benchmark":
+        return _standard(run)
+    if "attention" in source.protocol:
+        return _script(run, source)
+    raise UsageError("its script is not restated here")
+
+
+STANDARD = "PyTorch standard"
+
+
+def launches(program: Program, phases: tuple[str, ...]) -> list[Launch]:
+    """The kernels of some phases, in order."""
+    found = program.phases()
+    return [event for phase in phases for event in found.get(phase, []) if isinstance(event, Launch)]
+
+
+def _script(run: Run, source: Source) -> Program:
+    """The attention of a source's script on (b, n, d) tensors, and backward from an upstream gradient."""
+    protocol = source.protocol
+    b, n, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
+    attention = getattr(scripts, protocol["attention"])
+    with recording.Tape(sites=False) as tape:
+        q, k, v = (_input(b, n, d, name in protocol["learns"]) for name in "qkv")
+        upstream = _input(b, n, d, False)
+        masks = [recording.ones(n, n, dtype=recording.bool, device="cuda")] if protocol["mask"] else []
+        tape.mark("forward")
+        out = attention(recording, q, k, v, *masks)
+        tape.mark("backward")
+        out.backward(upstream)
+    return tape.program
+
+
+def _standard(run: Run) -> Program:
+    """The baseline of FlashAttention's benchmark, in 16 bits, on (b, n, h, d) tensors."""
+    case = flash_case(run)
+    shape = case.batch, case.seq, case.heads, case.head_dim
+    with recording.Tape(sites=False) as tape:
+        q, k, v, upstream = (
+            recording.randn(*shape, dtype=case.dtype, device="cuda", requires_grad=learns)
+            for learns in (True, True, True, False)
+        )
+        tape.mark("forward")
+        out = scripts.flash_benchmark(recording, q, k, v, case.mask.causal)
+        tape.mark("backward")
+        out.backward(upstream)
+    return tape.program
+
+
+def _input(b: int, n: int, d: int, learns: bool) -> Any:
+    return recording.randn(b, n, d, device="cuda", requires_grad=learns)
+
+
+def _flash(run: Run) -> Program:
+    case = flash_case(run)
+    return record(replace(case, tiles=IMPLEMENTATIONS[run.implementation].tiles(int(case.head_dim), case.mask)))
+
+
+def flash_case(run: Run) -> Case:
+    """A run's configuration as a case. Raises UsageError where the source does not state it."""
+    missing = [name for name in ("batch", "heads", "seq", "head_dim", "mask") if name not in run.case]
+    if missing:
+        raise UsageError(f"its {', '.join(missing)} is not stated")
+    sizes = {name: run.case[name] for name in ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")}
+    if run.case["dtype"] not in ("fp16", "bf16", "fp32"):
+        raise UsageError(f"there is no model of {run.case['dtype']} kernels")
+    return make_case("flash", **sizes, dtype_name=run.case["dtype"], mask=mask(run.case["mask"]))

@@ -1,0 +1,70 @@
+"""Recorded times against the time model: a run's program on its GPU, with a calibration or by the datasheet alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from memmodel.errors import UsageError
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.program import Program
+from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
+from memmodel_validate.ledger import Run, Source
+from memmodel_validate.programs import launches, program_of
+
+# A time quantity, or the rate that stands for it: the phases that it holds, and its FLOP in forwards of attention.
+PHASES: dict[str, tuple[tuple[str, ...], float]] = {
+    "forward": (("forward",), 1.0),
+    "backward": (("backward",), 2.5),
+    "step": (("forward", "backward"), 3.5),
+}
+ANY_GPU = Gpu(id="", name="not stated", vendor="", arch="", compute_capability=None, values={})
+
+
+class Timed(NamedTuple):
+    """A time of a run: which phase, and the measured seconds."""
+
+    run: Run
+    phase: str
+    seconds: float
+
+
+def times(run: Run) -> Iterator[Timed]:
+    """The measured times of a run; a rate counts where no time was printed, by the FLOP that its source counts."""
+    for phase, (_, forwards) in PHASES.items():
+        time, rate = run.measured.get(f"{phase}_time"), run.measured.get(f"{phase}_rate")
+        if time is not None:
+            yield Timed(run, phase, time.value)
+        elif rate is not None and {"batch", "heads", "seq", "head_dim", "mask"} <= run.case.keys():
+            yield Timed(run, phase, forwards * counted_flops(run) / rate.value)
+
+
+def counted_flops(run: Run) -> float:
+    """FLOP of one forward as FlashAttention's authors count them: 4 b h n^2 d, half of it under a causal mask."""
+    case = run.case
+    pairs = case["seq"] ** 2 * (0.5 if case["mask"] == "causal" else 1.0)
+    return 4.0 * case["batch"] * case["heads"] * case["head_dim"] * float(pairs)
+
+
+def gpu_of(source: Source) -> Gpu:
+    """The source's GPU, or one without values where it is not known."""
+    return load_gpu(source.gpu_id) if source.gpu_id else ANY_GPU
+
+
+def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
+    """What the model expects for a phase of a program. A source may time the forward with its backward."""
+    phases, _ = PHASES[phase]
+    if phase == "backward" and source.protocol.get("backward_time") == "forward and backward":
+        phases = ("forward", "backward")
+    return sum(step_seconds(part, kernel_times(launches(program, (part,)), machine), machine) for part in phases)
+
+
+def machine_of(source: Source, calibration: Calibration | None) -> Machine:
+    """The source's GPU with a calibration; matrix products in TF32 where its script turned that on."""
+    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32")
+
+
+def program_or_reason(run: Run, source: Source) -> tuple[Program | None, str]:
+    """A run's program, or why there is none."""
+    try:
+        return program_of(run, source), ""
+    except UsageError as reason:
+        return None, str(reason)
