@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
@@ -202,7 +203,11 @@ def _starts(fit: Fit, rows: list[_Row], known: Mapping[str, Constant], start: Ma
         guessed = _calibration(fit, {**known, **{name: Constant(value, "") for name, value in start.items()}})
         slower = fmean(row.log_error(guessed) for row in rows)
         first = [x + slower for x in first]
-    return [[x + step for x in first] for step in (-0.5, 0.0, 0.5)]
+    if not fit.flash:
+        return [[x + step for x in first] for step in (-0.5, 0.0, 0.5)]
+    return [
+        [x + step for x, step in zip(first, steps, strict=True)] for steps in product((-1.0, 1.0), repeat=len(first))
+    ]
 
 
 def _coordinate(name: str, value: float) -> float:

@@ -41,7 +41,7 @@ def counted_flops(run: Run) -> float:
     """FLOP of one forward as FlashAttention's authors count them: 4 b h n^2 d, half of it under a causal mask."""
     case = run.case
     pairs = case["seq"] ** 2 * (0.5 if case["mask"] == "causal" else 1.0)
-    return 4.0 * case["batch"] * case["heads"] * case["head_dim"] * float(pairs)
+    return float(4 * case["batch"] * case["heads"] * case["head_dim"] * pairs)
 
 
 def gpu_of(source: Source) -> Gpu:
