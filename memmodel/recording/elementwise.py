@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.dims import product, same_shape
+from memmodel.dims import Shape, product, same, same_shape
 from memmodel.dtypes import DType, float32
 from memmodel.recording.layout import broadcast_shape, elementwise_strides, is_dense
 from memmodel.recording.tensor import Tensor, new
@@ -54,7 +54,7 @@ def elementwise(
         read=sum((x.bytes_read for x in read), start=0),
         written=0 if result.storage.on_chip else count * result.dtype.itemsize,
     )
-    spread = any(x.shape and not same_shape(x.shape, shape) for x in read)
+    spread = any(x.shape and not same_shape(_trimmed(x.shape), _trimmed(shape)) for x in read)
     kind, sizes = ("broadcast", (count,)) if spread else ("elementwise", ())
     tape.launch(name, work, common, parallel=count, kind=kind, sizes=sizes)
     if out is not None:
@@ -62,6 +62,14 @@ def elementwise(
     while casts:
         casts.pop()
     return result
+
+
+def _trimmed(shape: Shape) -> Shape:
+    """Without leading ones, which spread nothing."""
+    ones = 0
+    while ones < len(shape) and same(shape[ones], 1):
+        ones += 1
+    return shape[ones:]
 
 
 def _differs(x: Tensor, common: DType) -> bool:

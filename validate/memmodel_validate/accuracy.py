@@ -15,9 +15,12 @@ from memmodel_validate.comparison import Comparison, comparison
 from memmodel_validate.fit import FITS, FITTED_N, KERNELS, Fit, calibration_of
 from memmodel_validate.implementations import IMPLEMENTATIONS
 from memmodel_validate.ledger import Ledger, Run, Source
+from memmodel_validate.programs import launches
 from memmodel_validate.records import rows
-from memmodel_validate.times import Timed, machine_of, predicted_seconds, program_or_reason, times
+from memmodel_validate.times import PHASES, Timed, machine_of, predicted_seconds, program_or_reason, times
 
+SHORTEST_KERNEL = 100e-6  # seconds: below it the host, the launch and L2 decide, which no table here calibrates
+SHORT = f"naive attention of kernels under {SHORTEST_KERNEL * 1e6:.0f} us on average: launches and L2 decide"
 QUANTITIES = ("memory", "naive time", "flash forward time", "flash backward time", "flash step time")
 
 
@@ -110,10 +113,13 @@ def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
         program, reason = program_or_reason(run, source)
         for one in timed:
             skipped = reason or _not_judged(one, fit, source)
-            if skipped or program is None or fit is None:
+            if not skipped and program is not None and fit is not None:
+                judged = _judged(one, program, source, fit)
+                skipped = "" if judged else SHORT
+                if judged:
+                    yield judged
+            if skipped:
                 left_out[skipped] += 1
-            else:
-                yield _judged(one, program, source, fit)
 
 
 def _not_judged(timed: Timed, fit: Fit | None, source: Source) -> str:
@@ -124,6 +130,8 @@ def _not_judged(timed: Timed, fit: Fit | None, source: Source) -> str:
         return "constants are fitted to it"
     if fit.flash and not source.gpu_id:
         return "its GPU is not stated"
+    if not fit.flash and f"matmul.{timed.run.case['dtype']}" not in calibration_of(fit.name).constants:
+        return "no constants are fitted to its type on its GPU"
     if not fit.flash and timed.run.case["seq"] < FITTED_N:
         return f"naive attention below n = {FITTED_N}: dispatch and L2 decide"
     if fit.flash and timed.phase != "forward" and not IMPLEMENTATIONS[fit.implementation].backward:
@@ -131,8 +139,10 @@ def _not_judged(timed: Timed, fit: Fit | None, source: Source) -> str:
     return ""
 
 
-def _judged(timed: Timed, program: Program, source: Source, fit: Fit) -> Judged:
+def _judged(timed: Timed, program: Program, source: Source, fit: Fit) -> Judged | None:
     predicted = predicted_seconds(program, timed.phase, source, machine_of(source, calibration_of(fit.name)))
+    if not fit.flash and predicted < SHORTEST_KERNEL * len(launches(program, PHASES[timed.phase][0])):
+        return None
     quantity = f"flash {timed.phase} time" if fit.flash else "naive time"
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     error = abs(predicted / timed.seconds - 1)

@@ -27,8 +27,6 @@ def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
     constants: dict[str, Constant] = {}
     for part in parts:
         constants |= part.constants
-    if "matmul.fp16" in constants:  # the tensor cores take both 16-bit types at one rate
-        constants["matmul.bf16"] = constants["matmul.fp16"]
     constants = {**_published_products(gpu_id), **constants}
     kernels = [part.machine["implementation"] for part in parts if part.machine.get("implementation")]
     notes = [note for part in parts for note in part.notes]

@@ -43,6 +43,7 @@ class Fit:
         name: of its file. sources: whose rows it is fitted to. gpu: the id that it is a calibration of, or "".
         implementation: the flash kernel that it is of; "" for naive attention.
         start: the constants to fit, and where the search starts. given: constants that are listed, with their origin.
+        judged: sources that it is judged on and fitted to no row of.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Fit:
     implementation: str
     start: Mapping[str, float]
     given: Mapping[str, tuple[float, str]]
+    judged: tuple[str, ...] = ()
 
     @property
     def flash(self) -> bool:
@@ -61,7 +63,7 @@ class Fit:
         """Whether it is made for what a run ran: a flash kernel by its name on any GPU, others by their source."""
         if self.flash or run.implementation in IMPLEMENTATIONS:
             return run.implementation == self.implementation
-        return run.source in self.sources and run.implementation in (STANDARD, *ALGORITHMS)
+        return run.source in (*self.sources, *self.judged) and run.implementation in (STANDARD, *ALGORITHMS)
 
     def trains_on(self, timed: Timed) -> bool:
         """Whether a row is one that the constants are fitted to."""
@@ -73,9 +75,11 @@ class Fit:
         return case["mask"] == "none" and case["head_dim"] in ((64,) if timed.phase == "backward" else (64, 128))
 
 
-def _naive(name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None) -> Fit:
+def _naive(
+    name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None, judged: tuple[str, ...] = ()
+) -> Fit:
     own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32": 3e13} if starts is None else starts
-    return Fit(name, sources, gpu, "", own, {})
+    return Fit(name, sources, gpu, "", own, {}, judged)
 
 
 _STANDARD = {"bandwidth": 2e12, "softmax": 2e12, "broadcast": 3e11, "matmul.fp16": 4e14}  # 16 bits, library softmax
@@ -113,10 +117,10 @@ def _fa2_on_a100() -> Fit:
 
 _H100 = ("yyin-eager", "brandon-eager", "ab2163-eager", FA3_FORWARD, FA3_BACKWARD, FA2_H100)
 FITS = (
-    _naive("h100-sxm", *_H100, gpu="h100-sxm", starts=_BOTH),
+    _naive("h100-sxm", *_H100, gpu="h100-sxm", starts=_BOTH, judged=("brandon-flash",)),
     _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
     _naive("h20", "markmrli-eager", gpu="h20"),
-    _naive("b200", "sara-eager", "sara-eager-2", gpu="b200"),
+    _naive("b200", "sara-eager", "sara-eager-2", gpu="b200", judged=("sara-flash",)),
     _naive("enzo-eager", "enzo-eager"),
     _naive("seed-eager", "seed-eager"),
     _naive("wuyh11-eager", "wuyh11-eager"),
@@ -161,6 +165,8 @@ def fitted(fit: Fit) -> Calibration:
 def _calibration(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
     """What is not known of a flash kernel's backward is as in its forward: the share of the peak above all."""
     mirrored = {n.replace("flash.", "flash_backward."): c for n, c in constants.items() if n.startswith("flash.")}
+    if "matmul.fp16" in constants:  # tensor cores take both 16-bit types at one rate
+        mirrored["matmul.bf16"] = constants["matmul.fp16"]
     return Calibration(fit.name, "community", _machine(fit), {**mirrored, **constants}, _notes(fit))
 
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from memmodel import recording
-from memmodel.algorithms import record
+from memmodel.algorithms import ALGORITHMS, record
 from memmodel.case import Case, make_case
+from memmodel.dtypes import DType, dtype
 from memmodel.errors import UsageError
 from memmodel.masks import mask
 from memmodel.program import Launch, Program
@@ -20,7 +21,7 @@ def program_of(run: Run, source: Source) -> Program:
         return _flash(run)
     if run.implementation == STANDARD and source.protocol.get("standard") == "flash_benchmark":
         return _standard(run)
-    if "attention" in source.protocol:
+    if "attention" in source.protocol and run.implementation in ALGORITHMS:
         return _script(run, source)
     raise UsageError("its script is not restated here")
 
@@ -40,8 +41,9 @@ def _script(run: Run, source: Source) -> Program:
     b, n, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
     attention = getattr(scripts, protocol["attention"])
     with recording.Tape(sites=False) as tape:
-        q, k, v = (_input(b, n, d, name in protocol["learns"]) for name in "qkv")
-        upstream = _input(b, n, d, False)
+        kind = dtype(run.case["dtype"])
+        q, k, v = (_input((b, n, d), kind, name in protocol["learns"]) for name in "qkv")
+        upstream = _input((b, n, d), kind, False)
         masks = [recording.ones(n, n, dtype=recording.bool, device="cuda")] if protocol["mask"] else []
         tape.mark("forward")
         out = attention(recording, q, k, v, *masks)
@@ -66,8 +68,8 @@ def _standard(run: Run) -> Program:
     return tape.program
 
 
-def _input(b: int, n: int, d: int, learns: bool) -> Any:
-    return recording.randn(b, n, d, device="cuda", requires_grad=learns)
+def _input(shape: tuple[int, ...], kind: DType, learns: bool) -> Any:
+    return recording.randn(*shape, dtype=kind, device="cuda", requires_grad=learns)
 
 
 def _flash(run: Run) -> Program:
