@@ -19,6 +19,7 @@ _COMMANDS = {
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
     "accuracy": "How far off the model is, against every run on record.",
     "validate": "Run attention for real, and compare with what was predicted.",
+    "calibrate": "Measure this machine's rates, for expected times.",
     "completion": "The shell's completion script.",
 }
 

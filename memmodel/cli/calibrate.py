@@ -1,0 +1,56 @@
+"""`memmodel calibrate`."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from memmodel.cli.options import examples, print_json, show
+from memmodel.errors import UsageError
+
+
+@click.command(
+    "calibrate",
+    epilog=examples(
+        "memmodel calibrate",
+        "memmodel calibrate --device cpu --threads 4 -o cpu.json",
+        "memmodel predict --gpu local --seq 16384   # uses it",
+    ),
+)
+@click.option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
+@click.option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
+@click.option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
+@click.option("--json", "as_json", is_flag=True, help="Print the calibration as JSON.")
+def command(device: str | None, out: str | None, threads: int, even_if_busy: bool, as_json: bool) -> None:
+    """Measure this machine's rates in about a minute, for expected times."""
+    run, store = _harness("run"), _harness("store")
+    from memmodel.report.calibration import progress, result
+    from memmodel.timing.known import local_path
+
+    chosen = device or _default_device()
+    if out is not None:
+        store.check_writable(out)
+    with progress(sys.stderr) as say:
+        gpu, calibration = run.calibrate(chosen, threads, even_if_busy, say)
+    path = out or local_path(gpu.id)
+    store.save(calibration, path)
+    if as_json:
+        print_json(calibration.to_dict())
+    else:
+        show(result(calibration, gpu, path))
+
+
+def _harness(name: str) -> Any:
+    """A module of the measuring side, which needs torch: the core imports neither."""
+    try:
+        return importlib.import_module(f"memmodel_validate.calibrate.{name}")
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        raise UsageError("measuring needs PyTorch, which is not installed: pip install 'memmodel[torch]'") from missing
+
+
+def _default_device() -> str:
+    return "cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"

@@ -1,0 +1,152 @@
+"""Each term of the time model against a value derived by hand."""
+
+from typing import Any
+
+import pytest
+
+from memmodel.dtypes import bfloat16, float32
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.gpus.gpu import Value
+from memmodel.program import Launch
+from memmodel.timing import Calibration, Constant, Curve, Machine
+from memmodel.timing.fused import flash_time
+from memmodel.timing.terms import (
+    IN_FLIGHT_PER_SM,
+    LATENCY_SECONDS,
+    arithmetic,
+    exponentials,
+    in_flight,
+    matmul,
+    page_faults,
+    quantised,
+    softmax_passes,
+    traffic,
+)
+from memmodel.work import Work
+
+MiB = 2**20
+
+
+def launch(kind: str = "elementwise", name: str = "mul", sizes: tuple[int, ...] = (), dtype: Any = float32,
+           thread: str = "main", **work: Any) -> Launch:  # fmt: skip
+    return Launch(name, Work(**work), dtype, thread, False, 1, kind, sizes)
+
+
+def gpu(**values: float) -> Gpu:
+    listed = {name.replace("__", "."): Value(value, "made up") for name, value in values.items()}
+    return Gpu("made-up", "made up", "", "", None, listed)
+
+
+def machine(device: Gpu | None = None, **constants: float | Curve) -> Machine:
+    made = {name.replace("__", "."): Constant(value, "made up") for name, value in constants.items()}
+    return Machine(device or gpu(), Calibration("made up", "local", {}, made))
+
+
+def test_traffic_is_looked_up_on_the_curve_of_its_size() -> None:
+    on = machine(bandwidth=Curve(((1e6, 1e9), (3e6, 1.5e9))))  # 1 ms and 2 ms
+    assert traffic(launch(read=1e6, written=1e6), on).seconds == pytest.approx(1.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "work", "constant"),
+    [
+        ("elementwise", "mul", {"read": 4, "written": 4}, "bandwidth"),
+        ("broadcast", "sub", {"read": 4, "written": 4}, "bandwidth"),
+        ("reduction", "sum", {"read": 8}, "reduction"),
+        ("argmax", "max", {"read": 8}, "argmax"),
+        ("elementwise", "masked_fill", {"read": 4, "written": 4}, "bandwidth"),  # the copy
+        ("elementwise", "masked_fill", {"read": 1, "written": 7}, "masked_fill"),  # the fill
+        ("elementwise", "triu", {"read": 4, "written": 4}, "triangle"),
+    ],
+)
+def test_each_kind_of_kernel_has_its_own_bandwidth(kind: str, name: str, work: dict[str, int], constant: str) -> None:
+    rates = {"bandwidth": 8.0, "reduction": 80.0, "argmax": 800.0, "masked_fill": 8000.0, "triangle": 80000.0}
+    assert traffic(launch(kind, name, **work), machine(**rates)).seconds == pytest.approx(8 / rates[constant])
+    assert traffic(launch(kind, name, **work), machine(bandwidth=4.0)).seconds == 2.0  # what stands in
+
+
+def test_few_sms_bound_the_loads_in_flight() -> None:
+    (found,) = in_flight(launch(read=1e9), Machine(gpu(sm_count=78)))
+    assert found.seconds == pytest.approx(1e9 / (78 * IN_FLIGHT_PER_SM / LATENCY_SECONDS))
+    assert not [*in_flight(launch("gemm", sizes=(1, 1, 1, 1)), Machine(gpu(sm_count=78)))]
+    assert not [*in_flight(launch(), machine(gpu(sm_count=78), bandwidth=1.0))]  # a measured one has it in it
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "l2", "passes"),
+    [
+        ("softmax", 1024, 1, 1.0),  # a warp's registers
+        ("softmax", 4096, 1, 1.0),  # 16 KiB: shared memory
+        ("softmax", 16384, 1, 2.0),  # 64 KiB, three reads and a write for one and one
+        ("softmax", 16384, 1e12, 1.0),  # all re-reads hit L2
+        ("softmax_backward", 4096, 1, 1 + 1 / 3),  # one of two inputs again: four passes for three
+        ("softmax_backward", 1024, 1, 1.0),
+    ],
+)
+def test_softmax_passes(kind: str, length: int, l2: float, passes: float) -> None:
+    on = Machine(gpu(sm_count=100, l2=l2))
+    assert softmax_passes(launch(kind, kind, (8, length)), on) == pytest.approx(passes)
+
+
+def test_half_of_the_rereads_miss_halfway() -> None:
+    row = 16384 * 4
+    working = 100 * 2 * row * 2
+    on = Machine(gpu(sm_count=100, l2=working / 1.05))  # halfway from 0.7 to 1.4
+    assert softmax_passes(launch("softmax", "softmax", (8, 16384)), on) == pytest.approx(1.5)
+
+
+def test_products_come_in_whole_tiles_and_waves() -> None:
+    on = machine(gpu(sm_count=108), tile__bf16__rows=128.0, tile__bf16__cols=256.0)
+    # 16 x 8 = 128 tiles: two waves of 108, so 216 tiles for the time of 128
+    product = launch("gemm", "bmm", (1, 2048, 2048, 64), bfloat16)
+    assert quantised(product, on, "bf16") == pytest.approx(216 / 128)
+    # 100 x 100 lies in one tile, beside 107 idle SMs
+    ragged = launch("gemm", "bmm", (1, 100, 100, 64), bfloat16)
+    assert quantised(ragged, on, "bf16") == pytest.approx(108 * 128 * 256 / 1e4)
+    assert quantised(product, machine(gpu(sm_count=108)), "bf16") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rate"),
+    [((1, 512, 512, 64), 64.0), ((1, 512, 64, 512), 6.4), ((1, 64, 512, 512), 6.4), ((1, 512, 512, 512), 1.0)],
+)
+def test_products_have_the_rate_of_their_shape(sizes: tuple[int, ...], rate: float) -> None:
+    classes = {"matmul__fp32": 1.0}
+    if min(sizes[1:]) < 512:
+        classes |= {
+            "matmul__fp32__scores": Curve(((64.0, 64.0),)),
+            "matmul__fp32__values": Curve(((64.0, 6.4),)),
+        }  # type: ignore[dict-item]
+    (found,) = matmul(launch("gemm", "bmm", sizes, matmul=64.0), machine(**classes))
+    assert found.seconds == pytest.approx(64.0 / rate)
+
+
+def test_page_faults_come_from_a_size_on_and_only_where_pages_are_fresh() -> None:
+    on = machine(fault=2e9, fault_from=32.0 * MiB)
+    assert page_faults(launch(written=32 * MiB), on) == pytest.approx(32 * MiB / 2e9)
+    assert page_faults(launch(written=32 * MiB - 1), on) == 0.0
+    assert page_faults(launch(written=64 * MiB), machine(bandwidth=1.0)) == 0.0
+    grown = launch(name="add", thread="autograd", written=64 * MiB, read=128 * MiB)
+    fill = launch(name="masked_fill", read=16 * MiB, written=64 * MiB)
+    assert page_faults(grown, on) == page_faults(fill, on) == 0.0
+    assert page_faults(launch(name="add", written=64 * MiB), on) > 0.0
+
+
+def test_exponentials_bind_where_they_are_slower_than_memory() -> None:
+    (found,) = exponentials(launch(exp=1e6), machine(exp=1e9))
+    assert found.seconds == pytest.approx(1e-3)
+    softmax = launch("softmax", "softmax", (8, 64), exp=512)
+    assert not [*exponentials(softmax, machine(exp=1e9, softmax=1e9))]  # in its measured bandwidth already
+    assert [*exponentials(softmax, machine(exp=1e9))]
+
+
+def test_a_measured_bandwidth_holds_the_arithmetic() -> None:
+    assert not [*arithmetic(launch(vector=1e6), machine(bandwidth=1.0))]
+    (found,) = arithmetic(launch(vector=1e6), Machine(load_gpu("A100")))
+    assert found.seconds == pytest.approx(1e6 / 19.5e12)
+
+
+def test_flash_on_a_cpu_multiplies_and_then_exponentiates() -> None:
+    on = machine(bandwidth=1e12, launch=1e-6, **{"flash__flops": 1e11, "flash__exp": 1e9, "flash__overlap": 0.0})
+    kernel = launch("fused", "flash_forward", (4, 16, 4, 64, 64), matmul=1e9, exp=2e6, read=1e3, written=1e3)
+    assert flash_time(kernel, on).seconds == pytest.approx(1e9 / 1e11 + 2e6 / 1e9 + 1e-6)

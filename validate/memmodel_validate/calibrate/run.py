@@ -1,0 +1,133 @@
+"""Calibrating a machine, step by step: what is measured, in which order, with progress."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from memmodel.errors import UsageError, unknown
+from memmodel.gpus import Gpu
+from memmodel.timing import Calibration, Constant
+from memmodel.timing.calibration import CONSTANTS
+from memmodel_validate.calibrate import faults, flash_cpu, flash_cuda, machine, overheads, products, rows, tiles
+from memmodel_validate.calibrate.clock import Clock, CudaClock, threads
+from memmodel_validate.calibrate.samples import faster
+
+DEVICES = ("cpu", "cuda")
+Found = Iterable[tuple[str, Constant]]
+Step = tuple[str, Callable[[Mapping[str, Constant]], Found]]  # what it measures, and how, given what is known so far
+Say = Callable[[str, int, int], None]  # a step begins: its name, its number from 0, how many there are
+
+
+def calibrate(
+    device: str = "cpu", thread_count: int = 1, even_if_busy: bool = False, say: Say = lambda *_: None
+) -> tuple[Gpu, Calibration]:
+    """Measure this machine's ceilings; a minute or so. Raises UsageError where it is busy or has no such device."""
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if thread_count < 1:
+        raise UsageError(f"--threads {thread_count}: expected at least 1, the number of threads that PyTorch will use")
+    gpu = machine.device_of(device)
+    notes = _busy_notes(device, even_if_busy)
+    found: dict[str, Constant] = {}
+    before = machine.clocks(device)
+    with threads(thread_count):
+        steps = list(cpu_steps() if device == "cpu" else cuda_steps(gpu, notes))
+        for number, (name, measure) in enumerate(steps):
+            say(name, number, len(steps))
+            for constant, value in measure(found):
+                found[constant] = better(constant, found.get(constant), value)
+    about = machine.description(gpu, device, thread_count)
+    if before:
+        about |= {"clocks_before": before, "clocks_after": machine.clocks(device)}
+    return gpu, Calibration(f"{gpu.name}, this machine", "local", about, found, tuple(notes))
+
+
+def better(name: str, before: Constant | None, now: Constant) -> Constant:
+    """A constant measured for the first time, or the better of two measurements.
+
+    Flash attention's belong together, and are measured once.
+    """
+    return now if before is None or name.startswith("flash") else faster(before, now, CONSTANTS[name][0])
+
+
+def _busy_notes(device: str, even_if_busy: bool) -> list[str]:
+    reason = machine.reason_busy(device)
+    if reason and not even_if_busy:
+        raise UsageError(f"the machine is busy ({reason}), which would be measured too: wait, or add --even-if-busy")
+    return [f"made on a busy machine: {reason}"] if reason else []
+
+
+def cpu_steps() -> Iterator[Step]:
+    """What is measured on a CPU: everything twice, half a minute apart, as it is seldom alone."""
+    clock = Clock()
+    for again in ("", " again"):
+        yield f"fresh pages{again}", lambda _: _faults(clock)  # first, while nothing else has filled the heap
+        for name, measure in (*_overhead_steps(clock), *_row_steps(clock), *_product_steps(clock)):
+            yield f"{name}{again}", measure
+        yield f"exponentials{again}", lambda _: [("exp", rows.measure_exp(clock))]
+    yield "flash attention", lambda _: flash_cpu.flash_constants(clock)
+
+
+def cuda_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
+    """What is measured on a GPU; kernels' names go to the notes. Products come first: they warm the clocks up."""
+    clock = CudaClock()
+    yield from _product_steps(clock)
+    yield "kernel names", lambda _: _tiles(notes)
+    yield from _overhead_steps(clock)
+    yield from _row_steps(clock)
+    yield "flash attention", lambda known: flash_cuda.flash_constants(gpu, clock, known)
+
+
+def _overhead_steps(clock: Clock) -> Iterator[Step]:
+    yield (
+        "operations",
+        lambda _: [
+            ("launch", overheads.launch(clock)),
+            ("dispatch", overheads.dispatch(clock.device)),
+            ("dispatch_backward", overheads.dispatch_backward(clock.device)),
+        ],
+    )
+
+
+def _row_steps(clock: Clock) -> Iterator[Step]:
+    for name, make, per_element, devices, origin in rows.CURVES:
+        if clock.device not in devices.split():
+            continue
+
+        def measure(
+            known: Mapping[str, Constant],
+            name: str = name,
+            make: rows.Make = make,
+            size: float = per_element,
+            origin: str = origin,
+        ) -> Found:
+            overhead = known["launch"].at(0.0)
+            return [(name, rows.measure_curve(name, make, size, clock, overhead, origin))]
+
+        yield name.replace("_", " "), measure
+
+
+def _product_steps(clock: Clock) -> Iterator[Step]:
+    for kind in products.TYPES[clock.device]:
+
+        def measure(_: Mapping[str, Constant], kind: str = kind) -> Found:
+            yield f"matmul.{kind}", products.square(kind, clock)
+            yield f"matmul.{kind}.scores", products.scores(kind, clock)
+            yield f"matmul.{kind}.values", products.values(kind, clock)
+
+        yield f"products in {kind}", measure
+
+
+def _faults(clock: Clock) -> Found:
+    size = faults.fault_from()
+    if size is not None:
+        yield "fault_from", size
+        yield "fault", faults.fault_rate(clock)
+
+
+def _tiles(notes: list[str]) -> Found:
+    for kind in products.TYPES["cuda"]:
+        kernel = tiles.product_kernel(kind)
+        notes.append(f"products in {kind}: {kernel}")
+        tile = tiles.tile_of(kernel)
+        if tile is not None:
+            for side, size in zip(("rows", "cols"), tile, strict=True):
+                yield f"tile.{kind}.{side}", Constant(float(size), "the kernel's name")
