@@ -20,25 +20,33 @@ def flash_attention(
     precision: str | None = None,
     return_lse: bool = False,
 ) -> Any:
-    """Attention of q (b, h, n, d) on k, v (b, g, m, d); see `memmodel_kernels.triton_flash.flash_attention`.
+    """Attention of q (b, h, n, d) on k, v (b, g, m, d), differentiable; h must be a multiple of g.
+
+    Any strides are read in place: (b, n, h, d) tensors are passed as `x.transpose(1, 2)`.
+
+    causal: query i of n sees the keys up to i + m - n (aligned at the bottom right; torch's `is_causal` is
+        aligned at the top left).
+    window: each query sees this many keys, its own position and those before it (and as many after it, unless
+        causal).
+    scale: of the scores; 1 / sqrt(d) unless given.
+    deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
+        seven, which adds up dQ in no fixed order, in an fp32 buffer.
+    precision: how fp32 is multiplied: "ieee", "tf32" or "tf32x3"; as torch.matmul would now unless given.
+    return_lse: also return the log-sum-exp of the scaled scores, (b, h, n) fp32, natural log, differentiable.
+
+    A query that sees no key has output 0, LSE -inf and gradients 0. Returns the output, laid out like q, or
+    (output, LSE). Raises UsageError for inputs that are not supported, before anything is launched.
 
     On recording tensors the call allocates and computes what the kernels do on an A100; `scale` and `precision` change
-    neither. Returns the output (b, h, n, d), or (output, LSE (b, h, n) in fp32).
+    neither.
     """
     if namespace(q).__name__ == "torch":
-        from memmodel_kernels.triton_flash import flash_attention as launch
+        from memmodel_kernels.triton_flash.op import flash_attention_op
+        from memmodel_kernels.triton_flash.problem import checked
 
-        return launch(
-            q,
-            k,
-            v,
-            causal=causal,
-            window=window,
-            scale=scale,
-            deterministic=deterministic,
-            precision=precision,
-            return_lse=return_lse,  # type: ignore[call-overload]
-        )
+        problem = checked(q, k, v, causal, window, scale, precision)
+        o, lse = flash_attention_op(q, k, v, causal, window, problem.scale, precision, deterministic)
+        return (o, lse) if return_lse else o
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
     tiles = flash_tiles(80, q.dtype, q.shape[-1])
