@@ -50,7 +50,7 @@ class Trial:
 def trials(device: str, suite: str = "full", names: Iterable[str] = ()) -> list[Trial]:
     """The trials of a suite, or those with the given names from any suite of the device. Raises UsageError."""
     if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
+        raise unknown("device", device, DEVICES, "cuda is an NVIDIA GPU")
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
     quick = list(_cpu_quick() if device == "cpu" else _cuda_quick())

@@ -1,0 +1,135 @@
+"""`memmodel validate`."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from memmodel.cli.options import examples, print_json, show
+
+_DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
+
+
+def _complete(names: tuple[str, ...]) -> Any:
+    return lambda ctx, param, incomplete: [name for name in names if name.startswith(incomplete.casefold())]
+
+
+@click.command(
+    "validate",
+    epilog=examples(
+        "memmodel validate",
+        "memmodel validate --suite full --ledger runs.jsonl",
+        "memmodel validate --device cpu --case naive-512 --case chunked-512 --json",
+    ),
+)
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    shell_complete=_complete(_DEVICES),
+    help="cpu or cuda. [default: cuda where torch can use a GPU, else cpu]",
+)
+@click.option(
+    "--suite",
+    default="quick",
+    show_default=True,
+    metavar="SUITE",
+    shell_complete=_complete(_SUITES),
+    help="quick (a minute or two) or full.",
+)
+@click.option("--case", "names", multiple=True, metavar="NAME", help="Only this case, of either suite; repeatable.")
+@click.option("--list", "listed", is_flag=True, help="Print the names of the suite's cases, and run nothing.")
+@click.option(
+    "--ledger",
+    metavar="FILE",
+    help="Where records go, and are taken from when the run is resumed. [default: runs.jsonl in $MEMMODEL_HOME, or in "
+    "memmodel/ of the system's place for application data]",
+)
+@click.option("--again", is_flag=True, help="Run cases again that are on record for this environment and protocol.")
+@click.option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
+@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
+def command(
+    device: str | None,
+    suite: str,
+    names: tuple[str, ...],
+    listed: bool,
+    ledger: str | None,
+    again: bool,
+    calibration: str | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Run attention for real, and compare with what was predicted.
+
+    Each case runs in a process of its own, and its record is appended to the ledger as soon as it is there: an
+    interrupted run goes on where it stopped. Memory is promised to the byte, and allocator events in order, for every
+    implementation whose program is recorded; exit status 1 says that a promise is broken or could not be checked.
+
+    torch.compile (whose model is of CUDA), the allocator's blocks and the search for the longest sequence need a GPU.
+    """
+    # By name: the core does not depend on validation, which stands on it.
+    validation, document = (import_module(f"memmodel_validate.{name}") for name in ("validation", "document"))
+    if listed:
+        return _list(device, suite)
+    plan = validation.plan(
+        device, suite, names, ledger or _default_ledger(), _calibration(calibration), _seconds(timeout), again
+    )
+    found = _executed(validation, plan)
+    if found is None:
+        return 130
+    if as_json:
+        print_json(document.document(found))
+    else:
+        from memmodel.report.validation import validation_tables
+
+        show(validation_tables(document.document(found)))
+    return 0 if found.kept else 1
+
+
+def _executed(validation: Any, plan: Any) -> Any:
+    """The finished run; None where it was interrupted, which says how to go on."""
+    import signal
+
+    from memmodel.report.validation import Display
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: as by Ctrl-C, no worker is left behind
+    display = Display(len(plan.trials))
+    try:
+        with display:
+            return validation.execute(plan, display)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"memmodel: interrupted after {display.finished} of {len(plan.trials)} cases, which are in {plan.ledger}; "
+            "the same command goes on from there\n"
+        )
+        return None
+
+
+def _list(device: str | None, suite: str) -> int:
+    chosen = device or import_module("memmodel_validate.environment").default_device()
+    for trial in import_module("memmodel_validate.suite").trials(chosen, suite):
+        click.echo(trial.name)
+    return 0
+
+
+def _default_ledger() -> str:
+    import os
+
+    from memmodel.timing.known import home
+
+    return os.path.join(home(), "runs.jsonl")
+
+
+def _calibration(path: str | None) -> Any:
+    from memmodel.timing.calibration import read_calibration
+
+    return None if path is None else read_calibration(path)
+
+
+def _seconds(timeout: float) -> float:
+    from memmodel.errors import UsageError
+
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout {timeout:g}: expected seconds above 0, such as 300")
+    return timeout

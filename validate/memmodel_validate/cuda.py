@@ -1,0 +1,173 @@
+"""One trial measured on a CUDA GPU: memory by the caching allocator's statistics and history, times by CUDA events."""
+
+import os
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from memmodel.fitting import STEPS
+from memmodel_validate.cuda_trace import Position, entries, trace_events
+from memmodel_validate.events import packed
+from memmodel_validate.sampling import sampled
+from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, saved_bytes, step
+from memmodel_validate.suite import Trial
+
+_HISTORY = 1_000_000  # entries kept: a trial makes some thousands
+_FLUSH_BYTES = 256 << 20  # more than any L2: writing it leaves nothing of the inputs there
+_PEAKS = {"live_peak": "requested_bytes.all.peak", "peak": "allocated_bytes.all.peak",
+          "reserved_peak": "reserved_bytes.all.peak"}  # fmt: skip
+_SHORT = {"forward": "fwd", "backward": "bwd"}
+
+
+def probe() -> dict[str, Any]:
+    """The GPU that torch sees, and its memory; {"reason": ...} where it sees none."""
+    if not torch.cuda.is_available():
+        built = f"torch {torch.__version__} was built without CUDA"
+        return {"reason": built if torch.version.cuda is None else "torch sees no GPU on this machine"}
+    free, total = torch.cuda.mem_get_info(0)
+    major, minor = torch.cuda.get_device_capability(0)
+    return {
+        "gpu": torch.cuda.get_device_name(0),
+        "compute_capability": f"{major}.{minor}",
+        "free": free,
+        "total": total,
+        "driver": _driver(),
+    }
+
+
+def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:
+    """What a trial takes: quantity -> [unit, samples], its events from the inputs to the end of the last step."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run = attention(trial.implementation, trial.case)
+    recorder = _Recorder()
+    given = inputs(trial.case, "cuda")
+    for _ in range(STEPS):  # the first fill the allocator's cache, the last is read
+        step(given, run, trial.case, recorder.mark)
+    measured: dict[str, tuple[str, list[float]]] = {name: ("B", [n]) for name, n in recorder.peaks.items()}
+    measured["context"] = "B", [_context_bytes()]
+    events = recorder.events()
+    fill(given)
+    measured.update((name, ("s", samples)) for name, samples in _times(given, run, trial, protocol).items())
+    measured["saved"] = "B", [saved_bytes(given, run, trial.case)]
+    return {"measured": measured, "events": packed(events), "detail": _clocks()}
+
+
+def runs_within(trial: Trial, cap: int) -> bool:
+    """Whether a case's steps get through with an allocator that may hold `cap` bytes. For a process of its own."""
+    total = torch.cuda.mem_get_info(0)[1]
+    torch.cuda.set_per_process_memory_fraction((cap + 0.5) / total)  # torch multiplies again, and rounds down
+    try:
+        run, given = attention(trial.implementation, trial.case), inputs(trial.case, "cuda")
+        for _ in range(STEPS):
+            step(given, run, trial.case, lambda phase: None)
+        torch.cuda.synchronize()
+    except torch.cuda.OutOfMemoryError:
+        return False
+    return True
+
+
+class _Recorder:
+    """The allocator's history, and its statistics by phase: a later step's replace those of an earlier one."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._positions = [Position("inputs", 0)]
+        self._phase = "inputs"
+        torch.cuda.memory._record_memory_history(enabled="all", context=None, max_entries=_HISTORY)
+
+    def mark(self, phase: str) -> None:
+        """Begin a phase."""
+        torch.cuda.synchronize()
+        stats = torch.cuda.memory_stats()
+        if self._phase in _SHORT:
+            self.peaks |= {f"{name}_{_SHORT[self._phase]}": int(stats[key]) for name, key in _PEAKS.items()}
+        torch.cuda.reset_peak_memory_stats()
+        self._positions.append(Position(phase, len(entries(torch.cuda.memory._snapshot()))))
+        self._phase = phase
+
+    def events(self) -> list[Any]:
+        """All events so far; the history ends."""
+        torch.cuda.synchronize()
+        trace = entries(torch.cuda.memory._snapshot())
+        torch.cuda.memory._record_memory_history(enabled=None)
+        return trace_events(trace, self._positions)
+
+
+def _times(given: Inputs, run: Attention, trial: Trial, protocol: dict[str, str]) -> dict[str, list[float]]:
+    """Seconds of forward and backward on the GPU; L2 is flushed before each step."""
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    numbers = {name: int(protocol[name]) for name in ("warm_up", "least", "most")}
+
+    def once() -> dict[str, float]:
+        flush.zero_()
+        torch.cuda.synchronize()
+        began: list[tuple[str, torch.cuda.Event]] = []
+
+        def mark(phase: str) -> None:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            began.append((phase, event))
+
+        step(given, run, trial.case, mark)
+        torch.cuda.synchronize()
+        ends = pairwise(began)
+        return {f"{phase}_time": start.elapsed_time(end) / 1e3 for (phase, start), (_, end) in ends}
+
+    return sampled(once, **numbers, budget=float(protocol["budget"]))
+
+
+def _context_bytes() -> int:
+    """Memory of this process outside the allocator: by NVML, else the device's use by anybody less what is reserved."""
+    reserved = torch.cuda.memory_reserved()
+    used = _nvml_used()
+    if used is None:
+        free, total = torch.cuda.mem_get_info(0)
+        used = total - free
+    return max(used - reserved, 0)
+
+
+def _nvml_used() -> int | None:
+    """What NVML counts for this process; None where it does not say (no NVML, or a container's own process ids)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(pynvml))
+    except Exception:  # NVML's errors come and go with its version: without it there is another way
+        return None
+    return next((p.usedGpuMemory for p in running if p.pid == os.getpid() and p.usedGpuMemory), None)
+
+
+def _clocks() -> dict[str, Any]:
+    """SM and memory clocks in MHz, temperature in degrees Celsius, power in W, just after the times were taken."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = _handle(pynvml)
+        return {
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+    except Exception:  # as above: readings that not every GPU and driver gives
+        return {}
+
+
+def _handle(pynvml: Any) -> Any:
+    """NVML's handle of torch's first GPU, which CUDA_VISIBLE_DEVICES may have made another than NVML's first."""
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") if uuid else pynvml.nvmlDeviceGetHandleByIndex(0)
+
+
+def _driver() -> str:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # as above
+        return ""

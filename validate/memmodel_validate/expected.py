@@ -1,0 +1,144 @@
+"""What the model says of a trial: memory, events, times, and whether it runs at all. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memmodel.algorithms import record
+from memmodel.allocator import CachingAllocator
+from memmodel.case import Case
+from memmodel.cublas import workspace
+from memmodel.errors import UsageError
+from memmodel.fitting import STEPS, fits
+from memmodel.gpus import Gpu, Value, load_gpu
+from memmodel.predictor import on_gpu, time_of
+from memmodel.program import Program
+from memmodel.recording import CPU, CUDA
+from memmodel.replay import replay
+from memmodel.thresholds import threshold
+from memmodel.timeline import phase_peaks, saved_bytes
+from memmodel.timing import Calibration, Machine
+from memmodel_validate.cpu import cpu
+from memmodel_validate.events import MemoryEvent, live_peaks, program_events
+from memmodel_validate.suite import GRID, PROGRAMS, TIME_PROGRAMS, Trial
+
+_PHASES = {"forward": "fwd", "backward": "bwd"}
+NO_CALIBRATION = "no calibration of this machine: run `memmodel calibrate`"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A prediction in the ledger's quantities.
+
+    Attributes:
+        memory: quantity -> bytes; empty where the kernel is a library's own. events: of the run.
+        times: quantity -> seconds; empty where they cannot be predicted: `no_time` says why. binding: the ceiling that
+            takes most of the step's time.
+        fits: whether it runs; None where that is not known. context: lowest and highest bytes seen on this GPU.
+        boundary: (largest, first failing) sequence, for a search.
+    """
+
+    memory: Mapping[str, int]
+    events: tuple[MemoryEvent, ...] | None = None
+    times: Mapping[str, float] | None = None
+    binding: str = ""
+    no_time: str = ""
+    fits: bool | None = None
+    context: tuple[int, int] | None = None
+    boundary: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What predictions are made for: a device ("cpu" or "cuda"), its GPU, torch's version, a calibration or None."""
+
+    device: str
+    gpu: Gpu
+    torch: str
+    calibration: Calibration | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """For the time model."""
+        return Machine(self.gpu, self.calibration)
+
+
+def target(environment: Mapping[str, str], calibration: Calibration | None, total: int | None = None) -> Target:
+    """The target of an environment; `total` is the GPU's memory as torch reports it, in bytes."""
+    if environment["gpu_id"] == "cpu":
+        return Target("cpu", cpu(), environment["torch"], calibration)
+    name, text = environment["gpu"], environment["compute_capability"]
+    gpu = load_gpu(environment["gpu_id"]) if environment["gpu_id"] else Gpu("", name, "NVIDIA", "", None, {})
+    major, _, minor = text.partition(".")
+    read = {} if total is None else {"capacity": Value(total, "torch.cuda.mem_get_info")}
+    found = replace(gpu, compute_capability=(int(major), int(minor)), values={**gpu.values, **read})
+    return Target("cuda", found, environment["torch"], calibration)
+
+
+def expected(trial: Trial, of: Target) -> Expected:
+    """The prediction of a trial."""
+    case = _case(trial, of)
+    if trial.cap is not None:
+        return Expected({}, boundary=_boundary(case, of.gpu, trial.cap))
+    if trial.implementation not in TIME_PROGRAMS:
+        return Expected({}, no_time="not modelled")
+    program = record(case, device=CPU if of.device == "cpu" else CUDA)
+    timed = _times(program, of)
+    if trial.implementation not in PROGRAMS:
+        return Expected({}, **timed)
+    if of.device == "cpu":
+        return Expected(_live(program), tuple(program_events(program)), **timed)
+    scratch = workspace(case.torch, of.gpu.compute_capability)
+    events = tuple(program_events(program, scratch, STEPS))
+    memory = _on_allocator(program, case, of.gpu)
+    return Expected(memory, events, fits=fits(program, case, of.gpu), context=of.gpu.context_bytes, **timed)
+
+
+def needed_bytes(trial: Trial, of: Target) -> int:
+    """About what a trial takes at once: storages alive, of naive attention where there is no program."""
+    case = _case(trial, of)
+    return int(phase_peaks(record(case, device=CPU if of.device == "cpu" else CUDA))["peak"])
+
+
+def _case(trial: Trial, of: Target) -> Case:
+    return on_gpu([replace(trial.case, torch=of.torch)], of.gpu)[0]
+
+
+def _live(program: Program) -> dict[str, int]:
+    peaks = phase_peaks(program)
+    live = {f"live_peak_{short}": int(peaks[phase]) for phase, short in _PHASES.items() if phase in peaks}
+    return {"saved": int(saved_bytes(program)), **live}
+
+
+def _on_allocator(program: Program, case: Case, gpu: Gpu) -> dict[str, int]:
+    """Saved bytes, and peaks by phase: requested, allocated and reserved, cuBLAS workspaces in all three."""
+    scratch = workspace(case.torch, gpu.compute_capability)
+    usage = replay(program, CachingAllocator(), scratch, STEPS)
+    requested = live_peaks(program_events(program, scratch, STEPS))
+    found = {"saved": int(saved_bytes(program))}
+    for phase, short in _PHASES.items():
+        if phase in requested:
+            last = usage.last(phase)
+            found[f"live_peak_{short}"] = requested[phase]
+            found[f"peak_{short}"] = last.allocated_peak
+            found[f"reserved_peak_{short}"] = last.reserved_peak
+    return found
+
+
+def _times(program: Program, of: Target) -> dict[str, Any]:
+    """Times and the binding ceiling, or why there are none."""
+    if of.device == "cpu" and of.calibration is None:
+        return {"no_time": NO_CALIBRATION}
+    try:
+        time = time_of(program, of.machine)
+    except UsageError as missing:
+        return {"no_time": str(missing)}
+    return {"times": {f"{phase}_time": s for phase, s in time.phases.items()}, "binding": time.binding}
+
+
+def _boundary(case: Case, gpu: Gpu, cap: int) -> tuple[int, int]:
+    """What `memmodel max` says of a GPU whose allocator may hold `cap` bytes, beside no context."""
+    kept = {name: value for name, value in gpu.values.items() if not name.startswith("context_")}
+    capped = replace(gpu, values={**kept, "capacity": Value(cap, "the cap of this search")})
+    found = threshold(case, capped, "seq", GRID)
+    return found.largest, found.first_failing or 0

@@ -1,0 +1,156 @@
+"""A run beside its prediction: which promises hold, how far times are off. Pure: no torch, nothing is run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log
+from statistics import median, quantiles
+
+from memmodel.units import bytes_text
+from memmodel_validate.events import Comparison, compared, unpacked
+from memmodel_validate.expected import Expected
+from memmodel_validate.ledger import Run
+from memmodel_validate.suite import Trial
+
+_MEMORY = ("saved", "live_peak_fwd", "live_peak_bwd", "peak_fwd", "peak_bwd", "reserved_peak_fwd", "reserved_peak_bwd")
+_TIMES = ("forward_time", "backward_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One quantity in bytes; None where it was not measured or is not modelled."""
+
+    quantity: str
+    measured: int | None
+    predicted: int | None
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether both are the same to the byte; None where there is only one."""
+        return None if self.measured is None or self.predicted is None else self.measured == self.predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One time in seconds: the median of `samples` many, and their spread: the middle half's width over the median."""
+
+    quantity: str
+    measured: float
+    spread: float
+    samples: int
+    predicted: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Predicted over measured."""
+        return self.predicted / self.measured if self.predicted and self.measured else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A trial's outcome.
+
+    Attributes:
+        trial: what ran. run: its record. memory, times: by quantity. events: place by place; None where not modelled.
+        context: bytes outside the allocator: measured, None on a CPU. boundary: (largest, first failing) as measured.
+        expected: the prediction. broken: the promises that do not hold, in words.
+    """
+
+    trial: Trial
+    run: Run
+    memory: tuple[Memory, ...]
+    times: tuple[Timing, ...]
+    events: Comparison | None
+    context: int | None
+    boundary: tuple[int, int] | None
+    expected: Expected
+    broken: tuple[str, ...]
+
+    @property
+    def failed(self) -> str:
+        """Why there is no measurement; empty where there is one."""
+        return str(self.run.detail.get("failed", ""))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the trial has promises and all of them hold."""
+        return self.trial.promised and not self.broken and not self.failed
+
+    @property
+    def badness(self) -> tuple[int, bool, float]:
+        """What the worst cases have most of: broken promises, no measurement, times that are off by a large factor."""
+        off = [abs(log(t.ratio)) for t in self.times if t.ratio]
+        return len(self.broken), bool(self.failed), max(off, default=0.0)
+
+
+def judge(trial: Trial, run: Run, expected: Expected) -> Verdict:
+    """The verdict on a run; its events are held against today's model, however old the record is."""
+    ran = not run.detail.get("failed") and not run.out_of_memory
+    memory = tuple(_memory(run, expected)) if ran else ()
+    events = _events(run, expected) if ran else None
+    boundary = _boundary(run)
+    broken = tuple(_broken(trial, run, expected, memory, events, boundary)) if trial.promised else ()
+    times = tuple(_times(run, expected))
+    context = int(run.measured["context"].value) if "context" in run.measured else None
+    return Verdict(trial, run, memory, times, events, context, boundary, expected, broken)
+
+
+def _memory(run: Run, expected: Expected) -> Iterator[Memory]:
+    for name in _MEMORY:
+        measured = int(run.measured[name].value) if name in run.measured else None
+        predicted = expected.memory.get(name)
+        if measured is not None or predicted is not None:
+            yield Memory(name, measured, predicted)
+
+
+def _events(run: Run, expected: Expected) -> Comparison | None:
+    if expected.events is None:
+        return None
+    try:
+        return compared(unpacked(run.detail.get("events", [])), expected.events)
+    except (ValueError, TypeError):
+        return Comparison(0, len(expected.events), 0, "the record's events cannot be read")
+
+
+def _times(run: Run, expected: Expected) -> Iterator[Timing]:
+    for name in _TIMES:
+        if name in run.measured:
+            samples = run.measured[name].samples
+            yield Timing(name, median(samples), _spread(samples), len(samples), (expected.times or {}).get(name))
+
+
+def _spread(samples: tuple[float, ...]) -> float:
+    """Third quartile less first, over the median: one slow sample among many does not show in it."""
+    if len(samples) < 2 or not median(samples):
+        return 0.0
+    first, middle, third = quantiles(samples, n=4, method="inclusive")
+    return (third - first) / middle
+
+
+def _boundary(run: Run) -> tuple[int, int] | None:
+    names = ("largest_seq", "first_failing_seq")
+    if not all(name in run.measured for name in names):
+        return None
+    largest, first = (int(run.measured[name].value) for name in names)
+    return largest, first
+
+
+def _broken(
+    trial: Trial,
+    run: Run,
+    expected: Expected,
+    memory: tuple[Memory, ...],
+    events: Comparison | None,
+    boundary: tuple[int, int] | None,
+) -> Iterator[str]:
+    if run.detail.get("failed"):
+        return  # nothing was measured: reported as failed, which says nothing about the model
+    if run.out_of_memory != (expected.fits is False) and trial.cap is None:
+        yield "ran out of memory, predicted to fit" if run.out_of_memory else "ran, predicted to run out of memory"
+    for row in memory:
+        if row.predicted is not None and row.measured != row.predicted:
+            real = "not measured" if row.measured is None else f"{row.measured} B ({bytes_text(row.measured)})"
+            yield f"{row.quantity}: {real}, predicted {row.predicted} B ({bytes_text(row.predicted)})"
+    if events is not None and not events.all_equal:
+        yield f"{events.equal} of {max(events.measured, events.predicted)} events equal; {events.first_difference}"
+    if boundary is not None and boundary != expected.boundary:
+        yield f"longest sequence {boundary[0]}, first that fails {boundary[1]}, predicted {expected.boundary}"
