@@ -33,10 +33,6 @@ def command(
     if markdown and as_json:
         raise UsageError("--markdown and --json: give one of them")
     found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
-    if not found.judged:
-        raise UsageError(
-            f"no record of {quantity or 'any quantity'} on {gpu or 'any GPU'}: `memmodel accuracy --by-table` shows all"
-        )
     if markdown:
         click.echo(report.markdown(found))
     elif as_json:

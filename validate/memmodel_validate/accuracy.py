@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, unknown
 from memmodel.program import Program
+from memmodel_validate import own
 from memmodel_validate.comparison import Comparison, comparison
 from memmodel_validate.fit import FITS, FITTED_N, KERNELS, Fit, calibration_of
 from memmodel_validate.implementations import IMPLEMENTATIONS
@@ -18,10 +19,11 @@ from memmodel_validate.ledger import Ledger, Run, Source
 from memmodel_validate.programs import launches
 from memmodel_validate.records import rows
 from memmodel_validate.times import PHASES, Timed, machine_of, predicted_seconds, program_or_reason, times
+from memmodel_validate.verdict import Verdict
 
 SHORTEST_KERNEL = 100e-6  # seconds: below it the host, the launch and L2 decide, which no table here calibrates
 SHORT = f"naive attention of kernels under {SHORTEST_KERNEL * 1e6:.0f} us on average: launches and L2 decide"
-QUANTITIES = ("memory", "naive time", "flash forward time", "flash backward time", "flash step time")
+QUANTITIES = ("memory", "CPU time", "naive time", "flash forward time", "flash backward time", "flash step time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,24 @@ class Accuracy:
     left_out: Counter[str]
 
     def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
-        """The part of a GPU (its name contains the text) and a quantity (its name does)."""
-        kept = tuple(
-            j
-            for j in self.judged
-            if (gpu is None or _folded(gpu) in _folded(j.gpu))
-            and (quantity is None or quantity.casefold() in j.quantity)
-        )
-        return Accuracy(kept, self.left_out)
+        """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
+        found = self.judged
+        for kind, text, name_of in (("GPU on record", gpu, _gpu), ("quantity on record", quantity, _quantity)):
+            if text is not None:
+                kept = tuple(j for j in found if _folded(text) in _folded(name_of(j)))
+                if not kept:
+                    raise unknown(kind, text, {name_of(j) for j in found})
+                found = kept
+        whole = len(found) == len(self.judged)
+        return Accuracy(found, self.left_out if whole else Counter())
+
+
+def _gpu(one: Judged) -> str:
+    return one.gpu
+
+
+def _quantity(one: Judged) -> str:
+    return one.quantity
 
 
 def _folded(name: str) -> str:
@@ -85,7 +97,7 @@ def _folded(name: str) -> str:
 def accuracy(ledger: Ledger) -> Accuracy:
     """Judge a ledger."""
     left_out: Counter[str] = Counter()
-    judged = [*_memory(ledger), *_times(ledger, left_out)]
+    judged = [*_memory(ledger), *_own(ledger), *_times(ledger, left_out)]
     return Accuracy(tuple(judged), left_out)
 
 
@@ -103,12 +115,48 @@ def _memory_row(compared: Comparison) -> Judged:
     return Judged(source.gpu, "memory", source.name, error, str(compared), compared.exact)
 
 
+def _own(ledger: Ledger) -> Iterator[Judged]:
+    """Our own runs: bytes are equal or not, and so is the longest sequence; times by the calibration made with them."""
+    for name, source in ledger.sources.items():
+        for verdict in own.verdicts(ledger.of(name), source) if own.is_own(source) else ():
+            yield from _own_memory(verdict, source)
+            yield from _own_times(verdict, source)
+
+
+def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
+    found = [(row.quantity, row.measured, row.predicted) for row in verdict.memory]
+    if verdict.boundary and verdict.expected.boundary:
+        found += zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
+    if verdict.events is not None:
+        found.append(("events", verdict.events.measured, verdict.events.equal))
+    for quantity, measured, predicted in found:
+        if measured is not None and predicted is not None:
+            error = abs(predicted / measured - 1) if measured else float(predicted != measured)
+            what = f"{verdict.trial.name}, {quantity}: measured {measured}, predicted {predicted}"
+            machine, subject = own.machine_name(source), f"own runs, torch {source.environment['torch']}"
+            yield Judged(machine, "memory", subject, error, what, measured == predicted)
+
+
+def _own_times(verdict: Verdict, source: Source) -> Iterator[Judged]:
+    flash = "flash" in verdict.trial.implementation
+    for timing in verdict.times:
+        on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"
+        quantity = "CPU time" if source.gpu_id == "cpu" else on_gpu
+        if timing.ratio is not None and timing.predicted is not None:
+            seconds = f"measured {timing.measured * 1e3:.4g} ms, predicted {timing.predicted * 1e3:.4g} ms"
+            what = f"{verdict.trial.name}, {timing.quantity}: {seconds}"
+            subject = f"own runs, torch {source.environment['torch']}"
+            yield Judged(own.machine_name(source), quantity, subject, abs(timing.ratio - 1), what)
+
+
 def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
     for run in ledger.runs:
         timed = list(times(run))
         if not timed:
             continue
         source = ledger.sources[run.source]
+        if own.is_own(source):
+            continue
         fit = _fit_of(run, source)
         program, reason = program_or_reason(run, source)
         for one in timed:

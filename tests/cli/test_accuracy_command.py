@@ -1,0 +1,91 @@
+"""`memmodel accuracy`, as somebody types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from memmodel.cli import cli
+from memmodel.errors import UsageError
+from memmodel_validate.accuracy import Judged, summaries
+from memmodel_validate.accuracy_table import markdown
+from memmodel_validate.ledger import Measurement, Run, Source, append
+from memmodel_validate.records import shipped
+
+
+def run(*args: str) -> str:
+    return CliRunner().invoke(cli, ["accuracy", *args], catch_exceptions=False, standalone_mode=False).output
+
+
+def test_it_fits_80_columns_and_says_what_was_not_judged() -> None:
+    printed = run()
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "not judged" in printed
+    assert run("--by-table").count("yyin-eager") == 2  # memory and time
+
+
+def test_json_counts_what_it_lists() -> None:
+    found = json.loads(run("--gpu", "H20", "--json"))
+    assert {one["gpu"] for one in found["judged"]} <= {"NVIDIA H20", "H20", "H200"}
+    assert sum(group["count"] for group in found["groups"]) == len(found["judged"])
+    assert sum(group["count"] for group in found["quantities"]) == len(found["judged"])
+
+
+def test_filters_narrow() -> None:
+    printed = run("--quantity", "memory", "--gpu", "b200")
+    of_b200 = [r for r in shipped().runs if r.source in ("sara-eager", "sara-eager-2", "sara-compiled")]
+    numbers = sum(name.startswith("mem") for r in of_b200 for name in r.measured)
+    assert f"memory {numbers:>22} {numbers:>6}" in printed
+    assert "naive" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "hh100"], "unknown GPU on record 'hh100': did you mean H100"),
+        (["--quantity", "speed"], "unknown quantity on record 'speed': choose one of .*naive time"),
+        (["--markdown", "--json"], "give one of them"),
+        (["--ledger", "/missing/runs.jsonl"], "cannot read the ledger /missing/runs.jsonl"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(*arguments)
+
+
+def test_a_ledger_of_ones_own_is_judged_too(tmp_path: Path) -> None:
+    """A naive forward on an H100 table's name: its time is one more number."""
+    path = tmp_path / "mine.jsonl"
+    source = shipped().sources["yyin-eager"]
+    case = {"batch": 8, "heads": 1, "kv_heads": 1, "seq": 32768, "kv_seq": 32768, "head_dim": 64, "dtype": "fp32"}
+    measured = {"forward_time": Measurement("ms", (216.0,))}  # four times the table's 16384 row
+    append(path, [source, Run("yyin-eager", "naive-by-hand", {**case, "mask": "tensor"}, measured)])
+    before, after = (json.loads(run("--quantity", "naive", *more, "--json")) for more in ([], ["--ledger", str(path)]))
+    assert len(after["judged"]) == len(before["judged"]) + 1
+    (new,) = [one for one in after["judged"] if one not in before["judged"]]
+    assert new["error"] < 0.1
+
+
+def test_a_source_that_contradicts_the_shipped_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    append(path, [Source("yyin-eager", {"gpu": "another"})])
+    with pytest.raises(UsageError, match=r"mine\.jsonl, line 1: the source 'yyin-eager' is described a second time"):
+        run("--ledger", str(path))
+
+
+def test_markdown_has_a_cell_for_every_column() -> None:
+    lines = run("--markdown").splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_inexact_memory_would_show() -> None:
+    wrong = Judged("GPU", "memory", "table", 0.02, "a row", exact=False)
+    right = Judged("GPU", "memory", "table", 0.0, "another", exact=True)
+    (summary,) = summaries([wrong, right])
+    assert (summary.count, summary.exact, summary.worst, summary.worst_row) == (2, 1, 0.02, "a row")
+    from collections import Counter
+
+    from memmodel_validate.accuracy import Accuracy
+
+    assert "| 2 | 1 | 1.0 % |" in markdown(Accuracy((wrong, right), Counter()))
