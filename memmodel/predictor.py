@@ -222,7 +222,7 @@ def assumptions(
         found.append("expandable_segments:True")
     found.append("time, at least: from datasheet rates; real kernels take longer")
     if calibration is not None:
-        kind = "other people's runs" if calibration.basis == "community" else "measurements on this machine"
-        found.append(f"time, expected: from {kind} ({calibration.name})")
+        measured = "" if calibration.basis == "community" else "rates measured on "
+        found.append(f"time, expected: from {measured}{calibration.name}")
         found += mismatches(calibration, gpu.id, case.torch if calibration.basis == "local" else None)
     return found
