@@ -6,7 +6,7 @@ calibration replaces its rate by a measured one, by size where a curve was measu
 
 from collections.abc import Iterator
 
-from memmodel.dims import ceil_div
+from memmodel.dims import Dim, ceil_div
 from memmodel.program import Launch
 from memmodel.timing.ceiling import Ceiling
 from memmodel.timing.machine import Machine, Rate
@@ -101,31 +101,37 @@ def _missed(row_bytes: float, machine: Machine) -> float:
 
 
 def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Matrix products, by type; in whole tiles and waves where the tile is known."""
+    """Matrix products, by type; in whole tiles and waves where the tile is known.
+
+    The tile is that of large results. A narrow result has another one, whose edges its own measured rate holds.
+    """
     if not launch.work.matmul:
         return
     kind = machine.matmul_type(launch.dtype)
     quantity = machine.gpu.peak_quantity(kind)
     name = "tensor cores" if quantity.startswith("tensor") else "fp32 units"
     amount = float(launch.work.matmul)
-    if launch.kind == "gemm":
+    narrow = launch.kind == "gemm" and shape_class(launch)[0] == "values"
+    if launch.kind == "gemm" and not (narrow and machine.constant(f"matmul.{kind}.values") is not None):
         amount *= quantised(launch, machine, kind)
     rate = _matmul_rate(launch, machine, kind)
     yield Ceiling(name, amount, *(rate or machine.listed(quantity)))
 
 
 def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
-    """The calibrated rate: of its shape class by its thin size, or that of large square matrices.
-
-    Q K^T has a small inner size, P V and the gradients a narrow result; their tiles cannot be full.
-    """
+    """The calibrated rate: of its shape class by its thin size, or that of large square matrices."""
     if launch.kind == "gemm":
-        _, m, n, k = launch.sizes
-        shape_class, thin = ("scores", k) if k <= min(m, n) else ("values", min(m, n))
-        found = machine.calibrated(f"matmul.{kind}.{shape_class}", float(thin))
+        name, thin = shape_class(launch)
+        found = machine.calibrated(f"matmul.{kind}.{name}", float(thin))
         if found is not None:
             return found
     return machine.calibrated(f"matmul.{kind}")
+
+
+def shape_class(launch: Launch) -> tuple[str, Dim]:
+    """A product's class and thin size: Q K^T has a small inner size, P V and the gradients a narrow result."""
+    _, m, n, k = launch.sizes
+    return ("scores", k) if k <= min(m, n) else ("values", min(m, n))
 
 
 def quantised(launch: Launch, machine: Machine, kind: str) -> float:

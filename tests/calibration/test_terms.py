@@ -106,6 +106,16 @@ def test_products_come_in_whole_tiles_and_waves() -> None:
     assert quantised(product, machine(gpu(sm_count=108)), "bf16") == 1.0
 
 
+@pytest.mark.parametrize(("sizes", "factor"), [((1, 2048, 2048, 64), 216 / 128), ((1, 2048, 64, 2048), 1.0)])
+def test_a_narrow_result_with_its_own_rate_is_not_cut_into_the_tiles_of_a_large_one(
+    sizes: tuple[int, ...], factor: float
+) -> None:
+    classes = {f"matmul__bf16__{name}": Curve(((64.0, 1e12),)) for name in ("scores", "values")}
+    on = machine(gpu(sm_count=108), tile__bf16__rows=128.0, tile__bf16__cols=256.0, **classes)
+    (found,) = matmul(launch("gemm", "bmm", sizes, bfloat16, matmul=1e9), on)
+    assert found.seconds == pytest.approx(1e-3 * factor)
+
+
 @pytest.mark.parametrize(
     ("sizes", "rate"),
     [((1, 512, 512, 64), 64.0), ((1, 512, 64, 512), 6.4), ((1, 64, 512, 512), 6.4), ((1, 512, 512, 512), 1.0)],

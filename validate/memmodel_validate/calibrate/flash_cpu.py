@@ -22,7 +22,7 @@ from memmodel.timing.fused import is_flash
 from memmodel.work import Work
 from memmodel_kernels.flash import FlashTiles
 from memmodel_validate.calibrate.clock import Clock
-from memmodel_validate.calibrate.samples import Samples, spread
+from memmodel_validate.calibrate.samples import Samples, spread, typical
 
 LENGTH, HEADS = 1024, 2
 HEAD_DIMS = (16, 64)  # small: at larger ones the exponentials vanish in the noise of the products
@@ -35,7 +35,7 @@ def flash_constants(clock: Clock) -> Iterator[tuple[str, Constant]]:
     times = {d: _times(d, clock) for d in HEAD_DIMS}
     for phase, prefix in (("forward", "flash"), ("backward", "flash_backward")):
         samples = [times[d][phase] for d in HEAD_DIMS]
-        equations = [(*amounts(work_of(d, phase)), min(found)) for d, found in zip(HEAD_DIMS, samples, strict=True)]
+        equations = [(*amounts(work_of(d, phase)), typical(found)) for d, found in zip(HEAD_DIMS, samples, strict=True)]
         flops, exp = solve(equations[0], equations[1])
         origin = f"SDPA's flash {phase} at n = {LENGTH}, head dims {HEAD_DIMS[0]} and {HEAD_DIMS[1]}"
         widest = max(spread(found) or 0.0 for found in samples)

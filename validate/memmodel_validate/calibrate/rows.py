@@ -11,7 +11,7 @@ from memmodel_validate.calibrate.samples import curve, net, rate
 
 MOVED = (1 * MiB, 4 * MiB, 16 * MiB, 64 * MiB, 256 * MiB)  # bytes that a kernel reads and writes
 ROW = 1024  # elements of a row: one warp's on a GPU, in L1 on a CPU
-RING = 4  # tensors that take turns
+RING = 6  # tensors that take turns: as many of the scores' size as a step of naive attention makes
 
 Make = Callable[[int, str], tuple[float, Run]]  # rows, device -> bytes moved, what to run
 
@@ -23,7 +23,7 @@ class Ring:
     """
 
     def __init__(self, first: torch.Tensor) -> None:
-        self.tensors = [first, *(torch.randn_like(first) for _ in range(RING - 1))]
+        self.tensors = [first, *(first.clone() for _ in range(RING - 1))]
         self.turn = 0
 
     def next(self, count: int) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ def calibrate(
     found: dict[str, Constant] = {}
     before = machine.clocks(device)
     with threads(thread_count):
-        steps = list(cpu_steps() if device == "cpu" else cuda_steps(gpu, notes))
+        steps = list(cpu_steps(notes) if device == "cpu" else cuda_steps(gpu, notes))
         for number, (name, measure) in enumerate(steps):
             say(name, number, len(steps))
             for constant, value in measure(found):
@@ -55,7 +55,7 @@ def _busy_notes(device: str, even_if_busy: bool) -> list[str]:
     return [f"made on a busy machine: {reason}"] if reason else []
 
 
-def cpu_steps() -> Iterator[Step]:
+def cpu_steps(notes: list[str]) -> Iterator[Step]:
     """What is measured on a CPU: everything twice, half a minute apart, as it is seldom alone."""
     clock = Clock()
     for again in ("", " again"):
@@ -63,7 +63,7 @@ def cpu_steps() -> Iterator[Step]:
         for name, measure in (*_overhead_steps(clock), *_row_steps(clock), *_product_steps(clock)):
             yield f"{name}{again}", measure
         yield f"exponentials{again}", lambda _: [("exp", rows.measure_exp(clock))]
-    yield "flash attention", lambda _: flash_cpu.flash_constants(clock)
+    yield "flash attention", lambda _: _if_possible(flash_cpu.flash_constants(clock), notes)
 
 
 def cuda_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
@@ -73,7 +73,7 @@ def cuda_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
     yield "kernel names", lambda _: _tiles(notes)
     yield from _overhead_steps(clock)
     yield from _row_steps(clock)
-    yield "flash attention", lambda known: flash_cuda.flash_constants(gpu, clock, known)
+    yield "flash attention", lambda known: _if_possible(flash_cuda.flash_constants(gpu, clock, known), notes)
 
 
 def _overhead_steps(clock: Clock) -> Iterator[Step]:
@@ -121,6 +121,15 @@ def _faults(clock: Clock) -> Found:
     if size is not None:
         yield "fault_from", size
         yield "fault", faults.fault_rate(clock)
+
+
+def _if_possible(found: Found, notes: list[str]) -> Found:
+    """Flash attention's constants; a note where they cannot be had, as the others are of use without them."""
+    try:
+        return list(found)
+    except (UsageError, ImportError) as reason:
+        notes.append(f"no constants of flash attention: {reason}")
+        return []
 
 
 def _tiles(notes: list[str]) -> Found:
