@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memmodel.report.tables import bullets
-from memmodel.units import bytes_text, seconds_text
+from memmodel.units import MiB, bytes_text, seconds_text
 
 Case = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Case], tuple[str, str]]]  # title -> (measured, predicted)
@@ -115,6 +115,10 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     for reason, names in why.items():
         cases = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} of {len(found['cases'])} cases"
         yield f"no time predicted: {reason} ({cases})"
+    if found["device"] == "cuda" and found["calibration"] is None:
+        yield "times are predicted by the datasheet: the least they can be; `memmodel calibrate` measures this machine"
+    elif found["calibration"] is not None:
+        yield f"times are predicted by the calibration {found['calibration']}"
     resumed = sum(case["resumed"] for case in found["cases"])
     if resumed:
         yield f"{resumed} of {len(found['cases'])} cases were on record already; --again runs them again"
@@ -135,9 +139,9 @@ def _memory_table(cases: list[Case]) -> Table:
 
 def _allocator_table(cases: list[Case]) -> Table:
     columns: dict[str, Callable[[Case], tuple[str, str]]] = {t: _bytes_cell(name) for t, name in _ALLOCATOR.items()}
-    columns["context"] = _context_cell
-    columns["out of\nmemory"] = _out_of_memory_cell
-    return _paired("Allocator", cases, columns, name_width=13)
+    columns["context\nMiB"] = _context_cell
+    columns["OOM"] = _out_of_memory_cell
+    return _paired("Allocator", cases, columns, name_width=14)
 
 
 def _time_table(cases: list[Case]) -> Table:
@@ -149,7 +153,7 @@ def _paired(title: str, cases: Iterable[Case], columns: Columns, name_width: int
     """Two lines a case: measured, predicted; the second is left out where no case has one."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim",
                   padding=(0, 1, 0, 0))  # fmt: skip
-    table.add_column("case", max_width=name_width)
+    table.add_column("case", max_width=name_width, no_wrap=True)
     table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", vertical="top")
@@ -183,8 +187,8 @@ def _events_text(case: Case) -> str:
 
 def _context_cell(case: Case) -> tuple[str, str]:
     measured, listed = case["context"]["measured"], case["context"]["predicted"]
-    predicted = "" if listed is None else "-".join(f"{n / 2**20:.0f}" for n in listed) + " MiB"
-    return "-" if measured is None else bytes_text(measured), predicted
+    predicted = "" if listed is None else "-".join(dict.fromkeys(f"{n / MiB:.0f}" for n in listed))
+    return "-" if measured is None else f"{measured / MiB:.0f}", predicted
 
 
 def _out_of_memory_cell(case: Case) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from memmodel.thresholds import resized
 from memmodel.timing.calibration import Calibration
+from memmodel.timing.known import community, local
 from memmodel.units import bytes_text
 from memmodel_validate import ledger
 from memmodel_validate.boundary import search
@@ -112,7 +113,7 @@ def plan(
     found = probed() if chosen == "cuda" else None
     here = environment(chosen, found)
     protocol = CPU_PROTOCOL if chosen == "cpu" else CUDA_PROTOCOL
-    rates = calibration or _local_calibration(here["gpu_id"])
+    rates = calibration or _known_calibration(here["gpu_id"])
     free = available_bytes() if found is None else int(found["free"])
     total = None if found is None else int(found["total"])
     of = target(here, rates, total)
@@ -127,10 +128,9 @@ def _check_ledger(path: str | PathLike[str]) -> None:
     ledger.append(path, [])
 
 
-def _local_calibration(gpu_id: str) -> Calibration | None:
-    from memmodel.timing.known import local
-
-    return local(gpu_id) if gpu_id else None
+def _known_calibration(gpu_id: str) -> Calibration | None:
+    """The machine's own, else one fitted to other people's runs of the GPU; None where there is neither."""
+    return (local(gpu_id) or community(gpu_id)) if gpu_id else None
 
 
 def execute(plan: Plan, watcher: Watcher) -> Validation:
