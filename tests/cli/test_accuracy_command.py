@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from memmodel.cli import cli
 from memmodel.errors import UsageError
-from memmodel_validate.accuracy import Judged, summaries
 from memmodel_validate.accuracy_table import markdown
+from memmodel_validate.judged import Judged, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
 from memmodel_validate.records import shipped
 

@@ -7,9 +7,11 @@ from statistics import fmean
 import pytest
 
 from memmodel.timing import Calibration, Constant
-from memmodel_validate.accuracy import accuracy, percentile, summaries
+from memmodel_validate.accuracy import accuracy
 from memmodel_validate.community import MADE_OF, SHIPPED, shipped_calibration
-from memmodel_validate.fit import FITS, Fit, calibration_of, training_rows
+from memmodel_validate.fit import stored
+from memmodel_validate.fits import FITS, Fit, training_rows
+from memmodel_validate.judged import percentile, summaries
 from memmodel_validate.programs import program_of
 from memmodel_validate.records import shipped
 from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
@@ -27,7 +29,7 @@ def loss(rows: list[Timed], calibration: Calibration) -> float:
 
 def fitted_rows(fit: Fit, constant: str) -> list[Timed]:
     """The training rows that decide a constant."""
-    rows = [row for row in training_rows(fit) if row.run.case["seq"] != 256 or fit.flash]
+    rows = [row for row in training_rows(fit, shipped()) if row.run.case["seq"] != 256 or fit.flash]
     backward = constant.startswith("flash_backward")
     return [row for row in rows if not fit.flash or (row.phase == "backward") == backward]
 
@@ -38,36 +40,36 @@ CASES = [(fit, constant) for fit in FITS for constant in fit.start]
 @pytest.mark.parametrize(("fit", "constant"), CASES, ids=[f"{fit.name}-{constant}" for fit, constant in CASES])
 def test_no_fitted_constant_is_better_elsewhere(fit: Fit, constant: str) -> None:
     """Moving a constant by 3 % either way does not lower the loss on its rows by a hundredth of it."""
-    stored = calibration_of(fit.name)
+    fitted = stored(fit.name)
     rows = fitted_rows(fit, constant)
     assert rows
-    found = loss(rows, stored)
+    lowest = loss(rows, fitted)
     for factor in (0.97, 1.03):
-        value = stored.constants[constant].value
+        value = fitted.constants[constant].value
         assert isinstance(value, float)
         moved = value * factor
         if constant.endswith((".matmul", ".overlap")) and moved > 1:
             continue
-        constants = {**stored.constants, constant: Constant(moved, "moved")}
+        constants = {**fitted.constants, constant: Constant(moved, "moved")}
         if constant == "flash.matmul" and "flash_backward.matmul" in constants:
             constants["flash_backward.matmul"] = constants[constant]
-        assert loss(rows, replace(stored, constants=constants)) >= 0.99 * found
+        assert loss(rows, replace(fitted, constants=constants)) >= 0.99 * lowest
 
 
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.name)
 def test_stored_constants_say_where_they_are_from(fit: Fit) -> None:
-    stored = calibration_of(fit.name)
-    assert stored.basis == "community"
-    assert stored.machine["gpu_id"] == fit.gpu
+    found = stored(fit.name)
+    assert found.basis == "community"
+    assert found.machine["gpu_id"] == fit.gpu
     for name in fit.start:
-        assert stored.constants[name].origin.startswith("fitted to ")
+        assert found.constants[name].origin.startswith("fitted to ")
     for name, (value, origin) in fit.given.items():
-        assert stored.constants[name] == Constant(value, origin)
+        assert found.constants[name] == Constant(value, origin)
 
 
 def test_no_row_is_judged_that_a_constant_was_fitted_to() -> None:
     judged = {one.what.partition(": measured")[0] for one in accuracy(shipped()).judged if one.quantity != "memory"}
-    trained = {f"{row.run}, {row.phase}" for fit in FITS for row in training_rows(fit)}
+    trained = {f"{row.run}, {row.phase}" for fit in FITS for row in training_rows(fit, shipped())}
     assert judged
     assert trained
     assert not judged & trained
@@ -115,7 +117,7 @@ def test_every_time_is_judged_or_left_out_with_a_reason() -> None:
 def test_shipped_calibrations_are_made_of_the_fits(gpu: str) -> None:
     from memmodel.timing.known import community
 
-    made = shipped_calibration(gpu, [calibration_of(name) for name in MADE_OF[gpu]])
+    made = shipped_calibration(gpu, [stored(name) for name in MADE_OF[gpu]])
     assert community(gpu) == made
     assert made.machine["gpu_id"] == gpu
     assert sorted(path.stem for path in SHIPPED.glob("*.json")) == sorted(MADE_OF)

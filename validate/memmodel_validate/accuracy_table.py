@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from memmodel_validate.accuracy import Accuracy, Summary, summaries
+from memmodel_validate.accuracy import Accuracy
+from memmodel_validate.judged import Summary, summaries
 
 SCHEMA = 1
 _COLUMNS = ("numbers", "exact", "mean", "median", "p90", "worst", "roofline")

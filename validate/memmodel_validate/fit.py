@@ -1,136 +1,26 @@
-"""Calibrations fitted to recorded runs: which rows each is fitted to, which it is judged on.
-
-`python -m memmodel_validate.fit` fits them all again and writes their files (needs scipy). A constant is never fitted
-to a row that it is judged on: naive attention is fitted at n = 4096 and judged beyond; a flash kernel without a mask at
-head dims 64 and 128 and judged under a causal mask and at other head dims, its backward at head dim 64.
-"""
+"""Calibrations fitted to recorded runs. `python -m memmodel_validate.fit` fits them all again (it needs scipy)."""
 
 import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
-from memmodel.algorithms import ALGORITHMS
+from memmodel.errors import UsageError
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.calibration import read_calibration
 from memmodel_validate.community import MADE_OF, SHIPPED, shipped_calibration
-from memmodel_validate.implementations import IMPLEMENTATIONS
-from memmodel_validate.ledger import Run, Source
-from memmodel_validate.programs import STANDARD, launches, program_of
+from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, Fit, training_rows
+from memmodel_validate.ledger import Ledger, Source
+from memmodel_validate.programs import launches, program_of
 from memmodel_validate.records import DATA, shipped
-from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
-
-KERNELS = (*IMPLEMENTATIONS, STANDARD)
-FITTED_N = 4096
-DISPATCH_N = 256
-FA2_A100 = "dao-ailab-flash-attention-0251105-assets-flash2-a100-fwd-bwd@a100-80gb-sxm4"
-FA2_H100 = "dao-ailab-flash-attention-0251105-assets-flash2-h100-fwd-bwd@h100-80gb-sxm5"
-FA3_FORWARD = "flashattention-3-paper-arxiv-2407-08608-fig-5@h100-80gb-sxm5"
-FA3_BACKWARD = "flashattention-3-paper-arxiv-2407-08608-fig-6-decoded-by-col@h100-80gb-sxm5"
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A calibration to make.
-
-    Attributes:
-        name: of its file. sources: whose rows it is fitted to. gpu: the id that it is a calibration of, or "".
-        implementation: the flash kernel that it is of; "" for naive attention.
-        start: the constants to fit, and where the search starts. given: constants that are listed, with their origin.
-        judged: sources that it is judged on and fitted to no row of.
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    gpu: str
-    implementation: str
-    start: Mapping[str, float]
-    given: Mapping[str, tuple[float, str]]
-    judged: tuple[str, ...] = ()
-
-    @property
-    def flash(self) -> bool:
-        """Whether it is of a flash kernel."""
-        return self.implementation in IMPLEMENTATIONS
-
-    def judges(self, run: Run) -> bool:
-        """Whether it is made for what a run ran: a flash kernel by its name on any GPU, others by their source."""
-        if self.flash or run.implementation in IMPLEMENTATIONS:
-            return run.implementation == self.implementation
-        return run.source in (*self.sources, *self.judged) and run.implementation in (STANDARD, *ALGORITHMS)
-
-    def trains_on(self, timed: Timed) -> bool:
-        """Whether a row is one that the constants are fitted to."""
-        run, case = timed.run, timed.run.case
-        if run.source not in self.sources or not self.judges(run):
-            return False
-        if not self.flash:
-            return case["seq"] == FITTED_N or (case["seq"] == DISPATCH_N and run.implementation != STANDARD)
-        return case["mask"] == "none" and case["head_dim"] in ((64,) if timed.phase == "backward" else (64, 128))
-
-
-def _naive(
-    name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None, judged: tuple[str, ...] = ()
-) -> Fit:
-    own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32": 3e13} if starts is None else starts
-    return Fit(name, sources, gpu, "", own, {}, judged)
-
-
-_STANDARD = {"bandwidth": 2e12, "softmax": 2e12, "broadcast": 3e11, "matmul.fp16": 4e14}  # 16 bits, library softmax
-_BOTH = {**_STANDARD, "reduction": 1e12, "matmul.fp32": 3e13, "matmul.tf32": 1e14}
-
-
-_WGMMA = "PTX ISA, wgmma.mma_async: 64 rows of one operand"
-_IN_ORDER, _LONGEST_FIRST = (1.0, "programs start in order"), (0.5, "the longest programs start first")
-
-
-def _file(gpu: str, implementation: str) -> str:
-    return f"{gpu}." + "-".join("".join(c if c.isalnum() else " " for c in implementation.lower()).split())
-
-
-def _flash(implementation: str, tail: tuple[float, str], wgmma: bool, backward: bool = True) -> Fit:
-    start = {"flash.matmul": 0.7, "flash.overlap": 0.5, "flash.prologue": 3000.0}
-    if backward:
-        start |= {"flash_backward.overlap": 0.3, "flash_backward.prologue": 20000.0}
-    listed = {f"{flash}.tail": tail for flash in ("flash", "flash_backward")}
-    if wgmma:
-        listed |= {f"{flash}.warp_rows": (64.0, _WGMMA) for flash in ("flash", "flash_backward")}
-    return Fit(
-        _file("h100-sxm", implementation), (FA3_FORWARD, FA3_BACKWARD), "h100-sxm", implementation, start, listed
-    )
-
-
-def _fa2_on_a100() -> Fit:
-    """FlashAttention-2 on an A100, of which only forward and backward together are published: three constants."""
-    start = {"flash.matmul": 0.8, "flash.overlap": 0.5, "flash.prologue": 3700.0}
-    given = {f"{flash}.tail": _IN_ORDER for flash in ("flash", "flash_backward")}
-    return Fit(
-        _file("a100-80gb-sxm", "FlashAttention-2"), (FA2_A100,), "a100-80gb-sxm", "FlashAttention-2", start, given
-    )
-
-
-_H100 = ("yyin-eager", "brandon-eager", "ab2163-eager", FA3_FORWARD, FA3_BACKWARD, FA2_H100)
-FITS = (
-    _naive("h100-sxm", *_H100, gpu="h100-sxm", starts=_BOTH, judged=("brandon-flash",)),
-    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
-    _naive("h20", "markmrli-eager", gpu="h20"),
-    _naive("b200", "sara-eager", "sara-eager-2", gpu="b200", judged=("sara-flash",)),
-    _naive("enzo-eager", "enzo-eager"),
-    _naive("seed-eager", "seed-eager"),
-    _naive("wuyh11-eager", "wuyh11-eager"),
-    _naive("niccolo-eager", "niccolo-eager"),
-    _flash("FlashAttention-2", _IN_ORDER, wgmma=False),
-    _fa2_on_a100(),
-    _flash("FlashAttention-3", _LONGEST_FIRST, wgmma=True),
-    _flash("Triton (nightly 2024)", _IN_ORDER, wgmma=True, backward=False),
-    _flash("cuDNN 9", _LONGEST_FIRST, wgmma=True),
-)
+from memmodel_validate.times import Timed, machine_of, predicted_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +34,25 @@ class _Row:
         return math.log(predicted_seconds(self.program, self.timed.phase, self.source, machine) / self.timed.seconds)
 
 
-def training_rows(fit: Fit) -> list[Timed]:
-    """The times that a calibration is fitted to."""
-    runs = (run for run in shipped().runs if run.source in fit.sources)
-    return [timed for run in runs for timed in times(run) if fit.trains_on(timed)]
+def _row(timed: Timed, source: Source) -> _Row:
+    return _Row(timed, source, program_of(timed.run, source))
 
 
-def fitted(fit: Fit) -> Calibration:
-    """The calibration: each part's constants minimise the mean |log error| of its rows."""
-    rows = [_Row(t, shipped().sources[t.run.source], _program(t.run)) for t in training_rows(fit)]
+def fitted(fit: Fit, ledger: Ledger) -> Calibration:
+    """The calibration: each part's constants minimise the mean |log error| of its rows. Raises UsageError for none."""
+    sources = ledger.sources
+    rows = [
+        _Row(t, sources[t.run.source], program_of(t.run, sources[t.run.source])) for t in training_rows(fit, ledger)
+    ]
+    if not any(row.timed.run.case["seq"] != DISPATCH_N for row in rows):
+        raise UsageError(f"{fit.name} has no row at n = {FITTED_N} to fit constants to")
     constants = {name: Constant(value, origin) for name, (value, origin) in fit.given.items()}
     if not fit.flash:
         constants |= _dispatch([row for row in rows if row.timed.run.case["seq"] == DISPATCH_N])
         rows = [row for row in rows if row.timed.run.case["seq"] == FITTED_N]
     for part, start, origin in _parts(fit, rows):
         constants |= _minimised(fit, constants, part, start, origin)
-    return _calibration(fit, constants)
+    return replace(_calibration(fit, constants), machine=_machine(fit, rows), notes=_notes(fit, rows))
 
 
 def _calibration(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
@@ -167,7 +60,7 @@ def _calibration(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
     mirrored = {n.replace("flash.", "flash_backward."): c for n, c in constants.items() if n.startswith("flash.")}
     if "matmul.fp16" in constants:  # tensor cores take both 16-bit types at one rate
         mirrored["matmul.bf16"] = constants["matmul.fp16"]
-    return Calibration(fit.name, "community", _machine(fit), {**mirrored, **constants}, _notes(fit))
+    return Calibration(fit.name, "community", {}, {**mirrored, **constants})
 
 
 def _parts(fit: Fit, rows: list[_Row]) -> Iterator[tuple[list[_Row], dict[str, float], str]]:
@@ -246,39 +139,33 @@ def _dispatch(rows: list[_Row]) -> dict[str, Constant]:
     return found
 
 
-def _machine(fit: Fit) -> dict[str, str]:
-    sources = [shipped().sources[name] for name in fit.sources]
+def _machine(fit: Fit, rows: list[_Row]) -> dict[str, str]:
+    sources = {row.source.name: row.source for row in rows}.values()
     gpus = ", ".join(dict.fromkeys(source.gpu for source in sources))
     torch = ", ".join(dict.fromkeys(filter(None, (source.environment.get("torch") for source in sources))))
     return {"gpu": gpus, "gpu_id": fit.gpu, "torch": torch, "implementation": fit.implementation}
 
 
-def _notes(fit: Fit) -> tuple[str, ...]:
-    return (f"fitted to {len(training_rows(fit))} recorded times of {', '.join(fit.sources)}",)
-
-
-@cache
-def _program_of(key: str) -> Program:
-    run = _runs_by_text()[key]
-    return program_of(run, shipped().sources[run.source])
-
-
-@cache
-def _runs_by_text() -> dict[str, Run]:
-    return {str(run): run for run in shipped().runs}
-
-
-def _program(run: Run) -> Program:
-    return _program_of(str(run))
+def _notes(fit: Fit, rows: list[_Row]) -> tuple[str, ...]:
+    return (f"fitted to {len(rows)} recorded times of {', '.join(fit.sources)}",)
 
 
 CALIBRATIONS = DATA / "calibrations"
 
 
 @cache
-def calibration_of(name: str) -> Calibration:
+def stored(name: str) -> Calibration:
     """The stored calibration of the fit of that name."""
     return read_calibration(CALIBRATIONS / f"{name}.json")
+
+
+def calibration_of(fit: Fit, ledger: Ledger) -> Calibration:
+    """The stored calibration of a fit; one of a table that is not shipped is fitted now. Raises UsageError."""
+    if fit in FITS:
+        return stored(fit.name)
+    if find_spec("scipy") is None:
+        raise UsageError(f"fitting constants to {fit.name} needs scipy: pip install 'memmodel[fit]'")
+    return fitted(fit, ledger)
 
 
 def write(path: Path, calibration: Calibration) -> None:
@@ -292,15 +179,15 @@ def main(report: Callable[[str], None] = print) -> None:
     """Fit every calibration and write its file, and those of the GPUs that are shipped."""
     CALIBRATIONS.mkdir(exist_ok=True)
     for fit in FITS:
-        calibration = fitted(fit)
+        calibration = fitted(fit, shipped())
         write(CALIBRATIONS / f"{fit.name}.json", calibration)
         report(
             f"{fit.name}: "
             + ", ".join(f"{n} {c.value:.4g}" for n, c in calibration.constants.items() if n in fit.start)
         )
-    calibration_of.cache_clear()
+    stored.cache_clear()
     for gpu, parts in MADE_OF.items():
-        write(SHIPPED / f"{gpu}.json", shipped_calibration(gpu, [calibration_of(part) for part in parts]))
+        write(SHIPPED / f"{gpu}.json", shipped_calibration(gpu, [stored(part) for part in parts]))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
 from memmodel_validate.ledger import Run, Source
-from memmodel_validate.programs import launches, program_of
+from memmodel_validate.programs import launches
 
 # A time quantity, or the rate that stands for it: the phases that it holds, and its FLOP in forwards of attention.
 PHASES: dict[str, tuple[tuple[str, ...], float]] = {
@@ -60,11 +59,3 @@ def predicted_seconds(program: Program, phase: str, source: Source, machine: Mac
 def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     """The source's GPU with a calibration; matrix products in TF32 where its script turned that on."""
     return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32")
-
-
-def program_or_reason(run: Run, source: Source) -> tuple[Program | None, str]:
-    """A run's program, or why there is none."""
-    try:
-        return program_of(run, source), ""
-    except UsageError as reason:
-        return None, str(reason)

@@ -1,0 +1,162 @@
+"""Which calibrations are fitted to recorded runs: to which rows, and on which they are judged.
+
+A constant is never fitted to a row that it is judged on: naive attention is fitted at n = 4096 and judged beyond, and
+compiled with the constants of eager attention; a flash kernel is fitted without a mask at head dims 64 and 128, its
+backward at 64, and judged under a causal mask, at other head dims and on other GPUs.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from memmodel.algorithms import ALGORITHMS
+from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_validate.ledger import Ledger, Run, Source
+from memmodel_validate.programs import STANDARD
+from memmodel_validate.records import shipped
+from memmodel_validate.times import Timed, times
+
+KERNELS = (*IMPLEMENTATIONS, STANDARD)
+FITTED_N = 4096
+DISPATCH_N = 256
+FA2_A100 = "dao-ailab-flash-attention-0251105-assets-flash2-a100-fwd-bwd@a100-80gb-sxm4"
+FA2_H100 = "dao-ailab-flash-attention-0251105-assets-flash2-h100-fwd-bwd@h100-80gb-sxm5"
+FA3_FORWARD = "flashattention-3-paper-arxiv-2407-08608-fig-5@h100-80gb-sxm5"
+FA3_BACKWARD = "flashattention-3-paper-arxiv-2407-08608-fig-6-decoded-by-col@h100-80gb-sxm5"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A calibration to make.
+
+    Attributes:
+        name: of its file. sources: whose rows it is fitted to. gpu: the id that it is a calibration of, or "".
+        implementation: the flash kernel that it is of; "" for naive attention.
+        start: the constants to fit, and where the search starts. given: constants that are listed, with their origin.
+        judged: sources that it is judged on and fitted to no row of.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    gpu: str
+    implementation: str
+    start: Mapping[str, float]
+    given: Mapping[str, tuple[float, str]]
+    judged: tuple[str, ...] = ()
+
+    @property
+    def flash(self) -> bool:
+        """Whether it is of a flash kernel."""
+        return self.implementation in IMPLEMENTATIONS
+
+    def judges(self, run: Run) -> bool:
+        """Whether it is made for what a run ran: a flash kernel by its name on any GPU, others by their source."""
+        if self.flash or run.implementation in IMPLEMENTATIONS:
+            return run.implementation == self.implementation
+        return run.source in (*self.sources, *self.judged) and run.implementation in (STANDARD, *ALGORITHMS)
+
+    def trains_on(self, timed: Timed) -> bool:
+        """Whether a row is one that the constants are fitted to."""
+        run, case = timed.run, timed.run.case
+        if run.source not in self.sources or not self.judges(run):
+            return False
+        if not self.flash:
+            return case["seq"] == FITTED_N or (case["seq"] == DISPATCH_N and run.implementation != STANDARD)
+        return case["mask"] == "none" and case["head_dim"] in ((64,) if timed.phase == "backward" else (64, 128))
+
+
+def _naive(
+    name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None, judged: tuple[str, ...] = ()
+) -> Fit:
+    own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32": 3e13} if starts is None else starts
+    return Fit(name, sources, gpu, "", own, {}, judged)
+
+
+_STANDARD = {"bandwidth": 2e12, "softmax": 2e12, "broadcast": 3e11, "matmul.fp16": 4e14}  # 16 bits, library softmax
+_TF32 = {"bandwidth": 2e12, "reduction": 1e12, "matmul.tf32": 1e14}
+_LIBRARY = {"bandwidth": 2e12, "softmax": 2e12, "matmul.fp32": 3e13}
+_BOTH = {**_STANDARD, "reduction": 1e12, "matmul.fp32": 3e13, "matmul.tf32": 1e14}
+
+
+_WGMMA = "PTX ISA, wgmma.mma_async: 64 rows of one operand"
+_IN_ORDER, _LONGEST_FIRST = (1.0, "programs start in order"), (0.5, "the longest programs start first")
+
+
+def _file(gpu: str, implementation: str) -> str:
+    return f"{gpu}." + "-".join("".join(c if c.isalnum() else " " for c in implementation.lower()).split())
+
+
+def _flash(implementation: str, tail: tuple[float, str], wgmma: bool, backward: bool = True) -> Fit:
+    start = {"flash.matmul": 0.7, "flash.overlap": 0.5, "flash.prologue": 3000.0}
+    if backward:
+        start |= {"flash_backward.overlap": 0.3, "flash_backward.prologue": 20000.0}
+    listed = {f"{flash}.tail": tail for flash in ("flash", "flash_backward")}
+    if wgmma:
+        listed |= {f"{flash}.warp_rows": (64.0, _WGMMA) for flash in ("flash", "flash_backward")}
+    return Fit(
+        _file("h100-sxm", implementation), (FA3_FORWARD, FA3_BACKWARD), "h100-sxm", implementation, start, listed
+    )
+
+
+def _fa2_on_a100() -> Fit:
+    """FlashAttention-2 on an A100, of which only forward and backward together are published: three constants."""
+    start = {"flash.matmul": 0.8, "flash.overlap": 0.5, "flash.prologue": 3700.0}
+    given = {f"{flash}.tail": _IN_ORDER for flash in ("flash", "flash_backward")}
+    return Fit(
+        _file("a100-80gb-sxm", "FlashAttention-2"), (FA2_A100,), "a100-80gb-sxm", "FlashAttention-2", start, given
+    )
+
+
+_H100 = ("yyin-eager", "brandon-eager", "ab2163-eager", FA3_FORWARD, FA3_BACKWARD, FA2_H100)
+FITS = (
+    _naive(
+        "h100-sxm",
+        *_H100,
+        gpu="h100-sxm",
+        starts=_BOTH,
+        judged=("brandon-flash", "brandon-compiled", "yyin-compiled", "yyin-compiled-tf32"),
+    ),
+    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
+    _naive("h20", "markmrli-eager", gpu="h20", judged=("markmrli-compiled",)),
+    _naive("b200", "sara-eager", "sara-eager-2", gpu="b200", judged=("sara-flash", "sara-compiled")),
+    _naive(
+        "rtx-pro-6000-blackwell", "duoan-eager", gpu="rtx-pro-6000-blackwell", starts=_TF32, judged=("duoan-compiled",)
+    ),
+    _naive("enzo-eager", "enzo-eager", judged=("enzo-compiled",)),
+    _naive("seed-eager", "seed-eager", judged=("seed-compiled",)),
+    _naive("wuyh11-eager", "wuyh11-eager"),
+    _naive("niccolo-eager", "niccolo-eager", judged=("niccolo-compiled",)),
+    _naive("magma27-eager", "magma27-eager", starts=_LIBRARY, judged=("magma27-compiled",)),
+    _flash("FlashAttention-2", _IN_ORDER, wgmma=False),
+    _fa2_on_a100(),
+    _flash("FlashAttention-3", _LONGEST_FIRST, wgmma=True),
+    _flash("Triton (nightly 2024)", _IN_ORDER, wgmma=True, backward=False),
+    _flash("cuDNN 9", _LONGEST_FIRST, wgmma=True),
+)
+
+
+def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
+    """The fit that a run is judged by: that of its table or kernel, on its GPU if there is one.
+
+    A table that says what its script did, and has no fit here, is one of its own (see docs/validation.md).
+    """
+    found = [fit for fit in fits if fit.judges(run)]
+    if (
+        not found
+        and run.source not in shipped().sources
+        and "attention" in source.protocol
+        and run.implementation in ALGORITHMS
+    ):
+        return _of_its_own(source, str(run.case["dtype"]))
+    return next((fit for fit in found if fit.gpu == source.gpu_id), found[0] if found else None)
+
+
+def _of_its_own(source: Source, dtype: str) -> Fit:
+    kind = source.protocol.get("fp32_products", dtype) if dtype == "fp32" else dtype
+    start = {"bandwidth": 2e12, "reduction": 1e12, f"matmul.{kind}": 3e13}
+    return Fit(f"{source.name}.{dtype}", (source.name,), "", "", start, {})
+
+
+def training_rows(fit: Fit, ledger: Ledger) -> list[Timed]:
+    """The times that a calibration is fitted to."""
+    runs = (run for run in ledger.runs if run.source in fit.sources)
+    return [timed for run in runs for timed in times(run) if fit.trains_on(timed)]

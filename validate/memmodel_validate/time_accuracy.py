@@ -1,0 +1,100 @@
+"""Recorded times judged: which are, which are not and why, and how far off the model is on them."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from memmodel.errors import UsageError
+from memmodel.program import Program
+from memmodel.timing import Calibration
+from memmodel_validate import own
+from memmodel_validate.fit import calibration_of
+from memmodel_validate.fits import FITTED_N, KERNELS, Fit, fit_of
+from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_validate.judged import Judged
+from memmodel_validate.ledger import Ledger, Run, Source
+from memmodel_validate.programs import launches, program_of
+from memmodel_validate.times import PHASES, Timed, machine_of, predicted_seconds, times
+
+SHORTEST_KERNEL = 100e-6  # seconds: below it the host, the launch and L2 decide, which no table here calibrates
+
+
+class _LeftOut(Exception):  # noqa: N818 - it is no error: the reason is counted
+    """Why a time is not judged."""
+
+
+def judged_times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
+    """Every recorded time that can be judged; the reasons for the others are counted in `left_out`."""
+    calibrations: dict[str, Calibration] = {}
+    for run in ledger.runs:
+        source = ledger.sources[run.source]
+        measured = [] if own.is_own(source) else list(times(run))
+        for timed in measured:
+            try:
+                yield _judged(timed, source, *_model(run, source, ledger, calibrations))
+            except _LeftOut as reason:
+                left_out[str(reason)] += 1
+
+
+def _model(
+    run: Run, source: Source, ledger: Ledger, calibrations: dict[str, Calibration]
+) -> tuple[Program, Fit, Calibration]:
+    """What a run did, and the constants that it is judged by."""
+    try:
+        program = program_of(run, source)
+    except UsageError as reason:
+        raise _LeftOut(str(reason)) from reason
+    fit = fit_of(run, source)
+    if fit is None:
+        raise _LeftOut("no calibration is fitted to its table or kernel")
+    if fit.flash and not source.gpu_id:
+        raise _LeftOut("its GPU is not stated")
+    if fit.name not in calibrations:
+        try:
+            calibrations[fit.name] = calibration_of(fit, ledger)
+        except UsageError as reason:
+            raise _LeftOut(str(reason)) from reason
+    return program, fit, calibrations[fit.name]
+
+
+def _judged(timed: Timed, source: Source, program: Program, fit: Fit, calibration: Calibration) -> Judged:
+    if fit.trains_on(timed):
+        raise _LeftOut("constants are fitted to it")
+    machine = machine_of(source, calibration)
+    predicted = predicted_seconds(program, timed.phase, source, machine)
+    if fit.flash:
+        _check_flash(timed, fit)
+    else:
+        _check_naive(timed, program, predicted, "tf32" if machine.tf32 else timed.run.case["dtype"], calibration)
+    what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
+    eager = "compiled time" if timed.run.implementation == "compiled" else "naive time"
+    quantity = f"flash {timed.phase} time" if fit.flash else eager
+    error = abs(predicted / timed.seconds - 1)
+    return Judged(source.gpu, quantity, _subject(timed.run), error, what, None, _plain(timed, program, source))
+
+
+def _check_flash(timed: Timed, fit: Fit) -> None:
+    if timed.phase != "forward" and not IMPLEMENTATIONS[fit.implementation].backward:
+        raise _LeftOut("this kernel's backward is not known")
+
+
+def _check_naive(timed: Timed, program: Program, predicted: float, kind: str, calibration: Calibration) -> None:
+    if f"matmul.{kind}" not in calibration.constants:
+        raise _LeftOut("no constants are fitted to its type on its GPU")
+    if timed.run.case["seq"] < FITTED_N:
+        raise _LeftOut(f"naive attention below n = {FITTED_N}: dispatch and L2 decide")
+    if predicted < SHORTEST_KERNEL * len(launches(program, PHASES[timed.phase][0])):
+        shortest = f"{SHORTEST_KERNEL * 1e6:.0f} us"
+        raise _LeftOut(f"naive attention of kernels under {shortest} on average: launches and L2 decide")
+
+
+def _subject(run: Run) -> str:
+    """The kernel of a published figure, the table of another."""
+    return run.implementation if run.implementation in KERNELS else run.source
+
+
+def _plain(timed: Timed, program: Program, source: Source) -> float | None:
+    """The error of the datasheet's roofline; None where the GPU or one of its rates is not known."""
+    try:
+        return abs(predicted_seconds(program, timed.phase, source, machine_of(source, None)) / timed.seconds - 1)
+    except UsageError:
+        return None
