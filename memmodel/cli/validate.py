@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from memmodel.cli.options import examples, print_json, show
+from memmodel.cli.options import SIZE, examples, print_json, show
 
+_MOST_THREADS = 1024
 _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
 
 
@@ -47,6 +48,7 @@ def _complete(names: tuple[str, ...]) -> Any:
 )
 @click.option("--again", is_flag=True, help="Run cases again that are on record for this environment and protocol.")
 @click.option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
+@click.option("--threads", type=SIZE, help="Threads of PyTorch on a CPU. [default: the calibration's, else 1]")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
 def command(
@@ -57,6 +59,7 @@ def command(
     ledger: str | None,
     again: bool,
     calibration: str | None,
+    threads: int | None,
     timeout: float,
     as_json: bool,
 ) -> int:
@@ -72,9 +75,9 @@ def command(
     validation, document = (import_module(f"memmodel_validate.{name}") for name in ("validation", "document"))
     if listed:
         return _list(device, suite)
-    plan = validation.plan(
-        device, suite, names, ledger or _default_ledger(), _calibration(calibration), _seconds(timeout), again
-    )
+    chosen = ledger or _default_ledger()
+    _check(timeout, threads)
+    plan = validation.plan(device, suite, names, chosen, _calibration(calibration), timeout, again, threads)
     found = _executed(validation, plan)
     if found is None:
         return 130
@@ -127,9 +130,11 @@ def _calibration(path: str | None) -> Any:
     return None if path is None else read_calibration(path)
 
 
-def _seconds(timeout: float) -> float:
+def _check(timeout: float, threads: int | None) -> None:
+    """Raises UsageError for numbers that make no sense."""
     from memmodel.errors import UsageError
 
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout {timeout:g}: expected seconds above 0, such as 300")
-    return timeout
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"threads {threads}: expected a whole number from 1 to {_MOST_THREADS}")

@@ -31,6 +31,7 @@ def run(*args: str) -> tuple[object, str, str]:
         (["--device", "cpu", "--case", "naiv-512"], "unknown case 'naiv-512': did you mean naive-512"),
         (["--case", "triton-flash-2048", "--device", "cpu"], "unknown case 'triton-flash-2048'"),
         (["--timeout", "0"], "timeout 0: expected seconds above 0"),
+        (["--threads", "0"], "threads 0: expected a whole number from 1 to 1024"),
         (["--calibration", "/nowhere/at/all"], "cannot read /nowhere/at/all"),
         (["--ledger", "/proc/nowhere/runs.jsonl", "--device", "cpu"], "cannot write the ledger /proc/nowhere"),
     ],

@@ -11,10 +11,11 @@ from answers import CPU, H100, Answer, Job, Watched, as_predicted, plan
 
 from memmodel.report.tables import text
 from memmodel.report.validation import validation_tables
+from memmodel.timing import Calibration, Constant
 from memmodel_validate import ledger, validation
 from memmodel_validate.document import document
 from memmodel_validate.environment import source
-from memmodel_validate.expected import expected
+from memmodel_validate.expected import expected, target
 from memmodel_validate.suite import trials
 
 NAMES = ("naive-512", "chunked-512", "by-hand-512")
@@ -205,3 +206,41 @@ def test_tables_fit_80_columns_and_every_key_is_documented(
     keys |= set(found["promises"]) | set(found["environment"]) | set(found["protocol"]) | {"longest", "tried"}
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
     assert json.loads(json.dumps(found)) == found
+
+
+def test_times_of_a_processor_are_those_of_its_calibration() -> None:
+    """Naive inference at rates that make one term of each kernel count: two products of n² d multiply-adds a head."""
+    rates = {"matmul.fp32": 1e9, "bandwidth": 1e15, "exp": 1e15, "launch": 1e-12}
+    constants = {name: Constant(rate, "by hand") for name, rate in rates.items()}
+    of = target(CPU, Calibration("by hand", "local", {"gpu_id": "cpu"}, constants))
+    by_name = {trial.name: trial for trial in trials("cpu")}
+    found = expected(by_name["naive-inference-512"], of)
+    assert found.times == {"forward_time": pytest.approx(2 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)}
+    assert found.binding == "fp32 units"
+    assert expected(by_name["naive-bf16-512"], of).no_time == "the calibration has no rates of bf16 arithmetic"
+    assert expected(by_name["sdpa-flash-512"], of).no_time == "the calibration has no rates of flash attention"
+    assert expected(by_name["naive-512"], target(CPU, None)).no_time.endswith("run `memmodel calibrate`")
+    flash = {f"{p}.{name}": Constant(1e9 if name == "flops" else 1e15, "by hand")
+             for p in ("flash", "flash_backward") for name in ("flops", "exp")}  # fmt: skip
+    of = target(CPU, Calibration("by hand", "local", {"gpu_id": "cpu"}, {**constants, **flash}))
+    times = expected(by_name["sdpa-flash-512"], of).times
+    assert times is not None  # two products forward, five backward
+    assert times["forward_time"] == pytest.approx(2 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)
+    assert times["backward_time"] == pytest.approx(5 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)
+
+
+def test_a_processors_threads_are_the_calibrations() -> None:
+    assert validation._threads("cpu", None) == 1
+    assert validation._threads("cpu", Calibration("x", "local", {"threads": "3"}, {})) == 3
+    assert validation._threads("cpu", Calibration("x", "local", {}, {})) == 1
+
+
+def test_a_calibration_of_another_machine_is_doubted(path: Path, answer_with: Patch) -> None:
+    made = {"gpu_id": "cpu", "torch": "2.11.0", "threads": "8"}
+    of = plan(path, "naive-512")
+    of = replace(of, target=replace(of.target, calibration=Calibration("x", "local", made, {})))
+    answer_with(as_predicted(of))
+    assert validation.execute(of, Watched()).notes == (
+        "the calibration was made with torch 2.11.0, not 2.13.0",
+        "the calibration was made with 8 threads, not 2",
+    )

@@ -2,8 +2,12 @@
 
 import os
 import platform
+from dataclasses import replace
 
+from memmodel.case import Case
 from memmodel.gpus import Gpu
+from memmodel.tiles import Tile
+from memmodel_kernels.flash import FlashTiles
 
 _ALONE = 1.0  # the load of the process that asks
 
@@ -11,6 +15,15 @@ _ALONE = 1.0  # the load of the process that asks
 def cpu() -> Gpu:
     """The processor of this machine as a device without datasheet values: its times come from a calibration alone."""
     return Gpu(id="cpu", name=cpu_name(), vendor="", arch="", compute_capability=None, values={})
+
+
+def with_cpu_blocks(case: Case) -> Case:
+    """The case with the blocks that PyTorch's fused attention walks on a CPU: 512 keys, whatever the mask.
+
+    aten/src/ATen/native/cpu/FlashAttentionKernel.cpp: kvSplitSize 512; qSplitSize 32, 64 or 256 by the length.
+    """
+    block = Tile(64, 512)
+    return replace(case, tiles=FlashTiles(block, block, block, block))
 
 
 def cpu_name() -> str:

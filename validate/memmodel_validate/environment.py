@@ -15,7 +15,7 @@ from typing import Any
 
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel_validate.cpu import cores, cpu_name
+from memmodel_validate.cpu import cpu_name
 from memmodel_validate.ledger import Source
 from memmodel_validate.processes import ask
 
@@ -62,7 +62,7 @@ def probed() -> dict[str, Any]:
     return ask({"do": "probe"}, _PROBE_SECONDS)
 
 
-def environment(device: str, gpu: Mapping[str, Any] | None = None) -> dict[str, str]:
+def environment(device: str, threads: int, gpu: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The environment of runs on a device; `gpu` is what `probed` found. Raises UsageError without the GPU asked for.
 
     Keys: gpu, gpu_id, compute_capability, torch, triton, driver, cpu, threads, python; those that do not apply are "".
@@ -81,7 +81,7 @@ def environment(device: str, gpu: Mapping[str, Any] | None = None) -> dict[str, 
         "triton": _version("triton"),
         "driver": str(found.get("driver", "")),
         "cpu": cpu_name(),
-        "threads": str(cores()),
+        "threads": str(threads),
         "python": platform.python_version(),
     }
 

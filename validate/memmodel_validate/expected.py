@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memmodel.algorithms import record
+from memmodel.algorithms import algorithm, record
 from memmodel.allocator import CachingAllocator
 from memmodel.case import Case
 from memmodel.cublas import workspace
+from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.fitting import STEPS, fits
 from memmodel.gpus import Gpu, Value, load_gpu
@@ -18,7 +19,7 @@ from memmodel.replay import replay
 from memmodel.thresholds import threshold
 from memmodel.timeline import phase_peaks, saved_bytes
 from memmodel.timing import Calibration, Machine
-from memmodel_validate.cpu import cpu
+from memmodel_validate.cpu import cpu, with_cpu_blocks
 from memmodel_validate.events import MemoryEvent, live_peaks, program_events
 from memmodel_validate.suite import GRID, PROGRAMS, TIME_PROGRAMS, Trial
 
@@ -82,8 +83,10 @@ def expected(trial: Trial, of: Target) -> Expected:
         return Expected({}, boundary=_boundary(case, of.gpu, trial.cap))
     if trial.implementation not in TIME_PROGRAMS:
         return Expected({}, no_time="not modelled")
+    if of.device == "cpu" and algorithm(case.algorithm).fused:
+        case = with_cpu_blocks(case)
     program = record(case, device=CPU if of.device == "cpu" else CUDA)
-    timed = _times(program, of)
+    timed = _times(program, case, of)
     if trial.implementation not in PROGRAMS:
         return Expected({}, **timed)
     if of.device == "cpu":
@@ -125,15 +128,21 @@ def _on_allocator(program: Program, case: Case, gpu: Gpu) -> dict[str, int]:
     return found
 
 
-def _times(program: Program, of: Target) -> dict[str, Any]:
+def _times(program: Program, case: Case, of: Target) -> dict[str, Any]:
     """Times and the binding ceiling, or why there are none."""
     if of.device == "cpu" and of.calibration is None:
         return {"no_time": NO_CALIBRATION}
     try:
         time = time_of(program, of.machine)
     except UsageError as missing:
-        return {"no_time": str(missing)}
+        return {"no_time": _lacking(case) if of.device == "cpu" else str(missing)}
     return {"times": {f"{phase}_time": s for phase, s in time.phases.items()}, "binding": time.binding}
+
+
+def _lacking(case: Case) -> str:
+    """A processor has no datasheet to fall back on: what is missing is missing from its calibration."""
+    what = "flash attention" if algorithm(case.algorithm).fused else f"{short_name(case.dtype)} arithmetic"
+    return f"the calibration has no rates of {what}"
 
 
 def _boundary(case: Case, gpu: Gpu, cap: int) -> tuple[int, int]:

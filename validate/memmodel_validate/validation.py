@@ -8,12 +8,12 @@ from os.path import exists
 from typing import Any, Protocol
 
 from memmodel.thresholds import resized
-from memmodel.timing.calibration import Calibration
+from memmodel.timing.calibration import Calibration, mismatches
 from memmodel.timing.known import community, local
 from memmodel.units import bytes_text
 from memmodel_validate import ledger
 from memmodel_validate.boundary import search
-from memmodel_validate.cpu import available_bytes, busy
+from memmodel_validate.cpu import available_bytes, busy, cores
 from memmodel_validate.environment import (
     CPU_PROTOCOL,
     CUDA_PROTOCOL,
@@ -103,6 +103,7 @@ def plan(
     calibration: Calibration | None = None,
     timeout: float = TIMEOUT_SECONDS,
     again: bool = False,
+    threads: int | None = None,
 ) -> Plan:
     """A checked plan. Raises UsageError for unknown names, a missing torch or GPU, a ledger that cannot be used."""
     names = list(names)
@@ -111,9 +112,10 @@ def plan(
     _check_ledger(path)
     chosen = device or default_device()
     found = probed() if chosen == "cuda" else None
-    here = environment(chosen, found)
+    rates = calibration or (local("cpu") if chosen == "cpu" else None)
+    here = environment(chosen, threads or _threads(chosen, rates), found)
     protocol = CPU_PROTOCOL if chosen == "cpu" else CUDA_PROTOCOL
-    rates = calibration or _known_calibration(here["gpu_id"])
+    rates = rates or _known_calibration(here["gpu_id"])
     free = available_bytes() if found is None else int(found["free"])
     total = None if found is None else int(found["total"])
     of = target(here, rates, total)
@@ -128,6 +130,28 @@ def _check_ledger(path: str | PathLike[str]) -> None:
     ledger.append(path, [])
 
 
+def _threads(device: str, calibration: Calibration | None) -> int:
+    """On a CPU the calibration's number, for which its rates hold, or 1, which scatters least; all beside a GPU."""
+    if device != "cpu":
+        return cores()
+    made_with = "" if calibration is None else calibration.machine.get("threads", "")
+    return int(made_with) if made_with.isdecimal() and int(made_with) else 1
+
+
+def _doubts(plan: Plan) -> Iterator[str]:
+    """What makes this run's times worth less, or the calibration another machine's."""
+    others = busy(own=0.0)
+    if others > _BUSY:
+        yield f"others keep {100 * others:.0f} % of the cores busy: times scatter"
+    here, rates = plan.source.environment, plan.target.calibration
+    if rates is None:
+        return
+    yield from mismatches(rates, here["gpu_id"], here["torch"] if rates.basis == "local" else None)
+    threads = rates.machine.get("threads", here["threads"])
+    if here["gpu_id"] == "cpu" and threads != here["threads"]:
+        yield f"the calibration was made with {threads} threads, not {here['threads']}"
+
+
 def _known_calibration(gpu_id: str) -> Calibration | None:
     """The machine's own, else one fitted to other people's runs of the GPU; None where there is neither."""
     return (local(gpu_id) or community(gpu_id)) if gpu_id else None
@@ -138,8 +162,7 @@ def execute(plan: Plan, watcher: Watcher) -> Validation:
 
     An interrupt (KeyboardInterrupt) ends the trial in progress and leaves the ledger whole.
     """
-    others = busy(own=0.0)
-    notes = [f"others keep {100 * others:.0f} % of the cores busy: times scatter"] if others > _BUSY else []
+    notes = tuple(_doubts(plan))
     known = ledger.read(*[plan.ledger] if exists(plan.ledger) else [])
     if plan.source.name not in known.sources:
         ledger.append(plan.ledger, [plan.source])
@@ -151,7 +174,7 @@ def execute(plan: Plan, watcher: Watcher) -> Validation:
         outcomes.append(outcome)
         watcher.ends(trial, _how(outcome))
     outcomes.sort(key=lambda o: (0, False, 0.0) if o.verdict is None else o.verdict.badness, reverse=True)
-    return Validation(plan, tuple(outcomes), tuple(notes))
+    return Validation(plan, tuple(outcomes), notes)
 
 
 def _outcome(plan: Plan, trial: Trial, on_record: Run | None) -> Outcome:
