@@ -1,7 +1,6 @@
 """`memmodel validate`."""
 
 import sys
-from importlib import import_module
 from typing import Any
 
 import click
@@ -71,36 +70,38 @@ def command(
 
     torch.compile (whose model is of CUDA), the allocator's blocks and the search for the longest sequence need a GPU.
     """
-    # By name: the core does not depend on validation, which stands on it.
-    validation, document = (import_module(f"memmodel_validate.{name}") for name in ("validation", "document"))
+    from memmodel_validate import validation
+    from memmodel_validate.document import document
+
     if listed:
         return _list(device, suite)
     chosen = ledger or _default_ledger()
     _check(timeout, threads)
     plan = validation.plan(device, suite, names, chosen, _calibration(calibration), timeout, again, threads)
-    found = _executed(validation, plan)
+    found = _executed(plan)
     if found is None:
         return 130
     if as_json:
-        print_json(document.document(found))
+        print_json(document(found))
     else:
         from memmodel.report.validation import validation_tables
 
-        show(validation_tables(document.document(found)))
+        show(validation_tables(document(found)))
     return 0 if found.kept else 1
 
 
-def _executed(validation: Any, plan: Any) -> Any:
+def _executed(plan: Any) -> Any:
     """The finished run; None where it was interrupted, which says how to go on."""
     import signal
 
     from memmodel.report.validation import Display
+    from memmodel_validate.validation import execute
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: as by Ctrl-C, no worker is left behind
     display = Display(len(plan.trials))
     try:
         with display:
-            return validation.execute(plan, display)
+            return execute(plan, display)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"memmodel: interrupted after {display.finished} of {len(plan.trials)} cases, which are in {plan.ledger}; "
@@ -110,8 +111,10 @@ def _executed(validation: Any, plan: Any) -> Any:
 
 
 def _list(device: str | None, suite: str) -> int:
-    chosen = device or import_module("memmodel_validate.environment").default_device()
-    for trial in import_module("memmodel_validate.suite").trials(chosen, suite):
+    from memmodel_validate.environment import default_device
+    from memmodel_validate.suite import trials
+
+    for trial in trials(device or default_device(), suite):
         click.echo(trial.name)
     return 0
 

@@ -242,5 +242,5 @@ def test_a_calibration_of_another_machine_is_doubted(path: Path, answer_with: Pa
     answer_with(as_predicted(of))
     assert validation.execute(of, Watched()).notes == (
         "the calibration was made with torch 2.11.0, not 2.13.0",
-        "the calibration was made with 8 threads, not 2",
+        "the calibration was made with --threads 8, these runs with --threads 2",
     )

@@ -13,6 +13,7 @@ from memmodel_validate.sampling import sampled
 from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, saved_bytes, step
 from memmodel_validate.suite import Trial
 
+_DEVICE = "cuda"
 _HISTORY = 1_000_000  # entries kept: a trial makes some thousands
 _FLUSH_BYTES = 256 << 20  # more than any L2: writing it leaves nothing of the inputs there
 _PEAKS = {"live_peak": "requested_bytes.all.peak", "peak": "allocated_bytes.all.peak",
@@ -42,7 +43,7 @@ def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, A
     torch.manual_seed(0)
     run = attention(trial.implementation, trial.case)
     recorder = _Recorder()
-    given = inputs(trial.case, "cuda")
+    given = inputs(trial.case, _DEVICE)
     for _ in range(STEPS):  # the first fill the allocator's cache, the last is read
         step(given, run, trial.case, recorder.mark)
     measured: dict[str, tuple[str, list[float]]] = {name: ("B", [n]) for name, n in recorder.peaks.items()}
@@ -59,7 +60,7 @@ def runs_within(trial: Trial, cap: int) -> bool:
     total = torch.cuda.mem_get_info(0)[1]
     torch.cuda.set_per_process_memory_fraction((cap + 0.5) / total)  # torch multiplies again, and rounds down
     try:
-        run, given = attention(trial.implementation, trial.case), inputs(trial.case, "cuda")
+        run, given = attention(trial.implementation, trial.case), inputs(trial.case, _DEVICE)
         for _ in range(STEPS):
             step(given, run, trial.case, lambda phase: None)
         torch.cuda.synchronize()
@@ -97,7 +98,7 @@ class _Recorder:
 
 def _times(given: Inputs, run: Attention, trial: Trial, protocol: dict[str, str]) -> dict[str, list[float]]:
     """Seconds of forward and backward on the GPU; L2 is flushed before each step."""
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=_DEVICE)
     numbers = {name: int(protocol[name]) for name in ("warm_up", "least", "most")}
 
     def once() -> dict[str, float]:

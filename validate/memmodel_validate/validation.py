@@ -149,7 +149,7 @@ def _doubts(plan: Plan) -> Iterator[str]:
     yield from mismatches(rates, here["gpu_id"], here["torch"] if rates.basis == "local" else None)
     threads = rates.machine.get("threads", here["threads"])
     if here["gpu_id"] == "cpu" and threads != here["threads"]:
-        yield f"the calibration was made with {threads} threads, not {here['threads']}"
+        yield f"the calibration was made with --threads {threads}, these runs with --threads {here['threads']}"
 
 
 def _known_calibration(gpu_id: str) -> Calibration | None:
@@ -194,7 +194,8 @@ def _too_large(plan: Plan, trial: Trial) -> str:
     if plan.free is None:
         return ""
     needed = trial.cap or needed_bytes(trial, plan.target) + (_PROCESS_BYTES if plan.total is None else 0)
-    if needed <= plan.free or (plan.total is not None and needed > plan.total):
+    fills_an_empty_gpu = plan.total is not None and needed > plan.total and trial.cap is None
+    if needed <= plan.free or fills_an_empty_gpu:
         return ""
     return f"needs about {bytes_text(needed)}, and {bytes_text(plan.free)} are free"
 
