@@ -171,6 +171,28 @@ def test_running_out_of_memory_where_it_was_predicted_to_fit_breaks_a_promise(pa
     assert found.verdicts[0].broken == ("ran out of memory, predicted to fit",)
 
 
+def test_a_processor_that_runs_out_of_memory_keeps_no_promise_and_is_asked_again(
+    path: Path, answer_with: Patch
+) -> None:
+    of = plan(path, "naive-512")
+    answer_with(lambda job, timeout: {"out_of_memory": True})
+    found = validation.execute(of, Watched())
+    assert not found.kept
+    assert found.verdicts[0].failed == "ran out of memory"
+    answer_with(as_predicted(of))
+    assert validation.execute(of, Watched()).kept
+
+
+def test_running_out_of_memory_as_predicted_keeps_the_promise(path: Path, answer_with: Patch) -> None:
+    of = plan(path, "naive-1024", environment=H100)
+    small = target(H100, None, total=256 << 20)
+    answer_with(lambda job, timeout: {"out_of_memory": True})
+    assert validation.execute(replace(of, target=small), Watched()).kept
+    answer_with(as_predicted(of))
+    (verdict,) = validation.execute(replace(of, target=small, again=True), Watched()).verdicts
+    assert verdict.broken == ("ran, predicted to run out of memory",)
+
+
 def test_the_longest_sequence_is_searched_from_the_models_answer(path: Path, answer_with: Patch) -> None:
     """Naive in 4 GiB: its backward holds five score matrices (16 heads, bf16), four inputs and two workspaces."""
     of = plan(path, "longest-naive", environment=H100)

@@ -166,7 +166,7 @@ def execute(plan: Plan, watcher: Watcher) -> Validation:
     known = ledger.read(*[plan.ledger] if exists(plan.ledger) else [])
     if plan.source.name not in known.sources:
         ledger.append(plan.ledger, [plan.source])
-    done = {} if plan.again else {_key(run): run for run in known.of(plan.source.name) if "failed" not in run.detail}
+    done = {} if plan.again else {_key(run): run for run in known.of(plan.source.name) if _is_done(plan, run)}
     outcomes = []
     for number, trial in enumerate(plan.trials, start=1):
         watcher.begins(trial, number, len(plan.trials))
@@ -259,6 +259,11 @@ def _ledger_case(trial: Trial) -> dict[str, Any]:
     if trial.cap is None:
         return found
     return {**{name: value for name, value in found.items() if name not in ("seq", "kv_seq")}, "capacity": trial.cap}
+
+
+def _is_done(plan: Plan, run: Run) -> bool:
+    """Whether a record is an answer. A CPU that runs out of memory tells about what else it was doing."""
+    return "failed" not in run.detail and not (run.out_of_memory and plan.target.device == "cpu")
 
 
 def _key(run: Run) -> tuple[str, str]:

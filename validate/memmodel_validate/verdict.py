@@ -68,6 +68,8 @@ class Verdict:
     @property
     def failed(self) -> str:
         """Why there is no measurement; empty where there is one."""
+        if self.run.out_of_memory and self.expected.fits is None and self.trial.cap is None:
+            return "ran out of memory"  # of which nothing was predicted, as on a CPU
         return str(self.run.detail.get("failed", ""))
 
     @property
@@ -144,7 +146,7 @@ def _broken(
 ) -> Iterator[str]:
     if run.detail.get("failed"):
         return  # nothing was measured: reported as failed, which says nothing about the model
-    if run.out_of_memory != (expected.fits is False) and trial.cap is None:
+    if expected.fits is not None and run.out_of_memory == expected.fits:
         yield "ran out of memory, predicted to fit" if run.out_of_memory else "ran, predicted to run out of memory"
     for row in memory:
         if row.predicted is not None and row.measured != row.predicted:
