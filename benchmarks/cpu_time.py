@@ -34,9 +34,8 @@ from memmodel.program import Launch, Program  # noqa: E402
 from memmodel.recording import CPU  # noqa: E402
 from memmodel.timing import Calibration, Machine  # noqa: E402
 from memmodel.timing.calibration import read_calibration  # noqa: E402
-from memmodel_validate.calibrate.flash_cpu import as_on_cpu  # noqa: E402
 from memmodel_validate.calibrate.run import calibrate  # noqa: E402
-from memmodel_validate.cpu import cpu  # noqa: E402
+from memmodel_validate.cpu import cpu, with_cpu_blocks  # noqa: E402
 from memmodel_validate.steps import attention, fill, inputs, step  # noqa: E402
 
 SECONDS = 0.4  # of steps in a round of a case
@@ -66,7 +65,7 @@ def cases(quick: bool) -> Iterator[tuple[str, Case]]:
                 for causal in ("none", "causal"):
                     program = "flash" if name == "sdpa-flash" else name
                     case = make_case(program, heads=heads, seq=seq, head_dim=d, dtype_name="fp32", mask=mask(causal))
-                    yield name, as_on_cpu(case) if program == "flash" else case
+                    yield name, with_cpu_blocks(case) if program == "flash" else case
 
 
 def measured(name: str, case: Case) -> dict[str, float]:

@@ -9,7 +9,8 @@ import pytest
 from memmodel.case import make_case
 from memmodel.program import Launch
 from memmodel.timing import Calibration
-from memmodel_validate.calibrate.flash_cpu import as_on_cpu, work_of
+from memmodel_validate.calibrate.flash_cpu import work_of
+from memmodel_validate.cpu import with_cpu_blocks
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_causal_mask_saves_whole_blocks_of_512_keys() -> None:
     for n, share in ((512, 1.0), (1024, 0.75), (2048, 0.625)):
         products = []
         for name in ("causal", "none"):
-            case = as_on_cpu(make_case("flash", heads=1, seq=n, head_dim=64, dtype_name="fp32", mask=mask(name)))
+            case = with_cpu_blocks(make_case("flash", heads=1, seq=n, head_dim=64, dtype_name="fp32", mask=mask(name)))
             events = record(case, CPU).phases()["forward"]
             products.append(sum(float(event.work.matmul) for event in events if isinstance(event, Launch)))
         assert products[0] / products[1] == pytest.approx(share)

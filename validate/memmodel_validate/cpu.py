@@ -20,7 +20,8 @@ def cpu() -> Gpu:
 def with_cpu_blocks(case: Case) -> Case:
     """The case with the blocks that PyTorch's fused attention walks on a CPU: 512 keys, whatever the mask.
 
-    aten/src/ATen/native/cpu/FlashAttentionKernel.cpp: kvSplitSize 512; qSplitSize 32, 64 or 256 by the length.
+    aten/src/ATen/native/cpu/FlashAttentionKernel.cpp: kvSplitSize 512; qSplitSize 32, 64 or 256 by the length. A causal
+    mask ends the loop over keys at the block that holds the last one seen.
     """
     block = Tile(64, 512)
     return replace(case, tiles=FlashTiles(block, block, block, block))

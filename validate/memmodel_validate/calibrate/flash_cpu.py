@@ -5,28 +5,25 @@ itself records, so that there are as many equations as unknowns and nothing is f
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from memmodel.algorithms import record
-from memmodel.case import Case, make_case
+from memmodel.case import make_case
 from memmodel.errors import UsageError
 from memmodel.program import Launch
 from memmodel.recording import CPU
-from memmodel.tiles import Tile
 from memmodel.timing import Constant
 from memmodel.timing.fused import is_flash
 from memmodel.work import Work
-from memmodel_kernels.flash import FlashTiles
 from memmodel_validate.calibrate.clock import Clock
 from memmodel_validate.calibrate.samples import Samples, spread, typical
+from memmodel_validate.cpu import with_cpu_blocks
 
 LENGTH, HEADS = 1024, 2
 HEAD_DIMS = (16, 64)  # small: at larger ones the exponentials vanish in the noise of the products
-BLOCK = Tile(64, 512)
 Equation = tuple[float, float, float]  # products in FLOP, exponentials, seconds
 
 
@@ -60,18 +57,9 @@ def solve(first: Equation, second: Equation) -> tuple[float, float]:
 
 def work_of(head_dim: int, phase: str) -> Work:
     """What the model records for a phase of flash attention."""
-    case = as_on_cpu(make_case("flash", heads=HEADS, seq=LENGTH, head_dim=head_dim, dtype_name="fp32"))
+    case = with_cpu_blocks(make_case("flash", heads=HEADS, seq=LENGTH, head_dim=head_dim, dtype_name="fp32"))
     events = record(case, CPU).phases()[phase]
     return sum((event.work for event in events if isinstance(event, Launch) and is_flash(event)), start=Work())
-
-
-def as_on_cpu(case: Case) -> Case:
-    """The case with the blocks that PyTorch's CPU kernel walks: whole blocks of 512 keys, whatever the mask.
-
-    aten/src/ATen/native/cpu/FlashAttentionKernel.cpp: kvSplitSize 512, qSplitSize 32, 64 or 256 by the length; a causal
-    mask ends the loop over keys at the block that holds the last one seen.
-    """
-    return replace(case, tiles=FlashTiles(BLOCK, BLOCK, BLOCK, BLOCK))
 
 
 def amounts(work: Work) -> tuple[float, float]:
