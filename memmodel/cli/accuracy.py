@@ -2,6 +2,7 @@
 
 import click
 
+from memmodel.cli import pictures
 from memmodel.cli.options import examples, print_json, show
 from memmodel.errors import UsageError
 
@@ -22,8 +23,17 @@ from memmodel.errors import UsageError
 @click.option("--by-table", is_flag=True, help="A row for each recorded table, not only for each quantity.")
 @click.option("--markdown", is_flag=True, help="The tables of the README.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
+@click.option("--plot", metavar="FILE", help="Draw predicted against measured into FILE.svg or FILE.png.")
+@click.option("--force", is_flag=True, help="Overwrite the plot's file.")
 def command(
-    gpu: str | None, quantity: str | None, ledgers: tuple[str, ...], by_table: bool, markdown: bool, as_json: bool
+    gpu: str | None,
+    quantity: str | None,
+    ledgers: tuple[str, ...],
+    by_table: bool,
+    markdown: bool,
+    as_json: bool,
+    plot: str | None,
+    force: bool,
 ) -> None:
     """Compare today's model with every run on record."""
     from memmodel_validate import accuracy_table as report
@@ -32,7 +42,15 @@ def command(
 
     if markdown and as_json:
         raise UsageError("--markdown and --json: give one of them")
+    if plot is not None:
+        pictures.check_output(plot, force, pictures.SUFFIXES)
     found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
+    if plot is not None:
+        from memmodel_validate.accuracy_plot import accuracy_picture
+
+        with pictures.plotting():
+            drawn = accuracy_picture(found.judged, pictures.kind_of(plot))
+        pictures.write(plot, drawn)
     if markdown:
         click.echo(report.markdown(found))
     elif as_json:

@@ -1,0 +1,83 @@
+"""What the commands that draw share: to the terminal, to a file, or as numbers."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from memmodel.cli.options import print_json, show
+from memmodel.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+SUFFIXES = (".svg", ".png")
+
+
+def picture_options(function: F) -> F:
+    """Where the picture goes."""
+    for option in (
+        click.option("--data", is_flag=True, help="The plotted numbers as JSON, with the keys of docs/pictures.md."),
+        click.option("--force", is_flag=True, help="Overwrite the output file."),
+        click.option("--output", "-o", metavar="FILE", help="Draw into FILE.svg or FILE.png, not into the terminal."),
+    ):
+        function = option(function)
+    return function
+
+
+def put(pictures: Sequence[Any], gpu: Any, output: str | None, force: bool, data: bool) -> None:
+    """Show pictures of one kind as the options say. Raises UsageError for a file that cannot be written."""
+    if output is not None:
+        check_output(output, force, SUFFIXES)
+    if data:
+        from memmodel.report.picture_data import pictures_dict
+
+        print_json(pictures_dict(pictures))
+    elif output is None:
+        from memmodel.report.terminal_plots import View
+
+        show(*(View(picture) for picture in pictures))
+    if output is not None:
+        save(pictures, gpu, output)
+
+
+def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
+    """Raise UsageError unless the file's kind is known, and it is not there yet or may be overwritten."""
+    if os.path.splitext(output)[1].lower() not in suffixes:
+        raise UsageError(f"{output}: expected a file name that ends in {' or '.join(suffixes)}")
+    if os.path.exists(output) and not force:
+        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+
+
+def save(pictures: Sequence[Any], gpu: Any, output: str) -> None:
+    """Draw into a file. Raises UsageError where that cannot be."""
+    with plotting():
+        from memmodel.report.plots import drawn
+    write(output, drawn(pictures, gpu, kind_of(output)))
+
+
+def kind_of(output: str) -> str:
+    """The kind of picture that a file name asks for: "svg" or "png"."""
+    return os.path.splitext(output)[1].lower().removeprefix(".")
+
+
+@contextmanager
+def plotting() -> Iterator[None]:
+    """Raise UsageError, which says what to install, where the plotting library is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("memmodel"):
+            raise
+        raise UsageError(
+            f"pictures in files need {missing.name}, which is not installed: run pip install 'memmodel[plot]'"
+        ) from missing
+
+
+def write(output: str, content: bytes) -> None:
+    """Write a whole file. Raises UsageError where that cannot be."""
+    try:
+        with open(output, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with -o") from None

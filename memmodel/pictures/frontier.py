@@ -1,0 +1,181 @@
+"""The frontier picture: the longest sequence that fits against batch or heads; and the same wall as a map of memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memmodel.algorithms import algorithm, record
+from memmodel.allocator import AllocatorConfig
+from memmodel.case import LARGEST, Case
+from memmodel.errors import UsageError, unknown
+from memmodel.fitting import fits, memory, room_bytes
+from memmodel.gpus import Gpu
+from memmodel.predictor import on_gpu
+from memmodel.thresholds import resized
+
+AGAINST = ("batch", "heads")
+STEP = 128  # the grid of sequences: GPUs' tiles are this long
+
+
+class Wall(NamedTuple):
+    """The longest sequence that fits at one size: a multiple of the step; 0 where the first does not fit."""
+
+    size: int
+    largest: int
+
+
+class Line(NamedTuple):
+    """The walls of one algorithm on one GPU."""
+
+    algorithm: str
+    title: str
+    gpu: str
+    gpu_id: str
+    walls: tuple[Wall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Lines of one configuration. `against` is the size on the x axis, `step` the grid of sequences."""
+
+    case: str
+    against: str
+    step: int
+    lines: tuple[Line, ...]
+
+
+class Cell(NamedTuple):
+    """What one size takes: bytes at the reserved peak, and whether it fits."""
+
+    size: int
+    seq: int
+    reserved_peak_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """One algorithm on one GPU: what every pair of sizes takes, and the wall between them."""
+
+    case: str
+    against: str
+    title: str
+    gpu: str
+    capacity_bytes: int
+    sizes: tuple[int, ...]
+    seqs: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    line: Line
+
+
+def frontier(
+    cases: Sequence[Case],
+    gpus: Sequence[Gpu],
+    against: str = "batch",
+    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    step: int = STEP,
+    config: AllocatorConfig | None = None,
+) -> Frontier:
+    """The longest sequence that fits, by size, for each algorithm's case and GPU.
+
+    Raises UsageError for sizes that do not rise, heads that are not whole groups, or a GPU without a known capacity.
+    """
+    _check(cases[0], gpus, against, sizes)
+    lines = [_line(case, gpu, against, sizes, step, config) for gpu in gpus for case in on_gpu(cases, gpu)]
+    return Frontier(_words(cases[0], against), against, step, tuple(lines))
+
+
+def _words(case: Case, against: str) -> str:
+    """The configuration without the two sizes that vary."""
+    return ", ".join(part for part in case.describe(without="seq").split(", ") if not _names(part, against))
+
+
+def _names(part: str, against: str) -> bool:
+    return part.startswith("batch ") if against == "batch" else part.endswith(("heads", "kv heads"))
+
+
+def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int]) -> None:
+    if against not in AGAINST:
+        raise unknown("size", against, AGAINST)
+    if not sizes or list(sizes) != sorted(set(sizes)):
+        raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
+    group = case.heads // case.kv_heads
+    if against == "heads" and any(size % group for size in sizes):
+        raise UsageError(f"heads {','.join(map(str, sizes))}: {group} share a kv head, expected multiples of {group}")
+    for gpu in gpus:
+        if room_bytes(gpu) is None:
+            gpu.listed("capacity")  # raises, naming the key
+
+
+def _line(case: Case, gpu: Gpu, against: str, sizes: Sequence[int], step: int, config: AllocatorConfig | None) -> Line:
+    walls: list[Wall] = []
+    for size in sizes:
+        sized = resized(case, against, size)
+        before = walls[-1] if walls else None
+        guess = before.largest * before.size // size // step if before else 0
+        walls.append(Wall(size, step * wall(_runs(sized, gpu, step, config), LARGEST // step, guess)))
+    return Line(case.algorithm, algorithm(case.algorithm).title, gpu.name, gpu.id, tuple(walls))
+
+
+def _runs(case: Case, gpu: Gpu, step: int, config: AllocatorConfig | None) -> Callable[[int], bool]:
+    def runs(count: int) -> bool:
+        sized = resized(case, "seq", count * step)
+        return bool(fits(record(sized), sized, gpu, config))
+
+    return runs
+
+
+def wall(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
+    """The last count from 1 to `end` that runs before one that does not, near a guess; 0 if the first does not.
+
+    A size's neighbour tells where its wall is about, and the search doubles its steps away from there: both sides of
+    what it returns have been tried.
+    """
+    low, high = 0, end + 1  # low runs (or is none), high does not (or is beyond the end)
+    at, stride = min(max(guess, 1), end), 1
+    while high - low > 1:
+        if runs(at):
+            low = at
+            if high > end:
+                at = min(low + stride, end)
+        else:
+            high = at
+            if low == 0:
+                at = max(high - stride, 1)
+        stride *= 2
+        if low and high <= end:
+            at = (low + high) // 2
+    return low
+
+
+def heat_map(
+    case: Case,
+    gpu: Gpu,
+    against: str = "batch",
+    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    step: int = STEP,
+    config: AllocatorConfig | None = None,
+) -> HeatMap:
+    """What one algorithm takes at every size and sequence around its wall."""
+    _check(case, [gpu], against, sizes)
+    (sized,) = on_gpu([case], gpu)
+    line = _line(sized, gpu, against, sizes, step, config)
+    seqs = _sequences(line, step)
+    cells = []
+    for seq in seqs:
+        for size in sizes:
+            at = resized(resized(sized, against, size), "seq", seq)
+            taken = memory(record(at), at, gpu, config)
+            cells.append(Cell(size, seq, taken.reserved_peak_bytes, bool(taken.fits)))
+    return HeatMap(
+        *(_words(case, against), against, line.title, gpu.name, gpu.capacity_bytes),
+        *(tuple(sizes), seqs, tuple(cells), line),
+    )
+
+
+def _sequences(line: Line, step: int) -> tuple[int, ...]:
+    """Two an octave, from below the lowest wall to above the highest: where the picture changes."""
+    lengths = [wall.largest for wall in line.walls if wall.largest] or [step]
+    low, high = min(lengths).bit_length() - 2, max(lengths).bit_length()
+    found = {half * (1 << power) // 2 // step * step for power in range(low, high + 1) for half in (2, 3)}
+    return tuple(sorted(seq for seq in found if 0 < seq <= min(2 * max(lengths), LARGEST)))

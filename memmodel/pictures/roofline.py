@@ -1,0 +1,179 @@
+"""The roofline picture: the ceilings of a GPU, and every kernel of a prediction as a point.
+
+Williams, Waterman and Patterson, "Roofline" (2009): FLOP/s against FLOP per byte of HBM traffic, both logarithmic.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memmodel.algorithms import record
+from memmodel.dtypes import short_name
+from memmodel.gpus import Gpu
+from memmodel.prediction import Prediction, Report
+from memmodel.predictor import step
+
+_SAME = 1.02  # ceilings closer than this are drawn as one
+
+
+class Roof(NamedTuple):
+    """A ceiling: `kind` "memory" (rate in B/s, slanted) or "compute" (FLOP/s or exponentials/s, flat)."""
+
+    name: str
+    kind: str
+    rate: float
+    source: str
+
+
+class Point(NamedTuple):
+    """Launches of one kernel that do the same work, on one algorithm's step.
+
+    Attributes:
+        kernel: its name. launches: how many there are. flops, hbm_bytes: of one. intensity: FLOP/B.
+        seconds: of one, by the datasheet (a lower bound). expected_seconds: as calibrated; None without a calibration.
+        binding: the ceiling that limits it by the datasheet.
+    """
+
+    algorithm: str
+    kernel: str
+    launches: int
+    flops: float
+    hbm_bytes: float
+    intensity: float
+    seconds: float
+    expected_seconds: float | None
+    binding: str
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s by the datasheet."""
+        return self.flops / self.seconds
+
+    @property
+    def expected_rate(self) -> float | None:
+        """FLOP/s as calibrated."""
+        return None if self.expected_seconds is None else self.flops / self.expected_seconds
+
+
+class MeasuredPoint(NamedTuple):
+    """A recorded run of a phase beside today's model: what ran, its FLOP and FLOP/B, measured and predicted seconds."""
+
+    kernel: str
+    what: str
+    flops: float
+    intensity: float
+    seconds: float
+    predicted_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s as measured."""
+        return self.flops / self.seconds
+
+    @property
+    def predicted_rate(self) -> float:
+        """FLOP/s as predicted."""
+        return self.flops / self.predicted_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """A GPU's ceilings and a report's kernels.
+
+    Attributes:
+        gpu: its name. case: the configuration in words. dtype: of the matrix products.
+        roofs: memory first, then compute, fastest first. peak: the ceiling of `dtype`'s matrix products.
+        balance: FLOP/B where that ceiling meets HBM. points: kernels with arithmetic. without: names of the others.
+        measured: recorded runs. notes: what to know about them.
+    """
+
+    gpu: str
+    case: str
+    dtype: str
+    roofs: tuple[Roof, ...]
+    peak: Roof
+    balance: float
+    points: tuple[Point, ...]
+    without: tuple[str, ...]
+    measured: tuple[MeasuredPoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def memory(self) -> Roof:
+        """HBM's ceiling."""
+        return next(roof for roof in self.roofs if roof.name == "HBM")
+
+    @property
+    def above(self) -> bool:
+        """Whether a kernel's FLOP, of all units together, come faster than one unit alone could do them."""
+        return any(point.rate > self.peak.rate for point in self.points)
+
+
+def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequence[str] = ()) -> Roofline:
+    """The picture of a report. Raises UsageError where the GPU's data lack the bandwidth or the dtype's peak."""
+    gpu, dtype = report.gpu, report.predictions[0].case.dtype
+    kind = short_name(dtype)
+    roofs = tuple(_roofs(gpu))
+    peak = gpu.listed(gpu.peak_quantity(kind))
+    points = [point for prediction in report.predictions for point in _points(prediction)]
+    return Roofline(
+        gpu.name,
+        report.predictions[0].case.describe(),
+        kind,
+        roofs,
+        next(roof for roof in roofs if roof.kind == "compute" and 1 / _SAME < peak.value / roof.rate < _SAME),
+        gpu.balance_point(dtype),
+        tuple(point for point in points if point.flops),
+        tuple(dict.fromkeys(point.kernel for point in points if not point.flops)),
+        tuple(measured),
+        tuple(notes),
+    )
+
+
+def _roofs(gpu: Gpu) -> Iterator[Roof]:
+    """HBM, then the flat ceilings, fastest first. L2 has none: no datasheet lists its bandwidth."""
+    yield Roof("HBM", "memory", gpu.bandwidth, gpu.source("bandwidth"))
+    flat = [(f"tensor {q.removeprefix('tensor.')}", q) for q in gpu.values if _is_float_peak(q)]
+    flat += [(f"{name} units", f"vector.{name}") for name in ("fp32", "fp64") if f"vector.{name}" in gpu.values]
+    found = [Roof(name, "compute", gpu.value(q), gpu.source(q)) for name, q in flat]
+    if {"boost_clock", "exp_per_clock_per_sm", "sm_count"} <= gpu.values.keys():
+        found.append(Roof("exp units", "compute", gpu.exp_rate, gpu.source("exp_per_clock_per_sm")))
+    yield from _merged(sorted(found, key=lambda roof: -roof.rate))
+
+
+def _is_float_peak(quantity: str) -> bool:
+    return quantity.startswith("tensor.") and "acc" not in quantity and quantity != "tensor.int8"
+
+
+def _merged(roofs: Iterable[Roof]) -> list[Roof]:
+    """Ceilings of one height as one, under both names: "tensor fp16, bf16"."""
+    found: list[Roof] = []
+    for roof in roofs:
+        if found and found[-1].rate / roof.rate < _SAME:
+            last = found.pop()
+            both = last.name.startswith("tensor ") and roof.name.startswith("tensor ")
+            name = f"{last.name}, {roof.name.removeprefix('tensor ') if both else roof.name}"
+            roof = last._replace(name=name)
+        found.append(roof)
+    return found
+
+
+def _points(prediction: Prediction) -> Iterator[Point]:
+    """The kernels of the step in order of their first launch, equal ones together."""
+    if prediction.time is None:
+        return
+    launches = step(record(prediction.case))
+    expected: Sequence[float | None] = [None] * len(launches)
+    if prediction.calibrated is not None:
+        expected = [kernel.seconds for kernel in prediction.calibrated.kernels]
+    counts: dict[Point, int] = {}
+    for launch, kernel, calibrated in zip(launches, prediction.time.kernels, expected, strict=True):
+        work = launch.work
+        flops, moved = float(work.flops), float(work.hbm_bytes)
+        point = Point(
+            *(prediction.case.algorithm, kernel.name, 1, flops, moved, flops / moved),
+            *(kernel.seconds, calibrated, kernel.binding.name),
+        )
+        counts[point] = counts.get(point, 0) + 1
+    for point, count in counts.items():
+        yield point._replace(launches=count)
