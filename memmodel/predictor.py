@@ -145,7 +145,9 @@ def predict_case(
     if algorithm(case.algorithm).fused and _own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
     time, missing = _time(program, case, Machine(gpu))
-    calibrated = None if calibration is None else _time(program, case, Machine(gpu, calibration))[0]
+    calibrated, unknown = (None, []) if calibration is None else _time(program, case, Machine(gpu, calibration))
+    if calibrated is None and time is not None:
+        missing += [note.replace("no time:", "no expected time:") for note in unknown]
     return Prediction(
         case,
         algorithm(case.algorithm).title,

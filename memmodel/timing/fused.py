@@ -8,12 +8,16 @@ count the same cycles: products on the tensor cores, 16 exponentials a clock and
 from collections.abc import Iterator
 
 from memmodel.dims import ceil_div
+from memmodel.errors import UsageError
 from memmodel.program import Launch
 from memmodel.timing.ceiling import Ceiling, KernelTime
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.terms import fp32_rate, traffic
 
 SHARED_BYTES_PER_CLOCK = 128  # of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide)
+GRID = (
+    5  # of a launch's sizes: programs, blocks of all, blocks of the longest, rows and columns of a program's own tile
+)
 _PROLOGUE_TILE = 128 * 128  # elements of the program whose prologue is calibrated
 
 
@@ -22,28 +26,31 @@ def is_flash(launch: Launch) -> bool:
     return launch.kind == "fused" and bool(launch.work.matmul) and len(launch.sizes) >= GRID
 
 
-GRID = 5  # programs, blocks of all, blocks of the longest, rows of a program's own tile, its columns
-
-
 def constants_of(launch: Launch) -> str:
     """The prefix of its constants: forward and backward have their own."""
     return "flash_backward" if "backward" in launch.name else "flash"
 
 
 def flash_time(launch: Launch, machine: Machine) -> KernelTime:
-    """The time of a fused attention kernel from a calibration's constants and the datasheet."""
+    """The time of a fused attention kernel from a calibration's constants and the datasheet.
+
+    Raises UsageError where the calibration has none of such a kernel: at the peak it would be no time to expect.
+    """
     prefix = constants_of(launch)
+    if machine.constant(f"{prefix}.matmul") is None and machine.constant(f"{prefix}.flops") is None:
+        raise UsageError(
+            f"the calibration has no {prefix}.* constants: `memmodel calibrate` on such a GPU measures them"
+        )
     pipes = [*_pipes(launch, machine, prefix)]
     memory = traffic(launch, machine)
     longest = max(pipe.seconds for pipe in pipes)
     rest = sum(pipe.seconds for pipe in pipes) - longest
     exposed = (1 - machine.number(f"{prefix}.overlap", 1.0)) * rest
     whole = _scheduled(launch, machine, prefix, longest + exposed)
-    launching = machine.number("launch", 0.0)
-    waves = max(whole, memory.seconds) - max(longest, memory.seconds) - exposed
-    return KernelTime(
-        launch.name, (*pipes, memory), {"no overlap": exposed, "waves": max(waves, 0.0), "launch": launching}
-    )
+    beyond = max(whole - max(longest, memory.seconds), 0.0)  # of the slowest ceiling
+    exposed = min(exposed, beyond)
+    beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", 0.0)}
+    return KernelTime(launch.name, (*pipes, memory), beside)
 
 
 def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
@@ -56,16 +63,19 @@ def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
         yield Ceiling("products", products, *measured)
         yield Ceiling("exponentials", float(work.exp), *(machine.calibrated(f"{prefix}.exp") or measured))
         return
-    reached = machine.calibrated(f"{prefix}.matmul")
+    share = machine.number(f"{prefix}.matmul", 1.0)
     peak = machine.listed(gpu.peak_quantity(kind))
-    share = 1.0 if reached is None else reached.value
-    source = peak.source if reached is None else f"{share:.3f} of the peak, {reached.source}"
-    yield Ceiling("tensor cores", products, peak.value * share, source)
+    yield Ceiling("tensor cores", products, peak.value * share, f"{share:.3f} of the peak: {_origin(machine, prefix)}")
     if {"sm_count", "tensor_clock"} <= gpu.values.keys():
         yield shared_memory(launch, machine, prefix)
     softmax = _softmax_rate(launch, machine, prefix)
     if softmax is not None:
         yield Ceiling("exp and fp32 units", float(work.exp), *softmax)
+
+
+def _origin(machine: Machine, prefix: str) -> str:
+    found = machine.constant(f"{prefix}.matmul")
+    return found.origin if found else ""
 
 
 def shared_memory(launch: Launch, machine: Machine, prefix: str) -> Ceiling:
