@@ -43,6 +43,8 @@ def test_the_core_imports_no_heavy_library_at_the_top(path: Path) -> None:
         allowed = {"rich"}
     elif path.parent.name == "cli":
         allowed = {"click"}
+    elif path.parent.name == "tracer":
+        allowed = {"torch", "sympy"}  # the package is imported when something is traced
     third_party = {"torch", "triton", "numpy", "sympy", "rich", "click", "pynvml", "matplotlib", "plotille"}
     found = {name.partition(".")[0] for name in imports(path, inside_functions=False)} & third_party
     assert found <= allowed
@@ -51,13 +53,13 @@ def test_the_core_imports_no_heavy_library_at_the_top(path: Path) -> None:
 @pytest.mark.parametrize("path", files("memmodel"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_core_never_imports_torch_or_validation(path: Path) -> None:
     names = {name.partition(".")[0] for name in imports(path)}
-    assert not names & {"torch", "triton"}
+    assert not names & {"torch", "triton"} or path.parent.name == "tracer"
     if "memmodel_validate" in names:  # these commands are about real runs: they import it when they run
         assert path.parent.name == "cli"
         assert path.stem in ("accuracy", "calibrate", "report", "roofline", "validate")
         assert "memmodel_validate" not in {name.partition(".")[0] for name in imports(path, inside_functions=False)}
     if "memmodel_kernels" in names:
-        assert path.name == "algorithms.py"
+        assert path.name in ("algorithms.py", "opaque.py")
 
 
 def test_recording_knows_nothing_above_it() -> None:

@@ -1,0 +1,54 @@
+"""Operators that PyTorch writes in C++ as several others, and that fake tensors show as one: written out again.
+
+Called inside the watcher, so that every inner operator is seen, and with C++'s lifetimes: locals die in reverse.
+Sources: aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl), native/transformers/attention.cpp (_safe_softmax).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """Maximum, exp of the difference, its sum, log, plus the maximum; infinite maxima become 0 first."""
+    maxes = torch.amax(x, dim, True)
+    rows = maxes if keepdim else maxes.squeeze(tuple(dim))
+    magnitude = rows.abs()
+    infinite = magnitude.eq(float("inf"))
+    rows.masked_fill_(infinite, 0)
+    del infinite, magnitude
+    shifted = torch.sub(x, maxes)
+    shifted.exp_()
+    out = torch.sum(shifted, dim, keepdim)
+    del shifted
+    return out.log_().add_(rows)
+
+
+def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax whose rows without any finite score are 0; up to torch 2.12 `where` makes a new result."""
+    out = torch.softmax(x, dim, dtype)
+    masked = torch.isneginf(x)
+    rows = torch.all(masked, dim, keepdim=True)
+    if in_place_safe_softmax():
+        out.masked_fill_(rows, 0.0)  # where_out(out, rows, zero, out)
+        result = out
+    else:
+        result = torch.where(rows, 0.0, out)
+    del rows, masked, out
+    return result
+
+
+def in_place_safe_softmax() -> bool:
+    """Whether this PyTorch's _safe_softmax writes its zeros into the softmax."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return (major, minor) >= (2, 13)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    aten.logsumexp.default: _logsumexp,
+    aten._safe_softmax.default: _safe_softmax,
+}

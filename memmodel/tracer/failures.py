@@ -1,0 +1,58 @@
+"""What goes wrong while the user's code runs, as one sentence with their line."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from memmodel.errors import UsageError
+from memmodel.tracer.watch import is_users, run_users_code
+
+
+@contextmanager
+def told_as_theirs() -> Iterator[None]:
+    """Within, every exception becomes a UsageError that says where in the user's code it came from."""
+    try:
+        yield
+    except UsageError as error:
+        place = _place(error)
+        raise UsageError(f"{error}{f' ({place})' if place else ''}") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UsageError(_sentence(error)) from error
+
+
+def _sentence(error: BaseException) -> str:
+    place = _place(error)
+    where = f" at {place}" if place else ""
+    kind, text = type(error).__name__, str(error).strip().splitlines()
+    first = text[0].strip().rstrip(".") if text else ""
+    if kind in ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException"):
+        return (
+            f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
+            f"from shapes or arguments instead ({first})"
+        )
+    if kind == "UnsupportedOperatorException" or "fake impl" in first or "register_fake" in str(error):
+        return (
+            f"an operator without a fake implementation{where} ({first}): say what it returns with "
+            "torch.library.register_fake, then trace again"
+        )
+    if "CUDA" in first or "cuda" in first or "NVIDIA" in first:
+        return (
+            f"the code needs a GPU itself{where} ({kind}: {first}): a trace runs without one; leave out what only "
+            "CUDA has, such as streams and torch.cuda calls"
+        )
+    return f"the traced code raised {kind}{where}: {first or 'no message'}"
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame of the user's code."""
+    found: Any = None
+    inside = False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is run_users_code.__code__:
+            inside = True
+        elif inside and is_users(frame):
+            found = frame.f_code.co_filename, line
+    return f"{found[0]}, line {found[1]}" if found else ""

@@ -1,0 +1,106 @@
+"""Modules and optimizers that the function holds: their tensors become fake for the length of a trace.
+
+They are found as the function itself, as what it is bound to, and among the names that its code uses.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from memmodel.tracer.watch import Watcher
+
+
+@contextmanager
+def made_fake(function: Any, watcher: "Watcher") -> Iterator[None]:
+    """Within, every parameter and buffer that the function reaches is fake, and optimizers start afresh."""
+    held = list(_held(function))
+    fakes: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for name, module in held:
+            if isinstance(module, torch.nn.Module):
+                _swap_module(module, "" if module is function else f"{name}.", fakes, watcher, stack)
+        for _, optimizer in held:
+            if isinstance(optimizer, torch.optim.Optimizer):
+                _swap_optimizer(optimizer, fakes, stack)
+        yield
+
+
+def _held(function: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(name, object) of the modules and optimizers in reach: itself, its owner, its closure, globals that it names."""
+    if isinstance(function, torch.nn.Module):
+        yield "", function
+        return
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        yield from ((n, x) for n, x in vars(owner).items() if _counts(x)) if hasattr(owner, "__dict__") else ()
+        if _counts(owner):
+            yield "", owner
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    cells = getattr(function, "__closure__", None) or ()
+    names = dict(zip(code.co_freevars, (_content(cell) for cell in cells), strict=False))
+    scope = getattr(function, "__globals__", {})
+    names |= {name: scope[name] for name in code.co_names if name in scope}
+    for name, value in names.items():
+        if _counts(value):
+            yield name, value
+        elif depth < 2 and hasattr(value, "__code__"):
+            yield from _held(value, depth + 1)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, torch.nn.Module | torch.optim.Optimizer)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _swap_module(
+    module: torch.nn.Module, prefix: str, fakes: dict[int, Tensor], watcher: "Watcher", stack: ExitStack
+) -> None:
+    for path, part in module.named_modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in list(table.items()):
+                if tensor is not None and type(tensor).__name__ != "FakeTensor" and not _is_fake(tensor):
+                    fake = fakes.get(id(tensor))
+                    if fake is None:
+                        fake = fakes[id(tensor)] = _fake(tensor, f"{prefix}{path}{'.' if path else ''}{name}", watcher)
+                    stack.callback(table.__setitem__, name, tensor)
+                    table[name] = fake
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor)
+
+
+def _fake(tensor: Tensor, name: str, watcher: "Watcher") -> Tensor:
+    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    if isinstance(tensor, torch.nn.Parameter):
+        fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+        watcher.leaves.append(fake)
+    key = watcher.key_of(fake)
+    if key is not None:
+        watcher.names[key] = name
+    return fake
+
+
+def _swap_optimizer(optimizer: torch.optim.Optimizer, fakes: dict[int, Tensor], stack: ExitStack) -> None:
+    for group in optimizer.param_groups:
+        given = group["params"]
+        stack.callback(group.__setitem__, "params", given)
+        group["params"] = [fakes.get(id(parameter), parameter) for parameter in given]
+    stack.callback(setattr, optimizer, "state", optimizer.state)
+    optimizer.state = defaultdict(dict)

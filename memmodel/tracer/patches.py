@@ -1,0 +1,135 @@
+"""What is replaced in PyTorch and Python while a trace runs, and put back after it."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.utils.checkpoint
+
+from memmodel.errors import UsageError
+
+
+class Hooks(NamedTuple):
+    """Called with the roots before autograd's engine runs, and after it; `mode` is on while it runs.
+
+    A backward may run functions again (checkpointing), and `backward` is itself a function that left the mode.
+    """
+
+    begins: Callable[[Sequence[Any]], None]
+    ends: Callable[[], None]
+    mode: AbstractContextManager[Any]
+
+
+_GPU = torch.device("cuda", 0)
+packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks pack what is saved
+
+
+@contextmanager
+def patched(hooks: Hooks, cuda: bool) -> Iterator[None]:
+    """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so."""
+    packed.clear()
+    with ExitStack() as stack:
+        replacements = [*_replacements(hooks), *(_places() if cuda else ())]
+        for target, name, replacement in replacements:
+            stack.enter_context(mock.patch.object(target, name, replacement))
+        yield
+
+
+def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
+    yield torch.autograd, "_engine_run_backward", _watched_engine(hooks)
+    yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
+    yield math, "sqrt", _square_root
+    yield torch.amp.autocast_mode.autocast, "__enter__", _no_autocast(torch.amp.autocast_mode.autocast.__enter__)
+    hooked = torch.autograd.graph.saved_tensors_hooks
+    yield hooked, "__enter__", _packing(hooked.__enter__)
+    yield hooked, "__exit__", _packed(hooked.__exit__)
+    triton = sys.modules.get("triton.runtime.jit")
+    if triton is not None:
+        yield triton.JITFunction, "run", _no_kernel
+
+
+def _places() -> Iterator[tuple[Any, str, Any]]:
+    """Where a tensor is, as the user's code and PyTorch's optimizers see it: on the GPU that is modelled."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    really = FakeTensor.device.fget  # type: ignore[attr-defined]
+
+    def device(self: Any) -> torch.device:
+        asking: str = sys._getframe(1).f_globals.get("__name__", "")
+        place: torch.device = really(self)
+        if place.type == "cpu" and (asking.startswith("torch.optim") or not asking.startswith("torch.")):
+            return _GPU
+        return place
+
+    yield FakeTensor, "device", property(device)
+
+
+def _watched_engine(hooks: Hooks) -> Callable[..., Any]:
+    engine = torch.autograd.graph._engine_run_backward
+
+    def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
+        hooks.begins(roots)
+        with hooks.mode:
+            result = engine(roots, *args, **kwargs)
+        hooks.ends()
+        return result
+
+    return run
+
+
+_sqrt = math.sqrt
+
+
+def _square_root(x: Any) -> float:
+    """A scale's value changes no allocation: it is taken at the hint, without fixing the size."""
+    return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
+
+
+def _no_autocast(enter: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(self: Any) -> Any:
+        if self.device == "cuda":
+            raise UsageError(
+                "autocast('cuda') is not traced: convert explicitly (x.to(torch.bfloat16)) where it would, or trace a "
+                "function without it"
+            )
+        return enter(self)
+
+    return checked
+
+
+def _no_kernel(self: Any, *_: Any, **__: Any) -> Any:
+    name = getattr(self, "__name__", "kernel")
+    raise UsageError(
+        f"the Triton kernel {name} cannot run without data: wrap its launch with torch.library.custom_op and say with "
+        "register_fake what it returns, then trace again"
+    )
+
+
+def _packing(enter: Callable[..., Any]) -> Callable[..., Any]:
+    def entered(self: Any) -> Any:
+        packed.append((torch._C._autograd._get_sequence_nr(), -1))
+        return enter(self)
+
+    return entered
+
+
+def _packed(leave: Callable[..., Any]) -> Callable[..., Any]:
+    def left(self: Any, *error: Any) -> Any:
+        number = torch._C._autograd._get_sequence_nr()
+        for index in reversed(range(len(packed))):
+            if packed[index][1] < 0:
+                packed[index] = packed[index][0], number
+                break
+        return leave(self, *error)
+
+    return left
+
+
+def is_packed(node: Any) -> bool:
+    """Whether hooks (checkpointing) hold what the node saved: asking for it would run them."""
+    number = int(node._sequence_nr())
+    return any(start <= number and (end < 0 or number < end) for start, end in packed)

@@ -1,0 +1,234 @@
+"""One traced run: fake inputs, the user's function, backward, and the marks between them."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from memmodel.errors import UsageError, unknown
+from memmodel.program import Alloc, Program, Release, Save
+from memmodel.recording.device import Device
+from memmodel.tracer.attention import Backends
+from memmodel.tracer.failures import told_as_theirs
+from memmodel.tracer.functions import Functions
+from memmodel.tracer.modules import made_fake
+from memmodel.tracer.patches import Hooks, patched
+from memmodel.tracer.saved import saved_tensors
+from memmodel.tracer.specs import Input
+from memmodel.tracer.watch import Watcher, run_users_code
+
+STEPS = ("inference", "forward", "train", "own")
+
+
+class Setting(NamedTuple):
+    """What is traced, apart from the sizes.
+
+    Attributes:
+        function: the user's. inputs: what it takes. step: one of `STEPS`. device: whose allocations.
+        backends: what decides between attention's kernels. iterations: how often the step runs.
+    """
+
+    function: Any
+    inputs: tuple[Input, ...]
+    step: str
+    device: Device
+    backends: Backends = Backends()
+    iterations: int = 1
+
+
+class Traced(NamedTuple):
+    """A traced run: its program, what is unknown about its operators, and how many there were."""
+
+    program: Program
+    unknown: dict[str, str]
+    operators: int
+
+
+def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
+    """Run the step on fake tensors of these sizes: ints, or symbols of `mode`'s shape environment."""
+    if setting.step not in STEPS:
+        raise unknown("step", setting.step, STEPS)
+    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+    watcher = Watcher(setting.device)
+    run = _Run(setting, watcher)
+    functions = Functions(watcher, setting.backends)
+    with told_as_theirs(), ExitStack() as stack:
+        stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions), functions.cuda))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(mode)
+        stack.enter_context(watcher)
+        stack.enter_context(functions)
+        watcher.mark("inputs")
+        stack.enter_context(made_fake(setting.function, watcher))
+        run.prepare(sizes)
+        with torch.set_grad_enabled(setting.step != "inference"):
+            for _ in range(setting.iterations):
+                run.step()
+        program = watcher.program
+        watcher.close()
+    return Traced(program, watcher.unknown, watcher.operators)
+
+
+class _Run:
+    """The state of one run. Only `arguments`, `upstream` and the user's own names hold tensors between steps."""
+
+    def __init__(self, setting: Setting, watcher: Watcher) -> None:
+        self.setting = setting
+        self.watcher = watcher
+        self.arguments: dict[str, Tensor] = {}
+        self.upstream: list[Tensor] = []
+        self.function: Callable[..., Any] = setting.function
+        self.inputs_end = 0
+
+    def prepare(self, sizes: Mapping[str, Any]) -> None:
+        """Make the inputs, and the module where a class of modules is traced."""
+        if inspect.isclass(self.function) and issubclass(self.function, torch.nn.Module):
+            self.function = self.function()
+        if isinstance(self.function, torch.nn.Module):
+            for name, parameter in self.function.named_parameters():
+                key = self.watcher.key_of(parameter)
+                if key is not None:
+                    self.watcher.names[key] = name
+        for given in self.setting.inputs:
+            self.arguments[given.name] = self._input(given, sizes)
+        self.arguments = bound(self.function, self.arguments)
+        self.inputs_end = len(self.watcher.events)
+
+    def _input(self, given: Input, sizes: Mapping[str, Any]) -> Tensor:
+        wanted = given.grad
+        if wanted is None:
+            wanted = self.setting.step in ("forward", "train") and given.dtype.is_floating_point
+        tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
+        key = self.watcher.key_of(tensor)
+        if key is not None:
+            self.watcher.names[key] = given.name
+            place = next(i for i, e in enumerate(self.watcher.events) if isinstance(e, Alloc) and e.key == key)
+            event: Any = self.watcher.events[place]
+            self.watcher.events[place] = event._replace(site=None, role="input")
+        return tensor
+
+    def step(self) -> None:
+        """One step, marked, after which nothing of it is left but what the user's code keeps."""
+        watcher = self.watcher
+        watcher.mark("forward")
+        out = run_users_code(self.function, self.arguments)
+        if self.setting.step == "train":
+            self._backward(out)
+        elif self.setting.step == "forward":
+            self.backward_begins(tree_leaves(out), mark=False)
+        watcher.mark("after")
+        self._release()
+        del out
+        if self.setting.step != "own":
+            self._forget_gradients()
+
+    def _backward(self, out: Any) -> None:
+        roots = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.requires_grad]
+        if not roots:
+            raise UsageError(
+                "a training step of a function whose result needs no gradient: return the output or loss with its "
+                "history, or trace it with step inference"
+            )
+        if len(roots) == 1 and roots[0].dim() == 0:
+            roots[0].backward()  # type: ignore[no-untyped-call]
+            return
+        if not self.upstream:
+            self.upstream = [self._upstream(x) for x in roots]
+        torch.autograd.backward(roots, self.upstream)
+
+    def _upstream(self, out: Tensor) -> Tensor:
+        """The gradient that the next layer would hand over: alive all along, so it is born among the inputs."""
+        with self.watcher.unseen():
+            gradient = torch.empty_like(out, memory_format=torch.contiguous_format)
+        key = self.watcher.born(gradient, "empty", "input", at=self.inputs_end)
+        self.inputs_end += 1
+        if key is not None:
+            self.watcher.names[key] = "dout" if not self.upstream else f"dout{len(self.upstream)}"
+        return gradient
+
+    def backward_begins(self, roots: Sequence[Any], mark: bool = True) -> None:
+        """Autograd is about to run: note what it kept."""
+        watcher = self.watcher
+        with watcher.unseen():
+            found = [(watcher.key_of(x), node) for node, x in saved_tensors(roots)]
+        for key, node in found:
+            if key is not None:
+                watcher.saved.setdefault(key, []).append(node)
+                watcher.events.append(Save(key, node))
+        if mark:
+            watcher.mark("backward")
+        watcher.backward = True
+
+    def backward_ends(self) -> None:
+        """Autograd is done: what follows is the optimizer's, in a step that the user writes."""
+        self._release()
+        with self.watcher.unseen():
+            self._name_gradients()
+        if self.setting.step == "own":
+            self.watcher.mark("optimizer")
+
+    def _release(self) -> None:
+        self.watcher.backward = False
+        for key, nodes in self.watcher.saved.items():
+            self.watcher.events += [Release(key, node) for node in nodes]
+        self.watcher.saved = {}
+
+    def _leaves(self) -> Iterator[Tensor]:
+        yield from (x for x in tree_leaves(self.arguments) if isinstance(x, Tensor))
+        if isinstance(self.function, torch.nn.Module):
+            yield from self.function.parameters()
+        yield from self.watcher.leaves
+
+    def _name_gradients(self) -> None:
+        for leaf in self._leaves():
+            if leaf.is_leaf and leaf.grad is not None:
+                key, of = self.watcher.key_of(leaf.grad), self.watcher.key_of(leaf)
+                if key is not None and of is not None:
+                    self.watcher.gradients[key] = of
+
+    def _forget_gradients(self) -> None:
+        for leaf in self._leaves():
+            if leaf.is_leaf:
+                leaf.grad = None
+
+
+def bound(function: Callable[..., Any], arguments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs under the names of the function's parameters: by name, or in order where the names differ."""
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        parameters = inspect.signature(called).parameters
+    except (TypeError, ValueError):  # a builtin that does not say
+        return arguments
+    positional = [
+        name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)
+    ]
+    required = [n for n in positional if parameters[n].default is inspect.Parameter.empty]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if set(arguments) <= set(positional) or anything:
+        missing = [n for n in required if n not in arguments]
+    else:
+        names = positional[: len(arguments)]
+        missing = required[len(arguments) :]
+        if len(arguments) <= len(positional):
+            arguments = dict(zip(names, arguments.values(), strict=True))
+        else:
+            missing = [""]
+    if missing:
+        raise UsageError(
+            f"{getattr(function, '__name__', type(function).__name__)}({', '.join(positional)}) is given "
+            f"{', '.join(arguments) or 'no inputs'}: expected one input for each of {', '.join(required) or 'none'}"
+        )
+    return arguments
+
+
+@contextmanager
+def symbolic_mode() -> Iterator[FakeTensorMode]:
+    """A mode whose sizes can be symbols; equal values do not make equal symbols."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    yield FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)

@@ -1,0 +1,252 @@
+"""The watcher: sees every operator that PyTorch dispatches, and every storage that is born and dies around it.
+
+A storage's death is a weak reference's callback, so Python's names, autograd's saved tensors and C++'s temporaries
+count exactly as long as they hold on to it. What fake tensors do otherwise than plain ones, and what a kernel takes
+inside, comes from `memmodel.tracer.corrections`.
+"""
+
+import sys
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from memmodel.errors import UsageError
+from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
+from memmodel.recording.device import Device
+from memmodel.tracer.composites import COMPOSITES
+from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
+from memmodel.tracer.kinds import kind_of, plain_dims
+from memmodel.tracer.opaque import births_of_opaque
+from memmodel.tracer.work import launch_of
+
+DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
+MOST_OPERATORS = 400_000
+MOST_SECONDS = 300.0
+_OUTSIDE = ("torch.", "memmodel.tracer.", "contextlib")
+_QUERIES = frozenset({"prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"})
+
+
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the events of what runs inside, by the habits of `device`.
+
+    Attributes:
+        events, names, gradients: of the program, as in `memmodel.program.Program`.
+        unknown: operator -> what is not known about it ("work", "scratch").
+        backward: whether autograd's engine runs now.
+        operators: how many were seen.
+    """
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        use_counts_alone()
+        self.device = device
+        self.events: list[Event] = []
+        self.names: dict[int, str] = {}
+        self.gradients: dict[int, int] = {}
+        self.unknown: dict[str, str] = {}
+        self.backward = False
+        self.operators = 0
+        self.paused = False
+        self.adds_in_place = False  # attention in plain operators is under way
+        self._keys: dict[int, int] = {}
+        self._references: dict[int, weakref.ref[Any]] = {}
+        self._last_key = 0
+        self._handed_over: set[int] = set()
+        self._constants: list[Alloc] = []
+        self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
+        self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
+        self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
+        self._started = time.monotonic()
+
+    @property
+    def program(self) -> Program:
+        """What was seen so far; constants that the code brought along stand among the inputs."""
+        at = next((i for i, e in enumerate(self.events) if isinstance(e, Mark) and e.phase == "inputs"), -1) + 1
+        return Program([*self.events[:at], *self._constants, *self.events[at:]], self.names, self.gradients)
+
+    def mark(self, phase: str) -> None:
+        """Begin a phase."""
+        self.events.append(Mark(phase))
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Within, nothing is recorded."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+
+    def key_of(self, tensor: Tensor) -> int | None:
+        """The key of a tensor's storage, if it is known."""
+        return self._keys.get(tensor.untyped_storage()._cdata)
+
+    def born(self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None) -> int | None:
+        """Record the birth of a tensor's storage; None where it is known already or holds nothing.
+
+        With `at`, the birth goes to that place among the events.
+        """
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address in self._keys or (not tensor.dim() and self._on_host(op)):
+            return None
+        nbytes = plain_dims((storage.nbytes(),))[0]
+        if isinstance(nbytes, int) and nbytes == 0:
+            return None
+        key = self._new_key()
+        self._keys[address] = key
+        self._references[key] = weakref.ref(storage, partial(self._died, address, key))
+        shape = plain_dims(tensor.shape)
+        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self._site(), role)
+        self.events.insert(len(self.events) if at is None else at, event)
+        return key
+
+    def _on_host(self, op: str) -> bool:
+        """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's."""
+        return op.endswith("scalar_tensor") or (op.endswith("lift_fresh") and self.device.name == "cuda")
+
+    def brought_along(self, tensor: Tensor) -> None:
+        """Record a real tensor that the code holds from before: memory that is there all along."""
+        if self.key_of(tensor) is not None or tensor.numel() == 0:
+            return
+        key = self._new_key()
+        self._keys[tensor.untyped_storage()._cdata] = key
+        shape, kind = tuple(tensor.shape), kind_of(tensor.dtype)
+        self._constants.append(Alloc(key, tensor.untyped_storage().nbytes(), shape, kind, "constant", None, "input"))
+        self.names[key] = "constant"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name
+        if name in _QUERIES or self.paused:
+            if name == "prim::device":
+                self._handed_over.add(id(args[0]))
+            return func(*args, **kwargs)
+        self._count()
+        if func in COMPOSITES:
+            with self:
+                return COMPOSITES[func](*args, **kwargs)
+        node = torch._C._current_autograd_node() if self.backward else None
+        accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
+        self._handed_over.clear()
+        out = in_place_result(func, args, node, accumulates, self.adds_in_place)
+        if out is None:
+            out = func(*args, **kwargs)
+        if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
+            for given in _tensors((args, kwargs)):
+                if not is_fake(given):
+                    self.brought_along(given)
+        self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
+        return out
+
+    def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
+        op = func._schema.name.partition("::")[2]
+        label = f"{node}: {op}" if node else op
+        planned = births_of_opaque(func, args, kwargs, out, self.device)
+        if planned is not None:
+            temporary = self._births(planned, label)
+        else:
+            inside = scratch(func, args, kwargs, out, self.device)
+            temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], label)
+        launch, known = launch_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
+        if not known:
+            self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
+        if launch is not None:
+            self.events.append(launch)
+        self._used(args, kwargs, out)
+        self.events += [Free(key) for key in reversed(temporary)]
+
+    def _used(self, args: Any, kwargs: Any, out: Any) -> None:
+        at = len(self.events)
+        for x in _tensors((args, kwargs, out)):
+            key = self.key_of(x)
+            if key is not None:
+                self.last_use[key] = at
+
+    def _births(self, made: Iterable[Any], label: str) -> list[int]:
+        """Births in order: tensors, and (bytes, shape, dtype) of scratch, whose keys are returned."""
+        temporary = []
+        for one in made:
+            if isinstance(one, Tensor):
+                self.born(one, label)
+            elif not (isinstance(one[0], int) and one[0] == 0):
+                key = self._new_key()
+                temporary.append(key)
+                self.events.append(Alloc(key, one[0], one[1], one[2], f"{label} scratch", self._site(), "temporary"))
+        return temporary
+
+    def _count(self) -> None:
+        self.operators += 1
+        if self.operators > MOST_OPERATORS:
+            raise UsageError(
+                f"the trace is longer than {MOST_OPERATORS:,} operators: trace fewer layers or loop iterations"
+            )
+        if self.operators % 256 == 0 and time.monotonic() - self._started > MOST_SECONDS:
+            raise UsageError(
+                f"the trace takes longer than {MOST_SECONDS:.0f} s ({self.operators:,} operators so far): trace fewer "
+                "layers or loop iterations"
+            )
+
+    def _new_key(self) -> int:
+        self._last_key += 1
+        return self._last_key
+
+    def _died(self, address: int, key: int, _: object) -> None:
+        if self._keys.get(address) == key:
+            del self._keys[address]
+        if self._references.pop(key, None) is not None:
+            self.events += [Release(key, node) for node in self.saved.pop(key, ())]
+            self.events.append(Free(key))
+
+    def close(self) -> None:
+        """Forget what is alive: nothing that dies from now on is recorded."""
+        self._references.clear()
+        self._keys.clear()
+
+    def _site(self) -> Site | None:
+        """The user's frames, innermost first; none for what autograd itself makes."""
+        frame: FrameType | None = sys._getframe(2)
+        found: list[tuple[CodeType, int]] = []
+        while frame is not None and len(found) < DEPTH:
+            if is_users(frame):
+                found.append((frame.f_code, frame.f_lasti))
+            elif frame.f_code.co_name == "_engine_run_backward" or frame.f_code is _entry:
+                break
+            frame = frame.f_back
+        return Site(tuple(found)) if found else None
+
+
+def run_users_code(function: Any, arguments: dict[str, Any]) -> Any:
+    """Call the user's function: the frame that marks where their code begins."""
+    return function(**arguments)
+
+
+_entry = run_users_code.__code__
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is the user's code, not PyTorch's or the tracer's."""
+    name: str = frame.f_globals.get("__name__", "")
+    return not f"{name}.".startswith(_OUTSIDE)
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor has no data."""
+    return type(tensor).__name__ == "FakeTensor" or type(tensor).__module__.startswith("torch._subclasses")
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+
+
+def _label(node: Any) -> str:
+    return "" if node is None else str(node.name()).rpartition("::")[2]

@@ -1,0 +1,160 @@
+"""Traced events are PyTorch's own: the CPU allocator's without CUDA's corrections, the recording tensors' with them."""
+
+from typing import Any
+
+import pytest
+import torch
+from block import B, C, N, training_step
+from traced_events import events, recorded, traced_events
+
+from memmodel.algorithms import record
+from memmodel.case import make_case
+from memmodel.masks import Mask
+from memmodel.program import Alloc, Program
+from memmodel.recording.device import CPU, CUDA
+from memmodel.timeline import phase_peaks, saved_bytes
+from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.specs import inputs_of
+from memmodel_validate.events import in_order
+from spellings import SPELLINGS
+from spellings import B as BATCH
+from spellings import D as HEAD_DIM
+from spellings import H as HEADS
+from spellings import N as SEQ
+from torch_events import real_events
+
+# The CPU sums half precision from a float32 copy; CUDA does not.
+CPU_UPCASTS = {("centred", "bfloat16")}
+
+
+def step(spelling: Any, dtype: str, phase: str) -> Any:
+    """Two steps: "train" from an upstream gradient, "loss" from a sum with gradients kept, "inference"."""
+
+    def body(t: Any) -> None:
+        grads = phase != "inference"
+        shape, kind = (BATCH, HEADS, SEQ, HEAD_DIM), getattr(t, dtype)
+        q, k, v = (t.empty(*shape, requires_grad=grads, dtype=kind) for _ in range(3))
+        upstream = t.empty(*shape, dtype=kind) if phase == "train" else None
+        for _ in range(2):
+            if phase == "train":
+                q.grad = k.grad = v.grad = None
+                spelling(t, q, k, v).backward(upstream)
+            elif phase == "loss":
+                spelling(t, q, k, v).sum().backward()
+            else:
+                with t.no_grad():
+                    spelling(t, q, k, v)
+
+    return body
+
+
+@pytest.mark.parametrize("phase", ["train", "loss", "inference"])
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_spellings_are_as_the_cpu_allocator_saw_them(spelling: Any, phase: str) -> None:
+    body = step(spelling, "float32", phase)
+    assert traced_events(body, CPU) == in_order(real_events(body))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_spellings_in_half_precision(spelling: Any) -> None:
+    if (spelling.__name__, "bfloat16") in CPU_UPCASTS:
+        pytest.skip("the CPU sums half precision from a float32 copy")
+    body = step(spelling, "bfloat16", "train")
+    assert traced_events(body, CPU) == in_order(real_events(body))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_spellings_with_cudas_corrections_are_the_recording_tensors(spelling: Any) -> None:
+    for dtype, phase in (("float32", "loss"), ("bfloat16", "train")):
+        body = step(spelling, dtype, phase)
+        assert traced_events(body, CUDA) == recorded(body, CUDA)
+
+
+def test_the_comparison_can_fail() -> None:
+    """Without the corrections for CUDA, softmax's backward lacks a temporary."""
+    body = step(SPELLINGS[0], "float32", "train")
+    assert traced_events(body, CPU) != recorded(body, CUDA)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_training_step_of_a_transformer_block_with_adamw(foreach: bool) -> None:
+    model, train = training_step(foreach=foreach)
+    program = traced(Setting(train, inputs_of(["x=B,N,C"]), "own", CPU, iterations=2), {"B": B, "N": N, "C": C}).program
+    parameters = {key for key, name in program.names.items() if name != "x"}
+    assert len(parameters) == len(list(model.parameters()))
+    rest = [e for e in program.events if getattr(e, "key", None) not in parameters]
+    x = torch.empty(B, N, C)
+
+    def body(_: Any) -> None:
+        train(x)
+        train(x)
+
+    real = in_order(real_events(body))
+    mine = events(Program([e for e in rest if getattr(e, "key", None) != _key(program, "x")], {}, {}))
+    assert mine == real
+
+
+def _key(program: Program, name: str) -> int:
+    return next(key for key, given in program.names.items() if given == name)
+
+
+MASKS = [Mask(), Mask(causal=True), Mask(causal=True, window=37)]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.name)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("phase", ["inference", "forward", "train"])
+@pytest.mark.parametrize("name", ["naive", "naive-by-hand", "chunked", "checkpointed"])
+def test_algorithms_are_as_recorded(name: str, phase: str, dtype: str, mask: Mask) -> None:
+    import memmodel_kernels
+
+    for dropout in (0.0,) if name == "chunked" else (0.0, 0.1):
+        case = make_case(
+            name, batch=2, heads=4, kv_heads=2, seq=200, head_dim=24, dtype_name=dtype, mask=mask, phase=phase,
+            chunk=64, dropout=dropout,
+        )  # fmt: skip
+        function = getattr(memmodel_kernels, name.replace("-", "_"))
+        options: dict[str, Any] = {"mask": mask}
+        options |= {"chunk": 64} if name == "chunked" else {"dropout": dropout}
+        inputs = inputs_of([f"q=B,H,N,D:{dtype}", f"k=B,G,N,D:{dtype}", f"v=B,G,N,D:{dtype}"])
+        setting = Setting(lambda q, k, v, f=function, o=options: f(q, k, v, **o), inputs, phase, CUDA)
+        found = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 24}).program
+        expected = record(case)
+        assert events(found) == events(expected)
+        assert phase_peaks(found) == phase_peaks(expected)
+        assert saved_bytes(found) == saved_bytes(expected)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("phase", ["inference", "forward", "train"])
+def test_flash_attention_by_its_registered_operator(phase: str, dtype: str, deterministic: bool) -> None:
+    from memmodel_kernels import flash_attention
+
+    name = "flash-deterministic" if deterministic else "flash"
+    case = make_case(name, batch=2, heads=4, kv_heads=2, seq=200, head_dim=32, dtype_name=dtype, phase=phase)
+    inputs = inputs_of([f"q=B,H,N,D:{dtype}", f"k=B,G,N,D:{dtype}", f"v=B,G,N,D:{dtype}"])
+    setting = Setting(lambda q, k, v: flash_attention(q, k, v, deterministic=deterministic), inputs, phase, CUDA)
+    found = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 32}).program
+    assert events(found) == events(record(case))
+
+
+def test_decode_is_as_recorded() -> None:
+    from memmodel_kernels import decode
+
+    case = make_case("decode", batch=2, heads=4, kv_heads=2, seq=1, kv_seq=300, head_dim=24, phase="inference")
+    caches = ["k_cache=B,G,M,D:bf16", "v_cache=B,G,M,D:bf16"]
+    inputs = inputs_of(["q=B,H,1,D:bf16", *caches])
+
+    def function(q: Any, k_cache: Any, v_cache: Any) -> Any:
+        new_k, new_v = (torch.empty(x.shape[0], x.shape[1], 1, x.shape[3], dtype=q.dtype) for x in (k_cache, v_cache))
+        return decode(q, new_k, new_v, k_cache, v_cache)
+
+    found = traced(Setting(function, inputs, "inference", CUDA), {"B": 2, "H": 4, "G": 2, "M": 300, "D": 24}).program
+    assert events(found) == events(record(case))
+
+
+def test_inputs_are_named_and_the_upstream_gradient_is_one_of_them() -> None:
+    found = traced(Setting(lambda x: x * x, inputs_of("x=N"), "train", CUDA), {"N": 10}).program
+    born = [e.key for e in found.phases()["inputs"] if isinstance(e, Alloc)]
+    assert [found.names[key] for key in born] == ["x", "dout"]
