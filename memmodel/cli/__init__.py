@@ -18,6 +18,7 @@ _COMMANDS = {
     "timeline": "A picture of what is in memory through one step.",
     "roofline": "A picture of every kernel under the GPU's ceilings.",
     "frontier": "A picture of the longest sequence that fits, by batch or heads.",
+    "report": "A prediction as one HTML or Markdown file, with its pictures.",
     "sweep": "Many configurations at once, as CSV or JSON.",
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
     "accuracy": "How far off the model is, against every run on record.",

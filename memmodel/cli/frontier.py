@@ -68,11 +68,11 @@ def command(
     chosen = _sizes(sizes, against) if sizes else [(group if against == "heads" else 1) << i for i in range(7)]
     allocator = config(expandable_segments)
     if not heat:
-        put([frontier(cases, devices, against, chosen, step, allocator)], devices[0], output, force, data)
+        put([frontier(cases, devices, against, chosen, step, allocator)], output, force, data)
         return
     if len(devices) > 1 or len(cases) > 1:
         raise UsageError(f"--heat with {len(devices) * len(cases)} lines: give one --gpu and one --algorithm")
-    put([heat_map(cases[0], devices[0], against, chosen, step, allocator)], devices[0], output, force, data)
+    put([heat_map(cases[0], devices[0], against, chosen, step, allocator)], output, force, data)
 
 
 def _sizes(text: str, against: str) -> list[int]:

@@ -25,7 +25,7 @@ def picture_options(function: F) -> F:
     return function
 
 
-def put(pictures: Sequence[Any], gpu: Any, output: str | None, force: bool, data: bool) -> None:
+def put(pictures: Sequence[Any], output: str | None, force: bool, data: bool) -> None:
     """Show pictures of one kind as the options say. Raises UsageError for a file that cannot be written."""
     if output is not None:
         check_output(output, force, SUFFIXES)
@@ -34,11 +34,9 @@ def put(pictures: Sequence[Any], gpu: Any, output: str | None, force: bool, data
 
         print_json(pictures_dict(pictures))
     elif output is None:
-        from memmodel.report.terminal_plots import View
-
-        show(*(View(picture) for picture in pictures))
+        show(*pictures)
     if output is not None:
-        save(pictures, gpu, output)
+        save(pictures, output)
 
 
 def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
@@ -49,11 +47,11 @@ def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
         raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
 
 
-def save(pictures: Sequence[Any], gpu: Any, output: str) -> None:
+def save(pictures: Sequence[Any], output: str) -> None:
     """Draw into a file. Raises UsageError where that cannot be."""
     with plotting():
         from memmodel.report.plots import drawn
-    write(output, drawn(pictures, gpu, kind_of(output)))
+    write(output, drawn(pictures, kind_of(output)))
 
 
 def kind_of(output: str) -> str:

@@ -50,8 +50,8 @@ def command(
     rates = chosen_calibration(calibration, gpu, device)
     report = predict(device, split_names(algorithms), calibration=rates, **case_arguments(case))
     if not measured:
-        put([roofline(report)], device, output, force, data)
+        put([roofline(report)], output, force, data)
         return
     from memmodel_validate.measured_points import measured_points
 
-    put([roofline(report, *measured_points(device.id, report.predictions[0].case))], device, output, force, data)
+    put([roofline(report, *measured_points(device.id, report.predictions[0].case))], output, force, data)

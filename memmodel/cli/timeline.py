@@ -46,4 +46,4 @@ def command(
 
     device = chosen_gpu(gpu, gpu_file)
     cases = on_gpu(cases_of(split_names(algorithms), **case_arguments(case)), device)
-    put([timeline(c, device, config(expandable_segments)) for c in cases], device, output, force, data)
+    put([timeline(c, device, config(expandable_segments)) for c in cases], output, force, data)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from memmodel.algorithms import record
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
+from memmodel.pictures.shown import Shown
 from memmodel.prediction import Prediction, Report
 from memmodel.predictor import step
 
@@ -77,7 +78,7 @@ class MeasuredPoint(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Roofline:
+class Roofline(Shown):
     """A GPU's ceilings and a report's kernels.
 
     Attributes:

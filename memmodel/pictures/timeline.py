@@ -10,6 +10,7 @@ from memmodel.case import Case
 from memmodel.fitting import memory
 from memmodel.gpus import Gpu
 from memmodel.origin import names
+from memmodel.pictures.shown import Shown
 from memmodel.pictures.usage import usage_by_event
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
@@ -42,15 +43,16 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Shown):
     """One algorithm's step on one GPU.
 
     Attributes:
-        case: what runs. title: the algorithm for people. memory: the prediction's figures, in bytes.
+        gpu: its name. case: what runs. title: the algorithm for people. memory: the prediction's figures, in bytes.
         moments: in order. bands: lowest first; at each moment their bytes add up to the live ones.
         peak: index of the first moment with the most live bytes.
     """
 
+    gpu: str
     case: Case
     title: str
     memory: Memory
@@ -76,7 +78,7 @@ def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Tim
     walk = _Walk(program, usage_by_event(program, case, gpu, figures, config))
     moments = tuple(walk.moments())
     peak = max(range(len(moments)), key=lambda i: moments[i].live_bytes)
-    return Timeline(case, algorithm(case.algorithm).title, figures, moments, _bands(walk), peak)
+    return Timeline(gpu.name, case, algorithm(case.algorithm).title, figures, moments, _bands(walk), peak)
 
 
 class _Walk:

@@ -26,6 +26,7 @@ def pictures_dict(pictures: Sequence[Any]) -> dict[str, Any]:
 def timeline_dict(shown: Timeline) -> dict[str, Any]:
     """One panel."""
     return {
+        "gpu": shown.gpu,
         "algorithm": shown.case.algorithm,
         "title": shown.title,
         "case": case_dict(shown.case),

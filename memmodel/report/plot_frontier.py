@@ -1,7 +1,5 @@
 """Frontiers, drawn: lines of the longest sequence that fits, or a map of what one algorithm takes."""
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
@@ -12,7 +10,7 @@ from memmodel.report.scales import sequence_label
 from memmodel.units import bytes_text
 
 
-def draw_frontier(ax: Axes, shown: Frontier, gpu: Any) -> None:
+def draw_frontier(ax: Axes, shown: Frontier) -> None:
     """A line for each algorithm (its marker and colour) and GPU (its dashes)."""
     algorithms = list(dict.fromkeys(line.title for line in shown.lines))
     gpus = list(dict.fromkeys(line.gpu for line in shown.lines))
@@ -51,7 +49,7 @@ def _sequences(ax: Axes) -> None:
     ax.set_yticks(powers, [sequence_label(power) for power in powers])
 
 
-def draw_heat_map(ax: Axes, shown: HeatMap, gpu: Any) -> None:
+def draw_heat_map(ax: Axes, shown: HeatMap) -> None:
     """A cell for each pair of sizes: its share of the capacity, or hatched where it does not fit; the wall between."""
     columns = {size: i for i, size in enumerate(shown.sizes)}
     rows = {seq: i for i, seq in enumerate(shown.seqs)}

@@ -14,10 +14,11 @@ from memmodel.units import decimal_text, seconds_text
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NEAR = 0.022  # of the width: markers closer than this share one label
+_FEW = 3  # letters that have room on the left of their markers
 _LINE = 0.036  # of the height: what a line of text takes
 
 
-def draw_roofline(ax: Axes, shown: Roofline, gpu: Any) -> None:
+def draw_roofline(ax: Axes, shown: Roofline) -> None:
     """The picture."""
     (x0, x1), (y0, y1) = roofline_ends(shown)
     ax.set_xscale("log")
@@ -153,18 +154,23 @@ def _letters(ax: Axes, shown: Roofline) -> None:
         else:
             groups.append([i])
     for group in groups:
-        names = ", ".join(_LETTERS[i % 26] for i in group)
-        x, y = places[group[0]]
+        right = shown.points[group[0]].intensity > shown.balance or len(group) > _FEW
+        x, y = max(places[i] for i in group) if right else places[group[0]]
         ax.annotate(
-            names,
+            ", ".join(letter(i) for i in group),
             (x, y),
             xycoords="axes fraction",
-            xytext=(-7, 5),
+            xytext=(8, 5 if len(group) <= _FEW else -3) if right else (-7, 5),
             textcoords="offset points",
-            ha="right",
+            ha="left" if right else "right",
             fontweight="bold",
             zorder=6,
         )
+
+
+def letter(i: int) -> str:
+    """A kernel's letter: A to Z, then A2 and on."""
+    return _LETTERS[i % 26] + (f"{i // 26 + 1}" if i >= 26 else "")
 
 
 def _legend(ax: Axes, shown: Roofline, algorithms: Sequence[str]) -> None:
@@ -210,4 +216,4 @@ def _remarks(shown: Roofline) -> Iterable[str]:
 def _words(i: int, point: Point) -> str:
     times = f" x{point.launches}" if point.launches > 1 else ""
     expected = "" if point.expected_seconds is None else f", expected {seconds_text(point.expected_seconds)}"
-    return f"{_LETTERS[i % 26]}  {point.algorithm}: {point.kernel}{times}, {seconds_text(point.seconds)}{expected}"
+    return f"{letter(i)}  {point.algorithm}: {point.kernel}{times}, {seconds_text(point.seconds)}{expected}"

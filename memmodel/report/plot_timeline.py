@@ -14,9 +14,10 @@ from memmodel.report.scales import binary_ticks, capacity_words, line_words, top
 from memmodel.units import bytes_text
 
 HATCH = "////"
+_CROWDED = 150  # moments: with more, outlines would cover what they enclose
 
 
-def draw_timeline(ax: Axes, shown: Timeline, gpu: Any) -> None:
+def draw_timeline(ax: Axes, shown: Timeline) -> None:
     """One panel."""
     top = top_of(shown)
     steps = range(len(shown.moments) + 1)
@@ -36,7 +37,7 @@ def draw_timeline(ax: Axes, shown: Timeline, gpu: Any) -> None:
     ax.set_yticks([value for value, _ in ticks], [label for _, label in ticks])
     ax.set_xlabel("allocations and frees, in order")
     ax.set_ylabel("memory")
-    ax.set_title(f"{shown.title} on {gpu.name}\n{shown.case.describe()}\n")
+    ax.set_title(f"{shown.title} on {shown.gpu}\n{shown.case.describe()}\n")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     saved = Patch(facecolor="white", edgecolor=BLACK, hatch=HATCH, label="kept for backward")
     ax.legend(
@@ -58,7 +59,8 @@ def _color(band: Band, i: int) -> str:
 def _layer(ax: Axes, bottom: Sequence[int], band: Band, i: int, at_peak: int) -> Patch:
     """A band, its part that is kept for backward hatched; returns its entry in the legend."""
     color = _color(band, i)
-    _filled(ax, bottom, band.live_bytes, facecolor=color, edgecolor=BLACK, linewidth=0.4)
+    outline = 0.0 if len(bottom) > _CROWDED else 0.4
+    _filled(ax, bottom, band.live_bytes, facecolor=color, edgecolor=BLACK, linewidth=outline)
     _filled(ax, bottom, band.saved_bytes, facecolor="none", edgecolor=BLACK, linewidth=0.0, hatch=HATCH)
     label = f"{i + 1}  {band.name}, {bytes_text(at_peak)}"
     return Patch(facecolor=color, edgecolor=BLACK, linewidth=0.4, label=label)
@@ -71,7 +73,8 @@ def _filled(ax: Axes, bottom: Sequence[int], sizes: Sequence[int], **look: Any) 
     lower = [low for low in bottom for _ in range(2)]
     upper = [low + size for low, size in zip(bottom, sizes, strict=True) for _ in range(2)]
     edges = [i + end for i in range(len(sizes)) for end in (0, 1)]
-    ax.fill_between(edges, lower, upper, where=[bool(size) for size in sizes for _ in range(2)], **look)
+    where = [bool(size) for size in sizes for _ in range(2)]
+    ax.fill_between(edges, lower, upper, where=where, antialiased=len(sizes) <= _CROWDED, **look)
 
 
 def _number(ax: Axes, shown: Timeline, bottom: Sequence[int], band: Band, i: int, top: float) -> None:
@@ -99,7 +102,8 @@ def _longest(sizes: Sequence[int], bottom: Sequence[int]) -> tuple[int, int]:
 def _lines(ax: Axes, steps: Sequence[int], shown: Timeline, top: float) -> list[Line2D]:
     """Allocated and reserved bytes."""
     found = []
-    for name, style, width in (("allocated", "-", 1.1), ("reserved", "--", 1.3)):
+    thin = 0.25 if len(shown.moments) > _CROWDED else 1.1
+    for name, style, width in (("allocated", "-", thin), ("reserved", "--", 1.3)):
         values = [getattr(moment, f"{name}_bytes") for moment in shown.moments]
         found += ax.step(
             steps,

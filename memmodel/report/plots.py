@@ -20,7 +20,7 @@ from memmodel.report.plot_timeline import draw_timeline
 
 HEIGHT = {Timeline: 4.0, Roofline: 6.2, Frontier: 5.0, HeatMap: 5.0}  # inches of a panel
 WIDTH = 9.0
-_DRAW: dict[type, Callable[[Axes, Any, Any], None]] = {
+_DRAW: dict[type, Callable[[Axes, Any], None]] = {
     Timeline: draw_timeline,
     Roofline: draw_roofline,
     Frontier: draw_frontier,
@@ -28,11 +28,11 @@ _DRAW: dict[type, Callable[[Axes, Any, Any], None]] = {
 }
 
 
-def drawn(pictures: Sequence[Any], gpu: Any, kind: str) -> bytes:
+def drawn(pictures: Sequence[Any], kind: str) -> bytes:
     """Pictures below each other, as the bytes of an "svg" or a "png"."""
     with styled():
         figure = Figure(figsize=(WIDTH, sum(HEIGHT[type(shown)] for shown in pictures)), layout="constrained")
         axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
         for ax, shown in zip(axes, pictures, strict=True):
-            _DRAW[type(shown)](ax, shown, gpu)
+            _DRAW[type(shown)](ax, shown)
         return file_of(figure, kind)

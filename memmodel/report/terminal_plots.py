@@ -1,7 +1,6 @@
 """Pictures in the terminal: they fit its width, and need neither colours nor anything beyond ASCII to be read."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
@@ -14,7 +13,8 @@ from memmodel.pictures.timeline import Band, Timeline
 from memmodel.report.scales import (
     ABOVE,
     binary_ticks,
-    capacity_words, line_words,
+    capacity_words,
+    line_words,
     rate_label,
     roofline_ends,
     sequence_label,
@@ -29,27 +29,24 @@ _COLORS = ("yellow", "cyan", "green", "magenta", "blue", "red", "bright_yellow")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A picture for `rich`: a Timeline, Roofline, Frontier or HeatMap."""
-
-    picture: Timeline | Roofline | Frontier | HeatMap
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        width = options.max_width
-        if width < NARROWEST:
-            yield Text(
-                f"{width} columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, "
-                "or see --data and -o FILE"
-            )
-            return
-        ascii_only = options.ascii_only or console.is_dumb_terminal
-        draw = {Timeline: _timeline, Roofline: _roofline, Frontier: _frontier, HeatMap: _heat_map}[type(self.picture)]
-        yield from draw(self.picture, width, ascii_only)  # type: ignore[operator]
+def view(picture: object, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+    """A Timeline, Roofline, Frontier or HeatMap for `rich`, in the width that there is."""
+    width = options.max_width
+    if width < NARROWEST:
+        yield Text(
+            f"{width} columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, "
+            "or see --data and -o FILE"
+        )
+        return
+    ascii_only = options.ascii_only or console.is_dumb_terminal
+    draw: dict[type, Callable[..., Iterator[Any]]]
+    draw = {Timeline: _timeline, Roofline: _roofline, Frontier: _frontier, HeatMap: _heat_map}
+    yield from draw[type(picture)](picture, width, ascii_only)
 
 
 def _timeline(shown: Timeline, width: int, ascii_only: bool) -> Iterator[Any]:
-    yield Text(f"{shown.title}: memory over one step", style="bold")
+    yield Text(f"{shown.title} on {shown.gpu}: memory over one step", style="bold")
+    yield Text(shown.case.describe())
     top = top_of(shown)
     chart = Chart(width, ROWS, Axis(0, 1, False, ()), Axis(0, top, False, binary_ticks(top, 4)), ascii_only)
     columns = _columns(shown, chart.columns)
