@@ -44,13 +44,12 @@ def command(
         raise UsageError("--markdown and --json: give one of them")
     if plot is not None:
         pictures.check_output(plot, force, pictures.SUFFIXES)
+        pictures.check_plotting()
     found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
     if plot is not None:
         from memmodel_validate.accuracy_plot import accuracy_picture
 
-        with pictures.plotting():
-            drawn = accuracy_picture(found.judged, pictures.kind_of(plot))
-        pictures.write(plot, drawn)
+        pictures.write(plot, accuracy_picture(found.judged, pictures.kind_of(plot)))
     if markdown:
         click.echo(report.markdown(found))
     elif as_json:

@@ -1,8 +1,7 @@
 """What the commands that draw share: to the terminal, to a file, or as numbers."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -29,6 +28,7 @@ def put(pictures: Sequence[Any], output: str | None, force: bool, data: bool) ->
     """Show pictures of one kind as the options say. Raises UsageError for a file that cannot be written."""
     if output is not None:
         check_output(output, force, SUFFIXES)
+        check_plotting()
     if data:
         from memmodel.report.picture_data import pictures_dict
 
@@ -49,8 +49,8 @@ def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
 
 def save(pictures: Sequence[Any], output: str) -> None:
     """Draw into a file. Raises UsageError where that cannot be."""
-    with plotting():
-        from memmodel.report.plots import drawn
+    from memmodel.report.plots import drawn
+
     write(output, drawn(pictures, kind_of(output)))
 
 
@@ -59,11 +59,10 @@ def kind_of(output: str) -> str:
     return os.path.splitext(output)[1].lower().removeprefix(".")
 
 
-@contextmanager
-def plotting() -> Iterator[None]:
+def check_plotting() -> None:
     """Raise UsageError, which says what to install, where the plotting library is missing."""
     try:
-        yield
+        import memmodel.report.figures  # noqa: F401 - the first that needs it
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("memmodel"):
             raise

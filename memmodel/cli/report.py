@@ -20,7 +20,7 @@ from memmodel.cli.options import (
     gpu_options,
     split_names,
 )
-from memmodel.cli.pictures import check_output, kind_of, plotting, write
+from memmodel.cli.pictures import check_output, check_plotting, kind_of, write
 from memmodel.errors import UsageError
 
 SUFFIXES = (".html", ".md")
@@ -59,12 +59,13 @@ def command(
     if output is None:
         raise UsageError("report: give the file to write, with -o report.html or -o report.md")
     check_output(output, force, SUFFIXES)
+    if kind_of(output) == "html":
+        check_plotting()
     device = chosen_gpu(gpu, gpu_file)
     allocator, rates = config(expandable_segments), chosen_calibration(calibration, gpu, device)
     predicted = predict(device, split_names(algorithms), config=allocator, calibration=rates, **case_arguments(case))
     page = page_of(predicted, allocator, _known(predicted), shlex.join(["memmodel", *sys.argv[1:]]))
-    with plotting():
-        written = html_page(page) if kind_of(output) == "html" else markdown_page(page)
+    written = html_page(page) if kind_of(output) == "html" else markdown_page(page)
     write(output, written.encode())
     click.echo(f"wrote {output} ({os.path.getsize(output):,} bytes)")
 

@@ -27,6 +27,7 @@ def draw_frontier(ax: Axes, shown: Frontier) -> None:
             marker=MARKERS[look % len(MARKERS)],
             markeredgecolor=BLACK,
             markerfacecolor="white" if hollow else SERIES[look % len(SERIES)],
+            markersize=max(9 - 2 * gpus.index(line.gpu), 3),  # lines that nearly meet: one marker inside the other
             linestyle=DASHES[gpus.index(line.gpu) % len(DASHES)],
             label=f"{line.title}, {line.gpu}",
         )

@@ -1,0 +1,81 @@
+"""docs/pictures.md: every key of --data, no other, and drawings that show what the commands draw today."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from picture_cases import run
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "pictures.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \|", re.MULTILINE)
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float,),
+    "float or null": (float, type(None)),
+    "str": (str,),
+    "bool": (bool,),
+    "object": (dict,),
+    "list of int": (list,),
+    "list of str": (list,),
+}
+DATA = {
+    "timeline": ("timeline", "--gpu", "A100"),
+    "roofline": ("roofline", "--gpu", "A100", "--dtype", "fp16", "--measured"),
+    "frontier": ("frontier", "--gpu", "T4", "--dtype", "fp16", "--sizes", "8,16"),
+    "frontier --heat": ("frontier", "--gpu", "T4", "--dtype", "fp16", "-a", "naive", "--sizes", "8,16", "--heat"),
+}
+DRAWN = {
+    "timeline": ("timeline", "--gpu", "A100", "--seq", "16384", "-a", "naive"),
+    "roofline": ("roofline", "--gpu", "A100", "--seq", "16384"),
+    "frontier": ("frontier", "--gpu", "A100,T4", "--dtype", "fp16"),
+    "heat-map": ("frontier", "--gpu", "A100", "-a", "naive", "--heat"),
+}
+
+
+def documented(title: str) -> dict[str, str]:
+    section = PAGE.partition(f"### Data of {title}\n")[2].partition("\n##")[0]
+    return {match["key"]: match["type"] for match in ROW.finditer(section)}
+
+
+def leaves(value: Any, keys: dict[str, str], path: str = "") -> Any:
+    """(key, value) of what is no mere container."""
+    if path in keys:
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, keys, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, keys, f"{path}[]")
+    else:
+        yield path, value
+
+
+@pytest.mark.parametrize("title", DATA)
+def test_documented_keys_are_the_printed_ones(title: str) -> None:
+    keys = documented(title)
+    found = list(leaves(json.loads(run(*DATA[title], "--data").output), keys))
+    assert {key for key, _ in found} == set(keys)
+    for key, value in found:
+        assert isinstance(value, TYPES[keys[key]]), key
+        assert isinstance(value, bool) == (keys[key] == "bool"), key
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawings_say_what_the_commands_draw_today(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "now.svg"
+    run(*DRAWN[name], "-o", str(file))
+    kept = (DOCS / "img" / f"{name}.svg").read_text(encoding="utf-8")
+    assert words(kept) == words(file.read_text(encoding="utf-8")), "draw it again and look at it"
+    assert len(kept.encode()) < 60 * 1024
+
+
+def words(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_every_drawing_is_in_the_page() -> None:
+    assert {f"img/{file.name}" for file in (DOCS / "img").glob("*.svg")} <= set(re.findall(r"\((img/[^)]+)\)", PAGE))
