@@ -45,10 +45,14 @@ class Chart:
             self.canvas.point(column + 0.5, row + 0.5, color=color, marker=marker)
             self.taken.add((column, row))
 
+    def cell_of(self, x: float, y: float) -> tuple[int, int]:
+        """The cell in which a line through a point has its dot: two dots wide, four high."""
+        column, row = self.at(x, y)
+        return round(column * 2) // 2, round(row * 4) // 4
+
     def mark(self, x: float, y: float, marker: str, color: str | None = None) -> None:
         """Put a character at a point."""
-        column, row = self.at(x, y)
-        self.cell(int(column), int(row), marker, color)
+        self.cell(*self.cell_of(x, y), marker, color)
 
     def line(self, points: Sequence[tuple[float, float]], marker: str, color: str | None = None) -> None:
         """Join points: by dots, or by a character where there are none."""
@@ -59,8 +63,7 @@ class Chart:
                 continue
             steps = max(1, math.ceil(max(abs(c1 - c0), abs(r1 - r0))))
             for i in range(steps + 1):
-                column, row = int(c0 + (c1 - c0) * i / steps), int(r0 + (r1 - r0) * i / steps)
-                self.canvas.point(column + 0.5, row + 0.5, color=color, marker=marker)
+                self.canvas.point(c0 + (c1 - c0) * i / steps, r0 + (r1 - r0) * i / steps, color=color, marker=marker)
 
     def text(self, column: int, row: int, words: str, color: str | None = None) -> None:
         """Write over the canvas from a cell on."""
@@ -68,17 +71,15 @@ class Chart:
             self.cell(column + i, row, letter, color)
 
     def label(self, column: int, row: int, words: str, color: str | None = None) -> None:
-        """Write near a cell so that no character is covered: there, a row above or below, else further left."""
-        rows = [r for r in (row, row + 1, row - 1) if 0 <= r < self.rows]
-        last = max(0, min(column, self.columns - len(words)))
-        for start, at in [(last, r) for r in rows] + [(start, r) for r in rows for start in range(last, -1, -1)]:
-            if not any((start + i, at) in self.taken for i in range(-1, len(words) + 1)):
-                self.text(start, at, words, color)
+        """Write at a cell, or further left where that would cover a character; nothing where there is no room."""
+        for start in range(min(column, self.columns - len(words)), -1, -1):
+            if not any((start + i, row) in self.taken for i in range(len(words))):
+                self.text(start, row, words, color)
                 return
 
     def row_of(self, y: float) -> int:
         """The row of a value."""
-        return int(self.y.share(y) * (self.rows - 1) + 0.5)
+        return self.cell_of(self.x.low, y)[1]
 
     def lines(self) -> Iterable[Text]:
         """The chart, line by line from the top, with its axes."""

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memmodel.pictures.frontier import Frontier, HeatMap
-from memmodel.pictures.roofline import Point, Roofline
+from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.pictures.timeline import Band, Timeline
 from memmodel.report.scales import (
     ABOVE,
@@ -163,19 +163,28 @@ def _slope(chart: Chart, shown: Roofline) -> None:
 
 
 def _roof_labels(chart: Chart, shown: Roofline) -> None:
-    """Each ceiling's name at its right end, or further left or lower where points are."""
-    for roof in shown.roofs:
-        unit = "exp/s" if roof.name == "exp units" else "FLOP/s"
-        words = f" {roof.name} {decimal_text(roof.rate, unit)} "
-        if roof.kind == "compute":
-            chart.label(chart.columns - len(words), chart.row_of(roof.rate), words, "blue")
+    """A number at the right end of each flat ceiling, named below; HBM's name beside its line where there is room."""
+    for number, roof in enumerate(_flat(shown), start=1):
+        chart.label(chart.columns - 1, chart.row_of(roof.rate), f"{number}", "blue")
     middle = (shown.memory.rate * chart.x.low * shown.peak.rate) ** 0.5
     column, row = chart.at(middle / shown.memory.rate, middle)
-    words = f" HBM {decimal_text(shown.memory.rate, 'B/s')}"
-    chart.label(int(column) - len(words) - 1, int(row), words, "cyan")
+    words = f"HBM {decimal_text(shown.memory.rate, 'B/s')}"
+    chart.label(int(column) - len(words) - 2, int(row), words, "cyan")
+
+
+def _flat(shown: Roofline) -> list[Roof]:
+    return [roof for roof in shown.roofs if roof.kind == "compute"]
+
+
+def _roof_words(shown: Roofline) -> str:
+    """Every ceiling by its number."""
+    units = (decimal_text(roof.rate, "exp/s" if roof.name == "exp units" else "FLOP/s") for roof in _flat(shown))
+    names = (f"{i} {roof.name} {rate}" for i, (roof, rate) in enumerate(zip(_flat(shown), units, strict=True), start=1))
+    return f"ceilings: HBM {decimal_text(shown.memory.rate, 'B/s')}; {'; '.join(names)}"
 
 
 def _roofline_legend(shown: Roofline) -> Iterator[Any]:
+    yield Text(_roof_words(shown))
     yield Text(
         f"balance point {shown.balance:.0f} FLOP/B for {shown.dtype}: left of it memory limits, right of it arithmetic"
     )
