@@ -6,6 +6,8 @@ The numbers know nothing of plotting; what draws them is imported when it is nee
 from os import PathLike, fspath, path
 from typing import TYPE_CHECKING
 
+from memmodel.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -16,10 +18,12 @@ class Shown:
     __slots__ = ()
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Draw into a file, .svg or .png, over one that is there. Needs matplotlib."""
+        """Draw into a file, .svg or .png, over one that is there. Needs matplotlib. Raises UsageError for others."""
         from memmodel.report.plots import drawn
 
         kind = path.splitext(fspath(file))[1].lower().removeprefix(".")
+        if kind not in ("svg", "png"):
+            raise UsageError(f"{fspath(file)}: expected a file name that ends in .svg or .png")
         content = drawn([self], kind)
         with open(file, "wb") as target:
             target.write(content)

@@ -1,7 +1,8 @@
 """The timeline picture: live bytes after each allocation and free of one step, stacked by tensor."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from memmodel.algorithms import algorithm, record
@@ -78,21 +79,25 @@ def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Tim
     walk = _Walk(program, usage_by_event(program, case, gpu, figures, config))
     moments = tuple(walk.moments())
     peak = max(range(len(moments)), key=lambda i: moments[i].live_bytes)
-    return Timeline(gpu.name, case, algorithm(case.algorithm).title, figures, moments, _bands(walk), peak)
+    return Timeline(gpu.name, case, algorithm(case.algorithm).title, figures, moments, tuple(_bands(walk)), peak)
+
+
+_INPUTS = ""  # stands for the names of all inputs
 
 
 class _Walk:
-    """One pass over the step: what happened when, and every storage's bytes after it.
+    """One pass over the step: what happened at each moment, and by how much each name's bytes changed there.
 
     `usage` is (allocated, reserved) at each event from the "forward" mark on.
     """
 
     def __init__(self, program: Program, usage: Sequence[tuple[int, int]]) -> None:
         self.labels = names(program)
-        self.inputs: set[int] = set()
+        self.inputs: list[int] = []
         self.sizes: dict[int, int] = {}
         self.holds: dict[int, int] = {}
-        self.rows: list[dict[int, tuple[int, bool]]] = []  # storage -> bytes, and whether it is kept for backward
+        self.live: dict[str, dict[int, int]] = {}  # name -> moment -> change of bytes
+        self.saved: dict[str, dict[int, int]] = {}
         self.events: list[tuple[str, str, tuple[int, int]]] = []  # phase, what, usage
         self._walk(program, usage)
 
@@ -110,58 +115,75 @@ class _Walk:
             if isinstance(event, Launch) and usage[position][0] > usage[position - 1][0]:
                 what = f"workspace of {event.name} is taken"
             if what:
-                self.rows.append({key: (size, self._kept(key)) for key, size in self.sizes.items()})
                 self.events.append((phase, what, usage[position]))
             position += 1
 
-    def moments(self) -> Iterator[Moment]:
-        """The step, moment by moment."""
-        for (phase, what, usage), row in zip(self.events, self.rows, strict=True):
-            live = sum(size for size, _ in row.values())
-            yield Moment(phase, what, live, *usage, sum(size for size, kept in row.values() if kept))
-
-    def _kept(self, key: int) -> bool:
-        return bool(self.holds.get(key)) and key not in self.inputs
-
     def _apply(self, event: Any, phase: str) -> str:
-        """What happened to memory, in words; empty where nothing did."""
+        """Note what an event changes, from the moment that begins with it on; what it is in words, if it is one."""
+        now = len(self.events)
         if isinstance(event, Mark):
             return f"{phase} begins"
-        if isinstance(event, Save | Release):
-            self.holds[event.key] = self.holds.get(event.key, 0) + (1 if isinstance(event, Save) else -1)
-            if isinstance(event, Save) and self.rows and self._kept(event.key):
-                self.rows[-1][event.key] = self.sizes[event.key], True  # kept from the moment that it is made
         if isinstance(event, Alloc):
             self.sizes[event.key] = int(event.nbytes)
             if phase == "inputs":
-                self.inputs.add(event.key)
+                self.inputs.append(event.key)
+            self._change(self.live, event.key, now, 1)
             return f"{self.labels[event.key]} is made"
         if isinstance(event, Free):
-            del self.sizes[event.key]
+            if self.holds.pop(event.key, 0):
+                self._change(self.saved, event.key, now, -1)
+            self._change(self.live, event.key, now, -1)
             return f"{self.labels[event.key]} is freed"
+        if isinstance(event, Save):
+            self.holds[event.key] = self.holds.get(event.key, 0) + 1
+            if self.holds[event.key] == 1:  # kept from the moment on in which it was made
+                self._change(self.saved, event.key, max(now - 1, 0), 1)
+        elif isinstance(event, Release):
+            self.holds[event.key] -= 1
+            if not self.holds[event.key]:
+                self._change(self.saved, event.key, now, -1)
         return ""
 
+    def _change(self, changes: dict[str, dict[int, int]], key: int, moment: int, sign: int) -> None:
+        own = key in self.inputs
+        if own and changes is self.saved:
+            return  # the caller keeps it anyway
+        of_name = changes.setdefault(_INPUTS if own else self.labels[key], {})
+        of_name[moment] = of_name.get(moment, 0) + sign * self.sizes[key]
 
-def _bands(walk: _Walk) -> tuple[Band, ...]:
+    def levels(self, changes: dict[str, dict[int, int]], shown: Iterable[str]) -> tuple[int, ...]:
+        """Bytes of some names together, at each moment."""
+        total: dict[int, int] = {}
+        for name in shown:
+            for moment, change in changes.get(name, {}).items():
+                total[moment] = total.get(moment, 0) + change
+        return tuple(accumulate(total.get(moment, 0) for moment in range(len(self.events))))
+
+    def moments(self) -> Iterator[Moment]:
+        """The step, moment by moment."""
+        live, saved = self.levels(self.live, self.live), self.levels(self.saved, self.saved)
+        for i, (phase, what, usage) in enumerate(self.events):
+            yield Moment(phase, what, live[i], *usage, saved[i])
+
+
+def _bands(walk: _Walk) -> Iterator[Band]:
     """Inputs lowest, then what is kept for backward, then the other large tensors, then the rest."""
-    layers: dict[str, list[int]] = {}
-    for row in walk.rows:
-        for key in row:
-            if key not in walk.inputs:
-                keys = layers.setdefault(walk.labels[key], [])
-                if key not in keys:
-                    keys.append(key)
-    made = {name: _band(walk, name, "tensor", keys) for name, keys in layers.items()}
-    largest = sorted(made, key=lambda name: -max(made[name].live_bytes))
+    tensors = [name for name in walk.live if name != _INPUTS]
+    largest = sorted(tensors, key=lambda name: -_most(walk.live[name]))
     shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest
-    stacked = sorted((name for name in made if name in shown), key=lambda name: not any(made[name].saved_bytes))
-    inputs = _band(walk, ", ".join(walk.labels[key] for key in sorted(walk.inputs)), "inputs", sorted(walk.inputs))
-    rest = [key for name, keys in layers.items() if name not in shown for key in keys]
-    others = [_band(walk, f"{len(layers) - len(shown)} more tensors", "rest", rest)] if rest else []
-    return (inputs, *(made[name] for name in stacked), *others)
+    stacked = sorted((name for name in tensors if name in shown), key=lambda name: name not in walk.saved)
+    yield _band(walk, ", ".join(walk.labels[key] for key in walk.inputs), "inputs", [_INPUTS])
+    for name in stacked:
+        yield _band(walk, name, "tensor", [name])
+    rest = [name for name in tensors if name not in shown]
+    if rest:
+        yield _band(walk, f"{len(rest)} more tensors", "rest", rest)
 
 
-def _band(walk: _Walk, name: str, kind: str, keys: Sequence[int]) -> Band:
-    found = [[row[key] for key in keys if key in row] for row in walk.rows]
-    live = tuple(sum(size for size, _ in entries) for entries in found)
-    return Band(name, kind, live, tuple(sum(size for size, kept in entries if kept) for entries in found))
+def _most(changes: dict[int, int]) -> int:
+    """The most bytes that changes add up to."""
+    return max(accumulate(change for _, change in sorted(changes.items())))
+
+
+def _band(walk: _Walk, name: str, kind: str, shown: Sequence[str]) -> Band:
+    return Band(name, kind, walk.levels(walk.live, shown), walk.levels(walk.saved, shown))

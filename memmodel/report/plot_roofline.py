@@ -54,7 +54,7 @@ def _roofs(ax: Axes, shown: Roofline) -> None:
     ax.plot([x0, high / bandwidth], [x0 * bandwidth, high], color=BLACK, linewidth=1.8, zorder=2)
     places = spread([_share(roof.rate, y0, y1) for roof in flat], _LINE)
     for roof, place in zip(flat, places, strict=True):
-        thick = roof is shown.peak or roof == shown.peak
+        thick = roof == shown.peak
         start = max(roof.rate / bandwidth, x0)
         ax.plot([start, x1], [roof.rate] * 2, color=BLACK if thick else BLUE, linewidth=1.8 if thick else 0.9, zorder=2)
         unit = "exp/s" if roof.name == "exp units" else "FLOP/s"
@@ -193,6 +193,7 @@ def _legend(ax: Axes, shown: Roofline, algorithms: Sequence[str]) -> None:
             f"{len(shown.measured)} measured runs (forward, backward or both),\njoined to what is predicted for them"
         )
         handles.append(Line2D([], [], linestyle="none", marker="x", color=PURPLE, label=words))
+    expected = any(point.expected_seconds is not None for point in shown.points)
     ax.legend(
         handles=handles,
         loc="upper left",
@@ -200,7 +201,7 @@ def _legend(ax: Axes, shown: Roofline, algorithms: Sequence[str]) -> None:
         frameon=False,
         fontsize=8,
         ncols=2,
-        title="kernels: filled by the datasheet (at least), hollow as expected",
+        title="kernels: filled by the datasheet (at least)" + (", hollow as expected" if expected else ""),
         title_fontsize=8,
         alignment="left",
     )

@@ -39,9 +39,10 @@ def draw_timeline(ax: Axes, shown: Timeline) -> None:
     ax.set_ylabel("memory")
     ax.set_title(f"{shown.title} on {shown.gpu}\n{shown.case.describe()}\n")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    saved = Patch(facecolor="white", edgecolor=BLACK, hatch=HATCH, label="kept for backward")
+    hatched = Patch(facecolor="white", edgecolor=BLACK, hatch=HATCH, label="kept for backward")
+    saved = [hatched] if any(any(band.saved_bytes) for band in shown.bands) else []
     ax.legend(
-        handles=[*reversed(handles), saved, *lines],
+        handles=[*reversed(handles), *saved, *lines],
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
         frameon=False,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -61,6 +62,8 @@ def _timeline(shown: Timeline, width: int, ascii_only: bool) -> Iterator[Any]:
     yield from lines
     yield Text(" " * 13 + _phases(shown, columns))
     yield Text(_peak_words(shown, "^" if ascii_only else "▼"))
+    if len(shown.moments) > len(columns):
+        yield Text(f"a column is the fullest of {len(shown.moments) / len(columns):.0f} moments or so")
     yield from _timeline_legend(shown, top)
 
 
@@ -212,7 +215,7 @@ def _point_row(i: int, point: Point, expected: bool) -> tuple[str, ...]:
     letter = _LETTERS[i % 26]
     return (
         f"{letter.upper()} {letter}" if expected else letter.upper(),
-        f"{point.algorithm}: {point.kernel}{times}",
+        escape(f"{point.algorithm}: {point.kernel}{times}"),
         f"{point.intensity:.4g}",
         seconds_text(point.seconds),
         decimal_text(point.rate, ""),
@@ -235,7 +238,7 @@ def _frontier(shown: Frontier, width: int, ascii_only: bool) -> Iterator[Any]:
         table.add_column(f"{wall.size}", justify="right", no_wrap=True)
     for i, line in enumerate(shown.lines):
         cells = (f"{wall.largest}" if wall.largest else "none" for wall in line.walls)
-        table.add_row(_LETTERS[i].upper(), f"{line.algorithm}, {line.gpu_id}", *cells)
+        table.add_row(_LETTERS[i].upper(), escape(f"{line.algorithm}, {line.gpu_id}"), *cells)
     yield table
     yield Text(f"multiples of {shown.step}; each fits, and the next does not")
 

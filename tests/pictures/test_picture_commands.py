@@ -195,6 +195,18 @@ def test_pictures_show_themselves_in_notebooks_and_print(monkeypatch: pytest.Mon
     assert picture._repr_html_().startswith("<pre>")
 
 
+def test_a_step_with_many_moments_shows_its_peak() -> None:
+    output = run("timeline", "--gpu", "H100", "-a", "chunked", "--seq", "64k").output
+    assert "a column is the fullest of 27 moments or so" in output
+    assert "▼ peak 19.99 GiB, in backward: SoftmaxBackward: mul is made" in output
+
+
+def test_saving_refuses_other_kinds(tmp_path: Path) -> None:
+    (case,), gpu = cases("A100", ["flash"], {})
+    with pytest.raises(UsageError, match="ends in .svg or .png"):
+        timeline(case, gpu).save(tmp_path / "picture.pdf")
+
+
 def test_drawing_needs_no_display_and_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     import matplotlib as mpl
 

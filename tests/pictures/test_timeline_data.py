@@ -78,3 +78,20 @@ def test_the_peak_of_naive_attention_by_hand() -> None:
     assert at_peak["probs"] == at_peak["grad(probs)"] == at_peak["grad(scores)"] == matrix
     (probs,) = (band for band in shown.bands if band.name == "probs")
     assert max(probs.saved_bytes) == matrix
+
+
+def test_what_is_kept_is_let_go_of_when_backward_has_used_it() -> None:
+    (case,), gpu = cases("H100", ["naive"], {})
+    shown = timeline(case, gpu)
+    assert shown.moments[0].saved_bytes == 0
+    assert shown.moments[-1].saved_bytes == 0
+    (probs,) = (band for band in shown.bands if band.name == "probs")
+    assert [i for i, live in enumerate(probs.live_bytes) if live] == [i for i, s in enumerate(probs.saved_bytes) if s]
+
+
+def test_thousands_of_chunks_are_a_picture_too() -> None:
+    (case,), gpu = cases("B200", ["chunked"], {"seq": 1 << 18, "chunk": 256})
+    shown = timeline(case, gpu)
+    assert len(shown.moments) > 20_000
+    assert max(m.live_bytes for m in shown.moments) == shown.memory.live_peak_bytes
+    assert max(m.allocated_bytes for m in shown.moments) == shown.memory.allocated_peak_bytes
