@@ -5,7 +5,7 @@ are equal. Times are judged only on rows that no constant was fitted to, beside 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from memmodel.errors import unknown
@@ -74,9 +74,9 @@ def _memory_row(compared: Comparison) -> Judged:
 def _own(ledger: Ledger) -> Iterator[Judged]:
     """Our own runs: bytes are equal or not, and so is the longest sequence; times by the calibration made with them."""
     for name, source in ledger.sources.items():
-        for verdict in own.verdicts(ledger.of(name), source) if own.is_own(source) else ():
+        for verdict, plain in own.verdicts(ledger.of(name), source) if own.is_own(source) else ():
             yield from _own_memory(verdict, source)
-            yield from _own_times(verdict, source)
+            yield from _own_times(verdict, plain, source)
 
 
 def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
@@ -93,7 +93,7 @@ def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
             yield Judged(machine, "memory", subject, error, what, measured == predicted)
 
 
-def _own_times(verdict: Verdict, source: Source) -> Iterator[Judged]:
+def _own_times(verdict: Verdict, plain: Mapping[str, float], source: Source) -> Iterator[Judged]:
     flash = "flash" in verdict.trial.implementation
     for timing in verdict.times:
         on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"
@@ -102,4 +102,5 @@ def _own_times(verdict: Verdict, source: Source) -> Iterator[Judged]:
             seconds = f"measured {timing.measured * 1e3:.4g} ms, predicted {timing.predicted * 1e3:.4g} ms"
             what = f"{verdict.trial.name}, {timing.quantity}: {seconds}"
             subject = f"own runs, torch {source.environment['torch']}"
-            yield Judged(own.machine_name(source), quantity, subject, abs(timing.ratio - 1), what)
+            roofline = abs(plain[timing.quantity] / timing.measured - 1) if timing.quantity in plain else None
+            yield Judged(own.machine_name(source), quantity, subject, abs(timing.ratio - 1), what, None, roofline)

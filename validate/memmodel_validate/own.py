@@ -1,6 +1,8 @@
 """Our own runs on record, judged by today's model: what `memmodel validate` wrote, here or on another machine."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from memmodel.timing import Calibration
 from memmodel.timing.calibration import read_calibration
@@ -28,13 +30,27 @@ def calibration_of(source: Source) -> Calibration | None:
     return read_calibration(shipped) if shipped.exists() else local(source.gpu_id)
 
 
-def verdicts(runs: list[Run], source: Source) -> Iterator[Verdict]:
-    """The verdict on each run that came to an end."""
-    of = target(source.environment, calibration_of(source))
+def verdicts(runs: list[Run], source: Source) -> Iterator[tuple[Verdict, Mapping[str, float]]]:
+    """The verdict on each run that came to an end, and the seconds of a plain roofline by quantity."""
+    calibration = calibration_of(source)
+    of, plain = (target(source.environment, c) for c in (calibration, _peaks(calibration, source)))
     for run in runs:
         if "failed" not in run.detail:
             trial = _trial(run, source)
-            yield judge(trial, run, expected(trial, of))
+            yield judge(trial, run, expected(trial, of)), expected(trial, plain).times or {}
+
+
+def _peaks(calibration: Calibration | None, source: Source) -> Calibration | None:
+    """What a plain roofline knows: a GPU's datasheet; of a processor its square products and largest transfers."""
+    if calibration is None or source.gpu_id != "cpu":
+        return None
+    constants = {n: c for n, c in calibration.constants.items() if n.startswith("matmul.") and n.count(".") == 1}
+    bandwidth, products = calibration.constants.get("bandwidth"), constants.get("matmul.fp32")
+    if bandwidth is not None:
+        constants["bandwidth"] = replace(bandwidth, value=bandwidth.at(math.inf))
+    if products is not None:
+        constants |= {"flash.flops": products, "flash_backward.flops": products}
+    return replace(calibration, constants=constants)
 
 
 def _trial(run: Run, source: Source) -> Trial:
