@@ -92,7 +92,7 @@ def _words(case: Case, against: str) -> str:
 
 
 def _names(part: str, against: str) -> bool:
-    return part.startswith("batch ") if against == "batch" else part.endswith(("heads", "kv heads"))
+    return part.startswith("batch ") if against == "batch" else part.endswith("heads")
 
 
 def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from memmodel.algorithms import record
 from memmodel.dtypes import short_name
+from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.pictures.shown import Shown
 from memmodel.prediction import Prediction, Report
@@ -115,20 +116,30 @@ def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequ
     gpu, dtype = report.gpu, report.predictions[0].case.dtype
     kind = short_name(dtype)
     roofs = tuple(_roofs(gpu))
-    peak = gpu.listed(gpu.peak_quantity(kind))
+    peak = _peak(gpu, kind)
     points = [point for prediction in report.predictions for point in _points(prediction)]
     return Roofline(
         gpu.name,
         report.predictions[0].case.describe(),
         kind,
         roofs,
-        next(roof for roof in roofs if roof.kind == "compute" and 1 / _SAME < peak.value / roof.rate < _SAME),
+        next(roof for roof in roofs if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
         gpu.balance_point(dtype),
         tuple(point for point in points if point.flops),
         tuple(dict.fromkeys(point.kernel for point in points if not point.flops)),
         tuple(measured),
         tuple(notes),
     )
+
+
+def _peak(gpu: Gpu, dtype: str) -> float:
+    """FLOP/s of matrix products. Raises UsageError, with what to try, where the GPU has none of that type."""
+    try:
+        return gpu.peak_by_name(dtype)
+    except UsageError as missing:
+        if dtype == "bf16" and "tensor.fp16" in gpu.values:
+            raise UsageError(f"{missing}; or try --dtype fp16") from missing
+        raise
 
 
 def _roofs(gpu: Gpu) -> Iterator[Roof]:

@@ -47,6 +47,7 @@ def _panel(ax: Axes, found: Mapping[str, Pairs], title: str) -> None:
             label=f"{name}: {len(pairs)}",
         )
     ticks = decade_ticks(low, high, bytes_text if title == "memory" else seconds_text, 4 if title == "memory" else 10)
+    ticks = ticks[:: 1 + len(ticks) // 7]  # more would touch
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks([value for value, _ in ticks], [label for _, label in ticks])
     ax.minorticks_off()

@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from memmodel.pictures.frontier import Frontier, HeatMap
 from memmodel.report.palette import BLACK, DASHES, MARKERS, SERIES
-from memmodel.report.scales import sequence_label
+from memmodel.report.scales import nothing_fits, sequence_label
 from memmodel.units import bytes_text
 
 
@@ -29,12 +29,16 @@ def draw_frontier(ax: Axes, shown: Frontier) -> None:
             markerfacecolor="white" if hollow else SERIES[look % len(SERIES)],
             markersize=max(9 - 2 * gpus.index(line.gpu), 3),  # lines that nearly meet: one marker inside the other
             linestyle=DASHES[gpus.index(line.gpu) % len(DASHES)],
-            label=f"{line.title}, {line.gpu}",
+            label=f"{line.title}, {line.gpu}" + nothing_fits(line, shown.against),
         )
     sizes = [wall.size for wall in shown.lines[0].walls]
     ax.set_xticks(sizes, [f"{size}" for size in sizes])
+    ax.set_xlim(sizes[0] / 1.25, sizes[-1] * 1.25)
     ax.minorticks_off()
-    _sequences(ax)
+    if any(wall.largest for line in shown.lines for wall in line.walls):
+        _sequences(ax)
+    else:
+        ax.set_yticks([])
     ax.grid(True, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.set_xlabel(shown.against)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from memmodel.pictures.frontier import Line
 from memmodel.pictures.roofline import Roofline
 from memmodel.pictures.timeline import Timeline
 from memmodel.prediction import Memory
@@ -85,3 +86,9 @@ def decade_ticks(low: float, high: float, text: Callable[[float], str], base: in
     """(value, label) at the powers of a base within two ends; of 10 for rates and times, of 1024 for memory."""
     powers = range(math.ceil(math.log(low, base)), math.floor(math.log(high, base)) + 1)
     return [(float(base) ** power, text(float(base) ** power).replace(".00", "")) for power in powers]
+
+
+def nothing_fits(line: Line, against: str) -> str:
+    """Where a line ends because not even the shortest sequence fits, in words; empty where it does not."""
+    without = [wall.size for wall in line.walls if not wall.largest]
+    return f": nothing fits from {against} {without[0]} on" if without else ""

@@ -226,11 +226,11 @@ def _point_row(i: int, point: Point, expected: bool) -> tuple[str, ...]:
 
 def _frontier(shown: Frontier, width: int, ascii_only: bool) -> Iterator[Any]:
     yield Text(f"the longest sequence that fits, by {shown.against}: {shown.case}", style="bold")
-    yield Text("seq")
     walls = [wall for line in shown.lines for wall in line.walls if wall.largest]
     if walls:
+        yield Text("seq")
         yield from _walls_chart(shown, walls, width, ascii_only)
-    yield Text(f"{shown.against:>{width - 1}}")
+        yield Text(f"{shown.against:>{width - 1}}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     table.add_column(shown.against, overflow="fold")
@@ -238,7 +238,7 @@ def _frontier(shown: Frontier, width: int, ascii_only: bool) -> Iterator[Any]:
         table.add_column(f"{wall.size}", justify="right", no_wrap=True)
     for i, line in enumerate(shown.lines):
         cells = (f"{wall.largest}" if wall.largest else "none" for wall in line.walls)
-        table.add_row(_LETTERS[i].upper(), escape(f"{line.algorithm}, {line.gpu_id}"), *cells)
+        table.add_row(_LETTERS[i % 26].upper(), escape(f"{line.algorithm}, {line.gpu_id}"), *cells)
     yield table
     yield Text(f"multiples of {shown.step}; each fits, and the next does not")
 
@@ -256,7 +256,7 @@ def _walls_chart(shown: Frontier, walls: Sequence[Any], width: int, ascii_only: 
     for i, line in enumerate(shown.lines):
         for wall in line.walls:
             if wall.largest:
-                chart.mark(wall.size, wall.largest, _LETTERS[i].upper(), _COLORS[i % len(_COLORS)])
+                chart.mark(wall.size, wall.largest, _LETTERS[i % 26].upper(), _COLORS[i % len(_COLORS)])
     return chart.lines()
 
 

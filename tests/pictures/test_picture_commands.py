@@ -143,7 +143,7 @@ def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         (("frontier", "--sizes", "x"), "expected a whole number"),
         (("frontier", "--against", "seq"), "unknown size 'seq'"),
         (("timeline", "-a", "nothing"), "unknown algorithm 'nothing'"),
-        (("roofline", "--gpu", "T4"), "no tensor_TFLOPS.bf16 is known"),
+        (("roofline", "--gpu", "T4"), "; or try --dtype fp16"),
         (("report",), "give the file to write, with -o report.html or -o report.md"),
         (("report", "-o", "report.pdf"), "expected a file name that ends in .html or .md"),
         (("accuracy", "--plot", "x.pdf"), "expected a file name that ends in .svg or .png"),
@@ -201,9 +201,17 @@ def test_a_step_with_many_moments_shows_its_peak() -> None:
     assert "▼ peak 19.99 GiB, in backward: SoftmaxBackward: mul is made" in output
 
 
+def test_a_frontier_where_nothing_fits_says_so(tmp_path: Path) -> None:
+    command = ("frontier", "--gpu", "T4", "--dtype", "fp16", "-a", "naive", "--sizes", "4M,8M")
+    assert "none     none" in run(*command).output
+    run(*command, "-o", str(tmp_path / "none.svg"))
+    assert "nothing fits from batch 4194304 on" in (tmp_path / "none.svg").read_text()
+    run(*command, "--heat", "-o", str(tmp_path / "map.svg"))
+
+
 def test_saving_refuses_other_kinds(tmp_path: Path) -> None:
     (case,), gpu = cases("A100", ["flash"], {})
-    with pytest.raises(UsageError, match="ends in .svg or .png"):
+    with pytest.raises(UsageError, match=r"ends in \.svg or \.png"):
         timeline(case, gpu).save(tmp_path / "picture.pdf")
 
 

@@ -69,7 +69,8 @@ def test_drawings_say_what_the_commands_draw_today(name: str, tmp_path: Path) ->
     file = tmp_path / "now.svg"
     run(*DRAWN[name], "-o", str(file))
     kept = (DOCS / "img" / f"{name}.svg").read_text(encoding="utf-8")
-    assert words(kept) == words(file.read_text(encoding="utf-8")), "draw it again and look at it"
+    again = f"run memmodel {' '.join(DRAWN[name])} -o docs/img/{name}.svg --force, and look at it"
+    assert words(kept) == words(file.read_text(encoding="utf-8")), again
     assert len(kept.encode()) < 60 * 1024
 
 
