@@ -80,10 +80,10 @@ def test_markdown_has_a_cell_for_every_column() -> None:
 
 
 def test_inexact_memory_would_show() -> None:
-    wrong = Judged("GPU", "memory", "table", 0.02, "a row", exact=False)
-    right = Judged("GPU", "memory", "table", 0.0, "another", exact=True)
+    wrong = Judged("GPU", "memory", "table", "a row", 100.0, 102.0, "B", exact=False)
+    right = Judged("GPU", "memory", "table", "another", 100.4, 100.0, "B", exact=True)
     (summary,) = summaries([wrong, right])
-    assert (summary.count, summary.exact, summary.worst, summary.worst_row) == (2, 1, 0.02, "a row")
+    assert (summary.count, summary.exact, summary.worst, summary.worst_row) == (2, 1, pytest.approx(0.02), "a row")
     from collections import Counter
 
     from memmodel_validate.accuracy import Accuracy

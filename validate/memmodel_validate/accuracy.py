@@ -66,9 +66,8 @@ def _memory(ledger: Ledger) -> Iterator[Judged]:
 
 def _memory_row(compared: Comparison) -> Judged:
     printed = float(compared.printed) * compared.table.unit_bytes
-    error = 0.0 if compared.exact else abs(compared.predicted / printed - 1)
     source = compared.table.source
-    return Judged(source.gpu, "memory", source.name, error, str(compared), compared.exact)
+    return Judged(source.gpu, "memory", source.name, str(compared), printed, compared.predicted, "B", compared.exact)
 
 
 def _own(ledger: Ledger) -> Iterator[Judged]:
@@ -80,17 +79,17 @@ def _own(ledger: Ledger) -> Iterator[Judged]:
 
 
 def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
-    found = [(row.quantity, row.measured, row.predicted) for row in verdict.memory]
+    found = [(row.quantity, row.measured, row.predicted, "B") for row in verdict.memory]
     if verdict.boundary and verdict.expected.boundary:
-        found += zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
+        ends = zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
+        found += [(*end, "") for end in ends]
     if verdict.events is not None:
-        found.append(("events", verdict.events.measured, verdict.events.equal))
-    for quantity, measured, predicted in found:
+        found.append(("events", verdict.events.measured, verdict.events.equal, ""))
+    for quantity, measured, predicted, unit in found:
         if measured is not None and predicted is not None:
-            error = abs(predicted / measured - 1) if measured else float(predicted != measured)
             what = f"{verdict.trial.name}, {quantity}: measured {measured}, predicted {predicted}"
             machine, subject = own.machine_name(source), f"own runs, torch {source.environment['torch']}"
-            yield Judged(machine, "memory", subject, error, what, measured == predicted)
+            yield Judged(machine, "memory", subject, what, measured, predicted, unit, measured == predicted)
 
 
 def _own_times(verdict: Verdict, plain: Mapping[str, float], source: Source) -> Iterator[Judged]:
@@ -98,9 +97,10 @@ def _own_times(verdict: Verdict, plain: Mapping[str, float], source: Source) -> 
     for timing in verdict.times:
         on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"
         quantity = "CPU time" if source.gpu_id == "cpu" else on_gpu
-        if timing.ratio is not None and timing.predicted is not None:
+        if timing.predicted is not None:
             seconds = f"measured {timing.measured * 1e3:.4g} ms, predicted {timing.predicted * 1e3:.4g} ms"
             what = f"{verdict.trial.name}, {timing.quantity}: {seconds}"
             subject = f"own runs, torch {source.environment['torch']}"
             roofline = abs(plain[timing.quantity] / timing.measured - 1) if timing.quantity in plain else None
-            yield Judged(own.machine_name(source), quantity, subject, abs(timing.ratio - 1), what, None, roofline)
+            machine = own.machine_name(source)
+            yield Judged(machine, quantity, subject, what, timing.measured, timing.predicted, "s", None, roofline)

@@ -66,6 +66,6 @@ def accuracy_dict(found: Accuracy) -> dict[str, Any]:
         "schema": SCHEMA,
         "quantities": [asdict(s) for s in summaries(found.judged, by_subject=False)],
         "groups": [asdict(s) for s in summaries(found.judged)],
-        "judged": [asdict(j) for j in found.judged],
+        "judged": [{**asdict(j), "error": j.error} for j in found.judged],
         "not_judged": dict(found.left_out),
     }

@@ -20,18 +20,27 @@ class Judged:
     """One recorded number beside the model's.
 
     Attributes:
-        gpu: as the source names it. quantity: of QUANTITIES. subject: table or implementation. exact: for memory.
-        error: |predicted / measured - 1|. what: the row in words.
+        gpu: as the source names it. quantity: of QUANTITIES. subject: table or implementation. what: the row in words.
+        measured, predicted: in `unit`: "B", "s", or "" for counts. exact: for memory.
         roofline: the error of the datasheet's roofline; None where the GPU is not known.
     """
 
     gpu: str
     quantity: str
     subject: str
-    error: float
     what: str
+    measured: float
+    predicted: float
+    unit: str
     exact: bool | None = None
     roofline: float | None = None
+
+    @property
+    def error(self) -> float:
+        """|predicted / measured - 1|; 0 where the record's own digits hide the rest."""
+        if self.exact:
+            return 0.0
+        return abs(self.predicted / self.measured - 1) if self.measured else float(self.predicted != self.measured)
 
 
 @dataclass(frozen=True, slots=True)

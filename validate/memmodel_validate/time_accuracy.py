@@ -68,8 +68,8 @@ def _judged(timed: Timed, source: Source, program: Program, fit: Fit, calibratio
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     eager = "compiled time" if timed.run.implementation == "compiled" else "naive time"
     quantity = f"flash {timed.phase} time" if fit.flash else eager
-    error = abs(predicted / timed.seconds - 1)
-    return Judged(source.gpu, quantity, _subject(timed.run), error, what, None, _plain(timed, program, source))
+    plain = _plain(timed, program, source)
+    return Judged(source.gpu, quantity, _subject(timed.run), what, timed.seconds, predicted, "s", None, plain)
 
 
 def _check_flash(timed: Timed, fit: Fit) -> None:
