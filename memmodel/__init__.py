@@ -33,11 +33,25 @@ if TYPE_CHECKING:
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
     from memmodel.prediction import Prediction, Report
+    from memmodel.tracer.result import Trace
 
 
 def predict(*args: Any, **kwargs: Any) -> "Report":
     """What attention takes on a GPU; see `memmodel.predictor.predict` for the arguments."""
     return import_module("memmodel.predictor").predict(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def trace(*args: Any, **kwargs: Any) -> "Trace":
+    """The memory of your own PyTorch function; see `memmodel.tracer.api.trace` for the arguments. Needs torch."""
+    try:
+        run = import_module("memmodel.tracer.api").trace
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from memmodel.errors import UsageError
+
+        raise UsageError("tracing a function needs PyTorch: pip install torch (its CPU build is enough)") from None
+    return run(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 def __getattr__(name: str) -> Any:
@@ -58,4 +72,5 @@ __all__ = [
     "load_gpu",
     "make_case",
     "predict",
+    "trace",
 ]

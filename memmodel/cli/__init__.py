@@ -20,6 +20,7 @@ _COMMANDS = {
     "frontier": "A picture of the longest sequence that fits, by batch or heads.",
     "report": "A prediction as one HTML or Markdown file, with its pictures.",
     "sweep": "Many configurations at once, as CSV or JSON.",
+    "trace": "The memory of your own PyTorch function, as a formula and by line.",
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
     "accuracy": "How far off the model is, against every run on record.",
     "validate": "Run attention for real, and compare with what was predicted.",

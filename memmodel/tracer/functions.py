@@ -4,6 +4,7 @@ Traced tensors are the CPU's without data, so what looks at the device in Python
 choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,6 +21,7 @@ _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor
     vars(torch._C.TensorBase)["is_cpu"].__get__: False,
 }
 _SDPA = torch.nn.functional.scaled_dot_product_attention
+_DROPOUT, _SOFTMAX = torch.dropout, torch.softmax
 
 
 class Functions(TorchFunctionMode):
@@ -30,6 +32,9 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
+        self._own: dict[Any, Any] = {_SDPA: self._attention}
+        if self.cuda:
+            self._own |= {_DROPOUT: _dropout, _SOFTMAX: _softmax, torch.Tensor.softmax: _softmax}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -39,15 +44,20 @@ class Functions(TorchFunctionMode):
             if func in _PLACES:
                 return _PLACES[func]
             args, kwargs = _on_cpu(args), _on_cpu_named(kwargs)
-            if func is torch.dropout and _drops(*args, **kwargs):
-                return torch.native_dropout(*_dropout_arguments(*args, **kwargs))[0]
-            if func in (torch.softmax, torch.Tensor.softmax) and _upcasts(args, kwargs):
-                return torch._softmax(args[0], _dim(args, kwargs), True)
-        if func is _SDPA:
-            return self._attention(func, args, kwargs)
+        if func in self._own:
+            return self._own[func](*args, **kwargs)
+        if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
+            return _indexed(args[0], args[1])
         return func(*args, **kwargs)
 
-    def _attention(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def replacements(self) -> Iterator[tuple[Any, str, Any]]:
+        """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
+        yield torch.nn.functional, "scaled_dot_product_attention", self._attention
+        if self.cuda:
+            yield torch._VF, "dropout", _dropout
+            yield torch.Tensor, "softmax", _softmax
+
+    def _attention(self, *args: Any, **kwargs: Any) -> Any:
         call = Call(*args, **kwargs)
         kernel = chosen(call, self.backends) if self.cuda else "math"
         if kernel == "cudnn":
@@ -59,9 +69,24 @@ class Functions(TorchFunctionMode):
         self.watcher.adds_in_place = True
         try:
             with sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
-                return func(*args, **kwargs)
+                return _SDPA(*args, **kwargs)
         finally:
             self.watcher.adds_in_place = False
+
+
+def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
+    """Dropout as one operator, which keeps a bool mask."""
+    if train and 0 < p < 1:
+        result: Tensor = torch.native_dropout(input, p, True)[0]
+        return result
+    return _DROPOUT(input, p, train)
+
+
+def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax, of float16 in float32 by a kernel that converts."""
+    if dtype is torch.float32 and x.dtype is torch.float16:
+        return torch._softmax(x, dim, True)
+    return _SOFTMAX(x, dim, dtype)
 
 
 def _is_cuda(value: Any) -> bool:
@@ -80,19 +105,37 @@ def _on_cpu_named(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def _dropout_arguments(input: Tensor, p: float = 0.5, train: bool = True) -> tuple[Tensor, float, bool]:
-    return input, p, train
+def _has_symbols(x: Any) -> bool:
+    return isinstance(x, Tensor) and any(isinstance(size, torch.SymInt) for size in x.shape)
 
 
-def _drops(input: Tensor, p: float = 0.5, train: bool = True) -> bool:
-    return train and 0 < p < 1
+def _is_basic(index: Any) -> bool:
+    items = index if isinstance(index, tuple) else (index,)
+    return all(i is None or i is Ellipsis or isinstance(i, slice | int | torch.SymInt) for i in items)
 
 
-def _upcasts(args: Any, kwargs: dict[str, Any]) -> bool:
-    wanted = kwargs.get("dtype", args[2] if len(args) > 2 else None)
-    return wanted is torch.float32 and args[0].dtype is torch.float16
+def _indexed(x: Tensor, index: Any) -> Tensor:
+    """Basic indexing that skips slices of everything, as PyTorch does where sizes are numbers."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    given = sum(i is not None and i is not Ellipsis for i in items)
+    if Ellipsis in items:
+        at = items.index(Ellipsis)
+        items[at : at + 1] = [slice(None)] * (x.dim() - given)
+    found, dim = x, 0
+    for item in items:
+        if item is None:
+            found, dim = found.unsqueeze(dim), dim + 1
+        elif isinstance(item, slice):
+            if not _is_everything(item, found.shape[dim]):
+                found = torch.ops.aten.slice.Tensor(found, dim, item.start, item.stop, item.step or 1)
+            dim += 1
+        else:
+            found = found.select(dim, item)
+    return found.view(found.shape) if found is x else found
 
 
-def _dim(args: Any, kwargs: dict[str, Any]) -> int:
-    dim: int = kwargs["dim"] if "dim" in kwargs else args[1]
-    return dim
+def _is_everything(item: slice, size: Any) -> bool:
+    start, stop = item.start, item.stop
+    if item.step not in (None, 1) or start not in (None, 0):
+        return False
+    return stop is None or stop is size or bool(stop >= size)

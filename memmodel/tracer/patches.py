@@ -1,16 +1,20 @@
 """What is replaced in PyTorch and Python while a trace runs, and put back after it."""
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import torch
 import torch.utils.checkpoint
 
 from memmodel.errors import UsageError
+
+if TYPE_CHECKING:
+    from memmodel.tracer.functions import Functions
 
 
 class Hooks(NamedTuple):
@@ -21,7 +25,7 @@ class Hooks(NamedTuple):
 
     begins: Callable[[Sequence[Any]], None]
     ends: Callable[[], None]
-    mode: AbstractContextManager[Any]
+    mode: "Functions"
 
 
 _GPU = torch.device("cuda", 0)
@@ -29,21 +33,33 @@ packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks
 
 
 @contextmanager
-def patched(hooks: Hooks, cuda: bool) -> Iterator[None]:
+def patched(hooks: Hooks) -> Iterator[None]:
     """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so."""
     packed.clear()
     with ExitStack() as stack:
-        replacements = [*_replacements(hooks), *(_places() if cuda else ())]
+        for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
+            stack.enter_context(_silent(logging.getLogger(name)))
+        replacements = [*_replacements(hooks), *hooks.mode.replacements(), *(_places() if hooks.mode.cuda else ())]
         for target, name, replacement in replacements:
             stack.enter_context(mock.patch.object(target, name, replacement))
         yield
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Within, a logger says nothing: what goes wrong is told in the error."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     yield torch.autograd, "_engine_run_backward", _watched_engine(hooks)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
-    yield torch.amp.autocast_mode.autocast, "__enter__", _no_autocast(torch.amp.autocast_mode.autocast.__enter__)
+    yield torch.amp.autocast_mode.autocast, "__init__", _no_autocast(torch.amp.autocast_mode.autocast.__init__)
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
@@ -89,14 +105,14 @@ def _square_root(x: Any) -> float:
     return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
 
 
-def _no_autocast(enter: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(self: Any) -> Any:
-        if self.device == "cuda":
+def _no_autocast(make: Callable[..., None]) -> Callable[..., None]:
+    def checked(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        if device_type == "cuda":
             raise UsageError(
                 "autocast('cuda') is not traced: convert explicitly (x.to(torch.bfloat16)) where it would, or trace a "
                 "function without it"
             )
-        return enter(self)
+        make(self, device_type, *args, **kwargs)
 
     return checked
 

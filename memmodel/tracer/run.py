@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from memmodel.errors import UsageError, unknown
-from memmodel.program import Alloc, Program, Release, Save
+from memmodel.program import Alloc, Program, Release, Save, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
@@ -42,11 +42,19 @@ class Setting(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A traced run: its program, what is unknown about its operators, and how many there were."""
+    """A traced run.
+
+    Attributes:
+        program: its events. unknown: operator -> what is not known about it. operators: how many there were.
+        last_use: storage -> place among the events where an operator last touched it.
+        forward_of: storage made in backward -> the line whose backward it is.
+    """
 
     program: Program
     unknown: dict[str, str]
     operators: int
+    last_use: dict[int, int]
+    forward_of: dict[int, Site]
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -58,7 +66,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     run = _Run(setting, watcher)
     functions = Functions(watcher, setting.backends)
     with told_as_theirs(), ExitStack() as stack:
-        stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions), functions.cuda))
+        stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions)))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode)
         stack.enter_context(watcher)
@@ -71,7 +79,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
                 run.step()
         program = watcher.program
         watcher.close()
-    return Traced(program, watcher.unknown, watcher.operators)
+    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of)
 
 
 class _Run:

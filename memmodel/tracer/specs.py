@@ -100,7 +100,7 @@ def parse_at(text: str) -> dict[str, int]:
         name, equals, value = part.partition("=")
         factor = {"k": 1024, "m": 1024**2}.get(value.strip()[-1:].casefold(), 1)
         digits = value.strip()[:-1] if factor > 1 else value.strip()
-        if not equals or not digits.isdigit():
+        if not equals or not name.strip() or not digits.isdigit():
             raise UsageError(f"--at {part!r}: expected LETTER=NUMBER such as N=16384")
         found[name.strip()] = check_size(name.strip(), int(digits) * factor)
     return found

@@ -64,6 +64,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._constants: list[Alloc] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
+        self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
+        self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
         self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
         self._started = time.monotonic()
 
@@ -72,6 +74,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What was seen so far; constants that the code brought along stand among the inputs."""
         at = next((i for i, e in enumerate(self.events) if isinstance(e, Mark) and e.phase == "inputs"), -1) + 1
         return Program([*self.events[:at], *self._constants, *self.events[at:]], self.names, self.gradients)
+
+    @property
+    def uses(self) -> dict[int, int]:
+        """Storage -> place among the program's events where an operator last touched it."""
+        return {key: use + len(self._constants) for key, use in self.last_use.items()}
 
     def mark(self, phase: str) -> None:
         """Begin a phase."""
@@ -97,7 +104,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         storage = tensor.untyped_storage()
         address = storage._cdata
-        if address in self._keys or (not tensor.dim() and self._on_host(op)):
+        if address in self._keys:
             return None
         nbytes = plain_dims((storage.nbytes(),))[0]
         if isinstance(nbytes, int) and nbytes == 0:
@@ -107,12 +114,16 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
         shape = plain_dims(tensor.shape)
         event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self._site(), role)
-        self.events.insert(len(self.events) if at is None else at, event)
+        if at is None:
+            self.events.append(event)
+        else:
+            self.events.insert(at, event)
+            self.last_use = {k: use + (use >= at) for k, use in self.last_use.items()}
         return key
 
     def _on_host(self, op: str) -> bool:
         """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's."""
-        return op.endswith("scalar_tensor") or (op.endswith("lift_fresh") and self.device.name == "cuda")
+        return op == "scalar_tensor" or (op == "lift_fresh" and self.device.name == "cuda")
 
     def brought_along(self, tensor: Tensor) -> None:
         """Record a real tensor that the code holds from before: memory that is there all along."""
@@ -145,18 +156,56 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
+        before = self._last_key
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
+        if node is None:
+            self._remember(out)
+        elif not accumulates:
+            self._attribute(node, out, range(before + 1, self._last_key + 1))
         return out
+
+    def _remember(self, out: Any) -> None:
+        """Note which node a result belongs to: autograd numbered it just before the operator ran."""
+        first = next((x for x in _tensors(out)), None)
+        key = None if first is None else self.key_of(first)
+        if first is not None and key is not None:
+            number = torch._C._autograd._get_sequence_nr() - 1
+            self._made[number] = key, tuple(first.shape), self._site()
+
+    def _attribute(self, node: Any, out: Any, born: Iterable[int]) -> None:
+        """Say of storages born in backward whose gradient they are, and which line's backward made them."""
+        own = self._made.get(int(node._sequence_nr()))
+        if own is not None and own[2] is not None:
+            self.forward_of |= dict.fromkeys(born, own[2])
+        for x in _tensors(out):
+            key = self.key_of(x)
+            if key is not None and key in born:
+                of = next((k for k, shape in self._behind(node) if _alike(shape, x.shape)), None)
+                if of is not None:
+                    self.gradients[key] = of
+
+    def _behind(self, node: Any) -> Iterator[tuple[int, Any]]:
+        """(storage, shape) of the tensors whose gradients a node computes."""
+        for after, _ in node.next_functions:
+            if after is None:
+                continue
+            leaf = getattr(after, "variable", None)
+            if leaf is not None:
+                key = self.key_of(leaf)
+                if key is not None:
+                    yield key, tuple(leaf.shape)
+            elif int(after._sequence_nr()) in self._made:
+                yield self._made[int(after._sequence_nr())][:2]
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         op = func._schema.name.partition("::")[2]
-        label = f"{node}: {op}" if node else op
+        label = node or op
         planned = births_of_opaque(func, args, kwargs, out, self.device)
         if planned is not None:
-            temporary = self._births(planned, label)
+            temporary = self._births(planned, op, label)
         else:
             inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], label)
+            temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], op, label)
         launch, known = launch_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
         if not known:
             self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
@@ -172,16 +221,19 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if key is not None:
                 self.last_use[key] = at
 
-    def _births(self, made: Iterable[Any], label: str) -> list[int]:
+    def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
         """Births in order: tensors, and (bytes, shape, dtype) of scratch, whose keys are returned."""
         temporary = []
         for one in made:
             if isinstance(one, Tensor):
-                self.born(one, label)
+                if one.dim() or not self._on_host(op):
+                    self.born(one, label)
             elif not (isinstance(one[0], int) and one[0] == 0):
                 key = self._new_key()
                 temporary.append(key)
-                self.events.append(Alloc(key, one[0], one[1], one[2], f"{label} scratch", self._site(), "temporary"))
+                self.events.append(
+                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self._site(), "temporary")
+                )
         return temporary
 
     def _count(self) -> None:
@@ -214,7 +266,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _site(self) -> Site | None:
         """The user's frames, innermost first; none for what autograd itself makes."""
-        frame: FrameType | None = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(1)
         found: list[tuple[CodeType, int]] = []
         while frame is not None and len(found) < DEPTH:
             if is_users(frame):
@@ -246,6 +298,10 @@ def is_fake(tensor: Tensor) -> bool:
 
 def _tensors(out: Any) -> list[Tensor]:
     return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return plain_dims(a) == plain_dims(b)
 
 
 def _label(node: Any) -> str:

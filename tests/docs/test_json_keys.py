@@ -121,6 +121,7 @@ def test_every_command_with_json_has_a_section() -> None:
     from memmodel.cli import _COMMANDS
 
     elsewhere = {"replay", "validate", "calibrate", "accuracy"}  # docs/replay.md, docs/validation.md, docs/time.md
+    elsewhere |= {"trace"}  # docs/trace.md
     elsewhere |= {"timeline", "roofline", "frontier", "report"}  # docs/pictures.md
     assert set(_COMMANDS) - {"completion"} - elsewhere == set(COMMANDS)
     assert all(section(command) for command in COMMANDS)

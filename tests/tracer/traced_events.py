@@ -34,7 +34,7 @@ def traced_events(body: Body, device: Device) -> Events:
     def ends() -> None:
         watcher.backward = False
 
-    with patched(Hooks(begins, ends, functions), functions.cuda), FakeTensorMode(), watcher, functions:
+    with patched(Hooks(begins, ends, functions)), FakeTensorMode(), watcher, functions:
         body(torch)
     return events(watcher.program)
 

@@ -1,0 +1,212 @@
+"""A trace as text and as JSON: verdict, peak, formulas, the lines that make it, what would lower it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from memmodel.report.formulas import plain
+from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict
+from memmodel.report.tables import bullets
+from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+
+if TYPE_CHECKING:
+    from memmodel.tracer.closed import Forms
+    from memmodel.tracer.result import Trace
+
+_LINES_SHOWN = 6
+_TENSORS_SHOWN = 8
+
+
+def trace_parts(trace: "Trace") -> Iterator[Any]:
+    """The whole report, part by part."""
+    sizes = ", ".join(f"{x}={n}" for x, n in trace.sizes.items())
+    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {trace.step}{', ' if sizes else ''}{sizes}")
+    yield Text()
+    yield _verdict(trace)
+    yield Padding(_numbers(trace), (1, 0, 0, 0))
+    yield Padding(_formulas(trace), (1, 0, 0, 0))
+    if trace.lines:
+        yield Padding(_line_table(trace), (1, 0, 0, 0))
+    yield Padding(_tensor_table(trace), (1, 0, 0, 0))
+    if trace.advice:
+        yield Padding(_advice_table(trace), (1, 0, 0, 0))
+    yield Text()
+    yield bullets("Assumed", trace.notes)
+    if trace.unknown:
+        yield bullets("Not known", (f"{op}: {what}" for op, what in trace.unknown.items()))
+
+
+def _verdict(trace: "Trace") -> Text:
+    memory = trace.memory
+    needed = bytes_text(memory.device_bytes)
+    if memory.fits is None or memory.capacity_bytes is None:
+        return Text(f"needs {needed}; the GPU's capacity is not known", style="yellow")
+    capacity = bytes_text(memory.capacity_bytes)
+    if memory.fits:
+        return Text(f"fits: {needed} of {capacity}", style="green")
+    return Text(f"does not fit in {capacity}: it needs {needed}", style="red")
+
+
+def _numbers(trace: "Trace") -> Table:
+    table = _table("", "one step", "")
+    memory, work = trace.memory, trace.work
+    for phase, peak in memory.phase_peaks.items():
+        table.add_row(f"live peak, {phase}", bytes_text(peak))
+    table.add_row("allocated peak", bytes_text(memory.allocated_peak_bytes))
+    table.add_row("reserved peak", bytes_text(memory.reserved_peak_bytes))
+    table.add_row("saved for backward", bytes_text(memory.saved_bytes))
+    table.add_row("FLOP", decimal_text(int(work.flops), "FLOP"))
+    table.add_row("HBM traffic", bytes_text(int(work.hbm_bytes)))
+    if trace.time:
+        table.add_row("time, at least", seconds_text(trace.time.seconds))
+    if trace.calibrated:
+        table.add_row("time, expected", seconds_text(trace.calibrated.seconds))
+    if trace.largest:
+        first = trace.largest.first_failing
+        fails = "" if first is None else f"; {first:,} does not"
+        table.add_row(f"largest {trace.largest.over} that fits", f"{trace.largest.largest:,}{fails}")
+    return table
+
+
+def _formulas(trace: "Trace") -> Any:
+    if trace.forms is None:
+        return Text(f"No formulas: {trace.why_no_forms}", style="dim")
+    table = _table(f"In bytes; {trace.forms.region}", "", "")
+    table.show_header = False
+    for name, expression, when in form_rows(trace.forms):
+        table.add_row(name, plain(expression))
+        if when:
+            table.add_row("", Text(when, style="dim"))
+    return table
+
+
+def form_rows(forms: "Forms") -> Iterator[tuple[str, Any, str]]:
+    """(quantity, expression, where it wins) of each closed form."""
+    yield "saved for backward", forms.saved, ""
+    for phase, branches in forms.peaks.items():
+        for branch in branches:
+            where = "" if branch.wins is None else f"{_where(branch.wins)}; "
+            yield f"{phase} peak", branch.expression, where + branch.moment
+    yield "matrix products, FLOP", forms.matmul_flops, ""
+    yield "HBM traffic", forms.hbm_bytes, ""
+
+
+def _where(condition: Any) -> str:
+    return condition if isinstance(condition, str) else f"where {plain(condition)}"
+
+
+def _line_table(trace: "Trace") -> Table:
+    table = _table("The lines that make the peak", "bytes", "share", "line", "tensors")
+    peak = trace.memory.live_peak_bytes
+    for line in trace.lines[:_LINES_SHOWN]:
+        place = f"{line.file.rpartition('/')[2]}:{line.line}{', its backward' if line.backward else ''}"
+        shown = Text.assemble(place, "\n", (f"  {line.text}", "dim"))
+        table.add_row(bytes_text(line.nbytes), percent_text(line.nbytes, peak), shown, ", ".join(line.names[:4]))
+    rest = trace.lines[_LINES_SHOWN:]
+    if rest:
+        nbytes = sum(x.nbytes for x in rest)
+        table.add_row(bytes_text(nbytes), percent_text(nbytes, peak), f"{len(rest)} more", "")
+    return table
+
+
+def _tensor_table(trace: "Trace") -> Table:
+    table = _table("What is alive at the peak", "tensor", "bytes", "size", "made by", "kept by", "freed in")
+    records = [record for record in trace.tensors if record.at_peak]
+    for record in records[:_TENSORS_SHOWN]:
+        size = bytes_text(record.nbytes)
+        table.add_row(record.name, record.formula, size, record.where, record.kept_by, record.freed or "-")
+    rest = records[_TENSORS_SHOWN:]
+    if rest:
+        table.add_row(f"{len(rest)} more", "", bytes_text(sum(r.nbytes for r in rest)), "", "", "")
+    table.add_row("together", "", bytes_text(trace.memory.live_peak_bytes), "", "", "", style="bold")
+    return table
+
+
+def _advice_table(trace: "Trace") -> Table:
+    table = _table("What would lower the live peak", "change", "to", "less by", "verified")
+    for tip in trace.advice:
+        table.add_row(tip.change, bytes_text(tip.live_peak_bytes), bytes_text(tip.less_bytes), tip.verified)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  header_style="dim", padding=(0, 1, 0, 0))  # fmt: skip
+    right = {"size", "share", "to", "less by"}
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
+    return table
+
+
+def trace_dict(trace: "Trace") -> dict[str, Any]:
+    """The JSON form; its keys stand in docs/trace.md."""
+    work = trace.work
+    return {
+        "schema": 1,
+        "function": trace.title,
+        "step": trace.step,
+        "inputs": list(trace.inputs),
+        "sizes": trace.sizes,
+        "gpu": gpu_dict(trace.gpu),
+        "memory": memory_dict(trace.memory),
+        "work": {
+            "flops": int(work.flops),
+            "matmul_flops": int(work.matmul),
+            "vector_flops": int(work.vector),
+            "exp_ops": int(work.exp),
+            "hbm_bytes": int(work.hbm_bytes),
+        },
+        "time": None if trace.time is None else time_dict(trace.time),
+        "calibrated_time": None if trace.calibrated is None else time_dict(trace.calibrated),
+        "formulas": None if trace.forms is None else _forms_dict(trace.forms),
+        "no_formulas": trace.why_no_forms or None,
+        "lines": [
+            {
+                "file": line.file,
+                "line": line.line,
+                "function": line.function,
+                "text": line.text,
+                "bytes": line.nbytes,
+                "tensors": list(line.names),
+                "backward": line.backward,
+            }
+            for line in trace.lines
+        ],
+        "tensors": [tensor_dict(record) for record in trace.tensors],
+        "advice": [
+            {
+                "change": tip.change,
+                "live_peak_bytes": tip.live_peak_bytes,
+                "less_bytes": tip.less_bytes,
+                "verified": tip.verified,
+            }
+            for tip in trace.advice
+        ],
+        "largest": None if trace.largest is None else trace.largest._asdict(),
+        "unknown": trace.unknown,
+        "operators": trace.operators,
+        "notes": list(trace.notes),
+    }
+
+
+def _forms_dict(forms: "Forms") -> dict[str, Any]:
+    return {
+        "region": forms.region,
+        "conditions": [str(condition) for condition in forms.conditions],
+        "fixed": forms.fixed,
+        "saved_bytes": str(forms.saved),
+        "peaks": {
+            phase: [
+                {"bytes": str(b.expression), "moment": b.moment, "where": None if b.wins is None else str(b.wins)}
+                for b in branches
+            ]
+            for phase, branches in forms.peaks.items()
+        },
+        "matmul_flops": str(forms.matmul_flops),
+        "flops": str(forms.flops),
+        "hbm_bytes": str(forms.hbm_bytes),
+        "unproven": forms.unproven,
+    }

@@ -1,0 +1,249 @@
+"""`memmodel.trace`: from a function and its inputs to memory, lines, formulas, work and advice."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memmodel.allocator import AllocatorConfig
+from memmodel.case import LARGEST, Size
+from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
+from memmodel.errors import UsageError
+from memmodel.fitting import room_bytes
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.origin import names
+from memmodel.prediction import Time
+from memmodel.program import Alloc, Launch, Mark, Program
+from memmodel.recording.device import CUDA
+from memmodel.timeline import account
+from memmodel.timing import Calibration
+from memmodel.timing.known import community
+from memmodel.tracer.advice import Advice, advice
+from memmodel.tracer.attention import Backends
+from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
+from memmodel.tracer.lines import lines_of
+from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
+from memmodel.tracer.result import Trace
+from memmodel.tracer.run import Setting, Traced, traced
+from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
+from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
+from memmodel.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    setting: Setting
+    sizes: dict[str, int]
+    gpu: Gpu
+    version: str
+    config: AllocatorConfig | None
+
+
+def trace(
+    fn: Callable[..., Any],
+    inputs: Any = (),
+    *,
+    step: str = "inference",
+    at: Mapping[str, int] | str | None = None,
+    gpu: str | Gpu = "A100",
+    torch_version: str | None = None,
+    over: str | None = None,
+    formulas: bool = True,
+    config: AllocatorConfig | None = None,
+) -> Trace:
+    """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
+
+    The function runs, on tensors that have shapes and no data; whatever else its code does happens too.
+
+    fn: a function, lambda or nn.Module. inputs: `{"q": "B,H,N,D:bf16", ...}` or `["q=B,H,N,D:bf16", ...]`; letters
+        stand for sizes.
+    step: "inference" (nothing kept), "forward" (kept for backward), "train" (forward, and backward from an upstream
+        gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
+    at: the sizes that numbers are shown for, `{"N": 16384, ...}`; letters left out get a prime near 100.
+    over: a letter whose largest size on the GPU is searched. formulas: whether to run it in letters too.
+
+    Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
+    """
+    if not callable(fn):
+        raise UsageError(f"trace of {fn!r}: expected a function or a module, and its inputs")
+    wanted = inputs_of(inputs)
+    letters = letters_of(wanted)
+    asked = checked_at(parse_at(at) if isinstance(at, str) else dict(at or {}), letters)
+    device = load_gpu(gpu) if isinstance(gpu, str) else gpu
+    version = torch_version or _installed()
+    major, minor = device.compute_capability or (8, 0)
+    backends = Backends(10 * major + minor, parse_torch_version(version))
+    sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
+    job = _Job(Setting(fn, wanted, step, CUDA, backends), sizes, device, version, config)
+    if over is not None and over not in letters:
+        raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
+    return _result(job, [x for x in letters if x not in asked], over, formulas)
+
+
+def _installed() -> str:
+    try:
+        parse_torch_version(torch.__version__)
+    except UsageError:
+        return DEFAULT_TORCH
+    return torch.__version__
+
+
+def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
+    """The step once where it leaves nothing behind, else three times over: its caches are filled by the last."""
+    found = traced(setting._replace(iterations=1), sizes)
+    return found if is_closed(found.program) else traced(setting._replace(iterations=3), sizes)
+
+
+def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
+    found = _steady(job.setting, job.sizes)
+    program = found.program
+    symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
+    shown = _lettered(program, symbolic) if forms else program
+    labels = names(shown)
+    step = last_step(shown)
+    launches = [e for name in step_phases(step) for e in step.phases()[name] if isinstance(e, Launch)]
+    time, no_time = _time(program, job.gpu, None)
+    rates = community(job.gpu.id)
+    return Trace(
+        getattr(job.setting.function, "__qualname__", type(job.setting.function).__qualname__),
+        job.setting.step,
+        tuple(x.text() for x in job.setting.inputs),
+        job.sizes,
+        job.gpu,
+        memory_of(program, job.gpu, job.version, job.config),
+        sum((launch.work for launch in launches), start=Work()),
+        time,
+        _time(program, job.gpu, rates)[0] if rates else None,
+        program,
+        account(step),
+        lines_of(program, labels, found.forward_of),
+        forms,
+        why,
+        tuple(_advice(job, found, labels)),
+        _largest(job, over) if over else None,
+        found.unknown,
+        found.operators,
+        (*_notes(job, program, unset), *no_time),
+    )
+
+
+def _time(program: Program, gpu: Gpu, rates: Calibration | None) -> tuple[Time | None, list[str]]:
+    try:
+        return time_of(program, gpu, rates), []
+    except UsageError as missing:
+        return None, [f"no time: {missing}"]
+
+
+def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
+    """The run in letters and its forms; else why there are none."""
+    if not job.sizes:
+        return None, None, "no size is a letter"
+    repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
+    setting = job.setting._replace(iterations=repeats)
+    try:
+        symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
+        forms = closed_forms(symbolic, program, job.sizes)
+    except UsageError as error:
+        return None, None, f"the code does not run in letters: {error}"
+    if not forms.checked:
+        return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
+    return symbolic, forms, ""
+
+
+def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
+    """The program with sizes that show as letters, where the run in letters has the same storages."""
+    if symbolic is None:
+        return program
+    from memmodel.report.formulas import plain
+
+    written = [e for e in symbolic.program.events if isinstance(e, Alloc)]
+    births = [e for e in program.events if isinstance(e, Alloc) and not is_sum_scratch(e)]
+    shapes = {
+        e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
+        for e, w in zip(births, written, strict=True)
+        if len(e.shape) == len(w.shape)
+    }
+    events = [e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in program.events]
+    return Program(events, program.names, program.gradients)
+
+
+def _letter(text: str) -> str:
+    return text if text.replace("·", "").isalnum() else f"({text})"
+
+
+def _advice(job: _Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
+    """Changes on the events, and those that are traced again; most first."""
+    before = live_peak(found.program)
+    tips = advice(found.program, labels, found.last_use)
+    for change, setting in _rewritten(job):
+        try:
+            after = live_peak(traced(setting, job.sizes).program)
+        except UsageError:
+            continue
+        if after < before:
+            tips.append(Advice(change, after, before - after, "by a trace"))
+    return sorted(tips, key=lambda tip: -tip.less_bytes)
+
+
+def _rewritten(job: _Job) -> list[tuple[str, Setting]]:
+    """(change, what to trace) of changes to the whole function."""
+    setting, function = job.setting, job.setting.function
+    found = []
+    if setting.step == "train" and _parameters_known(function):
+        found.append(("checkpoint the whole function", setting._replace(function=_checkpointed(function))))
+    shapes = [x.shape(job.sizes) for x in setting.inputs]
+    names_ = [x.name[:1] for x in setting.inputs]
+    if names_ == ["q", "k", "v"] and all(len(s) == 4 for s in shapes) and setting.step != "own":
+        fused = torch.nn.functional.scaled_dot_product_attention
+        change = "scaled_dot_product_attention(q, k, v), where the function computes no more than that"
+        found.append((change, setting._replace(function=lambda q, k, v: fused(q, k, v))))
+    return found
+
+
+def _parameters_known(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not say
+        return False
+    return True
+
+
+def _checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
+    from torch.utils.checkpoint import checkpoint
+
+    def wrapped(**arguments: Any) -> Any:
+        return checkpoint(function, use_reentrant=False, **arguments)
+
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    wrapped.__signature__ = inspect.signature(called)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _largest(job: _Job, over: str) -> Largest:
+    if room_bytes(job.gpu) is None:
+        job.gpu.listed("capacity")  # raises, naming the key
+    step = next(s for s in (128, 64, 32, 16, 8, 4, 2, 1) if job.sizes[over] % s == 0)
+
+    def runs(size: int) -> bool:
+        program = _steady(job.setting, job.sizes | {over: size}).program
+        return bool(fits(program, job.gpu, job.version, job.config))
+
+    return largest(over, runs, step, LARGEST)
+
+
+def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
+    steps = {
+        "inference": "third call, under no_grad, that drops its result",
+        "forward": "third forward pass that drops its result",
+        "train": "third step, gradients set to None after each, the upstream gradient alive throughout",
+        "own": "third step, as the code runs it",
+    }
+    notes = [f"torch {job.version}, eager, one GPU, default stream; {steps[job.setting.step]}"]
+    if unset:
+        given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
+        notes.append(f"numbers are for {given}: no other sizes were given")
+    if not is_closed(program) and job.setting.step != "own":
+        notes.append("the function keeps tensors from one call to the next")
+    return notes

@@ -1,0 +1,209 @@
+"""The same run on symbols: one letter for each size, and the region of sizes in which the run would be the same.
+
+A hint stands in where Python asks which way a comparison of sizes goes; the answer becomes a guard. Hints are the
+sizes asked for, equal ones made unlike (times a prime), so that letters stay apart.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import sympy
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.tracer.run import Setting, traced
+
+_PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
+_FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
+_SAMPLES = (2, 3, 4, 7, 8, 16, 37, 64, 128, 1000, 4096)
+_MOST_SAMPLES = 60
+
+
+class Symbolic(NamedTuple):
+    """A run in letters.
+
+    Attributes:
+        program: its bytes and sizes are expressions. symbols: by letter.
+        conditions: what the sizes must satisfy for the same run, as expressions; only those that can fail.
+        fixed: letters that the code takes as plain numbers, and the number.
+    """
+
+    program: Program
+    symbols: dict[str, sympy.Symbol]
+    conditions: tuple[Any, ...]
+    fixed: dict[str, int]
+
+
+def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
+    """A value for each letter: the size asked for, or a prime; no two alike, and none 1 unless asked for."""
+    found: dict[str, int] = {}
+    primes = iter(_PRIMES)
+    for letter in letters:
+        wanted = at.get(letter) or next(primes)
+        taken = set(found.values()) | {a * b for a, b in itertools.combinations(found.values(), 2)}
+        values = (wanted * factor for factor in _FACTORS)
+        found[letter] = 1 if wanted == 1 else next(v for v in values if v not in taken)
+    return found
+
+
+def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
+    """Run the step on symbols with these hints. A letter of 1 stays a number: PyTorch's layouts differ there."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    environment = ShapeEnv(duck_shape=False)
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+    sizes: dict[str, Any] = {x: value if value == 1 else _symbol(environment, x, value) for x, value in values.items()}
+    program = traced(setting, sizes, mode).program
+    inner = {x: size.node.expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
+    originals = {x: size.node._expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
+    symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in values}
+    fixed = {x: int(value) for x, value in inner.items() if value.is_number}
+    fixed |= {x: value for x, value in values.items() if value == 1}
+    replaced = dict(environment.replacements)
+    renamed = {originals[x]: sympy.Integer(fixed[x]) if x in fixed else symbols[x] for x in originals}
+    in_letters = _renaming(replaced, renamed)
+    rewritten = [_rewritten(event, in_letters) for event in program.events]
+    guards = [guard.expr for guard in environment.guards]
+    conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
+    used = Program(rewritten, program.names, program.gradients)
+    return Symbolic(used, symbols, tuple(conditions), fixed)
+
+
+def _symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic
+
+    source = ConstantSource(letter)
+    symbol = environment.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC)
+    size: torch.SymInt = environment.create_symintnode(symbol, hint=hint, source=source)
+    return size
+
+
+def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
+    """PyTorch's symbols as letters, each expression once."""
+    known: dict[Any, Any] = {}
+
+    def in_letters(expression: Any) -> Any:
+        if isinstance(expression, int):
+            return expression
+        if expression not in known:
+            found = expression
+            for _ in range(4):  # a replacement may hold symbols that are replaced in turn
+                found = found.xreplace(replaced)
+            known[expression] = _without_empty(found.xreplace(renamed))
+        return known[expression]
+
+    return in_letters
+
+
+def _without_empty(expression: Any) -> Any:
+    """Max(1, size) is the size: sizes are not 0."""
+    if not hasattr(expression, "atoms"):
+        return expression
+    whole = {m: rest[0] for m in _maxima(expression) if len(rest := [a for a in m.args if a != 1]) == 1}
+    return expression.xreplace(whole) if whole else expression
+
+
+def _maxima(expression: Any) -> list[Any]:
+    return [m for m in sympy.preorder_traversal(expression) if type(m).__name__ == "Max" and 1 in m.args]
+
+
+def in_multiples(symbolic: Symbolic, at: Mapping[str, int]) -> tuple[Symbolic, dict[str, int]]:
+    """The same run for sizes that divide evenly, where those asked for do: without roundings, and by which numbers."""
+    divisors = _divisors(symbolic)
+    chosen = {x: d for x, d in divisors.items() if d > 1 and at.get(x, 0) % d == 0 and x not in symbolic.fixed}
+    if not chosen:
+        return symbolic, {}
+    symbols = symbolic.symbols
+    parts = {x: sympy.Dummy(x, integer=True, positive=True) for x in chosen}
+    finer = {symbols[x]: d * parts[x] for x, d in chosen.items()}
+    back = {parts[x]: symbols[x] / d for x, d in chosen.items()}
+
+    def even(expression: Any) -> Any:
+        found = sympy.sympify(expression).subs(finer)
+        return _without_empty(found).xreplace(back)
+
+    known: dict[Any, Any] = {}
+
+    def once(expression: Any) -> Any:
+        if expression not in known:
+            known[expression] = even(expression)
+        return known[expression]
+
+    program = symbolic.program
+    events = [_rewritten(event, once) for event in program.events]
+    free = [s for x, s in symbols.items() if x not in symbolic.fixed]
+    factors = {symbols[x]: d for x, d in chosen.items()}
+    conditions = _conditions((once(c) for c in symbolic.conditions), free, factors)
+    return symbolic._replace(
+        program=Program(events, program.names, program.gradients), conditions=tuple(conditions)
+    ), chosen
+
+
+def _divisors(symbolic: Symbolic) -> dict[str, int]:
+    """For each letter the least number that all divisions of it go by."""
+    expressions = {e.nbytes for e in symbolic.program.events if isinstance(e, Alloc)} | set(symbolic.conditions)
+    names = {s: x for x, s in symbolic.symbols.items()}
+    found: dict[str, int] = {}
+    for expression in expressions:
+        for part in sympy.preorder_traversal(sympy.sympify(expression)):
+            for inner, divisor in _division(part):
+                for symbol in inner.free_symbols & set(names):
+                    found[names[symbol]] = math.lcm(found.get(names[symbol], 1), divisor)
+    return found
+
+
+def _division(part: Any) -> Iterable[tuple[Any, int]]:
+    """(what is divided, by which number) of a rounded division."""
+    kind = type(part).__name__
+    if kind in ("FloorDiv", "CleanDiv", "Mod", "PythonMod", "CeilDiv") and part.args[1].is_Integer:
+        yield part.args[0], int(part.args[1])
+    elif kind in ("ceiling", "floor", "CeilToInt", "FloorToInt"):
+        divisor = sympy.fraction(sympy.together(part.args[0]))[1]
+        if divisor.is_Integer:
+            yield part.args[0], int(divisor)
+
+
+def _rewritten(event: Event, in_letters: Any) -> Event:
+    if isinstance(event, Alloc):
+        return event._replace(nbytes=in_letters(event.nbytes), shape=tuple(map(in_letters, event.shape)))
+    if isinstance(event, Launch):
+        work = event.work
+        amounts = (work.matmul, work.vector, work.exp, work.read, work.written, work.l2)
+        new = type(work)(*(in_letters(x) for x in amounts))
+        sizes = tuple(map(in_letters, event.sizes))
+        return event._replace(work=new, parallel=in_letters(event.parallel), sizes=sizes)
+    return event
+
+
+def _conditions(
+    guards: Iterable[Any], symbols: list[sympy.Symbol], factors: Mapping[Any, int] | None = None
+) -> list[Any]:
+    """Guards that some sizes of at least two break; the others hold everywhere as far as samples show."""
+    found: dict[Any, None] = {}
+    samples = [{s: n * (factors or {}).get(s, 1) for s, n in p.items()} for p in _samples(symbols)]
+    for guard in guards:
+        if guard not in (sympy.true, sympy.false) and any(_broken(guard, s) for s in samples):
+            found[guard] = None
+    return _without_products(list(found))
+
+
+def _samples(symbols: list[sympy.Symbol]) -> Iterable[dict[sympy.Symbol, sympy.Integer]]:
+    for i in range(_MOST_SAMPLES):
+        picks = (_SAMPLES[(i * (2 * j + 1) + j * (i // len(_SAMPLES))) % len(_SAMPLES)] for j in range(len(symbols)))
+        yield {s: sympy.Integer(n) for s, n in zip(symbols, picks, strict=True)}
+
+
+def _broken(guard: Any, sizes: Mapping[Any, Any]) -> bool:
+    return bool(guard.xreplace(sizes) == sympy.false)
+
+
+def _without_products(conditions: list[Any]) -> list[Any]:
+    """Conditions on divisibility come with longer ones that say the same of products: those go."""
+    divisible = [c for c in conditions if c.has(sympy.Mod) or "Mod(" in str(c)]
+    if not divisible:
+        return conditions
+    return [c for c in conditions if c in divisible or "//" not in str(c)]

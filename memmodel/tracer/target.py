@@ -1,0 +1,65 @@
+"""The function that `PACKAGE.MODULE:FUNCTION` or `FILE.py:FUNCTION` names."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from memmodel.errors import UsageError, unknown
+
+
+def target(text: str) -> Any:
+    """The object. Importing runs the module. Raises UsageError for what cannot be found, naming the nearest."""
+    module_name, colon, path = text.rpartition(":")
+    if not colon or not module_name or not path:
+        raise UsageError(f"{text!r}: expected PACKAGE.MODULE:FUNCTION, such as model:attention, or FILE.py:FUNCTION")
+    found: Any = _module(module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            names = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
+            raise unknown(f"function in {module_name}", name, names or ["nothing that can be called"])
+        found = getattr(found, name)
+    if not callable(found):
+        raise UsageError(f"{text} is {type(found).__name__}, not a function or a module")
+    return found
+
+
+def _module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return _file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except UsageError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise unknown("module", name, _modules_here()) from error
+        raise UsageError(f"{name} cannot be imported: it imports {error.name}, which is not installed") from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        raise UsageError(f"{name} cannot be imported: it raises {type(error).__name__}{place}: {error}") from error
+
+
+def _file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _modules_here() -> list[str]:
+    """Modules in the current folder and its packages, one level down."""
+    found = [path.stem for path in Path().glob("*.py")]
+    found += [f"{path.parent.name}.{path.stem}" for path in Path().glob("*/*.py") if path.stem != "__init__"]
+    return found or ["none in this folder"]
