@@ -56,8 +56,8 @@ class Launch(NamedTuple):
 
     `kind` and `sizes` are what its time depends on beyond its work (see `memmodel.timing`):
         "elementwise": none. "broadcast": elements of the result. "reduction", "argmax", "softmax",
-        "softmax_backward": rows, and elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all of them, blocks of the
-        longest, and rows and columns of the tile that a program owns.
+        "softmax_backward": rows, and elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch
+        its programs, blocks of all of them, blocks of the longest, rows and columns of the tile that a program owns.
     """
 
     name: str
