@@ -74,7 +74,9 @@ def _numbers(trace: "Trace") -> Table:
 def _formulas(trace: "Trace") -> Any:
     if trace.forms is None:
         return Text(f"No formulas: {trace.why_no_forms}", style="dim")
-    table = _table(f"In bytes; {trace.forms.region}", "", "")
+    unproven = trace.forms.unproven
+    sampled = f", {unproven} moments below these by samples alone" if unproven else ""
+    table = _table(f"In bytes; {trace.forms.region}{sampled}", "", "")
     table.show_header = False
     for name, expression, when in form_rows(trace.forms):
         table.add_row(name, plain(expression))

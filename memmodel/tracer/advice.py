@@ -100,7 +100,7 @@ def _merged(
                 for k, other in allocs.items()
                 if k != key
                 and births[k] < births[key]
-                and births[key] <= last_use.get(k, -1) <= births[key] + 2
+                and births[key] <= last_use.get(k, -1) <= births[key] + 3
                 and other.nbytes == alloc.nbytes
                 and other.dtype == alloc.dtype
                 and other.role == "tensor"

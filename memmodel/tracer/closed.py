@@ -7,12 +7,13 @@ is then shown to lie below one of them, term by term, or counted as unproven.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.closed_forms import Branch, _dominates, _wins, short
+from memmodel.closed_forms import _WEIGHTS, Branch, _dominates, _mean, _wins, short
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
 from memmodel.timeline import saved_bytes
@@ -151,7 +152,7 @@ def _branches(
     best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(points)))) if moments else []
     winners = {m: _expression(m) for m in best}
     others = [m for m in moments if m not in winners and not _below(m, best)]
-    unproven = sum(not any(_dominates(w, _expression(m)) for w in winners.values()) for m in others)
+    unproven = sum(not _proven(_expression(m), list(winners.values())) for m in others)
     if len(best) > _MOST_BRANCHES:
         best = [max(values, key=lambda m: values[m][0])]
         return (Branch(short(winners[best[0]]), moments[best[0]], "at these sizes"),), unproven
@@ -159,6 +160,14 @@ def _branches(
         Branch(short(winners[m]), moments[m], _condition(winners[m], [winners[w] for w in best if w != m]))
         for m in best
     ), unproven
+
+
+def _proven(moment: Expr, winners: Sequence[Expr]) -> bool:
+    """Whether a moment lies below a winner, or below a weighted mean of two, at all sizes."""
+    if any(_dominates(w, moment) for w in winners):
+        return True
+    pairs = combinations(winners, 2)
+    return any(_dominates(_mean(a, b, weight), moment) for a, b in pairs for weight in _WEIGHTS)
 
 
 def _exact(number: Any) -> Any:

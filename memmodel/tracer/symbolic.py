@@ -114,7 +114,8 @@ def _maxima(expression: Any) -> list[Any]:
 def in_multiples(symbolic: Symbolic, at: Mapping[str, int]) -> tuple[Symbolic, dict[str, int]]:
     """The same run for sizes that divide evenly, where those asked for do: without roundings, and by which numbers."""
     divisors = _divisors(symbolic)
-    chosen = {x: d for x, d in divisors.items() if d > 1 and at.get(x, 0) % d == 0 and x not in symbolic.fixed}
+    free_letters = [x for x in symbolic.symbols if x not in symbolic.fixed and divisors.get(x, 1) > 1]
+    chosen = {x: divisors[x] for x in free_letters if at.get(x, 0) % divisors[x] == 0}
     if not chosen:
         return symbolic, {}
     symbols = symbolic.symbols

@@ -26,7 +26,7 @@ from memmodel.tracer.composites import COMPOSITES
 from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
 from memmodel.tracer.kinds import kind_of, plain_dims
 from memmodel.tracer.opaque import births_of_opaque
-from memmodel.tracer.work import launch_of
+from memmodel.tracer.work import launches_of
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000
@@ -206,11 +206,10 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             inside = scratch(func, args, kwargs, out, self.device)
             temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], op, label)
-        launch, known = launch_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
+        launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
         if not known:
             self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
-        if launch is not None:
-            self.events.append(launch)
+        self.events += launches
         self._used(args, kwargs, out)
         self.events += [Free(key) for key in reversed(temporary)]
 

@@ -76,32 +76,53 @@ _MOVES = {  # bytes and no arithmetic
     "unfold_backward", "as_strided_scatter", "slice_scatter", "select_scatter", "random_", "set_", "resize_", "topk",
     "sort", "copy", "masked_select", "empty_strided", "pixel_shuffle",
 }  # fmt: skip
+_SCATTERS = ("scatter", "index_put", "index_add")
 _NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "detach", "alias",
             "lift_fresh", "scalar_tensor", "_local_scalar_dense", "_reshape_alias", "resize_", "set_")  # fmt: skip
 
 
-def launch_of(func: Any, args: Any, kwargs: Any, out: Any, thread: str, device: Device) -> tuple[Launch | None, bool]:
-    """The operator's kernel (None for a view), and whether its arithmetic is known."""
+def launches_of(func: Any, args: Any, kwargs: Any, out: Any, thread: str, device: Device) -> tuple[list[Launch], bool]:
+    """The operator's kernels (none for a view), and whether its arithmetic is known."""
     namespace, _, op = func._schema.name.partition("::")
-    if op in _NOTHING or _is_view(func):
-        return None, True
     given, made = _tensors((args, kwargs)), _tensors(out)
-    if not given and not made:
-        return None, True
+    if op in _NOTHING or _is_view(func) or not (given or made):
+        return [], True
     arithmetic, kind, sizes, known = _arithmetic(func, namespace, op, args, kwargs, out, given, made)
-    mutated = _mutated(func, args, kwargs)
-    written = mutated or [x for x in made if not any(x is y for y in given)]
-    read = [x for x in given if not (op in ("fill_", "zero_", "copy_") and x is args[0])]
-    work = Work(
-        *arithmetic,
-        read=_total(_read(x) for x in read),
-        written=_total(product(plain_dims(x.shape)) * x.element_size() for x in written),
-    )
+    read, written = _traffic(func, op, args, kwargs, given, made)
     typed = next((x for x in (*made, *given) if x.dtype.is_floating_point), (*made, *given)[0])
-    shape = plain_dims((made or given)[0].shape)
+    shape = plain_dims((given[-1] if op.startswith(_SCATTERS) else (made or given)[0]).shape)
     parallel = sizes[0] if kind in ("softmax", "softmax_backward", "reduction", "argmax") else product(shape)
     cublas = kind == "gemm" and device.streams_gemm
-    return Launch(op, work, kind_of(typed.dtype), thread, cublas, parallel, kind, sizes), known
+    work = Work(*arithmetic, read=read, written=written)
+    launch = Launch(op, work, kind_of(typed.dtype), thread, cublas, parallel, kind, sizes)
+    if op == "_softmax_backward_data" and device.softmax_backward_scratch:
+        return _softmax_backward(launch, args[0]), known
+    return [launch], known
+
+
+def _softmax_backward(launch: Launch, grad: Tensor) -> list[Launch]:
+    """CUDA's two kernels: grad * output into a temporary, and the rest."""
+    n, work = product(plain_dims(grad.shape)), launch.work
+    first = launch._replace(
+        name="mul", kind="elementwise", sizes=(), parallel=n, work=Work(0, n, 0, work.read, work.written)
+    )
+    whole = 2 * work.written  # the temporary and the output
+    rest = Work(work.matmul, work.vector - n, work.exp, whole, work.written)
+    return [first, launch._replace(work=rest)]
+
+
+def _traffic(func: Any, op: str, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]) -> tuple[Dim, Dim]:
+    """Bytes read and written: each operand and each result once; a scatter in place touches what it writes alone."""
+    mutated = _mutated(func, args, kwargs)
+    written = mutated or [x for x in made if not any(x is y for y in given)] or made
+    read = given
+    if op in ("fill_", "zero_", "copy_"):
+        read = [x for x in given if x is not args[0]]
+    elif op.startswith("new_") or op.endswith("_like"):
+        read = []
+    elif op.startswith(_SCATTERS) and any(x is given[0] for x in written):
+        read, written = given[1:], given[-1:]
+    return _total(map(_read, read)), _total(product(plain_dims(x.shape)) * x.element_size() for x in written)
 
 
 _Arithmetic = tuple[tuple[Dim, Dim, Dim], str, Shape, bool]
@@ -131,17 +152,14 @@ def _arithmetic(
         kind = "argmax" if len(made) > 1 or op.startswith("arg") else "reduction"
         per_row = _ratio(n, rows)
         return (0, n, 0), kind, (rows, per_row), True
-    return _by_element(func, namespace, op, given, made)
+    return _by_element(func, namespace, op, args, given, made)
 
 
-def _by_element(func: Any, namespace: str, op: str, given: list[Tensor], made: list[Tensor]) -> _Arithmetic:
+def _by_element(func: Any, namespace: str, op: str, args: Any, given: list[Tensor], made: list[Tensor]) -> _Arithmetic:
+    """Operators that do the same to every element; those on lists, to every element of the first list."""
     base = op.removesuffix("_")
-    many = op.startswith(("_foreach", "_fused_adam"))
-    n = _total(product(plain_dims(x.shape)) for x in (made or given)) if many else _largest([*made, *given])
-    if many and not made:
-        lists = [x for x in given if x.dim()]
-        n = _total(product(plain_dims(x.shape)) for x in lists[: max(1, len(lists))])
-        n = _ratio(n, max(1, len({id(x) for x in lists}) and _arity(func)))
+    on_lists = op.startswith(("_foreach", "_fused_adam"))
+    n = _total(product(plain_dims(x.shape)) for x in _tensors(args[:1])) if on_lists else _largest([*made, *given])
     if op in _MOVES or base in _MOVES:
         return (0, 0, 0), "elementwise", (), True
     if base in _EXPONENTIALS:
@@ -149,15 +167,10 @@ def _by_element(func: Any, namespace: str, op: str, given: list[Tensor], made: l
         return (0, vector * n, exp * n), "elementwise", (), True
     if op in _PER_ELEMENT or base in _PER_ELEMENT:
         return (0, _PER_ELEMENT.get(op, _PER_ELEMENT.get(base, 1)) * n, 0), "elementwise", (), True
-    if namespace == "aten" and (torch.Tag.pointwise in func.tags or op.startswith("_foreach")):
-        spread = any(x.dim() and tuple(x.shape) != tuple(made[0].shape) for x in given) if made else False
+    if namespace == "aten" and (torch.Tag.pointwise in func.tags or on_lists):
+        spread = not on_lists and any(x.dim() and plain_dims(x.shape) != plain_dims(made[0].shape) for x in given)
         return (0, n, 0), "broadcast" if spread else "elementwise", (n,) if spread else (), True
     return (0, 0, 0), "elementwise", (), False
-
-
-def _arity(func: Any) -> int:
-    """How many lists of tensors the operator takes."""
-    return sum(str(a.type) == "List[Tensor]" for a in func._schema.arguments)
 
 
 def _rows(shape: Shape, dim: int) -> Dim:

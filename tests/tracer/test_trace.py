@@ -13,8 +13,10 @@ from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.closed_forms import formulas
 from memmodel.fitting import memory
+from memmodel.predictor import time_of
 from memmodel.program import Alloc, Launch
 from memmodel.recording.device import CUDA
+from memmodel.timing import Machine
 from memmodel.tracer.attention import Backends, Call, chosen
 from memmodel.tracer.run import Setting, traced
 from memmodel.tracer.specs import inputs_of
@@ -53,13 +55,16 @@ def test_formulas_are_the_built_in_ones(name: str, function: Any, phase: str) ->
     assert found.region == "every size at least 2"
 
 
-def test_matrix_products_and_memory_are_the_built_in_ones() -> None:
-    found = memmodel.trace(naive, INPUTS, step="train", at=SIZES, gpu="H100")
-    case = make_case("naive", batch=2, heads=3, seq=256, head_dim=32, torch=torch.__version__)
+@pytest.mark.parametrize(("name", "function"), [("naive", naive), ("naive-by-hand", naive_by_hand)])
+def test_memory_work_and_time_are_the_built_in_ones(name: str, function: Any) -> None:
+    found = memmodel.trace(function, INPUTS, step="train", at=SIZES, gpu="H100", formulas=False)
+    case = make_case(name, batch=2, heads=3, seq=256, head_dim=32, torch=torch.__version__)
     program = record(case)
     assert found.memory == memory(program, case, found.gpu)
-    assert found.work.matmul == sum(launch.work.matmul for launch in program.launches())
-    assert found.work.exp == sum(launch.work.exp for launch in program.launches())
+    mine, theirs = ([(e.kind, e.sizes, e.parallel, e.work) for e in p.launches()] for p in (found.program, program))
+    assert mine == theirs
+    assert found.time is not None
+    assert found.time.seconds == time_of(program, Machine(found.gpu)).seconds
 
 
 def test_formulas_hold_at_sizes_they_were_not_traced_at() -> None:
