@@ -23,19 +23,19 @@ _BANDWIDTH = {  # which bandwidth a kind of kernel has, and which stands in for 
     "gemm": ("bandwidth",),
     "fused": ("bandwidth",),
 }
-_TRIANGLES = ("triu", "tril")
+_BY_NAME = {"triu": "triangle", "tril": "triangle", "bernoulli": "bernoulli"}  # launches with a rate of their own
 
 
 def bandwidths(launch: Launch) -> tuple[str, ...]:
     """The constants that a launch's bandwidth is looked up in, its own first.
 
-    On a CPU, filling by a mask and cutting a triangle are loops over single elements, slower than memory by far; where
-    they were not measured (as on GPUs) they move bytes like any elementwise kernel.
+    On a CPU, filling by a mask, cutting a triangle and drawing random numbers go element by element, slower than memory
+    by far; where they were not measured (as on GPUs) they move bytes like any elementwise kernel.
     """
     if fills_by_mask(launch):
         return ("masked_fill", *_BANDWIDTH[launch.kind])
-    if launch.name in _TRIANGLES:
-        return ("triangle", *_BANDWIDTH[launch.kind])
+    if launch.name in _BY_NAME:
+        return (_BY_NAME[launch.name], *_BANDWIDTH[launch.kind])
     return _BANDWIDTH[launch.kind]
 
 

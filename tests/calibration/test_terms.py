@@ -57,10 +57,18 @@ def test_traffic_is_looked_up_on_the_curve_of_its_size() -> None:
         ("elementwise", "masked_fill", {"read": 4, "written": 4}, "bandwidth"),  # the copy
         ("elementwise", "masked_fill", {"read": 1, "written": 7}, "masked_fill"),  # the fill
         ("elementwise", "triu", {"read": 4, "written": 4}, "triangle"),
+        ("elementwise", "bernoulli", {"read": 4, "written": 4}, "bernoulli"),
     ],
 )
 def test_each_kind_of_kernel_has_its_own_bandwidth(kind: str, name: str, work: dict[str, int], constant: str) -> None:
-    rates = {"bandwidth": 8.0, "reduction": 80.0, "argmax": 800.0, "masked_fill": 8000.0, "triangle": 80000.0}
+    rates = {
+        "bandwidth": 8.0,
+        "reduction": 80.0,
+        "argmax": 800.0,
+        "masked_fill": 8000.0,
+        "triangle": 80000.0,
+        "bernoulli": 2.0,
+    }
     assert traffic(launch(kind, name, **work), machine(**rates)).seconds == pytest.approx(8 / rates[constant])
     assert traffic(launch(kind, name, **work), machine(bandwidth=4.0)).seconds == 2.0  # what stands in
 

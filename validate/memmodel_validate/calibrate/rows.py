@@ -98,6 +98,12 @@ def triangle(rows: int, device: str) -> tuple[float, Run]:
     return 2.0 * mask.nbytes, lambda: torch.triu(mask, 1, out=out)
 
 
+def bernoulli(rows: int, device: str) -> tuple[float, Run]:
+    """Dropout's noise: random zeros and ones in place, which counts as read and written."""
+    ring = _ring(rows, device)
+    return 2.0 * ring.tensors[0].nbytes, lambda: ring.next(1)[0].bernoulli_(0.9)
+
+
 # name, benchmark, bytes that it moves for each row of fp32, on which devices, origin
 CURVES: tuple[tuple[str, Make, float, str, str], ...] = (
     ("bandwidth", add, 12.0, "cpu cuda", "add(a, b, out=)"),
@@ -107,6 +113,7 @@ CURVES: tuple[tuple[str, Make, float, str, str], ...] = (
     ("softmax_backward", softmax_backward, 12.0, "cpu", "softmax's backward into a given tensor, rows of 1024"),
     ("masked_fill", masked_fill, 4.0, "cpu", "masked_fill_ by a triangle"),
     ("triangle", triangle, 2.0, "cpu", "triu(out=) of a bool mask"),
+    ("bernoulli", bernoulli, 8.0, "cpu", "bernoulli_, rows of 1024"),
 )
 
 
