@@ -89,8 +89,9 @@ def _merged(
 ) -> Iterator[tuple[str, list[Event]]]:
     """Each operator of `_IN_PLACE` whose operand of the same size is used last by it, writing into that operand."""
     saved = {e.key for e in program.events if isinstance(e, Save)}
+    alive = set(at_peak(program)[1])  # the peak falls only where both are alive there
     births = {e.key: i for i, e in enumerate(program.events) if isinstance(e, Alloc)}
-    allocs = {e.key: e for e in program.events if isinstance(e, Alloc)}
+    allocs = {e.key: e for e in program.events if isinstance(e, Alloc) and e.key in alive}
     for key, alloc in allocs.items():
         if alloc.op not in _IN_PLACE or alloc.site is None:
             continue

@@ -21,6 +21,7 @@ from memmodel.tracer.symbolic import Symbolic, in_multiples
 from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
+_MOST_COMPARED = 30  # moments that are compared with means of two branches: each takes a second per hundred
 _SIZES = (2, 5, 16, 64, 256, 1024, 4096, 16384, 131072)
 _POINTS = 90
 
@@ -152,7 +153,8 @@ def _branches(
     best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(points)))) if moments else []
     winners = {m: _expression(m) for m in best}
     others = [m for m in moments if m not in winners and not _below(m, best)]
-    unproven = sum(not _proven(_expression(m), list(winners.values())) for m in others)
+    pairs = list(combinations(winners.values(), 2)) if len(others) <= _MOST_COMPARED else []
+    unproven = sum(not _proven(_expression(m), list(winners.values()), pairs) for m in others)
     if len(best) > _MOST_BRANCHES:
         best = [max(values, key=lambda m: values[m][0])]
         return (Branch(short(winners[best[0]]), moments[best[0]], "at these sizes"),), unproven
@@ -162,11 +164,10 @@ def _branches(
     ), unproven
 
 
-def _proven(moment: Expr, winners: Sequence[Expr]) -> bool:
+def _proven(moment: Expr, winners: Sequence[Expr], pairs: Sequence[tuple[Expr, Expr]]) -> bool:
     """Whether a moment lies below a winner, or below a weighted mean of two, at all sizes."""
     if any(_dominates(w, moment) for w in winners):
         return True
-    pairs = combinations(winners, 2)
     return any(_dominates(_mean(a, b, weight), moment) for a, b in pairs for weight in _WEIGHTS)
 
 

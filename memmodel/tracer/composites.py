@@ -29,7 +29,7 @@ def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
 
 
 def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Softmax whose rows without any finite score are 0; up to torch 2.12 `where` makes a new result."""
+    """Softmax whose rows without any finite score are 0; before torch 2.11 `where` makes a new result."""
     out = torch.softmax(x, dim, dtype)
     masked = torch.isneginf(x)
     rows = torch.all(masked, dim, keepdim=True)
@@ -45,7 +45,7 @@ def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tens
 def in_place_safe_softmax() -> bool:
     """Whether this PyTorch's _safe_softmax writes its zeros into the softmax."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return (major, minor) >= (2, 13)
+    return (major, minor) >= (2, 11)
 
 
 COMPOSITES: dict[Any, Callable[..., Any]] = {

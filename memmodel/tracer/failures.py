@@ -8,6 +8,8 @@ from typing import Any
 from memmodel.errors import UsageError
 from memmodel.tracer.watch import is_users, run_users_code
 
+_NEEDS_DATA = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")
+
 
 @contextmanager
 def told_as_theirs() -> Iterator[None]:
@@ -28,7 +30,7 @@ def _sentence(error: BaseException) -> str:
     where = f" at {place}" if place else ""
     kind, text = type(error).__name__, str(error).strip().splitlines()
     first = text[0].strip().rstrip(".") if text else ""
-    if kind in ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException"):
+    if kind in _NEEDS_DATA or ".numpy()" in first:
         return (
             f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
             f"from shapes or arguments instead ({first})"

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from memmodel.tracer.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch import Watcher
 
 _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor is
@@ -21,6 +22,7 @@ _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor
     vars(torch._C.TensorBase)["is_cpu"].__get__: False,
 }
 _SDPA = torch.nn.functional.scaled_dot_product_attention
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _SOFTMAX = torch.dropout, torch.softmax
 
 
@@ -46,6 +48,8 @@ class Functions(TorchFunctionMode):
             args, kwargs = _on_cpu(args), _on_cpu_named(kwargs)
         if func in self._own:
             return self._own[func](*args, **kwargs)
+        if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):
+            return folded(*args)
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
             return _indexed(args[0], args[1])
         return func(*args, **kwargs)

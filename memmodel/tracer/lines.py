@@ -14,7 +14,7 @@ class Line:
 
     Attributes:
         file, line, function, text: the place. nbytes: alive at the peak.
-        names: of the storages, largest first. backward: whether they are made in this line's backward.
+        names: of the storages, largest first, each once. backward: whether they are made in this line's backward.
     """
 
     file: str
@@ -64,7 +64,7 @@ def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[in
             made[0][2],
             _text(file, line),
             sum(nbytes for nbytes, _, _ in made),
-            tuple(name for _, name, _ in sorted(made, key=lambda m: -m[0])),
+            tuple(dict.fromkeys(name for _, name, _ in sorted(made, key=lambda m: -m[0]))),
             backward,
         )
         for (file, line, backward), made in found.items()

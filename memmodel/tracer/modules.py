@@ -91,9 +91,7 @@ def _fake(tensor: Tensor, name: str, watcher: "Watcher") -> Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
         watcher.leaves.append(fake)
-    key = watcher.key_of(fake)
-    if key is not None:
-        watcher.names[key] = name
+    watcher.name_input(fake, name)
     return fake
 
 

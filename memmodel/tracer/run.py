@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from memmodel.errors import UsageError, unknown
-from memmodel.program import Alloc, Program, Release, Save, Site
+from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
@@ -98,10 +98,8 @@ class _Run:
         if inspect.isclass(self.function) and issubclass(self.function, torch.nn.Module):
             self.function = self.function()
         if isinstance(self.function, torch.nn.Module):
-            for name, parameter in self.function.named_parameters():
-                key = self.watcher.key_of(parameter)
-                if key is not None:
-                    self.watcher.names[key] = name
+            for name, tensor in (*self.function.named_parameters(), *self.function.named_buffers()):
+                self.watcher.name_input(tensor, name)
         for given in self.setting.inputs:
             self.arguments[given.name] = self._input(given, sizes)
         self.arguments = bound(self.function, self.arguments)
@@ -112,12 +110,7 @@ class _Run:
         if wanted is None:
             wanted = self.setting.step in ("forward", "train") and given.dtype.is_floating_point
         tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
-        key = self.watcher.key_of(tensor)
-        if key is not None:
-            self.watcher.names[key] = given.name
-            place = next(i for i, e in enumerate(self.watcher.events) if isinstance(e, Alloc) and e.key == key)
-            event: Any = self.watcher.events[place]
-            self.watcher.events[place] = event._replace(site=None, role="input")
+        self.watcher.name_input(tensor, given.name)
         return tensor
 
     def step(self) -> None:

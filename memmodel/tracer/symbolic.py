@@ -93,18 +93,26 @@ def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
             found = expression
             for _ in range(4):  # a replacement may hold symbols that are replaced in turn
                 found = found.xreplace(replaced)
-            known[expression] = _without_empty(found.xreplace(renamed))
+            known[expression] = _plainer(found.xreplace(renamed))
         return known[expression]
 
     return in_letters
 
 
-def _without_empty(expression: Any) -> Any:
-    """Max(1, size) is the size: sizes are not 0."""
+def _plainer(expression: Any) -> Any:
+    """Max(1, size) is the size: sizes are not 0. Divisions rounded up are sympy's."""
     if not hasattr(expression, "atoms"):
         return expression
+    up = {c: sympy.ceiling(c.args[0].args[0] / c.args[0].args[1]) for c in _rounded_up(expression)}
+    expression = expression.xreplace(up) if up else expression
     whole = {m: rest[0] for m in _maxima(expression) if len(rest := [a for a in m.args if a != 1]) == 1}
     return expression.xreplace(whole) if whole else expression
+
+
+def _rounded_up(expression: Any) -> list[Any]:
+    """PyTorch's own spelling of divisions rounded up, through a true division."""
+    found = (c for c in sympy.preorder_traversal(expression) if type(c).__name__ == "CeilToInt")
+    return [c for c in found if type(c.args[0]).__name__ == "IntTrueDiv"]
 
 
 def _maxima(expression: Any) -> list[Any]:
@@ -125,7 +133,7 @@ def in_multiples(symbolic: Symbolic, at: Mapping[str, int]) -> tuple[Symbolic, d
 
     def even(expression: Any) -> Any:
         found = sympy.sympify(expression).subs(finer)
-        return _without_empty(found).xreplace(back)
+        return _plainer(found).xreplace(back)
 
     known: dict[Any, Any] = {}
 

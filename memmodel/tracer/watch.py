@@ -32,7 +32,10 @@ DEPTH = 8  # frames of the user's code kept per allocation: enough to see throug
 MOST_OPERATORS = 400_000
 MOST_SECONDS = 300.0
 _OUTSIDE = ("torch.", "memmodel.tracer.", "contextlib")
-_QUERIES = frozenset({"prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"})
+_LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
+_QUERIES = frozenset(
+    {*_LAYOUT, "prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"}
+)
 
 
 class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -125,6 +128,15 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's."""
         return op == "scalar_tensor" or (op == "lift_fresh" and self.device.name == "cuda")
 
+    def name_input(self, tensor: Tensor, name: str) -> None:
+        """Say that a tensor is there before the step, and what it is called."""
+        key = self.key_of(tensor)
+        if key is not None:
+            self.names[key] = name
+            place = next(i for i, e in reversed([*enumerate(self.events)]) if isinstance(e, Alloc) and e.key == key)
+            event: Any = self.events[place]
+            self.events[place] = event._replace(site=None, role="input")
+
     def brought_along(self, tensor: Tensor) -> None:
         """Record a real tensor that the code holds from before: memory that is there all along."""
         if self.key_of(tensor) is not None or tensor.numel() == 0:
@@ -141,6 +153,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _QUERIES or self.paused:
             if name == "prim::device":
                 self._handed_over.add(id(args[0]))
+            elif name in _LAYOUT:
+                return _by_hint(name, args[0])
             return func(*args, **kwargs)
         self._count()
         if func in COMPOSITES:
@@ -297,6 +311,17 @@ def is_fake(tensor: Tensor) -> bool:
 
 def _tensors(out: Any) -> list[Tensor]:
     return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+
+
+def _by_hint(name: str, x: Tensor) -> Any:
+    """What an operator in C++ that asks for plain numbers is told, without fixing the sizes (torch 2.11 and before)."""
+    if name == "aten::storage_offset":
+        return _hint(x.storage_offset())
+    return [_hint(size) for size in (x.shape if name == "aten::size" else x.stride())]
+
+
+def _hint(size: Any) -> int:
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -23,6 +23,8 @@ from spellings import H as HEADS
 from spellings import N as SEQ
 from torch_events import real_events
 
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
+
 # The CPU sums half precision from a float32 copy; CUDA does not.
 CPU_UPCASTS = {("centred", "bfloat16")}
 

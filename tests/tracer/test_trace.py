@@ -22,6 +22,8 @@ from memmodel.tracer.run import Setting, traced
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.symbolic import hints, traced_in_letters
 
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
+
 
 def naive(q: Any, k: Any, v: Any) -> Any:
     import memmodel_kernels
