@@ -19,7 +19,7 @@ def told_as_theirs() -> Iterator[None]:
     except UsageError as error:
         place = _place(error)
         raise UsageError(f"{error}{f' ({place})' if place else ''}") from error
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise UsageError(_sentence(error)) from error

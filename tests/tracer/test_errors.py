@@ -118,6 +118,11 @@ def test_a_triton_kernel_is_told_how_to_be_registered() -> None:
         memmodel.trace(lambda x: kernel.run(x, grid=(1,), warmup=False), {"x": "N"})
 
 
+def test_code_that_exits_is_an_error_too() -> None:
+    with pytest.raises(UsageError, match="raised SystemExit"):
+        memmodel.trace(lambda x: sys.exit(3), {"x": "N"})
+
+
 def test_an_endless_trace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     from memmodel.tracer import watch
 
