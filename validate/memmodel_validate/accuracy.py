@@ -53,7 +53,7 @@ def _folded(name: str) -> str:
 def accuracy(ledger: Ledger) -> Accuracy:
     """Judge a ledger."""
     left_out: Counter[str] = Counter()
-    judged = [*_memory(ledger), *_own(ledger), *judged_times(ledger, left_out)]
+    judged = [*_memory(ledger), *_own(ledger, left_out), *judged_times(ledger, left_out)]
     return Accuracy(tuple(judged), left_out)
 
 
@@ -70,12 +70,15 @@ def _memory_row(compared: Comparison) -> Judged:
     return Judged(source.gpu, "memory", source.name, str(compared), printed, compared.predicted, "B", compared.exact)
 
 
-def _own(ledger: Ledger) -> Iterator[Judged]:
+def _own(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
     """Our own runs: bytes are equal or not, and so is the longest sequence; times by the calibration made with them."""
     for name, source in ledger.sources.items():
         for verdict, plain in own.verdicts(ledger.of(name), source) if own.is_own(source) else ():
             yield from _own_memory(verdict, source)
             yield from _own_times(verdict, plain, source)
+            unknown_times = sum(timing.predicted is None for timing in verdict.times)
+            if unknown_times:
+                left_out[f"own runs: {verdict.expected.no_time}"] += unknown_times
 
 
 def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
