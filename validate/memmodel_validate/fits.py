@@ -21,7 +21,7 @@ DISPATCH_N = 256
 FA2_A100 = "dao-ailab-flash-attention-0251105-assets-flash2-a100-fwd-bwd@a100-80gb-sxm4"
 FA2_H100 = "dao-ailab-flash-attention-0251105-assets-flash2-h100-fwd-bwd@h100-80gb-sxm5"
 FA3_FORWARD = "flashattention-3-paper-arxiv-2407-08608-fig-5@h100-80gb-sxm5"
-FA3_BACKWARD = "flashattention-3-paper-arxiv-2407-08608-fig-6-decoded-by-col@h100-80gb-sxm5"
+FA3_BACKWARD = "flashattention-3-paper-arxiv-2407-08608-fig-6-by-column-posi@h100-80gb-sxm5"
 
 
 @dataclass(frozen=True, slots=True)
