@@ -24,7 +24,7 @@ def worker(code: str) -> tuple[str, ...]:
         ("print('hello')", "its answer is no JSON"),
         ("print('[]')", "its answer is no object"),
         ("", "its answer is no JSON"),
-        ('print(\'{"failed": "not in /root/a/b.py"}\')', "not in b.py"),
+        ('print(\'{"failed": "not in /opt/a/b.py"}\')', "not in b.py"),
     ],
 )
 def test_a_failure_is_an_answer(code: str, why: str) -> None:
