@@ -25,7 +25,7 @@ SYMBOLS = {
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
 WINDOW = Symbol("w", integer=True, positive=True)
-_WEIGHTS = [Rational(i, 12) for i in range(1, 12)]
+WEIGHTS = [Rational(i, 12) for i in range(1, 12)]
 CHUNKS = 4  # how many chunks the closed form of chunked attention has
 
 
@@ -174,9 +174,9 @@ def _branches(program: Program, phase: str, back: Any) -> tuple[Branch, ...]:
                 moments.setdefault(_total(live, back), f"when {labels[event.key]} is made")
         elif isinstance(event, Free):
             live.pop(event.key)
-    winners = _winners([m for m in moments if not any(other != m and _dominates(other, m) for other in moments)])
+    winners = _winners([m for m in moments if not any(other != m and dominates(other, m) for other in moments)])
     return tuple(
-        Branch(short(m), moments[m], None if len(winners) == 1 else _wins(m, [w for w in winners if w != m]))
+        Branch(short(m), moments[m], None if len(winners) == 1 else wins_where(m, [w for w in winners if w != m]))
         for m in winners
     )
 
@@ -186,12 +186,15 @@ def _winners(moments: list[Expr]) -> list[Expr]:
     kept = list(moments)
     for moment in moments:
         others = [m for m in kept if m != moment]
-        if any(_dominates(_mean(a, b, weight), moment) for a, b in combinations(others, 2) for weight in _WEIGHTS):
+        if any(
+            dominates(weighted_mean(a, b, weight), moment) for a, b in combinations(others, 2) for weight in WEIGHTS
+        ):
             kept = others
     return kept
 
 
-def _mean(a: Expr, b: Expr, weight: Expr) -> Expr:
+def weighted_mean(a: Expr, b: Expr, weight: Expr) -> Expr:
+    """Between two expressions: a at weight 1, b at 0."""
     return weight * a + (1 - weight) * b
 
 
@@ -199,7 +202,7 @@ def _total(live: dict[int, Any], back: Any) -> Any:
     return sympy.expand(back(sum(live.values(), start=Integer(0))))
 
 
-def _dominates(a: Expr, b: Expr) -> bool:
+def dominates(a: Expr, b: Expr) -> bool:
     """Whether a >= b for all sizes of at least one: every coefficient of the difference, around ones, is positive."""
     difference = sympy.expand(a - b)
     symbols = sorted(difference.free_symbols, key=str)
@@ -212,7 +215,7 @@ def _dominates(a: Expr, b: Expr) -> bool:
     return all(coefficient >= 0 for coefficient in around_ones.coeffs())
 
 
-def _wins(winner: Expr, others: list[Expr]) -> Any:
+def wins_where(winner: Expr, others: list[Expr]) -> Any:
     """Where a moment is the largest: one condition for each other, common positive factors divided out."""
     conditions = [_difference(winner - other) for other in others]
     kept = [c for i, c in enumerate(conditions) if not any(_implies(b, c) for j, b in enumerate(conditions) if i != j)]

@@ -70,7 +70,7 @@ def threshold(
         sized = resized(case, over, count * step)
         return bool(fits(record(sized), sized, gpu, config))
 
-    largest = _last_true(runs, LARGEST // step)
+    largest = last_true(runs, LARGEST // step)
     first = None if largest >= LARGEST // step else (largest + 1) * step
     size = largest * step
     at = None
@@ -80,7 +80,7 @@ def threshold(
     return Threshold(resized(case, over, max(size, step)), over, step, size, first, at, closed_form(case, gpu, over))
 
 
-def _last_true(runs: Callable[[int], bool], end: int) -> int:
+def last_true(runs: Callable[[int], bool], end: int) -> int:
     """The last count from 1 to `end` that runs before one that does not; 0 if the first does not."""
     if not runs(1):
         return 0

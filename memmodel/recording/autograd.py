@@ -214,7 +214,8 @@ def _edge(tensor: Tensor) -> tuple[Op, int]:
 
 
 @contextmanager
-def _grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
+def grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
+    """Autograd on or off on a tape while the context is open."""
     before, tape.grad_enabled = tape.grad_enabled, enabled
     try:
         yield
@@ -225,14 +226,14 @@ def _grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Within, nothing is kept for backward."""
-    with _grad_mode(current(), False):
+    with grad_mode(current(), False):
         yield
 
 
 @contextmanager
 def enable_grad() -> Iterator[None]:
     """Within, ops are recorded for backward again."""
-    with _grad_mode(current(), True):
+    with grad_mode(current(), True):
         yield
 
 
@@ -269,7 +270,7 @@ def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = 
     tape = self.storage.tape
     thread, tape.thread = tape.thread, "autograd"
     try:
-        with _grad_mode(tape, False):
+        with grad_mode(tape, False):
             _Engine(tape, retain_graph).run(_edge(self), gradient)
     finally:
         tape.thread, tape.node = thread, None

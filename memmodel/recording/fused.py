@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
 from memmodel.masks import Mask
-from memmodel.recording.autograd import _grad_mode
+from memmodel.recording.autograd import grad_mode
 from memmodel.recording.layout import contiguous_strides
 from memmodel.recording.tape import Tape
 from memmodel.recording.tensor import Storage, Tensor
@@ -29,7 +29,7 @@ class FusedKernel:
     def __enter__(self) -> "FusedKernel":
         self.tape.fused += 1
         self.tape.inner = self.total = Work()
-        self._mode = _grad_mode(self.tape, False)
+        self._mode = grad_mode(self.tape, False)
         self._mode.__enter__()
         return self
 

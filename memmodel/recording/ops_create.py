@@ -9,7 +9,7 @@ from memmodel.recording.autograd import Op
 from memmodel.recording.elementwise import elementwise, kept_strides
 from memmodel.recording.layout import axis
 from memmodel.recording.ops_pointwise import Mul
-from memmodel.recording.ops_view import _sizes, expand, flatten, unsqueeze
+from memmodel.recording.ops_view import expand, flatten, listed_sizes, unsqueeze
 from memmodel.recording.tape import Tape, current
 from memmodel.recording.tensor import Tensor, method, new
 from memmodel.work import Work
@@ -17,7 +17,7 @@ from memmodel.work import Work
 
 def _made(name: str, sizes: Sequence[Any], dtype: DType, requires_grad: bool, fill: bool, tape: Tape | None) -> Tensor:
     where = tape or current()
-    out = new(where, _sizes(sizes), dtype, name)
+    out = new(where, listed_sizes(sizes), dtype, name)
     if fill:
         where.launch(name, Work(written=out.bytes_read), dtype, parallel=out.numel())
     return out.requires_grad_() if requires_grad else out

@@ -17,7 +17,7 @@ from memmodel.recording.ops_join import cat
 from memmodel.recording.tensor import Tensor, method
 
 
-def _sizes(sizes: Sequence[Any]) -> tuple[Any, ...]:
+def listed_sizes(sizes: Sequence[Any]) -> tuple[Any, ...]:
     """Sizes given one by one or as one sequence."""
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
 
@@ -149,7 +149,7 @@ class Split(Op):
 @method
 def permute(self: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order given, without a copy."""
-    order = tuple(axis(d, self.ndim) for d in _sizes(dims))
+    order = tuple(axis(d, self.ndim) for d in listed_sizes(dims))
     if sorted(order) != list(range(self.ndim)):
         raise UsageError(f"permute{order} of a tensor with {self.ndim} dimensions: name each dimension once")
     result: Tensor = Permute.apply(self, order=order)
@@ -183,14 +183,14 @@ def t(self: Tensor) -> Tensor:
 @method
 def view(self: Tensor, *shape: Any) -> Tensor:
     """The same elements under another shape; an error where that needs a copy."""
-    result: Tensor = View.apply(self, shape=resolve(self.shape, _sizes(shape)))
+    result: Tensor = View.apply(self, shape=resolve(self.shape, listed_sizes(shape)))
     return result
 
 
 @method
 def reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same elements under another shape: a view where strides allow it, a contiguous copy where not."""
-    wanted = resolve(self.shape, _sizes(shape))
+    wanted = resolve(self.shape, listed_sizes(shape))
     if view_strides(self.shape, self.strides, wanted) is None:
         self = self.clone_contiguous()
     elif same_shape(wanted, self.shape):
@@ -216,7 +216,7 @@ def unflatten(self: Tensor, dim: int, sizes: Sequence[Dim]) -> Tensor:
 @method
 def expand(self: Tensor, *sizes: Any) -> Tensor:
     """Dimensions of one repeated to the sizes given (-1 keeps one), without a copy."""
-    wanted = _sizes(sizes)
+    wanted = listed_sizes(sizes)
     lead = len(wanted) - self.ndim
     shape = tuple(self.shape[i - lead] if isinstance(s, int) and s == -1 else s for i, s in enumerate(wanted))
     result: Tensor = Expand.apply(self, shape=shape)

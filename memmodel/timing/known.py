@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 
 from memmodel.timing.calibration import Calibration, read_calibration
 
@@ -9,6 +10,7 @@ _SHIPPED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "cal
 HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and runs are kept
 
 
+@cache
 def community(gpu_id: str) -> Calibration | None:
     """The shipped calibration of a GPU, fitted to other people's runs; None where there is none."""
     path = os.path.join(_SHIPPED, f"{gpu_id}.json")

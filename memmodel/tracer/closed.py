@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.closed_forms import _WEIGHTS, Branch, _dominates, _mean, _wins, short
+from memmodel.closed_forms import WEIGHTS, Branch, dominates, short, weighted_mean, wins_where
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
 from memmodel.timeline import saved_bytes
@@ -166,9 +166,9 @@ def _branches(
 
 def _proven(moment: Expr, winners: Sequence[Expr], pairs: Sequence[tuple[Expr, Expr]]) -> bool:
     """Whether a moment lies below a winner, or below a weighted mean of two, at all sizes."""
-    if any(_dominates(w, moment) for w in winners):
+    if any(dominates(w, moment) for w in winners):
         return True
-    return any(_dominates(_mean(a, b, weight), moment) for a, b in pairs for weight in _WEIGHTS)
+    return any(dominates(weighted_mean(a, b, weight), moment) for a, b in pairs for weight in WEIGHTS)
 
 
 def _exact(number: Any) -> Any:
@@ -179,7 +179,7 @@ def _condition(winner: Expr, others: list[Expr]) -> Any:
     if not others:
         return None
     try:
-        return _wins(winner, others)
+        return wins_where(winner, others)
     except sympy.PolynomialError:
         return "for some sizes"
 

@@ -100,7 +100,7 @@ class Largest(NamedTuple):
 
 def largest(over: str, runs: Callable[[int], bool], step: int, end: int) -> Largest:
     """Search the multiples of `step` up to `end`; both sides of the answer are run."""
-    from memmodel.thresholds import _last_true
+    from memmodel.thresholds import last_true
 
-    count = _last_true(lambda n: runs(n * step), end // step)
+    count = last_true(lambda n: runs(n * step), end // step)
     return Largest(over, count * step, None if count >= end // step else (count + 1) * step)
