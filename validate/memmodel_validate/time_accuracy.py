@@ -12,10 +12,8 @@ from memmodel_validate.fits import FITTED_N, KERNELS, Fit, fit_of
 from memmodel_validate.implementations import IMPLEMENTATIONS
 from memmodel_validate.judged import Judged
 from memmodel_validate.ledger import Ledger, Run, Source
-from memmodel_validate.programs import launches, program_of
-from memmodel_validate.times import PHASES, Timed, machine_of, predicted_seconds, times
-
-SHORTEST_KERNEL = 100e-6  # seconds: below it the host, the launch and L2 decide, which no table here calibrates
+from memmodel_validate.programs import program_of
+from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
 
 
 class _LeftOut(Exception):  # noqa: N818 - it is no error: the reason is counted
@@ -28,9 +26,16 @@ def judged_times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
     for run in ledger.runs:
         source = ledger.sources[run.source]
         measured = [] if own.is_own(source) else list(times(run))
+        try:
+            model = _model(run, source, ledger, calibrations) if measured else None
+        except _LeftOut as reason:
+            left_out[str(reason)] += len(measured)
+            continue
+        if model is None:
+            continue
         for timed in measured:
             try:
-                yield _judged(timed, source, *_model(run, source, ledger, calibrations))
+                yield _judged(timed, source, *model)
             except _LeftOut as reason:
                 left_out[str(reason)] += 1
 
@@ -64,7 +69,7 @@ def _judged(timed: Timed, source: Source, program: Program, fit: Fit, calibratio
     if fit.flash:
         _check_flash(timed, fit)
     else:
-        _check_naive(timed, program, predicted, "tf32" if machine.tf32 else timed.run.case["dtype"], calibration)
+        _check_naive(timed, "tf32" if machine.tf32 else timed.run.case["dtype"], calibration)
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     eager = "compiled time" if timed.run.implementation == "compiled" else "naive time"
     quantity = f"flash {timed.phase} time" if fit.flash else eager
@@ -77,14 +82,11 @@ def _check_flash(timed: Timed, fit: Fit) -> None:
         raise _LeftOut("this kernel's backward is not known")
 
 
-def _check_naive(timed: Timed, program: Program, predicted: float, kind: str, calibration: Calibration) -> None:
+def _check_naive(timed: Timed, kind: str, calibration: Calibration) -> None:
     if f"matmul.{kind}" not in calibration.constants:
         raise _LeftOut("no constants are fitted to its type on its GPU")
     if timed.run.case["seq"] < FITTED_N:
         raise _LeftOut(f"naive attention below n = {FITTED_N}: dispatch and L2 decide")
-    if predicted < SHORTEST_KERNEL * len(launches(program, PHASES[timed.phase][0])):
-        shortest = f"{SHORTEST_KERNEL * 1e6:.0f} us"
-        raise _LeftOut(f"naive attention of kernels under {shortest} on average: launches and L2 decide")
 
 
 def _subject(run: Run) -> str:
