@@ -4,12 +4,13 @@ Amounts are bytes, FLOP or operations; rates the same per second. With a datashe
 calibration replaces its rate by a measured one, by size where a curve was measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from memmodel.dims import Dim, ceil_div
+from memmodel.dims import Dim
 from memmodel.program import Launch
 from memmodel.timing.ceiling import Ceiling
 from memmodel.timing.machine import Machine, Rate
+from memmodel.timing.products import quantised, shape_class, tile_menu
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
@@ -101,51 +102,38 @@ def _missed(row_bytes: float, machine: Machine) -> float:
 
 
 def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Matrix products, by type; in whole tiles and waves where the tile is known.
-
-    The tile is that of large results. A narrow result has another one, whose edges its own measured rate holds.
-    """
+    """Matrix products, by type and shape class; on a GPU in whole tiles and waves."""
     if not launch.work.matmul:
         return
     kind = machine.matmul_type(launch.dtype)
     quantity = machine.gpu.peak_quantity(kind)
     name = "tensor cores" if quantity.startswith("tensor") else "fp32 units"
     amount = float(launch.work.matmul)
-    narrow = launch.kind == "gemm" and shape_class(launch)[0] == "values"
-    if launch.kind == "gemm" and not (narrow and machine.constant(f"matmul.{kind}.values") is not None):
-        amount *= quantised(launch, machine, kind)
-    rate = _matmul_rate(launch, machine, kind)
-    yield Ceiling(name, amount, *(rate or machine.listed(quantity)))
+    if launch.kind == "gemm":
+        amount *= tiles_and_waves(launch.sizes, kind, machine)
+    yield Ceiling(name, amount, *(_matmul_rate(launch, machine, kind) or machine.listed(quantity)))
 
 
 def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
     """The calibrated rate: of its shape class by its thin size, or that of large square matrices."""
     if launch.kind == "gemm":
-        name, thin = shape_class(launch)
+        name, thin = shape_class(launch.sizes)
         found = machine.calibrated(f"matmul.{kind}.{name}", float(thin))
         if found is not None:
             return found
     return machine.calibrated(f"matmul.{kind}")
 
 
-def shape_class(launch: Launch) -> tuple[str, Dim]:
-    """A product's class and thin size: Q K^T has a small inner size, P V and the gradients a narrow result."""
-    _, m, n, k = launch.sizes
-    return ("scores", k) if k <= min(m, n) else ("values", min(m, n))
+def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
+    """How much more a product computes than it must, on a calibrated GPU; 1 where its SMs are not known.
 
-
-def quantised(launch: Launch, machine: Machine, kind: str) -> float:
-    """How much more a product computes than it must: edges of tiles, and SMs without one in the last wave.
-
-    tiles = batch ceil(m / rows) ceil(n / cols), in ceil(tiles / SMs) waves; 1 where the tile is not known.
+    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results; narrow ones have others.
     """
-    rows, cols = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols"))
-    if not rows or not cols:
+    if machine.calibration is None or "sm_count" not in machine.gpu.values:
         return 1.0
-    batch, m, n, _ = launch.sizes
-    tiles = batch * ceil_div(m, rows) * ceil_div(n, cols)
-    sms = machine.gpu.sm_count if "sm_count" in machine.gpu.values else 1
-    return float(ceil_div(tiles, sms) * sms * rows * cols / (batch * m * n))
+    rows, cols = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols"))
+    known = rows and cols and shape_class(sizes)[0] == "scores"
+    return quantised(sizes, machine.gpu.sm_count, ((rows, cols),) if known else tile_menu(kind))
 
 
 def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:

@@ -27,7 +27,7 @@ def invoke(*arguments: str) -> Result:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step that takes no time, on a machine that is idle."""
     monkeypatch.setattr(
-        run, "cpu_steps", lambda _: iter([("launch", lambda _: [("launch", Constant(1e-6, "x", 0.1))])])
+        run, "cpu_steps", lambda *_: iter([("launch", lambda _: [("launch", Constant(1e-6, "x", 0.1))])])
     )
     monkeypatch.setattr(machine, "others_share", lambda: 0.0)
 
@@ -124,7 +124,7 @@ def test_an_interrupted_run_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def interrupted(_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "cpu_steps", lambda _: iter([("launch", interrupted)]))
+    monkeypatch.setattr(run, "cpu_steps", lambda *_: iter([("launch", interrupted)]))
     assert invoke("calibrate", "--device", "cpu", "-o", str(path)).exit_code != 0
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["cpu.json"]

@@ -28,7 +28,7 @@ def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
     constants: dict[str, Constant] = {}
     for part in parts:
         constants |= part.constants
-    constants = {**_published_products(gpu_id), **constants}
+    constants = {**published_products(gpu_id), **constants}
     kernels = [part.machine["implementation"] for part in parts if part.machine.get("implementation")]
     notes = [note for part in parts for note in part.notes]
     notes += [f"flash kernels are taken to be as fast as {kernel}" for kernel in kernels]
@@ -38,7 +38,7 @@ def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
     )
 
 
-def _published_products(gpu_id: str) -> dict[str, Constant]:
+def published_products(gpu_id: str) -> dict[str, Constant]:
     """Matrix products that others measured; a "16bit" one holds for bf16 and fp16."""
     gpu = load_gpu(gpu_id)
     found: dict[str, Constant] = {}

@@ -12,15 +12,16 @@ from pathlib import Path
 from statistics import fmean, median
 
 from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.calibration import read_calibration
-from memmodel_validate.community import MADE_OF, SHIPPED, shipped_calibration
-from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, Fit, training_rows
+from memmodel_validate.community import MADE_OF, SHIPPED, published_products, shipped_calibration
+from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, Fit, dispatches, training_rows
 from memmodel_validate.ledger import Ledger, Source
 from memmodel_validate.programs import launches, program_of
 from memmodel_validate.records import DATA, shipped
-from memmodel_validate.times import Timed, machine_of, predicted_seconds
+from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,10 @@ def _row(timed: Timed, source: Source) -> _Row:
 
 def fitted(fit: Fit, ledger: Ledger) -> Calibration:
     """The calibration: each part's constants minimise the mean |log error| of its rows. Raises UsageError for none."""
-    sources = ledger.sources
-    rows = [
-        _Row(t, sources[t.run.source], program_of(t.run, sources[t.run.source])) for t in training_rows(fit, ledger)
-    ]
+    rows = [_row(timed, ledger.sources[timed.run.source]) for timed in training_rows(fit, ledger)]
     if not any(row.timed.run.case["seq"] != DISPATCH_N for row in rows):
         raise UsageError(f"{fit.name} has no row at n = {FITTED_N} to fit constants to")
-    constants = {name: Constant(value, origin) for name, (value, origin) in fit.given.items()}
+    constants = dict(fit.given)
     if not fit.flash:
         constants |= _dispatch([row for row in rows if row.timed.run.case["seq"] == DISPATCH_N])
         rows = [row for row in rows if row.timed.run.case["seq"] == FITTED_N]
@@ -83,8 +81,12 @@ def _minimised(
 ) -> dict[str, Constant]:
     from scipy.optimize import minimize
 
+    most = {name: _most(fit, name) for name in start}
+
     def constants(point: Sequence[float]) -> dict[str, Constant]:
-        return {n: Constant(_value(n, x), f"fitted to {origin}") for n, x in zip(start, point, strict=True)}
+        return {
+            n: Constant(min(_value(n, x), most[n]), f"fitted to {origin}") for n, x in zip(start, point, strict=True)
+        }
 
     def loss(point: Sequence[float]) -> float:
         calibration = _calibration(fit, {**known, **constants(point)})
@@ -107,6 +109,18 @@ def _starts(fit: Fit, rows: list[_Row], known: Mapping[str, Constant], start: Ma
     return [
         [x + step for x, step in zip(first, steps, strict=True)] for steps in product((-1.0, 1.0), repeat=len(first))
     ]
+
+
+def _most(fit: Fit, name: str) -> float:
+    """No rate is above the best one seen, or listed: where other kernels decide on every row, nothing else bounds it."""
+    kind = name.removeprefix("matmul.")
+    if not fit.gpu or fit.flash or name == "broadcast":
+        return math.inf
+    gpu = load_gpu(fit.gpu)
+    if kind == name:
+        return gpu.bandwidth
+    seen = published_products(fit.gpu).get(name)
+    return seen.at(0.0) if seen else gpu.peak_by_name(kind)
 
 
 def _coordinate(name: str, value: float) -> float:
@@ -166,6 +180,17 @@ def calibration_of(fit: Fit, ledger: Ledger) -> Calibration:
     if find_spec("scipy") is None:
         raise UsageError(f"fitting constants to {fit.name} needs scipy: pip install 'memmodel[fit]'")
     return fitted(fit, ledger)
+
+
+def on_its_host(calibration: Calibration, source: Source, ledger: Ledger) -> Calibration:
+    """A calibration with the dispatch of a table's own host, from its rows at n = 256, which are not judged.
+
+    Another host may take three times as long for an operation, on the same GPU.
+    """
+    described = "attention" in source.protocol
+    rows = [run for run in ledger.of(source.name) if described and dispatches(run)]
+    own = _dispatch([_row(timed, source) for run in rows for timed in times(run)])
+    return replace(calibration, constants={**calibration.constants, **own})
 
 
 def write(path: Path, calibration: Calibration) -> None:

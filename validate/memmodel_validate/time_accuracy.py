@@ -7,7 +7,7 @@ from memmodel.errors import UsageError
 from memmodel.program import Program
 from memmodel.timing import Calibration
 from memmodel_validate import own
-from memmodel_validate.fit import calibration_of
+from memmodel_validate.fit import calibration_of, on_its_host
 from memmodel_validate.fits import FITTED_N, KERNELS, Fit, fit_of
 from memmodel_validate.implementations import IMPLEMENTATIONS
 from memmodel_validate.judged import Judged
@@ -53,12 +53,13 @@ def _model(
         raise _LeftOut("no calibration is fitted to its table or kernel")
     if fit.flash and not source.gpu_id:
         raise _LeftOut("its GPU is not stated")
-    if fit.name not in calibrations:
+    key = f"{fit.name} on the host of {source.name}"
+    if key not in calibrations:
         try:
-            calibrations[fit.name] = calibration_of(fit, ledger)
+            calibrations[key] = on_its_host(calibration_of(fit, ledger), source, ledger)
         except UsageError as reason:
             raise _LeftOut(str(reason)) from reason
-    return program, fit, calibrations[fit.name]
+    return program, fit, calibrations[key]
 
 
 def _judged(timed: Timed, source: Source, program: Program, fit: Fit, calibration: Calibration) -> Judged:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from memmodel.errors import UsageError, unknown
 from memmodel.gpus import Gpu
-from memmodel.timing import Calibration, Constant
+from memmodel.timing import Calibration, Constant, Machine
 from memmodel.timing.calibration import CONSTANTS
 from memmodel_validate.calibrate import faults, flash_cpu, flash_cuda, machine, overheads, products, rows, tiles
 from memmodel_validate.calibrate.clock import Clock, CudaClock, threads
@@ -29,7 +29,7 @@ def calibrate(
     found: dict[str, Constant] = {}
     before = machine.clocks(device)
     with threads(thread_count):
-        steps = list(cpu_steps(notes) if device == "cpu" else cuda_steps(gpu, notes))
+        steps = list(cpu_steps(gpu, notes) if device == "cpu" else cuda_steps(gpu, notes))
         for number, (name, measure) in enumerate(steps):
             say(name, number, len(steps))
             for constant, value in measure(found):
@@ -55,12 +55,12 @@ def _busy_notes(device: str, even_if_busy: bool) -> list[str]:
     return [f"made on a busy machine: {reason}"] if reason else []
 
 
-def cpu_steps(notes: list[str]) -> Iterator[Step]:
+def cpu_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
     """What is measured on a CPU: everything twice, half a minute apart, as it is seldom alone."""
     clock = Clock()
     for again in ("", " again"):
         yield f"fresh pages{again}", lambda _: _faults(clock)  # first, while nothing else has filled the heap
-        for name, measure in (*_overhead_steps(clock), *_row_steps(clock), *_product_steps(clock)):
+        for name, measure in (*_overhead_steps(clock), *_row_steps(clock), *_product_steps(clock, gpu)):
             yield f"{name}{again}", measure
         yield f"exponentials{again}", lambda _: [("exp", rows.measure_exp(clock))]
     yield "flash attention", lambda _: _if_possible(flash_cpu.flash_constants(clock), notes)
@@ -69,8 +69,8 @@ def cpu_steps(notes: list[str]) -> Iterator[Step]:
 def cuda_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
     """What is measured on a GPU; kernels' names go to the notes. Products come first: they warm the clocks up."""
     clock = CudaClock()
-    yield from _product_steps(clock)
     yield "kernel names", lambda _: _tiles(notes)
+    yield from _product_steps(clock, gpu)
     yield from _overhead_steps(clock)
     yield from _row_steps(clock)
     yield "flash attention", lambda known: _if_possible(flash_cuda.flash_constants(gpu, clock, known), notes)
@@ -105,13 +105,14 @@ def _row_steps(clock: Clock) -> Iterator[Step]:
         yield name.replace("_", " "), measure
 
 
-def _product_steps(clock: Clock) -> Iterator[Step]:
+def _product_steps(clock: Clock, gpu: Gpu) -> Iterator[Step]:
     for kind in products.TYPES[clock.device]:
 
-        def measure(_: Mapping[str, Constant], kind: str = kind) -> Found:
-            yield f"matmul.{kind}", products.square(kind, clock)
-            yield f"matmul.{kind}.scores", products.scores(kind, clock)
-            yield f"matmul.{kind}.values", products.values(kind, clock)
+        def measure(known: Mapping[str, Constant], kind: str = kind) -> Found:
+            on = Machine(gpu, Calibration("so far", "local", {}, dict(known)))
+            yield f"matmul.{kind}", products.square(kind, clock, on)
+            yield f"matmul.{kind}.scores", products.scores(kind, clock, on)
+            yield f"matmul.{kind}.values", products.values(kind, clock, on)
 
         yield f"products in {kind}", measure
 
