@@ -63,14 +63,22 @@ def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
         yield Ceiling("products", products, *measured)
         yield Ceiling("exponentials", float(work.exp), *(machine.calibrated(f"{prefix}.exp") or measured))
         return
-    share = machine.number(f"{prefix}.matmul", 1.0)
-    peak = machine.listed(gpu.peak_quantity(kind))
-    yield Ceiling("tensor cores", products, peak.value * share, f"{share:.3f} of the peak: {_origin(machine, prefix)}")
+    yield Ceiling("tensor cores", products, *_product_rate(machine, prefix, kind))
     if {"sm_count", "tensor_clock"} <= gpu.values.keys():
         yield shared_memory(launch, machine, prefix)
     softmax = _softmax_rate(launch, machine, prefix)
     if softmax is not None:
         yield Ceiling("exp and fp32 units", float(work.exp), *softmax)
+
+
+def _product_rate(machine: Machine, prefix: str, kind: str) -> Rate:
+    """The kernel's share of the peak, but no more than the GPU's best matrix product: power limits both."""
+    peak = machine.listed(machine.gpu.peak_quantity(kind)).value
+    share = machine.number(f"{prefix}.matmul", 1.0)
+    best = machine.calibrated(f"matmul.{kind}")
+    if best is not None and best.value < peak * share:
+        return best
+    return Rate(peak * share, f"{share:.3f} of the peak: {_origin(machine, prefix)}")
 
 
 def _origin(machine: Machine, prefix: str) -> str:

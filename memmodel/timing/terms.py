@@ -127,7 +127,7 @@ def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
 def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
     """How much more a product computes than it must, on a calibrated GPU; 1 where its SMs are not known.
 
-    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results; narrow ones have others.
+    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results.
     """
     if machine.calibration is None or "sm_count" not in machine.gpu.values:
         return 1.0

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memmodel.dtypes import bfloat16, float32
 from memmodel.gpus import Gpu, load_gpu
@@ -10,6 +12,7 @@ from memmodel.gpus.gpu import Value
 from memmodel.program import Launch
 from memmodel.timing import Calibration, Constant, Curve, Machine
 from memmodel.timing.fused import flash_time
+from memmodel.timing.products import quantised, tile_menu
 from memmodel.timing.terms import (
     IN_FLIGHT_PER_SM,
     LATENCY_SECONDS,
@@ -18,8 +21,8 @@ from memmodel.timing.terms import (
     in_flight,
     matmul,
     page_faults,
-    quantised,
     softmax_passes,
+    tiles_and_waves,
     traffic,
 )
 from memmodel.work import Work
@@ -104,24 +107,44 @@ def test_half_of_the_rereads_miss_halfway() -> None:
 
 
 def test_products_come_in_whole_tiles_and_waves() -> None:
-    on = machine(gpu(sm_count=108), tile__bf16__rows=128.0, tile__bf16__cols=256.0)
     # 16 x 8 = 128 tiles: two waves of 108, so 216 tiles for the time of 128
-    product = launch("gemm", "bmm", (1, 2048, 2048, 64), bfloat16)
-    assert quantised(product, on, "bf16") == pytest.approx(216 / 128)
+    assert quantised((1, 2048, 2048, 64), 108, [(128, 256)]) == pytest.approx(216 / 128)
     # 100 x 100 lies in one tile, beside 107 idle SMs
-    ragged = launch("gemm", "bmm", (1, 100, 100, 64), bfloat16)
-    assert quantised(ragged, on, "bf16") == pytest.approx(108 * 128 * 256 / 1e4)
-    assert quantised(product, machine(gpu(sm_count=108)), "bf16") == 1.0
+    assert quantised((1, 100, 100, 64), 108, [(128, 256)]) == pytest.approx(108 * 128 * 256 / 1e4)
 
 
-@pytest.mark.parametrize(("sizes", "factor"), [((1, 2048, 2048, 64), 216 / 128), ((1, 2048, 64, 2048), 1.0)])
-def test_a_narrow_result_with_its_own_rate_is_not_cut_into_the_tiles_of_a_large_one(
-    sizes: tuple[int, ...], factor: float
-) -> None:
+def test_the_best_tile_of_the_menu_is_taken() -> None:
+    """P V of one head, n = 4096, d = 64: 64 tiles of 64 x 64 leave fewer SMs idle than 32 of 128 x 64."""
+    sizes = (1, 4096, 64, 4096)
+    assert quantised(sizes, 132, [(128, 64)]) == pytest.approx(132 / 32)
+    assert quantised(sizes, 132, [(128, 64), (64, 64)]) == pytest.approx(132 / 64)
+    assert quantised(sizes, 132, tile_menu("fp32")) == pytest.approx(132 / 64)
+
+
+@given(
+    st.tuples(st.integers(1, 64), *[st.integers(1, 9000)] * 3),
+    st.integers(1, 200),
+    st.sampled_from(["fp32", "bf16"]),
+)
+def test_a_product_never_computes_less_than_itself(sizes: tuple[int, ...], sms: int, kind: str) -> None:
+    best = quantised(sizes, sms, tile_menu(kind))
+    assert best >= 1
+    assert best <= quantised(sizes, sms, [(128, 128)])
+    assert quantised((sizes[0] * sms, *sizes[1:]), sms, tile_menu(kind)) <= best  # whole waves idle no SM
+
+
+@pytest.mark.parametrize(("sizes", "factor"), [((1, 2048, 2048, 64), 216 / 128), ((1, 2048, 64, 2048), 108 / 32)])
+def test_a_known_tile_is_that_of_large_results(sizes: tuple[int, ...], factor: float) -> None:
+    """A narrow result has a tile of the menu: 32 of 64 x 64, on 108 SMs."""
     classes = {f"matmul__bf16__{name}": Curve(((64.0, 1e12),)) for name in ("scores", "values")}
     on = machine(gpu(sm_count=108), tile__bf16__rows=128.0, tile__bf16__cols=256.0, **classes)
     (found,) = matmul(launch("gemm", "bmm", sizes, bfloat16, matmul=1e9), on)
     assert found.seconds == pytest.approx(1e-3 * factor)
+
+
+def test_without_a_calibration_or_its_sms_a_product_is_taken_as_it_is() -> None:
+    assert tiles_and_waves((1, 100, 100, 64), "bf16", Machine(gpu(sm_count=108))) == 1.0
+    assert tiles_and_waves((1, 100, 100, 64), "bf16", machine(gpu(), matmul__bf16=1e12)) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_every_gpu_with_a_peak_has_a_picture(gpu: str) -> None:
 
 
 def test_equal_launches_are_one_point() -> None:
+    """Two products make the scores and their gradient, four have a narrow result: of as much work, in other tiles."""
     shown = roofline(predict("A100", "naive"))
-    assert {p.kernel: p.launches for p in shown.points if p.kernel == "bmm"} == {"bmm": 6}
-    assert len({(p.kernel, p.flops, p.hbm_bytes) for p in shown.points}) == len(shown.points)
+    assert [p.launches for p in shown.points if p.kernel == "bmm"] == [2, 4]
+    assert len({(p.kernel, p.flops, p.hbm_bytes, p.expected_seconds) for p in shown.points}) == len(shown.points)
     assert shown.without == ("clone",)

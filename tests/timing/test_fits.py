@@ -9,7 +9,7 @@ import pytest
 from memmodel.timing import Calibration, Constant
 from memmodel_validate.accuracy import accuracy
 from memmodel_validate.community import MADE_OF, SHIPPED, shipped_calibration
-from memmodel_validate.fit import stored
+from memmodel_validate.fit import completed, stored
 from memmodel_validate.fits import FITS, Fit, training_rows
 from memmodel_validate.judged import percentile, summaries
 from memmodel_validate.programs import program_of
@@ -50,10 +50,9 @@ def test_no_fitted_constant_is_better_elsewhere(fit: Fit, constant: str) -> None
         moved = value * factor
         if constant.endswith((".matmul", ".overlap")) and moved > 1:
             continue
-        constants = {**fitted.constants, constant: Constant(moved, "moved")}
-        if constant == "flash.matmul" and "flash_backward.matmul" in constants:
-            constants["flash_backward.matmul"] = constants[constant]
-        assert loss(rows, replace(fitted, constants=constants)) >= 0.99 * lowest
+        own = {name: fitted.constants[name] for name in (*fit.start, *fit.given)}
+        tried = completed(fit, {**own, constant: Constant(moved, "moved")})
+        assert loss(rows, tried) >= 0.99 * lowest
 
 
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.name)
@@ -63,8 +62,8 @@ def test_stored_constants_say_where_they_are_from(fit: Fit) -> None:
     assert found.machine["gpu_id"] == fit.gpu
     for name in fit.start:
         assert found.constants[name].origin.startswith("fitted to ")
-    for name, (value, origin) in fit.given.items():
-        assert found.constants[name] == Constant(value, origin)
+    for name, constant in fit.given.items():
+        assert found.constants[name] == constant
 
 
 def test_no_row_is_judged_that_a_constant_was_fitted_to() -> None:
@@ -83,15 +82,12 @@ def test_flash_constants_are_at_most_three_a_pass() -> None:
 
 
 def test_naive_attention_keeps_what_is_promised() -> None:
-    """n >= 4096, on rows that no constant was taken from: median at most 5 %, and far below the roofline's.
-
-    The 90th percentile is 14 %: tables of batch 1 have kernels of 20 to 60 us, which launches and L2 decide.
-    """
+    """n >= 4096, on rows that no constant was taken from: median at most 5 %, 90th percentile at most 12 %."""
     (found,) = summaries(accuracy(shipped()).only(None, "naive").judged, by_subject=False)
     assert found.count >= 100
     assert found.median <= 0.05
     assert found.roofline is not None
-    assert found.p90 <= found.roofline / 2
+    assert found.p90 <= 0.12
     assert found.roofline > 3 * found.median
 
 

@@ -52,6 +52,13 @@ def test_full_overlap_and_full_waves_leave_the_products() -> None:
     assert found.seconds == pytest.approx(4 * SMS * 128 * 4096 * HEAD_DIM / (0.5 * 989.4e12), rel=1e-6)
 
 
+@pytest.mark.parametrize(("best", "rate"), [(400e12, 400e12), (800e12, 0.5 * 989.4e12)])
+def test_no_kernel_multiplies_faster_than_the_best_product_measured(best: float, rate: float) -> None:
+    found = timed(forward(128, m=4096), flash__warp_rows=64, matmul__bf16=best)
+    assert found.binding.name == "tensor cores"
+    assert found.seconds == pytest.approx(4 * SMS * 128 * 4096 * HEAD_DIM / rate, rel=1e-6)
+
+
 def test_what_is_not_hidden_comes_on_top() -> None:
     """Pipes: products, shared memory, and exponentials with the fp32 arithmetic of each score."""
     launch = forward(4096)

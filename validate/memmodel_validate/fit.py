@@ -50,15 +50,20 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
         rows = [row for row in rows if row.timed.run.case["seq"] == FITTED_N]
     for part, start, origin in _parts(fit, rows):
         constants |= _minimised(fit, constants, part, start, origin)
-    return replace(_calibration(fit, constants), machine=_machine(fit, rows), notes=_notes(fit, rows))
+    return replace(completed(fit, constants), machine=_machine(fit, rows), notes=_notes(fit, rows))
 
 
-def _calibration(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
-    """What is not known of a flash kernel's backward is as in its forward: the share of the peak above all."""
-    mirrored = {n.replace("flash.", "flash_backward."): c for n, c in constants.items() if n.startswith("flash.")}
-    if "matmul.fp16" in constants:  # tensor cores take both 16-bit types at one rate
-        mirrored["matmul.bf16"] = constants["matmul.fp16"]
-    return Calibration(fit.name, "community", {}, {**mirrored, **constants})
+def completed(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
+    """A calibration of fitted constants, with those that stand for others.
+
+    What is not known of a flash kernel's backward is as in its forward: the share of the peak above all. Thin products
+    have one rate, and tensor cores take both 16-bit types at one.
+    """
+    both = dict(constants)
+    for given, same in (("flash.", "flash_backward."), (".values", ".scores"), (".fp16", ".bf16")):
+        both |= {name.replace(given, same): both[name] for name in tuple(both) if given in name}
+        both |= constants
+    return Calibration(fit.name, "community", {}, both)
 
 
 def _parts(fit: Fit, rows: list[_Row]) -> Iterator[tuple[list[_Row], dict[str, float], str]]:
@@ -84,24 +89,29 @@ def _minimised(
     most = {name: _most(fit, name) for name in start}
 
     def constants(point: Sequence[float]) -> dict[str, Constant]:
-        return {
-            n: Constant(min(_value(n, x), most[n]), f"fitted to {origin}") for n, x in zip(start, point, strict=True)
-        }
+        values = {name: min(_value(name, x), most[name]) for name, x in zip(start, point, strict=True)}
+        return {name: Constant(value, f"fitted to {origin}") for name, value in values.items()}
 
-    def loss(point: Sequence[float]) -> float:
-        calibration = _calibration(fit, {**known, **constants(point)})
+    def loss(found: Mapping[str, Constant]) -> float:
+        calibration = completed(fit, {**known, **found})
         return fmean(abs(row.log_error(calibration)) for row in rows)
 
     options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 4000}
-    found = [minimize(loss, x, method="Nelder-Mead", options=options) for x in _starts(fit, rows, known, start)]
-    return constants(min(found, key=lambda result: result.fun).x)
+    starts = _starts(fit, rows, known, start)
+    ends = [minimize(lambda x: loss(constants(x)), x, method="Nelder-Mead", options=options) for x in starts]
+    found = constants(min(ends, key=lambda end: end.fun).x)
+    for name in found:  # a share that the GPU's best product hides could be any above it: it is taken as whole
+        whole = {**found, name: Constant(1.0, f"{found[name].origin}; the GPU's best product is slower")}
+        if name.endswith(".matmul") and loss(whole) <= loss(found):
+            found = whole
+    return found
 
 
 def _starts(fit: Fit, rows: list[_Row], known: Mapping[str, Constant], start: Mapping[str, float]) -> list[list[float]]:
     """Where the search begins; rates of machines are first scaled to the machine's order of magnitude."""
     first = [_coordinate(name, value) for name, value in start.items()]
     if not fit.flash:
-        guessed = _calibration(fit, {**known, **{name: Constant(value, "") for name, value in start.items()}})
+        guessed = completed(fit, {**known, **{name: Constant(value, "") for name, value in start.items()}})
         slower = fmean(row.log_error(guessed) for row in rows)
         first = [x + slower for x in first]
     if not fit.flash:
@@ -112,15 +122,14 @@ def _starts(fit: Fit, rows: list[_Row], known: Mapping[str, Constant], start: Ma
 
 
 def _most(fit: Fit, name: str) -> float:
-    """No rate is above the best one seen, or listed: where other kernels decide on every row, nothing else bounds it."""
-    kind = name.removeprefix("matmul.")
+    """No rate is above the best one seen, or listed: nothing else bounds one that decides on no row."""
     if not fit.gpu or fit.flash or name == "broadcast":
         return math.inf
     gpu = load_gpu(fit.gpu)
-    if kind == name:
+    if not name.startswith("matmul."):
         return gpu.bandwidth
-    seen = published_products(fit.gpu).get(name)
-    return seen.at(0.0) if seen else gpu.peak_by_name(kind)
+    seen = published_products(fit.gpu).get(name.removesuffix(".values"))
+    return seen.at(0.0) if seen else gpu.peak_by_name(name.split(".")[1])
 
 
 def _coordinate(name: str, value: float) -> float:

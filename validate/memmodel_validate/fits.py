@@ -68,14 +68,14 @@ class Fit:
 def _naive(
     name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None, judged: tuple[str, ...] = ()
 ) -> Fit:
-    own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32": 3e13} if starts is None else starts
+    own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32.values": 3e13} if starts is None else starts
     return Fit(name, sources, gpu, "", own, {}, judged)
 
 
-_STANDARD = {"bandwidth": 2e12, "broadcast": 3e11, "matmul.fp16": 4e14}  # 16 bits, library softmax
-_TF32 = {"bandwidth": 2e12, "reduction": 1e12, "matmul.tf32": 1e14}
-_LIBRARY = {"bandwidth": 2e12, "matmul.fp32": 3e13}
-_BOTH = {**_STANDARD, "softmax": 2e12, "reduction": 1e12, "matmul.fp32": 3e13, "matmul.tf32": 1e14}
+_STANDARD = {"bandwidth": 2e12, "broadcast": 3e11, "matmul.fp16.values": 4e14}  # 16 bits, library softmax
+_TF32 = {"bandwidth": 2e12, "reduction": 1e12, "matmul.tf32.values": 1e14}
+_LIBRARY = {"bandwidth": 2e12, "matmul.fp32.values": 3e13}
+_BOTH = {**_STANDARD, "softmax": 2e12, "reduction": 1e12, "matmul.fp32.values": 3e13, "matmul.tf32.values": 1e14}
 
 
 _WGMMA = Constant(64.0, "PTX ISA, wgmma.mma_async: 64 rows of one operand")
@@ -155,7 +155,7 @@ def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
 
 def _of_its_own(source: Source, dtype: str) -> Fit:
     kind = source.protocol.get("fp32_products", dtype) if dtype == "fp32" else dtype
-    start = {"bandwidth": 2e12, "reduction": 1e12, f"matmul.{kind}": 3e13}
+    start = {"bandwidth": 2e12, "reduction": 1e12, f"matmul.{kind}.values": 3e13}
     return Fit(f"{source.name}.{dtype}", (source.name,), "", "", start, {})
 
 

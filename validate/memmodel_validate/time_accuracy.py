@@ -84,7 +84,7 @@ def _check_flash(timed: Timed, fit: Fit) -> None:
 
 
 def _check_naive(timed: Timed, kind: str, calibration: Calibration) -> None:
-    if f"matmul.{kind}" not in calibration.constants:
+    if f"matmul.{kind}.values" not in calibration.constants:
         raise _LeftOut("no constants are fitted to its type on its GPU")
     if timed.run.case["seq"] < FITTED_N:
         raise _LeftOut(f"naive attention below n = {FITTED_N}: dispatch and L2 decide")

@@ -1,11 +1,13 @@
 """Recorded times against the time model: a run's program on its GPU, with a calibration or by the datasheet alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
+from memmodel_validate.community import published_products
 from memmodel_validate.ledger import Run, Source
 from memmodel_validate.programs import launches
 
@@ -57,5 +59,11 @@ def predicted_seconds(program: Program, phase: str, source: Source, machine: Mac
 
 
 def machine_of(source: Source, calibration: Calibration | None) -> Machine:
-    """The source's GPU with a calibration; matrix products in TF32 where its script turned that on."""
+    """The source's GPU with a calibration; matrix products in TF32 where its script turned that on.
+
+    A kernel's constants hold on any GPU; that GPU's own best products go with them.
+    """
+    if calibration is not None and source.gpu_id:
+        rates = {**published_products(source.gpu_id), **calibration.constants}
+        calibration = replace(calibration, constants=rates)
     return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32")

@@ -53,7 +53,8 @@ def scores(kind: str, clock: Clock, on: Machine, long: int | None = None) -> Con
         q, k = (torch.randn(1, n, d, device=clock.device, dtype=_TORCH[kind]) for _ in range(2))
         out = torch.empty(1, n, n, device=clock.device, dtype=_TORCH[kind])
         with precision(kind):
-            points[d] = computed((1, n, n, d), kind, on), clock.samples(lambda q=q, k=k, out=out: torch.bmm(q, k.mT, out=out))  # type: ignore[misc]
+            samples = clock.samples(lambda q=q, k=k, out=out: torch.bmm(q, k.mT, out=out))  # type: ignore[misc]
+        points[d] = computed((1, n, n, d), kind, on), samples
     return thin_curve(points, f"bmm of (1, {n}, d) and (1, d, {n})")
 
 
