@@ -22,6 +22,7 @@ KEYS = MappingProxyType(
         "context_low_MiB": ("context_low", MiB),
         "context_high_MiB": ("context_high", MiB),
         "l2_MiB": ("l2", MiB),
+        "l2_bandwidth_GBps": ("l2_bandwidth", 1e9),
         "shared_memory_per_sm_KiB": ("shared_memory_per_sm", KiB),
         "shared_memory_per_block_KiB": ("shared_memory_per_block", KiB),
         "registers_per_sm_KiB": ("registers_per_sm", KiB),

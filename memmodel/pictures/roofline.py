@@ -106,6 +106,11 @@ class Roofline(Shown):
         return next(roof for roof in self.roofs if roof.name == "HBM")
 
     @property
+    def slopes(self) -> list[Roof]:
+        """The ceilings that rise with intensity: HBM's, and L2's where it is known."""
+        return [roof for roof in self.roofs if roof.kind == "memory"]
+
+    @property
     def above(self) -> bool:
         """Whether a kernel's FLOP, of all units together, come faster than one unit alone could do them."""
         return any(point.rate > self.peak.rate for point in self.points)
@@ -143,8 +148,10 @@ def _peak(gpu: Gpu, dtype: str) -> float:
 
 
 def _roofs(gpu: Gpu) -> Iterator[Roof]:
-    """HBM, then the flat ceilings, fastest first. L2 has none: no datasheet lists its bandwidth."""
+    """HBM, L2 where its bandwidth is known, then the flat ceilings, fastest first."""
     yield Roof("HBM", "memory", gpu.bandwidth, gpu.source("bandwidth"))
+    if "l2_bandwidth" in gpu.values:
+        yield Roof("L2", "memory", gpu.value("l2_bandwidth"), gpu.source("l2_bandwidth"))
     flat = [(f"tensor {q.removeprefix('tensor.')}", q) for q in gpu.values if _is_float_peak(q)]
     flat += [(f"{name} units", f"vector.{name}") for name in ("fp32", "fp64") if f"vector.{name}" in gpu.values]
     found = [Roof(name, "compute", gpu.value(q), gpu.source(q)) for name, q in flat]

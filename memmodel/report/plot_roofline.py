@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from memmodel.pictures.roofline import Point, Roofline
+from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.report.palette import BLACK, BLUE, MARKERS, PURPLE, SERIES, VERMILION
 from memmodel.report.scales import ABOVE, rate_label, roofline_ends
 from memmodel.units import decimal_text, seconds_text
@@ -15,6 +15,7 @@ from memmodel.units import decimal_text, seconds_text
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NEAR = 0.022  # of the width: markers closer than this share one label
 _FEW = 3  # letters that have room on the left of their markers
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.6}  # a ceiling may pass behind words
 _LINE = 0.036  # of the height: what a line of text takes
 
 
@@ -52,6 +53,9 @@ def _roofs(ax: Axes, shown: Roofline) -> None:
     flat = [roof for roof in shown.roofs if roof.kind == "compute"]
     high = max(roof.rate for roof in flat)
     ax.plot([x0, high / bandwidth], [x0 * bandwidth, high], color=BLACK, linewidth=1.8, zorder=2)
+    for roof in shown.slopes[1:]:
+        ax.plot([x0, high / roof.rate], [x0 * roof.rate, high], color=BLUE, linewidth=0.9, zorder=2)
+        _slope_label(ax, roof, 0.8 * _share(high, y0, y1), left=True)
     places = spread([_share(roof.rate, y0, y1) for roof in flat], _LINE)
     for roof, place in zip(flat, places, strict=True):
         thick = roof == shown.peak
@@ -74,22 +78,31 @@ def _roofs(ax: Axes, shown: Roofline) -> None:
 
 
 def _memory_label(ax: Axes, shown: Roofline, high: float) -> None:
-    """The slanted ceiling's name, above it where kernels are farthest."""
+    """The slanted ceiling's name, right of it where kernels and flat ceilings are farthest."""
     x0, (y0, y1) = ax.get_xlim()[0], ax.get_ylim()
-    taken = [_share(point.rate, y0, y1) for point in shown.points]
+    rates = [rate for point in shown.points for rate in (point.rate, point.expected_rate) if rate]
+    rates += [roof.rate for roof in shown.roofs if roof.kind == "compute"]
+    taken = [_share(rate, y0, y1) for rate in rates]
     places = [_share(max(x0 * shown.memory.rate, y0), y0, y1) + 0.1 + 0.01 * i for i in range(60)]
-    places = [place for place in places if place < _share(high, y0, y1) - 0.08]
+    places = [place for place in places if place < _share(high / 30, y0, y1)]  # left of the balance point
     best = max(places, key=lambda place: min((abs(place - other) for other in taken), default=1.0), default=0.5)
-    rate = y0 * (y1 / y0) ** best
+    _slope_label(ax, shown.memory, best, left=False)
+
+
+def _slope_label(ax: Axes, roof: Roof, place: float, left: bool) -> None:
+    """A slanted ceiling's name beside it, at a share of the height."""
+    y0, y1 = ax.get_ylim()
+    rate = y0 * (y1 / y0) ** place
     ax.annotate(
-        f"HBM: {decimal_text(shown.memory.rate, 'B/s')}",
-        (rate / shown.memory.rate, rate),
-        xytext=(-8, 0),
+        f"{roof.name}: {decimal_text(roof.rate, 'B/s')}",
+        (rate / roof.rate, rate),
+        xytext=(-8 if left else 8, 0),
         textcoords="offset points",
         fontsize=8,
-        fontweight="bold",
+        fontweight="bold" if roof.name == "HBM" else "normal",
         va="center",
-        ha="right",
+        ha="right" if left else "left",
+        bbox=_ON_WHITE,
     )
 
 
@@ -110,26 +123,19 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 def _balance(ax: Axes, shown: Roofline) -> None:
     ax.axvline(shown.balance, color=VERMILION, linewidth=1.0, linestyle=":", zorder=1)
-    words = f"balance point {shown.balance:.0f} FLOP/B ({shown.dtype})\n"
-    ax.text(
-        shown.balance,
-        0.015,
-        f" {words} right of it arithmetic limits",
-        transform=ax.get_xaxis_transform(),
-        color=VERMILION,
-        fontsize=8,
-        va="bottom",
-    )
-    ax.text(
-        shown.balance,
-        0.015,
-        "left of it memory limits ",
-        transform=ax.get_xaxis_transform(),
-        color=VERMILION,
-        fontsize=8,
-        va="bottom",
-        ha="right",
-    )
+    right = f"balance point {shown.balance:.0f} FLOP/B ({shown.dtype})\nright of it arithmetic limits"
+    for words, side, offset in ((right, "left", 3), ("left of it memory limits", "right", -3)):
+        ax.annotate(
+            words,
+            (shown.balance, 0.015),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            color=VERMILION,
+            fontsize=8,
+            va="bottom",
+            ha=side,
+        )
 
 
 def _point(ax: Axes, point: Point, series: int) -> None:
@@ -164,7 +170,8 @@ def _letters(ax: Axes, shown: Roofline) -> None:
             textcoords="offset points",
             ha="left" if right else "right",
             fontweight="bold",
-            zorder=6,
+            bbox=_ON_WHITE,
+            zorder=4,
         )
 
 

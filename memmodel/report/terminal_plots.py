@@ -144,7 +144,8 @@ def _roofline(shown: Roofline, width: int, ascii_only: bool) -> Iterator[Any]:
     for roof in shown.roofs:
         if roof.kind == "compute":
             chart.line([(min(max(roof.rate / shown.memory.rate, x0), x1), roof.rate), (x1, roof.rate)], "-", "blue")
-    _slope(chart, shown)
+    for roof in reversed(shown.slopes):
+        _slope(chart, roof.rate, "cyan" if roof == shown.memory else "blue")
     for one in shown.measured:
         chart.mark(one.intensity, one.rate, "x", "magenta")
     for i, point in reversed(list(enumerate(shown.points))):
@@ -157,22 +158,25 @@ def _roofline(shown: Roofline, width: int, ascii_only: bool) -> Iterator[Any]:
     yield from _roofline_legend(shown)
 
 
-def _slope(chart: Chart, shown: Roofline) -> None:
-    """HBM's ceiling up to the highest flat one."""
-    bandwidth = shown.memory.rate
+def _slope(chart: Chart, bandwidth: float, color: str) -> None:
+    """A memory's ceiling up to the highest flat one."""
     low = max(chart.x.low, chart.y.low / bandwidth)
     high = min(chart.x.high, chart.y.high / bandwidth)
-    chart.line([(low, low * bandwidth), (high, high * bandwidth)], "/", "cyan")
+    chart.line([(low, low * bandwidth), (high, high * bandwidth)], "/", color)
 
 
 def _roof_labels(chart: Chart, shown: Roofline) -> None:
-    """A number at the right end of each flat ceiling, named below; HBM's name beside its line where there is room."""
+    """A number at the right end of each flat ceiling, named below; those of memories beside their lines where there is room."""
     for number, roof in enumerate(_flat(shown), start=1):
         chart.label(chart.columns - 1, chart.row_of(roof.rate), f"{number}", "blue")
-    middle = (shown.memory.rate * chart.x.low * shown.peak.rate) ** 0.5
-    column, row = chart.at(middle / shown.memory.rate, middle)
-    words = f"HBM {decimal_text(shown.memory.rate, 'B/s')}"
-    chart.label(int(column) - len(words) - 2, int(row), words, "cyan")
+    for roof in shown.slopes:
+        words = f"{roof.name} {decimal_text(roof.rate, 'B/s')}"
+        right = roof == shown.memory
+        lowest = max(roof.rate * chart.x.low, chart.y.low)
+        rate = lowest * (shown.peak.rate / lowest) ** (0.1 if right else 0.75)
+        column, row = chart.at(rate / roof.rate, rate)
+        start = int(column) + (3 if right else -2 - len(words))
+        chart.label(start, int(row), words, "cyan" if right else "blue")
 
 
 def _flat(shown: Roofline) -> list[Roof]:
@@ -183,7 +187,8 @@ def _roof_words(shown: Roofline) -> str:
     """Every ceiling by its number."""
     units = (decimal_text(roof.rate, "exp/s" if roof.name == "exp units" else "FLOP/s") for roof in _flat(shown))
     names = (f"{i} {roof.name} {rate}" for i, (roof, rate) in enumerate(zip(_flat(shown), units, strict=True), start=1))
-    return f"ceilings: HBM {decimal_text(shown.memory.rate, 'B/s')}; {'; '.join(names)}"
+    slopes = (f"{roof.name} {decimal_text(roof.rate, 'B/s')}" for roof in shown.slopes)
+    return f"ceilings: {'; '.join((*slopes, *names))}"
 
 
 def _roofline_legend(shown: Roofline) -> Iterator[Any]:

@@ -49,6 +49,12 @@ def test_ceilings_are_the_gpus_and_the_balance_point_is_where_they_meet() -> Non
     assert all(roof.source for roof in shown.roofs)
 
 
+def test_l2_has_a_ceiling_where_its_bandwidth_is_known() -> None:
+    slopes = {roof.name: roof.rate for roof in roofline(predict("A100", "naive")).slopes}
+    assert slopes == {"HBM": 2039e9, "L2": pytest.approx(5120 * 1410e6, rel=1e-3)}  # bytes per clock x clock
+    assert [roof.name for roof in roofline(predict("T4", "naive", dtype="fp16")).slopes] == ["HBM"]
+
+
 @pytest.mark.parametrize("gpu", gpu_ids())
 def test_every_gpu_with_a_peak_has_a_picture(gpu: str) -> None:
     device = load_gpu(gpu)
