@@ -166,7 +166,7 @@ def _slope(chart: Chart, bandwidth: float, color: str) -> None:
 
 
 def _roof_labels(chart: Chart, shown: Roofline) -> None:
-    """A number at the right end of each flat ceiling, named below; those of memories beside their lines where there is room."""
+    """A number at the right end of each flat ceiling, named below; memories by name beside their lines."""
     for number, roof in enumerate(_flat(shown), start=1):
         chart.label(chart.columns - 1, chart.row_of(roof.rate), f"{number}", "blue")
     for roof in shown.slopes:
