@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -69,9 +70,9 @@ def command_output(arguments: str) -> str:
 def _run(arguments: str) -> tuple[str, int]:
     from memmodel.cli import run
 
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = run(shlex.split(arguments))
+    out, words = io.StringIO(), shlex.split(arguments)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), patch.object(sys, "argv", ["memmodel", *words]):
+        status = run(words)
     return out.getvalue(), status
 
 
@@ -114,7 +115,8 @@ def workspace() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         os.symlink(ROOT / "examples", Path(folder) / "examples")
         written(from_trace("okazaki-small-training"), Path(folder))
-        with contextlib.chdir(folder):
+        alone = {"COLUMNS": "80", "MEMMODEL_HOME": folder}
+        with contextlib.chdir(folder), patch.dict(os.environ, alone):
             yield
 
 
