@@ -1,5 +1,9 @@
 """The book, built by `make docs`. Nothing it loads comes from a network."""
 
+from typing import Any
+
+from sphinx.application import Sphinx
+
 import memmodel
 
 project = "memmodel"
@@ -23,3 +27,21 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
+napoleon_use_ivar = True
+
+
+def setup(app: Sphinx) -> None:
+    """Fit what the extensions make of this code's docstrings and help texts."""
+    app.connect("autodoc-skip-member", _skip_field)
+    for part in ("options", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", _escape_stars)
+
+
+def _skip_field(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """A named tuple's field without a docstring of its own: the class describes it."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def _escape_stars(app: Sphinx, context: Any, lines: list[str]) -> None:
+    """A star in a help text (1k:64k:*2) is no emphasis."""
+    lines[:] = [line.replace("*", r"\*") for line in lines]

@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "examples" / "README.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "kernels" / "memmodel_kernels" / "README.md",
 )
@@ -77,9 +76,9 @@ def _run(arguments: str) -> tuple[str, int]:
 
 
 def _example(name: str) -> str:
-    return f"$ python examples/{name}.py\n" + _printed(
-        lambda: runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    )
+    path = f"examples/{name}.py"
+    with patch.object(sys, "argv", [path]):
+        return f"$ python {path}\n" + _printed(lambda: runpy.run_path(path, run_name="__main__"))
 
 
 def _python(kind: str, body: str, namespace: dict[str, Any]) -> str:
