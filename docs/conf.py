@@ -19,6 +19,7 @@ html_show_sphinx = False
 html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
 
 myst_heading_anchors = 3
+smartquotes = False  # -- begins an option
 default_role = "code"  # docstrings mark code as `code`
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r".*")]  # links of types: names stand for classes that have no page
@@ -30,11 +31,14 @@ python_maximum_signature_line_length = 100
 napoleon_use_ivar = True
 
 
+
+
 def setup(app: Sphinx) -> None:
     """Fit what the extensions make of this code's docstrings and help texts."""
     app.connect("autodoc-skip-member", _skip_field)
-    for part in ("options", "epilog"):
-        app.connect(f"sphinx-click-process-{part}", _escape_stars)
+    app.connect("autodoc-process-docstring", _keep_colon, priority=400)  # before napoleon's
+    app.connect("sphinx-click-process-options", _escape_stars)
+    app.connect("sphinx-click-process-epilog", _as_block)
 
 
 def _skip_field(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
@@ -42,6 +46,19 @@ def _skip_field(app: Sphinx, what: str, name: str, member: Any, skip: bool, opti
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def _keep_colon(app: Sphinx, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
+    """What stands before a colon in a property's docstring is no type, unless it comes first."""
+    if what in ("property", "attribute", "data"):
+        lines.insert(0, "")
+
+
 def _escape_stars(app: Sphinx, context: Any, lines: list[str]) -> None:
     """A star in a help text (1k:64k:*2) is no emphasis."""
     lines[:] = [line.replace("*", r"\*") for line in lines]
+
+
+def _as_block(app: Sphinx, context: Any, lines: list[str]) -> None:
+    """The examples of an epilogue as a block of code."""
+    shown = [line.removeprefix("| ") for line in lines[1:] if line.startswith("| ")]
+    if shown:
+        lines[:] = [".. rubric:: Examples", "", ".. code-block:: sh", "", *(f" {line}" for line in shown), ""]
