@@ -6,21 +6,14 @@ from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 
-REASONS = (
-    "needs a GPU",
-    "measures for minutes",
-    "installs",
-    "needs a file of yours",
-    "a drawing",
-    "a formula",
-)
+REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula")
 _PARSER = MarkdownIt()
 _MARK = re.compile(r"<!-- (transcript|example|not run): (.*?) -->\s*$")
-_COMMAND = re.compile(r"^(?:\$ )?(memmodel(?: .*)?)$", re.MULTILINE)
+_COMMAND = re.compile(r"^ *(?:\$ )?(memmodel(?: .*)?)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A block of code: its line, its language ("" for an indented one), its text, and the mark above it."""
+    """A block of code: its line, its language ("" where it is indented), its text, and the mark right above it."""
 
     line: int
     language: str
@@ -31,11 +24,11 @@ class Block(NamedTuple):
 
 def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page."""
-    mark: tuple[str, str] = ("", "")
+    mark = ("", "")
     for token in _PARSER.parse(page):
         if token.type in ("fence", "code_block"):
             line = token.map[0] + 1 if token.map else 0
-            yield Block(line, token.info.strip() if token.type == "fence" else "", token.content, *mark)
+            yield Block(line, token.info.strip(), token.content, *mark)
         found = _MARK.match(token.content) if token.type == "html_block" else None
         mark = (found[1], found[2]) if found else ("", "")
 
@@ -54,11 +47,11 @@ def complaint(block: Block) -> str | None:
 
 
 def commands(page: str) -> Iterator[str]:
-    """Every `memmodel ...` that a page tells to type but does not run: in its blocks and in its prose."""
+    """Every `memmodel ...` that a page tells to type and that no transcript runs: in its blocks and in its text."""
+    for block in blocks(page):
+        if block.mark not in ("transcript", "example"):
+            yield from (match[1] for match in _COMMAND.finditer(block.text))
     for token in _PARSER.parse(page):
-        if token.type == "fence":
-            if not re.match(r"\$ (memmodel|python) ", token.content) or token.info.strip() != "text":
-                yield from (match[1] for match in _COMMAND.finditer(token.content))
         for child in token.children or ():
             if child.type == "code_inline" and re.match(r"memmodel( |$)", child.content):
                 yield child.content
