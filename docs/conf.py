@@ -31,8 +31,6 @@ python_maximum_signature_line_length = 100
 napoleon_use_ivar = True
 
 
-
-
 def setup(app: Sphinx) -> None:
     """Fit what the extensions make of this code's docstrings and help texts."""
     app.connect("autodoc-skip-member", _skip_field)

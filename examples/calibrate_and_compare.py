@@ -1,7 +1,7 @@
 """A calibration held against recorded runs of its GPU: times by the datasheet, as calibrated, and as measured.
 
-By default the calibration is the shipped one of an H20, fitted to other people's runs; rows that it was fitted to are left
-out. To make your own takes about a minute on your machine: `memmodel calibrate -o mine.json`. Then
+By default the calibration is the shipped one of an H20, fitted to other people's runs; rows that it was fitted to are
+left out. To make your own takes about a minute on your machine: `memmodel calibrate -o mine.json`. Then
 
     python examples/calibrate_and_compare.py mine.json runs.jsonl
 

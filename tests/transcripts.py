@@ -1,9 +1,9 @@
 """Transcripts in the documentation: found, run again, compared, and rewritten by `python tests/transcripts.py`.
 
 A transcript is a fenced block after the comment `<!-- transcript: ARGUMENTS -->`: the command, what it prints in 80
-columns and, where that is not 0, its exit status; `<!-- example: NAME -->` is the same for a file of `examples/`. Fenced
-blocks of Python are run too, each file's in one namespace, in order: those with prompts are compared. All run in a
-folder of their own that holds `examples` and a `snapshot.pickle`.
+columns and, where that is not 0, its exit status; `<!-- example: NAME -->` is the same for a file of `examples/`.
+Fenced blocks of Python are run too, each file's in one namespace, in order: those with prompts are compared. All run in
+a folder of their own that holds `examples` and a `snapshot.pickle`.
 """
 
 import contextlib
@@ -70,7 +70,11 @@ def _run(arguments: str) -> tuple[str, int]:
     from memmodel.cli import run
 
     out, words = io.StringIO(), shlex.split(arguments)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), patch.object(sys, "argv", ["memmodel", *words]):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        patch.object(sys, "argv", ["memmodel", *words]),
+    ):
         status = run(words)
     return out.getvalue(), status
 
@@ -112,7 +116,7 @@ def workspace() -> Iterator[None]:
     from snapshot_data import from_trace, written
 
     with tempfile.TemporaryDirectory() as folder:
-        os.symlink(ROOT / "examples", Path(folder) / "examples")
+        (Path(folder) / "examples").symlink_to(ROOT / "examples")
         written(from_trace("okazaki-small-training"), Path(folder))
         alone = {"COLUMNS": "80", "MEMMODEL_HOME": folder}
         with contextlib.chdir(folder), patch.dict(os.environ, alone):

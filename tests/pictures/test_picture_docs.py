@@ -82,5 +82,7 @@ def words(svg: str) -> list[str]:
 
 def test_every_drawing_is_made_by_a_command_and_in_a_page() -> None:
     drawings = {file.stem for file in (DOCS / "img").glob("*.svg")}
-    shown = (re.findall(r"\((?:\.\./)?img/([^)]+)\.svg\)", page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md"))
+    shown = (
+        re.findall(r"\((?:\.\./)?img/([^)]+)\.svg\)", page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md")
+    )
     assert drawings == set(DRAWN) == set(chain(*shown))
