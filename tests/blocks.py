@@ -1,10 +1,15 @@
 """Every block of code in a page, and how it is kept true: run, made from a run, or marked as not run with a reason."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import click
 from markdown_it import MarkdownIt
+
+from memmodel.cli import _COMMANDS, cli
+from memmodel.errors import UsageError
 
 REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula")
 _PARSER = MarkdownIt()
@@ -55,3 +60,21 @@ def commands(page: str) -> Iterator[str]:
         for child in token.children or ():
             if child.type == "code_inline" and re.match(r"memmodel( |$)", child.content):
                 yield child.content
+
+
+def misuse(line: str) -> str | None:
+    """What is wrong with the words of a `memmodel ...` line; None for a command's bare name and for right ones."""
+    name, *arguments = shlex.split(line, comments=True)[1:] or [""]
+    if name and name not in _COMMANDS:
+        return f"{line}: no such command"
+    if not arguments:
+        return None
+    try:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        command.make_context(name, arguments)
+    except click.ClickException as error:
+        return f"{line}: {error.format_message()}"
+    except UsageError as error:
+        return f"{line}: {error}"
+    return None

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from memmodel.cli import _COMMANDS
+from blocks import misuse
+from memmodel.cli import _COMMANDS, cli
 from transcripts import COMMAND, ROOT
 
 PAGES = ROOT / "docs" / "commands"
@@ -33,6 +35,16 @@ def problems(name: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_a_command_has_its_page(name: str) -> None:
     assert problems(name, PAGES) == []
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_examples_in_a_help_text_have_valid_options(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    text = (command.epilog or "").replace("\\\n", "").replace('eval "$(', "").replace(')"', "")
+    found = [line.strip() for line in text.splitlines() if line.strip().startswith("memmodel ")]
+    assert found or command.epilog is None
+    assert [wrong for line in found if (wrong := misuse(line))] == []
 
 
 def test_there_is_no_page_of_a_command_that_is_gone() -> None:

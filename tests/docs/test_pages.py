@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks import REASONS, Block, blocks, commands, complaint
+from blocks import REASONS, Block, blocks, commands, complaint, misuse
 from transcripts import COMMAND, PAGES, ROOT, SESSION, page_name, rerun
 
 README = ROOT / "README.md"
@@ -124,29 +124,11 @@ def test_commands_that_are_not_run_have_valid_options(path: Path) -> None:
     assert [found for line in commands(path.read_text(encoding="utf-8")) if (found := misuse(line))] == []
 
 
-def misuse(line: str) -> str | None:
-    """What is wrong with the words of a `memmodel ...` line; None for a command's bare name and for right ones."""
-    import shlex
-
-    import click
-
-    from memmodel.cli import _COMMANDS, cli
-    from memmodel.errors import UsageError
-
-    name, *arguments = shlex.split(line, comments=True)[1:] or [""]
-    if name and name not in _COMMANDS:
-        return f"{line}: no such command"
-    if not arguments:
-        return None
-    try:
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        command.make_context(name, arguments)
-    except click.ClickException as error:
-        return f"{line}: {error.format_message()}"
-    except UsageError as error:
-        return f"{line}: {error}"
-    return None
+def test_commands_in_the_examples_have_valid_options() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "examples").iterdir() if path.is_file()]
+    told = [line for text in texts for line in re.findall(r"`(memmodel [^`]*)`", text)]
+    assert len(told) > 2
+    assert [found for line in told if (found := misuse(line))] == []
 
 
 @pytest.mark.parametrize(
