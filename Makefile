@@ -35,7 +35,7 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 # torch comes first and by its pinned version, so that nothing else pulls another build of it.
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt triton hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff
+	$(PIP) --constraint constraints.txt triton filelock hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff
 	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
 	touch $@
 
