@@ -1,10 +1,10 @@
-# `make demo`: from nothing to a prediction. `make test`: everything the continuous integration runs.
+# `make demo`: from nothing to a prediction. `make test`: everything the continuous integration runs. `make docs`: the book.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/core.done
 	$(BIN)/memmodel predict --gpu A100 --seq 16384
@@ -21,6 +21,10 @@ types: $(VENV)/test.done
 unit: $(VENV)/test.done
 	$(BIN)/python -m pytest -n auto
 
+docs: $(VENV)/test.done
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "the book is build/docs/index.html"
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,7 +35,8 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 # torch comes first and by its pinned version, so that nothing else pulls another build of it.
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt triton hypothesis matplotlib pytest pytest-xdist mypy ruff
+	$(PIP) --constraint constraints.txt triton filelock hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff
+	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
 	touch $@
 
 clean:

@@ -53,7 +53,7 @@ def row_gradients(scores: list[float], grad: list[float]) -> dict[str, list[floa
 
 def main() -> None:
     """Print the tables."""
-    print("      n  Q, K, V, O      S + P")
+    print("What holds of that account\n      n  Q, K, V, O      S + P")
     for n in (512, 1024, 2048, 4096, 8192, 16384):
         small, large = (bytes_text(tensor_bytes(names, n)) for names in ("q k v output", "scores probs"))
         print(f"{n:7}  {small:>10} {large:>10}")
@@ -65,7 +65,7 @@ def main() -> None:
     print(f"balance point of A100 {balance('A100'):.1f}, at 2.0 TB/s {balance('A100', bandwidth=2e12):.0f} FLOP/B")
     h100 = balance("H100", tensor_fp16=990e12, bandwidth=3.35e12)
     print(f"balance point of H100 {balance('H100'):.1f}, at 990 TFLOP/s and 3.35 TB/s {h100:.0f} FLOP/B\n")
-    print("Where that account is wrong\n1. softmax's gradient is not elementwise: it needs the row sum. Scores 0 1 2:")
+    print("What does not hold\n1. softmax's gradient is not elementwise: it needs the row sum. Scores 0 1 2:")
     for how, row in row_gradients([0, 1, 2], [1, 0, 0]).items():
         print(f"     {how:20}", *(f"{x:+.3f}" for x in row))
     naive, flash = (p.memory for p in predict("A100", batch=8, heads=12, head_dim=64, dtype="fp16").predictions)

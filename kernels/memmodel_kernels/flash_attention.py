@@ -24,15 +24,19 @@ def flash_attention(
 
     Any strides are read in place: (b, n, h, d) tensors are passed as `x.transpose(1, 2)`.
 
-    causal: query i of n sees the keys up to i + m - n (aligned at the bottom right; torch's `is_causal` is
-        aligned at the top left).
-    window: each query sees this many keys, its own position and those before it (and as many after it, unless
-        causal).
-    scale: of the scores; 1 / sqrt(d) unless given.
-    deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
-        seven, which adds up dQ in no fixed order, in an fp32 buffer.
-    precision: how fp32 is multiplied: "ieee", "tf32" or "tf32x3"; as torch.matmul would now unless given.
-    return_lse: also return the log-sum-exp of the scaled scores, (b, h, n) fp32, natural log, differentiable.
+    Args:
+        q: (b, h, n, d) queries.
+        k: (b, g, m, d) keys.
+        v: (b, g, m, d) values.
+        causal: query i of n sees the keys up to i + m - n (aligned at the bottom right; torch's `is_causal` is
+            aligned at the top left).
+        window: each query sees this many keys, its own position and those before it (and as many after it, unless
+            causal).
+        scale: of the scores; 1 / sqrt(d) unless given.
+        deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
+            seven, which adds up dQ in no fixed order, in an fp32 buffer.
+        precision: how fp32 is multiplied: "ieee", "tf32" or "tf32x3"; as torch.matmul would now unless given.
+        return_lse: also return the log-sum-exp of the scaled scores, (b, h, n) fp32, natural log, differentiable.
 
     A query that sees no key has output 0, LSE -inf and gradients 0. Returns the output, laid out like q, or
     (output, LSE). Raises UsageError for inputs that are not supported, before anything is launched.

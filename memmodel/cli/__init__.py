@@ -4,6 +4,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -73,18 +74,29 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Entry point: run the command; errors of use are one line and status 2, a closed pipe is silence."""
+    """Entry point: run the command and end with its status."""
     gc.disable()  # a command is short; nothing it makes in cycles needs collecting
+    status = run()
+    if status:
+        sys.exit(status)
+    os._exit(0)  # no time spent on taking the interpreter down
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command (of `sys.argv`, unless given) and return its exit status.
+
+    Errors of use are one line and status 2, an interruption is 130, a closed pipe is silence.
+    """
     try:
-        status = cli.main(prog_name="memmodel", standalone_mode=False)
+        status = cli.main(arguments, prog_name="memmodel", standalone_mode=False)
         sys.stdout.flush()
-        os._exit(status if isinstance(status, int) else 0)  # no time spent on taking the interpreter down
+        return status if isinstance(status, int) else 0
     except UsageError as error:
-        sys.exit(_fail(str(error)))
+        return _fail(str(error))
     except click.exceptions.Abort:
-        sys.exit(_fail("interrupted", 130))
+        return _fail("interrupted", 130)
     except click.ClickException as error:
-        sys.exit(_fail(f"{error.format_message().rstrip('.')}; see --help"))
+        return _fail(f"{error.format_message().rstrip('.')}; see --help")
     except BrokenPipeError:
         os._exit(0)  # the reader has gone: nothing is left to flush
 

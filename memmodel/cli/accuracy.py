@@ -21,7 +21,9 @@ from memmodel.errors import UsageError
     "--ledger", "ledgers", multiple=True, metavar="FILE", help="More records: what `memmodel validate` wrote."
 )
 @click.option("--by-table", is_flag=True, help="A row for each recorded table, not only for each quantity.")
-@click.option("--markdown", is_flag=True, help="The tables of the README.")
+@click.option(
+    "--markdown", is_flag=True, help="As Markdown: the README's table, with --by-table that of docs/accuracy.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
 @click.option("--plot", metavar="FILE", help="Draw predicted against measured into FILE.svg or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite the plot's file.")
@@ -51,7 +53,7 @@ def command(
 
         pictures.write(plot, accuracy_picture(found.judged, pictures.kind_of(plot)))
     if markdown:
-        click.echo(report.markdown(found))
+        click.echo(report.markdown(found, by_table))
     elif as_json:
         print_json(report.accuracy_dict(found))
     else:

@@ -9,7 +9,7 @@ from memmodel.errors import UsageError
 @click.command(
     "trace",
     epilog=examples(
-        "memmodel trace model:attention --input q=B,H,N,D:bf16 --input k=B,H,N,D:bf16",
+        "memmodel trace model:attention --input q=B,H,N,D:bf16 --input k=B,H,N,D:bf16 \\",
         "    --input v=B,H,N,D:bf16 --train --at B=8,H=12,N=16k,D=64 --gpu A100",
         "memmodel trace train.py:step --input x=B,N,512 --step --at B=8,N=2048",
     ),

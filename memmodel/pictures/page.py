@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Known(NamedTuple):
     """How well the model does on runs on record: of one quantity, `where` "this GPU" or "all GPUs".
 
-    Errors are |predicted / measured - 1|, over `numbers` recorded ones; `exact` of them are equal, None for times.
+    Errors are `|predicted / measured - 1|`, over `numbers` recorded ones; `exact` of them are equal, None for times.
     """
 
     quantity: str

@@ -81,7 +81,7 @@ class Tensor:
         known = sorted(m for m in methods if not m.startswith("_"))
         raise UsageError(
             f"recording tensors have no method {name!r}; there are {', '.join(known)}. "
-            "Write the algorithm with these, or add an op (docs/architecture.md)"
+            "Write the algorithm with these, or add an op (docs/extending.md)"
         )
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ _PYTHON = re.compile(r"\.py$|^<|ipykernel")
 _NODE = re.compile(r"\b(\w*Backward\d*|AccumulateGrad)\b")
 
 BEFORE = "before the recording"
+NO_STACK = "no stack recorded"
 NO_FRAMES = "no Python frame"
 
 
@@ -34,15 +35,15 @@ class Entry(NamedTuple):
 def account(snapshot: Snapshot, sizes: BlockSizes, at: int) -> list[Entry]:
     """The blocks in use before event `at`, by the innermost frame outside PyTorch; the largest first, in bytes."""
     kept = _kept_frames(snapshot)
-    live = {address: (size, kept.get(address)) for address, size in sizes.start.items()}
+    live = {address: (size, code_line(kept.get(address), BEFORE)) for address, size in sizes.start.items()}
     for index, event in enumerate(snapshot.events[:at]):
         if event.action == ALLOC:
-            live[event.address] = sizes.granted[index], snapshot.frames[index]
+            live[event.address] = sizes.granted[index], code_line(snapshot.frames[index])
         elif event.action == FREE:
             del live[event.address]
     found: dict[CodeLine, list[int]] = defaultdict(list)
-    for size, frames in live.values():
-        found[code_line(frames)].append(size)
+    for size, where in live.values():
+        found[where].append(size)
     entries = [Entry(where, sum(blocks), len(blocks)) for where, blocks in found.items()]
     return sorted(entries, key=lambda entry: (-entry.nbytes, entry.where))
 
@@ -54,15 +55,15 @@ def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
     return {block.address: block.frames for block in blocks if block.in_use and block.address not in freed}
 
 
-def code_line(frames: Any) -> CodeLine:
-    """The innermost frame of the user's code in a stack, innermost first.
+def code_line(frames: Any, without: str = NO_STACK) -> CodeLine:
+    """The innermost frame of the user's code in a stack, innermost first; `without` is what to say where there is none.
 
     Passed over are frames of C++, of PyTorch and Triton themselves, and of generated code. Where none is left, the
     autograd node that ran says most: backward runs in a thread without Python.
     """
     known = [frame for frame in map(_frame, frames if isinstance(frames, list) else ()) if frame]
     if not known:
-        return CodeLine("", 0, BEFORE)
+        return CodeLine("", 0, without)
     for frame in known:
         if _PYTHON.search(frame.filename) and not _TORCH.search(frame.filename):
             return frame

@@ -57,12 +57,17 @@ def trace(
 
     The function runs, on tensors that have shapes and no data; whatever else its code does happens too.
 
-    fn: a function, lambda or nn.Module. inputs: `{"q": "B,H,N,D:bf16", ...}` or `["q=B,H,N,D:bf16", ...]`; letters
-        stand for sizes.
-    step: "inference" (nothing kept), "forward" (kept for backward), "train" (forward, and backward from an upstream
-        gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
-    at: the sizes that numbers are shown for, `{"N": 16384, ...}`; letters left out get a prime near 100.
-    over: a letter whose largest size on the GPU is searched. formulas: whether to run it in letters too.
+    Args:
+        fn: a function, lambda or nn.Module.
+        inputs: `{"q": "B,H,N,D:bf16", ...}` or `["q=B,H,N,D:bf16", ...]`; letters stand for sizes.
+        step: "inference" (nothing kept), "forward" (kept for backward), "train" (forward, and backward from an upstream
+            gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
+        at: the sizes that numbers are shown for, `{"N": 16384, ...}`; letters left out get a prime near 100.
+        gpu: its name, or a `Gpu`.
+        torch_version: whose rules hold; that of the installed one unless given.
+        over: a letter whose largest size on the GPU is searched.
+        formulas: whether to run it in letters too.
+        config: the allocator's settings.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """

@@ -88,4 +88,4 @@ def test_inexact_memory_would_show() -> None:
 
     from memmodel_validate.accuracy import Accuracy
 
-    assert "| 2 | 1 | 1.0 % |" in markdown(Accuracy((wrong, right), Counter()))
+    assert "| 2 | 1 | 1.0 % |" in markdown(Accuracy((wrong, right), Counter()), by_table=False)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DATA = {
 }
 DRAWN = {
     "timeline": ("timeline", "--gpu", "A100", "--seq", "16384", "-a", "naive"),
+    "timeline-flash": ("timeline", "--gpu", "A100", "--seq", "16384", "-a", "flash"),
     "roofline": ("roofline", "--gpu", "A100", "--seq", "16384"),
     "frontier": ("frontier", "--gpu", "A100,T4", "--dtype", "fp16"),
     "heat-map": ("frontier", "--gpu", "A100", "-a", "naive", "--heat"),
@@ -78,5 +80,9 @@ def words(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
 
-def test_every_drawing_is_in_the_page() -> None:
-    assert {f"img/{file.name}" for file in (DOCS / "img").glob("*.svg")} <= set(re.findall(r"\((img/[^)]+)\)", PAGE))
+def test_every_drawing_is_made_by_a_command_and_in_a_page() -> None:
+    drawings = {file.stem for file in (DOCS / "img").glob("*.svg")}
+    shown = (
+        re.findall(r"\((?:\.\./)?img/([^)]+)\.svg\)", page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md")
+    )
+    assert drawings == set(DRAWN) == set(chain(*shown))

@@ -1,14 +1,17 @@
-"""The README's accuracy tables are today's."""
+"""The accuracy tables of the README and of docs/accuracy.md are today's."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 import memmodel_validate
 from memmodel_validate.accuracy import accuracy
 from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.records import shipped
 
-README = Path(memmodel_validate.__file__).parents[2] / "README.md"
+ROOT = Path(memmodel_validate.__file__).parents[2]
+TABLES = {"README.md": False, "docs/accuracy.md": True}  # whether by recorded table
 
 
 def table_of(page: str) -> str:
@@ -17,11 +20,16 @@ def table_of(page: str) -> str:
     return found[1].strip()
 
 
-def test_the_table_is_not_stale() -> None:
-    printed = table_of(README.read_text(encoding="utf-8"))
-    assert printed == markdown(accuracy(shipped())), "put in what `memmodel accuracy --markdown` prints"
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_is_not_stale(name: str) -> None:
+    printed = table_of((ROOT / name).read_text(encoding="utf-8"))
+    options = "--markdown --by-table" if TABLES[name] else "--markdown"
+    assert printed == markdown(accuracy(shipped()), TABLES[name]), f"put in what `memmodel accuracy {options}` prints"
 
 
-def test_a_stale_table_would_be_noticed() -> None:
-    page = README.read_text(encoding="utf-8").replace("**670**", "**671**")
-    assert table_of(page) != markdown(accuracy(shipped()))
+@pytest.mark.parametrize("name", TABLES)
+def test_a_stale_table_would_be_noticed(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    changed = page.replace("670", "671")
+    assert changed != page
+    assert table_of(changed) != markdown(accuracy(shipped()), TABLES[name])

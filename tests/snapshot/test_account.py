@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_data import KiB, MiB, Recording, frame, segment
 
-from memmodel.snapshot.account import BEFORE, NO_FRAMES, CodeLine, code_line
+from memmodel.snapshot.account import BEFORE, NO_FRAMES, NO_STACK, CodeLine, code_line
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.snapshot import parse_snapshot
 from memmodel.snapshot.study import Study, study
@@ -83,7 +83,7 @@ def test_which_frame_is_the_users() -> None:
     assert code_line([frame("/home/me/torch/model.py", 2, "f")]).line == 2  # a folder called torch is not the library
     assert code_line([UNWIND, LINEAR]).function == NO_FRAMES
     for nothing in (None, [], "frames", [1, None, {"filename": 3}]):
-        assert code_line(nothing).function == BEFORE
+        assert code_line(nothing).function == NO_STACK
 
 
 def test_fragmentation_by_hand() -> None:

@@ -1,6 +1,6 @@
 """Accuracy as tables, Markdown and JSON; errors are of times, in per cent, memory is exact or not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -44,20 +44,20 @@ def _cells(summary: Summary) -> list[str]:
     return [f"{summary.count}", exact, *("" if e is None else f"{100 * e:.1f} %" for e in errors)]
 
 
-def markdown(found: Accuracy) -> str:
-    """The README's tables: by recorded table or kernel and GPU, and over all."""
-    lines = [
-        "| quantity | GPU | recorded table or kernel | " + " | ".join(_COLUMNS) + " |",
-        "| --- " * 3 + "| ---: " * len(_COLUMNS) + "|",
-    ]
-    for summary in summaries(found.judged):
-        lines.append(
-            f"| {summary.quantity} | {summary.gpu} | {summary.subject} | " + " | ".join(_cells(summary)) + " |"
-        )
+def markdown(found: Accuracy, by_table: bool) -> str:
+    """The same as Markdown: the README's table, or by recorded table or kernel and GPU that of docs/accuracy.md."""
+    named = ("quantity", "GPU", "recorded table or kernel") if by_table else ("quantity",)
+    lines = [_row((*named, *_COLUMNS)), "| --- " * len(named) + "| ---: " * len(_COLUMNS) + "|"]
+    for summary in summaries(found.judged) if by_table else ():
+        lines.append(_row((summary.quantity, summary.gpu, summary.subject, *_cells(summary))))
     for summary in summaries(found.judged, by_subject=False):
-        cells = (f"**{cell}**" if cell else "" for cell in _cells(summary))
-        lines.append(f"| **{summary.quantity}** | **all** | | " + " | ".join(cells) + " |")
+        cells = (summary.quantity, "all", "", *_cells(summary)) if by_table else (summary.quantity, *_cells(summary))
+        lines.append(_row(f"**{cell}**" if cell and by_table else cell for cell in cells))
     return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def accuracy_dict(found: Accuracy) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Every command has its page: its options from the code, an answer, and what wrong use says."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from blocks import misuse
+from memmodel.cli import _COMMANDS, cli
+from transcripts import COMMAND, ROOT
+
+PAGES = ROOT / "docs" / "commands"
+MEASURES = {"calibrate"}  # for a minute: what it prints when all goes well is no transcript
+
+
+def problems(name: str, folder: Path) -> list[str]:
+    """What a command's page lacks."""
+    path = folder / f"{name}.md"
+    if not path.exists():
+        return ["a page"]
+    page = path.read_text(encoding="utf-8")
+    runs = [match["body"] for match in COMMAND.finditer(page) if match["arguments"].split()[0] == name]
+    wrong = [body for body in runs if body.endswith("$ echo $?\n2\n")]
+    found = {
+        f"the title {name}": page.startswith(f"# {name}\n\n{_COMMANDS.get(name)}\n"),
+        "an answer": len(runs) > len(wrong) or name in MEASURES,
+        "wrong use": bool(wrong),
+        "its options": f".. click:: memmodel.cli.{name}:command\n   :prog: memmodel {name}\n" in page,
+        "a line in the list": re.search(rf"^{name}$", (folder / "index.md").read_text("utf-8"), re.MULTILINE),
+    }
+    return [what for what, there in found.items() if not there]
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_a_command_has_its_page(name: str) -> None:
+    assert problems(name, PAGES) == []
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_examples_in_a_help_text_have_valid_options(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    text = (command.epilog or "").replace("\\\n", "").replace('eval "$(', "").replace(')"', "")
+    found = [line.strip() for line in text.splitlines() if line.strip().startswith("memmodel ")]
+    assert found or command.epilog is None
+    assert [wrong for line in found if (wrong := misuse(line))] == []
+
+
+def test_there_is_no_page_of_a_command_that_is_gone() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} - {"index"} == set(_COMMANDS)
+
+
+def test_what_a_page_lacks_would_be_noticed(tmp_path: Path) -> None:
+    (tmp_path / "index.md").write_text("max\n")
+    assert problems("max", tmp_path) == ["a page"]
+    (tmp_path / "max.md").write_text("# max\n\n<!-- transcript: max -->\n```text\n$ memmodel max\n```\n")
+    assert problems("max", tmp_path) == ["the title max", "wrong use", "its options"]
+    assert "a line in the list" not in problems("max", tmp_path)
