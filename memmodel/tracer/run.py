@@ -15,12 +15,11 @@ from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
-from memmodel.tracer.functions import Functions
 from memmodel.tracer.modules import made_fake
-from memmodel.tracer.patches import Hooks, patched
 from memmodel.tracer.saved import saved_tensors
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch import Watcher, run_users_code
+from memmodel.tracer.watching import watching
 
 STEPS = ("inference", "forward", "train", "own")
 
@@ -61,16 +60,10 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     """Run the step on fake tensors of these sizes: ints, or symbols of `mode`'s shape environment."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
     watcher = Watcher(setting.device)
     run = _Run(setting, watcher)
-    functions = Functions(watcher, setting.backends)
     with told_as_theirs(), ExitStack() as stack:
-        stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions)))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(mode)
-        stack.enter_context(watcher)
-        stack.enter_context(functions)
+        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
