@@ -57,3 +57,8 @@ def plain_dims(sizes: Iterable[Any]) -> Shape:
 def count(tensor: torch.Tensor) -> Any:
     """Elements of a tensor, as an int or an expression."""
     return plain_dims((tensor.numel(),))[0]
+
+
+def number(size: Any) -> int:
+    """A size as a number, by its hint where it is symbolic: layouts do not depend on the sizes."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)

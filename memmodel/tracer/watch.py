@@ -23,9 +23,11 @@ from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
-from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
+from memmodel.tracer.corrections import in_place_result, is_accumulation, use_counts_alone
 from memmodel.tracer.kinds import kind_of, plain_dims
-from memmodel.tracer.opaque import births_of_opaque
+from memmodel.tracer.not_known import scratch_not_known
+from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
+from memmodel.tracer.scratch import copies, scratch
 from memmodel.tracer.work import launches_of
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
@@ -100,16 +102,18 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The key of a tensor's storage, if it is known."""
         return self._keys.get(tensor.untyped_storage()._cdata)
 
-    def born(self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None) -> int | None:
+    def born(
+        self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None, nbytes: Any = None
+    ) -> int | None:
         """Record the birth of a tensor's storage; None where it is known already or holds nothing.
 
-        With `at`, the birth goes to that place among the events.
+        With `at`, the birth goes to that place among the events. `nbytes`: where it holds more than it seems to.
         """
         storage = tensor.untyped_storage()
         address = storage._cdata
         if address in self._keys:
             return None
-        nbytes = plain_dims((storage.nbytes(),))[0]
+        nbytes = plain_dims((storage.nbytes(),))[0] if nbytes is None else nbytes
         if isinstance(nbytes, int) and nbytes == 0:
             return None
         key = self._new_key()
@@ -159,7 +163,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._count()
         if func in COMPOSITES:
             with self:
-                return COMPOSITES[func](*args, **kwargs)
+                whole = COMPOSITES[func](*args, **kwargs)
+            if whole is not NotImplemented:
+                return whole
         node = torch._C._current_autograd_node() if self.backward else None
         accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
@@ -219,13 +225,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             temporary = self._births(planned, op, label)
         else:
             inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], op, label)
+            temporary = self._births([*copies(func, args, self.device), *_tensors(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
-        if not known:
-            self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
+        self._note_unknown(func._schema.name, known, scratch_not_known(op, args) if self.device.name == "cuda" else "")
         self.events += launches
         self._used(args, kwargs, out)
         self.events += [Free(key) for key in reversed(temporary)]
+
+    def _note_unknown(self, name: str, work_known: bool, memory: str) -> None:
+        work = "" if work_known else "its arithmetic is not known: it counts as moving its bytes"
+        if work or memory:
+            self.unknown.setdefault(name, "; ".join(filter(None, (memory, work))))
 
     def _used(self, args: Any, kwargs: Any, out: Any) -> None:
         at = len(self.events)
@@ -235,12 +245,16 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.last_use[key] = at
 
     def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
-        """Births in order: tensors, and (bytes, shape, dtype) of scratch, whose keys are returned."""
-        temporary = []
+        """Births in order: tensors, and (bytes, shape, dtype) of scratch; keys of what is not `FREED` are returned."""
+        temporary: list[int] = []
         for one in made:
             if isinstance(one, Tensor):
                 if one.dim() or not self._on_host(op):
                     self.born(one, label)
+            elif isinstance(one, Sized):
+                self.born(one.tensor, label, nbytes=one.nbytes)
+            elif one is FREED:
+                self.events.append(Free(temporary.pop()))
             elif not (isinstance(one[0], int) and one[0] == 0):
                 key = self._new_key()
                 temporary.append(key)
