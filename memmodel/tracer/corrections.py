@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from memmodel.recording.layout import is_dense
 from memmodel.tracer.kinds import number
@@ -45,6 +46,19 @@ CORRECTIONS = (
         "both",
         "scaled_dot_product_attention adds the mask to its scores in place; fake tensors into a copy",
         "aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math",
+    ),
+    Correction(
+        "linear layer of input that is neither a matrix nor contiguous",
+        "both",
+        "adds its bias to the product in place; fake tensors into a copy",
+        "aten/src/ATen/native/Linear.cpp, linear",
+    ),
+    Correction(
+        "strides of gradients",
+        "both",
+        "backward of layer norm, log_softmax and losses is contiguous, that of elu, relu and the like laid out as its "
+        "operands; fake tensors' otherwise, so that a leaf's gradient would be copied or not",
+        "aten/src/ATen/native/layer_norm.cpp, Loss.cpp, TensorIterator.cpp, reorder_dimensions",
     ),
     Correction(
         "softmax of strided input",
@@ -183,11 +197,11 @@ _IF_ADDED = {aten.index_put.default, aten._unsafe_index_put.default}  # else the
 def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_place: bool) -> Any:
     """The tensor that a plain run would have written into; None where it makes a new one.
 
-    `adds_in_place` says that attention in plain operators is under way, which adds its mask to its scores.
+    `adds_in_place` says that attention in plain operators or a linear layer is under way, which adds its mask or bias.
     """
     if accumulates and _sole_owner(args[0]):
         return args[0]
-    if adds_in_place and node is None and func is aten.add.Tensor:
+    if adds_in_place and func is aten.add.Tensor:
         return args[0]
     if node is not None and func in _IN_PLACE and not _is_python(node) and _adds(func, args):
         return args[0]
@@ -196,6 +210,35 @@ def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_
 
 def _adds(func: Any, args: Any) -> bool:
     return func not in _IF_ADDED or (len(args) > 3 and bool(args[3]))
+
+
+_CONTIGUOUS = {
+    aten.native_layer_norm.default,
+    aten.native_layer_norm_backward.default,
+    aten._log_softmax_backward_data.default,
+    aten.mse_loss_backward.default,
+    aten.smooth_l1_loss_backward.default,
+    aten.huber_loss_backward.default,
+}
+_AS_OPERANDS = {  # the first operand that is not expanded leads, as in any elementwise kernel
+    aten.elu_backward.default,
+    aten.hardtanh_backward.default,
+    aten.leaky_relu_backward.default,
+    aten.softplus_backward.default,
+    aten.threshold_backward.default,
+    aten.hardswish_backward.default,
+    aten.logit_backward.default,
+}
+
+
+def laid_out(func: Any, args: Any, out: Any) -> Any:
+    """The results with the strides that the kernel gives them, where fake tensors' are others."""
+    if func in _AS_OPERANDS:
+        first, second, *_ = (x for x in args if isinstance(x, Tensor))
+        return aten.add.Tensor(first, second)
+    if func not in _CONTIGUOUS:
+        return out
+    return tree_map_only(Tensor, lambda x: x if x.is_contiguous() else x.new_empty(x.shape), out)
 
 
 def is_accumulation(func: Any, args: Any, kwargs: Any, node: Any, handed_over: set[int]) -> bool:

@@ -5,7 +5,7 @@ choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor
 }
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
-_DROPOUT, _SOFTMAX = torch.dropout, torch.softmax
+_DROPOUT, _SOFTMAX, _LINEAR = torch.dropout, torch.softmax, torch.nn.functional.linear
 
 
 class Functions(TorchFunctionMode):
@@ -34,7 +34,7 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
-        self._own: dict[Any, Any] = {_SDPA: self._attention}
+        self._own: dict[Any, Any] = {_SDPA: self._attention, _LINEAR: self._linear}
         if self.cuda:
             self._own |= {_DROPOUT: _dropout, _SOFTMAX: _softmax, torch.Tensor.softmax: _softmax}
 
@@ -57,6 +57,7 @@ class Functions(TorchFunctionMode):
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
         yield torch.nn.functional, "scaled_dot_product_attention", self._attention
+        yield torch.nn.functional, "linear", self._linear
         if self.cuda:
             yield torch._VF, "dropout", _dropout
             yield torch.Tensor, "softmax", _softmax
@@ -70,12 +71,21 @@ class Functions(TorchFunctionMode):
             self.watcher.unknown["aten::_scaled_dot_product_efficient_attention_backward"] = EFFICIENT_UNKNOWN
         if kernel != "math":
             return run(call, kernel)
-        self.watcher.adds_in_place = True
+        with self._adding_in_place(), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
+            return _SDPA(*args, **kwargs)
+
+    def _linear(self, *args: Any, **kwargs: Any) -> Any:
+        """A bias is added to the product in place, where the product is not an addmm."""
+        with self._adding_in_place():
+            return _LINEAR(*args, **kwargs)
+
+    @contextmanager
+    def _adding_in_place(self) -> Iterator[None]:
+        before, self.watcher.adds_in_place = self.watcher.adds_in_place, True
         try:
-            with sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
-                return _SDPA(*args, **kwargs)
+            yield
         finally:
-            self.watcher.adds_in_place = False
+            self.watcher.adds_in_place = before
 
 
 def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:

@@ -21,8 +21,9 @@ _COPIED = {  # operands that the kernel copies where they are not contiguous, on
     "_softmax": (0,),
     "_log_softmax": (0,),
     "_log_softmax_backward_data": (0, 1),
+    "native_layer_norm_backward": (0,),
 }
-_COPIED_FIRST = {"native_layer_norm": (0,), "native_layer_norm_backward": (0, 1)}  # likewise, before the results
+_COPIED_FIRST = {"native_layer_norm": (0,), "native_layer_norm_backward": (1,)}  # likewise, before the results
 _CUMULATIVE = ("cumsum", "cumprod", "logcumsumexp")
 _SUMS = ("sum", "mean", "prod", "nansum")
 _PARTIAL = {  # bytes of a partial result of a reduction; where it is not here, those of the result, at least fp32's
@@ -136,8 +137,15 @@ def _normalised(args: Any) -> Iterator[Scratch]:
         yield like(args[0])
 
 
+def _places(args: Any) -> Iterator[Scratch]:
+    """An int64 place for each element of the dimension that was unfolded."""
+    sizes, dim = plain_dims(args[1]), args[2]
+    yield sizes[dim] * 8, (sizes[dim],), kind_of(torch.int64)
+
+
 _OTHERS: dict[str, Callable[[Any], Iterator[Scratch]]] = {
     "_scaled_dot_product_flash_attention_backward": scratch_of_flash_backward,
     "_scaled_dot_product_efficient_attention_backward": scratch_of_efficient_backward,
     "multinomial": _normalised,
+    "unfold_backward": _places,
 }

@@ -23,7 +23,7 @@ from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
-from memmodel.tracer.corrections import in_place_result, is_accumulation, use_counts_alone
+from memmodel.tracer.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
 from memmodel.tracer.kinds import kind_of, plain_dims
 from memmodel.tracer.not_known import scratch_not_known
 from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
@@ -61,7 +61,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.backward = False
         self.operators = 0
         self.paused = False
-        self.adds_in_place = False  # attention in plain operators is under way
+        self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._keys: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._last_key = 0
@@ -171,7 +171,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._handed_over.clear()
         out = in_place_result(func, args, node, accumulates, self.adds_in_place)
         if out is None:
-            out = func(*args, **kwargs)
+            out = laid_out(func, args, func(*args, **kwargs))
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
