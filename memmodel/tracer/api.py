@@ -25,11 +25,15 @@ from memmodel.tracer.attention import Backends
 from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
+from memmodel.tracer.repeat import check_alike, generators
 from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
+from memmodel.tracer.watch import MOST_OPERATORS
 from memmodel.work import Work
+
+_OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def trace(
     over: str | None = None,
     formulas: bool = True,
     config: AllocatorConfig | None = None,
+    most_operators: int = MOST_OPERATORS,
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
 
@@ -63,6 +68,7 @@ def trace(
         gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
     at: the sizes that numbers are shown for, `{"N": 16384, ...}`; letters left out get a prime near 100.
     over: a letter whose largest size on the GPU is searched. formulas: whether to run it in letters too.
+    most_operators: a run of more than so many is given up.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
@@ -76,7 +82,8 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    job = _Job(Setting(fn, wanted, step, CUDA, backends), sizes, device, version, config)
+    setting = Setting(fn, wanted, step, CUDA, backends, most_operators=most_operators)
+    job = _Job(setting, sizes, device, version, config)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
     return _result(job, [x for x in letters if x not in asked], over, formulas)
@@ -97,9 +104,12 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
 
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
+    before = generators()
     found = _steady(job.setting, job.sizes)
-    program = found.program
+    program, drew = found.program, generators() != before
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
+    if drew or why == _OTHERWISE:
+        check_alike(program, lambda: _steady(job.setting, job.sizes).program, times=4 if drew else 1)
     shown = _lettered(program, symbolic) if forms else program
     labels = names(shown)
     step = last_step(shown)
@@ -125,7 +135,7 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset), *no_time),
+        (*_notes(job, program, unset, drew), *no_time),
     )
 
 
@@ -148,7 +158,7 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     except UsageError as error:
         return None, None, f"the code does not run in letters: {error}"
     if not forms.checked:
-        return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
+        return symbolic, None, _OTHERWISE
     return symbolic, forms, ""
 
 
@@ -233,7 +243,7 @@ def _largest(job: _Job, over: str) -> Largest:
     return largest(over, runs, step, LARGEST)
 
 
-def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
+def _notes(job: _Job, program: Program, unset: list[str], drew: bool) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
@@ -246,4 +256,6 @@ def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
         notes.append(f"numbers are for {given}: no other sizes were given")
     if not is_closed(program) and job.setting.step != "own":
         notes.append("the function keeps tensors from one call to the next")
+    if drew:
+        notes.append("the code draws numbers in Python (random, numpy); several traces of it allocated alike")
     return notes

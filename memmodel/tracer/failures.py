@@ -35,6 +35,13 @@ def _sentence(error: BaseException) -> str:
             f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
             f"from shapes or arguments instead ({first})"
         )
+    if "supports_higher_order_operators" in str(error):
+        return (
+            f"the code calls an operator that runs functions{where}, such as flex_attention, cond or while_loop: these "
+            "are not traced; write out what it does, or use scaled_dot_product_attention with a mask"
+        )
+    if "Cannot access storage of Sparse" in first:
+        return f"the code makes a sparse tensor{where}: these have no storage of their own and are not traced"
     if kind == "UnsupportedOperatorException" or "fake impl" in first or "register_fake" in str(error):
         return (
             f"an operator without a fake implementation{where} ({first}): say what it returns with "

@@ -50,10 +50,12 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operators: how many were seen.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, most_operators: int = MOST_OPERATORS) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         use_counts_alone()
         self.device = device
+        self.most_operators = most_operators
+        self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
         self.events: list[Event] = []
         self.names: dict[int, str] = {}
         self.gradients: dict[int, int] = {}
@@ -265,9 +267,10 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self) -> None:
         self.operators += 1
-        if self.operators > MOST_OPERATORS:
+        if self.operators > self.most_operators:
             raise UsageError(
-                f"the trace is longer than {MOST_OPERATORS:,} operators: trace fewer layers or loop iterations"
+                f"the trace is longer than {self.most_operators:,} operators: trace fewer layers or loop iterations, "
+                "or raise --most-operators (most_operators=)"
             )
         if self.operators % 256 == 0 and time.monotonic() - self._started > MOST_SECONDS:
             raise UsageError(
