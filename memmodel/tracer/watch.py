@@ -101,7 +101,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.paused = False
 
     def key_of(self, tensor: Tensor) -> int | None:
-        """The key of a tensor's storage, if it is known."""
+        """The key of a tensor's storage, if it is known; that of what torch.func wraps, where it does."""
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = torch._C._functorch.get_unwrapped(tensor)
         return self._keys.get(tensor.untyped_storage()._cdata)
 
     def born(
