@@ -16,8 +16,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.origin import names
 from memmodel.prediction import Time
 from memmodel.program import Alloc, Launch, Mark, Program
-from memmodel.recording.device import CUDA
-from memmodel.timeline import account
+from memmodel.timeline import account, phase_peaks
 from memmodel.timing import Calibration
 from memmodel.timing.known import community
 from memmodel.tracer.advice import Advice, advice
@@ -26,12 +25,14 @@ from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
-from memmodel.tracer.repeat import check_alike, generators
+from memmodel.tracer.repeat import Drawing, check_alike
 from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
+from memmodel.tracer.scratch import habits
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
 from memmodel.tracer.watch import MOST_OPERATORS
+from memmodel.units import bytes_text
 from memmodel.work import Work
 
 _OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
@@ -83,7 +84,7 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    setting = Setting(fn, wanted, step, CUDA, backends, most_operators=most_operators)
+    setting = Setting(fn, wanted, step, habits(device), backends, most_operators=most_operators)
     job = _Job(setting, sizes, device, version, config)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
@@ -105,9 +106,10 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
 
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
-    before = generators()
-    found = _steady(job.setting, job.sizes)
-    program, drew = found.program, generators() != before
+    drawing = Drawing()
+    with drawing.watched():
+        found = _steady(job.setting, job.sizes)
+    program, drew = found.program, drawing.drew
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
     if drew or why == _OTHERWISE:
         check_alike(program, lambda: _steady(job.setting, job.sizes).program, times=4 if drew else 1)
@@ -136,7 +138,7 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset, drew), *no_time),
+        (*_notes(job, program, unset, drew), *_left_out(job, program, forms), *no_time),
     )
 
 
@@ -268,6 +270,19 @@ def _largest(job: _Job, over: str) -> Largest:
         return bool(fits(program, job.gpu, job.version, job.config))
 
     return largest(over, runs, step, LARGEST)
+
+
+def _left_out(job: _Job, program: Program, forms: Forms | None) -> list[str]:
+    """What of each phase's peak the formulas do not have: reductions' scratch."""
+    found: list[str] = []
+    if forms is None:
+        return found
+    for phase, branches in forms.peaks.items():
+        shown = max(forms.value(branch.expression, job.sizes) for branch in branches)
+        missing = int(phase_peaks(program)[phase]) - shown
+        if missing > 0:
+            found.append(f"the formula of the {phase} peak leaves out {bytes_text(missing)} of reductions' scratch")
+    return found
 
 
 def _notes(job: _Job, program: Program, unset: list[str], drew: bool) -> list[str]:

@@ -127,6 +127,7 @@ class Rewriter(TorchFunctionMode):
         self.calls += 1
         if self.calls in self._plan.begins:
             chain = self._plan.begins[self.calls]
+            assert chain.dim is not None  # as of its sum
             self._results[id(chain)] = torch.softmax(args[0], chain.dim)
         if self.calls in self._plan.ends:
             return self._results.pop(id(self._plan.ends[self.calls]))

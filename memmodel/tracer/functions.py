@@ -4,6 +4,7 @@ Traced tensors are the CPU's without data, so what looks at the device in Python
 choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from memmodel.tracer.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.not_known import FAST_PATH
 from memmodel.tracer.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch import Watcher
 
@@ -60,6 +62,8 @@ class Functions(TorchFunctionMode):
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
             yield torch._VF, "dropout", _dropout
+            for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):
+                yield kind, "forward", self._without_fast_path(kind)
             yield torch.Tensor, "softmax", _softmax
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,6 +77,18 @@ class Functions(TorchFunctionMode):
             return run(call, kernel)
         with self._adding_in_place(), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
             return _SDPA(*args, **kwargs)
+
+    def _without_fast_path(self, kind: Any) -> Any:
+        """The module's forward, which notes where a real run would be another."""
+        forward, watcher = kind.forward, self.watcher
+
+        @functools.wraps(forward)
+        def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if not (module.training or torch.is_grad_enabled()) and torch.backends.mha.get_fastpath_enabled():
+                watcher.unknown[f"nn.{kind.__name__}"] = FAST_PATH
+            return forward(module, *args, **kwargs)
+
+        return noted
 
     def _linear(self, *args: Any, **kwargs: Any) -> Any:
         """A bias is added to the product in place, where the product is not an addmm."""

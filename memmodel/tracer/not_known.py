@@ -15,6 +15,10 @@ _LIBRARIES = {
     "lstm": "cuDNN's LSTM, which runs instead and keeps a reserve of its own",
     "gru": "cuDNN's GRU, which runs instead and keeps a reserve of its own",
 }
+FAST_PATH = (
+    "PyTorch may take its fast path here, whose memory is not known: traced is the ordinary one "
+    "(torch.backends.mha.set_fastpath_enabled(False))"
+)
 _PLAIN_OPERATORS = ("linalg_vector_norm",)
 
 

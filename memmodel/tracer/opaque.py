@@ -47,7 +47,7 @@ def _flash_attention_backward(args: Any, kwargs: Any, out: Any) -> list[Any]:
 
 
 def _reduces(args: Any, kwargs: Any, place: int = 2) -> bool:
-    return (args[place] if len(args) > place else kwargs.get("reduction", 1)) != 0
+    return bool((args[place] if len(args) > place else kwargs.get("reduction", 1)) != 0)
 
 
 def _resized_loss(args: Any, kwargs: Any, out: Any) -> list[Any]:

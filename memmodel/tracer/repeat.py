@@ -5,17 +5,32 @@ What it draws from torch's generators has no value in a trace, so that no size c
 
 import random
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Free, Program
 
 
-def generators() -> list[Any]:
-    """The state of Python's and numpy's generators: unlike before where the code drew from them."""
+@dataclass
+class Drawing:
+    """Whether code within `watched` drew from Python's or numpy's generators."""
+
+    drew: bool = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within, draws are noticed, also of numpy if it was imported before."""
+        before = _states()
+        yield
+        after = _states()
+        self.drew = any(before[name] != after[name] for name in before)
+
+
+def _states() -> dict[str, str]:
     numpy = sys.modules.get("numpy.random")
-    return [random.getstate(), *map(str, numpy.get_state() if numpy else ())]
+    return {"random": str(random.getstate())} | ({"numpy": str(numpy.get_state())} if numpy else {})
 
 
 def check_alike(first: Program, again: Callable[[], Program], times: int) -> None:

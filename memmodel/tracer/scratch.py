@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from memmodel.dims import Shape
 from memmodel.dtypes import DType
-from memmodel.recording.device import Device
+from memmodel.gpus import Gpu
+from memmodel.recording.device import CUDA, Device
 from memmodel.tracer.attention import scratch_of_efficient_backward, scratch_of_flash_backward
 from memmodel.tracer.kinds import count, kind_of, number, plain_dims
 from memmodel.tracer.reductions import layout, reduction_scratch
@@ -38,6 +39,17 @@ _PARTIAL = {  # bytes of a partial result of a reduction; where it is not here, 
     "var_mean": 16,
     "std_mean": 16,
 }
+
+
+# Resident threads of a multiprocessor by compute capability (CUDA C++ Programming Guide, "Compute Capabilities").
+_THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536}
+
+
+def habits(gpu: Gpu) -> Device:
+    """What CUDA's kernels allocate on this GPU, whose size bounds how many thread blocks share a reduction."""
+    if "sm_count" not in gpu.values or gpu.compute_capability is None:
+        return CUDA
+    return CUDA._replace(resident_threads=gpu.sm_count * _THREADS_PER_SM.get(gpu.compute_capability, 2048))
 
 
 def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iterator[Scratch]:
