@@ -164,7 +164,13 @@ CORRECTIONS = (
         "aten/src/ATen/native/Dropout.cpp, is_fused_kernel_acceptable",
     ),
     Correction(
-        "softmax(dtype=float32) of float16",
+        "rms_norm",
+        "cuda",
+        "from torch 2.9 on is one kernel, which keeps its input and a number per row; the CPU takes plain operators",
+        "aten/src/ATen/native/layer_norm.cpp, rms_norm_symint; cuda/layer_norm_kernel.cu",
+    ),
+    Correction(
+        "softmax and log_softmax(dtype=float32) of float16",
         "cuda",
         "converts in the kernel; the CPU, and bfloat16 on both, from a copy",
         "aten/src/ATen/native/SoftMax.cpp, softmax",

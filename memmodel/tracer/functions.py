@@ -5,7 +5,7 @@ choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from memmodel.tracer.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.norms import FUSED_SINCE, rms_norm
 from memmodel.tracer.not_known import FAST_PATH
 from memmodel.tracer.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch import Watcher
@@ -25,7 +26,8 @@ _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor
 }
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
-_DROPOUT, _SOFTMAX, _LINEAR = torch.dropout, torch.softmax, torch.nn.functional.linear
+_DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
+_SOFTMAX, _LOG_SOFTMAX = torch.softmax, torch.log_softmax
 
 
 class Functions(TorchFunctionMode):
@@ -38,7 +40,11 @@ class Functions(TorchFunctionMode):
         self.cuda = watcher.device.name == "cuda"
         self._own: dict[Any, Any] = {_SDPA: self._attention, _LINEAR: self._linear}
         if self.cuda:
-            self._own |= {_DROPOUT: _dropout, _SOFTMAX: _softmax, torch.Tensor.softmax: _softmax}
+            self._own |= {_DROPOUT: _dropout}
+            self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
+            self._own |= dict.fromkeys((_LOG_SOFTMAX, torch.Tensor.log_softmax), _log_softmax)
+            if backends.torch >= FUSED_SINCE:
+                self._own[torch.rms_norm] = rms_norm
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -65,6 +71,9 @@ class Functions(TorchFunctionMode):
             for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):
                 yield kind, "forward", self._without_fast_path(kind)
             yield torch.Tensor, "softmax", _softmax
+            yield torch.Tensor, "log_softmax", _log_softmax
+            if self.backends.torch >= FUSED_SINCE:
+                yield torch.nn.functional, "rms_norm", _rms_norm
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
         call = Call(*args, **kwargs)
@@ -117,6 +126,20 @@ def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     if dtype is torch.float32 and x.dtype is torch.float16:
         return torch._softmax(x, dim, True)
     return _SOFTMAX(x, dim, dtype)
+
+
+def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Likewise."""
+    if dtype is torch.float32 and x.dtype is torch.float16:
+        return torch._log_softmax(x, dim, True)
+    return _LOG_SOFTMAX(x, dim, dtype)
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """As `torch.nn.functional` names its parameters."""
+    return rms_norm(input, normalized_shape, weight, eps)
 
 
 def _is_cuda(value: Any) -> bool:

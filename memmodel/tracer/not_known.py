@@ -12,6 +12,7 @@ _LIBRARIES = {
     "cholesky": "the workspaces of cuSOLVER and MAGMA",
     "fft": "cuFFT's workspace",
     "mkldnn_rnn_layer": "cuDNN's LSTM, which runs instead and keeps a reserve of its own",
+    "batch_norm": "cuDNN's batch norm, which may run instead and keep a reserve",
     "lstm": "cuDNN's LSTM, which runs instead and keeps a reserve of its own",
     "gru": "cuDNN's GRU, which runs instead and keeps a reserve of its own",
 }

@@ -171,3 +171,27 @@ def test_what_is_known_is_not_told() -> None:
         return x.sort(-1)[0].topk(4)[0].cumsum(-1) + torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
     assert memmodel.trace(small, {"x": "4,64"}, formulas=False).unknown == {}
+
+
+@pytest.mark.parametrize(("torch_version", "dtype", "kept"), [
+    ("2.13", "fp32", 4 * 1000 * 64 + 4 * 1000),  # the linear layer's input, which is the norm's output; rows
+    ("2.8", "fp32", 2 * 4 * 1000 * 64 + 4 * 1000),  # also the normed input, before its weight
+])  # fmt: skip
+def test_rms_norm_is_one_kernel_since_torch_2_9(torch_version: str, dtype: str, kept: int) -> None:
+    norm, linear = torch.nn.RMSNorm(64), torch.nn.Linear(64, 64, bias=False)
+
+    def layer(x: Tensor) -> Any:
+        return linear(norm(x))
+
+    inputs = {"x": f"1000,64:{dtype}"}
+    found = memmodel.trace(layer, inputs, step="train", torch_version=torch_version, formulas=False)
+    assert found.memory.saved_bytes == kept
+    assert found.unknown == {}
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_rms_norm_of_mixed_types_takes_plain_operators() -> None:
+    norm = torch.nn.RMSNorm(64)
+    found = memmodel.trace(norm, {"x": "1000,64:bf16"}, step="forward", torch_version="2.13", formulas=False)
+    operators = {e.op for e in found.program.events if isinstance(e, Alloc)}
+    assert "_fused_rms_norm" not in operators
