@@ -56,7 +56,7 @@ CORRECTIONS = (
     Correction(
         "strides of gradients",
         "both",
-        "backward of layer norm, log_softmax and losses is contiguous, that of elu, relu and the like laid out as its "
+        "backward of layer norm, log_softmax and losses is contiguous, that of elu, softplus and the like laid out as its "
         "operands; fake tensors' otherwise, so that a leaf's gradient would be copied or not",
         "aten/src/ATen/native/layer_norm.cpp, Loss.cpp, TensorIterator.cpp, reorder_dimensions",
     ),
@@ -229,9 +229,7 @@ _CONTIGUOUS = {
 _AS_OPERANDS = {  # the first operand that is not expanded leads, as in any elementwise kernel
     aten.elu_backward.default,
     aten.hardtanh_backward.default,
-    aten.leaky_relu_backward.default,
     aten.softplus_backward.default,
-    aten.threshold_backward.default,
     aten.hardswish_backward.default,
     aten.logit_backward.default,
 }

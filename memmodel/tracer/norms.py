@@ -53,7 +53,7 @@ class FusedRmsNorm(torch.autograd.Function):
         return out  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Both gradients by one kernel."""
         x, rows, weight = ctx.saved_tensors
         scale = x.new_empty(0) if weight is None else weight
