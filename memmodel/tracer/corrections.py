@@ -56,8 +56,8 @@ CORRECTIONS = (
     Correction(
         "strides of gradients",
         "both",
-        "backward of layer norm, log_softmax and losses is contiguous, that of elu, softplus and the like laid out as its "
-        "operands; fake tensors' otherwise, so that a leaf's gradient would be copied or not",
+        "backward of layer norm, log_softmax and losses is contiguous, that of elu, softplus and the like laid out as "
+        "its operands; fake tensors' otherwise, so that a leaf's gradient would be copied or not",
         "aten/src/ATen/native/layer_norm.cpp, Loss.cpp, TensorIterator.cpp, reorder_dimensions",
     ),
     Correction(
