@@ -22,13 +22,13 @@ from memmodel.timing.known import community
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.by_hand import Finder, Rewriter, under
-from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
+from memmodel.tracer.closed import Forms, closed_forms, last_step
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
 from memmodel.tracer.repeat import Drawing, check_alike
 from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
-from memmodel.tracer.scratch import habits
+from memmodel.tracer.scratch import habits, is_shared_scratch
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
 from memmodel.tracer.watch import MOST_OPERATORS
@@ -172,7 +172,7 @@ def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
     from memmodel.report.formulas import plain
 
     written = [e for e in symbolic.program.events if isinstance(e, Alloc)]
-    births = [e for e in program.events if isinstance(e, Alloc) and not is_sum_scratch(e)]
+    births = [e for e in program.events if isinstance(e, Alloc) and not is_shared_scratch(e)]
     shapes = {
         e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
         for e, w in zip(births, written, strict=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from memmodel.dims import maximum, minimum
 from memmodel.recording.device import Device
-from memmodel.tracer.kinds import count, kind_of, number, plain_dims
+from memmodel.tracer.kinds import count, kind_of, plain_dims
 from memmodel.tracer.scratch import Scratch, like
 
 FREED = "freed"  # in a plan: the scratch that was born last dies
@@ -82,7 +82,7 @@ def _embedding_backward(args: Any, kwargs: Any, out: Any) -> list[Any]:
     """Few indices are summed as they stand; more are sorted, split into parts of 10 rows, and summed part by part."""
     grad, indices, vocabulary, _, by_frequency = args
     copied = [] if grad.is_contiguous() else [like(grad)]
-    if number(indices.numel()) <= _FEW_INDICES and not by_frequency:
+    if indices.numel() <= _FEW_INDICES and not by_frequency:  # in letters a condition of the formulas
         return [*copied, out]
     n, kind = count(indices), indices.dtype
     (rows,) = plain_dims((vocabulary,))

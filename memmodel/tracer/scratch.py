@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from memmodel.dims import Shape
 from memmodel.dtypes import DType
 from memmodel.gpus import Gpu
+from memmodel.program import Alloc
 from memmodel.recording.device import CUDA, Device
 from memmodel.tracer.attention import scratch_of_efficient_backward, scratch_of_flash_backward
 from memmodel.tracer.kinds import count, kind_of, number, plain_dims
@@ -67,6 +68,11 @@ def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iter
         yield from _OTHERS[op](args)
     elif op in _SUMS or op in _PARTIAL or op in ("max", "min", "linalg_vector_norm"):
         yield from _of_reduction(func, op, args, kwargs, out, device)
+
+
+def is_shared_scratch(event: Alloc) -> bool:
+    """Whether thread blocks share it in a reduction: it comes in steps, so that formulas leave it out."""
+    return event.dtype.name == "uint8" and event.role == "temporary"
 
 
 def copies(func: Any, args: Any, device: Device) -> Iterator[Scratch]:

@@ -24,7 +24,7 @@ from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
 from memmodel.tracer.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
-from memmodel.tracer.kinds import kind_of, plain_dims
+from memmodel.tracer.kinds import kind_of, number, plain_dims
 from memmodel.tracer.not_known import scratch_not_known
 from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
 from memmodel.tracer.scratch import copies, scratch
@@ -162,7 +162,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name == "prim::device":
                 self._handed_over.add(id(args[0]))
             elif name in _LAYOUT:
-                return _by_hint(name, args[0])
+                return _bynumber(name, args[0])
             return func(*args, **kwargs)
         self._count()
         if func in COMPOSITES:
@@ -332,15 +332,11 @@ def _tensors(out: Any) -> list[Tensor]:
     return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
 
 
-def _by_hint(name: str, x: Tensor) -> Any:
+def _bynumber(name: str, x: Tensor) -> Any:
     """What an operator in C++ that asks for plain numbers is told, without fixing the sizes (torch 2.11 and before)."""
     if name == "aten::storage_offset":
-        return _hint(x.storage_offset())
-    return [_hint(size) for size in (x.shape if name == "aten::size" else x.stride())]
-
-
-def _hint(size: Any) -> int:
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+        return number(x.storage_offset())
+    return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -195,3 +195,28 @@ def test_rms_norm_of_mixed_types_takes_plain_operators() -> None:
     found = memmodel.trace(norm, {"x": "1000,64:bf16"}, step="forward", torch_version="2.13", formulas=False)
     operators = {e.op for e in found.program.events if isinstance(e, Alloc)}
     assert "_fused_rms_norm" not in operators
+
+
+def test_formulas_say_where_embedding_sorts() -> None:
+    def embedded(weight: Tensor, places: Tensor) -> Tensor:
+        return functional.embedding(places, weight)
+
+    inputs = {"weight": "1000,64", "places": "B,N:int64"}
+    for sizes, words in (({"B": 8, "N": 1024}, "B·N > 3072"), ({"B": 2, "N": 16}, "B·N ≤ 3072")):
+        forms = memmodel.trace(embedded, inputs, step="train", at=sizes).forms
+        assert forms is not None
+        assert words in forms.region
+        again = {"B": sizes["B"] * 2, "N": sizes["N"]}
+        found = memmodel.trace(embedded, inputs, step="train", at=again, formulas=False)
+        for phase, peak in found.memory.phase_peaks.items():
+            assert max(forms.value(branch.expression, again) for branch in forms.peaks[phase]) == peak
+
+
+def test_what_the_formulas_leave_out_is_noted() -> None:
+    linear = torch.nn.Linear(64, 768)
+    found = memmodel.trace(linear, {"x": "B,1024,64"}, step="train", at={"B": 8})
+    scratch = 4 * 768 * 128 * 32 * 4 + 4 * 6
+    assert found.forms is not None
+    shown = max(found.forms.value(branch.expression, {"B": 8}) for branch in found.forms.peaks["backward"])
+    assert found.memory.phase_peaks["backward"] == shown + scratch
+    assert "the formula of the backward peak leaves out 48.00 MiB of reductions' scratch" in found.notes
