@@ -65,7 +65,7 @@ class Finder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if any(isinstance(x, Tensor) for x in tree_leaves(out)):
             self._held.append((args, out))
-            self._follow(func.__name__, args, kwargs, out)
+            self._follow(getattr(func, "__name__", ""), args, kwargs, out)
         return out
 
     def _follow(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
