@@ -1,6 +1,6 @@
 """The allocator events of a real PyTorch run on the CPU, and of a recording of the same code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from memmodel_validate.events import MemoryEvent, in_order, program_events
 
 Body = Callable[[Any], object]
 
-__all__ = ["Body", "in_order", "real_events", "recorded_events"]
+__all__ = ["Body", "in_order", "real_events", "recorded_events", "without_empty"]
 
 
 def real_events(body: Body) -> list[MemoryEvent]:
@@ -24,3 +24,12 @@ def recorded_events(body: Body) -> list[MemoryEvent]:
     with recording.Tape(recording.CPU) as tape:
         body(recording)
     return [event for event in program_events(tape.program) if event.kind in ("alloc", "free")]
+
+
+def without_empty(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Without storages of no bytes: PyTorch does not ask its allocator for these."""
+    known = list(events)
+    empty = {number for _, number, nbytes in known if nbytes == 0}
+    kept = sorted({number for _, number, _ in known} - empty)
+    renumbered = {number: index for index, number in enumerate(kept)}
+    return [(kind, renumbered[n], nbytes) for kind, n, nbytes in known if n not in empty]

@@ -1,5 +1,8 @@
 """`memmodel trace`."""
 
+import sys
+from contextlib import redirect_stdout
+
 import click
 
 from memmodel.cli.options import alloc_option, chosen_gpu, config, examples, gpu_options, print_json, show
@@ -18,24 +21,28 @@ from memmodel.errors import UsageError
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SIZES:DTYPE", help="A tensor it takes: q=B,H,N,D:bf16. Repeat."
 )
-@click.option("--train", "how", flag_value="train", help="Forward and backward, from the result's gradient.")
-@click.option("--forward", "how", flag_value="forward", help="Forward alone, kept for backward.")
-@click.option("--step", "how", flag_value="own", help="The function runs backward and its optimizer itself.")
+@click.option("--train", is_flag=True, help="Forward and backward, from the result's gradient.")
+@click.option("--forward", is_flag=True, help="Forward alone, kept for backward.")
+@click.option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
 @click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
 @click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]")
 @click.option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
+@click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
 @gpu_options
 @alloc_option
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/trace.md.")
 def command(
     function: str,
     inputs: tuple[str, ...],
-    how: str | None,
+    train: bool,
+    forward: bool,
+    own: bool,
     at: str | None,
     over: str | None,
     torch: str | None,
     no_formulas: bool,
+    most_operators: int | None,
     gpu: str | None,
     gpu_file: str | None,
     expandable_segments: bool,
@@ -49,21 +56,27 @@ def command(
     try:
         from memmodel.tracer.api import trace
         from memmodel.tracer.target import target
+        from memmodel.tracer.watch import MOST_OPERATORS
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise UsageError("tracing a function needs PyTorch: pip install torch (its CPU build is enough)") from None
-    found = trace(
-        target(function),
-        inputs,
-        step=how or "inference",
-        at=at,
-        gpu=device,
-        torch_version=torch,
-        over=over,
-        formulas=not no_formulas,
-        config=config(expandable_segments),
-    )
+    steps = [name for name, given in (("train", train), ("forward", forward), ("own", own)) if given]
+    if len(steps) > 1:
+        raise UsageError("of --train, --forward and --step: choose one")
+    with redirect_stdout(sys.stderr):  # what the user's code prints
+        found = trace(
+            target(function),
+            inputs,
+            step=steps[0] if steps else "inference",
+            at=at,
+            gpu=device,
+            torch_version=torch,
+            over=over,
+            formulas=not no_formulas,
+            config=config(expandable_segments),
+            most_operators=most_operators or MOST_OPERATORS,
+        )
     if as_json:
         print_json(found.to_dict())
     else:

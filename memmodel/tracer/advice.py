@@ -2,13 +2,15 @@
 
 On the events: a storage that Python alone still holds when nothing uses it any more dies at its last use (`del`, or the
 name bound again); an elementwise operator whose operand dies there, and which autograd did not keep, writes into it.
+By a trace: the function checkpointed, attention by the library's operator, and softmax that the code writes out by the
+library's (`by_hand.py`).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from memmodel.origin import origin
-from memmodel.program import Alloc, Event, Free, Program, Release, Save
+from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Save
 from memmodel.tracer.lines import at_peak
 from memmodel.tracer.memory import live_peak
 
@@ -63,7 +65,8 @@ def _held_by_python(program: Program) -> dict[int, Alloc]:
 def _past_use(program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]) -> list[tuple[str, int, int]]:
     """(change, storage, place of its last use) of each that a name holds past its last use and past the peak."""
     peak, _ = at_peak(program)
-    freed = {e.key: i for i, e in enumerate(program.events) if isinstance(e, Free)}
+    end = max(i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "after")
+    freed = {e.key: i for i, e in enumerate(program.events[:end]) if isinstance(e, Free)}  # later: the caller's
     found = []
     for key, alloc in _held_by_python(program).items():
         used, place = last_use.get(key, peak), origin(alloc.site)

@@ -16,20 +16,26 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.origin import names
 from memmodel.prediction import Time
 from memmodel.program import Alloc, Launch, Mark, Program
-from memmodel.recording.device import CUDA
-from memmodel.timeline import account
+from memmodel.timeline import account, phase_peaks
 from memmodel.timing import Calibration
 from memmodel.timing.known import community
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.attention import Backends
-from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
+from memmodel.tracer.by_hand import Finder, Rewriter, under
+from memmodel.tracer.closed import Forms, closed_forms, last_step
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
+from memmodel.tracer.repeat import Drawing, check_alike
 from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
+from memmodel.tracer.scratch import habits, is_shared_scratch
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
+from memmodel.tracer.watch import MOST_OPERATORS
+from memmodel.units import bytes_text
 from memmodel.work import Work
+
+_OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ def trace(
     over: str | None = None,
     formulas: bool = True,
     config: AllocatorConfig | None = None,
+    most_operators: int = MOST_OPERATORS,
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
 
@@ -68,6 +75,7 @@ def trace(
         over: a letter whose largest size on the GPU is searched.
         formulas: whether to run it in letters too.
         config: the allocator's settings.
+        most_operators: a run of more than so many is given up.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
@@ -81,7 +89,8 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    job = _Job(Setting(fn, wanted, step, CUDA, backends), sizes, device, version, config)
+    setting = Setting(fn, wanted, step, habits(device), backends, most_operators=most_operators)
+    job = _Job(setting, sizes, device, version, config)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
     return _result(job, [x for x in letters if x not in asked], over, formulas)
@@ -102,9 +111,13 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
 
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
-    found = _steady(job.setting, job.sizes)
-    program = found.program
+    drawing = Drawing()
+    with drawing.watched():
+        found = _steady(job.setting, job.sizes)
+    program, drew = found.program, drawing.drew
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
+    if drew or why == _OTHERWISE:
+        check_alike(program, lambda: _steady(job.setting, job.sizes).program, times=4 if drew else 1)
     shown = _lettered(program, symbolic) if forms else program
     labels = names(shown)
     step = last_step(shown)
@@ -130,7 +143,7 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset), *no_time),
+        (*_notes(job, program, unset, drew), *_left_out(job, program, forms), *no_time),
     )
 
 
@@ -153,7 +166,7 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     except UsageError as error:
         return None, None, f"the code does not run in letters: {error}"
     if not forms.checked:
-        return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
+        return symbolic, None, _OTHERWISE
     return symbolic, forms, ""
 
 
@@ -164,7 +177,7 @@ def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
     from memmodel.report.formulas import plain
 
     written = [e for e in symbolic.program.events if isinstance(e, Alloc)]
-    births = [e for e in program.events if isinstance(e, Alloc) and not is_sum_scratch(e)]
+    births = [e for e in program.events if isinstance(e, Alloc) and not is_shared_scratch(e)]
     shapes = {
         e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
         for e, w in zip(births, written, strict=True)
@@ -182,7 +195,7 @@ def _advice(job: _Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]
     """Changes on the events, and those that are traced again; most first."""
     before = live_peak(found.program)
     tips = advice(found.program, labels, found.last_use)
-    for change, setting in _rewritten(job):
+    for change, setting in _rewritten(job, found.program):
         try:
             after = live_peak(traced(setting, job.sizes).program)
         except UsageError:
@@ -192,19 +205,45 @@ def _advice(job: _Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]
     return sorted(tips, key=lambda tip: -tip.less_bytes)
 
 
-def _rewritten(job: _Job) -> list[tuple[str, Setting]]:
+def _rewritten(job: _Job, program: Program) -> list[tuple[str, Setting]]:
     """(change, what to trace) of changes to the whole function."""
     setting, function = job.setting, job.setting.function
     found = []
     if setting.step == "train" and _parameters_known(function):
-        found.append(("checkpoint the whole function", setting._replace(function=_checkpointed(function))))
+        change = f"{_line_of(function)}checkpoint the whole function"
+        found.append((change, setting._replace(function=_checkpointed(function))))
+    found += _library_softmax(job, program)
     shapes = [x.shape(job.sizes) for x in setting.inputs]
     names_ = [x.name[:1] for x in setting.inputs]
     if names_ == ["q", "k", "v"] and all(len(s) == 4 for s in shapes) and setting.step != "own":
         fused = torch.nn.functional.scaled_dot_product_attention
-        change = "scaled_dot_product_attention(q, k, v), where the function computes no more than that"
+        change = f"{_line_of(function)}scaled_dot_product_attention(q, k, v), where it computes no more than that"
         found.append((change, setting._replace(function=lambda q, k, v: fused(q, k, v))))
     return found
+
+
+def _library_softmax(job: _Job, program: Program) -> list[tuple[str, Setting]]:
+    """The function with the library's softmax where it writes softmax out."""
+    setting = job.setting._replace(iterations=1)
+    if not {"exp", "div"} <= {launch.name.rstrip("_") for launch in program.launches()}:
+        return []
+    if not _parameters_known(setting.function):
+        return []
+    finder = Finder()
+    traced(setting._replace(function=under(finder, setting.function)), job.sizes)
+    plan = finder.plan()
+    if not plan.ends:
+        return []
+    where = ", ".join(map(str, plan.lines))
+    changed = setting._replace(function=under(Rewriter(plan), setting.function))
+    return [(f"line {where}: torch.softmax(x, dim) instead of exp(x - max) / sum", changed)]
+
+
+def _line_of(function: Callable[..., Any]) -> str:
+    """Where a function begins, as the beginning of a sentence; nothing for one that is not the user's Python."""
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    code = getattr(inspect.unwrap(called), "__code__", None)
+    return f"line {code.co_firstlineno}: " if code is not None else ""
 
 
 def _parameters_known(function: Callable[..., Any]) -> bool:
@@ -238,7 +277,20 @@ def _largest(job: _Job, over: str) -> Largest:
     return largest(over, runs, step, LARGEST)
 
 
-def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
+def _left_out(job: _Job, program: Program, forms: Forms | None) -> list[str]:
+    """What of each phase's peak the formulas do not have: reductions' scratch."""
+    found: list[str] = []
+    if forms is None:
+        return found
+    for phase, branches in forms.peaks.items():
+        shown = max(forms.value(branch.expression, job.sizes) for branch in branches)
+        missing = int(phase_peaks(program)[phase]) - shown
+        if missing > 0:
+            found.append(f"the formula of the {phase} peak leaves out {bytes_text(missing)} of reductions' scratch")
+    return found
+
+
+def _notes(job: _Job, program: Program, unset: list[str], drew: bool) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
@@ -251,4 +303,6 @@ def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
         notes.append(f"numbers are for {given}: no other sizes were given")
     if not is_closed(program) and job.setting.step != "own":
         notes.append("the function keeps tensors from one call to the next")
+    if drew:
+        notes.append("the code draws numbers in Python (random, numpy); several traces of it allocated alike")
     return notes

@@ -17,6 +17,7 @@ from memmodel.closed_forms import WEIGHTS, Branch, dominates, short, weighted_me
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
 from memmodel.timeline import saved_bytes
+from memmodel.tracer.scratch import is_shared_scratch
 from memmodel.tracer.symbolic import Symbolic, in_multiples
 from memmodel.work import Work
 
@@ -124,18 +125,13 @@ def _agrees(program: Program, concrete: Program, numbers: Mapping[Any, Any]) -> 
             if isinstance(e, Alloc | Free)
         ]
 
-    dropped = {e.key for e in concrete.events if isinstance(e, Alloc) and is_sum_scratch(e)}
+    dropped = {e.key for e in concrete.events if isinstance(e, Alloc) and is_shared_scratch(e)}
     ours = list(program.events)
     theirs = [e for e in concrete.events if getattr(e, "key", None) not in dropped]
     try:
         return plain_events(ours, number) == plain_events(theirs, int)
     except TypeError:
         return False
-
-
-def is_sum_scratch(event: Alloc) -> bool:
-    """Scratch of whole sums: some KiB in steps, which formulas leave out."""
-    return event.dtype.name == "uint8" and event.role == "temporary"
 
 
 Terms = dict[Any, Any]  # monomial -> coefficient

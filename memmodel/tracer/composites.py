@@ -1,7 +1,9 @@
 """Operators that PyTorch writes in C++ as several others, and that fake tensors show as one: written out again.
 
 Called inside the watcher, so that every inner operator is seen, and with C++'s lifetimes: locals die in reverse.
-Sources: aten/src/ATen/native/ReduceOps.cpp (logsumexp_out_impl), native/transformers/attention.cpp (_safe_softmax).
+NotImplemented where the operator is one kernel after all. Sources, under aten/src/ATen/native: ReduceOps.cpp
+(logsumexp_out_impl), transformers/attention.cpp (_safe_softmax), Loss.cpp (binary_cross_entropy_with_logits),
+TensorTransformations.cpp (roll_common).
 """
 
 from collections.abc import Callable
@@ -42,6 +44,30 @@ def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tens
     return result
 
 
+def _cross_entropy_of_logits(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """(1 - target) * x - log(sigmoid(x)), the logarithm weighted where there are weights of positives."""
+    logarithm = aten.log_sigmoid_forward(x)[0]
+    if pos_weight is not None:
+        logarithm.mul_((pos_weight - 1).mul(target).add_(1))
+    loss = (1 - target).mul_(x).sub_(logarithm)
+    if weight is not None:
+        loss.mul_(weight)
+    return loss if reduction == 0 else loss.mean() if reduction == 1 else loss.sum()
+
+
+def _roll(x: Tensor, shifts: Any, dims: Any = ()) -> Any:
+    """Along several dimensions one after the other, along none in the flattened tensor."""
+    if len(dims) == 1:
+        return NotImplemented
+    if not dims:
+        return torch.roll(x.contiguous().view(-1), shifts, 0).view(x.shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        x = torch.roll(x, shift, dim)
+    return x
+
+
 def in_place_safe_softmax() -> bool:
     """Whether this PyTorch's _safe_softmax writes its zeros into the softmax."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
@@ -51,4 +77,6 @@ def in_place_safe_softmax() -> bool:
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     aten.logsumexp.default: _logsumexp,
     aten._safe_softmax.default: _safe_softmax,
+    aten.binary_cross_entropy_with_logits.default: _cross_entropy_of_logits,
+    aten.roll.default: _roll,
 }

@@ -1,28 +1,22 @@
-"""What a fake tensor's run does otherwise than a plain tensor's, and what kernels allocate inside: the one table.
+"""What a fake tensor's run does otherwise than a plain tensor's, and the one table of all that is corrected.
 
-Sources are PyTorch's: functions of FunctionsManual.cpp and input_buffer.cpp take another branch for tensor subclasses
-(isTensorSubclassLike), which fake tensors are and a user's are not; kernels allocate temporaries that no operator
-shows. `CORRECTIONS` says what is corrected and where it was read; docs/trace.md prints it.
+Functions of FunctionsManual.cpp and input_buffer.cpp take another branch for tensor subclasses
+(isTensorSubclassLike), which fake tensors are and a user's are not; that is put right here. What kernels allocate
+inside, which no operator shows, is in `scratch.py` and `opaque.py`. `CORRECTIONS` says of each where it was read;
+docs/trace.md prints it.
 """
 
-from collections.abc import Iterator
-from functools import cache, reduce
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 
-from memmodel.dims import Shape
-from memmodel.dtypes import DType
-from memmodel.recording.device import Device
 from memmodel.recording.layout import is_dense
-from memmodel.recording.reduce_scratch import reduce_scratch
-from memmodel.tracer.attention import scratch_of_efficient_backward, scratch_of_flash_backward
-from memmodel.tracer.kinds import count, kind_of, plain_dims
+from memmodel.tracer.kinds import number
 
 aten = torch.ops.aten
-Scratch = tuple[Any, Shape, DType]  # bytes, shape, element type
 
 
 class Correction(NamedTuple):
@@ -54,6 +48,19 @@ CORRECTIONS = (
         "aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math",
     ),
     Correction(
+        "linear layer of input that is neither a matrix nor contiguous",
+        "both",
+        "adds its bias to the product in place; fake tensors into a copy",
+        "aten/src/ATen/native/Linear.cpp, linear",
+    ),
+    Correction(
+        "strides of gradients",
+        "both",
+        "backward of layer norm, log_softmax and losses is contiguous, that of elu, softplus and the like laid out as "
+        "its operands; fake tensors' otherwise, so that a leaf's gradient would be copied or not",
+        "aten/src/ATen/native/layer_norm.cpp, Loss.cpp, TensorIterator.cpp, reorder_dimensions",
+    ),
+    Correction(
         "softmax of strided input",
         "both",
         "softmax and its backward copy an operand that is not contiguous",
@@ -66,10 +73,46 @@ CORRECTIONS = (
         "aten/src/ATen/native/transformers/attention.cpp, _safe_softmax",
     ),
     Correction(
-        "sums of integers and bools",
+        "layer norm of strided input",
         "both",
-        "are summed from an int64 copy",
+        "layer norm and its backward first copy an operand that is not contiguous",
+        "aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu",
+    ),
+    Correction(
+        "sums in another type",
+        "both",
+        "integers and bools are summed from an int64 copy; floats too, but for half precision in fp32 on CUDA",
         "aten/src/ATen/native/ReduceOpsUtils.h, make_reduction",
+    ),
+    Correction(
+        "cumulative sums in another type",
+        "both",
+        "are taken from a copy in that type",
+        "aten/src/ATen/native/ReduceOps.cpp, impl_func_cum_ops",
+    ),
+    Correction(
+        "mse_loss, smooth_l1_loss",
+        "both",
+        "reduce a loss per element; the result was made for every element before it shrank, and keeps that memory",
+        "aten/src/ATen/native/Loss.cpp, TORCH_META_FUNC(mse_loss), TORCH_IMPL_FUNC(mse_loss_out)",
+    ),
+    Correction(
+        "huber_loss, binary_cross_entropy",
+        "both",
+        "reduce a loss per element; binary_cross_entropy's result keeps its memory",
+        "aten/src/ATen/native/Loss.cpp, huber_loss; cuda/Loss.cu, binary_cross_entropy_out_cuda",
+    ),
+    Correction(
+        "logsumexp, roll, binary_cross_entropy_with_logits",
+        "both",
+        "are several operators, written out",
+        "aten/src/ATen/native/ReduceOps.cpp, TensorTransformations.cpp, Loss.cpp",
+    ),
+    Correction(
+        "multinomial",
+        "both",
+        "without replacement, or for one draw, divides by a random number per element",
+        "aten/src/ATen/native/Distributions.cpp, multinomial_out",
     ),
     Correction(
         "backward of softmax",
@@ -84,10 +127,35 @@ CORRECTIONS = (
         "aten/src/ATen/native/cuda/Blas.cpp, prepare_batch_matrix_for_cublas",
     ),
     Correction(
-        "sums of everything",
+        "reductions of many elements to few",
         "cuda",
-        "thread blocks leave partial sums and meet at a counter (an A100's; left out of formulas)",
-        "aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig",
+        "thread blocks leave partial results and meet at counters; down columns (a bias's gradient) they reserve a "
+        "block's width per output (left out of formulas)",
+        "aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig, global_memory_size",
+    ),
+    Correction(
+        "backward of embedding",
+        "cuda",
+        "beyond 3,072 indices: sorts them with their places, then sums in parts of 10 rows in fp32",
+        "aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu",
+    ),
+    Correction(
+        "backward of indexing, index_put that accumulates",
+        "cuda",
+        "sorts the indices with their places",
+        "aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel",
+    ),
+    Correction(
+        "masked_scatter",
+        "cuda",
+        "counts the mask's elements in int64",
+        "aten/src/ATen/native/cuda/IndexKernel.cpp, masked_scatter_cuda_",
+    ),
+    Correction(
+        "logsigmoid",
+        "cuda",
+        "keeps no buffer for backward; the CPU keeps one of the input's size",
+        "aten/src/ATen/native/cuda/ActivationLogSigmoidKernel.cu",
     ),
     Correction(
         "dropout",
@@ -96,7 +164,13 @@ CORRECTIONS = (
         "aten/src/ATen/native/Dropout.cpp, is_fused_kernel_acceptable",
     ),
     Correction(
-        "softmax(dtype=float32) of float16",
+        "rms_norm",
+        "cuda",
+        "from torch 2.9 on is one kernel, which keeps its input and a number per row; the CPU takes plain operators",
+        "aten/src/ATen/native/layer_norm.cpp, rms_norm_symint; cuda/layer_norm_kernel.cu",
+    ),
+    Correction(
+        "softmax and log_softmax(dtype=float32) of float16",
         "cuda",
         "converts in the kernel; the CPU, and bfloat16 on both, from a copy",
         "aten/src/ATen/native/SoftMax.cpp, softmax",
@@ -117,34 +191,58 @@ CORRECTIONS = (
 
 _IN_PLACE = {  # the out-of-place form that fake tensors take in a formula, all on zeros that the formula just made
     aten.scatter.src,
-    aten.scatter.value,
     aten.scatter_add.default,
     aten.index_put.default,
     aten._unsafe_index_put.default,
     aten.index_add.default,
     aten.masked_scatter.default,
 }
-_MATRIX = {
-    aten.bmm.default: (0, 1),
-    aten.mm.default: (0, 1),
-    aten.baddbmm.default: (1, 2),
-    aten.addmm.default: (1, 2),
-}
-_REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "any", "all"}
+_IF_ADDED = {aten.index_put.default, aten._unsafe_index_put.default}  # else the gradient of an index_put: a copy
 
 
 def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_place: bool) -> Any:
     """The tensor that a plain run would have written into; None where it makes a new one.
 
-    `adds_in_place` says that attention in plain operators is under way, which adds its mask to its scores.
+    `adds_in_place` says that attention in plain operators or a linear layer is under way, which adds its mask or bias.
     """
     if accumulates and _sole_owner(args[0]):
         return args[0]
-    if adds_in_place and node is None and func is aten.add.Tensor:
+    if adds_in_place and func is aten.add.Tensor:
         return args[0]
-    if node is not None and func in _IN_PLACE and not _is_python(node):
+    if node is not None and func in _IN_PLACE and not _is_python(node) and _adds(func, args):
         return args[0]
     return None
+
+
+def _adds(func: Any, args: Any) -> bool:
+    return func not in _IF_ADDED or (len(args) > 3 and bool(args[3]))
+
+
+_CONTIGUOUS = {
+    aten.native_layer_norm.default,
+    aten.native_layer_norm_backward.default,
+    aten._log_softmax_backward_data.default,
+    aten.mse_loss_backward.default,
+    aten.smooth_l1_loss_backward.default,
+    aten.huber_loss_backward.default,
+}
+_AS_OPERANDS = {  # the first operand that is not expanded leads, as in any elementwise kernel
+    aten.elu_backward.default,
+    aten.hardtanh_backward.default,
+    aten.softplus_backward.default,
+    aten.hardswish_backward.default,
+    aten.logit_backward.default,
+}
+
+
+def laid_out(func: Any, args: Any, out: Any) -> Any:
+    """The results with the strides that the kernel gives them, where fake tensors' are others."""
+    if func in _AS_OPERANDS:
+        first, second, *_ = (x for x in args if isinstance(x, Tensor))
+        return aten.add.Tensor(first, second)
+    if func not in _CONTIGUOUS:
+        return out
+    return tree_map_only(Tensor, lambda x: x if x.is_contiguous() else x.new_empty(x.shape), out)
 
 
 def is_accumulation(func: Any, args: Any, kwargs: Any, node: Any, handed_over: set[int]) -> bool:
@@ -162,7 +260,7 @@ def _sole_owner(tensor: Tensor) -> bool:
     """Whether the engine's buffer alone holds a dense tensor and its storage (can_accumulate_inplace)."""
     holders, sharers = use_counts_alone()
     storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    dense = is_dense(tuple(map(_number, tensor.shape)), tuple(map(_number, tensor.stride())))
+    dense = is_dense(tuple(map(number, tensor.shape)), tuple(map(number, tensor.stride())))
     held: int = tensor._use_count()  # type: ignore[attr-defined]
     return dense and held <= holders and storage <= sharers
 
@@ -197,76 +295,3 @@ def use_counts_alone() -> tuple[int, int]:
     found: tuple[int, int] | None = counts.found
     assert found is not None
     return found
-
-
-def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iterator[Scratch]:
-    """What the operator's kernel allocates and frees inside, after its results."""
-    op = func._schema.name.removeprefix("aten::")
-    if op == "_softmax_backward_data":
-        if device.softmax_backward_scratch or not _contiguous(args[0]):
-            yield _like(args[0])
-    elif op in ("_softmax", "_log_softmax") and not _contiguous(args[0]):
-        yield _like(args[0])
-    elif func in _MATRIX and device.gemm_packs_operands:
-        yield from (_like(args[i]) for i in _MATRIX[func] if not _has_unit_stride(args[i]))
-    elif op == "_scaled_dot_product_flash_attention_backward":
-        yield from scratch_of_flash_backward(args)
-    elif op == "_scaled_dot_product_efficient_attention_backward":
-        yield from scratch_of_efficient_backward(args)
-    elif op in _REDUCTIONS:
-        yield from _of_reduction(op, args[0], out, device)
-
-
-def casts(func: Any, args: Any, device: Device) -> Iterator[Scratch]:
-    """Copies of operands in the common type, which an elementwise kernel of the CPU makes before its result."""
-    op = func._schema.name.removeprefix("aten::")
-    if device.casts_in_kernels or torch.Tag.pointwise not in func.tags:
-        return
-    if op in ("_to_copy", "copy_", "clone", "where", "masked_fill") or op.startswith("bitwise"):
-        return
-    given = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.dim()]
-    if given:
-        common = reduce(torch.promote_types, (x.dtype for x in given))
-        yield from (_like(x, common) for x in given if x.dtype is not common)
-
-
-def _like(x: Tensor, dtype: torch.dtype | None = None) -> Scratch:
-    kind = kind_of(dtype or x.dtype)
-    return count(x) * kind.itemsize, plain_dims(x.shape), kind
-
-
-def _contiguous(x: Tensor) -> bool:
-    return bool(x.is_contiguous())
-
-
-def _product(sizes: Shape) -> Any:
-    total: Any = 1
-    for size in sizes:
-        total = total * size
-    return total
-
-
-def _has_unit_stride(x: Tensor) -> bool:
-    """Whether cuBLAS can read the matrix: one of the last two strides is 1 and the other spans the rows."""
-    (rows, cols), (down, across) = x.shape[-2:], x.stride()[-2:]
-    return _leading(across, down, cols) or _leading(down, across, rows)
-
-
-def _leading(unit: Any, leading: Any, size: Any) -> bool:
-    return _number(unit) == 1 and _number(leading) >= max(1, _number(size))
-
-
-def _number(size: Any) -> int:
-    """A size as a number, by its hint where it is symbolic: layouts do not depend on the sizes."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
-
-
-def _of_reduction(op: str, x: Tensor, out: Any, device: Device) -> Iterator[Scratch]:
-    first = out if isinstance(out, Tensor) else out[0]
-    if op in ("sum", "prod") and not x.dtype.is_floating_point and x.dtype is not first.dtype:
-        yield _like(x, first.dtype)
-    elements = count(x)
-    whole = _number(first.numel()) == 1 and _number(x.numel()) > 1
-    if whole and device.resident_threads and isinstance(elements, int) and _contiguous(x):
-        kind = kind_of(torch.uint8)
-        yield from ((int(n), (int(n),), kind) for n in reduce_scratch(elements, device.resident_threads))

@@ -1,5 +1,6 @@
 """What goes wrong while the user's code runs, as one sentence with their line."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 from memmodel.errors import UsageError
 from memmodel.tracer.watch import is_users, run_users_code
 
+_SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built
 _NEEDS_DATA = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")
 
 
@@ -29,12 +31,19 @@ def _sentence(error: BaseException) -> str:
     place = _place(error)
     where = f" at {place}" if place else ""
     kind, text = type(error).__name__, str(error).strip().splitlines()
-    first = text[0].strip().rstrip(".") if text else ""
+    first = _SOURCE.sub("", text[0].strip().rstrip(".")) if text else ""
     if kind in _NEEDS_DATA or ".numpy()" in first:
         return (
             f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
             f"from shapes or arguments instead ({first})"
         )
+    if "supports_higher_order_operators" in str(error):
+        return (
+            f"the code calls an operator that runs functions{where}, such as flex_attention, cond or while_loop: these "
+            "are not traced; write out what it does, or use scaled_dot_product_attention with a mask"
+        )
+    if "Cannot access storage of Sparse" in first:
+        return f"the code makes a sparse tensor{where}: these have no storage of their own and are not traced"
     if kind == "UnsupportedOperatorException" or "fake impl" in first or "register_fake" in str(error):
         return (
             f"an operator without a fake implementation{where} ({first}): say what it returns with "

@@ -4,8 +4,9 @@ Traced tensors are the CPU's without data, so what looks at the device in Python
 choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from memmodel.tracer.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.norms import FUSED_SINCE, rms_norm
+from memmodel.tracer.not_known import FAST_PATH
 from memmodel.tracer.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch import Watcher
 
@@ -23,7 +26,8 @@ _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor
 }
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
-_DROPOUT, _SOFTMAX = torch.dropout, torch.softmax
+_DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
+_SOFTMAX, _LOG_SOFTMAX = torch.softmax, torch.log_softmax
 
 
 class Functions(TorchFunctionMode):
@@ -34,9 +38,13 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
-        self._own: dict[Any, Any] = {_SDPA: self._attention}
+        self._own: dict[Any, Any] = {_SDPA: self._attention, _LINEAR: self._linear}
         if self.cuda:
-            self._own |= {_DROPOUT: _dropout, _SOFTMAX: _softmax, torch.Tensor.softmax: _softmax}
+            self._own |= {_DROPOUT: _dropout}
+            self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
+            self._own |= dict.fromkeys((_LOG_SOFTMAX, torch.Tensor.log_softmax), _log_softmax)
+            if backends.torch >= FUSED_SINCE:
+                self._own[torch.rms_norm] = rms_norm
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -57,9 +65,15 @@ class Functions(TorchFunctionMode):
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
         yield torch.nn.functional, "scaled_dot_product_attention", self._attention
+        yield torch.nn.functional, "linear", self._linear
         if self.cuda:
             yield torch._VF, "dropout", _dropout
+            for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):
+                yield kind, "forward", self._without_fast_path(kind)
             yield torch.Tensor, "softmax", _softmax
+            yield torch.Tensor, "log_softmax", _log_softmax
+            if self.backends.torch >= FUSED_SINCE:
+                yield torch.nn.functional, "rms_norm", _rms_norm
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
         call = Call(*args, **kwargs)
@@ -70,12 +84,33 @@ class Functions(TorchFunctionMode):
             self.watcher.unknown["aten::_scaled_dot_product_efficient_attention_backward"] = EFFICIENT_UNKNOWN
         if kernel != "math":
             return run(call, kernel)
-        self.watcher.adds_in_place = True
+        with self._adding_in_place(), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
+            return _SDPA(*args, **kwargs)
+
+    def _without_fast_path(self, kind: Any) -> Any:
+        """The module's forward, which notes where a real run would be another."""
+        forward, watcher = kind.forward, self.watcher
+
+        @functools.wraps(forward)
+        def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if not (module.training or torch.is_grad_enabled()) and torch.backends.mha.get_fastpath_enabled():
+                watcher.unknown[f"nn.{kind.__name__}"] = FAST_PATH
+            return forward(module, *args, **kwargs)
+
+        return noted
+
+    def _linear(self, *args: Any, **kwargs: Any) -> Any:
+        """A bias is added to the product in place, where the product is not an addmm."""
+        with self._adding_in_place():
+            return _LINEAR(*args, **kwargs)
+
+    @contextmanager
+    def _adding_in_place(self) -> Iterator[None]:
+        before, self.watcher.adds_in_place = self.watcher.adds_in_place, True
         try:
-            with sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
-                return _SDPA(*args, **kwargs)
+            yield
         finally:
-            self.watcher.adds_in_place = False
+            self.watcher.adds_in_place = before
 
 
 def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
@@ -91,6 +126,20 @@ def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     if dtype is torch.float32 and x.dtype is torch.float16:
         return torch._softmax(x, dim, True)
     return _SOFTMAX(x, dim, dtype)
+
+
+def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Likewise."""
+    if dtype is torch.float32 and x.dtype is torch.float16:
+        return torch._log_softmax(x, dim, True)
+    return _LOG_SOFTMAX(x, dim, dtype)
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """As `torch.nn.functional` names its parameters."""
+    return rms_norm(input, normalized_shape, weight, eps)
 
 
 def _is_cuda(value: Any) -> bool:

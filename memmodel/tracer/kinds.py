@@ -40,12 +40,15 @@ def kind_of(dtype: torch.dtype) -> DType:
     return _OURS.get(name) or DType(name, dtype.itemsize, dtype.is_floating_point)
 
 
-def dtype_named(name: str) -> torch.dtype:
-    """torch's element type called `name`: bf16, float32, int64, bool, ... Raises UsageError for others."""
+def dtype_named(name: str, besides: Iterable[str] = ()) -> torch.dtype:
+    """torch's element type called `name`: bf16, float32, int64, bool, ... Raises UsageError for others.
+
+    `besides`: other words that could stand there.
+    """
     text = name.strip().casefold().removeprefix("torch.")
     found = _SHORT.get(text) or getattr(torch, text, None)
     if not isinstance(found, torch.dtype):
-        raise unknown("dtype", name, [*_SHORT, *_OURS])
+        raise unknown("dtype", name, [*_SHORT, *_OURS, *besides])
     return found
 
 
@@ -57,3 +60,8 @@ def plain_dims(sizes: Iterable[Any]) -> Shape:
 def count(tensor: torch.Tensor) -> Any:
     """Elements of a tensor, as an int or an expression."""
     return plain_dims((tensor.numel(),))[0]
+
+
+def number(size: Any) -> int:
+    """A size as a number, by its hint where it is symbolic: layouts do not depend on the sizes."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)

@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
     from memmodel.tracer.functions import Functions
+    from memmodel.tracer.watch import Watcher
 
 
 class Hooks(NamedTuple):
@@ -55,7 +57,23 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = before
 
 
+def _noting_threads(watcher: "Watcher") -> Any:
+    """Fake tensors that are used outside their mode: in a thread that the code started."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    really, here = FakeTensor.__torch_dispatch__, threading.get_ident()
+
+    def dispatch(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        watcher.used_elsewhere |= threading.get_ident() != here
+        return really(*args, **kwargs)
+
+    return classmethod(dispatch)
+
+
 def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.mode.watcher)
     yield torch.autograd, "_engine_run_backward", _watched_engine(hooks)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root

@@ -1,5 +1,6 @@
 """One traced run: fake inputs, the user's function, backward, and the marks between them."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,12 +16,11 @@ from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
-from memmodel.tracer.functions import Functions
 from memmodel.tracer.modules import made_fake
-from memmodel.tracer.patches import Hooks, patched
 from memmodel.tracer.saved import saved_tensors
 from memmodel.tracer.specs import Input
-from memmodel.tracer.watch import Watcher, run_users_code
+from memmodel.tracer.watch import MOST_OPERATORS, Watcher, run_users_code
+from memmodel.tracer.watching import watching
 
 STEPS = ("inference", "forward", "train", "own")
 
@@ -31,6 +31,7 @@ class Setting(NamedTuple):
     Attributes:
         function: the user's. inputs: what it takes. step: one of `STEPS`. device: whose allocations.
         backends: what decides between attention's kernels. iterations: how often the step runs.
+        most_operators: a run of more is given up.
     """
 
     function: Any
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
     device: Device
     backends: Backends = Backends()
     iterations: int = 1
+    most_operators: int = MOST_OPERATORS
 
 
 class Traced(NamedTuple):
@@ -61,16 +63,10 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     """Run the step on fake tensors of these sizes: ints, or symbols of `mode`'s shape environment."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
-    watcher = Watcher(setting.device)
+    watcher = Watcher(setting.device, setting.most_operators)
     run = _Run(setting, watcher)
-    functions = Functions(watcher, setting.backends)
     with told_as_theirs(), ExitStack() as stack:
-        stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions)))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(mode)
-        stack.enter_context(watcher)
-        stack.enter_context(functions)
+        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
@@ -79,6 +75,10 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
                 run.step()
         program = watcher.program
         watcher.close()
+    if watcher.used_elsewhere:
+        raise UsageError(
+            "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
+        )
     return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of)
 
 
@@ -96,7 +96,7 @@ class _Run:
     def prepare(self, sizes: Mapping[str, Any]) -> None:
         """Make the inputs, and the module where a class of modules is traced."""
         if inspect.isclass(self.function) and issubclass(self.function, torch.nn.Module):
-            self.function = self.function()
+            self.function = _made(self.function)
         if isinstance(self.function, torch.nn.Module):
             for name, tensor in (*self.function.named_parameters(), *self.function.named_buffers()):
                 self.watcher.name_input(tensor, name)
@@ -118,10 +118,13 @@ class _Run:
         watcher = self.watcher
         watcher.mark("forward")
         out = run_users_code(self.function, self.arguments)
+        if inspect.iscoroutine(out):
+            out.close()
+            raise UsageError("the function is a coroutine (async def), which a trace does not run: trace a plain one")
         if self.setting.step == "train":
             self._backward(out)
         elif self.setting.step == "forward":
-            self.backward_begins(tree_leaves(out), mark=False)
+            self.backward_begins(_leaves_of(out), mark=False)
         watcher.mark("after")
         self._release()
         del out
@@ -129,11 +132,11 @@ class _Run:
             self._forget_gradients()
 
     def _backward(self, out: Any) -> None:
-        roots = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.requires_grad]
+        roots = [x for x in _leaves_of(out) if isinstance(x, Tensor) and x.requires_grad]
         if not roots:
             raise UsageError(
                 "a training step of a function whose result needs no gradient: return the output or loss with its "
-                "history, or trace it with step inference"
+                "history (in tuples, lists, dicts or a dataclass), or trace it without --train (step inference)"
             )
         if len(roots) == 1 and roots[0].dim() == 0:
             roots[0].backward()  # type: ignore[no-untyped-call]
@@ -198,6 +201,26 @@ class _Run:
                 leaf.grad = None
 
 
+def _leaves_of(out: Any) -> list[Any]:
+    """What a result holds, also in a dataclass."""
+    if dataclasses.is_dataclass(out) and not isinstance(out, type):
+        out = list(vars(out).values())
+    return tree_leaves(out)
+
+
+def _made(kind: Any) -> Any:
+    """An instance of a class of modules."""
+    parameters = inspect.signature(kind).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in plain]
+    if needed:
+        raise UsageError(
+            f"{kind.__name__} is a class whose instances need {', '.join(needed)}: name an instance, or a function "
+            "that makes and calls one"
+        )
+    return kind()
+
+
 def bound(function: Callable[..., Any], arguments: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs under the names of the function's parameters: by name, or in order where the names differ."""
     called = function.forward if isinstance(function, torch.nn.Module) else function
@@ -220,9 +243,12 @@ def bound(function: Callable[..., Any], arguments: dict[str, Tensor]) -> dict[st
         else:
             missing = [""]
     if missing:
+        name = getattr(function, "__name__", type(function).__name__)
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+            raise UsageError(f"{name} takes inputs without names (*): trace a function that names them and calls it")
         raise UsageError(
-            f"{getattr(function, '__name__', type(function).__name__)}({', '.join(positional)}) is given "
-            f"{', '.join(arguments) or 'no inputs'}: expected one input for each of {', '.join(required) or 'none'}"
+            f"{name}({', '.join(positional)}) is given {', '.join(arguments) or 'no inputs'}: expected one input for "
+            f"each of {', '.join(required) or 'none'}; what is no tensor needs a default or a function around it"
         )
     return arguments
 

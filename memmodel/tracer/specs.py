@@ -53,7 +53,7 @@ def parse_input(text: str) -> Input:
         if option in ("grad", "nograd"):
             grad = option == "grad"
         else:
-            dtype = dtype_named(option)
+            dtype = dtype_named(option, ("grad", "nograd"))
     if grad and not dtype.is_floating_point:
         raise UsageError(f"input {text!r}: a gradient of {dtype}: only floating types have one")
     dims = tuple(_size(part.strip(), text) for part in sizes.split(",")) if sizes else ()
@@ -101,7 +101,9 @@ def parse_at(text: str) -> dict[str, int]:
         factor = {"k": 1024, "m": 1024**2}.get(value.strip()[-1:].casefold(), 1)
         digits = value.strip()[:-1] if factor > 1 else value.strip()
         if not equals or not name.strip() or not digits.isdigit():
-            raise UsageError(f"--at {part!r}: expected LETTER=NUMBER such as N=16384")
+            raise UsageError(f"--at {part!r}: expected LETTER=NUMBER such as N=16384, with commas between")
+        if name.strip() in found:
+            raise UsageError(f"--at gives {name.strip()} twice: each letter once")
         found[name.strip()] = check_size(name.strip(), int(digits) * factor)
     return found
 

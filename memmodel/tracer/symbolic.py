@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.program import Alloc, Event, Launch, Program
 from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.scratch import is_shared_scratch
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
 _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
@@ -65,7 +66,9 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     replaced = dict(environment.replacements)
     renamed = {originals[x]: sympy.Integer(fixed[x]) if x in fixed else symbols[x] for x in originals}
     in_letters = _renaming(replaced, renamed)
-    rewritten = [_rewritten(event, in_letters) for event in program.events]
+    left_out = {e.key for e in program.events if isinstance(e, Alloc) and is_shared_scratch(e)}
+    kept = (e for e in program.events if getattr(e, "key", None) not in left_out)
+    rewritten = [_rewritten(event, in_letters) for event in kept]
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     used = Program(rewritten, program.names, program.gradients)

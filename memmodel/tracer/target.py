@@ -19,7 +19,9 @@ def target(text: str) -> Any:
     for name in path.split("."):
         if not hasattr(found, name):
             names = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
-            raise unknown(f"function in {module_name}", name, names or ["nothing that can be called"])
+            if not names:
+                raise UsageError(f"{text}: there is no {name}, nor anything else to call, in {text.rpartition('.')[0]}")
+            raise unknown(f"function in {module_name}", name, names)
         found = getattr(found, name)
     if not callable(found):
         raise UsageError(f"{text} is {type(found).__name__}, not a function or a module")
@@ -41,6 +43,11 @@ def _module(name: str) -> Any:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
+        if isinstance(error, SyntaxError):
+            raise UsageError(
+                f"{name} cannot be imported: {type(error).__name__} at {error.filename}, line {error.lineno}: "
+                f"{error.msg}"
+            ) from error
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
         raise UsageError(f"{name} cannot be imported: it raises {type(error).__name__}{place}: {error}") from error

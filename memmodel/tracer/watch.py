@@ -23,9 +23,11 @@ from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
-from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
-from memmodel.tracer.kinds import kind_of, plain_dims
-from memmodel.tracer.opaque import births_of_opaque
+from memmodel.tracer.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
+from memmodel.tracer.kinds import kind_of, number, plain_dims
+from memmodel.tracer.not_known import scratch_not_known
+from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
+from memmodel.tracer.scratch import copies, scratch
 from memmodel.tracer.work import launches_of
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
@@ -48,10 +50,12 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operators: how many were seen.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, most_operators: int = MOST_OPERATORS) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         use_counts_alone()
         self.device = device
+        self.most_operators = most_operators
+        self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
         self.events: list[Event] = []
         self.names: dict[int, str] = {}
         self.gradients: dict[int, int] = {}
@@ -59,7 +63,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.backward = False
         self.operators = 0
         self.paused = False
-        self.adds_in_place = False  # attention in plain operators is under way
+        self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._keys: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._last_key = 0
@@ -97,19 +101,23 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.paused = False
 
     def key_of(self, tensor: Tensor) -> int | None:
-        """The key of a tensor's storage, if it is known."""
+        """The key of a tensor's storage, if it is known; that of what torch.func wraps, where it does."""
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = torch._C._functorch.get_unwrapped(tensor)
         return self._keys.get(tensor.untyped_storage()._cdata)
 
-    def born(self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None) -> int | None:
+    def born(
+        self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None, nbytes: Any = None
+    ) -> int | None:
         """Record the birth of a tensor's storage; None where it is known already or holds nothing.
 
-        With `at`, the birth goes to that place among the events.
+        With `at`, the birth goes to that place among the events. `nbytes`: where it holds more than it seems to.
         """
         storage = tensor.untyped_storage()
         address = storage._cdata
         if address in self._keys:
             return None
-        nbytes = plain_dims((storage.nbytes(),))[0]
+        nbytes = plain_dims((storage.nbytes(),))[0] if nbytes is None else nbytes
         if isinstance(nbytes, int) and nbytes == 0:
             return None
         key = self._new_key()
@@ -154,18 +162,20 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name == "prim::device":
                 self._handed_over.add(id(args[0]))
             elif name in _LAYOUT:
-                return _by_hint(name, args[0])
+                return _bynumber(name, args[0])
             return func(*args, **kwargs)
         self._count()
         if func in COMPOSITES:
             with self:
-                return COMPOSITES[func](*args, **kwargs)
+                whole = COMPOSITES[func](*args, **kwargs)
+            if whole is not NotImplemented:
+                return whole
         node = torch._C._current_autograd_node() if self.backward else None
         accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
         out = in_place_result(func, args, node, accumulates, self.adds_in_place)
         if out is None:
-            out = func(*args, **kwargs)
+            out = laid_out(func, args, func(*args, **kwargs))
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
@@ -219,13 +229,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             temporary = self._births(planned, op, label)
         else:
             inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], op, label)
+            temporary = self._births([*copies(func, args, self.device), *_tensors(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
-        if not known:
-            self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
+        self._note_unknown(func._schema.name, known, scratch_not_known(op, args) if self.device.name == "cuda" else "")
         self.events += launches
         self._used(args, kwargs, out)
         self.events += [Free(key) for key in reversed(temporary)]
+
+    def _note_unknown(self, name: str, work_known: bool, memory: str) -> None:
+        work = "" if work_known else "its arithmetic is not known: it counts as moving its bytes"
+        if work or memory:
+            self.unknown.setdefault(name, "; ".join(filter(None, (memory, work))))
 
     def _used(self, args: Any, kwargs: Any, out: Any) -> None:
         at = len(self.events)
@@ -235,12 +249,16 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.last_use[key] = at
 
     def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
-        """Births in order: tensors, and (bytes, shape, dtype) of scratch, whose keys are returned."""
-        temporary = []
+        """Births in order: tensors, and (bytes, shape, dtype) of scratch; keys of what is not `FREED` are returned."""
+        temporary: list[int] = []
         for one in made:
             if isinstance(one, Tensor):
                 if one.dim() or not self._on_host(op):
                     self.born(one, label)
+            elif isinstance(one, Sized):
+                self.born(one.tensor, label, nbytes=one.nbytes)
+            elif one is FREED:
+                self.events.append(Free(temporary.pop()))
             elif not (isinstance(one[0], int) and one[0] == 0):
                 key = self._new_key()
                 temporary.append(key)
@@ -251,9 +269,10 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self) -> None:
         self.operators += 1
-        if self.operators > MOST_OPERATORS:
+        if self.operators > self.most_operators:
             raise UsageError(
-                f"the trace is longer than {MOST_OPERATORS:,} operators: trace fewer layers or loop iterations"
+                f"the trace is longer than {self.most_operators:,} operators: trace fewer layers or loop iterations, "
+                "or raise --most-operators (most_operators=)"
             )
         if self.operators % 256 == 0 and time.monotonic() - self._started > MOST_SECONDS:
             raise UsageError(
@@ -313,15 +332,11 @@ def _tensors(out: Any) -> list[Tensor]:
     return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
 
 
-def _by_hint(name: str, x: Tensor) -> Any:
+def _bynumber(name: str, x: Tensor) -> Any:
     """What an operator in C++ that asks for plain numbers is told, without fixing the sizes (torch 2.11 and before)."""
     if name == "aten::storage_offset":
-        return _hint(x.storage_offset())
-    return [_hint(size) for size in (x.shape if name == "aten::size" else x.stride())]
-
-
-def _hint(size: Any) -> int:
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+        return number(x.storage_offset())
+    return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -7,10 +7,10 @@ import pytest
 
 from memmodel_validate.harnesses import HARNESSES
 from memmodel_validate.records import Row
-from torch_events import real_events, recorded_events
+from memmodel_validate.traced import EAGER
+from torch_events import real_events, recorded_events, without_empty
 
 FACTORIES = ("randn", "ones", "empty", "arange")
-EAGER = [name for name in HARNESSES if "compiled" not in name]
 
 
 class OnTheCpu:
@@ -27,17 +27,6 @@ class OnTheCpu:
 
 def _without_device(factory: Any, *args: Any, device: str, **kwargs: Any) -> Any:
     return factory(*args, **kwargs)
-
-
-Events = list[tuple[str, int, int]]
-
-
-def without_empty(events: Events) -> Events:
-    """Without storages of no bytes: PyTorch does not ask its allocator for these."""
-    empty = {number for _, number, nbytes in events if nbytes == 0}
-    kept = sorted({number for _, number, _ in events} - empty)
-    renumbered = {number: index for index, number in enumerate(kept)}
-    return [(kind, renumbered[n], nbytes) for kind, n, nbytes in events if n not in empty]
 
 
 @pytest.mark.parametrize("table", EAGER)

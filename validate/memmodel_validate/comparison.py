@@ -63,11 +63,14 @@ class Accuracy:
     worst_residual: float
 
 
-def comparison(run: Row) -> list[Comparison]:
-    """Every number of a row beside its prediction; none where the row ran out of memory."""
+def comparison(run: Row, program_of: Callable[[Row], Program] | None = None) -> list[Comparison]:
+    """Every number of a row beside its prediction; none where the row ran out of memory.
+
+    `program_of` runs the row's harness: on recording tensors (`recorded`), or otherwise (`memmodel_validate.traced`).
+    """
     if not run.printed:
         return []
-    table, replayed = tables()[run.table], replayed_run(run)
+    table, replayed = tables()[run.table], replayed_run(run, program_of=program_of)
     return [Comparison(run, c, text, predicted(replayed, c), table) for c, text in run.printed.items()]
 
 
@@ -83,11 +86,11 @@ def steady(replayed: Replay, column: str) -> bool:
     return len({statistic(usage) for name, usage in replayed.phases if name == phase}) == 1
 
 
-def replayed_run(run: Row, capacity: int | None = None) -> Replay:
+def replayed_run(run: Row, capacity: int | None = None, program_of: Callable[[Row], Program] | None = None) -> Replay:
     """A row's program on the caching allocator, with its table's cuBLAS workspaces; `capacity` in bytes."""
     table = tables()[run.table]
     gemms = workspace(table.torch, table.compute_capability)
-    return replay(recorded(run), CachingAllocator(capacity), gemms)
+    return replay((program_of or recorded)(run), CachingAllocator(capacity), gemms)
 
 
 def recorded(run: Row) -> Program:

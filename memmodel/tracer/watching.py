@@ -1,0 +1,42 @@
+"""Everything that must be on while PyTorch code is watched: fake tensors, the watcher, CUDA's choices, replacements."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memmodel.tracer.attention import Backends
+from memmodel.tracer.functions import Functions
+from memmodel.tracer.patches import Hooks, patched
+from memmodel.tracer.watch import Watcher
+
+
+@contextmanager
+def watching(
+    watcher: Watcher,
+    backends: Backends | None = None,
+    mode: FakeTensorMode | None = None,
+    begins: Callable[[Sequence[Any]], None] | None = None,
+    ends: Callable[[], None] | None = None,
+) -> Iterator[None]:
+    """Within, PyTorch code runs on tensors without data, and `watcher` records it.
+
+    `begins` is called with the roots before autograd's engine runs, `ends` after it; alone, the watcher is told.
+    """
+
+    def backward(_: Sequence[Any]) -> None:
+        watcher.backward = True
+
+    def forward() -> None:
+        watcher.backward = False
+
+    functions = Functions(watcher, backends or Backends())
+    with ExitStack() as stack:
+        stack.enter_context(patched(Hooks(begins or backward, ends or forward, functions)))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(mode or FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(watcher)
+        stack.enter_context(functions)
+        yield

@@ -1,0 +1,148 @@
+"""Functions that a trace must refuse, or take with care: each does something of its own."""
+
+import random
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def lists(x: Tensor) -> Tensor:
+    return torch.tensor(x.tolist())
+
+
+def leaves_for_numpy(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.cpu().numpy())
+
+
+def picks_by_mask(x: Tensor) -> Tensor:
+    return x[x > 0]
+
+
+def sparse(x: Tensor) -> Tensor:
+    return x.to_sparse() @ x
+
+
+def flexible(q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention(q, k, v)
+
+
+def draws(x: Tensor) -> Tensor:
+    for _ in range(random.randint(1, 50)):
+        x = x * 2
+    return x
+
+
+def draws_by_numpy(x: Tensor) -> Tensor:
+    return torch.cat([x] * int(np.random.randint(1, 1000)))  # noqa: NPY002: as people write it
+
+
+def draws_for_nothing(x: Tensor) -> Tensor:
+    return x * random.random()
+
+
+class RandomWidth(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, random.randint(4, 4000))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+class Counting:
+    """More memory with each call."""
+
+    calls = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        Counting.calls += 1
+        return torch.cat([x] * Counting.calls)
+
+
+class NeedsWidth(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+def in_a_thread(x: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    thread = threading.Thread(target=lambda: found.append(x * 2))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def recurses(x: Tensor) -> Tensor:
+    return recurses(x)
+
+
+async def waits(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def unnamed(*given: Tensor) -> Tensor:
+    return given[0] * 2
+
+
+def scaled(x: Tensor, times: int) -> Tensor:
+    return x * times
+
+
+def changes_its_input(x: Tensor) -> Tensor:
+    return x.mul_(2)
+
+
+def best_places(x: Tensor) -> Tensor:
+    return x.argmax(-1)
+
+
+def prints(x: Tensor) -> Tensor:
+    print("a line of the user's own", x.shape)
+    return x * 2
+
+
+def nothing(x: Tensor) -> None:
+    x.exp()
+
+
+def text_and_number(x: Tensor) -> tuple[str, int]:
+    return "text", x.shape[0]
+
+
+def nested(x: Tensor) -> dict[str, Any]:
+    return {"a": [x * 2, (x * 3,)], "b": None}
+
+
+@dataclass
+class Result:
+    loss: Tensor
+
+
+def in_a_dataclass(x: Tensor) -> Result:
+    return Result((x * x).sum())
+
+
+def inner_gradient(x: Tensor) -> Any:
+    return torch.func.grad(lambda y: (y * y).sum())(x)
+
+
+def under_inference_mode(x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return (x * 2) * 3
+
+
+encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+
+
+def fast_path(x: Tensor) -> Any:
+    return encoder(x)

@@ -1,0 +1,152 @@
+"""Code that a trace refuses says why and what to do; code that is merely unusual is traced."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import careless_functions as careless
+import pytest
+
+import memmodel
+from memmodel.errors import UsageError
+from memmodel.tracer.specs import parse_at, parse_input
+from memmodel.tracer.target import target
+
+ROOT = Path(memmodel.__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (careless.lists, "asks for the value of a tensor"),
+        (careless.leaves_for_numpy, "asks for the value of a tensor"),
+        (careless.picks_by_mask, "asks for the value of a tensor"),
+        (careless.sparse, "makes a sparse tensor"),
+        (careless.draws, "two traces of the function allocate differently"),
+        (careless.draws_by_numpy, "two traces of the function allocate differently"),
+        (careless.RandomWidth, "two traces of the function allocate differently"),
+        (careless.Counting(), "two traces of the function allocate differently"),
+        (careless.NeedsWidth, "a class whose instances need width"),
+        (careless.in_a_thread, "tensors in a thread of its own"),
+        (careless.recurses, "raised RecursionError"),
+        (careless.waits, "is a coroutine"),
+        (careless.unnamed, "takes inputs without names"),
+        (careless.scaled, "what is no tensor needs a default"),
+    ],
+    ids=lambda x: getattr(x, "__name__", "") or None,
+)
+def test_what_is_refused_is_one_clear_sentence(function: Any, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        memmodel.trace(function, {"x": "N,8"}, at={"N": 8})
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_refused() -> None:
+    inputs = dict.fromkeys("qkv", "1,2,128,32")
+    with pytest.raises(UsageError, match="flex_attention, cond or while_loop"):
+        memmodel.trace(careless.flexible, inputs)
+
+
+@pytest.mark.parametrize("function", [careless.best_places, careless.under_inference_mode])
+def test_a_training_step_without_gradient(function: Any) -> None:
+    with pytest.raises(UsageError, match="needs no gradient"):
+        memmodel.trace(function, {"x": "N,8"}, step="train", at={"N": 8})
+
+
+def test_a_leaf_that_is_changed_in_place_is_pytorchs_error() -> None:
+    with pytest.raises(UsageError, match="leaf Variable that requires grad"):
+        memmodel.trace(careless.changes_its_input, {"x": "N"}, step="train")
+
+
+@pytest.mark.parametrize(
+    ("function", "step", "tensors"),  # of N elements, alive at the peak
+    [
+        (careless.nothing, "inference", 2),
+        (careless.text_and_number, "inference", 1),
+        (careless.nested, "inference", 3),
+        (careless.changes_its_input, "inference", 1),
+        (careless.under_inference_mode, "inference", 3),
+        (careless.draws_for_nothing, "inference", 2),
+    ],
+    ids=lambda x: getattr(x, "__name__", "") or None,
+)
+def test_what_is_unusual_is_traced(function: Any, step: str, tensors: int) -> None:
+    found = memmodel.trace(function, {"x": "N"}, step=step, at={"N": 1000})
+    assert found.memory.live_peak_bytes == tensors * 4000
+    assert any("draws numbers in Python" in note for note in found.notes) is (function is careless.draws_for_nothing)
+
+
+def test_a_loss_in_a_dataclass_and_gradients_inside_the_function() -> None:
+    loss = memmodel.trace(careless.in_a_dataclass, {"x": "N"}, step="train", at={"N": 1000})
+    assert loss.memory.phase_peaks["backward"] > 8000
+    inner = memmodel.trace(careless.inner_gradient, {"x": "N"}, at={"N": 1000})
+    assert inner.memory.live_peak_bytes >= 8000
+
+
+def test_the_encoder_layers_fast_path_is_told_as_not_known() -> None:
+    inputs, sizes = {"x": "B,N,32"}, {"B": 2, "N": 16}
+    evaluated = memmodel.trace(careless.fast_path, inputs, at=sizes, formulas=False)
+    assert "fast path" in evaluated.unknown["nn.TransformerEncoderLayer"]
+    assert not memmodel.trace(careless.fast_path, inputs, step="train", at=sizes, formulas=False).unknown.keys() & {
+        "nn.TransformerEncoderLayer"
+    }
+
+
+@pytest.mark.parametrize("text", ["N=4,N=8", "N=4 B=3", "N=-4", "N=1e3"])
+def test_sizes_that_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--at"):
+        parse_at(text)
+
+
+def test_a_misspelt_option_of_an_input() -> None:
+    with pytest.raises(UsageError, match="did you mean grad"):
+        parse_input("q=B:gard")
+
+
+def test_a_syntax_error_is_shown_as_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "broken_syntax.py"
+    path.write_text("def f(x:\n    return x\n")
+    with pytest.raises(UsageError, match=r"SyntaxError at .*broken_syntax.py, line 1: '\(' was never closed"):
+        target(f"{path}:f")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "memmodel", "trace", *words]
+
+
+def test_what_the_code_prints_does_not_mix_with_json() -> None:
+    path = Path(careless.__file__)
+    words = command(f"{path}:prints", "--input", "x=N", "--at", "N=8", "--no-formulas", "--json")
+    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert json.loads(run.stdout)["memory"]["live_peak_bytes"] == 64
+    assert "a line of the user's own" in run.stderr
+
+
+def test_two_kinds_of_step_are_one_too_many() -> None:
+    run = subprocess.run(
+        command("careless_functions:prints", "--input", "x=N", "--train", "--step"),
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "memmodel: of --train, --forward and --step: choose one\n"
+
+
+def test_an_interrupt_ends_an_endless_loop_with_status_130(tmp_path: Path) -> None:
+    path, started = tmp_path / "endless.py", tmp_path / "started"
+    path.write_text(f"def f(x):\n    open({str(started)!r}, 'w').close()\n    while True:\n        pass\n")
+    process = subprocess.Popen(
+        command(f"{path}:f", "--input", "x=N"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not started.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    out, errors = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert errors.strip() == "memmodel: interrupted"

@@ -1,0 +1,22 @@
+"""A recorded table's harness as PyTorch code, traced: the same function that recording tensors run through."""
+
+import torch
+
+from memmodel.program import Program
+from memmodel.recording.device import CUDA
+from memmodel.tracer.watch import Watcher
+from memmodel.tracer.watching import watching
+from memmodel_validate.harnesses import HARNESSES
+from memmodel_validate.records import Row
+
+EAGER = [name for name in HARNESSES if "compiled" not in name]  # compiled code is not traced
+
+
+def traced(run: Row) -> Program:
+    """The program of a row's harness on tensors without data, as CUDA allocates; the table is one of EAGER."""
+    watcher = Watcher(CUDA)
+    with watching(watcher):
+        HARNESSES[run.table](torch, run, watcher.mark)
+    program = watcher.program
+    watcher.close()
+    return program
