@@ -115,15 +115,15 @@ def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequ
     """The picture of a report. Raises UsageError where the GPU's data lack the bandwidth or the dtype's peak."""
     gpu, dtype = report.gpu, report.predictions[0].case.dtype
     kind = short_name(dtype)
-    roofs = tuple(_roofs(gpu))
+    found = tuple(roofs(gpu))
     peak = _peak(gpu, kind)
     points = [point for prediction in report.predictions for point in _points(prediction)]
     return Roofline(
         gpu.name,
         report.predictions[0].case.describe(),
         kind,
-        roofs,
-        next(roof for roof in roofs if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
+        found,
+        next(roof for roof in found if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
         gpu.balance_point(dtype),
         tuple(point for point in points if point.flops),
         tuple(dict.fromkeys(point.kernel for point in points if not point.flops)),
@@ -142,7 +142,7 @@ def _peak(gpu: Gpu, dtype: str) -> float:
         raise
 
 
-def _roofs(gpu: Gpu) -> Iterator[Roof]:
+def roofs(gpu: Gpu) -> Iterator[Roof]:
     """HBM, then the flat ceilings, fastest first. L2 has none: no datasheet lists its bandwidth."""
     yield Roof("HBM", "memory", gpu.bandwidth, gpu.source("bandwidth"))
     flat = [(f"tensor {q.removeprefix('tensor.')}", q) for q in gpu.values if _is_float_peak(q)]
