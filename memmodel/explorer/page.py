@@ -72,7 +72,7 @@ def _hash(text: str) -> str:
 
 
 def _packed(data: Any) -> str:
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
