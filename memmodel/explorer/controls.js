@@ -104,7 +104,7 @@ function figures({memory, flops, hbmBytes, time}) {
     ["saved for backward", bytesText(memory.saved)], ["FLOP", decimalText(flops, "FLOP")],
     ["HBM traffic", bytesText(hbmBytes)], ["intensity", `${Number((flops / hbmBytes).toPrecision(4))} FLOP/B`],
     ["time, at least", time ? secondsText(time.seconds) : "–"],
-    ["limited by", time ? `${time.binding} (${(100 * time.share).toFixed(1)} %)` : "–"],
+    ["limited by", time ? `${time.binding} (${(100 * time.share).toFixed(1)}\u00a0%)` : "–"],
   ].map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`).join("");
 }
 
@@ -115,6 +115,8 @@ function draw() {
   byId("figures").innerHTML = figures(result);
   byId("bar").innerHTML = barPicture(result, width);
   byId("bar-legend").innerHTML = barLegend(result);
+  byId("letters").textContent = "b batch, h heads, n sequence, d head dim" +
+    (state.heads > state.kvHeads ? ", g kv-heads, r heads to a kv-head" : "");
   byId("timeline").innerHTML = timelinePicture(result, width);
   byId("timeline-legend").innerHTML = timelineLegend(result);
   byId("moment").max = result.timeline.moments.length - 1;

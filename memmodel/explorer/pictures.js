@@ -18,18 +18,35 @@ const legendItem = (mark, name, value, look = "", remark = "") =>
   `<li><span class="key ${look}" aria-hidden="true">${mark}</span><span class="name">${escaped(name)}` +
   `${remark ? ` <span class="faint">${escaped(remark)}</span>` : ""}</span><span class="value">${escaped(value)}</span></li>`;
 
-// What is alive at the peak, then what the allocator holds beyond it, then what is outside the allocator.
+// The tensors at the peak, then what the allocator holds beyond them, then what is outside the allocator.
 function peakParts({timeline, memory}) {
   const {bands, moments, peak} = timeline, at = moments[peak];
   const parts = bands.map((band, i) => ({
     name: band.name, bytes: band.live[peak], saved: band.saved[peak], look: bandClass(band, i), mark: i + 1,
+    formula: formulaText(band.atPeak),
   }));
   const beyond = [
     ["cuBLAS workspaces, rounding to blocks", at.allocated - at.live, "c-blocks"],
     ["reserved, and free: cache and fragments", memory.reservedPeak - at.allocated, "c-free"],
     ["outside the allocator", memory.context, "c-context"],
   ].map(([name, bytes, look]) => ({name, bytes, saved: 0, look, mark: ""}));
-  return [...parts, ...beyond].filter((part) => part.bytes > 0);
+  return [...parts, ...beyond.filter((part) => part.bytes > 0)];
+}
+
+// The bytes of tensors in letters: "2·b·h·n²", or "4 × 2·b·d·h·n" for four alike; empty for more than two kinds.
+function formulaText(formulas) {
+  const counts = new Map();
+  for (const formula of formulas) counts.set(formula, (counts.get(formula) ?? 0) + 1);
+  if (counts.size > 2) return "";
+  return [...counts].map(([formula, count]) => `${count > 1 ? `${count} × ` : ""}${productText(formula)}`).join(" + ");
+}
+
+function productText(formula) { // letters in the order of shapes, g·r query heads as h
+  const code = String(FORMULAS[formula]).split("=>")[1];
+  const factors = (code.includes("g") && code.includes("r") ? code.replace("g", "h").replace("*r", "") : code).split("*");
+  const letters = [..."bhgnd"].filter((letter) => factors.includes(letter))
+    .map((letter) => letter + (factors.indexOf(letter) < factors.lastIndexOf(letter) ? "²" : ""));
+  return [...factors.filter((factor) => /^\d/.test(factor)), ...letters].join("·");
 }
 
 function barPicture(result, width) {
@@ -53,8 +70,8 @@ function barPicture(result, width) {
 
 function barLegend(result) {
   return peakParts(result).map((part) => {
-    const kept = part.saved ? "kept for backward" : "";
-    return legendItem(part.mark, part.name, bytesText(part.bytes), part.look, kept);
+    const remark = [part.formula, part.saved ? "kept for backward" : ""].filter(Boolean).join(", ");
+    return legendItem(part.mark, part.name, part.bytes ? bytesText(part.bytes) : "–", part.look, remark);
   }).join("");
 }
 
@@ -156,16 +173,15 @@ function bandNumber(band, base, mark, x, y) {
   return words((x(start) + x(end)) / 2, y(base[start] + most / 2) + 4, mark, "number", "middle");
 }
 
-function timelineLegend({timeline, memory}) {
-  const {bands, peak} = timeline;
-  const items = bands.map((band, i) => legendItem(i + 1, band.name, bytesText(band.live[peak]), bandClass(band, i)));
-  items.push(legendItem("", "kept for backward", bytesText(memory.saved), "k-saved", "at the end of forward"));
-  items.push(legendItem("", "allocated, at most", bytesText(memory.allocatedPeak), "k-allocated"));
-  items.push(legendItem("", "reserved, at most", bytesText(memory.reservedPeak), "k-reserved"));
-  return items.join("");
+function timelineLegend({memory}) {
+  return legendItem("", "kept for backward", bytesText(memory.saved), "k-saved") +
+    legendItem("", "allocated, at most", bytesText(memory.allocatedPeak), "k-allocated") +
+    legendItem("", "reserved, at most", bytesText(memory.reservedPeak), "k-reserved");
 }
 
 const letterOf = (i) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i % 26] + (i >= 26 ? Math.floor(i / 26) + 1 : "");
+
+const MET = /fp32 units|exp units/; // ceilings that kernels of every dtype meet; of the others only the dtype's own is drawn
 
 // Kernels with arithmetic, equal ones together, in order of their first launch; and the names of the others.
 function rooflineOf({kernels, gpu, state}) {
@@ -187,25 +203,26 @@ function rooflineOf({kernels, gpu, state}) {
 function rooflinePicture(result, width) {
   const shown = rooflineOf(result), {points, roofs, memory, balance, peak} = shown, narrow = width < 500;
   const height = narrow ? 270 : 330, left = 46, right = width - 10, top = 12, bottom = height - 34;
-  const xs = points.map((point) => point.intensity), rates = [...points.map((point) => point.rate), ...roofs.map((roof) => roof.rate)];
-  const x0 = Math.min(...xs, balance, 1) / 3, x1 = Math.max(...xs, balance) * 10;
+  const xs = points.map((point) => point.intensity), rates = [...points.map((point) => point.rate), ...roofs.filter((roof) => MET.test(roof.name)).map((roof) => roof.rate), peak];
+  const x0 = Math.min(...xs, balance, 1) / 3, x1 = Math.max(...xs, balance) * (narrow ? 60 : 40);
   const y0 = Math.min(...rates, memory.rate * x0) / 2, y1 = Math.max(...rates) * 3;
   const x = (value) => left + Math.log(value / x0) / Math.log(x1 / x0) * (right - left);
   const y = (value) => bottom - Math.log(value / y0) / Math.log(y1 / y0) * (bottom - top);
   let body = decades(x0, x1).map((value) =>
     line(x(value), top, x(value), bottom, "grid") + words(x(value), bottom + 14, wholeOrPower(value), "tick", "middle")).join("");
   body += decades(y0, y1).map((value) =>
-    line(left, y(value), right, y(value), "grid") + words(left - 5, y(value) + 4, decimalText(value, "").trim(), "tick", "end")).join("");
+    line(left, y(value), right, y(value), "grid") + words(left - 5, y(value) + 4, rateText(value), "tick", "end")).join("");
   body += line(left, bottom, right, bottom, "axis") + words(right, bottom + 28, "FLOP per byte of HBM traffic", "tick", "end");
   body += words(left + 4, top + 8, "FLOP/s", "tick");
-  const high = Math.max(...roofs.map((roof) => roof.rate));
+  const high = Math.max(...roofs.filter((roof) => MET.test(roof.name)).map((roof) => roof.rate), peak);
   const from = Math.max(x0, y0 / memory.rate);
   body += line(x(from), y(from * memory.rate), x(high / memory.rate), y(high), "roof-main");
   let last = -Infinity;
   for (const roof of roofs) {
     const main = Math.abs(roof.rate / peak - 1) < 0.02, start = Math.max(roof.rate / memory.rate, x0);
+    if (!main && !MET.test(roof.name)) continue;
     body += line(x(start), y(roof.rate), right, y(roof.rate), main ? "roof-main" : "roof");
-    const place = Math.max(y(roof.rate) - 4, last + 11);
+    const place = Math.max(y(roof.rate) - (main ? 9 : 4), last + 11);
     last = place;
     const unit = roof.name === "exp units" ? "exp/s" : "FLOP/s";
     body += words(right - 2, place, `${roof.name}: ${decimalText(roof.rate, unit)}`, `roof-text halo${main ? " strong" : ""}`, "end");
@@ -219,7 +236,7 @@ function rooflinePicture(result, width) {
   });
   for (const group of nearby(points.map((point) => [x(point.intensity), y(point.rate)]))) {
     const [cx, cy] = group.at, beside = cx > right - 60;
-    body += words(cx + (beside ? -8 : 8), cy + 13, group.members.map(letterOf).join(" "), "letter halo", beside ? "end" : "start");
+    body += words(cx + (beside ? -9 : 9), cy + 15, group.members.map(letterOf).join(" "), "letter halo", beside ? "end" : "start");
   }
   return svg(width, height, `${points.length} kernels under the ceilings of ${result.gpu.name}`, body);
 }
@@ -227,7 +244,7 @@ function rooflinePicture(result, width) {
 function nearby(places) { // points that touch share one label
   const groups = [];
   places.forEach((at, i) => {
-    const near = groups.find((group) => Math.hypot(group.at[0] - at[0], group.at[1] - at[1]) < 14);
+    const near = groups.find((group) => Math.hypot(group.at[0] - at[0], group.at[1] - at[1]) < 20);
     if (near) near.members.push(i);
     else groups.push({at, members: [i]});
   });
@@ -240,7 +257,8 @@ function decades(low, high) {
   return found.length > 7 ? found.filter((_, i) => i % 2 === 0) : found;
 }
 
-const wholeOrPower = (value) => value >= 1e5 ? decimalText(value, "").trim() : wholeText(Number(value.toPrecision(1)));
+const rateText = (value) => decimalText(value, "").trim().replace(/\.0+(?= |$)/, "");
+const wholeOrPower = (value) => value >= 1e5 ? rateText(value) : wholeText(Number(value.toPrecision(1)));
 
 function rooflineLegend(result) {
   const {points, without} = rooflineOf(result);
@@ -265,7 +283,7 @@ function frontierPicture(state, lines, width) {
   const batches = frontierParts(state).batches, lengths = lines.flatMap(({walls}) => walls.map((each) => each.largest)).filter(Boolean);
   const low = Math.log2(Math.min(...lengths, state.seq, 1024)) - 0.5, high = Math.log2(Math.max(...lengths, state.seq, 65536)) + 0.7;
   const last = Math.log2(batches.at(-1));
-  const x = (batch) => left + Math.log2(batch) / last * (right - left);
+  const x = (batch) => left + 14 + Math.log2(batch) / last * (right - left - 20);
   const y = (length) => bottom - (Math.log2(Math.max(length, 1)) - low) / (high - low) * (bottom - top);
   let body = "", power = Math.ceil(low);
   const stride = high - low > 8 ? 2 : 1;

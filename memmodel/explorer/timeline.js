@@ -35,6 +35,7 @@ function timelineOf(program, bytes, usage) {
     if (event.op === RELEASE && (holds[slot] -= 1) === 0) change(saved, slot, now, -1);
     return "";
   };
+  const eventOf = []; // of each moment
   for (let i = 0; i < program.after; i++) {
     const event = program.events[i];
     let what = apply(event);
@@ -43,14 +44,32 @@ function timelineOf(program, bytes, usage) {
     if (event.op === LAUNCH && at && usage[at].allocated > usage[at - 1].allocated) {
       what = `workspace of ${event.name} is taken`;
     }
-    if (what) moments.push({phase, what, ...usage[at]});
+    if (!what) continue;
+    moments.push({phase, what, ...usage[at]});
+    eventOf.push(i);
   }
   const all = levels(live, [...live.keys()], moments.length), kept = levels(saved, [...saved.keys()], moments.length);
   moments.forEach((moment, i) => Object.assign(moment, {live: all[i], saved: kept[i]}));
   const peak = all.indexOf(Math.max(...all));
   const backward = moments.findIndex((moment) => moment.phase === "backward");
   const inputs = program.allocs.slice(0, program.inputs).map(({name}) => name).join(", ");
-  return {moments, peak, backward, bands: bandsOf(live, saved, moments.length, inputs)};
+  const bands = bandsOf(live, saved, moments.length, inputs), formulas = formulasAlive(program, eventOf[peak]);
+  for (const band of bands) band.atPeak = band.names.flatMap((name) => formulas.get(name) ?? []);
+  return {moments, peak, backward, bands};
+}
+
+// Numbers of the formulas of what is alive after an event, by name.
+function formulasAlive(program, end) {
+  const alive = new Set(), found = new Map();
+  for (const {op, slot} of program.events.slice(0, end + 1)) {
+    if (op === ALLOC) alive.add(slot);
+    if (op === FREE) alive.delete(slot);
+  }
+  for (const slot of alive) {
+    const name = slot < program.inputs ? INPUTS : program.allocs[slot].name;
+    found.set(name, [...found.get(name) ?? [], program.allocs[slot].formula]);
+  }
+  return found;
 }
 
 // Bytes of some names together, at each moment.
@@ -64,7 +83,7 @@ function levels(changes, names, count) {
 // Inputs lowest, then what is kept for backward, then the other large tensors, then the rest.
 function bandsOf(live, saved, count, inputs) {
   const band = (name, kind, names) =>
-    ({name, kind, live: levels(live, names, count), saved: levels(saved, names, count)});
+    ({name, kind, names, live: levels(live, names, count), saved: levels(saved, names, count)});
   const names = [...live.keys()].filter((name) => name !== INPUTS);
   const most = new Map(names.map((name) => [name, Math.max(...levels(live, [name], count))]));
   const largest = [...names].sort((a, b) => most.get(b) - most.get(a));

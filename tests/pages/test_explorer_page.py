@@ -142,7 +142,7 @@ def test_a_link_restores_the_state(explorer: Any, page: Path) -> None:
 )
 def test_a_broken_link_gets_a_sentence(explorer: Any, page: Path, fragment: str, message: str) -> None:
     ready(explorer, page, fragment)
-    assert message in text(explorer, "#answer")
+    assert message in text(explorer, "main")
     assert not NUMBERS.search(text(explorer).replace("/dev/null", ""))
     assert browser.console(explorer) == []
     set_to(explorer, "gpu", "a100-80gb-sxm")
