@@ -10,7 +10,9 @@ from memmodel.errors import UsageError
 
 
 @click.command("explore", epilog=examples("memmodel explore -o explorer.html"))
-@click.option("--output", "-o", metavar="FILE", help="FILE.html; it opens in a browser, needs no network and no server.")
+@click.option(
+    "--output", "-o", metavar="FILE", help="FILE.html; it opens in a browser, needs no network and no server."
+)
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def command(output: str | None, force: bool) -> None:
     """Write one interactive page that computes predictions by itself: sliders, timeline, roofline, frontier."""

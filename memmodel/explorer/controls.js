@@ -108,22 +108,26 @@ function figures({memory, flops, hbmBytes, time}) {
   ].map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`).join("");
 }
 
+function put(id, html) { // only what changed is laid out again
+  if (put[id] !== html) byId(id).innerHTML = put[id] = html;
+}
+
 function draw() {
   clearTimeout(pending);
   if (!result) return;
   const width = byId("bar").clientWidth, half = byId("roofline").clientWidth;
-  byId("figures").innerHTML = figures(result);
-  byId("bar").innerHTML = barPicture(result, width);
-  byId("bar-legend").innerHTML = barLegend(result);
+  put("figures", figures(result));
+  put("bar", barPicture(result, width));
+  put("bar-legend", barLegend(result));
   byId("letters").textContent = "b batch, h heads, n sequence, d head dim" +
     (state.heads > state.kvHeads ? ", g kv-heads, r heads to a kv-head" : "");
-  byId("timeline").innerHTML = timelinePicture(result, width);
-  byId("timeline-legend").innerHTML = timelineLegend(result);
+  put("timeline", timelinePicture(result, width));
+  put("timeline-legend", timelineLegend(result));
   byId("moment").max = result.timeline.moments.length - 1;
   byId("moment").value = result.timeline.peak;
   drawMoment();
-  byId("roofline").innerHTML = result.time ? rooflinePicture(result, half) : "";
-  byId("roofline-legend").innerHTML = result.time ? rooflineLegend(result) : "";
+  put("roofline", result.time ? rooflinePicture(result, half) : "");
+  put("roofline-legend", result.time ? rooflineLegend(result) : "");
   byId("note").textContent = [result.note, ownKernels(result)].filter(Boolean).join("; ");
   drawFrontier();
 }
@@ -158,10 +162,11 @@ function drawFrontier() {
   const known = () => algorithms.map((algorithm) => ({algorithm, walls: batches
     .map((batch) => ({batch, largest: walls.get(wallKey(shown, algorithm, batch))})).filter((each) => each.largest !== undefined)}));
   const missing = () => wanted.filter(([algorithm, batch]) => !walls.has(wallKey(shown, algorithm, batch)));
-  const put = (done) => {
+  const drawn = (done) => {
     const lines = known();
-    byId("frontier").innerHTML = frontierPicture(shown, lines, width);
-    byId("frontier-legend").innerHTML = frontierLegend(shown, lines);
+    put("frontier", frontierPicture(shown, lines, width));
+    put("frontier-legend", frontierLegend(shown, lines));
+    byId("here").innerHTML = hereMark(shown, lines, width);
     byId("frontier").setAttribute("aria-busy", !done);
   };
   const search = () => {
@@ -171,11 +176,11 @@ function drawFrontier() {
       if (performance.now() > until) break;
     }
     const done = !missing().length;
-    if (done) put(true);
+    if (done) drawn(true);
     else pending = setTimeout(search, 0);
   };
   const done = !missing().length;
-  put(done);
+  drawn(done);
   if (!done) pending = setTimeout(search, 60);
 }
 

@@ -277,14 +277,21 @@ const marker = (series, x, y) =>
   `<path d="${MARKERS[series]}" transform="translate(${px(x)} ${px(y)})" class="marker c${series + 1}"/>`;
 const seriesOf = (algorithm) => Object.keys(TABLES.algorithms).indexOf(algorithm);
 
-// `lines` are those of frontier(), as far as they are known.
-function frontierPicture(state, lines, width) {
+function frontierPlace(state, lines, width) {
   const height = width < 500 ? 250 : 320, left = 46, right = width - 14, top = 14, bottom = height - 34;
   const batches = frontierParts(state).batches, lengths = lines.flatMap(({walls}) => walls.map((each) => each.largest)).filter(Boolean);
   const low = Math.log2(Math.min(...lengths, state.seq, 1024)) - 0.5, high = Math.log2(Math.max(...lengths, state.seq, 65536)) + 0.7;
   const last = Math.log2(batches.at(-1));
-  const x = (batch) => left + 14 + Math.log2(batch) / last * (right - left - 20);
-  const y = (length) => bottom - (Math.log2(Math.max(length, 1)) - low) / (high - low) * (bottom - top);
+  return {
+    height, left, right, top, bottom, batches, low, high, last,
+    x: (batch) => left + 14 + Math.log2(batch) / last * (right - left - 20),
+    y: (length) => bottom - (Math.log2(Math.max(length, 1)) - low) / (high - low) * (bottom - top),
+  };
+}
+
+// `lines` are those of frontier(), as far as they are known.
+function frontierPicture(state, lines, width) {
+  const {height, left, right, top, bottom, batches, low, high, last, x, y} = frontierPlace(state, lines, width);
   let body = "", power = Math.ceil(low);
   const stride = high - low > 8 ? 2 : 1;
   for (; power <= high; power++) {
@@ -303,10 +310,13 @@ function frontierPicture(state, lines, width) {
     body += `<path d="${path}" class="wall s${series + 1}${own ? " own" : ""}" stroke-dasharray="${DASHES[series]}"/>`;
     body += known.map((each) => marker(series, x(each.batch), y(each.largest))).join("");
   }
-  body += `<path d="M-7 0h14M0 -7v14" transform="translate(${px(x(state.batch))} ${px(y(state.seq))})" class="here"/>`;
-  const beside = x(state.batch) > width / 2;
-  body += words(x(state.batch) + (beside ? -9 : 9), y(state.seq) + 15, "here", "here-text halo", beside ? "end" : "start");
-  return svg(width, height, "the longest sequence that fits, by batch, for each algorithm", body);
+  return svg(width, height, "the longest sequence that fits, by batch, for each algorithm", `${body}<g id="here"></g>`);
+}
+
+function hereMark(state, lines, width) {
+  const place = frontierPlace(state, lines, width), x = place.x(state.batch), y = place.y(state.seq), beside = x > width / 2;
+  return `<path d="M-7 0h14M0 -7v14" transform="translate(${px(x)} ${px(y)})" class="here"/>` +
+    words(x + (beside ? -9 : 9), y + 15, "here", "here-text halo", beside ? "end" : "start");
 }
 
 function frontierLegend(state, lines) {

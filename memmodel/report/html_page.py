@@ -31,9 +31,10 @@ body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sa
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
 p.verdict { margin: 0.2rem 0; font-weight: 600; } .yes { color: var(--yes); } .no { color: var(--no); }
 .wide { overflow-x: auto; background: linear-gradient(90deg, var(--paper) 30%, transparent) 0 / 2rem 100%,
-  linear-gradient(270deg, var(--paper) 30%, transparent) 100% / 2rem 100%, linear-gradient(90deg, var(--line), transparent)
-  0 / 0.6rem 100%, linear-gradient(270deg, var(--line), transparent) 100% / 0.6rem 100%; background-repeat: no-repeat;
-  background-attachment: local, local, scroll, scroll; } /* a shadow where there is more to scroll to */
+  linear-gradient(270deg, var(--paper) 30%, transparent) 100% / 2rem 100%,
+  linear-gradient(90deg, var(--line), transparent) 0 / 0.6rem 100%,
+  linear-gradient(270deg, var(--line), transparent) 100% / 0.6rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; } /* shadows: more to scroll to */
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--faint); font-weight: 500; } .number { text-align: right; white-space: nowrap; }
@@ -44,8 +45,8 @@ math { font-size: 1.1em; math-style: normal; } .faint { color: var(--faint); fon
 code { font-family: ui-monospace, monospace; font-size: 0.9em; }
 @media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } th, td { padding-right: 0.6rem; }
   .number { white-space: normal; } }
-@media print { figure svg { min-width: 0; } :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --yes: #000; --no: #000; }
-  body { max-width: none; margin: 0; font-size: 10pt; } figure, table, h2, h3 { break-inside: avoid; }
+@media print { :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --yes: #000; --no: #000; }
+  body { max-width: none; margin: 0; font-size: 10pt; } figure svg { min-width: 0; } figure, table, h2, h3 { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 """
 _MARKS = {None: ("", "?"), True: ("yes", "✓"), False: ("no", "✗")}

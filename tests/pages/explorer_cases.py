@@ -40,7 +40,9 @@ def _size(rng: random.Random, largest: int) -> int:
     """One, a power of two, a multiple of 8, or any number: up to the largest, small ones as often as large."""
     size = round(largest ** rng.random())
     kind = rng.randrange(5)
-    return 1 if kind == 0 else 1 << (size.bit_length() - 1) if kind == 1 else max(size // 8 * 8, 1) if kind == 2 else size
+    return (
+        1 if kind == 0 else 1 << (size.bit_length() - 1) if kind == 1 else max(size // 8 * 8, 1) if kind == 2 else size
+    )
 
 
 def random_states(count: int, seed: int) -> list[tuple[Case, Gpu]]:

@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 import pytest
-
 from explorer_cases import GPUS, numbers, random_states, state_of
+
 from memmodel.case import PHASES, Case, make_case
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
 from memmodel.gpus import load_gpu
@@ -99,7 +99,9 @@ def test_verdicts_are_in_the_same_words(explorer: Any, gpu: str) -> None:
     from memmodel.report.tables import verdicts
 
     device = load_gpu(gpu)
-    cases = on_gpu([make_case(a, heads=16, seq=n, dtype_name="fp16") for a in OFFERED for n in (2048, 12288, 65536)], device)
+    cases = on_gpu(
+        [make_case(a, heads=16, seq=n, dtype_name="fp16") for a in OFFERED for n in (2048, 12288, 65536)], device
+    )
     report = Report(device, tuple(predict_case(case, device) for case in cases), (), ())
     states = [state_of(case, device) for case in cases]
     found = explorer.execute_script("return arguments[0].map((state) => memmodel.evaluate(state).verdict)", states)

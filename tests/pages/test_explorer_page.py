@@ -99,7 +99,8 @@ def test_nothing_is_wider_than_the_window(explorer: Any, page: Path, width: int,
               const box = svg.getBoundingClientRect();
               return [...svg.querySelectorAll("text")].filter((text) => {
                 const own = text.getBoundingClientRect();
-                return own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+                const across = own.left < box.left - 1 || own.right > box.right + 1;
+                return across || own.top < box.top - 1 || own.bottom > box.bottom + 1;
               }).map((text) => text.textContent);
             });
             """
@@ -108,7 +109,15 @@ def test_nothing_is_wider_than_the_window(explorer: Any, page: Path, width: int,
 
 
 def test_a_link_restores_the_state(explorer: Any, page: Path) -> None:
-    changes = {"gpu": "h100-sxm", "algorithm": "flash", "mask": "window", "window": 512, "heads": 24, "kvHeads": 8, "batch": 3}
+    changes = {
+        "gpu": "h100-sxm",
+        "algorithm": "flash",
+        "mask": "window",
+        "window": 512,
+        "heads": 24,
+        "kvHeads": 8,
+        "batch": 3,
+    }
     for name, value in changes.items():
         set_to(explorer, name, value)
     link = explorer.execute_async_script("setTimeout(() => arguments[0](location.hash), 300)")
@@ -178,8 +187,9 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(explorer: Any) -> N
 
     controls = explorer.execute_script(
         """
-        return [...document.querySelectorAll("input, select, button, a")].filter((e) => e.offsetParent).map((e) =>
-          [e.id || e.textContent, (e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent).trim()]);
+        const shown = [...document.querySelectorAll("input, select, button, a")].filter((e) => e.offsetParent);
+        const name = (e) => e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent;
+        return shown.map((e) => [e.id || e.textContent, name(e).trim()]);
         """
     )
     assert all(name for _, name in controls)
@@ -188,7 +198,9 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(explorer: Any) -> N
     for _ in range(len(controls) + 2):
         active = explorer.switch_to.active_element
         active.send_keys(Keys.TAB)
-        reached.append(explorer.execute_script("return document.activeElement.id || document.activeElement.textContent"))
+        reached.append(
+            explorer.execute_script("return document.activeElement.id || document.activeElement.textContent")
+        )
     assert {name for name, _ in controls} <= set(reached)
     before = text(explorer, "#figures")
     slider = explorer.find_element(By.ID, "seq-slider")
@@ -209,4 +221,6 @@ def test_heads_take_key_heads_along(explorer: Any) -> None:
 
 
 def test_nothing_moves_by_itself(page: Path) -> None:
-    assert not re.search(r"transition|animation|@keyframes|requestAnimationFrame|scroll-behavior", page.read_text("utf-8"))
+    assert not re.search(
+        r"transition|animation|@keyframes|requestAnimationFrame|scroll-behavior", page.read_text("utf-8")
+    )

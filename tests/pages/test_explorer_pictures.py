@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-
 from explorer_cases import random_states, resized_to, state_of
+
 from memmodel.case import Case, make_case
 from memmodel.errors import UsageError
 from memmodel.fitting import fits
@@ -27,7 +27,8 @@ def test_timelines_are_the_pictures(explorer: Any) -> None:
     for case, gpu in random_states(60, seed=3):
         expected, found = timeline(case, gpu), evaluated(explorer, case, gpu)["timeline"]
         moments = [
-            (m.phase, m.what, m.live_bytes, m.allocated_bytes, m.reserved_bytes, m.saved_bytes) for m in expected.moments
+            (m.phase, m.what, m.live_bytes, m.allocated_bytes, m.reserved_bytes, m.saved_bytes)
+            for m in expected.moments
         ]
         keys = ("phase", "what", "live", "allocated", "reserved", "saved")
         assert [tuple(moment[key] for key in keys) for moment in found["moments"]] == moments
@@ -46,7 +47,9 @@ def test_rooflines_are_the_pictures(explorer: Any) -> None:
             assert found["time"] is None
             assert found["note"].startswith("no time: ")
             continue
-        found = explorer.execute_script("return memmodel.roofline(memmodel.evaluate(arguments[0]))", state_of(case, gpu))
+        found = explorer.execute_script(
+            "return memmodel.roofline(memmodel.evaluate(arguments[0]))", state_of(case, gpu)
+        )
         points = [(p.kernel, p.launches, p.binding) for p in expected.points]
         assert [(p["name"], p["launches"], p["binding"]) for p in found["points"]] == points
         assert [p["rate"] for p in found["points"]] == pytest.approx([p.rate for p in expected.points], rel=1e-12)
@@ -76,7 +79,9 @@ def test_the_frontier_is_what_max_finds(explorer: Any, gpu: str, case: Case) -> 
         for wall in line["walls"]:
             if wall["batch"] not in (1, 8, 64):
                 continue
-            (sized,) = on_gpu([Case(**{**_fields(case), "algorithm": line["algorithm"], "batch": wall["batch"]})], device)
+            (sized,) = on_gpu(
+                [Case(**{**_fields(case), "algorithm": line["algorithm"], "batch": wall["batch"]})], device
+            )
             assert wall["largest"] == threshold(sized, device, "seq", STEP).largest
             assert runs(sized, device, wall["largest"])
             assert not runs(sized, device, wall["largest"] + STEP)

@@ -10,7 +10,18 @@ from memmodel.cli import cli
 
 CASES = {
     "common": ("--gpu", "A100", "--seq", "16384"),
-    "long": ("--gpu", "H100", "--seq", "8192", "--heads", "32", "--kv-heads", "8", "-a", "naive-by-hand,flash,compiled"),
+    "long": (
+        "--gpu",
+        "H100",
+        "--seq",
+        "8192",
+        "--heads",
+        "32",
+        "--kv-heads",
+        "8",
+        "-a",
+        "naive-by-hand,flash,compiled",
+    ),
     "bare": ("--gpu", "T4", "--seq", "4096", "-a", "decode", "--phase", "inference"),
 }
 
@@ -41,7 +52,10 @@ def test_pictures_and_formulas_can_be_read_on_a_phone(chromium: Any, report: Pat
     widths = chromium.execute_script("return [...document.querySelectorAll('figure svg')].map((e) => e.clientWidth)")
     assert min(widths) > 600  # as wide as drawn: their text keeps its size, and the box around them scrolls
     heights = chromium.execute_script(
-        "return [...document.querySelectorAll('mfrac')].filter((e) => !e.parentElement.closest('mfrac')).map((e) => e.getBoundingClientRect().height)"
+        """
+        const outer = [...document.querySelectorAll("mfrac")].filter((e) => !e.parentElement.closest("mfrac"));
+        return outer.map((e) => e.getBoundingClientRect().height);
+        """
     )
     assert all(height > 15 for height in heights)
     scrolling = chromium.execute_script(
