@@ -46,8 +46,8 @@ code { font-family: ui-monospace, monospace; font-size: 0.9em; }
 @media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } th, td { padding-right: 0.6rem; }
   .number { white-space: normal; } }
 @media print { :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --yes: #000; --no: #000; }
-  body { max-width: none; margin: 0; font-size: 10pt; } figure svg { min-width: 0; } figure, table, h2, h3 { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } }
+  body { max-width: none; margin: 0; font-size: 10pt; } figure svg { min-width: 0; }
+  figure, table, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 _MARKS = {None: ("", "?"), True: ("yes", "✓"), False: ("no", "✗")}
 
