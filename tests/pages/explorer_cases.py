@@ -4,10 +4,11 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from memmodel.algorithms import ALGORITHMS
+from memmodel.algorithms import ALGORITHMS, record
 from memmodel.case import Case, make_case
 from memmodel.dtypes import short_name
 from memmodel.explorer.programs import OFFERED
+from memmodel.fitting import fits
 from memmodel.gpus import Gpu, all_gpus
 from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu, predict_case
@@ -92,6 +93,11 @@ def numbers(case: Case, gpu: Gpu) -> dict[str, Any]:
         "seconds": predicted.time and predicted.time.seconds,
         "binding": predicted.time and predicted.time.binding,
     }
+
+
+def runs(case: Case, gpu: Gpu) -> bool:
+    """Whether a case fits a GPU."""
+    return bool(fits(record(case), case, gpu))
 
 
 def resized_to(case: Case, **sizes: int) -> Case:

@@ -4,13 +4,19 @@ import itertools
 from typing import Any
 
 import pytest
-from explorer_cases import GPUS, numbers, random_states, state_of
+from explorer_cases import GPUS, numbers, random_states, resized_to, runs, state_of
 
+from memmodel.algorithms import record
+from memmodel.allocator import CachingAllocator
 from memmodel.case import PHASES, Case, make_case
+from memmodel.cublas import workspace
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
-from memmodel.gpus import load_gpu
+from memmodel.fitting import STEPS, room_bytes
+from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu
+from memmodel.replay import replay
+from memmodel.thresholds import last_true
 
 COUNT = 1000
 EVALUATED = """
@@ -79,6 +85,40 @@ def test_every_pattern_of_ones(explorer: Any) -> None:
     ]
     assert len(cases) == len(OFFERED) * len(MASKS) * 2**5
     assert wrong(explorer, [(case, gpu) for case in on_gpu(cases, gpu)]) == []
+
+
+def test_both_sides_of_the_wall(explorer: Any) -> None:
+    """Near the wall the cache is released to make room: the figures are then those of a run with the GPU's memory."""
+    cases, released = [], 0
+    for case, gpu in random_states(60, seed=6):
+        wall = last_true(lambda seq: runs(resized_to(case, seq=seq), gpu), 1 << 22)  # noqa: B023 - called at once
+        if not 0 < wall < 1 << 22:
+            continue
+        for seq in (wall, wall + 1):
+            sized = resized_to(case, seq=seq)
+            if (sized.mask.window or 1) > seq:
+                continue
+            cases.append((sized, gpu))
+            released += seq == wall and endless_reserved(sized, gpu) > (room_bytes(gpu) or 0)
+    assert released >= 4
+    assert wrong(explorer, cases) == []
+
+
+def endless_reserved(case: Case, gpu: Gpu) -> int:
+    """What a step would reserve of endless memory."""
+    scratch = workspace(case.torch, gpu.compute_capability)
+    return max(usage.reserved_peak for _, usage in replay(record(case), CachingAllocator(), scratch, STEPS).phases)
+
+
+@pytest.mark.parametrize(("heads", "seq"), [(1, 2), (1, 4096), (5, 8192), (10, 8192)])
+def test_at_the_allocators_borders(explorer: Any, heads: int, seq: int) -> None:
+    """q takes 512 B, 1, 10 and 20 MiB: where a block, a small, a shared and an own segment begin; and a row beside."""
+    gpu = load_gpu("A100")
+    assert heads * seq * 128 * 2 in (512, 1 << 20, 10 << 20, 20 << 20)
+    around = [
+        make_case(algorithm, heads=heads, seq=seq + more, head_dim=128) for algorithm in OFFERED for more in (-1, 0, 1)
+    ]
+    assert wrong(explorer, [(case, gpu) for case in on_gpu(around, gpu)]) == []
 
 
 def test_fragmentation_decides_as_predict_does(explorer: Any) -> None:
