@@ -46,6 +46,7 @@ function start() {
 function restore() {
   const {state: found, remarks} = fromFragment(location.hash);
   state = found;
+  clearTimeout(linking);
   byId("remarks").textContent = remarks.join("; ");
   show();
 }
@@ -71,10 +72,10 @@ function show(from = null) {
   for (const name of SIZES) {
     const stops = stopsOf(name), slider = byId(`${name}-slider`), size = state[name];
     const nearest = stops.reduce((best, stop, i) => Math.abs(stop - size) < Math.abs(stops[best] - size) ? i : best, 0);
-    if (byId(name) !== from) byId(name).value = Number.isNaN(size) ? "" : size;
+    if (byId(name) !== from) byId(name).value = size;
     slider.max = stops.length - 1;
     if (slider !== from) slider.value = nearest;
-    slider.setAttribute("aria-valuetext", wholeText(Number.isNaN(size) ? "none" : size));
+    slider.setAttribute("aria-valuetext", wholeText(size));
     byId(name).setAttribute("aria-invalid", !validSize(size));
   }
   byId("window-row").hidden = state.mask !== "window";

@@ -16,10 +16,10 @@ const choices = () => ({
   dtype: Object.keys(ITEMSIZE), mask: ["none", "causal", "window"],
 });
 
-// A size as people write it: 4096, 16k, 1M. NaN for anything else.
+// A size as people write it: 4096, 16k, 1M. Anything else stays as it was given, to be complained of.
 function parseSize(text) {
-  const match = /^(\d+)([km]?)$/i.exec(String(text).trim().replaceAll("_", "").replaceAll(",", ""));
-  return match ? Number(match[1]) * {"": 1, k: 2 ** 10, m: 2 ** 20}[match[2].toLowerCase()] : NaN;
+  const match = /^(\d+)([km]?)$/i.exec(text.trim().replaceAll("_", "").replaceAll(",", ""));
+  return match ? Number(match[1]) * {"": 1, k: 2 ** 10, m: 2 ** 20}[match[2].toLowerCase()] : text;
 }
 
 // What is wrong with a state, a sentence each; none where it can be computed.
@@ -32,7 +32,8 @@ function problems(state) {
     const size = state[name];
     if (name === "window" && state.mask !== "window") continue;
     if (!Number.isInteger(size) || size < 1) {
-      found.push(`${LABELS[name]}: expected a whole number of at least 1, such as ${DEFAULTS[name]}`);
+      const given = size === "" ? "" : ` “${size}”`;
+      found.push(`${LABELS[name]}${given}: expected a whole number of at least 1, such as ${DEFAULTS[name]}`);
     } else if (size > LARGEST) {
       found.push(`${LABELS[name]} ${wholeText(size)}: sizes above ${wholeText(LARGEST)} (2^31) are taken for a mistake`);
     }
@@ -65,7 +66,7 @@ function nearestDivisor(heads, near) {
   return divisors(heads).reduce((best, d) => Math.abs(d - near) < Math.abs(best - near) ? d : best);
 }
 
-// A state as the part of a link after #, and back. What a link says wrongly stays in the state, to be complained of.
+// A state as the part of a link after #, and back. What a link says wrongly stays in the state.
 function toFragment(state) {
   const words = new URLSearchParams();
   for (const name of Object.keys(DEFAULTS)) {

@@ -45,21 +45,22 @@ function peakQuantity(gpu, dtype) {
   return `${vector ? "vector" : "tensor"}.${dtype}`;
 }
 
-// Each kernel of the step: its amounts, its ceilings (name, seconds) and its time.
-function kernelsOf(program, state, letters, gpu) {
+// Each kernel of the step: what it is, and its amounts.
+function kernelsOf(program, state, letters) {
   const known = [];
   const amount = (formula) => known[formula] ??= FORMULAS[formula](letters);
   return program.events.filter((event) => event.op === LAUNCH).map((launch) => {
     const work = {};
     for (const name in launch.formulas) work[name] = amount(launch.formulas[name]);
     const dtype = SHORT[launch.dtype] ?? launch.dtype;
-    const kernel = {name: launch.name, kind: launch.kind, thread: launch.thread, dtype: dtype || state.dtype, ...work};
-    kernel.flops = work.matmul + work.vector + work.exp;
-    kernel.hbmBytes = work.read + work.written;
-    return kernel;
+    return {
+      name: launch.name, kind: launch.kind, dtype: dtype || state.dtype, ...work,
+      flops: work.matmul + work.vector + work.exp, hbmBytes: work.read + work.written,
+    };
   });
 }
 
+// The ceiling that a kernel takes longest at, the seconds there, and those of the kernel with its launch.
 function kernelTime(kernel, gpu) {
   const ceilings = [["HBM", kernel.hbmBytes * softmaxPasses(kernel, gpu) / listed(gpu, "bandwidth")]];
   const add = (name, amount, rate) => ceilings.push([name, amount / rate]);
@@ -88,7 +89,7 @@ function softmaxPasses({kind, row, dtype}, gpu) {
 
 // FLOP and bytes of the step, its least time and what limits it; `note` says why there is no time.
 function workAndTime(program, state, letters, gpu) {
-  const kernels = kernelsOf(program, state, letters, gpu);
+  const kernels = kernelsOf(program, state, letters);
   const total = (name) => kernels.reduce((sum, kernel) => sum + kernel[name], 0);
   const found = {flops: total("flops"), hbmBytes: total("hbmBytes"), kernels, time: null, note: ""};
   try {

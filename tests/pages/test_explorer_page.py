@@ -131,10 +131,10 @@ def test_a_link_restores_the_state(explorer: Any, page: Path) -> None:
 @pytest.mark.parametrize(
     ("fragment", "message"),
     [
-        ("#seq=many", "sequence: expected a whole number of at least 1"),
-        ("#seq=-4", "sequence: expected a whole number of at least 1"),
-        ("#batch=0", "batch: expected a whole number of at least 1"),
-        ("#batch=1e99", "batch: expected a whole number of at least 1"),
+        ("#seq=many", "sequence “many”: expected a whole number of at least 1"),
+        ("#seq=-4", "sequence “-4”: expected a whole number of at least 1"),
+        ("#batch=0", "batch “0”: expected a whole number of at least 1"),
+        ("#batch=1e99", "batch “1e99”: expected a whole number of at least 1"),
         ("#seq=99999999999", "sizes above 2,147,483,648 (2^31) are taken for a mistake"),
         ("#seq=2147483648&batch=2147483648", "more bytes than this page can count exactly (2^53)"),
         ("#gpu=h900", "unknown GPU “h900”"),
