@@ -2,8 +2,12 @@
 // PyTorch's default settings. Sizes are bytes.
 
 const MiB = 2 ** 20;
-const MIN_BLOCK = 512, SMALL = MiB, SMALL_SEGMENT = 2 * MiB, LARGE_SEGMENT = 20 * MiB;
-const MIN_LARGE = 10 * MiB, ROUND_LARGE = 2 * MiB;
+const MIN_BLOCK = 512;
+const SMALL = MiB;
+const SMALL_SEGMENT = 2 * MiB;
+const LARGE_SEGMENT = 20 * MiB;
+const MIN_LARGE = 10 * MiB;
+const ROUND_LARGE = 2 * MiB;
 
 const roundUp = (size, multiple) => Math.ceil(size / multiple) * multiple; // multiples are powers of two: exact
 
@@ -15,19 +19,26 @@ class Pool {
     this.free = []; // by size, then address
   }
 
-  indexOf(size, address) { // the first block that is not before (size, address)
-    let low = 0, high = this.free.length;
+  indexOf(size, address) {
+    // the first block that is not before (size, address)
+    let low = 0;
+    let high = this.free.length;
     while (low < high) {
-      const middle = (low + high) >> 1, block = this.free[middle];
+      const middle = (low + high) >> 1;
+      const block = this.free[middle];
       if (block.size < size || (block.size === size && block.address < address)) low = middle + 1;
       else high = middle;
     }
     return low;
   }
 
-  add(block) { this.free.splice(this.indexOf(block.size, block.address), 0, block); }
+  add(block) {
+    this.free.splice(this.indexOf(block.size, block.address), 0, block);
+  }
 
-  remove(block) { this.free.splice(this.indexOf(block.size, block.address), 1); }
+  remove(block) {
+    this.free.splice(this.indexOf(block.size, block.address), 1);
+  }
 
   merge(block, neighbour) {
     if (!neighbour || neighbour.allocated) return;
@@ -84,12 +95,14 @@ class CachingAllocator {
     pool.add(block);
   }
 
-  cached(size, pool) { // the best fit
+  cached(size, pool) {
+    // the best fit
     const index = pool.indexOf(size, -1);
     return index < pool.free.length ? pool.free.splice(index, 1)[0] : null;
   }
 
-  fresh(size, pool) { // a segment; where the device has none left, free segments go back first
+  fresh(size, pool) {
+    // a segment; where the device has none left, free segments go back first
     const block = this.grow(size, pool);
     if (block) return block;
     for (const each of [this.large, this.small]) this.release(each);
@@ -106,7 +119,8 @@ class CachingAllocator {
     return {size: segment, address: this.nextAddress, small: pool.small, allocated: false, prev: null, next: null};
   }
 
-  release(pool) { // whole free segments
+  release(pool) {
+    // whole free segments
     for (const block of pool.free.filter((each) => !each.prev && !each.next)) {
       pool.remove(block);
       this.reserved -= block.size;

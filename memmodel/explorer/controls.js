@@ -4,18 +4,23 @@ const STOPS = {
   batch: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024],
   heads: [1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128],
   headDim: [16, 32, 40, 48, 56, 64, 72, 80, 96, 104, 112, 120, 128, 144, 160, 192, 224, 256],
-  seq: octaves(128, 2 ** 20), window: octaves(128, 2 ** 20),
+  seq: octaves(128, 2 ** 20),
+  window: octaves(128, 2 ** 20),
 };
 const byId = (id) => document.getElementById(id);
-let state = {...DEFAULTS}, result = null, pending = 0, linking = 0;
+let state = {...DEFAULTS};
+let result = null;
+let pending = 0;
+let linking = 0;
 
-function octaves(from, to) { // four stops an octave
+function octaves(from, to) {
+  // four stops an octave
   const found = [];
-  for (let size = from; size < to; size *= 2) found.push(size, size * 5 / 4, size * 3 / 2, size * 7 / 4);
+  for (let size = from; size < to; size *= 2) found.push(size, (size * 5) / 4, (size * 3) / 2, (size * 7) / 4);
   return [...found, to];
 }
 
-const stopsOf = (name) => name === "kvHeads" ? divisors(validSize(state.heads) ? state.heads : 1) : STOPS[name];
+const stopsOf = (name) => (name === "kvHeads" ? divisors(validSize(state.heads) ? state.heads : 1) : STOPS[name]);
 const validSize = (size) => Number.isInteger(size) && size >= 1 && size <= LARGEST;
 
 function start() {
@@ -70,8 +75,13 @@ function changeSize(name, size, from) {
 function show(from = null) {
   for (const name of Object.keys(choices())) byId(name).value = state[name];
   for (const name of SIZES) {
-    const stops = stopsOf(name), slider = byId(`${name}-slider`), size = state[name];
-    const nearest = stops.reduce((best, stop, i) => Math.abs(stop - size) < Math.abs(stops[best] - size) ? i : best, 0);
+    const stops = stopsOf(name);
+    const slider = byId(`${name}-slider`);
+    const size = state[name];
+    const nearest = stops.reduce(
+      (best, stop, i) => (Math.abs(stop - size) < Math.abs(stops[best] - size) ? i : best),
+      0,
+    );
     if (byId(name) !== from) byId(name).value = size;
     slider.max = stops.length - 1;
     if (slider !== from) slider.value = nearest;
@@ -92,7 +102,7 @@ function show(from = null) {
   }
   byId("results").hidden = !result;
   byId("figures").hidden = !result;
-  byId("verdict").className = result ? result.memory.fits ? "yes" : "no" : "wrong";
+  byId("verdict").className = result ? (result.memory.fits ? "yes" : "no") : "wrong";
   byId("verdict").textContent = result ? `${result.memory.fits ? "✓" : "✗"} ${result.verdict}` : message;
   draw();
 }
@@ -100,28 +110,36 @@ function show(from = null) {
 function figures({memory, flops, hbmBytes, time}) {
   const device = bytesText(memory.reservedPeak + memory.context);
   return [
-    ["live peak", bytesText(memory.livePeak)], ["allocated peak", bytesText(memory.allocatedPeak)],
-    ["reserved peak", bytesText(memory.reservedPeak)], ["nvidia-smi", memory.context ? device : `${device} + context`],
-    ["saved for backward", bytesText(memory.saved)], ["FLOP", decimalText(flops, "FLOP")],
-    ["HBM traffic", bytesText(hbmBytes)], ["intensity", `${Number((flops / hbmBytes).toPrecision(4))} FLOP/B`],
+    ["live peak", bytesText(memory.livePeak)],
+    ["allocated peak", bytesText(memory.allocatedPeak)],
+    ["reserved peak", bytesText(memory.reservedPeak)],
+    ["nvidia-smi", memory.context ? device : `${device} + context`],
+    ["saved for backward", bytesText(memory.saved)],
+    ["FLOP", decimalText(flops, "FLOP")],
+    ["HBM traffic", bytesText(hbmBytes)],
+    ["intensity", `${Number((flops / hbmBytes).toPrecision(4))} FLOP/B`],
     ["time, at least", time ? secondsText(time.seconds) : "–"],
     ["limited by", time ? `${time.binding} (${(100 * time.share).toFixed(1)}\u00a0%)` : "–"],
-  ].map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`).join("");
+  ]
+    .map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`)
+    .join("");
 }
 
-function put(id, html) { // only what changed is laid out again
+function put(id, html) {
+  // only what changed is laid out again
   if (put[id] !== html) byId(id).innerHTML = put[id] = html;
 }
 
 function draw() {
   clearTimeout(pending);
   if (!result) return;
-  const width = byId("bar").clientWidth, half = byId("roofline").clientWidth;
+  const width = byId("bar").clientWidth;
+  const half = byId("roofline").clientWidth;
   put("figures", figures(result));
   put("bar", barPicture(result, width));
   put("bar-legend", barLegend(result));
-  byId("letters").textContent = "b batch, h heads, n sequence, d head dim" +
-    (state.heads > state.kvHeads ? ", g kv-heads, r heads to a kv-head" : "");
+  byId("letters").textContent =
+    "b batch, h heads, n sequence, d head dim" + (state.heads > state.kvHeads ? ", g kv-heads" : "");
   put("timeline", timelinePicture(result, width));
   put("timeline-legend", timelineLegend(result));
   byId("moment").max = result.timeline.moments.length - 1;
@@ -139,8 +157,11 @@ function ownKernels({state: {algorithm}, gpu}) {
 }
 
 function drawMoment() {
-  const {timeline} = result, at = Number(byId("moment").value), {phase, what, live, saved, reserved} = timeline.moments[at];
-  const place = timelinePlace(result, byId("timeline").clientWidth), x = place.x(at + 0.5);
+  const {timeline} = result;
+  const at = Number(byId("moment").value);
+  const {phase, what, live, saved, reserved} = timeline.moments[at];
+  const place = timelinePlace(result, byId("timeline").clientWidth);
+  const x = place.x(at + 0.5);
   byId("cursor").innerHTML = line(x, place.top, x, place.bottom, "cursor");
   const text = `${at + 1} of ${timeline.moments.length}, ${phase}: ${what}`;
   byId("moment").setAttribute("aria-valuetext", text);
@@ -149,7 +170,8 @@ function drawMoment() {
 }
 
 function pointed(event) {
-  const box = byId("timeline").getBoundingClientRect(), place = timelinePlace(result, box.width);
+  const box = byId("timeline").getBoundingClientRect();
+  const place = timelinePlace(result, box.width);
   const share = (event.clientX - box.left - place.left) / (place.right - place.left);
   if (share < 0 || share >= 1) return;
   byId("moment").value = Math.floor(share * result.timeline.moments.length);
@@ -158,10 +180,18 @@ function pointed(event) {
 
 // The frontier takes hundreds of replays: it is searched a slice at a time, while the page stays quick.
 function drawFrontier() {
-  const shown = state, {algorithms, batches} = frontierParts(shown), width = byId("frontier").clientWidth;
-  const order = [shown.batch, ...batches], wanted = algorithms.flatMap((algorithm) => order.map((batch) => [algorithm, batch]));
-  const known = () => algorithms.map((algorithm) => ({algorithm, walls: batches
-    .map((batch) => ({batch, largest: walls.get(wallKey(shown, algorithm, batch))})).filter((each) => each.largest !== undefined)}));
+  const shown = state;
+  const {algorithms, batches} = frontierParts(shown);
+  const width = byId("frontier").clientWidth;
+  const order = [shown.batch, ...batches];
+  const wanted = algorithms.flatMap((algorithm) => order.map((batch) => [algorithm, batch]));
+  const known = () =>
+    algorithms.map((algorithm) => ({
+      algorithm,
+      walls: batches
+        .map((batch) => ({batch, largest: walls.get(wallKey(shown, algorithm, batch))}))
+        .filter((each) => each.largest !== undefined),
+    }));
   const missing = () => wanted.filter(([algorithm, batch]) => !walls.has(wallKey(shown, algorithm, batch)));
   const drawn = (done) => {
     const lines = known();

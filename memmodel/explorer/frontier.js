@@ -1,6 +1,7 @@
 // The longest sequence that fits, by batch: memmodel/thresholds.py, on a grid of STEP.
 
-const STEP = 128, BATCHES = [1, 2, 4, 8, 16, 32, 64];
+const STEP = 128;
+const BATCHES = [1, 2, 4, 8, 16, 32, 64];
 const walls = new Map(); // by algorithm, batch and the rest of the configuration
 
 function wallKey({gpu, phase, dtype, mask, heads, kvHeads, headDim}, algorithm, batch) {
@@ -19,7 +20,8 @@ function wall(state, algorithm, batch) {
 
 function lastTrue(runs, end) {
   if (!runs(1)) return 0;
-  let low = 1, high = 2;
+  let low = 1;
+  let high = 2;
   while (high <= end && runs(high)) [low, high] = [high, high * 2];
   high = Math.min(high, end + 1);
   while (high - low > 1) {
@@ -39,6 +41,8 @@ function frontierParts(state) {
 
 function frontier(state) {
   const {algorithms, batches} = frontierParts(state);
-  return algorithms.map((algorithm) =>
-    ({algorithm, walls: batches.map((batch) => ({batch, largest: wall(state, algorithm, batch)}))}));
+  return algorithms.map((algorithm) => ({
+    algorithm,
+    walls: batches.map((batch) => ({batch, largest: wall(state, algorithm, batch)})),
+  }));
 }

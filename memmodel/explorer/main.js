@@ -21,4 +21,13 @@ async function main() {
   }
 }
 
-window.memmodel = {evaluate, frontier, roofline: rooflineOf, problems, fromFragment, toFragment, defaults: DEFAULTS, ready: main()};
+window.memmodel = {
+  evaluate,
+  frontier,
+  roofline: rooflineOf,
+  problems,
+  fromFragment,
+  toFragment,
+  defaults: DEFAULTS,
+  ready: main(),
+};

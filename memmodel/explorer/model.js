@@ -7,7 +7,12 @@ const gpuOf = (state) => TABLES.gpus.find((gpu) => gpu.id === state.gpu);
 // The letters of the formulas, with the tiles of the GPU's fused kernels.
 function lettersOf(state, gpu) {
   const letters = {
-    b: state.batch, h: state.heads, g: state.kvHeads, r: state.heads / state.kvHeads, n: state.seq, d: state.headDim,
+    b: state.batch,
+    h: state.heads,
+    g: state.kvHeads,
+    r: state.heads / state.kvHeads,
+    n: state.seq,
+    d: state.headDim,
     w: state.window,
   };
   if (!state.algorithm.startsWith("flash")) return letters;
@@ -29,20 +34,38 @@ function evaluate(state) {
 }
 
 function evaluated(state) {
-  const gpu = gpuOf(state), letters = lettersOf(state, gpu);
-  const program = programOf(state, letters), bytes = bytesOf(program, letters);
+  const gpu = gpuOf(state);
+  const letters = lettersOf(state, gpu);
+  const program = programOf(state, letters);
+  const bytes = bytesOf(program, letters);
   const peaks = livePeaks(program, bytes);
   const {usage, ...read} = replayed(program, bytes, gpu);
   const memory = {
-    forwardPeak: peaks.forward, backwardPeak: peaks.backward, livePeak: peaks.live, saved: peaks.saved,
-    allocatedPeak: read.allocatedPeak, reservedPeak: read.reservedPeak, workspaces: read.workspaces,
-    context: gpu.context, capacity: gpu.capacity, fits: read.fits,
+    forwardPeak: peaks.forward,
+    backwardPeak: peaks.backward,
+    livePeak: peaks.live,
+    saved: peaks.saved,
+    allocatedPeak: read.allocatedPeak,
+    reservedPeak: read.reservedPeak,
+    workspaces: read.workspaces,
+    context: gpu.context,
+    capacity: gpu.capacity,
+    fits: read.fits,
   };
   const {flops, hbmBytes, kernels, time, note} = workAndTime(program, state, letters, gpu);
   const title = TABLES.algorithms[state.algorithm];
   return {
-    state, gpu, title, memory, flops, hbmBytes, kernels, time, note,
-    verdict: `${title} ${verdict(memory)}`, timeline: timelineOf(program, bytes, usage),
+    state,
+    gpu,
+    title,
+    memory,
+    flops,
+    hbmBytes,
+    kernels,
+    time,
+    note,
+    verdict: `${title} ${verdict(memory)}`,
+    timeline: timelineOf(program, bytes, usage),
   };
 }
 
@@ -57,7 +80,9 @@ function replayed(program, bytes, gpu) {
 }
 
 function fits(state) {
-  const gpu = gpuOf(state), letters = lettersOf(state, gpu), program = programOf(state, letters);
+  const gpu = gpuOf(state);
+  const letters = lettersOf(state, gpu);
+  const program = programOf(state, letters);
   try {
     const bytes = bytesOf(program, letters);
     if (livePeaks(program, bytes).live > roomOf(gpu)) return false;
@@ -69,7 +94,8 @@ function fits(state) {
 }
 
 function verdict({fits, capacity, context, allocatedPeak, reservedPeak}) {
-  const of = bytesText(capacity), taken = bytesText(reservedPeak + context);
+  const of = bytesText(capacity);
+  const taken = bytesText(reservedPeak + context);
   if (fits) return `fits: ${taken} of ${of}`;
   const words = `does not fit in ${of}: it allocates ${bytesText(allocatedPeak)}`;
   return allocatedPeak > capacity ? words : `${words}, and reserves ${taken} by fragmentation`;

@@ -24,7 +24,8 @@ from memmodel_kernels.flash import flash_tiles
 
 SCRIPTS = (
     *("units", "allocator", "programs", "work", "timeline", "state", "model"),
-    *("frontier", "pictures", "controls", "main"),
+    *("frontier", "draw", "bar_picture", "timeline_picture", "roofline_picture", "frontier_picture"),
+    *("controls", "main"),
 )
 SIZES = (  # id in the page, label
     *(("batch", "batch"), ("heads", "heads"), ("kvHeads", "kv-heads"), ("seq", "sequence"), ("headDim", "head dim")),

@@ -26,10 +26,14 @@ function programOf(state, letters) {
 }
 
 function decode(numbers) {
-  const events = [], allocs = [];
-  let inputs = 0, forward = 0, after = 0;
+  const events = [];
+  const allocs = [];
+  let inputs = 0;
+  let forward = 0;
+  let after = 0;
   for (let i = 0; i < numbers.length; i += 2) {
-    const op = numbers[i], value = numbers[i + 1];
+    const op = numbers[i];
+    const value = numbers[i + 1];
     if (op === ALLOC) {
       events.push({op, slot: allocs.length});
       allocs.push({formula: value, name: TABLES.names[numbers[i + 2]]});
@@ -60,8 +64,11 @@ function bytesOf(program, letters) {
 
 // Live peaks of forward, backward and the step, and what is kept for backward beyond the inputs.
 function livePeaks(program, bytes) {
-  const peaks = {}, holds = new Array(bytes.length).fill(0);
-  let live = 0, phase = "inputs", saved = 0;
+  const peaks = {};
+  const holds = new Array(bytes.length).fill(0);
+  let live = 0;
+  let phase = "inputs";
+  let saved = 0;
   for (const event of program.events) {
     if (event.op === MARK) {
       if (phase === "forward") {
@@ -81,12 +88,19 @@ function livePeaks(program, bytes) {
     }
   }
   if (Math.max(...Object.values(peaks)) > Number.MAX_SAFE_INTEGER) throw new TooLarge();
-  return {forward: peaks.forward, backward: peaks.backward ?? null, live: Math.max(peaks.forward, peaks.backward ?? 0), saved};
+  return {
+    forward: peaks.forward,
+    backward: peaks.backward ?? null,
+    live: Math.max(peaks.forward, peaks.backward ?? 0),
+    saved,
+  };
 }
 
 // Allocated and reserved bytes of the last of three steps: their peaks, and after each event from "forward" on.
 function replay(program, bytes, workspace, capacity = Infinity) {
-  const allocator = new CachingAllocator(capacity), blocks = new Array(bytes.length), threads = new Set();
+  const allocator = new CachingAllocator(capacity);
+  const blocks = new Array(bytes.length);
+  const threads = new Set();
   const found = {allocatedPeak: 0, reservedPeak: 0, highest: 0, usage: []};
   const run = (from, to, last) => {
     for (let i = from; i < to && !allocator.failed; i++) {

@@ -2,8 +2,10 @@
 // datasheet alone.
 
 const LAUNCH_SECONDS = 2e-6;
-const IN_FLIGHT_PER_SM = 2048 * 16, LATENCY_SECONDS = 0.8e-6;
-const SOFTMAX_ROW_BYTES = 48 * 1024, SOFTMAX_WARP_ELEMENTS = 1024;
+const IN_FLIGHT_PER_SM = 2048 * 16;
+const LATENCY_SECONDS = 0.8e-6;
+const SOFTMAX_ROW_BYTES = 48 * 1024;
+const SOFTMAX_WARP_ELEMENTS = 1024;
 const ITEMSIZE = {bf16: 2, fp16: 2, fp32: 4, fp64: 8};
 const SHORT = {bfloat16: "bf16", float16: "fp16", float32: "fp32", float64: "fp64"};
 
@@ -23,7 +25,7 @@ function ramp(count, step, start, size, up) {
 // Sum over i = 0 .. count-1 of floor((step i + start) / modulus), by Euclid's algorithm.
 function floorSum(count, modulus, step, start) {
   start = Math.max(start, 0);
-  const whole = Math.floor(step / modulus) * (count * (count - 1) / 2) + Math.floor(start / modulus) * count;
+  const whole = Math.floor(step / modulus) * ((count * (count - 1)) / 2) + Math.floor(start / modulus) * count;
   step %= modulus;
   start %= modulus;
   if (step === 0) return whole;
@@ -48,24 +50,30 @@ function peakQuantity(gpu, dtype) {
 // Each kernel of the step: what it is, and its amounts.
 function kernelsOf(program, state, letters) {
   const known = [];
-  const amount = (formula) => known[formula] ??= FORMULAS[formula](letters);
-  return program.events.filter((event) => event.op === LAUNCH).map((launch) => {
-    const work = {};
-    for (const name in launch.formulas) work[name] = amount(launch.formulas[name]);
-    const dtype = SHORT[launch.dtype] ?? launch.dtype;
-    return {
-      name: launch.name, kind: launch.kind, dtype: dtype || state.dtype, ...work,
-      flops: work.matmul + work.vector + work.exp, hbmBytes: work.read + work.written,
-    };
-  });
+  const amount = (formula) => (known[formula] ??= FORMULAS[formula](letters));
+  return program.events
+    .filter((event) => event.op === LAUNCH)
+    .map((launch) => {
+      const work = {};
+      for (const name in launch.formulas) work[name] = amount(launch.formulas[name]);
+      const dtype = SHORT[launch.dtype] ?? launch.dtype;
+      return {
+        name: launch.name,
+        kind: launch.kind,
+        dtype: dtype || state.dtype,
+        ...work,
+        flops: work.matmul + work.vector + work.exp,
+        hbmBytes: work.read + work.written,
+      };
+    });
 }
 
 // The ceiling that a kernel takes longest at, the seconds there, and those of the kernel with its launch.
 function kernelTime(kernel, gpu) {
-  const ceilings = [["HBM", kernel.hbmBytes * softmaxPasses(kernel, gpu) / listed(gpu, "bandwidth")]];
+  const ceilings = [["HBM", (kernel.hbmBytes * softmaxPasses(kernel, gpu)) / listed(gpu, "bandwidth")]];
   const add = (name, amount, rate) => ceilings.push([name, amount / rate]);
   if (kernel.kind !== "gemm" && kernel.kind !== "fused" && gpu.values.sm_count) {
-    add("loads in flight", kernel.hbmBytes, gpu.values.sm_count * IN_FLIGHT_PER_SM / LATENCY_SECONDS);
+    add("loads in flight", kernel.hbmBytes, (gpu.values.sm_count * IN_FLIGHT_PER_SM) / LATENCY_SECONDS);
   }
   if (kernel.matmul) {
     const quantity = peakQuantity(gpu, kernel.dtype);
@@ -73,7 +81,7 @@ function kernelTime(kernel, gpu) {
   }
   if (kernel.vector) add("fp32 units", kernel.vector, listed(gpu, "vector.fp32"));
   if (kernel.exp && gpu.expRate) add("exp units", kernel.exp, gpu.expRate);
-  const [binding, seconds] = ceilings.reduce((best, each) => each[1] > best[1] ? each : best);
+  const [binding, seconds] = ceilings.reduce((best, each) => (each[1] > best[1] ? each : best));
   return {binding, ceiling: seconds, seconds: seconds + LAUNCH_SECONDS};
 }
 
@@ -83,7 +91,7 @@ function softmaxPasses({kind, row, dtype}, gpu) {
   const bytes = row * ITEMSIZE[dtype];
   if (row <= SOFTMAX_WARP_ELEMENTS || (kind === "softmax" && bytes < SOFTMAX_ROW_BYTES)) return 1;
   const {sm_count: sms, l2} = gpu.values;
-  const missed = sms && l2 ? Math.min(1, Math.max(0, (sms * 2 * bytes * 2 / l2 - 0.7) / 0.7)) : 0;
+  const missed = sms && l2 ? Math.min(1, Math.max(0, ((sms * 2 * bytes * 2) / l2 - 0.7) / 0.7)) : 0;
   return 1 + (kind === "softmax" ? 1 : 1 / 3) * missed;
 }
 
@@ -100,7 +108,7 @@ function workAndTime(program, state, letters, gpu) {
       add(kernel.binding, kernel.ceiling);
       add("launch", LAUNCH_SECONDS);
     }
-    const [binding, most] = [...shares].reduce((best, each) => each[1] > best[1] ? each : best);
+    const [binding, most] = [...shares].reduce((best, each) => (each[1] > best[1] ? each : best));
     const seconds = total("seconds");
     found.time = {seconds, binding, share: most / seconds};
     if (!gpu.expRate) found.note = `the exp ceiling is left out: ${gpu.name} has no known exp rate`;
