@@ -119,7 +119,7 @@ function figures({memory, flops, hbmBytes, time}) {
     ["HBM traffic", bytesText(hbmBytes)],
     ["intensity", `${Number((flops / hbmBytes).toPrecision(4))} FLOP/B`],
     ["time, at least", time ? secondsText(time.seconds) : "–"],
-    ["limited by", time ? `${time.binding} (${(100 * time.share).toFixed(1)}\u00a0%)` : "–"],
+    ["limited by", time ? `${time.binding} (${fixed(100 * time.share, 1)}\u00a0%)` : "–"],
   ]
     .map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`)
     .join("");

@@ -4,12 +4,13 @@ from typing import Any
 
 import sympy
 from sympy.printing.jscode import JavascriptCodePrinter
+from sympy.printing.precedence import PRECEDENCE
 
 
 class _Printer(JavascriptCodePrinter):  # type: ignore[misc]
     def _print_Pow(self, expr: Any) -> str:  # noqa: N802 - sympy's name
         if expr.exp.is_Integer and expr.exp > 1:
-            return "*".join([self.parenthesize(expr.base, sympy.printing.precedence.PRECEDENCE["Mul"])] * int(expr.exp))
+            return "*".join([self.parenthesize(expr.base, PRECEDENCE["Mul"])] * int(expr.exp))
         return str(super()._print_Pow(expr))
 
 

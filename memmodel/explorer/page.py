@@ -27,10 +27,14 @@ SCRIPTS = (
     *("frontier", "draw", "bar_picture", "timeline_picture", "roofline_picture", "frontier_picture"),
     *("controls", "main"),
 )
-SIZES = (  # id in the page, label
-    *(("batch", "batch"), ("heads", "heads"), ("kvHeads", "kv-heads"), ("seq", "sequence"), ("headDim", "head dim")),
-    ("window", "window, keys"),
-)
+SIZES = {  # label by id in the page
+    "batch": "batch",
+    "heads": "heads",
+    "kvHeads": "kv-heads",
+    "seq": "sequence",
+    "headDim": "head dim",
+    "window": "window, keys",
+}
 
 
 def explorer_page() -> str:
@@ -42,7 +46,7 @@ def explorer_page() -> str:
         "policy": f"{policy}; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "sizes": "\n".join(map(_size, *zip(*SIZES, strict=True))),
+        "sizes": "\n".join(_size(name, label) for name, label in SIZES.items()),
         "version": __version__,
     }
     page = _asset("page.html")

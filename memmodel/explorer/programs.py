@@ -31,7 +31,7 @@ DTYPES = ("bf16", "fp32", "fp64")  # fp16 runs as bf16 does
 MASKS = ("none", "causal", "window")
 ONES = ("b*h=1", "n=1", "d=1")  # what changes which views are contiguous
 RATIO = Symbol("r", integer=True, positive=True)  # query heads that share a key/value head
-BLOCKS = Function("blocks", integer=True, positive=True)  # of a causal mask or a window: maskBlocks of model.js
+BLOCKS = Function("blocks", integer=True, positive=True)  # of a causal mask or a window: a function of work.js
 PHASE_NAMES = ("inputs", "forward", "backward", "after")
 MARK, ALLOC, FREE, SAVE, RELEASE, LAUNCH = range(6)
 

@@ -89,7 +89,7 @@ function rooflineRoofs({roofs, memory, peak}, {right, x0, y0, x, y}) {
 }
 
 function rooflineBalance({balance}, {top, bottom, x}) {
-  const label = `balance ${balance.toFixed(0)} FLOP/B`;
+  const label = `balance ${fixed(balance, 0)} FLOP/B`;
   return (
     line(x(balance), top, x(balance), bottom, "balance") +
     wordsBefore(x(balance) - 4, bottom - 6, label, "balance-text halo")

@@ -87,8 +87,8 @@ function timelinePeak({timeline: {moments, peak}}, {x, y}) {
   return mark + (before ? wordsBefore : words)(middle + (before ? -9 : 9), high - 4, label, "peak-text halo");
 }
 
+// An area wherever the upper level is above the lower.
 function stepArea(lower, upper, x, y, name) {
-  // where upper is above lower
   let path = "";
   for (let start = 0; start < lower.length; start++) {
     if (upper[start] === lower[start]) continue;

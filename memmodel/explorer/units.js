@@ -1,10 +1,18 @@
 // Numbers for people: memmodel/units.py. Memory is in binary units, rates are in decimal ones.
 
+// With that many decimals; a value halfway between two goes to the even one, as in Python: 1.125 is 1.12.
+function fixed(value, digits) {
+  const halfway = Math.abs((value * 2 ** (digits + 1)) % 2) === 1; // only then its decimal ends in 5 there
+  if (!halfway) return value.toFixed(digits);
+  const below = Math.floor(value * 10 ** digits);
+  return ((below % 2 ? below + 1 : below) / 10 ** digits).toFixed(digits);
+}
+
 function bytesText(count) {
   let value = count;
   let unit = 0;
   while (value >= 1024 && unit < 6) [value, unit] = [value / 1024, unit + 1];
-  return unit ? `${value.toFixed(2)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][unit]}` : `${value} B`;
+  return unit ? `${fixed(value, 2)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][unit]}` : `${value} B`;
 }
 
 function decimalText(number, name) {
@@ -12,7 +20,7 @@ function decimalText(number, name) {
   let step = 0;
   while (value >= 999.5 && step < 7) [value, step] = [value / 1000, step + 1];
   const digits = step === 0 && Number.isInteger(value) ? 0 : Math.max(0, 3 - String(Math.trunc(value)).length);
-  return `${value.toFixed(digits)} ${["", "K", "M", "G", "T", "P", "E", "Z"][step]}${name}`;
+  return `${fixed(value, digits)} ${["", "K", "M", "G", "T", "P", "E", "Z"][step]}${name}`;
 }
 
 function secondsText(seconds) {
@@ -27,8 +35,8 @@ function secondsText(seconds) {
 
 const wholeText = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
 
+// A size as the options take it: 512, 16k, 1M.
 function sizeText(size) {
-  // as the options take it: 512, 16k, 1M
   for (const [factor, unit] of [
     [2 ** 20, "M"],
     [2 ** 10, "k"],

@@ -1,6 +1,7 @@
 """What the page computes is what the Python model says: a thousand random states, in a real browser."""
 
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -146,6 +147,41 @@ def test_verdicts_are_in_the_same_words(explorer: Any, gpu: str) -> None:
     states = [state_of(case, device) for case in cases]
     found = explorer.execute_script("return arguments[0].map((state) => memmodel.evaluate(state).verdict)", states)
     assert found == [line.plain for line in verdicts(report)]
+
+
+def test_what_is_shown_is_what_predict_shows(explorer: Any) -> None:
+    from memmodel.prediction import Report
+    from memmodel.predictor import predict_case
+    from memmodel.report.tables import ROWS
+
+    halfway = make_case("naive", heads=9, seq=8192, head_dim=128)  # 1.125 GiB of scores: 1.12 in Python's rounding
+    for case, gpu in [(halfway, load_gpu("A100")), *random_states(40, seed=7)]:
+        predicted = predict_case(case, gpu)
+        report = Report(gpu, (predicted,), (), ())
+        expected = {name: cell(predicted, report) for name, cell in ROWS if name not in ("fits", "time, expected")}
+        shown = explorer.execute_script(SHOWN, state_of(case, gpu))
+        assert {name: readable(text) for name, text in shown.items()} == {
+            name: readable(text) for name, text in expected.items()
+        }
+
+
+SHOWN = """
+location.hash = memmodel.toFragment(arguments[0]);
+window.dispatchEvent(new Event("hashchange"));
+return Object.fromEntries([...document.querySelectorAll("#figures div")].map((e) =>
+  [e.querySelector("dt").textContent, e.querySelector("dd").textContent]));
+"""
+
+
+def readable(text: str) -> str:
+    """A figure with one spelling of units and of large numbers."""
+    number, _, unit = (
+        text.replace("\N{NO-BREAK SPACE}", " ")
+        .replace("\N{MICRO SIGN}s", "us")
+        .replace("\N{EN DASH}", "-")
+        .partition(" ")
+    )
+    return f"{float(number):g} {unit}" if re.fullmatch(r"[\d.e+-]*\d", number) else f"{number} {unit}"
 
 
 def test_eager_and_fused_algorithms_are_all_there() -> None:
