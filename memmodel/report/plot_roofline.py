@@ -109,27 +109,21 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _balance(ax: Axes, shown: Roofline) -> None:
+    """The balance point, and what limits on each side of it."""
     ax.axvline(shown.balance, color=VERMILION, linewidth=1.0, linestyle=":", zorder=1)
-    words = f"balance point {shown.balance:.0f} FLOP/B ({shown.dtype})\n"
-    ax.text(
-        shown.balance,
-        0.015,
-        f" {words} right of it arithmetic limits",
-        transform=ax.get_xaxis_transform(),
-        color=VERMILION,
-        fontsize=8,
-        va="bottom",
-    )
-    ax.text(
-        shown.balance,
-        0.015,
-        "left of it memory limits ",
-        transform=ax.get_xaxis_transform(),
-        color=VERMILION,
-        fontsize=8,
-        va="bottom",
-        ha="right",
-    )
+    right = f"balance point {shown.balance:.0f} FLOP/B ({shown.dtype})\nright of it arithmetic limits"
+    for side, text in ((1, right), (-1, "left of it memory limits")):
+        ax.annotate(
+            text,
+            (shown.balance, 0.015),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(4 * side, 0),
+            textcoords="offset points",
+            color=VERMILION,
+            fontsize=8,
+            va="bottom",
+            ha="left" if side > 0 else "right",
+        )
 
 
 def _point(ax: Axes, point: Point, series: int) -> None:
