@@ -7,6 +7,7 @@ const STOPS = {
   seq: octaves(128, 2 ** 20),
   window: octaves(128, 2 ** 20),
 };
+const laidOut = new Map(); // HTML by id
 const byId = (id) => document.getElementById(id);
 let state = {...DEFAULTS};
 let result = null;
@@ -125,9 +126,11 @@ function figures({memory, flops, hbmBytes, time}) {
     .join("");
 }
 
+// Only what changed is laid out again.
 function put(id, html) {
-  // only what changed is laid out again
-  if (put[id] !== html) byId(id).innerHTML = put[id] = html;
+  if (laidOut.get(id) === html) return;
+  laidOut.set(id, html);
+  byId(id).innerHTML = html;
 }
 
 function draw() {

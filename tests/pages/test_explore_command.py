@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import memmodel.explorer
 from memmodel.cli import cli
 from memmodel.errors import UsageError
 from memmodel.explorer.javascript import function
-from memmodel.explorer.page import explorer_page
+from memmodel.explorer.page import SCRIPTS, explorer_page
 from memmodel.explorer.programs import ONES, structures
 
 
@@ -50,6 +51,11 @@ def test_powers_are_products_and_halves_divide() -> None:
     assert function((b + n) ** 2) == "({b,n})=>(b+n)*(b+n)"
     assert function(sympy.ceiling(n / b)) == "({b,n})=>Math.ceil(n/b)"
     assert function(7) == "({})=>7"
+
+
+def test_every_script_is_in_the_page() -> None:
+    folder = Path(memmodel.explorer.__file__).parent
+    assert sorted(path.stem for path in folder.glob("*.js")) == sorted(SCRIPTS)
 
 
 def test_structures_differ_in_their_keys() -> None:
