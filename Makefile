@@ -4,6 +4,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Pages are tested in Chromium. Where root can apt-get it, it is installed; elsewhere those tests are skipped, and say so.
+BROWSER := { command -v chromium && command -v chromedriver; } >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
+	echo "no Chromium: tests of pages in a browser are skipped"
+
 .PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/core.done
@@ -35,8 +40,9 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 # torch comes first and by its pinned version, so that nothing else pulls another build of it.
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt triton filelock hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff
+	$(PIP) --constraint constraints.txt triton filelock hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff selenium
 	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
+	$(BROWSER)
 	touch $@
 
 clean:

@@ -123,11 +123,11 @@ def _left_out(cases: Sequence[Case]) -> list[str]:
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
     """The cases with the architecture whose tiles a GPU's fused kernels use: an A100's where it has none of its own."""
-    arch = _own_arch(gpu) or 80
+    arch = own_arch(gpu) or 80
     return [replace(case, arch=arch) for case in cases]
 
 
-def _own_arch(gpu: Gpu) -> int | None:
+def own_arch(gpu: Gpu) -> int | None:
     """The GPU's compute capability as one number, where there are tiles for it."""
     from memmodel.tiles import FAMILY
 
@@ -142,7 +142,7 @@ def predict_case(
     """One case on one GPU; its time by the datasheet and, with a calibration, by that too."""
     program = record(case.lettered(), sites=True)
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
-    if algorithm(case.algorithm).fused and _own_arch(gpu) is None:
+    if algorithm(case.algorithm).fused and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
     time, missing = _time(program, case, Machine(gpu))
     calibrated, unknown = (None, []) if calibration is None else _time(program, case, Machine(gpu, calibration))

@@ -20,6 +20,7 @@ _COMMANDS = {
     "roofline": "A picture of every kernel under the GPU's ceilings.",
     "frontier": "A picture of the longest sequence that fits, by batch or heads.",
     "report": "A prediction as one HTML or Markdown file, with its pictures.",
+    "explore": "One interactive page that computes predictions by itself.",
     "sweep": "Many configurations at once, as CSV or JSON.",
     "trace": "The memory of your own PyTorch function, as a formula and by line.",
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",

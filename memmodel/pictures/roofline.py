@@ -120,15 +120,15 @@ def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequ
     """The picture of a report. Raises UsageError where the GPU's data lack the bandwidth or the dtype's peak."""
     gpu, dtype = report.gpu, report.predictions[0].case.dtype
     kind = short_name(dtype)
-    roofs = tuple(_roofs(gpu))
+    found = tuple(roofs(gpu))
     peak = _peak(gpu, kind)
     points = [point for prediction in report.predictions for point in _points(prediction)]
     return Roofline(
         gpu.name,
         report.predictions[0].case.describe(),
         kind,
-        roofs,
-        next(roof for roof in roofs if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
+        found,
+        next(roof for roof in found if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
         gpu.balance_point(dtype),
         tuple(point for point in points if point.flops),
         tuple(dict.fromkeys(point.kernel for point in points if not point.flops)),
@@ -147,7 +147,7 @@ def _peak(gpu: Gpu, dtype: str) -> float:
         raise
 
 
-def _roofs(gpu: Gpu) -> Iterator[Roof]:
+def roofs(gpu: Gpu) -> Iterator[Roof]:
     """HBM, L2 where its bandwidth is known, then the flat ceilings, fastest first."""
     yield Roof("HBM", "memory", gpu.bandwidth, gpu.source("bandwidth"))
     if "l2_bandwidth" in gpu.values:

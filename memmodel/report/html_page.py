@@ -30,17 +30,24 @@ body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sa
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
 p.verdict { margin: 0.2rem 0; font-weight: 600; } .yes { color: var(--yes); } .no { color: var(--no); }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background: linear-gradient(90deg, var(--paper) 30%, transparent) 0 / 2rem 100%,
+  linear-gradient(270deg, var(--paper) 30%, transparent) 100% / 2rem 100%,
+  linear-gradient(90deg, var(--line), transparent) 0 / 0.6rem 100%,
+  linear-gradient(270deg, var(--line), transparent) 100% / 0.6rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; } /* shadows: more to scroll to */
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--faint); font-weight: 500; } .number { text-align: right; white-space: nowrap; }
 figure { margin: 1rem 0; padding: 0.5rem; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; }
-figure svg { width: 100%; height: auto; display: block; }
-math { font-size: 1.1em; } .faint { color: var(--faint); font-size: 0.9rem; }
+figure svg { width: 100%; min-width: 44rem; height: auto; display: block; }
+figure { overflow-x: auto; } :focus-visible { outline: 2px solid var(--yes); outline-offset: 2px; }
+math { font-size: 1.1em; math-style: normal; } .faint { color: var(--faint); font-size: 0.9rem; }
 code { font-family: ui-monospace, monospace; font-size: 0.9em; }
+@media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } th, td { padding-right: 0.6rem; }
+  .number { white-space: normal; } }
 @media print { :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --yes: #000; --no: #000; }
-  body { max-width: none; margin: 0; font-size: 10pt; } figure, table, h2, h3 { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } }
+  body { max-width: none; margin: 0; font-size: 10pt; } figure svg { min-width: 0; }
+  figure, table, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 _MARKS = {None: ("", "?"), True: ("yes", "✓"), False: ("no", "✗")}
 
@@ -63,7 +70,7 @@ def _body(page: Page) -> Iterator[str]:
         yield f'<p class="verdict {style}">{mark} {escape(words)}</p>'
     yield _section("One step") + _table(comparison(page))
     for number, (caption, svg) in enumerate(_pictures(page)):
-        yield f'<figure aria-label="{escape(caption)}">{inline(svg, number)}</figure>'
+        yield f'<figure aria-label="{escape(caption)}" tabindex="0">{inline(svg, number)}</figure>'
     for prediction in page.report.predictions:
         yield _section(f"What fills the live peak of {prediction.title}") + _table(account(prediction))
     if page.report.mitigations:
@@ -94,14 +101,25 @@ def _section(title: str) -> str:
 def _table(sheet: Sheet) -> str:
     head = _cells("th", sheet.header, sheet.right)
     rows = "\n".join(f"<tr>{_cells('td', row, sheet.right)}</tr>" for row in sheet.rows)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    return _wide(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>", sheet.header[0])
+
+
+def _wide(rows: str, what: str) -> str:
+    """A table in a box that scrolls by itself, with the keyboard too."""
+    label = f'class="wide" tabindex="0" role="region" aria-label="{escape(what)}"'
+    return f"<div {label}><table>\n{rows}</table></div>"
 
 
 def _cells(tag: str, cells: Iterable[str], right: tuple[int, ...]) -> str:
     return "".join(
-        f'<{tag} class="number">{escape(cell)}</{tag}>' if i in right else f"<{tag}>{escape(cell)}</{tag}>"
+        f'<{tag} class="number">{_kept(escape(cell))}</{tag}>' if i in right else f"<{tag}>{escape(cell)}</{tag}>"
         for i, cell in enumerate(cells)
     )
+
+
+def _kept(cell: str) -> str:
+    """A number and its unit stay on one line."""
+    return re.sub(r"(?<=\d) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", cell)
 
 
 def _list(lines: Iterable[str]) -> str:
@@ -120,8 +138,7 @@ def _formula_table(form: "Formulas") -> str:
         f'<tr><td>{escape(name)}</td><td>{typeset(expression)}</td><td class="faint">{escape(when)}</td></tr>'
         for name, expression, when in formula_rows(form)
     )
-    table = f'<div class="wide"><table><tbody>\n{rows}\n</tbody></table></div>'
-    return f'<p class="faint">{escape(letters(form))}</p>\n{table}'
+    return f'<p class="faint">{escape(letters(form))}</p>\n' + _wide(f"<tbody>\n{rows}\n</tbody>", "formulas")
 
 
 def typeset(expression: Any) -> str:

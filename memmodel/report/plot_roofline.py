@@ -122,6 +122,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _balance(ax: Axes, shown: Roofline) -> None:
+    """The balance point, and what limits on each side of it."""
     ax.axvline(shown.balance, color=VERMILION, linewidth=1.0, linestyle=":", zorder=1)
     right = f"balance point {shown.balance:.0f} FLOP/B ({shown.dtype})\nright of it arithmetic limits"
     for words, side, offset in ((right, "left", 3), ("left of it memory limits", "right", -3)):

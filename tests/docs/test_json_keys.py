@@ -123,5 +123,6 @@ def test_every_command_with_json_has_a_section() -> None:
     elsewhere = {"replay", "validate", "calibrate", "accuracy"}  # docs/replay.md, docs/validation.md, docs/time.md
     elsewhere |= {"trace"}  # docs/trace.md
     elsewhere |= {"timeline", "roofline", "frontier", "report"}  # docs/pictures.md
+    elsewhere |= {"explore"}  # docs/explorer.md: a page, no numbers
     assert set(_COMMANDS) - {"completion"} - elsewhere == set(COMMANDS)
     assert all(section(command) for command in COMMANDS)

@@ -63,7 +63,7 @@ def test_html_is_whole_and_loads_nothing() -> None:
 @pytest.mark.parametrize("write", [html_page, markdown_page])
 def test_a_page_has_the_numbers_of_the_tables(write: Any) -> None:
     found = page()
-    written = write(found)
+    written = write(found).replace("\N{NO-BREAK SPACE}", " ")
     for prediction in found.report.predictions:
         memory = prediction.memory
         for number in (memory.live_peak_bytes, memory.allocated_peak_bytes, memory.reserved_peak_bytes):

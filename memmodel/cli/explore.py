@@ -1,0 +1,25 @@
+"""`memmodel explore`."""
+
+import os
+
+import click
+
+from memmodel.cli.options import examples
+from memmodel.cli.pictures import check_output, write
+from memmodel.errors import UsageError
+
+
+@click.command("explore", epilog=examples("memmodel explore -o explorer.html"))
+@click.option(
+    "--output", "-o", metavar="FILE", help="FILE.html; it opens in a browser, needs no network and no server."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output file.")
+def command(output: str | None, force: bool) -> None:
+    """Write one interactive page that computes predictions by itself: sliders, timeline, roofline, frontier."""
+    if output is None:
+        raise UsageError("explore: give the file to write, with -o explorer.html")
+    check_output(output, force, (".html",))
+    from memmodel.explorer.page import explorer_page
+
+    write(output, explorer_page().encode())
+    click.echo(f"wrote {output} ({os.path.getsize(output):,} bytes)")

@@ -1,0 +1,178 @@
+"""The programs behind the page: every structure that a step can have, recorded once on symbols.
+
+A program's events do not depend on its sizes, except where a size of one changes what PyTorch copies. What they depend
+on is a structure; the sizes then fill in its formulas. Programs, kernels, formulas and names are kept in tables, each
+once, and programs refer to them by number.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple
+
+from sympy import Function, Symbol
+
+from memmodel.algorithms import record
+from memmodel.case import PHASES, Case
+from memmodel.closed_forms import SYMBOLS, WINDOW
+from memmodel.dims import Dim
+from memmodel.dtypes import dtype
+from memmodel.explorer.javascript import function
+from memmodel.masks import Mask
+from memmodel.origin import names
+from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.tiles import Tile
+from memmodel_kernels.flash import FlashTiles
+
+EAGER = ("naive", "naive-by-hand", "checkpointed", "compiled")
+FUSED = ("flash", "flash-deterministic")  # with the backward in one kernel that adds to dQ, and without
+OFFERED = ("naive", "naive-by-hand", "flash", "flash-deterministic", "checkpointed", "compiled")
+DTYPES = ("bf16", "fp32", "fp64")  # fp16 runs as bf16 does
+MASKS = ("none", "causal", "window")
+ONES = ("b*h=1", "n=1", "d=1")  # what changes which views are contiguous
+RATIO = Symbol("r", integer=True, positive=True)  # query heads that share a key/value head
+BLOCKS = Function("blocks", integer=True, positive=True)  # of a causal mask or a window: a function of work.js
+PHASE_NAMES = ("inputs", "forward", "backward", "after")
+MARK, ALLOC, FREE, SAVE, RELEASE, LAUNCH = range(6)
+
+
+class CountedMask(Mask):
+    """A mask whose blocks are counted when sizes are known, as closed forms exist only for whole tiles."""
+
+    def blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        """A call of the function that counts them; a causal mask is a window of all keys."""
+        if not self.causal:
+            return super().blocks(n, m, rows, cols)
+        return BLOCKS(n, rows, cols, n if self.window is None else self.window)
+
+    def most_keys(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
+        """Not needed: only the time to expect depends on it."""
+        return 1
+
+    most_queries = most_keys
+
+
+class Structure(NamedTuple):
+    """What a program's events depend on. `ones` are those of `ONES` that hold, `grouped` is whether r > 1."""
+
+    algorithm: str
+    phase: str
+    dtype: str
+    mask: str
+    grouped: bool = False
+    ones: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name in the page: "naive train bf16 causal grouped n=1"."""
+        return " ".join((*self[:4], *(["grouped"] if self.grouped else []), *self.ones))
+
+
+def structures() -> Iterator[Structure]:
+    """All that the page can show."""
+    for algorithm, phase, kind, mask, grouped in product(EAGER, PHASES, DTYPES, MASKS, (False, True)):
+        for held in product((False, True), repeat=len(ONES)):
+            ones = tuple(name for name, holds in zip(ONES, held, strict=True) if holds)
+            if not (grouped and "b*h=1" in ones):
+                yield Structure(algorithm, phase, kind, mask, grouped, ones)
+    for algorithm, phase, kind, mask, grouped in product(FUSED, PHASES, ("bf16", "fp32"), MASKS, (False, True)):
+        yield Structure(algorithm, phase, kind, mask, grouped)
+
+
+def symbolic(structure: Structure) -> Case:
+    """A case with a letter for every size that is not one, and for the tiles of fused kernels."""
+    one_head, one_query, one_dim = (name in structure.ones for name in ONES)
+    kv_heads = SYMBOLS["kv_heads"] if structure.grouped else 1 if one_head else SYMBOLS["heads"]
+    n, d = (1 if one_query else SYMBOLS["seq"]), (1 if one_dim else SYMBOLS["head_dim"])
+    return Case(
+        structure.algorithm,
+        batch=1 if one_head else SYMBOLS["batch"],
+        heads=RATIO * kv_heads if structure.grouped else kv_heads,
+        kv_heads=kv_heads,
+        seq=n,
+        kv_seq=n,
+        head_dim=d,
+        value_dim=d,
+        dtype=dtype(structure.dtype),
+        mask=CountedMask(structure.mask != "none", WINDOW if structure.mask == "window" else None),
+        phase=structure.phase,
+        tiles=_tiles() if structure.algorithm in FUSED else None,
+    )
+
+
+def _tiles() -> FlashTiles:
+    """Tiles as letters: their sizes depend on GPU, dtype and head dim, the events do not."""
+    found = (Tile(_letter(f"{name}Rows"), _letter(f"{name}Cols")) for name in FlashTiles._fields)
+    return FlashTiles(*found)
+
+
+def _letter(name: str) -> Any:
+    return Symbol(name, integer=True, positive=True)
+
+
+@dataclass
+class Tables:
+    """The page's data. `keys` maps a structure's key to its program's number; the others are lists by number.
+
+    Attributes:
+        programs: each a flat list of numbers: MARK phase, ALLOC formula name, FREE slot, SAVE slot, RELEASE slot,
+            LAUNCH kernel; slots count allocations.
+        kernels: (name, kind, dtype or "" for the case's own, "main" or "autograd", whether cuBLAS, then numbers of
+            formulas: matmul, vector, exp, read, written, elements of a softmax's row or 0).
+        formulas: JavaScript functions of the sizes. names: of tensors.
+    """
+
+    keys: dict[str, int] = field(default_factory=dict)
+    programs: dict[tuple[int, ...], int] = field(default_factory=dict)
+    kernels: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    formulas: dict[str, int] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    _known: dict[Any, int] = field(default_factory=dict)
+
+    def add(self, structure: Structure) -> None:
+        """Record a structure and put it into the tables."""
+        case = symbolic(structure)
+        program = tuple(self._numbers(record(case, sites=True), case))
+        self.keys[structure.key] = _number(self.programs, program)
+
+    def _numbers(self, program: Program, case: Case) -> Iterator[int]:
+        labels, slots = names(program), dict[int, int]()
+        for event in program.events:
+            if isinstance(event, Mark):
+                yield from (MARK, PHASE_NAMES.index(event.phase))
+            elif isinstance(event, Alloc):
+                slots[event.key] = len(slots)
+                yield from (ALLOC, self._formula(event.nbytes), _number(self.names, labels[event.key]))
+            elif isinstance(event, Launch):
+                yield from (LAUNCH, self._kernel(event, case))
+            else:
+                yield from (_SLOT_EVENTS[type(event)], slots[event.key])
+
+    def _kernel(self, launch: Launch, case: Case) -> int:
+        work = launch.work
+        amounts = (work.matmul, work.vector, work.exp, work.read, work.written)
+        row = launch.sizes[1] if launch.kind in ("softmax", "softmax_backward") else 0
+        own = "" if launch.dtype is case.dtype else launch.dtype.name
+        formulas = (self._formula(amount) for amount in (*amounts, row))
+        return _number(self.kernels, (launch.name, launch.kind, own, launch.thread, int(launch.cublas), *formulas))
+
+    def _formula(self, expression: Any) -> int:
+        if expression not in self._known:
+            self._known[expression] = _number(self.formulas, function(expression))
+        return self._known[expression]
+
+
+_SLOT_EVENTS: dict[type, int] = {Free: FREE, Save: SAVE, Release: RELEASE}
+
+
+def _number(table: dict[Any, int], entry: Any) -> int:
+    """The entry's number in a table; the next one for a new entry."""
+    return table.setdefault(entry, len(table))
+
+
+def tables() -> Tables:
+    """Every structure's program."""
+    found = Tables()
+    for structure in structures():
+        found.add(structure)
+    return found
