@@ -33,7 +33,7 @@ function rooflineOf({kernels, gpu, state}) {
 function rooflinePicture(result, width) {
   const all = rooflineOf(result);
   const met = ({name, rate}) => isRoofOf(rate, all.peak) || /fp32 units|exp units/.test(name); // not other dtypes' own
-  const shown = {...all, roofs: all.roofs.filter(met)};
+  const shown = {...all, roofs: all.roofs.filter(met), l2: all.roofs.find((roof) => roof.name === "L2")};
   const place = rooflinePlace(shown, width);
   const body = [rooflineAxes, rooflineRoofs, rooflineBalance, rooflinePoints]
     .map((part) => part(shown, place))
@@ -70,13 +70,22 @@ function rooflineAxes(_, {left, right, top, bottom, x0, x1, y0, y1, x, y}) {
   return [...across, ...up, axis, wordsBefore(right, bottom + 28, "FLOP per byte of HBM traffic", "tick")].join("");
 }
 
-function rooflineRoofs({roofs, memory, peak}, {right, x0, y0, x, y}) {
+function rooflineRoofs({roofs, memory, l2, peak}, {right, x0, y0, x, y}) {
   const high = Math.max(...roofs.map((roof) => roof.rate));
   const from = Math.max(x0, y0 / memory.rate);
-  const middle = Math.sqrt((from * high) / memory.rate);
-  const slope = line(x(from), y(from * memory.rate), x(high / memory.rate), y(high), "roof-main");
+  const middle = Math.sqrt((from * high) / memory.rate); // of HBM's slope: its name stands right of it, L2's left
   const name = `HBM: ${decimalText(memory.rate, "B/s")}`;
-  const parts = [slope, wordsBefore(x(middle) - 8, y(middle * memory.rate) - 4, name, "roof-text halo strong")];
+  const parts = [
+    line(x(from), y(from * memory.rate), x(high / memory.rate), y(high), "roof-main"),
+    words(x(middle) + 8, y(middle * memory.rate) + 4, name, "roof-text halo strong"),
+  ];
+  if (l2) {
+    const start = Math.max(x0, y0 / l2.rate);
+    const label = `L2: ${decimalText(l2.rate, "B/s")}`;
+    const place = high / 6 / l2.rate;
+    parts.push(line(x(start), y(start * l2.rate), x(high / l2.rate), y(high), "roof"));
+    parts.push(wordsBefore(x(place) - 8, y(place * l2.rate) + 4, label, "roof-text halo"));
+  }
   let above = -Infinity; // the label before, which this one must not touch
   for (const {name, rate} of roofs) {
     const main = isRoofOf(rate, peak);
