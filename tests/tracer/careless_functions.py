@@ -39,7 +39,7 @@ def draws(x: Tensor) -> Tensor:
 
 
 def draws_by_numpy(x: Tensor) -> Tensor:
-    return torch.cat([x] * int(np.random.randint(1, 1000)))  # noqa: NPY002: as people write it
+    return torch.cat([x] * int(np.random.randint(1, 1000)))
 
 
 def draws_for_nothing(x: Tensor) -> Tensor:
