@@ -34,13 +34,14 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
-        self._own: dict[Any, Any] = {_SDPA: self._attention}
+        self.redirects = self.cuda  # requests for "cuda" go to the CPU
+        self._own: dict[Any, Any] = {_SDPA: self.attention}
         if self.cuda:
             self._own |= {_DROPOUT: _dropout, _SOFTMAX: _softmax, torch.Tensor.softmax: _softmax}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if self.cuda:
+        if self.redirects:
             if func is torch.Tensor.cuda:
                 return args[0]
             if func in _PLACES:
@@ -56,12 +57,12 @@ class Functions(TorchFunctionMode):
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
-        yield torch.nn.functional, "scaled_dot_product_attention", self._attention
+        yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         if self.cuda:
             yield torch._VF, "dropout", _dropout
             yield torch.Tensor, "softmax", _softmax
 
-    def _attention(self, *args: Any, **kwargs: Any) -> Any:
+    def attention(self, *args: Any, **kwargs: Any) -> Any:
         call = Call(*args, **kwargs)
         kernel = chosen(call, self.backends) if self.cuda else "math"
         if kernel == "cudnn":

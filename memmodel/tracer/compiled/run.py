@@ -1,0 +1,237 @@
+"""One traced run of `torch.compile(function)`: compiled at the first step, read at the later ones."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memmodel.errors import UsageError, unknown
+from memmodel.program import Alloc, Free, Mark, Program
+from memmodel.tracer import run as eager
+from memmodel.tracer.compiled import graphs
+from memmodel.tracer.compiled.chip import Chip, seen_by_inductor
+from memmodel.tracer.compiled.plan import Plan
+from memmodel.tracer.compiled.watching import PlanWatcher
+from memmodel.tracer.compiled.wrapper import callable_of
+from memmodel.tracer.failures import told_as_theirs
+from memmodel.tracer.functions import Functions
+from memmodel.tracer.modules import made_fake
+from memmodel.tracer.patches import Hooks, no_autocast, watched_engine
+from memmodel.tracer.run import STEPS, Setting, Traced
+
+_STEPS = 2  # the first compiles; nothing of it is kept
+
+
+class Compiled(NamedTuple):
+    """A traced run of compiled code: the run, the plans in the order of compilation, and why graphs broke."""
+
+    traced: Traced
+    plans: tuple[Plan, ...]
+    breaks: tuple[str, ...]
+
+
+def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> Compiled:
+    """Run the compiled step on fake tensors of these sizes, on the CPU's or, for CUDA, on that GPU's plans."""
+    if setting.step not in STEPS:
+        raise unknown("step", setting.step, STEPS)
+    watcher = PlanWatcher(setting.device)
+    run = _Run(setting, watcher)
+    functions = Functions(watcher, setting.backends)
+    compiler = _Compiler(watcher, functions, chip)
+    with told_as_theirs(), _fresh_dynamo(), ExitStack() as stack:
+        stack.enter_context(_watched_backward(run))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(watcher)
+        stack.enter_context(compiler.installed())
+        watcher.mark("inputs")
+        stack.enter_context(made_fake(setting.function, watcher))
+        run.prepare(sizes)
+        with torch.set_grad_enabled(setting.step != "inference"):
+            for _ in range(max(_STEPS, setting.iterations)):
+                run.step()
+        breaks = tuple(torch._dynamo.utils.counters["graph_break"])
+        program = watcher.program
+        watcher.close()
+    found = Traced(
+        _last_steps(program, setting.iterations), watcher.unknown, watcher.operators, {}, watcher.forward_of
+    )
+    return Compiled(found, tuple(watcher.plans.values()), breaks)
+
+
+class _Run(eager._Run):
+    """The step of the compiled function."""
+
+    def prepare(self, sizes: Mapping[str, Any]) -> None:
+        super().prepare(sizes)
+        self.function = torch.compile(self.function, dynamic=False)
+
+
+def _last_steps(program: Program, steps: int) -> Program:
+    """Without the step that compiled, where that step left nothing behind."""
+    marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
+    first, kept = marks[0], marks[-steps]
+    dropped = program.events[first:kept]
+    born, dead = ({e.key for e in dropped if isinstance(e, kind)} for kind in (Alloc, Free))
+    return program._replace(events=program.events[:first] + program.events[kept:]) if born == dead else program
+
+
+@contextmanager
+def _fresh_dynamo() -> Iterator[None]:
+    """Nothing compiled before is used, and nothing compiled within stays."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch._dynamo.reset()
+
+
+@contextmanager
+def _watched_backward(run: _Run) -> Iterator[None]:
+    """Phases are seen; autograd's engine also runs while PyTorch compiles, which is no phase."""
+
+    def begins(roots: Any) -> None:
+        if not run.watcher.compiling:
+            run.backward_begins(roots)
+
+    def ends() -> None:
+        if not run.watcher.compiling:
+            run.backward_ends()
+
+    autocast = torch.amp.autocast_mode.autocast
+    hooks = Hooks(begins, ends, nullcontext())
+    with (
+        mock.patch.object(torch.autograd, "_engine_run_backward", watched_engine(hooks)),
+        mock.patch.object(autocast, "__init__", no_autocast(autocast.__init__)),
+    ):
+        yield
+
+
+class _Compiler:
+    """PyTorch's compiler, up to the kernels: what Inductor generates is kept as plans of the watcher."""
+
+    def __init__(self, watcher: PlanWatcher, functions: Functions, chip: Chip) -> None:
+        self.watcher = watcher
+        self.functions = functions
+        self.chip = chip
+        self.cuda = watcher.device.name == "cuda"
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, `torch.compile` plans, and what it returns runs the plans."""
+        import torch._dynamo.output_graph
+        import torch._functorch.config
+        import torch._inductor.compile_fx as compile_fx
+        import torch._inductor.config as inductor
+        from torch._inductor import cpu_vec_isa, pattern_matcher
+        from torch._inductor.fx_passes import fuse_attention
+        from torch._inductor.graph import GraphLowering
+
+        replaced: list[tuple[Any, str, Any]] = [
+            (GraphLowering, "compile_to_module", lambda lowered: self._module(lowered)),
+            (cpu_vec_isa.VecISA, "check_build", lambda *_: True),
+            (compile_fx, "compile_fx", self._compiling(compile_fx.compile_fx)),
+        ]
+        if self.cuda:
+            tracer = torch._dynamo.output_graph.SubgraphTracer
+            passes = graphs.joint_passes_for_gpu(compile_fx._recursive_joint_graph_passes)
+            lowering = graphs.lowering_for_gpu(compile_fx.fx_codegen_and_compile)
+            replaced += [
+                (tracer, "create_proxy", graphs.requests_on_cpu(tracer.create_proxy)),
+                (compile_fx, "_recursive_joint_graph_passes", self._on_gpu(passes)),
+                (compile_fx, "fx_codegen_and_compile", self._on_gpu(lowering)),
+                (pattern_matcher, "torch", graphs.TorchOnCpu("torch")),
+                (fuse_attention, "_scaled_dot_product_attention", self.functions.attention),
+            ]
+        with ExitStack() as stack:
+            files = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}))
+            if self.cuda:
+                stack.enter_context(seen_by_inductor(self.chip))
+            stack.enter_context(inductor.patch(_known(inductor, _INDUCTOR)))
+            stack.enter_context(torch._functorch.config.patch(_known(torch._functorch.config, _FUNCTORCH)))
+            stack.enter_context(torch._dynamo.config.patch(_known(torch._dynamo.config, _DYNAMO)))
+            for where, name, value in replaced:
+                stack.enter_context(mock.patch.object(where, name, value))
+            yield
+
+    def _compiling(self, compile_fx: Callable[..., Any]) -> Callable[..., Any]:
+        """`compile_fx`, with PyTorch's functions as on the device that is modelled."""
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            before, self.watcher.compiling = self.watcher.compiling, True
+            try:
+                with ExitStack() as stack:
+                    if self.cuda:
+                        stack.enter_context(self.functions)
+                        for where, name, value in self.functions.replacements():
+                            stack.enter_context(mock.patch.object(where, name, value))
+                    return compile_fx(*args, **kwargs)
+            finally:
+                self.watcher.compiling = before
+
+        return compiled
+
+    def _on_gpu(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """A part of Inductor that works on the GPU's tensors: nothing is redirected to the CPU."""
+
+        def done(*args: Any, **kwargs: Any) -> Any:
+            before, self.functions.redirects = self.functions.redirects, False
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.functions.redirects = before
+
+        return done
+
+    def _module(self, lowered: Any) -> Any:
+        """What Inductor would have written to a file, compiled and imported."""
+        source, _ = lowered.codegen()
+        plan = Plan(lowered, source.value, len(self.watcher.plans))
+        self.watcher.plans[plan.file] = plan
+        return _Module(callable_of(plan, self.watcher))
+
+
+class _Module(NamedTuple):
+    call: Callable[[list[Any]], Any]
+    runner: Any = None
+
+
+# No files, no worker processes, no benchmarks: pad_mm and autotuning would time kernels.
+_INDUCTOR = {
+    "fx_graph_cache": False,
+    "fx_graph_remote_cache": False,
+    "autotune_local_cache": False,
+    "autotune_remote_cache": False,
+    "bundle_triton_into_fx_graph_cache": False,
+    "compile_threads": 1,
+    "shape_padding": False,
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "triton.cudagraphs": False,
+}
+_FUNCTORCH = {"enable_autograd_cache": False, "enable_remote_autograd_cache": False, "bundled_autograd_cache": False}
+_DYNAMO = {"inline_torch_dispatch_torch_compile": False, "automatic_dynamic_local_pgo": False, "suppress_errors": False}
+
+
+def _known(config: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this PyTorch has."""
+    return {key: value for key, value in wanted.items() if key in config._config}
+
+
+def check_version() -> None:
+    """Raises UsageError where this PyTorch lacks what is needed."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < (2, 11):
+        raise UsageError(f"a trace of compiled code needs PyTorch 2.11 or newer; this is {torch.__version__}")
