@@ -21,6 +21,7 @@ from memmodel.errors import UsageError
 @click.option("--train", "how", flag_value="train", help="Forward and backward, from the result's gradient.")
 @click.option("--forward", "how", flag_value="forward", help="Forward alone, kept for backward.")
 @click.option("--step", "how", flag_value="own", help="The function runs backward and its optimizer itself.")
+@click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
 @click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
 @click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]")
@@ -32,6 +33,7 @@ def command(
     function: str,
     inputs: tuple[str, ...],
     how: str | None,
+    compiled: bool,
     at: str | None,
     over: str | None,
     torch: str | None,
@@ -62,6 +64,7 @@ def command(
         torch_version=torch,
         over=over,
         formulas=not no_formulas,
+        compiled=compiled,
         config=config(expandable_segments),
     )
     if as_json:

@@ -23,7 +23,8 @@ _TENSORS_SHOWN = 8
 def trace_parts(trace: "Trace") -> Iterator[Any]:
     """The whole report, part by part."""
     sizes = ", ".join(f"{x}={n}" for x, n in trace.sizes.items())
-    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {trace.step}{', ' if sizes else ''}{sizes}")
+    step = f"{trace.step}, compiled" if trace.graphs else trace.step
+    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {step}{', ' if sizes else ''}{sizes}")
     yield Text()
     yield _verdict(trace)
     yield Padding(_numbers(trace), (1, 0, 0, 0))
@@ -150,6 +151,7 @@ def trace_dict(trace: "Trace") -> dict[str, Any]:
         "schema": 1,
         "function": trace.title,
         "step": trace.step,
+        "compiled": None if trace.graphs is None else trace.graphs.to_dict(),
         "inputs": list(trace.inputs),
         "sizes": trace.sizes,
         "gpu": gpu_dict(trace.gpu),

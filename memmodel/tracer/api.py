@@ -23,6 +23,7 @@ from memmodel.timing.known import community
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.closed import Forms, closed_forms, is_sum_scratch, last_step
+from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
 from memmodel.tracer.result import Trace
@@ -39,6 +40,17 @@ class _Job:
     gpu: Gpu
     version: str
     config: AllocatorConfig | None
+    compiled: bool = False
+
+    def run(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
+        """The steady step, eager or compiled."""
+        return self.compiled_run(setting, sizes)[0] if self.compiled else _steady(setting, sizes)
+
+    def compiled_run(self, setting: Setting, sizes: Mapping[str, int]) -> tuple[Traced, Graphs]:
+        """The steady step after torch.compile, and what it compiled."""
+        from memmodel.tracer.compiled.run import steady_compiled
+
+        return steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count))
 
 
 def trace(
@@ -51,6 +63,7 @@ def trace(
     torch_version: str | None = None,
     over: str | None = None,
     formulas: bool = True,
+    compiled: bool = False,
     config: AllocatorConfig | None = None,
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
@@ -63,6 +76,7 @@ def trace(
         gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
     at: the sizes that numbers are shown for, `{"N": 16384, ...}`; letters left out get a prime near 100.
     over: a letter whose largest size on the GPU is searched. formulas: whether to run it in letters too.
+    compiled: whether the function is passed to torch.compile, whose buffers are then those that Inductor plans.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
@@ -76,7 +90,7 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    job = _Job(Setting(fn, wanted, step, CUDA, backends), sizes, device, version, config)
+    job = _Job(Setting(fn, wanted, step, CUDA, backends), sizes, device, version, config, compiled)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
     return _result(job, [x for x in letters if x not in asked], over, formulas)
@@ -97,7 +111,7 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
 
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
-    found = _steady(job.setting, job.sizes)
+    found, graphs = job.compiled_run(job.setting, job.sizes) if job.compiled else (job.run(job.setting, job.sizes), None)
     program = found.program
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
     shown = _lettered(program, symbolic) if forms else program
@@ -125,7 +139,8 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset), *no_time),
+        (*_notes(job, program, unset, graphs), *no_time),
+        graphs,
     )
 
 
@@ -142,6 +157,8 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
         return None, None, "no size is a letter"
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
     setting = job.setting._replace(iterations=repeats)
+    if job.compiled:
+        return None, None, "the buffers of compiled code are planned for the sizes of --at"
     try:
         symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
         forms = closed_forms(symbolic, program, job.sizes)
@@ -176,10 +193,10 @@ def _letter(text: str) -> str:
 def _advice(job: _Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
     """Changes on the events, and those that are traced again; most first."""
     before = live_peak(found.program)
-    tips = advice(found.program, labels, found.last_use)
+    tips = [] if job.compiled else advice(found.program, labels, found.last_use)
     for change, setting in _rewritten(job):
         try:
-            after = live_peak(traced(setting, job.sizes).program)
+            after = live_peak(job.run(setting, job.sizes).program)
         except UsageError:
             continue
         if after < before:
@@ -227,20 +244,22 @@ def _largest(job: _Job, over: str) -> Largest:
     step = next(s for s in (128, 64, 32, 16, 8, 4, 2, 1) if job.sizes[over] % s == 0)
 
     def runs(size: int) -> bool:
-        program = _steady(job.setting, job.sizes | {over: size}).program
+        program = job.run(job.setting, job.sizes | {over: size}).program
         return bool(fits(program, job.gpu, job.version, job.config))
 
     return largest(over, runs, step, LARGEST)
 
 
-def _notes(job: _Job, program: Program, unset: list[str]) -> list[str]:
+def _notes(job: _Job, program: Program, unset: list[str], graphs: Graphs | None) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
         "train": "third step, gradients set to None after each, the upstream gradient alive throughout",
         "own": "third step, as the code runs it",
     }
-    notes = [f"torch {job.version}, eager, one GPU, default stream; {steps[job.setting.step]}"]
+    how = "torch.compile" if graphs else "eager"
+    notes = [f"torch {job.version}, {how}, one GPU, default stream; {steps[job.setting.step]}"]
+    notes += graphs.notes() if graphs else []
     if unset:
         given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
         notes.append(f"numbers are for {given}: no other sizes were given")

@@ -60,14 +60,15 @@ def real_compiled_events(function: Callable[..., Any], shapes: Shapes, step: str
     with mock.patch.object(cpu_events, "_WITH_SCRATCH", cpu_events._WITH_SCRATCH | KERNELS):
         found = cpu_events.profiled(lambda: (once(), once()))
     torch._dynamo.reset()
-    return without_seeds(found)
+    return without_random_state(found)
 
 
-def without_seeds(events: Iterable[MemoryEvent]) -> Events:
-    """Without storages of 8 bytes: the seed of Inductor's random numbers, which a profile takes for a number."""
+def without_random_state(events: Iterable[MemoryEvent]) -> Events:
+    """Without seeds (8 bytes, which a profile takes for numbers) and states of the CPU's random generator."""
+    dropped = {8, torch.get_rng_state().numel()}
     kept = Numbering()
     for kind, number, nbytes in events:
-        if nbytes != 8 and kind == "alloc":
+        if nbytes not in dropped and kind == "alloc":
             kept.birth(number, nbytes)
         elif kind == "free":
             kept.death(number)
@@ -78,7 +79,7 @@ def planned_events(function: Callable[..., Any], shapes: Shapes, step: str, dtyp
     """The same from a trace planned for the CPU, without its inputs."""
     found = planned_run(function, shapes, step, dtype).traced.program
     start = next(i for i, e in enumerate(found.events) if isinstance(e, Mark) and e.phase == "forward")
-    return without_seeds(program_events(Program(found.events[start:], {}, {})))
+    return without_random_state(program_events(Program(found.events[start:], {}, {})))
 
 
 def planned_run(function: Callable[..., Any], shapes: Shapes, step: str, dtype: torch.dtype) -> Compiled:

@@ -5,10 +5,16 @@ AOTAutograd's own runtime on tensors without data, with the kernels left out. So
 PyTorch's own code lets them.
 
     chip.py     the GPU as Inductor asks for it, where there is none
-    graphs.py   graphs moved to that GPU before they are partitioned and lowered
+    moving.py   graphs moved to that GPU before they are partitioned and lowered
     plan.py     a graph's wrapper code, and what its buffers are called
     wrapper.py  runs it without kernels
     places.py   from a graph's stack traces to the user's lines
     watching.py the watcher that knows which buffer is born
+    summary.py  what to say about the graphs
     run.py      one traced run
 """
+
+from memmodel.tracer.compiled.chip import Chip
+from memmodel.tracer.compiled.summary import Graphs
+
+__all__ = ["Chip", "Graphs"]

@@ -16,6 +16,7 @@ import torch
 
 _THREADS_PER_SM = {75: 1024, 86: 1536, 87: 1536, 89: 1536, 120: 1536, 121: 1536}  # 2048 on the others
 _REGISTERS_PER_SM = 65536
+_BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16
 
 
 class Chip(NamedTuple):
@@ -33,6 +34,7 @@ class Chip(NamedTuple):
 @contextmanager
 def seen_by_inductor(chip: Chip) -> Iterator[None]:
     """Within, Inductor plans for this GPU. It must not be asked to compile a kernel."""
+    from torch._dynamo.device_interface import CudaInterface
     from torch._inductor import scheduler
     from torch._inductor.runtime import hints
     from torch.utils import _triton
@@ -64,9 +66,10 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
         (torch.cuda, "get_device_properties", lambda *_: given),
         (torch.cuda, "get_device_capability", lambda *_: (chip.arch // 10, chip.arch % 10)),
         (torch.cuda, "current_device", lambda: 0),
+        (CudaInterface, "get_device_properties", staticmethod(lambda *_: given)),
+        (CudaInterface, "is_bf16_supported", staticmethod(lambda **_: chip.arch >= _BFLOAT16)),
         (properties, "create", lambda _: made),
         (scheduler, "has_triton", lambda *_: True),
-        (_triton, "has_triton", lambda *_: True),
         (_triton, "triton_hash_with_backend", lambda *_: ""),
     ]
     with ExitStack() as stack:

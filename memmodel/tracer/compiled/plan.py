@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from memmodel.origin import origin
 from memmodel.program import Site
 from memmodel.tracer.compiled.places import site_of
+from memmodel.tracer.compiled.summary import Graph
 from memmodel.tracer.work import is_view
 
 _MOST_NAMED = 3
@@ -35,8 +36,8 @@ class Plan:
     """
 
     def __init__(self, lowered: Any, source: str, number: int) -> None:
-        kind = "backward" if lowered.is_backward else "inference" if lowered.is_inference else "forward"
-        self.title = f"graph {number}, {kind}"
+        self.kind = "backward" if lowered.is_backward else "inference" if lowered.is_inference else "forward"
+        self.title = f"graph {number}, {self.kind}"
         self.backward = bool(lowered.is_backward)
         self.source = source
         self.file = f"<compiled {self.title}, {id(self):x}>"
@@ -77,6 +78,26 @@ class Plan:
                     kept = first[node.targets[0].id] = first.get(source.id, source.id)
                     found.setdefault(kept, []).append(node.targets[0].id)
         return found
+
+    @cached_property
+    def kernels(self) -> dict[str, str]:
+        """Source of each fused kernel by name: `NAME = async_compile.triton(..., SOURCE, ...)`."""
+        found = {}
+        for statement in self.tree.body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                call, name = statement.value, statement.targets[0]
+                texts = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                if ast.unparse(call.func).startswith("async_compile.") and texts and isinstance(name, ast.Name):
+                    found[name.id] = texts[-1]
+        return found
+
+    def summary(self) -> Graph:
+        """Kernels, calls and buffers, counted in the code."""
+        called = [ast.unparse(n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
+        kernels = sum(name.removesuffix(".run") in self.kernels for name in called)
+        calls = sum(name.startswith(("extern_kernels.", "torch.ops.")) for name in called)
+        born = sum(name.startswith("empty_strided_") for name in called)
+        return Graph(self.kind, kernels, calls, born, sum(map(len, self.reused.values())))
 
     def born_at(self, line: int) -> tuple[str, Buffer | None]:
         """(name in the code, buffer) of what a line makes."""

@@ -14,9 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Alloc, Free, Mark, Program
 from memmodel.tracer import run as eager
-from memmodel.tracer.compiled import graphs
+from memmodel.tracer.compiled import moving
 from memmodel.tracer.compiled.chip import Chip, seen_by_inductor
 from memmodel.tracer.compiled.plan import Plan
+from memmodel.tracer.compiled.summary import Graphs
 from memmodel.tracer.compiled.watching import PlanWatcher
 from memmodel.tracer.compiled.wrapper import callable_of
 from memmodel.tracer.failures import told_as_theirs
@@ -25,15 +26,27 @@ from memmodel.tracer.modules import made_fake
 from memmodel.tracer.patches import Hooks, no_autocast, watched_engine
 from memmodel.tracer.run import STEPS, Setting, Traced
 
-_STEPS = 2  # the first compiles; nothing of it is kept
+_STEPS = 3  # the last is read
 
 
 class Compiled(NamedTuple):
-    """A traced run of compiled code: the run, the plans in the order of compilation, and why graphs broke."""
+    """A traced run of compiled code, and its plans in the order of compilation."""
 
     traced: Traced
     plans: tuple[Plan, ...]
-    breaks: tuple[str, ...]
+    graphs: Graphs
+
+
+def steady_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> tuple[Traced, Graphs]:
+    """The last of three steps after the one that compiled; all of them where a step leaves something behind.
+
+    Raises UsageError for code that torch.compile cannot compile, or of which it compiles nothing.
+    """
+    check_version()
+    found = traced_compiled(setting._replace(iterations=_STEPS), sizes, chip)
+    if not found.plans:
+        raise UsageError("torch.compile compiles nothing of it: trace it without compiled")
+    return found.traced._replace(program=_last_steps(found.traced.program, 1)), found.graphs
 
 
 def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> Compiled:
@@ -44,7 +57,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
     run = _Run(setting, watcher)
     functions = Functions(watcher, setting.backends)
     compiler = _Compiler(watcher, functions, chip)
-    with told_as_theirs(), _fresh_dynamo(), ExitStack() as stack:
+    with told_as_theirs(), _told_as_the_compilers(), _fresh_dynamo(), ExitStack() as stack:
         stack.enter_context(_watched_backward(run))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -54,15 +67,20 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
-            for _ in range(max(_STEPS, setting.iterations)):
+            for _ in range(1 + setting.iterations):
                 run.step()
-        breaks = tuple(torch._dynamo.utils.counters["graph_break"])
+        breaks = tuple(_first_line(reason) for reason in torch._dynamo.utils.counters["graph_break"])
         program = watcher.program
         watcher.close()
     found = Traced(
         _last_steps(program, setting.iterations), watcher.unknown, watcher.operators, {}, watcher.forward_of
     )
-    return Compiled(found, tuple(watcher.plans.values()), breaks)
+    plans = tuple(watcher.plans.values())
+    return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 class _Run(eager._Run):
@@ -80,6 +98,21 @@ def _last_steps(program: Program, steps: int) -> Program:
     dropped = program.events[first:kept]
     born, dead = ({e.key for e in dropped if isinstance(e, kind)} for kind in (Alloc, Free))
     return program._replace(events=program.events[:first] + program.events[kept:]) if born == dead else program
+
+
+@contextmanager
+def _told_as_the_compilers() -> Iterator[None]:
+    """Within, what dynamo, AOTAutograd and Inductor raise says so."""
+    from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    try:
+        yield
+    except (BackendCompilerFailed, TorchDynamoException, InductorError) as error:
+        raise UsageError(
+            f"torch.compile cannot compile the code ({type(error).__name__}: {_first_line(str(error))}): trace it "
+            "without compiled, or leave this part to eager code with torch.compiler.disable"
+        ) from error
 
 
 @contextmanager
@@ -145,13 +178,13 @@ class _Compiler:
         ]
         if self.cuda:
             tracer = torch._dynamo.output_graph.SubgraphTracer
-            passes = graphs.joint_passes_for_gpu(compile_fx._recursive_joint_graph_passes)
-            lowering = graphs.lowering_for_gpu(compile_fx.fx_codegen_and_compile)
+            passes = moving.joint_passes_for_gpu(compile_fx._recursive_joint_graph_passes)
+            lowering = moving.lowering_for_gpu(compile_fx.fx_codegen_and_compile)
             replaced += [
-                (tracer, "create_proxy", graphs.requests_on_cpu(tracer.create_proxy)),
+                (tracer, "create_proxy", moving.requests_on_cpu(tracer.create_proxy)),
                 (compile_fx, "_recursive_joint_graph_passes", self._on_gpu(passes)),
                 (compile_fx, "fx_codegen_and_compile", self._on_gpu(lowering)),
-                (pattern_matcher, "torch", graphs.TorchOnCpu("torch")),
+                (pattern_matcher, "torch", moving.TorchOnCpu("torch")),
                 (fuse_attention, "_scaled_dot_product_attention", self.functions.attention),
             ]
         with ExitStack() as stack:

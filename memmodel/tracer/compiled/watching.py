@@ -1,6 +1,7 @@
 """The watcher of compiled code: what is born while a plan's code runs is a buffer of that plan."""
 
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 
-from memmodel.program import Alloc, Program, Site
+from memmodel.program import Program, Site
 from memmodel.recording.device import Device
-from memmodel.tracer.compiled.plan import Plan
+from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.watch import Watcher
 
 _SAVES, _REPEATS = "run_and_save_rng_state", "run_with_rng_state"
+_NODE = "CompiledFunctionBackward"
 _NEAR = 40  # frames between a birth and the plan's code
 
 
@@ -62,29 +64,50 @@ class PlanWatcher(Watcher):
 
     def born(self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None) -> int | None:
         """Record a birth, under the buffer's name where a plan's code makes it."""
-        plan, line = self._plan()
-        if plan is None:
+        plan, name, buffer = self._buffer()
+        if plan is None or buffer is None:
             return super().born(tensor, op, role, at)
-        name, buffer = plan.born_at(line)
-        key = super().born(tensor, buffer.op if buffer else op, role, at)
-        if key is not None and buffer is not None:
+        label = f"backward of {buffer.op}" if plan.backward else buffer.op
+        key = super().born(tensor, label, role, at)
+        if key is not None:
             self._called[key] = f"{buffer.name} ({', '.join((name, *plan.reused.get(name, ())))})"
-            if plan.backward and buffer.site is not None:
-                self.forward_of[key] = buffer.site
-                self._without_site(key, f"backward of {buffer.op}")
         return key
 
-    def _without_site(self, key: int, op: str) -> None:
-        last = self.events[-1]
-        if isinstance(last, Alloc) and last.key == key:
-            self.events[-1] = last._replace(site=None, op=op)
+    def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
+        before = self._last_key
+        temporary = super()._births(made, op, label)
+        self._credit(before)
+        return temporary
+
+    def allocated(self, tensor: Tensor) -> None:
+        """The plan's code allocates a buffer."""
+        before = self._last_key
+        self.born(tensor, "empty_strided")
+        self._credit(before)
+
+    def _credit(self, before: int) -> None:
+        """What a backward graph has just made counts for the line whose backward it is."""
+        plan, _, buffer = self._buffer()
+        if plan is not None and plan.backward and buffer is not None and buffer.site is not None:
+            self.forward_of |= dict.fromkeys(range(before + 1, self._last_key + 1), buffer.site)
+
+    def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
+        super()._record(func, args, kwargs, out, "" if node == _NODE else node)
+
+    def _attribute(self, node: Any, out: Any, born: Iterable[int]) -> None:
+        if self._plan()[0] is None:
+            super()._attribute(node, out, born)
 
     def _site(self) -> Site | None:
-        plan, line = self._plan()
+        plan, _, buffer = self._buffer()
         if plan is None:
             return super()._site()
-        _, buffer = plan.born_at(line)
-        return buffer.site if buffer else None
+        return None if plan.backward or buffer is None else buffer.site
+
+    def _buffer(self) -> tuple[Plan | None, str, Buffer | None]:
+        """The plan whose code runs now, and the buffer that its line makes."""
+        plan, line = self._plan()
+        return (plan, *plan.born_at(line)) if plan else (None, "", None)
 
     def _plan(self) -> tuple[Plan | None, int]:
         """The plan whose code runs now, and its line."""

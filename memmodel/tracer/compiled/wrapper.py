@@ -8,7 +8,7 @@ import ast
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +47,7 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
     def allocated(size: Any, stride: Any, dtype: torch.dtype) -> Tensor:
         with watcher.unseen():
             x = torch.empty_strided(size, stride, dtype=dtype)
-        watcher.born(x, "empty_strided")
+        watcher.allocated(x)
         return x
 
     def viewed(x: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
@@ -74,17 +74,7 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
         **dict.fromkeys(("empty_strided_cuda", "empty_strided_cpu", "empty_strided_cpu_pinned"), allocated),
         **plan.constants,
     }
-    return scope | {name: _Kernel(name, source, plan, watcher) for name, source in _kernels(plan)}
-
-
-def _kernels(plan: Plan) -> Iterator[tuple[str, str]]:
-    """(name, source) of the kernels that the code defines: `NAME = async_compile.triton(..., SOURCE, ...)`."""
-    for statement in plan.tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
-            texts = [a.value for a in statement.value.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            if ast.unparse(statement.value.func).startswith("async_compile.") and texts:
-                assert isinstance(statement.targets[0], ast.Name)
-                yield statement.targets[0].id, texts[-1]
+    return scope | {name: _Kernel(name, source, plan, watcher) for name, source in plan.kernels.items()}
 
 
 def copy_if_misaligned(x: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""What torch.compile made of a function: its graphs, and where the code broke into several."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+_MOST_REASONS = 3
+NOT_PLANNED = (
+    "not planned, as they are timed on the GPU: padded matrix products, autotuned templates, the first call's "
+    "autotuning; CUDA graphs are off"
+)
+
+
+class Graph(NamedTuple):
+    """One graph: "forward", "backward" or "inference"; its fused kernels, library calls, and buffers by their fate."""
+
+    kind: str
+    kernels: int
+    calls: int
+    buffers: int
+    reused: int
+
+
+class Graphs(NamedTuple):
+    """All graphs in the order of compilation, and why dynamo broke the code between them."""
+
+    graphs: tuple[Graph, ...]
+    breaks: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """What to know about a trace of them."""
+        kinds = [graph.kind for graph in self.graphs]
+        counted = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds))
+        version = torch.__version__.partition("+")[0]
+        planned = f"saved tensors and buffers as torch {version} partitions and plans them for this GPU: "
+        broken = f"; {len(self.breaks)} graph breaks, eager between them" if self.breaks else ", no graph breaks"
+        shown = [f"graph break: {reason}" for reason in self.breaks[:_MOST_REASONS]]
+        return [f"{planned}graphs: {counted}{broken}", *shown, NOT_PLANNED]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented JSON form."""
+        return {"graphs": [graph._asdict() for graph in self.graphs], "breaks": list(self.breaks)}
