@@ -52,7 +52,7 @@ class Functions(TorchFunctionMode):
         if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):
             return folded(*args)
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
-            return _indexed(args[0], args[1])
+            return indexed(args[0], args[1])
         return func(*args, **kwargs)
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
@@ -119,7 +119,7 @@ def _is_basic(index: Any) -> bool:
     return all(i is None or i is Ellipsis or isinstance(i, slice | int | torch.SymInt) for i in items)
 
 
-def _indexed(x: Tensor, index: Any) -> Tensor:
+def indexed(x: Tensor, index: Any) -> Tensor:
     """Basic indexing that skips slices of everything, as PyTorch does where sizes are numbers."""
     items = list(index) if isinstance(index, tuple) else [index]
     given = sum(i is not None and i is not Ellipsis for i in items)

@@ -1,5 +1,6 @@
 """What is replaced in PyTorch and Python while a trace runs, and put back after it."""
 
+import functools
 import logging
 import math
 import sys
@@ -85,6 +86,7 @@ def _places() -> Iterator[tuple[Any, str, Any]]:
 
 
 def watched_engine(hooks: Hooks) -> Callable[..., Any]:
+    """Autograd's engine between the hooks."""
     engine = torch.autograd.graph._engine_run_backward
 
     def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,6 +108,9 @@ def _square_root(x: Any) -> float:
 
 
 def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
+    """`autocast.__init__` without "cuda"."""
+
+    @functools.wraps(make)
     def checked(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         if device_type == "cuda":
             raise UsageError(

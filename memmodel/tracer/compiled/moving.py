@@ -7,14 +7,18 @@ work for that GPU. Sources: torch/_inductor/compile_fx.py (partition_fn, compile
 torch/_inductor/fx_passes/{joint_graph,fuse_attention,pad_mm}.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_map
 
+from memmodel.tracer.functions import indexed
+
+aten = torch.ops.aten
 _CPU, _GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
@@ -40,7 +44,7 @@ def moved(gm: Any) -> None:
     """Values and the places where tensors are made are the GPU's."""
     said_to_be_on_gpu(gm)
     for node in gm.graph.nodes:
-        if node.op == "call_function" and node.target is not torch.ops.aten.lift_fresh_copy.default:
+        if node.op == "call_function" and node.target is not aten.lift_fresh_copy.default:
             node.args = tree_map(_place_on_gpu, node.args)
             node.kwargs = tree_map(_place_on_gpu, node.kwargs)
 
@@ -99,3 +103,44 @@ class TorchOnCpu(ModuleType):
     def empty_strided(*args: Any, **kwargs: Any) -> Tensor:
         """On the CPU."""
         return torch.empty_strided(*args, **kwargs | {"device": _CPU})
+
+
+def _getitem(x: Tensor, index: Any) -> Tensor:
+    return indexed(x, index)
+
+
+def _setitem(x: Tensor, index: Any, value: Any) -> None:
+    part = indexed(x, index)
+    aten.copy_.default(part, value) if isinstance(value, Tensor) else aten.fill_.Scalar(part, value)
+
+
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
+    return aten.copy_.default(x, source, non_blocking)
+
+
+def _contiguous(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+    return x if x.is_contiguous(memory_format=memory_format) else aten.clone.default(x, memory_format=memory_format)
+
+
+def methods_of_gpu_tensors() -> Iterator[tuple[Any, str, Any]]:
+    """(class, name, method) for fake tensors on the GPU: PyTorch's own, written in C++, ask the GPU's driver."""
+    for name, method in (("__getitem__", _getitem), ("__setitem__", _setitem), ("copy_", _copy)):
+        yield FakeTensor, name, _for_gpu(method, getattr(torch.Tensor, name))
+    yield FakeTensor, "contiguous", _for_gpu(_contiguous, torch.Tensor.contiguous)
+
+
+def _for_gpu(method: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
+    def called(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (method if x.device.type == "cuda" else usual)(x, *args, **kwargs)
+
+    return called
+
+
+def places() -> Iterator[tuple[Any, str, Any]]:
+    """(class, name, method) of dynamo's tensors: where they are, as the user's code sees it."""
+    from torch._dynamo.variables import ConstantVariable
+    from torch._dynamo.variables.tensor import TensorVariable
+
+    for name, seen in (("device", _GPU), ("is_cuda", True), ("is_cpu", False)):
+        if hasattr(TensorVariable, f"method_attr_{name}"):
+            yield TensorVariable, f"method_attr_{name}", lambda *_, seen=seen: ConstantVariable.create(seen)

@@ -1,6 +1,8 @@
 """One traced run of `torch.compile(function)`: compiled at the first step, read at the later ones."""
 
+import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,8 @@ from memmodel.tracer.modules import made_fake
 from memmodel.tracer.patches import Hooks, no_autocast, watched_engine
 from memmodel.tracer.run import STEPS, Setting, Traced
 
+_PLACE = re.compile(r'File "([^"]+)", line (\d+), in ')
+_INNER = re.compile(r"^got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's words for an operator's own error
 _STEPS = 3  # the last is read
 
 
@@ -109,10 +113,30 @@ def _told_as_the_compilers() -> Iterator[None]:
     try:
         yield
     except (BackendCompilerFailed, TorchDynamoException, InductorError) as error:
-        raise UsageError(
-            f"torch.compile cannot compile the code ({type(error).__name__}: {_first_line(str(error))}): trace it "
-            "without compiled, or leave this part to eager code with torch.compiler.disable"
-        ) from error
+        raise _told(error) from error
+
+
+def _told(error: BaseException) -> UsageError:
+    """The compiler's error as one sentence with the user's line; a UsageError inside it as it is."""
+    causes = list(_causes(error))
+    own = next((cause for cause in causes if isinstance(cause, UsageError)), None)
+    if own is not None:
+        return own
+    text = str(error)
+    places = _PLACE.findall(text)
+    where = " at {}, line {}".format(*places[-1]) if places else ""
+    inner = _INNER.search(text)
+    said = inner["what"] if inner else f"{type(causes[-1]).__name__}: {_first_line(str(causes[-1]))}"
+    return UsageError(
+        f"torch.compile cannot compile the code{where} ({said}): trace it without compiled, or leave this part to "
+        "eager code with torch.compiler.disable"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = getattr(error, "inner_exception", None) or error.__cause__
 
 
 @contextmanager
@@ -122,11 +146,15 @@ def _fresh_dynamo() -> Iterator[None]:
 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    torch._dynamo.trace_rules.add("memmodel.tracer")
+    silenced = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what goes wrong is told in the error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(silenced)
         torch._dynamo.reset()
 
 
@@ -187,6 +215,7 @@ class _Compiler:
                 (pattern_matcher, "torch", moving.TorchOnCpu("torch")),
                 (fuse_attention, "_scaled_dot_product_attention", self.functions.attention),
             ]
+            replaced += [*moving.methods_of_gpu_tensors(), *moving.places()]
         with ExitStack() as stack:
             files = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}))
@@ -196,7 +225,7 @@ class _Compiler:
             stack.enter_context(torch._functorch.config.patch(_known(torch._functorch.config, _FUNCTORCH)))
             stack.enter_context(torch._dynamo.config.patch(_known(torch._dynamo.config, _DYNAMO)))
             for where, name, value in replaced:
-                stack.enter_context(mock.patch.object(where, name, value))
+                stack.enter_context(mock.patch.object(where, name, value, create=True))
             yield
 
     def _compiling(self, compile_fx: Callable[..., Any]) -> Callable[..., Any]:
