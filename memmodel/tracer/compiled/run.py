@@ -29,7 +29,7 @@ from memmodel.tracer.patches import Hooks, no_autocast, watched_engine
 from memmodel.tracer.run import STEPS, Setting, Traced
 
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in ')
-_INNER = re.compile(r"^got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's words for an operator's own error
+_INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's words for an operator's own error
 _STEPS = 3  # the last is read
 
 
@@ -127,6 +127,8 @@ def _told(error: BaseException) -> UsageError:
     where = " at {}, line {}".format(*places[-1]) if places else ""
     inner = _INNER.search(text)
     said = inner["what"] if inner else f"{type(causes[-1]).__name__}: {_first_line(str(causes[-1]))}"
+    if "UsageError: " in said:
+        return UsageError(said.partition("UsageError: ")[2] + where)
     return UsageError(
         f"torch.compile cannot compile the code{where} ({said}): trace it without compiled, or leave this part to "
         "eager code with torch.compiler.disable"

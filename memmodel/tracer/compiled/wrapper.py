@@ -52,7 +52,7 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
 
     def viewed(x: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
         with watcher.unseen():
-            return torch.as_strided(x, size, stride, x.storage_offset() + offset)
+            return torch.as_strided(x, size, stride, x.storage_offset() + offset).data  # no view of x to autograd
 
     guards: Any = torch._C._dynamo.guards
     scope = {
