@@ -94,7 +94,8 @@ def form_rows(forms: "Forms") -> Iterator[tuple[str, Any, str]]:
             where = "" if branch.wins is None else f"{_where(branch.wins)}; "
             yield f"{phase} peak", branch.expression, where + branch.moment
     yield "matrix products, FLOP", forms.matmul_flops, ""
-    yield "HBM traffic", forms.hbm_bytes, ""
+    if forms.hbm_bytes is not None:
+        yield "HBM traffic", forms.hbm_bytes, ""
 
 
 def _where(condition: Any) -> str:
@@ -210,7 +211,7 @@ def _forms_dict(forms: "Forms") -> dict[str, Any]:
             for phase, branches in forms.peaks.items()
         },
         "matmul_flops": str(forms.matmul_flops),
-        "flops": str(forms.flops),
-        "hbm_bytes": str(forms.hbm_bytes),
+        "flops": None if forms.flops is None else str(forms.flops),
+        "hbm_bytes": None if forms.hbm_bytes is None else str(forms.hbm_bytes),
         "unproven": forms.unproven,
     }

@@ -158,7 +158,7 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
     setting = job.setting._replace(iterations=repeats)
     if job.compiled:
-        return None, None, "the buffers of compiled code are planned for the sizes of --at"
+        return _fitted(job, program)
     try:
         symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
         forms = closed_forms(symbolic, program, job.sizes)
@@ -166,6 +166,17 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
         return None, None, f"the code does not run in letters: {error}"
     if not forms.checked:
         return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
+    return symbolic, forms, ""
+
+
+def _fitted(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
+    """Forms of compiled code, whose plans are for numbers; else why there are none."""
+    from memmodel.tracer.compiled.letters import forms_of
+
+    try:
+        symbolic, forms = forms_of(program, job.sizes, lambda sizes: job.run(job.setting, sizes).program)
+    except UsageError as error:
+        return None, None, str(error)
     return symbolic, forms, ""
 
 

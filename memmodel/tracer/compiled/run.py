@@ -30,6 +30,7 @@ from memmodel.tracer.run import STEPS, Setting, Traced
 
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in ')
 _INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's words for an operator's own error
+_FREES_TANGENTS = (2, 12)  # the first with github.com/pytorch/pytorch/pull/177837
 _STEPS = 3  # the last is read
 
 
@@ -93,6 +94,21 @@ class _Run(eager._Run):
     def prepare(self, sizes: Mapping[str, Any]) -> None:
         super().prepare(sizes)
         self.function = torch.compile(self.function, dynamic=False)
+
+
+def _held_tangents() -> Iterator[tuple[Any, str, Any]]:
+    """Incoming gradients live until a compiled backward ends, as before they were handed over in a list."""
+    called = torch.autograd.function.BackwardCFunction
+    boxed = getattr(called, "apply_boxed", None)
+
+    def applied(self: Any, tangents: Any) -> Any:
+        held = list(tangents)
+        result = boxed(self, tangents)  # type: ignore[misc]
+        del held
+        return result
+
+    if boxed is not None:
+        yield called, "apply_boxed", applied
 
 
 def _last_steps(program: Program, steps: int) -> Program:
@@ -218,6 +234,8 @@ class _Compiler:
                 (fuse_attention, "_scaled_dot_product_attention", self.functions.attention),
             ]
             replaced += [*moving.methods_of_gpu_tensors(), *moving.places()]
+            if self.functions.backends.torch < _FREES_TANGENTS:
+                replaced += _held_tangents()
         with ExitStack() as stack:
             files = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}))
