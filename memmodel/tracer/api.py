@@ -111,7 +111,9 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
 
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
-    found, graphs = job.compiled_run(job.setting, job.sizes) if job.compiled else (job.run(job.setting, job.sizes), None)
+    found, graphs = (
+        job.compiled_run(job.setting, job.sizes) if job.compiled else (job.run(job.setting, job.sizes), None)
+    )
     program = found.program
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
     shown = _lettered(program, symbolic) if forms else program

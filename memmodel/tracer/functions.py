@@ -63,6 +63,7 @@ class Functions(TorchFunctionMode):
             yield torch.Tensor, "softmax", _softmax
 
     def attention(self, *args: Any, **kwargs: Any) -> Any:
+        """`scaled_dot_product_attention` by the kernel that the device would choose."""
         call = Call(*args, **kwargs)
         kernel = chosen(call, self.backends) if self.cuda else "math"
         if kernel == "cudnn":

@@ -185,6 +185,7 @@ def _ratio(n: Dim, parts: Dim) -> Dim:
 
 
 def is_view(func: Any) -> bool:
+    """Whether an operator allocates nothing: its results are on its operands' storages."""
     returned = func._schema.returns
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 

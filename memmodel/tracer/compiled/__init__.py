@@ -11,6 +11,9 @@ PyTorch's own code lets them.
     places.py   from a graph's stack traces to the user's lines
     watching.py the watcher that knows which buffer is born
     summary.py  what to say about the graphs
+    compiler.py what is replaced in PyTorch's compiler
+    told.py     its errors in one sentence
+    letters.py  formulas of plans
     run.py      one traced run
 """
 
