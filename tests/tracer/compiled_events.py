@@ -31,12 +31,19 @@ Shapes = dict[str, tuple[int, ...]]
 @contextmanager
 def own_cache() -> Iterator[None]:
     """Inductor's files in a folder that goes away."""
-    with tempfile.TemporaryDirectory() as files, mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}):
+    import torch._inductor.config
+
+    headers = torch._inductor.config.patch({"cpp_cache_precompile_headers": False})
+    with (
+        headers,
+        tempfile.TemporaryDirectory() as files,
+        mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}),
+    ):
         yield
 
 
 def real_compiled_events(function: Callable[..., Any], shapes: Shapes, step: str, dtype: torch.dtype) -> Events:
-    """What PyTorch's allocator saw in the second and third step of `torch.compile(function)`, compiled by Inductor."""
+    """What PyTorch's allocator saw in two steps of `torch.compile(function)`, compiled by Inductor."""
     import torch._dynamo
 
     torch._dynamo.reset()
@@ -55,6 +62,14 @@ def real_compiled_events(function: Callable[..., Any], shapes: Shapes, step: str
         for x in inputs.values():
             x.grad = None
 
+    return real_steps(once)
+
+
+def real_steps(once: Callable[[], object]) -> Events:
+    """What PyTorch's allocator saw in the third and fourth step of compiled code."""
+    import torch._dynamo
+
+    once()
     once()
     gc.collect()
     with mock.patch.object(cpu_events, "_WITH_SCRATCH", cpu_events._WITH_SCRATCH | KERNELS):
@@ -82,8 +97,10 @@ def planned_events(function: Callable[..., Any], shapes: Shapes, step: str, dtyp
     return without_random_state(program_events(Program(found.events[start:], {}, {})))
 
 
-def planned_run(function: Callable[..., Any], shapes: Shapes, step: str, dtype: torch.dtype) -> Compiled:
-    """A trace of two steps planned for the CPU."""
+def planned_run(
+    function: Callable[..., Any], shapes: Shapes, step: str, dtype: torch.dtype, iterations: int = 2
+) -> Compiled:
+    """A trace of some steps planned for the CPU."""
     named = str(dtype).removeprefix("torch.")
     inputs = inputs_of([f"{name}={','.join(map(str, shape))}:{named}" for name, shape in shapes.items()])
-    return traced_compiled(Setting(function, inputs, step, CPU, iterations=2), {}, Chip())
+    return traced_compiled(Setting(function, inputs, step, CPU, iterations=iterations), {}, Chip())

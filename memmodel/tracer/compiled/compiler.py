@@ -24,21 +24,21 @@ _FREES_TANGENTS = (2, 12)  # the first with github.com/pytorch/pytorch/pull/1778
 
 @contextmanager
 def fresh_dynamo() -> Iterator[None]:
-    """Nothing compiled before is used, and nothing compiled within stays."""
-    import torch._dynamo
+    """Nothing compiled before is used, nothing compiled within stays, and files go to a folder that goes away."""
+    with ExitStack() as stack:
+        files = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}))
+        import torch._dynamo  # which makes that folder
 
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    torch._dynamo.trace_rules.add("memmodel.tracer")
-    silenced = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # what goes wrong is told in the error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(silenced)
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)  # what goes wrong is told in the error
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         torch._dynamo.reset()
+        stack.callback(torch._dynamo.reset)
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.trace_rules.add("memmodel.tracer")
+        yield
 
 
 class Compiler:
@@ -57,8 +57,6 @@ class Compiler:
         Raises UsageError for a PyTorch whose compiler is built otherwise.
         """
         with ExitStack() as stack:
-            files = stack.enter_context(tempfile.TemporaryDirectory())
-            stack.enter_context(mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}))
             try:
                 self._install(stack)
             except (ImportError, AttributeError) as missing:

@@ -29,8 +29,13 @@ def on_gpu(value: Any) -> Any:
     mode = getattr(value, "fake_mode", None)
     if mode is None:
         return value
+    offset = value.storage_offset()
     with mode, torch.no_grad():
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_GPU)
+        if not offset:
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_GPU)
+        elements = value.untyped_storage().nbytes() // value.element_size()
+        whole = torch.empty_strided((elements,), (1,), dtype=value.dtype, device=_GPU)
+        return aten.as_strided.default(whole, value.shape, value.stride(), offset)
 
 
 def said_to_be_on_gpu(gm: Any) -> None:

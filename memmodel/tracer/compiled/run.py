@@ -1,6 +1,6 @@
 """One traced run of `torch.compile(function)`: compiled at the first step, read at the later ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 from unittest import mock
@@ -53,8 +53,8 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
     run = _Run(setting, watcher)
     functions = Functions(watcher, setting.backends)
     compiler = Compiler(watcher, functions, chip)
-    with told_as_theirs(), told_as_the_compilers(), fresh_dynamo(), ExitStack() as stack:
-        stack.enter_context(_watched_backward(run))
+    with fresh_dynamo(), told_as_theirs(), told_as_the_compilers(), ExitStack() as stack:
+        stack.enter_context(watched_backward(watcher, run.backward_begins, run.backward_ends))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)
@@ -91,19 +91,20 @@ def _last_steps(program: Program, steps: int) -> Program:
 
 
 @contextmanager
-def _watched_backward(run: _Run) -> Iterator[None]:
+def watched_backward(watcher: PlanWatcher, begins: Callable[[Any], None], ends: Callable[[], None]) -> Iterator[None]:
     """Phases are seen; autograd's engine also runs while PyTorch compiles, which is no phase."""
 
-    def begins(roots: Any) -> None:
-        if not run.watcher.compiling:
-            run.backward_begins(roots)
+    def begun(roots: Any) -> None:
+        if not watcher.compiling:
+            begins(roots)
 
-    def ends() -> None:
-        if not run.watcher.compiling:
-            run.backward_ends()
+    def ended() -> None:
+        if not watcher.compiling:
+            ends()
 
+    outside: Any = nullcontext()  # nothing is rerouted there
+    hooks = Hooks(begun, ended, outside)
     autocast = torch.amp.autocast_mode.autocast
-    hooks = Hooks(begins, ends, nullcontext())
     with (
         mock.patch.object(torch.autograd, "_engine_run_backward", watched_engine(hooks)),
         mock.patch.object(autocast, "__init__", no_autocast(autocast.__init__)),

@@ -19,7 +19,7 @@ _NODE = "CompiledFunctionBackward"
 _NEAR = 40  # frames between a birth and the plan's code
 
 
-class PlanWatcher(Watcher):
+class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
     """Records what runs inside; blind while PyTorch compiles.
 
     Attributes:
