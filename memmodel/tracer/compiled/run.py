@@ -49,16 +49,14 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
     """Run the compiled step on fake tensors of these sizes, on the CPU's or, for CUDA, on that GPU's plans."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    watcher = PlanWatcher(setting.device)
-    run = _Run(setting, watcher)
-    functions = Functions(watcher, setting.backends)
-    compiler = Compiler(watcher, functions, chip)
     with fresh_dynamo(), told_as_theirs(), told_as_the_compilers(), ExitStack() as stack:
+        watcher = PlanWatcher(setting.device)
+        run = _Run(setting, watcher)
         stack.enter_context(watched_backward(watcher, run.backward_begins, run.backward_ends))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)
-        stack.enter_context(compiler.installed())
+        stack.enter_context(Compiler(watcher, Functions(watcher, setting.backends), chip).installed())
         watcher.mark("inputs")
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
