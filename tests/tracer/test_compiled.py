@@ -91,6 +91,7 @@ def test_half_precision_is_replaced_by_fused_attention() -> None:
     rows, seeds = 4 * b * h * n, 24
     assert scaled.memory.saved_bytes - 2 * b * h * n * d - rows <= seeds
     assert wide.memory.saved_bytes >= 4 * b * h * n * n
+    assert [t.graphs.fused_attention for t in (scaled, wide) if t.graphs] == [True, False]
 
 
 def test_dropout_keeps_a_bool_for_each_score() -> None:

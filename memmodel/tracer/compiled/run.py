@@ -63,12 +63,14 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(1 + setting.iterations):
                 run.step()
-        breaks = tuple(first_line(reason) for reason in torch._dynamo.utils.counters["graph_break"])
+        counted = torch._dynamo.utils.counters
+        breaks = tuple(first_line(reason) for reason in counted["graph_break"])
+        fused = bool(counted["inductor"]["fuse_attention"])
         program = watcher.program
         watcher.close()
     found = Traced(_last_steps(program, setting.iterations), watcher.unknown, watcher.operators, {}, watcher.forward_of)
     plans = tuple(watcher.plans.values())
-    return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks))
+    return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks, fused))
 
 
 class _Run(eager._Run):

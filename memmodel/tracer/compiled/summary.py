@@ -22,10 +22,16 @@ class Graph(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """All graphs in the order of compilation, and why dynamo broke the code between them."""
+    """All graphs in the order of compilation.
+
+    Attributes:
+        graphs: the graphs. breaks: why dynamo broke the code between them.
+        fused_attention: whether Inductor found attention in them and replaced it by scaled_dot_product_attention.
+    """
 
     graphs: tuple[Graph, ...]
     breaks: tuple[str, ...]
+    fused_attention: bool
 
     def notes(self) -> list[str]:
         """What to know about a trace of them."""
@@ -35,8 +41,14 @@ class Graphs(NamedTuple):
         planned = f"saved tensors and buffers as torch {version} partitions and plans them for this GPU: "
         broken = f"; {len(self.breaks)} graph breaks, eager between them" if self.breaks else ", no graph breaks"
         shown = [f"graph break: {reason}" for reason in self.breaks[:_MOST_REASONS]]
+        if self.fused_attention:
+            shown.append("Inductor replaced attention by scaled_dot_product_attention; its buffers have no lines")
         return [f"{planned}graphs: {counted}{broken}", *shown, NOT_PLANNED]
 
     def to_dict(self) -> dict[str, Any]:
         """The documented JSON form."""
-        return {"graphs": [graph._asdict() for graph in self.graphs], "breaks": list(self.breaks)}
+        return {
+            "graphs": [graph._asdict() for graph in self.graphs],
+            "breaks": list(self.breaks),
+            "fused_attention": self.fused_attention,
+        }
