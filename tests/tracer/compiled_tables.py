@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.allocator import CachingAllocator
 from memmodel.cublas import workspace
+from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.recording.device import CUDA
 from memmodel.replay import replay
@@ -68,9 +69,11 @@ def compiled_program(run: Row) -> Program:
 
 
 def _chip(table: Table) -> Chip:
+    """The table's GPU, or one of its compute capability where the source does not say which it was."""
     assert table.compute_capability is not None
     major, minor = table.compute_capability
-    return Chip(10 * major + minor, 132 if major == 9 else 108)
+    gpu = table.source.environment.get("gpu_id")
+    return Chip(10 * major + minor, load_gpu(str(gpu)).sm_count) if gpu else Chip(10 * major + minor)
 
 
 def compared(run: Row) -> list[Comparison]:

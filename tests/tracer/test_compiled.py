@@ -154,6 +154,11 @@ def test_errors_are_one_sentence(
     assert capfd.readouterr().err == ""
 
 
+def test_bfloat16_stays_eager_on_a_gpu_without_it() -> None:
+    with pytest.raises(UsageError, match=r"leaves the code to eager PyTorch on this GPU \(BF16 is not supported\)"):
+        memmodel.trace(functions.three_names, INPUTS, at=SIZES, gpu="T4", compiled=True)
+
+
 def test_what_is_replaced_is_put_back() -> None:
     from torch._inductor import compile_fx, pattern_matcher
     from torch._subclasses.fake_tensor import FakeTensor

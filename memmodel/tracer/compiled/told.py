@@ -24,6 +24,8 @@ def told_as_the_compilers() -> Iterator[None]:
 
 def _told(error: BaseException) -> UsageError:
     """The compiler's error as one sentence with the user's line; a UsageError inside it as it is."""
+    from torch._dynamo.exc import SkipFrame
+
     causes = list(_causes(error))
     own = next((cause for cause in causes if isinstance(cause, UsageError)), None)
     if own is not None:
@@ -35,6 +37,10 @@ def _told(error: BaseException) -> UsageError:
     said = inner["what"] if inner else f"{type(causes[-1]).__name__}: {first_line(str(causes[-1]))}"
     if "UsageError: " in said:
         return UsageError(said.partition("UsageError: ")[2] + where)
+    if isinstance(causes[-1], SkipFrame):
+        return UsageError(
+            f"torch.compile leaves the code to eager PyTorch on this GPU ({causes[-1]}): trace it without compiled"
+        )
     return UsageError(
         f"torch.compile cannot compile the code{where} ({said}): trace it without compiled, or leave this part to "
         "eager code with torch.compiler.disable"
