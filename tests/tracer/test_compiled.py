@@ -37,6 +37,12 @@ def broken(x: Tensor) -> Tensor:
     return y.exp()
 
 
+@torch._dynamo.disable
+def eager_scale(y: Tensor) -> Tensor:
+    weights = torch.ones(y.shape, device="cuda", requires_grad=True)
+    return y * weights
+
+
 @pytest.fixture(scope="module")
 def found() -> Trace:
     return memmodel.trace(by_hand, WIDE, step="train", at=SIZES, compiled=True)
@@ -112,6 +118,18 @@ def test_graph_breaks_are_told() -> None:
     assert [graph.kind for graph in found.graphs.graphs] == ["inference", "inference"]
     assert "1 graph breaks, eager between them" in str(found)
     assert any("graph_break()" in note for note in found.notes)
+
+
+def test_eager_code_between_graphs_asks_for_cuda_too() -> None:
+    """With gradients a fake tensor on the GPU would end the process."""
+
+    def scaled(x: Tensor) -> Tensor:
+        y = x * 2
+        torch._dynamo.graph_break()
+        return eager_scale(y) + 1
+
+    found = memmodel.trace(scaled, {"x": "N"}, at={"N": 100}, step="train", compiled=True, formulas=False)
+    assert found.memory.phase_peaks["backward"] > 0
 
 
 def test_an_input_is_copied_where_it_does_not_begin_as_kernels_expect() -> None:

@@ -11,6 +11,7 @@ from torch._ops import HigherOrderOperator
 
 from memmodel.program import Program, Site
 from memmodel.recording.device import Device
+from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.watch import Watcher
 
@@ -50,6 +51,8 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         if isinstance(func, HigherOrderOperator):
             with self:
                 return _random(str(func), args, kwargs or {}) or func(*args, **(kwargs or {}))
+        if self.device.name == "cuda" and kwargs and "device" in kwargs:  # of eager code between graphs
+            kwargs = kwargs | {"device": on_cpu(kwargs["device"])}
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def ran(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
