@@ -24,6 +24,7 @@ from memmodel.errors import UsageError
 @click.option("--train", is_flag=True, help="Forward and backward, from the result's gradient.")
 @click.option("--forward", is_flag=True, help="Forward alone, kept for backward.")
 @click.option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
+@click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
 @click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
 @click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]")
@@ -38,6 +39,7 @@ def command(
     train: bool,
     forward: bool,
     own: bool,
+    compiled: bool,
     at: str | None,
     over: str | None,
     torch: str | None,
@@ -74,6 +76,7 @@ def command(
             torch_version=torch,
             over=over,
             formulas=not no_formulas,
+            compiled=compiled,
             config=config(expandable_segments),
             most_operators=most_operators or MOST_OPERATORS,
         )

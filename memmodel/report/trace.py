@@ -23,7 +23,8 @@ _TENSORS_SHOWN = 8
 def trace_parts(trace: "Trace") -> Iterator[Any]:
     """The whole report, part by part."""
     sizes = ", ".join(f"{x}={n}" for x, n in trace.sizes.items())
-    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {trace.step}{', ' if sizes else ''}{sizes}")
+    step = f"{trace.step}, compiled" if trace.graphs else trace.step
+    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {step}{', ' if sizes else ''}{sizes}")
     yield Text()
     yield _verdict(trace)
     yield Padding(_numbers(trace), (1, 0, 0, 0))
@@ -93,7 +94,8 @@ def form_rows(forms: "Forms") -> Iterator[tuple[str, Any, str]]:
             where = "" if branch.wins is None else f"{_where(branch.wins)}; "
             yield f"{phase} peak", branch.expression, where + branch.moment
     yield "matrix products, FLOP", forms.matmul_flops, ""
-    yield "HBM traffic", forms.hbm_bytes, ""
+    if forms.hbm_bytes is not None:
+        yield "HBM traffic", forms.hbm_bytes, ""
 
 
 def _where(condition: Any) -> str:
@@ -150,6 +152,7 @@ def trace_dict(trace: "Trace") -> dict[str, Any]:
         "schema": 1,
         "function": trace.title,
         "step": trace.step,
+        "compiled": None if trace.graphs is None else trace.graphs.to_dict(),
         "inputs": list(trace.inputs),
         "sizes": trace.sizes,
         "gpu": gpu_dict(trace.gpu),
@@ -208,7 +211,7 @@ def _forms_dict(forms: "Forms") -> dict[str, Any]:
             for phase, branches in forms.peaks.items()
         },
         "matmul_flops": str(forms.matmul_flops),
-        "flops": str(forms.flops),
-        "hbm_bytes": str(forms.hbm_bytes),
+        "flops": None if forms.flops is None else str(forms.flops),
+        "hbm_bytes": None if forms.hbm_bytes is None else str(forms.hbm_bytes),
         "unproven": forms.unproven,
     }

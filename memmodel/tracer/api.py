@@ -23,6 +23,7 @@ from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.closed import Forms, closed_forms, last_step
+from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak, memory_of, step_phases, time_of
 from memmodel.tracer.repeat import Drawing, check_alike
@@ -45,6 +46,22 @@ class _Job:
     gpu: Gpu
     version: str
     config: AllocatorConfig | None
+    compiled: bool = False
+
+    def steady(self) -> tuple[Traced, Graphs | None]:
+        """The steady step at the sizes asked for; after torch.compile, with what it compiled."""
+        return self._run(self.setting, self.sizes)
+
+    def run(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
+        """The steady step of another function or of other sizes."""
+        return self._run(setting, sizes)[0]
+
+    def _run(self, setting: Setting, sizes: Mapping[str, int]) -> tuple[Traced, Graphs | None]:
+        if not self.compiled:
+            return _steady(setting, sizes), None
+        from memmodel.tracer.compiled.run import steady_compiled
+
+        return steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count))
 
 
 def trace(
@@ -57,6 +74,7 @@ def trace(
     torch_version: str | None = None,
     over: str | None = None,
     formulas: bool = True,
+    compiled: bool = False,
     config: AllocatorConfig | None = None,
     most_operators: int = MOST_OPERATORS,
 ) -> Trace:
@@ -75,6 +93,7 @@ def trace(
         over: a letter whose largest size on the GPU is searched.
         formulas: whether to run it in letters too.
         config: the allocator's settings.
+        compiled: whether the function is passed to torch.compile, whose buffers are then those that Inductor plans.
         most_operators: a run of more than so many is given up.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
@@ -90,7 +109,7 @@ def trace(
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
     setting = Setting(fn, wanted, step, habits(device), backends, most_operators=most_operators)
-    job = _Job(setting, sizes, device, version, config)
+    job = _Job(setting, sizes, device, version, config, compiled)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
     return _result(job, [x for x in letters if x not in asked], over, formulas)
@@ -113,11 +132,11 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
     drawing = Drawing()
     with drawing.watched():
-        found = _steady(job.setting, job.sizes)
+        found, graphs = job.steady()
     program, drew = found.program, drawing.drew
     symbolic, forms, why = _in_letters(job, program) if formulas else (None, None, "not asked for")
     if drew or why == _OTHERWISE:
-        check_alike(program, lambda: _steady(job.setting, job.sizes).program, times=4 if drew else 1)
+        check_alike(program, lambda: job.steady()[0].program, times=4 if drew else 1)
     shown = _lettered(program, symbolic) if forms else program
     labels = names(shown)
     step = last_step(shown)
@@ -143,7 +162,8 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset, drew), *_left_out(job, program, forms), *no_time),
+        (*_notes(job, program, unset, drew, graphs), *_left_out(job, program, forms), *no_time),
+        graphs,
     )
 
 
@@ -160,6 +180,8 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
         return None, None, "no size is a letter"
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
     setting = job.setting._replace(iterations=repeats)
+    if job.compiled:
+        return _fitted(job, program)
     try:
         symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
         forms = closed_forms(symbolic, program, job.sizes)
@@ -167,6 +189,17 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
         return None, None, f"the code does not run in letters: {error}"
     if not forms.checked:
         return symbolic, None, _OTHERWISE
+    return symbolic, forms, ""
+
+
+def _fitted(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
+    """Forms of compiled code, whose plans are for numbers; else why there are none."""
+    from memmodel.tracer.compiled.letters import forms_of
+
+    try:
+        symbolic, forms = forms_of(program, job.sizes, lambda sizes: job.run(job.setting, sizes).program)
+    except UsageError as error:
+        return None, None, str(error)
     return symbolic, forms, ""
 
 
@@ -194,10 +227,10 @@ def _letter(text: str) -> str:
 def _advice(job: _Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
     """Changes on the events, and those that are traced again; most first."""
     before = live_peak(found.program)
-    tips = advice(found.program, labels, found.last_use)
+    tips = [] if job.compiled else advice(found.program, labels, found.last_use)
     for change, setting in _rewritten(job, found.program):
         try:
-            after = live_peak(traced(setting, job.sizes).program)
+            after = live_peak(job.run(setting, job.sizes).program)
         except UsageError:
             continue
         if after < before:
@@ -225,7 +258,7 @@ def _rewritten(job: _Job, program: Program) -> list[tuple[str, Setting]]:
 def _library_softmax(job: _Job, program: Program) -> list[tuple[str, Setting]]:
     """The function with the library's softmax where it writes softmax out."""
     setting = job.setting._replace(iterations=1)
-    if not {"exp", "div"} <= {launch.name.rstrip("_") for launch in program.launches()}:
+    if job.compiled or not {"exp", "div"} <= {launch.name.rstrip("_") for launch in program.launches()}:
         return []
     if not _parameters_known(setting.function):
         return []
@@ -271,7 +304,7 @@ def _largest(job: _Job, over: str) -> Largest:
     step = next(s for s in (128, 64, 32, 16, 8, 4, 2, 1) if job.sizes[over] % s == 0)
 
     def runs(size: int) -> bool:
-        program = _steady(job.setting, job.sizes | {over: size}).program
+        program = job.run(job.setting, job.sizes | {over: size}).program
         return bool(fits(program, job.gpu, job.version, job.config))
 
     return largest(over, runs, step, LARGEST)
@@ -290,14 +323,16 @@ def _left_out(job: _Job, program: Program, forms: Forms | None) -> list[str]:
     return found
 
 
-def _notes(job: _Job, program: Program, unset: list[str], drew: bool) -> list[str]:
+def _notes(job: _Job, program: Program, unset: list[str], drew: bool, graphs: Graphs | None) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
         "train": "third step, gradients set to None after each, the upstream gradient alive throughout",
         "own": "third step, as the code runs it",
     }
-    notes = [f"torch {job.version}, eager, one GPU, default stream; {steps[job.setting.step]}"]
+    how = "torch.compile" if graphs else "eager"
+    notes = [f"torch {job.version}, {how}, one GPU, default stream; {steps[job.setting.step]}"]
+    notes += graphs.notes() if graphs else []
     if unset:
         given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
         notes.append(f"numbers are for {given}: no other sizes were given")

@@ -38,7 +38,8 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
-        self._own: dict[Any, Any] = {_SDPA: self._attention, _LINEAR: self._linear}
+        self.redirects = self.cuda  # requests for "cuda" go to the CPU
+        self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear}
         if self.cuda:
             self._own |= {_DROPOUT: _dropout}
             self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
@@ -48,7 +49,7 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if self.cuda:
+        if self.redirects:
             if func is torch.Tensor.cuda:
                 return args[0]
             if func in _PLACES:
@@ -59,12 +60,12 @@ class Functions(TorchFunctionMode):
         if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):
             return folded(*args)
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
-            return _indexed(args[0], args[1])
+            return indexed(args[0], args[1])
         return func(*args, **kwargs)
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
-        yield torch.nn.functional, "scaled_dot_product_attention", self._attention
+        yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
             yield torch._VF, "dropout", _dropout
@@ -75,7 +76,8 @@ class Functions(TorchFunctionMode):
             if self.backends.torch >= FUSED_SINCE:
                 yield torch.nn.functional, "rms_norm", _rms_norm
 
-    def _attention(self, *args: Any, **kwargs: Any) -> Any:
+    def attention(self, *args: Any, **kwargs: Any) -> Any:
+        """`scaled_dot_product_attention` by the kernel that the device would choose."""
         call = Call(*args, **kwargs)
         kernel = chosen(call, self.backends) if self.cuda else "math"
         if kernel == "cudnn":
@@ -167,7 +169,7 @@ def _is_basic(index: Any) -> bool:
     return all(i is None or i is Ellipsis or isinstance(i, slice | int | torch.SymInt) for i in items)
 
 
-def _indexed(x: Tensor, index: Any) -> Tensor:
+def indexed(x: Tensor, index: Any) -> Tensor:
     """Basic indexing that skips slices of everything, as PyTorch does where sizes are numbers."""
     items = list(index) if isinstance(index, tuple) else [index]
     given = sum(i is not None and i is not Ellipsis for i in items)

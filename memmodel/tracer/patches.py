@@ -1,5 +1,6 @@
 """What is replaced in PyTorch and Python while a trace runs, and put back after it."""
 
+import functools
 import logging
 import math
 import sys
@@ -74,10 +75,10 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     from torch._subclasses.fake_tensor import FakeTensor
 
     yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.mode.watcher)
-    yield torch.autograd, "_engine_run_backward", _watched_engine(hooks)
+    yield torch.autograd, "_engine_run_backward", watched_engine(hooks)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
-    yield torch.amp.autocast_mode.autocast, "__init__", _no_autocast(torch.amp.autocast_mode.autocast.__init__)
+    yield torch.amp.autocast_mode.autocast, "__init__", no_autocast(torch.amp.autocast_mode.autocast.__init__)
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
@@ -102,7 +103,8 @@ def _places() -> Iterator[tuple[Any, str, Any]]:
     yield FakeTensor, "device", property(device)
 
 
-def _watched_engine(hooks: Hooks) -> Callable[..., Any]:
+def watched_engine(hooks: Hooks) -> Callable[..., Any]:
+    """Autograd's engine between the hooks."""
     engine = torch.autograd.graph._engine_run_backward
 
     def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +125,10 @@ def _square_root(x: Any) -> float:
     return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
 
 
-def _no_autocast(make: Callable[..., None]) -> Callable[..., None]:
+def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
+    """`autocast.__init__` without "cuda"."""
+
+    @functools.wraps(make)
     def checked(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         if device_type == "cuda":
             raise UsageError(

@@ -9,6 +9,7 @@ from memmodel.program import Program
 from memmodel.timeline import TensorRecord
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.closed import Forms
+from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.lines import Line
 from memmodel.tracer.memory import Largest
 from memmodel.work import Work
@@ -28,7 +29,8 @@ class Trace:
         program: the events. tensors: the account of the last step. lines: that make the peak, most first.
         forms: closed forms, None where there are none. why_no_forms: then, why.
         advice: changes that lower the peak, each verified on the events or by a trace. largest: size that fits.
-        unknown: operator -> what is not known about it. notes: what else to know.
+            unknown: operator -> what is not known about it. notes: what else to know.
+        graphs: what torch.compile made of it; None where it is traced as eager code.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Trace:
     unknown: dict[str, str]
     operators: int
     notes: tuple[str, ...]
+    graphs: Graphs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The documented JSON form."""

@@ -318,9 +318,9 @@ _entry = run_users_code.__code__
 
 
 def is_users(frame: FrameType) -> bool:
-    """Whether a frame is the user's code, not PyTorch's or the tracer's."""
+    """Whether a frame is the user's code, not PyTorch's (what it generates has no module's name) or the tracer's."""
     name: str = frame.f_globals.get("__name__", "")
-    return not f"{name}.".startswith(_OUTSIDE)
+    return bool(name) and not f"{name}.".startswith(_OUTSIDE)
 
 
 def is_fake(tensor: Tensor) -> bool:

@@ -85,7 +85,7 @@ def launches_of(func: Any, args: Any, kwargs: Any, out: Any, thread: str, device
     """The operator's kernels (none for a view), and whether its arithmetic is known."""
     namespace, _, op = func._schema.name.partition("::")
     given, made = _tensors((args, kwargs)), _tensors(out)
-    if op in _NOTHING or _is_view(func) or not (given or made):
+    if op in _NOTHING or is_view(func) or not (given or made):
         return [], True
     arithmetic, kind, sizes, known = _arithmetic(func, namespace, op, args, kwargs, out, given, made)
     read, written = _traffic(func, op, args, kwargs, given, made)
@@ -184,7 +184,8 @@ def _ratio(n: Dim, parts: Dim) -> Dim:
     return n // parts if isinstance(n, int) and isinstance(parts, int) else n / parts
 
 
-def _is_view(func: Any) -> bool:
+def is_view(func: Any) -> bool:
+    """Whether an operator allocates nothing: its results are on its operands' storages."""
     returned = func._schema.returns
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 

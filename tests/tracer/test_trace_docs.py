@@ -43,8 +43,9 @@ def agrees(value: Any, kind: str) -> bool:
 
 def test_documented_keys_are_the_printed_ones() -> None:
     seen = set()
-    for options in ({"step": "train"}, {"over": "N"}, {"formulas": False}):
-        found = memmodel.trace(functions.three_names, INPUTS, at=SIZES, gpu="T4", **options)  # type: ignore[arg-type]
+    for options in ({"step": "train"}, {"over": "N"}, {"formulas": False}, {"compiled": True, "gpu": "L4"}):
+        chosen: Any = {"gpu": "T4"} | options
+        found = memmodel.trace(functions.three_names, INPUTS, at=SIZES, **chosen)
         for key, value in leaves(json.loads(json.dumps(found.to_dict()))):
             assert key in ROWS
             assert agrees(value, ROWS[key]), f"{key} is {value!r}"

@@ -1,0 +1,78 @@
+"""The GPU as Inductor asks for it while it plans, on a machine without one.
+
+Inductor reads compute capability, the number of SMs and their threads (to split reductions) and whether Triton works.
+Nothing here runs a kernel. Sources: torch/_inductor/runtime/hints.py (DeviceProperties), choices.py
+(reduction_split_factor), scheduler.py (create_backend); threads per SM: CUDA C++ Programming Guide, table "Technical
+Specifications per Compute Capability".
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+_THREADS_PER_SM = {75: 1024, 86: 1536, 87: 1536, 89: 1536, 120: 1536, 121: 1536}  # 2048 on the others
+_REGISTERS_PER_SM = 65536
+_BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16
+
+
+class Chip(NamedTuple):
+    """A GPU as Inductor sees it: compute capability as one number (80 is 8.0), and SMs."""
+
+    arch: int = 80
+    sms: int = 108
+
+    @property
+    def threads_per_sm(self) -> int:
+        """Resident threads of an SM."""
+        return _THREADS_PER_SM.get(self.arch, 2048)
+
+
+@contextmanager
+def seen_by_inductor(chip: Chip) -> Iterator[None]:
+    """Within, Inductor plans for this GPU. It must not be asked to compile a kernel."""
+    from torch._dynamo.device_interface import CudaInterface
+    from torch._inductor import scheduler
+    from torch._inductor.runtime import hints
+    from torch.utils import _triton
+
+    given = SimpleNamespace(
+        name="GPU",
+        major=chip.arch // 10,
+        minor=chip.arch % 10,
+        multi_processor_count=chip.sms,
+        max_threads_per_multi_processor=chip.threads_per_sm,
+        regs_per_multiprocessor=_REGISTERS_PER_SM,
+        warp_size=32,
+        gcnArchName="",
+    )
+    properties = hints.DeviceProperties
+    wanted = {
+        "type": "cuda",
+        "index": 0,
+        "multi_processor_count": chip.sms,
+        "cc": chip.arch,
+        "major": chip.arch // 10,
+        "regs_per_multiprocessor": _REGISTERS_PER_SM,
+        "max_threads_per_multi_processor": chip.threads_per_sm,
+        "max_threads_per_block": 1024,
+        "warp_size": 32,
+    }
+    made = properties(**{key: value for key, value in wanted.items() if key in properties._fields})  # type: ignore[arg-type]
+    replaced: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "get_device_properties", lambda *_: given),
+        (torch.cuda, "get_device_capability", lambda *_: (chip.arch // 10, chip.arch % 10)),
+        (torch.cuda, "current_device", lambda: 0),
+        (CudaInterface, "get_device_properties", staticmethod(lambda *_: given)),
+        (CudaInterface, "is_bf16_supported", staticmethod(lambda **_: chip.arch >= _BFLOAT16)),
+        (properties, "create", lambda _: made),
+        (scheduler, "has_triton", lambda *_: True),
+        (_triton, "triton_hash_with_backend", lambda *_: ""),
+    ]
+    with ExitStack() as stack:
+        for where, name, value in replaced:
+            stack.enter_context(mock.patch.object(where, name, value))
+        yield

@@ -1,0 +1,83 @@
+"""Recorded scripts under torch.compile, run on Inductor's plans for the recorded GPU."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memmodel.allocator import CachingAllocator
+from memmodel.cublas import workspace
+from memmodel.gpus import load_gpu
+from memmodel.program import Program
+from memmodel.recording.device import CUDA
+from memmodel.replay import replay
+from memmodel.tracer.attention import Backends
+from memmodel.tracer.compiled.chip import Chip
+from memmodel.tracer.compiled.compiler import Compiler, fresh_dynamo
+from memmodel.tracer.compiled.run import watched_backward
+from memmodel.tracer.compiled.watching import PlanWatcher
+from memmodel.tracer.functions import Functions
+from memmodel_validate.comparison import Comparison, predicted
+from memmodel_validate.harnesses import HARNESSES
+from memmodel_validate.records import Row, Table, tables
+
+FACTORIES = ("randn", "ones", "empty", "arange")
+REPEATS_BACKWARD = ("yyin-compiled", "yyin-compiled-tf32")  # which PyTorch allows without donated buffers alone
+
+
+class OnTheCpu:
+    """torch, whose factories leave the device out."""
+
+    __name__ = "torch"
+
+    def __getattr__(self, name: str) -> Any:
+        made = getattr(torch, name)
+        if name not in FACTORIES:
+            return made
+        return lambda *args, device=None, **kwargs: made(*args, **kwargs)
+
+
+def compiled_program(run: Row) -> Program:
+    """The events of a row's script, its attention compiled by the installed PyTorch for the row's GPU."""
+    import torch._functorch.config
+
+    table = tables()[run.table]
+    harness: Any = HARNESSES[run.table]
+    attention = harness.keywords["attention"]
+    major, minor = (int(part) for part in table.torch.split(".")[:2])
+    chip = _chip(table)
+    watcher = PlanWatcher(CUDA)
+    functions = Functions(watcher, Backends(chip.arch, (major, minor)))
+    donated = run.table not in REPEATS_BACKWARD
+
+    def begins(_: Any) -> None:
+        watcher.backward = True
+
+    def ends() -> None:
+        watcher.backward = False
+
+    with fresh_dynamo(), watched_backward(watcher, begins, ends), ExitStack() as stack:
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(watcher)
+        stack.enter_context(Compiler(watcher, functions, chip).installed())
+        stack.enter_context(torch._functorch.config.patch({"donated_buffer": donated}))
+        harness.func(OnTheCpu(), run, watcher.mark, attention=lambda _, *tensors: attention(torch, *tensors))
+        program = watcher.program
+        watcher.close()
+    return program
+
+
+def _chip(table: Table) -> Chip:
+    """The table's GPU, or one of its compute capability where the source does not say which it was."""
+    assert table.compute_capability is not None
+    major, minor = table.compute_capability
+    gpu = table.source.environment.get("gpu_id")
+    return Chip(10 * major + minor, load_gpu(str(gpu)).sm_count) if gpu else Chip(10 * major + minor)
+
+
+def compared(run: Row) -> list[Comparison]:
+    """The row's printed numbers beside those of the plans."""
+    table = tables()[run.table]
+    replayed = replay(compiled_program(run), CachingAllocator(None), workspace(table.torch, table.compute_capability))
+    return [Comparison(run, c, text, predicted(replayed, c), table) for c, text in run.printed.items()]

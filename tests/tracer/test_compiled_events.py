@@ -1,0 +1,97 @@
+"""Plans for the CPU are held to really compiled code: PyTorch's allocator saw the same events, to the byte.
+
+All 48 spellings agree, in training and inference; that takes minutes of C++, so here are those with unlike reasons to
+differ.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from block import B, C, N, RMSNorm, training_step
+from compiled_events import (
+    own_cache,
+    planned_events,
+    planned_run,
+    real_compiled_events,
+    real_steps,
+    without_random_state,
+)
+
+from memmodel.program import Mark, Program
+from memmodel_validate.events import program_events
+from spellings import SPELLINGS
+from spellings import B as BATCH
+from spellings import D as HEAD_DIM
+from spellings import H as HEADS
+from spellings import N as SEQ
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the compiler's, which are many
+    pytest.mark.skipif(torch.__version__ < "2.13", reason="the compiler of an older PyTorch"),
+]
+BY_NAME = {spelling.__name__: spelling for spelling in SPELLINGS}
+SHAPES = dict.fromkeys("qkv", (BATCH, HEADS, SEQ, HEAD_DIM))
+
+
+@pytest.fixture(autouse=True)
+def cache() -> Iterator[None]:
+    with own_cache():
+        yield
+
+
+def on_torch(name: str) -> Any:
+    spelling = BY_NAME[name]
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        return spelling(torch, q, k, v)
+
+    return attention
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "dtype"),
+    [
+        ("library_softmax", "train", torch.float32),  # replaced by fused attention
+        ("softmax_by_hand", "train", torch.float32),
+        ("masked_fill", "inference", torch.float32),
+        ("dropout", "train", torch.float32),
+        ("checkpointed", "train", torch.float32),
+        ("softmax_in_float", "train", torch.bfloat16),
+    ],
+)
+def test_compiled_spellings_are_as_the_cpu_allocator_saw_them(name: str, step: str, dtype: torch.dtype) -> None:
+    planned = planned_events(on_torch(name), SHAPES, step, dtype)
+    assert planned == real_compiled_events(on_torch(name), SHAPES, step, dtype)
+    assert len(planned) > 6
+
+
+def test_the_comparison_can_fail() -> None:
+    planned = planned_events(on_torch("softmax_by_hand"), SHAPES, "train", torch.float32)
+    assert planned != planned_events(on_torch("softmax_by_amax"), SHAPES, "train", torch.float32)
+
+
+def in_pieces() -> Any:
+    """A step that dynamo breaks into graphs, with eager code between them, and that runs its own backward."""
+    norm = RMSNorm(C)
+
+    def step(x: Any) -> None:
+        y = norm(x)
+        torch._dynamo.graph_break()
+        y = torch.nn.functional.dropout(y, 0.1)
+        norm.zero_grad()
+        norm(y).pow(2).mean().backward()
+
+    return step
+
+
+@pytest.mark.parametrize("make", [in_pieces, lambda: training_step(foreach=True)[1]], ids=["breaks", "adamw"])
+def test_compiled_training_steps_are_as_the_cpu_allocator_saw_them(make: Any) -> None:
+    found = planned_run(make(), {"x": (B, N, C)}, "own", torch.float32, iterations=4)
+    events = found.traced.program.events
+    last = [i for i, e in enumerate(events) if isinstance(e, Mark) and e.phase == "forward"][-2]
+    step, x = torch.compile(make(), dynamic=False), torch.randn(B, N, C)
+    planned = without_random_state(program_events(Program(events[last:], {}, {})))
+    assert planned == real_steps(lambda: step(x))
+    assert found.graphs.breaks

@@ -1,0 +1,26 @@
+"""Plans for GPUs are held to other people's runs there: every number of a table's smallest and largest row."""
+
+import pytest
+import torch
+from compiled_tables import compared
+
+from memmodel_validate.harnesses import HARNESSES
+from memmodel_validate.records import Row, rows
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(torch.__version__ < "2.13", reason="the compiler of an older PyTorch"),
+]
+
+
+def ends(table: str) -> tuple[Row, Row]:
+    printed = [run for run in rows() if run.table == table and run.printed]
+    return printed[0], printed[-1]
+
+
+@pytest.mark.parametrize("table", [name for name in HARNESSES if "compiled" in name])
+def test_plans_print_the_recorded_numbers(table: str) -> None:
+    for run in ends(table):
+        found = compared(run)
+        assert found
+        assert [str(c) for c in found if not c.exact] == []
