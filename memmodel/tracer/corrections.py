@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from memmodel.dims import Shape
@@ -19,6 +20,7 @@ from memmodel.recording.device import Device
 from memmodel.recording.layout import is_dense
 from memmodel.recording.reduce_scratch import reduce_scratch
 from memmodel.tracer.attention import scratch_of_efficient_backward, scratch_of_flash_backward
+from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.kinds import count, kind_of, plain_dims
 
 aten = torch.ops.aten
@@ -186,14 +188,11 @@ def use_counts_alone() -> tuple[int, int]:
 
     Read from PyTorch itself; to be called before anything is traced, as inside an operator there is no autograd.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with torch.utils._python_dispatch._disable_current_modes(), torch.enable_grad():
-        mode = FakeTensorMode()
-        x = mode.from_tensor(torch.empty(2)).requires_grad_()
-        with mode, _Counts() as counts:  # type: ignore[no-untyped-call]
-            middle = x * 2.0
-            (middle * middle).backward(torch.empty(2))  # type: ignore[no-untyped-call]
+    alone = torch.utils._python_dispatch._disable_current_modes()
+    with alone, torch.enable_grad(), uncompiled(FakeTensorMode, _Counts), fake_mode(), _Counts() as counts:  # type: ignore[no-untyped-call]
+        x = torch.empty(2, requires_grad=True)
+        middle = x * 2.0
+        (middle * middle).backward(torch.empty(2))  # type: ignore[no-untyped-call]
     found: tuple[int, int] | None = counts.found
     assert found is not None
     return found

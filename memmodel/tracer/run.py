@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
+from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.functions import Functions
 from memmodel.tracer.modules import made_fake
 from memmodel.tracer.patches import Hooks, patched
@@ -61,11 +62,12 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     """Run the step on fake tensors of these sizes: ints, or symbols of `mode`'s shape environment."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+    mode = mode or fake_mode(allow_non_fake_inputs=True)
     watcher = Watcher(setting.device)
     run = _Run(setting, watcher)
     functions = Functions(watcher, setting.backends)
     with told_as_theirs(), ExitStack() as stack:
+        stack.enter_context(uncompiled(FakeTensorMode, Watcher))
         stack.enter_context(patched(Hooks(run.backward_begins, run.backward_ends, functions)))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode)
@@ -225,11 +227,3 @@ def bound(function: Callable[..., Any], arguments: dict[str, Tensor]) -> dict[st
             f"{', '.join(arguments) or 'no inputs'}: expected one input for each of {', '.join(required) or 'none'}"
         )
     return arguments
-
-
-@contextmanager
-def symbolic_mode() -> Iterator[FakeTensorMode]:
-    """A mode whose sizes can be symbols; equal values do not make equal symbols."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    yield FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)

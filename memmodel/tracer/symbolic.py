@@ -14,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.tracer.fake import fake_mode, shape_environment, symbol, uncompiled
 from memmodel.tracer.run import Setting, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
@@ -51,12 +52,11 @@ def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
 
 def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     """Run the step on symbols with these hints. A letter of 1 stays a number: PyTorch's layouts differ there."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    environment = ShapeEnv(duck_shape=False)
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    sizes: dict[str, Any] = {x: value if value == 1 else _symbol(environment, x, value) for x, value in values.items()}
-    program = traced(setting, sizes, mode).program
+    environment = shape_environment()
+    mode = fake_mode(environment, allow_non_fake_inputs=True)
+    with uncompiled(FakeTensorMode):
+        sizes = {x: value if value == 1 else symbol(environment, x, value) for x, value in values.items()}
+        program = traced(setting, sizes, mode).program
     inner = {x: size.node.expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     originals = {x: size.node._expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in values}
@@ -70,16 +70,6 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     used = Program(rewritten, program.names, program.gradients)
     return Symbolic(used, symbols, tuple(conditions), fixed)
-
-
-def _symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-    source = ConstantSource(letter)
-    symbol = environment.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC)
-    size: torch.SymInt = environment.create_symintnode(symbol, hint=hint, source=source)
-    return size
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
@@ -160,8 +150,8 @@ def _divisors(symbolic: Symbolic) -> dict[str, int]:
     for expression in expressions:
         for part in sympy.preorder_traversal(sympy.sympify(expression)):
             for inner, divisor in _division(part):
-                for symbol in inner.free_symbols & set(names):
-                    found[names[symbol]] = math.lcm(found.get(names[symbol], 1), divisor)
+                for free in inner.free_symbols & set(names):
+                    found[names[free]] = math.lcm(found.get(names[free], 1), divisor)
     return found
 
 
