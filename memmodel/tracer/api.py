@@ -140,16 +140,29 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     """The run in letters and its forms; else why there are none."""
     if not job.sizes:
         return None, None, "no size is a letter"
-    repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
+    same = _enough(program)
+    repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
     setting = job.setting._replace(iterations=repeats)
     try:
         symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
-        forms = closed_forms(symbolic, program, job.sizes)
+        forms = closed_forms(symbolic, same, job.sizes)
     except UsageError as error:
         return None, None, f"the code does not run in letters: {error}"
     if not forms.checked:
         return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
     return symbolic, forms, ""
+
+
+def _enough(program: Program) -> Program:
+    """Without the third step where the second was the same."""
+    starts = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
+    if len(starts) < 3:
+        return program
+    second, third = (
+        [(e.op, e.nbytes, e.dtype, e.site) for e in part if isinstance(e, Alloc)]
+        for part in (program.events[starts[-2] : starts[-1]], program.events[starts[-1] :])
+    )
+    return program._replace(events=program.events[: starts[-1]]) if second == third else program
 
 
 def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
@@ -158,15 +171,20 @@ def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
         return program
     from memmodel.report.formulas import plain
 
-    written = [e for e in symbolic.program.events if isinstance(e, Alloc)]
-    births = [e for e in program.events if isinstance(e, Alloc) and not is_sum_scratch(e)]
     shapes = {
         e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
-        for e, w in zip(births, written, strict=True)
+        for e, w in zip(_of_last_step(program), _of_last_step(symbolic.program), strict=True)
         if len(e.shape) == len(w.shape)
     }
     events = [e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in program.events]
     return Program(events, program.names, program.gradients)
+
+
+def _of_last_step(program: Program) -> list[Alloc]:
+    """The births among the inputs and in the last step."""
+    marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
+    events = (*program.events[: marks[0]], *program.events[marks[-1] :])
+    return [e for e in events if isinstance(e, Alloc) and not is_sum_scratch(e)]
 
 
 def _letter(text: str) -> str:

@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.program import Alloc, Event, Launch, Program, Site
 from memmodel.tracer.fake import fake_mode, shape_environment, symbol, uncompiled
 from memmodel.tracer.run import Setting, traced
 
@@ -29,13 +29,14 @@ class Symbolic(NamedTuple):
     Attributes:
         program: its bytes and sizes are expressions. symbols: by letter.
         conditions: what the sizes must satisfy for the same run, as expressions; only those that can fail.
-        fixed: letters that the code takes as plain numbers, and the number.
+        fixed: letters that the code takes as plain numbers, and the number. forward_of: as in `Traced`.
     """
 
     program: Program
     symbols: dict[str, sympy.Symbol]
     conditions: tuple[Any, ...]
     fixed: dict[str, int]
+    forward_of: dict[int, Site]
 
 
 def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
@@ -56,7 +57,8 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     mode = fake_mode(environment, allow_non_fake_inputs=True)
     with uncompiled(FakeTensorMode):
         sizes = {x: value if value == 1 else symbol(environment, x, value) for x, value in values.items()}
-        program = traced(setting, sizes, mode).program
+        found = traced(setting, sizes, mode)
+    program = found.program
     inner = {x: size.node.expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     originals = {x: size.node._expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in values}
@@ -69,7 +71,7 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     used = Program(rewritten, program.names, program.gradients)
-    return Symbolic(used, symbols, tuple(conditions), fixed)
+    return Symbolic(used, symbols, tuple(conditions), fixed, found.forward_of)
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
