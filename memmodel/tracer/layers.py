@@ -2,20 +2,23 @@
 
 How many layers there are is read off the parameters' names (`blocks.0.mlp.weight`, `blocks.1.mlp.weight`, ...) or, in a
 plain loop, off tensors that the code holds, as many as the loop's rounds. A run is a series of births that comes
-that often in a row, each round made by the same instructions with the same bytes. What is alive of a run at a moment
+that often in a row, each round made by the same instructions, with the same bytes, from its own layer's parameters. What is alive of a run at a moment
 is all rounds, or all but the last few, or the first few: so a sum of bytes is L times a sum plus a rest. It is the sum
 itself, regrouped; that another number of layers repeats in the same way is the one thing assumed.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
+from memmodel.tracer.polynomials import terms
+from memmodel.tracer.run import Traced
+from memmodel.work import Work
 
 _LETTERS = ("L", "L_layers", "layers")
 _INDEX = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
@@ -35,8 +38,8 @@ class Layers(NamedTuple):
 
     Attributes:
         symbol: the letter. count: how many layers were traced. what: what they are called.
-        places: of storages that come once per layer. launches: index among the events of the first round's kernels
-            and of all rounds'.
+        places: of storages that come once per layer.
+        launches: numbers of the first round's kernels in the program, and of all rounds'.
     """
 
     symbol: Symbol
@@ -91,64 +94,96 @@ class Layers(NamedTuple):
             return sympy.Mul(self.symbol, each) + rest
         return sympy.Add(sympy.Mul(self.symbol, each, evaluate=each.is_Mul or each.is_Atom), rest)
 
-    def work(self, program: Program, amount: Any) -> Expr:
-        """An amount of all kernels' work, regrouped."""
+    def work(self, launches: Iterable[tuple[int, Launch]], amount: Callable[[Work], Any]) -> Expr:
+        """An amount of all kernels' work, regrouped; kernels with their number in the program."""
         first, repeated = self.launches
         each: Any = Integer(0)
         rest: Any = Integer(0)
-        for index, event in enumerate(program.events):
-            if isinstance(event, Launch):
-                each += amount(event.work) if index in first else 0
-                rest += amount(event.work) if index not in repeated else 0
+        for number, launch in launches:
+            each += amount(launch.work) if number in first else 0
+            rest += amount(launch.work) if number not in repeated else 0
         return self.total(each, rest)
 
 
-def layers_of(step: Program, forward_of: Mapping[int, Site], letters: Iterable[str]) -> Layers | None:
-    """The repetition in a step (see `last_step`); None where there is none."""
-    count, what = _count(step)
+def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers | None:
+    """The repetition in a program's last step; None where there is none. `run`: where the program comes from."""
+    sections = _sections(program)
+    layer, what = _layer_of(program, sections)
+    count = max(layer.values(), default=0) + 1
     if count < 2:
         return None
-    name = next(x for x in _LETTERS if x not in set(letters))
+    owners = [{**dict.fromkeys(layer), **run.owners.of}, dict(enumerate(run.owners.launches))]
+    owners[0] |= {key: key for key in layer}
+    last = max(i for i, section in enumerate(sections) if section.phase == "forward")
     places: dict[int, Place] = {}
     first: set[int] = set()
     repeated: set[int] = set()
-    number = 0
-    for phase, births, launches in _sections(step):
-        signs = [_sign(step, birth, forward_of) for birth in births]
+    for i, section in enumerate(sections):
+        births = [birth.key for birth in section.births]
+        signs = [_sign(program, birth, run.forward_of) for birth in section.births]
         for start, period in runs(signs, count):
-            number += 1
-            for i in range(count * period):
-                places[births[start + i].key] = Place(number, i % period, i // period, phase)
-        for start, period in runs([_launched(step.events[i]) for i in launches], count):
-            first |= set(launches[start : start + period])
-            repeated |= set(launches[start : start + count * period])
+            of = [layer.get(owners[0].get(key)) for key in births[start : start + count * period]]
+            if _each_its_own(of, period, count):
+                number = len(places)
+                for k in range(count * period):
+                    phase = section.phase if i >= last else "inputs"
+                    places[births[start + k]] = Place(number, k % period, k // period, phase)
+        if i >= last:
+            numbers = [number for number, _ in section.launches]
+            for start, period in runs([_launched(launch) for _, launch in section.launches], count):
+                of = [layer.get(owners[1][number]) for number in numbers[start : start + count * period]]
+                if _each_its_own(of, period, count):
+                    first |= set(numbers[start : start + period])
+                    repeated |= set(numbers[start : start + count * period])
+    name = next(x for x in _LETTERS if x not in set(letters))
     symbol = Symbol(name, integer=True, positive=True)
     return Layers(symbol, count, what, places, (frozenset(first), frozenset(repeated)))
 
 
-def _sections(step: Program) -> list[tuple[str, list[Alloc], list[int]]]:
-    """(phase, its births, places of its kernels among the events)."""
-    found: list[tuple[str, list[Alloc], list[int]]] = []
-    for index, event in enumerate(step.events):
+def _each_its_own(of: Sequence[int | None], period: int, count: int) -> bool:
+    """Whether each round works with its own layer's parameters, in their order or in the reverse: no mere coincidence."""
+    forth, back = [*range(count)], [*reversed(range(count))]
+    return any([*of[part::period]] in (forth, back) for part in range(period))
+
+
+class _Section(NamedTuple):
+    """From a mark to the next: births, and kernels with their number in the program."""
+
+    phase: str
+    births: list[Alloc]
+    launches: list[tuple[int, Launch]]
+
+
+def _sections(program: Program) -> list[_Section]:
+    found: list[_Section] = []
+    launched = 0
+    for event in program.events:
         if isinstance(event, Mark):
-            found.append((event.phase, [], []))
+            found.append(_Section(event.phase, [], []))
         elif isinstance(event, Alloc):
-            found[-1][1].append(event)
+            found[-1].births.append(event)
         elif isinstance(event, Launch):
-            found[-1][2].append(index)
+            found[-1].launches.append((launched, event))
+            launched += 1
     return found
 
 
-def _sign(step: Program, birth: Alloc, forward_of: Mapping[int, Site]) -> Hashable:
+def _sign(program: Program, birth: Alloc, forward_of: Mapping[int, Site]) -> Hashable:
     """What is alike in every round: the instructions, the operator, the bytes, the name up to its number."""
-    name = step.names.get(birth.key, "")
-    of = step.names.get(step.gradients.get(birth.key, 0), "")
+    name = program.names.get(birth.key, "")
     site = birth.site or forward_of.get(birth.key)
-    return wildcard(name), wildcard(of), site, birth.op, birth.nbytes, birth.dtype.name
+    return wildcard(name), site, birth.op, _canonical(birth.nbytes), birth.dtype.name
 
 
-def _launched(event: Any) -> Hashable:
-    return event.name, event.kind, event.work, event.dtype.name
+def _launched(launch: Launch) -> Hashable:
+    work = launch.work
+    amounts = (work.matmul, work.vector, work.exp, work.read, work.written)
+    return launch.name, launch.kind, launch.dtype.name, *map(_canonical, amounts)
+
+
+def _canonical(expression: Any) -> Hashable:
+    """The same for all spellings of a polynomial."""
+    return expression if isinstance(expression, int) else frozenset(terms(expression).items())
 
 
 def wildcard(name: str) -> str:
@@ -156,32 +191,46 @@ def wildcard(name: str) -> str:
     return _INDEX.sub("*", name, count=1)
 
 
-def _count(step: Program) -> tuple[int, str]:
-    """(number of layers, what they are): alike children of a module, else rounds of a loop with tensors of its own."""
-    inputs = next((births for phase, births, _ in _sections(step) if phase == "inputs"), [])
-    children: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[dict[int | None, int], str]:
+    """(layer of each parameter, what the layers are): alike children of a module, else rounds of a loop."""
+    inputs = next((section.births for section in sections if section.phase == "inputs"), [])
+    children: dict[str, dict[str, list[Alloc]]] = defaultdict(lambda: defaultdict(list))
     for birth in inputs:
-        name = step.names.get(birth.key, "")
+        name = program.names.get(birth.key, "")
         match = _INDEX.search(name)
         if match:
-            children[name[: match.start()]][match[0]].append((name[match.end() :], birth.nbytes))
-    alike = {prefix: Counter(map(tuple, found.values())).most_common(1)[0] for prefix, found in children.items()}
-    found = [(count * len(parts), count, f"{prefix}*") for prefix, (parts, count) in alike.items() if count > 1]
-    if found:
-        most = max(found)
-        return most[1], ", ".join(what for _, count, what in found if count == most[1])
-    return _rounds(step, inputs), "rounds of the loop"
+            children[name[: match.start()]][match[0]].append(birth)
+    alike = {prefix: _alike(program, found) for prefix, found in children.items()}
+    weight = {n: sum(len(x) for f in alike.values() if len(f) == n for x in f) for n in map(len, alike.values())}
+    most = max((n for n in weight if n > 1), key=lambda n: weight[n], default=0)
+    if most:
+        chosen = {prefix: found for prefix, found in alike.items() if len(found) == most}
+        layer = {birth.key: i for found in chosen.values() for i, births in enumerate(found) for birth in births}
+        return layer, ", ".join(f"{prefix}*" for prefix in chosen)
+    return _rounds(program, sections, inputs), "rounds of the loop"
 
 
-def _rounds(step: Program, inputs: Sequence[Alloc]) -> int:
-    """Rounds of the longest loop in forward that has a tensor of its own in each, from outside."""
-    forward = next((births for phase, births, _ in _sections(step) if phase == "forward"), [])
-    signs = [(birth.site, birth.op, birth.nbytes) for birth in forward]
-    own = [(birth.nbytes, birth.dtype.name) for birth in inputs if step.names.get(birth.key) == "constant"]
+def _alike(program: Program, children: Mapping[str, list[Alloc]]) -> list[list[Alloc]]:
+    """The largest group of children that have the same parameters, in order of their numbers."""
+    groups: dict[Hashable, list[list[Alloc]]] = defaultdict(list)
+    for _, births in sorted(children.items(), key=lambda child: int(child[0])):
+        key = tuple((wildcard(program.names[b.key]), _canonical(b.nbytes), b.dtype.name) for b in births)
+        groups[key].append(births)
+    return max(groups.values(), key=len)
+
+
+def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[Alloc]) -> dict[int | None, int]:
+    """Constants that a loop in forward takes one after the other, by its round."""
+    forward = next((section.births for section in sections if section.phase == "forward"), [])
+    signs = [(birth.site, birth.op, _canonical(birth.nbytes)) for birth in forward]
+    held = [birth for birth in inputs if program.names.get(birth.key) == "constant"]
+    own = [(_canonical(birth.nbytes), birth.dtype.name) for birth in held]
     for count in range(len(own), 1, -1):
-        if runs(own, count) and runs(signs, count):
-            return count
-    return 0
+        found = runs(own, count)
+        if found and runs(signs, count):
+            start, period = found[0]
+            return {held[start + i].key: i // period for i in range(count * period)}
+    return {}
 
 
 def runs(signs: Sequence[Hashable], count: int) -> list[tuple[int, int]]:
@@ -194,7 +243,8 @@ def runs(signs: Sequence[Hashable], count: int) -> list[tuple[int, int]]:
             if same:
                 streak += 1
                 continue
-            if (streak + period) // period == count and count * period > count * best[1]:
+            long_enough = (streak + period) // period == count and period > best[1]
+            if long_enough and not _repeats(signs[i - streak : i - streak + period]):
                 best = i - streak, period
             streak = 0
     start, period = best
@@ -203,6 +253,12 @@ def runs(signs: Sequence[Hashable], count: int) -> list[tuple[int, int]]:
     end = start + count * period
     after = [(end + s, p) for s, p in runs(signs[end:], count)]
     return [*runs(signs[:start], count), best, *after]
+
+
+def _repeats(signs: Sequence[Hashable]) -> bool:
+    """Whether a round is itself a smaller one several times over: then how many there are is not known."""
+    n = len(signs)
+    return any(n % p == 0 and all(signs[i] == signs[i + p] for i in range(n - p)) for p in range(1, n // 2 + 1))
 
 
 def progress(step: Program, layers: Layers, until: int) -> float:

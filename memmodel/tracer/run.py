@@ -18,6 +18,7 @@ from memmodel.tracer.failures import told_as_theirs
 from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.functions import Functions
 from memmodel.tracer.modules import made_fake
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.patches import Hooks, patched
 from memmodel.tracer.saved import saved_tensors
 from memmodel.tracer.specs import Input
@@ -49,6 +50,7 @@ class Traced(NamedTuple):
         program: its events. unknown: operator -> what is not known about it. operators: how many there were.
         last_use: storage -> place among the events where an operator last touched it.
         forward_of: storage made in backward -> the line whose backward it is.
+        owners: which parameter each storage and kernel comes from.
     """
 
     program: Program
@@ -56,6 +58,7 @@ class Traced(NamedTuple):
     operators: int
     last_use: dict[int, int]
     forward_of: dict[int, Site]
+    owners: Owners
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -81,7 +84,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
                 run.step()
         program = watcher.program
         watcher.close()
-    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of)
+    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners)
 
 
 class _Run:

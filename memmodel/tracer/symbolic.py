@@ -13,9 +13,9 @@ import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memmodel.program import Alloc, Event, Launch, Program, Site
+from memmodel.program import Alloc, Event, Launch, Program
 from memmodel.tracer.fake import fake_mode, shape_environment, symbol, uncompiled
-from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.run import Setting, Traced, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
 _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
@@ -29,14 +29,14 @@ class Symbolic(NamedTuple):
     Attributes:
         program: its bytes and sizes are expressions. symbols: by letter.
         conditions: what the sizes must satisfy for the same run, as expressions; only those that can fail.
-        fixed: letters that the code takes as plain numbers, and the number. forward_of: as in `Traced`.
+        fixed: letters that the code takes as plain numbers, and the number. run: as it was.
     """
 
     program: Program
     symbols: dict[str, sympy.Symbol]
     conditions: tuple[Any, ...]
     fixed: dict[str, int]
-    forward_of: dict[int, Site]
+    run: Traced
 
 
 def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
@@ -71,7 +71,7 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     used = Program(rewritten, program.names, program.gradients)
-    return Symbolic(used, symbols, tuple(conditions), fixed, found.forward_of)
+    return Symbolic(used, symbols, tuple(conditions), fixed, found)
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:

@@ -25,6 +25,7 @@ from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
 from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
 from memmodel.tracer.kinds import kind_of, plain_dims
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.opaque import births_of_opaque
 from memmodel.tracer.work import launches_of
 
@@ -69,6 +70,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
         self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
+        self.owners = Owners(self)
         self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
         self._started = time.monotonic()
 
@@ -171,7 +173,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if not is_fake(given):
                     self.brought_along(given)
         before = self._last_key
+        launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
+        self.owners.note(args, out, range(before + 1, self._last_key + 1), self.events[launched:])
         if node is None:
             self._remember(out)
         elif not accumulates:
