@@ -92,7 +92,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         symbolic.fixed,
         _saved(step, layers),
         peaks,
-        *(_work(symbolic.program, layers, amount) for amount in _AMOUNTS),
+        *(_work(step, layers, amount) for amount in _AMOUNTS),
         unproven,
         _agrees(whole.program, concrete, numbers) and _agrees(symbolic.program, concrete, numbers),
         layers,
@@ -108,13 +108,9 @@ def _saved(step: Program, layers: Layers | None) -> Expr:
 _AMOUNTS: tuple[Callable[[Work], Any], ...] = (lambda w: w.matmul, lambda w: w.flops, lambda w: w.hbm_bytes)
 
 
-def _work(program: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
-    """An amount of the last step's kernels."""
-    all_ = [e for e in program.events if isinstance(e, Launch)]
-    count = sum(isinstance(e, Launch) for e in last_step(program).events)
-    launches = list(enumerate(all_))[len(all_) - count :]
-    plain = sum((amount(launch.work) for _, launch in launches), start=Integer(0))
-    return short(plain) if layers is None else _same(layers.work(launches, amount), plain, layers)
+def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
+    plain = sum((amount(e.work) for e in step.events if isinstance(e, Launch)), start=Integer(0))
+    return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
 
 
 def _region(symbolic: Symbolic, multiples: Mapping[str, int]) -> str:

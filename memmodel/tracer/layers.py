@@ -2,9 +2,10 @@
 
 How many layers there are is read off the parameters' names (`blocks.0.mlp.weight`, `blocks.1.mlp.weight`, ...) or, in a
 plain loop, off tensors that the code holds, as many as the loop's rounds. A run is a series of births that comes
-that often in a row, each round made by the same instructions, with the same bytes, from its own layer's parameters. What is alive of a run at a moment
-is all rounds, or all but the last few, or the first few: so a sum of bytes is L times a sum plus a rest. It is the sum
-itself, regrouped; that another number of layers repeats in the same way is the one thing assumed.
+that often in a row, each round made by the same instructions, with the same bytes, from its own layer's parameters.
+What is alive of a run at a moment is all rounds, or all but the last few, or the first few: so a sum of bytes is L
+times a sum plus a rest. It is the sum itself, regrouped; that another number of layers repeats in the same way is the
+one thing assumed.
 """
 
 import re
@@ -16,6 +17,7 @@ import sympy
 from sympy import Expr, Integer, Symbol
 
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.polynomials import terms
 from memmodel.tracer.run import Traced
 from memmodel.work import Work
@@ -39,14 +41,15 @@ class Layers(NamedTuple):
     Attributes:
         symbol: the letter. count: how many layers were traced. what: what they are called.
         places: of storages that come once per layer.
-        launches: numbers of the first round's kernels in the program, and of all rounds'.
+        each, rest: the work of one layer's kernels, and of those that do not repeat.
     """
 
     symbol: Symbol
     count: int
     what: str
     places: dict[int, Place]
-    launches: tuple[frozenset[int], frozenset[int]]
+    each: Work
+    rest: Work
 
     def alive(self, sizes: Mapping[int, Any], phase: str, progress: float) -> Expr:
         """The bytes of these storages, regrouped: L times what each layer has, plus the rest.
@@ -94,15 +97,9 @@ class Layers(NamedTuple):
             return sympy.Mul(self.symbol, each) + rest
         return sympy.Add(sympy.Mul(self.symbol, each, evaluate=each.is_Mul or each.is_Atom), rest)
 
-    def work(self, launches: Iterable[tuple[int, Launch]], amount: Callable[[Work], Any]) -> Expr:
-        """An amount of all kernels' work, regrouped; kernels with their number in the program."""
-        first, repeated = self.launches
-        each: Any = Integer(0)
-        rest: Any = Integer(0)
-        for number, launch in launches:
-            each += amount(launch.work) if number in first else 0
-            rest += amount(launch.work) if number not in repeated else 0
-        return self.total(each, rest)
+    def work(self, amount: Callable[[Work], Any]) -> Expr:
+        """An amount of the last step's work, regrouped."""
+        return self.total(amount(self.each), amount(self.rest))
 
 
 def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers | None:
@@ -112,38 +109,48 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
     count = max(layer.values(), default=0) + 1
     if count < 2:
         return None
-    owners = [{**dict.fromkeys(layer), **run.owners.of}, dict(enumerate(run.owners.launches))]
-    owners[0] |= {key: key for key in layer}
     last = max(i for i, section in enumerate(sections) if section.phase == "forward")
+    owner = {**run.owners.of, **{key: key for key in layer}}
     places: dict[int, Place] = {}
-    first: set[int] = set()
-    repeated: set[int] = set()
+    each, rest = Work(), Work()
     for i, section in enumerate(sections):
-        births = [birth.key for birth in section.births]
+        births = [(birth.key, layer.get(owner.get(birth.key))) for birth in section.births]
         signs = [_sign(program, birth, run.forward_of) for birth in section.births]
-        for start, period in runs(signs, count):
-            of = [layer.get(owners[0].get(key)) for key in births[start : start + count * period]]
-            if _each_its_own(of, period, count):
-                number = len(places)
-                for k in range(count * period):
-                    phase = section.phase if i >= last else "inputs"
-                    places[births[start + k]] = Place(number, k % period, k // period, phase)
+        for start, period in _own_runs(signs, [of for _, of in births], count):
+            phase, number = section.phase if i >= last else "inputs", len(places)
+            for k, (key, _) in enumerate(births[start : start + count * period]):
+                places[key] = Place(number, k % period, k // period, phase)
         if i >= last:
-            numbers = [number for number, _ in section.launches]
-            for start, period in runs([_launched(launch) for _, launch in section.launches], count):
-                of = [layer.get(owners[1][number]) for number in numbers[start : start + count * period]]
-                if _each_its_own(of, period, count):
-                    first |= set(numbers[start : start + period])
-                    repeated |= set(numbers[start : start + count * period])
+            one, other = _work(section, run.owners, layer, count)
+            each, rest = each + one, rest + other
     name = next(x for x in _LETTERS if x not in set(letters))
-    symbol = Symbol(name, integer=True, positive=True)
-    return Layers(symbol, count, what, places, (frozenset(first), frozenset(repeated)))
+    return Layers(Symbol(name, integer=True, positive=True), count, what, places, each, rest)
 
 
-def _each_its_own(of: Sequence[int | None], period: int, count: int) -> bool:
-    """Whether each round works with its own layer's parameters, in their order or in the reverse: no mere coincidence."""
-    forth, back = [*range(count)], [*reversed(range(count))]
-    return any([*of[part::period]] in (forth, back) for part in range(period))
+def _work(section: "_Section", owners: Owners, layer: Mapping[int | None, int], count: int) -> tuple[Work, Work]:
+    """(work of one layer's kernels, of those that do not repeat); kernels on lists element by element."""
+    kernels: list[tuple[Hashable, Work, int | None]] = []
+    left = Work()
+    for number, launch in section.launches:
+        parts = owners.parts.get(number, [(launch.work, owners.launches[number])])
+        kernels += [(_launched(launch, work), work, layer.get(owner)) for work, owner in parts]
+        left += launch.work + sum((work for work, _ in parts), start=Work()) * -1
+    repeated: set[int] = set()
+    each = Work()
+    for start, period in _own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
+        each += sum((work for _, work, _ in kernels[start : start + period]), start=Work())
+        repeated |= {*range(start, start + count * period)}
+    return each, sum((work for i, (_, work, _) in enumerate(kernels) if i not in repeated), start=left)
+
+
+def _own_runs(signs: Sequence[Hashable], of: Sequence[int | None], count: int) -> list[tuple[int, int]]:
+    """The runs in which each round works with its own layer's parameters, in order or in reverse: no coincidence."""
+    orders = [*range(count)], [*reversed(range(count))]
+    return [
+        (start, period)
+        for start, period in runs(signs, count)
+        if any([*of[start + part : start + count * period : period]] in orders for part in range(period))
+    ]
 
 
 class _Section(NamedTuple):
@@ -175,8 +182,7 @@ def _sign(program: Program, birth: Alloc, forward_of: Mapping[int, Site]) -> Has
     return wildcard(name), site, birth.op, _canonical(birth.nbytes), birth.dtype.name
 
 
-def _launched(launch: Launch) -> Hashable:
-    work = launch.work
+def _launched(launch: Launch, work: Work) -> Hashable:
     amounts = (work.matmul, work.vector, work.exp, work.read, work.written)
     return launch.name, launch.kind, launch.dtype.name, *map(_canonical, amounts)
 

@@ -25,8 +25,8 @@ from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
 from memmodel.tracer.corrections import casts, in_place_result, is_accumulation, scratch, use_counts_alone
 from memmodel.tracer.kinds import kind_of, plain_dims
-from memmodel.tracer.owners import Owners
 from memmodel.tracer.opaque import births_of_opaque
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.work import launches_of
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
@@ -175,7 +175,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self._last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
-        self.owners.note(args, out, range(before + 1, self._last_key + 1), self.events[launched:])
+        self.owners.note(func, args, out, range(before + 1, self._last_key + 1), self.events[launched:])
         if node is None:
             self._remember(out)
         elif not accumulates:
@@ -225,6 +225,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inside = scratch(func, args, kwargs, out, self.device)
             temporary = self._births([*casts(func, args, self.device), *_tensors(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
+        if all(self.key_of(x) is None for x in _tensors((args, kwargs, out))):
+            launches = []  # numbers on the host, such as an optimizer's step counters
         if not known:
             self.unknown.setdefault(func._schema.name, "its arithmetic is not known: it counts as moving its bytes")
         self.events += launches
