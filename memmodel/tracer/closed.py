@@ -87,7 +87,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         unproven += missing
     return Forms(
         symbolic.symbols,
-        _region(symbolic, multiples),
+        _region(symbolic, multiples, layers),
         symbolic.conditions,
         symbolic.fixed,
         _saved(step, layers),
@@ -102,7 +102,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
 def _saved(step: Program, layers: Layers | None) -> Expr:
     found = saved_storages(step)
     plain = sum(found.values(), start=Integer(0))
-    return short(plain) if layers is None else _same(layers.alive(found, "forward", 1.0), plain, layers)
+    return short(plain) if layers is None else _same(layers.alive(found, found, "forward", 1.0), plain, layers)
 
 
 _AMOUNTS: tuple[Callable[[Work], Any], ...] = (lambda w: w.matmul, lambda w: w.flops, lambda w: w.hbm_bytes)
@@ -113,11 +113,12 @@ def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -
     return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
 
 
-def _region(symbolic: Symbolic, multiples: Mapping[str, int]) -> str:
+def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None) -> str:
     from memmodel.report.formulas import plain
 
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
-    parts = ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
+    parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
+    parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
     parts += [f"{x} fixed at {n}" for x, n in symbolic.fixed.items()]
     parts += [f"{x} a multiple of {n}" for x, n in multiples.items()]
     parts += [plain(c) for c in symbolic.conditions if c not in unlike]
@@ -169,7 +170,7 @@ def _branches(
     shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
     unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
     shown = best if len(best) <= _MOST_BRANCHES else [max(values, key=lambda m: values[m][0])]
-    forms = {m: _form(m, moments[m][1], step, phase, layers) for m in shown}
+    forms = {m: _form(m, moments[m][1:], step, phase, layers) for m in shown}
     if len(best) > _MOST_BRANCHES:
         return (Branch(forms[shown[0]], moments[shown[0]][0], "at these sizes"),), unproven
     return tuple(
@@ -177,12 +178,13 @@ def _branches(
     ), unproven
 
 
-def _form(moment: Any, index: int, step: Program, phase: str, layers: Layers | None) -> Expr:
+def _form(moment: Any, places: tuple[int, int], step: Program, phase: str, layers: Layers | None) -> Expr:
     """The bytes of a moment, factored; in the number of layers where that is the same sum."""
     plain = sympy.Add(*(coefficient * term for term, coefficient in moment))
     if layers is None:
         return short(plain)
-    found = layers.alive(alive_at(step, index), phase, progress(step, layers, index))
+    first, last = places
+    found = layers.alive(alive_at(step, first), alive_at(step, last), phase, progress(step, layers, first))
     return _same(found, plain, layers)
 
 
@@ -205,23 +207,25 @@ def _condition(winner: Expr, others: list[Expr]) -> Any:
         return "for some sizes"
 
 
-def _moments(program: Program, phase: str) -> dict[Any, tuple[str, int]]:
-    """Live bytes after each birth of a phase and at its start, as terms: what is made then, and the event."""
+def _moments(program: Program, phase: str) -> dict[Any, tuple[str, int, int]]:
+    """Live bytes after each birth of a phase and at its start, as terms: what is made first, first and last event."""
     labels = names(program)
     live: Terms = {}
-    found: dict[Any, tuple[str, int]] = {}
+    found: dict[Any, tuple[str, int, int]] = {}
     sizes: dict[int, Mapping[Any, Any]] = {}
     current = ""
     for index, event in enumerate(program.events):
         if isinstance(event, Mark):
             current = event.phase
             if current == phase:
-                found[frozenset(live.items())] = "at its start", index
+                found[frozenset(live.items())] = "at its start", index, index
         elif isinstance(event, Alloc):
             sizes[event.key] = terms(event.nbytes)
             add(live, sizes[event.key], 1)
             if current == phase:
-                found.setdefault(frozenset(live.items()), (f"when {labels[event.key]} is made", index))
+                moment = frozenset(live.items())
+                what, first, _ = found.get(moment, (f"when {labels[event.key]} is made", index, index))
+                found[moment] = what, first, index
         elif isinstance(event, Free):
             add(live, sizes.pop(event.key), -1)
     return found

@@ -54,6 +54,12 @@ def symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
     return size
 
 
+def fake_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What a real tensor is under the fake mode that is on; the same as long as it is held."""
+    mode: Any = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return mode.fake_tensor_converter.from_real_tensor(mode, tensor, source=_source("constant"))  # type: ignore[no-any-return]
+
+
 @contextmanager
 def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
     """Within, these modes run without asking the compiler, and guards have no line."""

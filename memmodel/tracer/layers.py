@@ -8,7 +8,6 @@ times a sum plus a rest. It is the sum itself, regrouped; that another number of
 one thing assumed.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Expr, Integer, Symbol
 
+from memmodel.origin import LAYER_NUMBER, wildcard
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
 from memmodel.tracer.owners import Owners
 from memmodel.tracer.polynomials import terms
@@ -23,7 +23,6 @@ from memmodel.tracer.run import Traced
 from memmodel.work import Work
 
 _LETTERS = ("L", "L_layers", "layers")
-_INDEX = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
 
 
 class Place(NamedTuple):
@@ -51,44 +50,51 @@ class Layers(NamedTuple):
     each: Work
     rest: Work
 
-    def alive(self, sizes: Mapping[int, Any], phase: str, progress: float) -> Expr:
+    def alive(self, sizes: Mapping[int, Any], again: Iterable[int], phase: str, progress: float) -> Expr:
         """The bytes of these storages, regrouped: L times what each layer has, plus the rest.
 
-        sizes: storage -> bytes. phase, progress: when; how much of the phase's layers is done, between 0 and 1.
+        sizes: storage -> bytes. again: the storages at the last moment of the phase with the same bytes: where other
+        rounds are alive then, their number goes along with the layers, and is not theirs. phase, progress: when; how
+        much of the phase's layers is done, between 0 and 1.
         """
-        rounds: dict[Any, list[int]] = defaultdict(list)
+        rounds, later = self._rounds(sizes), self._rounds(again)
+        nbytes = {self._part(key): size for key, size in sizes.items()}
         each: Any = Integer(0)
-        rest: Any = Integer(0)
-        nbytes: dict[Any, Any] = {}
-        for key, size in sizes.items():
-            place = self.places.get(key)
-            if place is None:
-                rest += size
-            else:
-                part = place.run, place.part, place.phase
-                rounds[part].append(place.round)
-                nbytes[part] = size
+        rest: Any = sum((size for key, size in sizes.items() if key not in self.places), start=Integer(0))
         for part, alive in rounds.items():
             late = (progress > 0.5) == (part[2] == phase)
-            times, more = self._counted(sorted(alive), late)
+            times, more = self._counted(alive, late) if later.get(part) == alive else (0, len(alive))
             each += times * nbytes[part]
             rest += more * nbytes[part]
         return self.total(each, rest)
 
+    def _part(self, key: int) -> tuple[int, int, str] | None:
+        place = self.places.get(key)
+        return place and (place.run, place.part, place.phase)
+
+    def _rounds(self, keys: Iterable[int]) -> dict[Any, list[int]]:
+        """Which rounds of each part of a run are among these storages."""
+        found: dict[Any, list[int]] = defaultdict(list)
+        for key in keys:
+            if key in self.places:
+                found[self._part(key)].append(self.places[key].round)
+        return {part: sorted(rounds) for part, rounds in found.items()}
+
     def _counted(self, rounds: Sequence[int], late: bool) -> tuple[int, int]:
-        """(a, b): there are a·L + b rounds alive. `late`: halfway through, a bound counts from the end."""
+        """(a, b): there are a·L + b rounds alive. `late`: whether a bound in the middle counts from the end."""
         first, end = rounds[0], rounds[-1] + 1
-        if end - first != len(rounds):
+        size = end - first
+        inside = first > 0 and end < self.count and 2 * size <= self.count  # it moves along with the moment
+        if size != len(rounds) or inside:
             return 0, len(rounds)
-        last = self._bound(end, late)
-        start = self._bound(first, late)
+        last, start = self._bound(end, late), self._bound(first, late)
         return last[0] - start[0], last[1] - start[1]
 
     def _bound(self, bound: int, late: bool) -> tuple[int, int]:
-        """A bound between rounds, counted from the end that is nearer."""
+        """A bound between rounds, counted from the end that is nearer; in the middle, from that of the moment."""
         beyond = self.count - bound
-        from_end = bound > 0 and (beyond < bound or (beyond == bound and late))
-        return (1, -beyond) if from_end else (0, bound)
+        middle = 0 < bound < self.count and abs(beyond - bound) <= 1
+        return (1, -beyond) if (late if middle else beyond < bound) else (0, bound)
 
     def total(self, each: Any, rest: Any) -> Expr:
         """L·(each) + (rest), each factored."""
@@ -192,18 +198,13 @@ def _canonical(expression: Any) -> Hashable:
     return expression if isinstance(expression, int) else frozenset(terms(expression).items())
 
 
-def wildcard(name: str) -> str:
-    """A parameter's name without the number of its layer: `blocks.3.mlp.weight` is `blocks.*.mlp.weight`."""
-    return _INDEX.sub("*", name, count=1)
-
-
 def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[dict[int | None, int], str]:
     """(layer of each parameter, what the layers are): alike children of a module, else rounds of a loop."""
     inputs = next((section.births for section in sections if section.phase == "inputs"), [])
     children: dict[str, dict[str, list[Alloc]]] = defaultdict(lambda: defaultdict(list))
     for birth in inputs:
         name = program.names.get(birth.key, "")
-        match = _INDEX.search(name)
+        match = LAYER_NUMBER.search(name)
         if match:
             children[name[: match.start()]][match[0]].append(birth)
     alike = {prefix: _alike(program, found) for prefix, found in children.items()}

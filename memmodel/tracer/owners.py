@@ -1,4 +1,4 @@
-"""Which of the tensors that were there before a step (parameters, inputs) each storage and kernel comes from.
+"""Which of the tensors that were there before a step (parameters, constants) each storage and kernel comes from.
 
 The owner of a result is the named tensor among its operands, else the owner of the first operand that has one: the
 latest parameter on the way. Operators on lists do so element by element.
@@ -22,12 +22,14 @@ class Owners:
     """What comes from where.
 
     Attributes:
+        given: the function's inputs, which own nothing.
         of: storage -> the named storage it comes from. launches: the same for each kernel, in order.
         parts: number of a kernel on lists -> work and owner of each element, where its sizes are plain numbers.
     """
 
     def __init__(self, watcher: "Watcher") -> None:
         self.watcher = watcher
+        self.given: set[int] = set()
         self.of: dict[int, int] = {}
         self.launches: list[int | None] = []
         self.parts: dict[int, list[tuple[Work, int | None]]] = {}
@@ -62,7 +64,7 @@ class Owners:
 
     def _owner(self, args: Any) -> int | None:
         keys = [self.watcher.key_of(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
-        named = next((key for key in keys if key in self.watcher.names), None)
+        named = next((key for key in keys if key in self.watcher.names and key not in self.given), None)
         return named or next((self.of[key] for key in keys if key in self.of), None)
 
 

@@ -115,7 +115,7 @@ class _Run:
         if wanted is None:
             wanted = self.setting.step in ("forward", "train") and given.dtype.is_floating_point
         tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
-        self.watcher.name_input(tensor, given.name)
+        self.watcher.name_input(tensor, given.name, given=True)
         return tensor
 
     def step(self) -> None:
