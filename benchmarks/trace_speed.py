@@ -36,8 +36,9 @@ def naive() -> dict[str, Any]:
         import torch  # noqa: F401
 
     def traced() -> None:
-        import memmodel
         from traced_functions import INPUTS, three_names
+
+        import memmodel
 
         memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
 
@@ -46,8 +47,9 @@ def naive() -> dict[str, Any]:
 
 def gpt(layers: int) -> dict[str, Any]:
     """Trace a training step with AdamW."""
-    import memmodel
     from test_layers import AT, TOKENS, training_step
+
+    import memmodel
 
     step = training_step(layers)
     return {"gpt": timed(lambda: memmodel.trace(step, TOKENS, step="own", at=AT))}

@@ -28,8 +28,10 @@ from memmodel.tracer.memory import Largest, fits, is_closed, largest, live_peak,
 from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
-from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
+from memmodel.tracer.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
 from memmodel.work import Work
+
+_MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +145,20 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     same = _enough(program)
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
     setting = job.setting._replace(iterations=repeats)
-    try:
-        symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
-        forms = closed_forms(symbolic, same, job.sizes)
-    except UsageError as error:
-        return None, None, f"the code does not run in letters: {error}"
-    if not forms.checked:
-        return symbolic, None, "in letters PyTorch allocates otherwise than at these sizes"
-    return symbolic, forms, ""
+    why, second_best = "", None
+    for tied in (None, *multiples_among(job.sizes)[:_MOST_TIED]):
+        try:
+            symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes), tied)
+            forms = closed_forms(symbolic, same, job.sizes)
+        except UsageError as error:
+            why = why or f"the code does not run in letters: {error}"
+            continue
+        if forms.checked and not divides_letters(forms.conditions):
+            return symbolic, forms, ""
+        if forms.checked:
+            second_best = second_best or (symbolic, forms, "")
+        why = why or "in letters PyTorch allocates otherwise than at these sizes"
+    return second_best or (None, None, why)
 
 
 def _enough(program: Program) -> Program:

@@ -92,7 +92,9 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         symbolic.fixed,
         _saved(step, layers),
         peaks,
-        *(_work(step, layers, amount) for amount in _AMOUNTS),
+        _work(step, layers, lambda work: work.matmul),
+        _work(step, layers, lambda work: work.flops),
+        _work(step, layers, lambda work: work.hbm_bytes),
         unproven,
         _agrees(whole.program, concrete, numbers) and _agrees(symbolic.program, concrete, numbers),
         layers,
@@ -105,9 +107,6 @@ def _saved(step: Program, layers: Layers | None) -> Expr:
     return short(plain) if layers is None else _same(layers.alive(found, found, "forward", 1.0), plain, layers)
 
 
-_AMOUNTS: tuple[Callable[[Work], Any], ...] = (lambda w: w.matmul, lambda w: w.flops, lambda w: w.hbm_bytes)
-
-
 def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
     plain = sum((amount(e.work) for e in step.events if isinstance(e, Launch)), start=Integer(0))
     return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
@@ -118,6 +117,7 @@ def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | N
 
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
     parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
+    parts += [f"{symbolic.tied[0]} = {symbolic.tied[1]}·{symbolic.tied[2]}"] if symbolic.tied else []
     parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
     parts += [f"{x} fixed at {n}" for x, n in symbolic.fixed.items()]
     parts += [f"{x} a multiple of {n}" for x, n in multiples.items()]

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._compile
 import torch.utils.checkpoint
 from torch._decomp import global_decomposition_table
 from torch._guards import GuardSource, Source
@@ -26,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _COMPILER = "torch._dynamo"
 _FOLDER = [str(Path(torch.__file__).parent / "_dynamo")]
-_ASKS = torch._disable_dynamo(lambda: None).__code__
+_ASKS = torch._compile._disable_dynamo(lambda: None).__code__
 _TOLD = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled function
 
 
@@ -116,7 +117,8 @@ def _settings_at_hand() -> Iterator[None]:
     if "_dynamo" in vars(torch):
         yield
         return
-    settings = torch._dynamo = _Settings(_config())
+    settings: Any = _Settings(_config())
+    torch._dynamo = settings
     try:
         yield
     finally:
@@ -153,11 +155,13 @@ class _Letter(Source):
         vars(self)["letter"] = letter
 
     @property
-    def name(self) -> str:  # type: ignore[override]
-        return vars(self)["letter"]
+    def name(self) -> str:
+        """The letter."""
+        return str(vars(self)["letter"])
 
     @property
-    def guard_source(self) -> GuardSource:  # type: ignore[override]
+    def guard_source(self) -> GuardSource:
+        """As for constants, which guards leave alone."""
         return GuardSource.CONSTANT
 
 

@@ -10,6 +10,7 @@ one thing assumed.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sympy
@@ -22,6 +23,7 @@ from memmodel.tracer.polynomials import terms
 from memmodel.tracer.run import Traced
 from memmodel.work import Work
 
+_LayerOf = dict[int | None, int]  # parameter -> layer
 _LETTERS = ("L", "L_layers", "layers")
 
 
@@ -34,7 +36,8 @@ class Place(NamedTuple):
     phase: str
 
 
-class Layers(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Layers:
     """The repetition of a step.
 
     Attributes:
@@ -116,7 +119,8 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
     if count < 2:
         return None
     last = max(i for i, section in enumerate(sections) if section.phase == "forward")
-    owner = {**run.owners.of, **{key: key for key in layer}}
+    owner: dict[int | None, int | None] = {key: key for key in layer}
+    owner.update(run.owners.of)
     places: dict[int, Place] = {}
     each, rest = Work(), Work()
     for i, section in enumerate(sections):
@@ -198,7 +202,7 @@ def _canonical(expression: Any) -> Hashable:
     return expression if isinstance(expression, int) else frozenset(terms(expression).items())
 
 
-def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[dict[int | None, int], str]:
+def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[_LayerOf, str]:
     """(layer of each parameter, what the layers are): alike children of a module, else rounds of a loop."""
     inputs = next((section.births for section in sections if section.phase == "inputs"), [])
     children: dict[str, dict[str, list[Alloc]]] = defaultdict(lambda: defaultdict(list))
@@ -212,7 +216,9 @@ def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[dict[int 
     most = max((n for n in weight if n > 1), key=lambda n: weight[n], default=0)
     if most:
         chosen = {prefix: found for prefix, found in alike.items() if len(found) == most}
-        layer = {birth.key: i for found in chosen.values() for i, births in enumerate(found) for birth in births}
+        layer: _LayerOf = {
+            birth.key: i for found in chosen.values() for i, births in enumerate(found) for birth in births
+        }
         return layer, ", ".join(f"{prefix}*" for prefix in chosen)
     return _rounds(program, sections, inputs), "rounds of the loop"
 
@@ -226,7 +232,7 @@ def _alike(program: Program, children: Mapping[str, list[Alloc]]) -> list[list[A
     return max(groups.values(), key=len)
 
 
-def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[Alloc]) -> dict[int | None, int]:
+def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[Alloc]) -> _LayerOf:
     """Constants that a loop in forward takes one after the other, by its round."""
     forward = next((section.births for section in sections if section.phase == "forward"), [])
     signs = [(birth.site, birth.op, _canonical(birth.nbytes)) for birth in forward]
