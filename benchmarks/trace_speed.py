@@ -47,7 +47,7 @@ def naive() -> dict[str, Any]:
 
 def gpt(layers: int) -> dict[str, Any]:
     """Trace a training step with AdamW."""
-    from test_layers import AT, TOKENS, training_step
+    from gpt import AT, TOKENS, training_step
 
     import memmodel
 

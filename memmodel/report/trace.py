@@ -77,7 +77,8 @@ def _formulas(trace: "Trace") -> Any:
     if trace.forms is None:
         return Text(f"No formulas: {trace.why_no_forms}", style="dim")
     unproven = trace.forms.unproven
-    sampled = f", {unproven} moments below these by samples alone" if unproven else ""
+    moments = "moment" if unproven == 1 else "moments"
+    sampled = f", {unproven} {moments} below these by samples alone" if unproven else ""
     table = _table(f"In bytes; {trace.forms.region}{sampled}", "", "")
     table.show_header = False
     for name, expression, when in form_rows(trace.forms):

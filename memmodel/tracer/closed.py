@@ -6,7 +6,6 @@ is then shown to lie below one of them, term by term, or counted as unproven.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -17,7 +16,7 @@ from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
 from memmodel.timeline import saved_storages
 from memmodel.tracer.layers import Layers, alive_at, layers_of, progress
-from memmodel.tracer.polynomials import Terms, add, around_ones, lies_below, terms
+from memmodel.tracer.polynomials import Terms, add, around_ones, exact, lies_below, terms
 from memmodel.tracer.symbolic import Symbolic, in_multiples
 from memmodel.work import Work
 
@@ -164,8 +163,8 @@ def _branches(
     """The moments that are the largest somewhere, and how many others are not proven to lie below one of them."""
     moments = _moments(step, phase)
     points = [numbers, *_points(free)]
-    at = {t: [_exact(t.xreplace(dict(p))) for p in points] for t in {t for moment in moments for t, _ in moment}}
-    values = {m: [sum(_exact(c) * at[t][i] for t, c in m) for i in range(len(points))] for m in moments}
+    at = {t: [exact(t.xreplace(dict(p))) for p in points] for t in {t for moment in moments for t, _ in moment}}
+    values = {m: [sum(c * at[t][i] for t, c in m) for i in range(len(points))] for m in moments}
     best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(points)))) if moments else []
     shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
     unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
@@ -192,10 +191,6 @@ def _same(found: Expr, plain: Any, layers: Layers) -> Expr:
     """An expression in the number of layers, if it is the plain one for the number traced; else the plain one."""
     same = terms(found.subs(layers.symbol, layers.count)) == terms(plain)
     return found if same and found.has(layers.symbol) else short(plain)
-
-
-def _exact(number: Any) -> Any:
-    return int(number) if number.is_Integer else Fraction(int(number.p), int(number.q))
 
 
 def _condition(winner: Expr, others: list[Expr]) -> Any:

@@ -119,8 +119,8 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
     if count < 2:
         return None
     last = max(i for i, section in enumerate(sections) if section.phase == "forward")
-    owner: dict[int | None, int | None] = {key: key for key in layer}
-    owner.update(run.owners.of)
+    own = {key: key for key in layer if key is not None}
+    owner = run.owners.of | own
     places: dict[int, Place] = {}
     each, rest = Work(), Work()
     for i, section in enumerate(sections):

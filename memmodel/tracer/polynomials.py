@@ -1,6 +1,7 @@
 """Sums of monomials as dictionaries: what is compared by the thousand, for which sympy takes too long."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from itertools import combinations, product
 from math import comb, prod
@@ -14,8 +15,14 @@ _WEIGHTS = 12
 
 @cache
 def terms(expression: Any) -> Mapping[Any, Any]:
-    """A polynomial's coefficients by monomial."""
-    return dict(sympy.expand(sympy.sympify(expression)).as_coefficients_dict())
+    """A polynomial's coefficients by monomial, as Python's numbers."""
+    found = sympy.expand(sympy.sympify(expression)).as_coefficients_dict()
+    return {term: exact(coefficient) for term, coefficient in found.items()}
+
+
+def exact(number: Any) -> int | Fraction:
+    """One of sympy's rational numbers as Python's."""
+    return int(number) if number.is_Integer else Fraction(int(number.p), int(number.q))
 
 
 def add(total: Terms, more: Mapping[Any, Any], sign: int) -> None:
