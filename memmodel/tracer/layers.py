@@ -28,12 +28,13 @@ _LETTERS = ("L", "L_layers", "layers")
 
 
 class Place(NamedTuple):
-    """A storage among the rounds of a run: which run, which of a round's storages, which round; the run's phase."""
+    """A storage among the rounds of a run: its run, its part of a round, its round; the run's phase and rounds."""
 
     run: int
     part: int
     round: int
     phase: str
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,14 @@ class Layers:
         rest: Any = sum((size for key, size in sizes.items() if key not in self.places), start=Integer(0))
         for part, alive in rounds.items():
             late = (progress > 0.5) == (part[2] == phase)
-            times, more = self._counted(alive, late) if later.get(part) == alive else (0, len(alive))
+            times, more = self._counted(alive, part[3], late) if later.get(part) == alive else (0, len(alive))
             each += times * nbytes[part]
             rest += more * nbytes[part]
         return self.total(each, rest)
 
-    def _part(self, key: int) -> tuple[int, int, str] | None:
+    def _part(self, key: int) -> tuple[int, int, str, int] | None:
         place = self.places.get(key)
-        return place and (place.run, place.part, place.phase)
+        return place and (place.run, place.part, place.phase, place.rounds)
 
     def _rounds(self, keys: Iterable[int]) -> dict[Any, list[int]]:
         """Which rounds of each part of a run are among these storages."""
@@ -83,21 +84,21 @@ class Layers:
                 found[self._part(key)].append(self.places[key].round)
         return {part: sorted(rounds) for part, rounds in found.items()}
 
-    def _counted(self, rounds: Sequence[int], late: bool) -> tuple[int, int]:
+    def _counted(self, alive: Sequence[int], rounds: int, late: bool) -> tuple[int, int]:
         """(a, b): there are a·L + b rounds alive. `late`: whether a bound in the middle counts from the end."""
-        first, end = rounds[0], rounds[-1] + 1
+        first, end = alive[0], alive[-1] + 1
         size = end - first
-        inside = first > 0 and end < self.count and 2 * size <= self.count  # it moves along with the moment
-        if size != len(rounds) or inside:
-            return 0, len(rounds)
-        last, start = self._bound(end, late), self._bound(first, late)
+        inside = first > 0 and end < rounds and 2 * size <= rounds  # it moves along with the moment
+        if size != len(alive) or inside:
+            return 0, len(alive)
+        last, start = self._bound(end, rounds, late), self._bound(first, rounds, late)
         return last[0] - start[0], last[1] - start[1]
 
-    def _bound(self, bound: int, late: bool) -> tuple[int, int]:
+    def _bound(self, bound: int, rounds: int, late: bool) -> tuple[int, int]:
         """A bound between rounds, counted from the end that is nearer; in the middle, from that of the moment."""
-        beyond = self.count - bound
-        middle = 0 < bound < self.count and abs(beyond - bound) <= 1
-        return (1, -beyond) if (late if middle else beyond < bound) else (0, bound)
+        beyond = rounds - bound
+        middle = 0 < bound < rounds and abs(beyond - bound) <= 1
+        return (1, bound - self.count) if (late if middle else beyond < bound) else (0, bound)
 
     def total(self, each: Any, rest: Any) -> Expr:
         """L·(each) + (rest), each factored."""
@@ -126,10 +127,10 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
     for i, section in enumerate(sections):
         births = [(birth.key, layer.get(owner.get(birth.key))) for birth in section.births]
         signs = [_sign(program, birth, run.forward_of) for birth in section.births]
-        for start, period in _own_runs(signs, [of for _, of in births], count):
+        for start, period, rounds in _own_runs(signs, [of for _, of in births], count):
             phase, number = section.phase if i >= last else "inputs", len(places)
-            for k, (key, _) in enumerate(births[start : start + count * period]):
-                places[key] = Place(number, k % period, k // period, phase)
+            for k, (key, _) in enumerate(births[start : start + rounds * period]):
+                places[key] = Place(number, k % period, k // period, phase, rounds)
         if i >= last:
             one, other = _work(section, run.owners, layer, count)
             each, rest = each + one, rest + other
@@ -147,20 +148,33 @@ def _work(section: "_Section", owners: Owners, layer: Mapping[int | None, int], 
         left += launch.work + sum((work for work, _ in parts), start=Work()) * -1
     repeated: set[int] = set()
     each = Work()
-    for start, period in _own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
-        each += sum((work for _, work, _ in kernels[start : start + period]), start=Work())
-        repeated |= {*range(start, start + count * period)}
+    for start, period, rounds in _own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
+        one = sum((work for _, work, _ in kernels[start : start + period]), start=Work())
+        each, left = each + one, left + one * (rounds - count)
+        repeated |= {*range(start, start + rounds * period)}
     return each, sum((work for i, (_, work, _) in enumerate(kernels) if i not in repeated), start=left)
 
 
-def _own_runs(signs: Sequence[Hashable], of: Sequence[int | None], count: int) -> list[tuple[int, int]]:
-    """The runs in which each round works with its own layer's parameters, in order or in reverse: no coincidence."""
-    orders = [*range(count)], [*reversed(range(count))]
-    return [
-        (start, period)
-        for start, period in runs(signs, count)
-        if any([*of[start + part : start + count * period : period]] in orders for part in range(period))
-    ]
+def _own_runs(signs: Sequence[Hashable], of: Sequence[int | None], count: int) -> list[tuple[int, int, int]]:
+    """(start, period, rounds) of runs of all layers; then, of the rest, of all but the first or last, which may differ.
+
+    Only those in which each round works with its own layer's parameters, in order or in reverse: no coincidence.
+    """
+    found: list[tuple[int, int, int]] = []
+    for rounds in (count, count - 1):
+        orders = [[*range(i, i + rounds)][::step] for i in range(count - rounds + 1) for step in (1, -1)]
+        for start, end in _gaps(found, len(signs)) if rounds > 1 else ():
+            for offset, period in runs(signs[start:end], rounds):
+                at = start + offset
+                if any([*of[at + part : at + rounds * period : period]] in orders for part in range(period)):
+                    found.append((at, period, rounds))
+    return found
+
+
+def _gaps(found: Sequence[tuple[int, int, int]], end: int) -> list[tuple[int, int]]:
+    """The stretches between runs."""
+    taken = sorted((start, start + period * rounds) for start, period, rounds in found)
+    return list(zip([0, *(after for _, after in taken)], [*(before for before, _ in taken), end], strict=True))
 
 
 class _Section(NamedTuple):
