@@ -48,8 +48,8 @@ def names(program: Program) -> dict[int, str]:
 
 
 def wildcard(name: str) -> str:
-    """A parameter's name without the number of its layer: `blocks.3.mlp.weight` is `blocks.*.mlp.weight`."""
-    return LAYER_NUMBER.sub("*", name, count=1)
+    """A parameter's name without numbers of layers: `blocks.3.mlp.weight` is `blocks.*.mlp.weight`."""
+    return LAYER_NUMBER.sub("*", name)
 
 
 def origin(site: Site | None) -> Origin | None:

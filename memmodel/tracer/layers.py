@@ -20,6 +20,7 @@ from memmodel.origin import LAYER_NUMBER, wildcard
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
 from memmodel.tracer.owners import Owners
 from memmodel.tracer.polynomials import terms
+from memmodel.tracer.repeats import own_runs, runs
 from memmodel.tracer.run import Traced
 from memmodel.work import Work
 
@@ -127,7 +128,7 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
     for i, section in enumerate(sections):
         births = [(birth.key, layer.get(owner.get(birth.key))) for birth in section.births]
         signs = [_sign(program, birth, run.forward_of) for birth in section.births]
-        for start, period, rounds in _own_runs(signs, [of for _, of in births], count):
+        for start, period, rounds in own_runs(signs, [of for _, of in births], count):
             phase, number = section.phase if i >= last else "inputs", len(places)
             for k, (key, _) in enumerate(births[start : start + rounds * period]):
                 places[key] = Place(number, k % period, k // period, phase, rounds)
@@ -148,33 +149,11 @@ def _work(section: "_Section", owners: Owners, layer: Mapping[int | None, int], 
         left += launch.work + sum((work for work, _ in parts), start=Work()) * -1
     repeated: set[int] = set()
     each = Work()
-    for start, period, rounds in _own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
+    for start, period, rounds in own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
         one = sum((work for _, work, _ in kernels[start : start + period]), start=Work())
         each, left = each + one, left + one * (rounds - count)
         repeated |= {*range(start, start + rounds * period)}
     return each, sum((work for i, (_, work, _) in enumerate(kernels) if i not in repeated), start=left)
-
-
-def _own_runs(signs: Sequence[Hashable], of: Sequence[int | None], count: int) -> list[tuple[int, int, int]]:
-    """(start, period, rounds) of runs of all layers; then, of the rest, of all but the first or last, which may differ.
-
-    Only those in which each round works with its own layer's parameters, in order or in reverse: no coincidence.
-    """
-    found: list[tuple[int, int, int]] = []
-    for rounds in (count, count - 1):
-        orders = [[*range(i, i + rounds)][::step] for i in range(count - rounds + 1) for step in (1, -1)]
-        for start, end in _gaps(found, len(signs)) if rounds > 1 else ():
-            for offset, period in runs(signs[start:end], rounds):
-                at = start + offset
-                if any([*of[at + part : at + rounds * period : period]] in orders for part in range(period)):
-                    found.append((at, period, rounds))
-    return found
-
-
-def _gaps(found: Sequence[tuple[int, int, int]], end: int) -> list[tuple[int, int]]:
-    """The stretches between runs."""
-    taken = sorted((start, start + period * rounds) for start, period, rounds in found)
-    return list(zip([0, *(after for _, after in taken)], [*(before for before, _ in taken), end], strict=True))
 
 
 class _Section(NamedTuple):
@@ -222,8 +201,7 @@ def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[_LayerOf,
     children: dict[str, dict[str, list[Alloc]]] = defaultdict(lambda: defaultdict(list))
     for birth in inputs:
         name = program.names.get(birth.key, "")
-        match = LAYER_NUMBER.search(name)
-        if match:
+        for match in LAYER_NUMBER.finditer(name):
             children[name[: match.start()]][match[0]].append(birth)
     alike = {prefix: _alike(program, found) for prefix, found in children.items()}
     weight = {n: sum(len(x) for f in alike.values() if len(f) == n for x in f) for n in map(len, alike.values())}
@@ -258,34 +236,6 @@ def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[All
             start, period = found[0]
             return {held[start + i].key: i // period for i in range(count * period)}
     return {}
-
-
-def runs(signs: Sequence[Hashable], count: int) -> list[tuple[int, int]]:
-    """(start, period) of each stretch that is the same `period` signs `count` times over; the longest first."""
-    best = (0, 0)
-    for period in range(1, len(signs) // count + 1):
-        streak = 0
-        for i in range(len(signs) - period + 1):
-            same = i + period < len(signs) and signs[i] == signs[i + period]
-            if same:
-                streak += 1
-                continue
-            long_enough = (streak + period) // period == count and period > best[1]
-            if long_enough and not _repeats(signs[i - streak : i - streak + period]):
-                best = i - streak, period
-            streak = 0
-    start, period = best
-    if not period:
-        return []
-    end = start + count * period
-    after = [(end + s, p) for s, p in runs(signs[end:], count)]
-    return [*runs(signs[:start], count), best, *after]
-
-
-def _repeats(signs: Sequence[Hashable]) -> bool:
-    """Whether a round is itself a smaller one several times over: then how many there are is not known."""
-    n = len(signs)
-    return any(n % p == 0 and all(signs[i] == signs[i + p] for i in range(n - p)) for p in range(1, n // 2 + 1))
 
 
 def progress(step: Program, layers: Layers, until: int) -> float:

@@ -9,7 +9,7 @@ from gpt import AT, TOKENS, training_step
 from torch import Tensor, nn
 
 import memmodel
-from memmodel.tracer.layers import runs
+from memmodel.tracer.repeats import runs
 from memmodel.tracer.result import Trace
 
 
@@ -65,6 +65,18 @@ def test_containers_and_plain_loops(made: Callable[[int], Any], step: str) -> No
     for found in real.values():
         for layers, other in real.items():
             assert_forms_are(found, layers, other)
+
+
+def test_pytorchs_own_encoder_with_dropout() -> None:
+    """The layer whose backward comes first differs: the others are counted as all but one."""
+
+    def traced(layers: int) -> Trace:
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+        encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        model = nn.Sequential(nn.Embedding(100, 32), encoder, nn.Linear(32, 100))
+        return memmodel.trace(model, {"input": "B,N:int64"}, step="train", at=AT)
+
+    assert_forms_are(traced(4), 6, traced(6))
 
 
 def test_weights_of_a_layer_are_counted_by_hand() -> None:
