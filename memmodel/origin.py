@@ -5,6 +5,7 @@ that the value was assigned to, or the text of the expression; a returned value 
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from memmodel.program import Alloc, Program, Site
 
+LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
 _OWN_NAMES = {"max indices", "dropout mask"}  # second results, which the code does not name
 Span = tuple[int, int, int, int]  # line, column, end line, end column
 
@@ -43,6 +45,11 @@ def names(program: Program) -> dict[int, str]:
         if key in found and key not in program.names:
             found[key] = f"{found[of]}.grad" if of in program.names else f"grad({found.get(of, 'output')})"
     return found
+
+
+def wildcard(name: str) -> str:
+    """A parameter's name without numbers of layers: `blocks.3.mlp.weight` is `blocks.*.mlp.weight`."""
+    return LAYER_NUMBER.sub("*", name)
 
 
 def origin(site: Site | None) -> Origin | None:

@@ -64,14 +64,19 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
 
 def saved_bytes(program: Program) -> Dim:
     """Bytes kept for backward at the end of the last forward, beyond the step's inputs."""
+    return sum(saved_storages(program).values(), start=0)
+
+
+def saved_storages(program: Program) -> dict[int, Dim]:
+    """Storage -> bytes of what is kept for backward at the end of the last forward, beyond the step's inputs."""
     sizes: dict[int, Dim] = {}
     holds: dict[int, int] = {}
     inputs: set[int] = set()
-    phase, saved = "inputs", 0
+    phase, saved = "inputs", dict[int, Dim]()
     for event in program.events:
         if isinstance(event, Mark):
             if phase == "forward":
-                saved = sum((sizes[key] for key, count in holds.items() if count and key not in inputs), start=0)
+                saved = {key: sizes[key] for key, count in holds.items() if count and key not in inputs}
             phase = event.phase
         elif isinstance(event, Alloc):
             sizes[event.key] = event.nbytes
@@ -173,4 +178,4 @@ def _is_one(size: Any) -> bool:
     return isinstance(size, int) and size == 1 and not getattr(size, "letter", "")
 
 
-__all__ = ["TensorRecord", "account", "formula", "phase_peaks", "saved_bytes"]
+__all__ = ["TensorRecord", "account", "formula", "phase_peaks", "saved_bytes", "saved_storages"]

@@ -7,9 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memmodel.origin import wildcard
 from memmodel.report.formulas import plain
 from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict
 from memmodel.report.tables import bullets
+from memmodel.timeline import TensorRecord
 from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def _formulas(trace: "Trace") -> Any:
     if trace.forms is None:
         return Text(f"No formulas: {trace.why_no_forms}", style="dim")
     unproven = trace.forms.unproven
-    sampled = f", {unproven} moments below these by samples alone" if unproven else ""
+    moments = "moment" if unproven == 1 else "moments"
+    sampled = f", {unproven} {moments} below these by samples alone" if unproven else ""
     table = _table(f"In bytes; {trace.forms.region}{sampled}", "", "")
     table.show_header = False
     for name, expression, when in form_rows(trace.forms):
@@ -118,15 +121,28 @@ def _line_table(trace: "Trace") -> Table:
 
 def _tensor_table(trace: "Trace") -> Table:
     table = _table("What is alive at the peak", "tensor", "bytes", "size", "made by", "kept by", "freed in")
-    records = [record for record in trace.tensors if record.at_peak]
-    for record in records[:_TENSORS_SHOWN]:
-        size = bytes_text(record.nbytes)
-        table.add_row(record.name, record.formula, size, record.where, record.kept_by, record.freed or "-")
-    rest = records[_TENSORS_SHOWN:]
+    groups = _alike(trace)
+    for name, group in groups[:_TENSORS_SHOWN]:
+        record, size = group[0], bytes_text(sum(r.nbytes for r in group))
+        times, count = (f"{len(group)}·", f", {len(group)} times") if len(group) > 1 else ("", "")
+        row = f"{name}{count}", f"{times}{record.formula}", size, record.where, record.kept_by, record.freed or "-"
+        table.add_row(*row)
+    rest = [record for _, group in groups[_TENSORS_SHOWN:] for record in group]
     if rest:
         table.add_row(f"{len(rest)} more", "", bytes_text(sum(r.nbytes for r in rest)), "", "", "")
     table.add_row("together", "", bytes_text(trace.memory.live_peak_bytes), "", "", "", style="bold")
     return table
+
+
+def _alike(trace: "Trace") -> list[tuple[str, list[TensorRecord]]]:
+    """What is alive at the peak, by name: the same tensors of several layers together, most bytes first."""
+    found: dict[Any, list[TensorRecord]] = {}
+    for record in trace.tensors:
+        if record.at_peak:
+            key = wildcard(record.name), record.formula, record.where, record.kept_by, record.freed
+            found.setdefault(key, []).append(record)
+    named = [(key[0] if len(group) > 1 else group[0].name, group) for key, group in found.items()]
+    return sorted(named, key=lambda one: -sum(r.nbytes for r in one[1]))
 
 
 def _advice_table(trace: "Trace") -> Table:
@@ -202,6 +218,7 @@ def _forms_dict(forms: "Forms") -> dict[str, Any]:
         "region": forms.region,
         "conditions": [str(condition) for condition in forms.conditions],
         "fixed": forms.fixed,
+        "letters": {str(x.symbol): {"count": x.count, "what": x.what} for x in (forms.layers,) if x},
         "saved_bytes": str(forms.saved),
         "peaks": {
             phase: [

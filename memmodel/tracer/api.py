@@ -31,11 +31,12 @@ from memmodel.tracer.result import Trace
 from memmodel.tracer.run import Setting, Traced, traced
 from memmodel.tracer.scratch import habits, is_shared_scratch
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
-from memmodel.tracer.symbolic import Symbolic, hints, traced_in_letters
+from memmodel.tracer.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
 from memmodel.tracer.watch import MOST_OPERATORS
 from memmodel.units import bytes_text
 from memmodel.work import Work
 
+_MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 _OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
 
 
@@ -178,18 +179,37 @@ def _in_letters(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | N
     """The run in letters and its forms; else why there are none."""
     if not job.sizes:
         return None, None, "no size is a letter"
-    repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in program.events)
-    setting = job.setting._replace(iterations=repeats)
     if job.compiled:
         return _fitted(job, program)
-    try:
-        symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes))
-        forms = closed_forms(symbolic, program, job.sizes)
-    except UsageError as error:
-        return None, None, f"the code does not run in letters: {error}"
-    if not forms.checked:
-        return symbolic, None, _OTHERWISE
-    return symbolic, forms, ""
+    same = _enough(program)
+    repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
+    setting = job.setting._replace(iterations=repeats)
+    why, second_best = "", None
+    for tied in (None, *multiples_among(job.sizes)[:_MOST_TIED]):
+        try:
+            symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes), tied)
+            forms = closed_forms(symbolic, same, job.sizes)
+        except UsageError as error:
+            why = why or f"the code does not run in letters: {error}"
+            continue
+        if forms.checked and not divides_letters(forms.conditions):
+            return symbolic, forms, ""
+        if forms.checked:
+            second_best = second_best or (symbolic, forms, "")
+        why = why or _OTHERWISE
+    return second_best or (None, None, why)
+
+
+def _enough(program: Program) -> Program:
+    """Without the third step where the second was the same."""
+    starts = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
+    if len(starts) < 3:
+        return program
+    second, third = (
+        [(e.op, e.nbytes, e.dtype, e.site) for e in part if isinstance(e, Alloc)]
+        for part in (program.events[starts[-2] : starts[-1]], program.events[starts[-1] :])
+    )
+    return program._replace(events=program.events[: starts[-1]]) if second == third else program
 
 
 def _fitted(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
@@ -203,21 +223,29 @@ def _fitted(job: _Job, program: Program) -> tuple[Symbolic | None, Forms | None,
     return symbolic, forms, ""
 
 
+_MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
+
+
 def _lettered(program: Program, symbolic: Symbolic | None) -> Program:
     """The program with sizes that show as letters, where the run in letters has the same storages."""
     if symbolic is None:
         return program
     from memmodel.report.formulas import plain
 
-    written = [e for e in symbolic.program.events if isinstance(e, Alloc)]
-    births = [e for e in program.events if isinstance(e, Alloc) and not is_shared_scratch(e)]
     shapes = {
         e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
-        for e, w in zip(births, written, strict=True)
+        for e, w in zip(_of_last_step(program), _of_last_step(symbolic.program), strict=True)
         if len(e.shape) == len(w.shape)
     }
     events = [e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in program.events]
     return Program(events, program.names, program.gradients)
+
+
+def _of_last_step(program: Program) -> list[Alloc]:
+    """The births among the inputs and in the last step."""
+    marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
+    events = (*program.events[: marks[0]], *program.events[marks[-1] :])
+    return [e for e in events if isinstance(e, Alloc) and not is_shared_scratch(e)]
 
 
 def _letter(text: str) -> str:

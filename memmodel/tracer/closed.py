@@ -4,25 +4,25 @@ A phase has as many moments as births. Numbers at sample sizes find those that c
 is then shown to lie below one of them, term by term, or counted as unproven.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import combinations
 from typing import Any
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.closed_forms import WEIGHTS, Branch, dominates, short, weighted_mean, wins_where
+from memmodel.closed_forms import Branch, short, wins_where
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
-from memmodel.timeline import saved_bytes
+from memmodel.timeline import saved_storages
+from memmodel.tracer.layers import Layers, alive_at, layers_of, progress
+from memmodel.tracer.polynomials import Terms, add, around_ones, exact, lies_below, terms
 from memmodel.tracer.scratch import is_shared_scratch
 from memmodel.tracer.symbolic import Symbolic, in_multiples
 from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
-_MOST_COMPARED = 30  # moments that are compared with means of two branches: each takes a second per hundred
+_MOST_COMPARED = 6  # branches whose means others are compared with
 _SIZES = (2, 5, 16, 64, 256, 1024, 4096, 16384, 131072)
 _POINTS = 90
 
@@ -36,6 +36,7 @@ class Forms:
         saved: kept for backward. peaks: branches by phase, the last step's.
         unproven: moments that samples alone show below the branches.
         checked: whether every storage's bytes, in numbers, are those of the run at the sizes asked for.
+        layers: what repeats, whose number is a letter of these forms; None where nothing does.
     """
 
     symbols: dict[str, Symbol]
@@ -49,10 +50,14 @@ class Forms:
     hbm_bytes: Any
     unproven: int
     checked: bool
+    layers: Layers | None
 
     def value(self, expression: Any, sizes: Mapping[str, int]) -> int:
-        """An expression at these sizes."""
-        return int(sympy.sympify(expression).subs({self.symbols[x]: n for x, n in sizes.items()}))
+        """An expression at these sizes, and at the number of layers traced where they give no other."""
+        numbers = {self.symbols[x]: n for x, n in sizes.items() if x in self.symbols}
+        if self.layers is not None:
+            numbers[self.layers.symbol] = sizes.get(self.layers.symbol.name, self.layers.count)
+        return int(sympy.sympify(expression).subs(numbers))
 
 
 def last_step(program: Program) -> Program:
@@ -71,35 +76,49 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
     step = last_step(symbolic.program)
     free = [s for x, s in symbolic.symbols.items() if x not in symbolic.fixed]
     numbers = {symbolic.symbols[x]: Integer(n) for x, n in sizes.items() if x in symbolic.symbols}
-    work = sum((e.work for e in step.events if isinstance(e, Launch)), start=Work())
+    layers = layers_of(symbolic.program, symbolic.run, symbolic.symbols) if symbolic.run else None
     peaks, unproven = {}, 0
     for phase in step.phases():
         if phase in ("inputs", "after"):
             continue
-        branches, missing = _branches(step, phase, free, numbers)
+        branches, missing = _branches(step, phase, free, numbers, layers)
         if branches:
             peaks[phase] = branches
         unproven += missing
     return Forms(
         symbolic.symbols,
-        _region(symbolic, multiples),
+        _region(symbolic, multiples, layers),
         symbolic.conditions,
         symbolic.fixed,
-        short(saved_bytes(step)),
+        _saved(step, layers),
         peaks,
-        short(work.matmul),
-        short(work.flops),
-        short(work.hbm_bytes),
+        _work(step, layers, lambda work: work.matmul),
+        _work(step, layers, lambda work: work.flops),
+        _work(step, layers, lambda work: work.hbm_bytes),
         unproven,
         _agrees(whole.program, concrete, numbers) and _agrees(symbolic.program, concrete, numbers),
+        layers,
     )
 
 
-def _region(symbolic: Symbolic, multiples: Mapping[str, int]) -> str:
+def _saved(step: Program, layers: Layers | None) -> Expr:
+    found = saved_storages(step)
+    plain = sum(found.values(), start=Integer(0))
+    return short(plain) if layers is None else _same(layers.alive(found, found, "forward", 1.0), plain, layers)
+
+
+def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
+    plain = sum((amount(e.work) for e in step.events if isinstance(e, Launch)), start=Integer(0))
+    return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
+
+
+def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None) -> str:
     from memmodel.report.formulas import plain
 
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
-    parts = ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
+    parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
+    parts += [f"{symbolic.tied[0]} = {symbolic.tied[1]}·{symbolic.tied[2]}"] if symbolic.tied else []
+    parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
     parts += [f"{x} fixed at {n}" for x, n in symbolic.fixed.items()]
     parts += [f"{x} a multiple of {n}" for x, n in multiples.items()]
     parts += [plain(c) for c in symbolic.conditions if c not in unlike]
@@ -134,41 +153,40 @@ def _agrees(program: Program, concrete: Program, numbers: Mapping[Any, Any]) -> 
         return False
 
 
-Terms = dict[Any, Any]  # monomial -> coefficient
-
-
 def _branches(
-    program: Program, phase: str, free: Sequence[Symbol], numbers: Mapping[Any, Any]
+    step: Program, phase: str, free: Sequence[Symbol], numbers: Mapping[Any, Any], layers: Layers | None
 ) -> tuple[tuple[Branch, ...], int]:
     """The moments that are the largest somewhere, and how many others are not proven to lie below one of them."""
-    moments = _moments(program, phase)
+    moments = _moments(step, phase)
     points = [numbers, *_points(free)]
-    terms = {t for moment in moments for t, _ in moment}
-    at = {t: [_exact(t.xreplace(dict(p))) for p in points] for t in terms}
-    values = {m: [sum(_exact(c) * at[t][i] for t, c in m) for i in range(len(points))] for m in moments}
+    at = {t: [exact(t.xreplace(dict(p))) for p in points] for t in {t for moment in moments for t, _ in moment}}
+    values = {m: [sum(c * at[t][i] for t, c in m) for i in range(len(points))] for m in moments}
     best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(points)))) if moments else []
-    winners = {m: _expression(m) for m in best}
-    others = [m for m in moments if m not in winners and not _below(m, best)]
-    pairs = list(combinations(winners.values(), 2)) if len(others) <= _MOST_COMPARED else []
-    unproven = sum(not _proven(_expression(m), list(winners.values()), pairs) for m in others)
+    shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
+    unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
+    shown = best if len(best) <= _MOST_BRANCHES else [max(values, key=lambda m: values[m][0])]
+    forms = {m: _form(m, moments[m][1:], step, phase, layers) for m in shown}
     if len(best) > _MOST_BRANCHES:
-        best = [max(values, key=lambda m: values[m][0])]
-        return (Branch(short(winners[best[0]]), moments[best[0]], "at these sizes"),), unproven
+        return (Branch(forms[shown[0]], moments[shown[0]][0], "at these sizes"),), unproven
     return tuple(
-        Branch(short(winners[m]), moments[m], _condition(winners[m], [winners[w] for w in best if w != m]))
-        for m in best
+        Branch(forms[m], moments[m][0], _condition(forms[m], [forms[w] for w in best if w != m])) for m in best
     ), unproven
 
 
-def _proven(moment: Expr, winners: Sequence[Expr], pairs: Sequence[tuple[Expr, Expr]]) -> bool:
-    """Whether a moment lies below a winner, or below a weighted mean of two, at all sizes."""
-    if any(dominates(w, moment) for w in winners):
-        return True
-    return any(dominates(weighted_mean(a, b, weight), moment) for a, b in pairs for weight in WEIGHTS)
+def _form(moment: Any, places: tuple[int, int], step: Program, phase: str, layers: Layers | None) -> Expr:
+    """The bytes of a moment, factored; in the number of layers where that is the same sum."""
+    plain = sympy.Add(*(coefficient * term for term, coefficient in moment))
+    if layers is None:
+        return short(plain)
+    first, last = places
+    found = layers.alive(alive_at(step, first), alive_at(step, last), phase, progress(step, layers, first))
+    return _same(found, plain, layers)
 
 
-def _exact(number: Any) -> Any:
-    return int(number) if number.is_Integer else Fraction(int(number.p), int(number.q))
+def _same(found: Expr, plain: Any, layers: Layers) -> Expr:
+    """An expression in the number of layers, if it is the plain one for the number traced; else the plain one."""
+    same = terms(found.subs(layers.symbol, layers.count)) == terms(plain)
+    return found if same and found.has(layers.symbol) else short(plain)
 
 
 def _condition(winner: Expr, others: list[Expr]) -> Any:
@@ -180,47 +198,28 @@ def _condition(winner: Expr, others: list[Expr]) -> Any:
         return "for some sizes"
 
 
-def _moments(program: Program, phase: str) -> dict[Any, str]:
-    """Live bytes after each birth of a phase and at its start, as terms, with what is made then."""
+def _moments(program: Program, phase: str) -> dict[Any, tuple[str, int, int]]:
+    """Live bytes after each birth of a phase and at its start, as terms: what is made first, first and last event."""
     labels = names(program)
     live: Terms = {}
-    found: dict[Any, str] = {}
-    sizes: dict[int, Terms] = {}
+    found: dict[Any, tuple[str, int, int]] = {}
+    sizes: dict[int, Mapping[Any, Any]] = {}
     current = ""
-    for event in program.events:
+    for index, event in enumerate(program.events):
         if isinstance(event, Mark):
             current = event.phase
             if current == phase:
-                found[_key(live)] = "at its start"
+                found[frozenset(live.items())] = "at its start", index, index
         elif isinstance(event, Alloc):
-            sizes[event.key] = _terms(event.nbytes)
-            _add(live, sizes[event.key], 1)
+            sizes[event.key] = terms(event.nbytes)
+            add(live, sizes[event.key], 1)
             if current == phase:
-                found.setdefault(_key(live), f"when {labels[event.key]} is made")
+                moment = frozenset(live.items())
+                what, first, _ = found.get(moment, (f"when {labels[event.key]} is made", index, index))
+                found[moment] = what, first, index
         elif isinstance(event, Free):
-            _add(live, sizes.pop(event.key), -1)
+            add(live, sizes.pop(event.key), -1)
     return found
-
-
-def _terms(expression: Any) -> Terms:
-    return dict(sympy.expand(sympy.sympify(expression)).as_coefficients_dict())
-
-
-def _add(live: Terms, terms: Terms, sign: int) -> None:
-    for term, coefficient in terms.items():
-        total = live.get(term, 0) + sign * coefficient
-        if total == 0:
-            live.pop(term, None)
-        else:
-            live[term] = total
-
-
-def _key(live: Terms) -> Any:
-    return frozenset(live.items())
-
-
-def _expression(moment: Any) -> Expr:
-    return sympy.Add(*(coefficient * term for term, coefficient in moment))
 
 
 def _below(moment: Any, winners: Sequence[Any]) -> bool:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from memmodel.recording.layout import is_dense
+from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.kinds import number
 
 aten = torch.ops.aten
@@ -284,14 +286,11 @@ def use_counts_alone() -> tuple[int, int]:
 
     Read from PyTorch itself; to be called before anything is traced, as inside an operator there is no autograd.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with torch.utils._python_dispatch._disable_current_modes(), torch.enable_grad():
-        mode = FakeTensorMode()
-        x = mode.from_tensor(torch.empty(2)).requires_grad_()
-        with mode, _Counts() as counts:  # type: ignore[no-untyped-call]
-            middle = x * 2.0
-            (middle * middle).backward(torch.empty(2))  # type: ignore[no-untyped-call]
+    alone = torch.utils._python_dispatch._disable_current_modes()
+    with alone, torch.enable_grad(), uncompiled(FakeTensorMode, _Counts), fake_mode(), _Counts() as counts:  # type: ignore[no-untyped-call]
+        x = torch.empty(2, requires_grad=True)
+        middle = x * 2.0
+        (middle * middle).backward(torch.empty(2))  # type: ignore[no-untyped-call]
     found: tuple[int, int] | None = counts.found
     assert found is not None
     return found

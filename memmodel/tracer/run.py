@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from memmodel.recording.device import Device
 from memmodel.tracer.attention import Backends
 from memmodel.tracer.failures import told_as_theirs
 from memmodel.tracer.modules import made_fake
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.saved import saved_tensors
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch import MOST_OPERATORS, Watcher, run_users_code
@@ -50,6 +51,7 @@ class Traced(NamedTuple):
         program: its events. unknown: operator -> what is not known about it. operators: how many there were.
         last_use: storage -> place among the events where an operator last touched it.
         forward_of: storage made in backward -> the line whose backward it is.
+        owners: which parameter each storage and kernel comes from.
     """
 
     program: Program
@@ -57,6 +59,7 @@ class Traced(NamedTuple):
     operators: int
     last_use: dict[int, int]
     forward_of: dict[int, Site]
+    owners: Owners
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -79,7 +82,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
         )
-    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of)
+    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners)
 
 
 class _Run:
@@ -110,7 +113,7 @@ class _Run:
         if wanted is None:
             wanted = self.setting.step in ("forward", "train") and given.dtype.is_floating_point
         tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
-        self.watcher.name_input(tensor, given.name)
+        self.watcher.name_input(tensor, given.name, given=True)
         return tensor
 
     def step(self) -> None:
@@ -251,11 +254,3 @@ def bound(function: Callable[..., Any], arguments: dict[str, Tensor]) -> dict[st
             f"each of {', '.join(required) or 'none'}; what is no tensor needs a default or a function around it"
         )
     return arguments
-
-
-@contextmanager
-def symbolic_mode() -> Iterator[FakeTensorMode]:
-    """A mode whose sizes can be symbols; equal values do not make equal symbols."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    yield FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)

@@ -14,13 +14,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.program import Alloc, Event, Launch, Program
-from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.fake import fake_mode, shape_environment, symbol, uncompiled
+from memmodel.tracer.run import Setting, Traced, traced
 from memmodel.tracer.scratch import is_shared_scratch
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
 _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
 _SAMPLES = (2, 3, 4, 7, 8, 16, 37, 64, 128, 1000, 4096)
 _MOST_SAMPLES = 60
+_DIVISIONS = ("FloorDiv", "CleanDiv", "Mod", "PythonMod", "CeilDiv")
+
+
+Multiple = tuple[str, int, str]  # letter, number, letter: H, 4, G says that H is 4·G
 
 
 class Symbolic(NamedTuple):
@@ -29,13 +34,16 @@ class Symbolic(NamedTuple):
     Attributes:
         program: its bytes and sizes are expressions. symbols: by letter.
         conditions: what the sizes must satisfy for the same run, as expressions; only those that can fail.
-        fixed: letters that the code takes as plain numbers, and the number.
+        fixed: letters that the code takes as plain numbers, and the number. run: as it was, where it was run so.
+        tied: a letter that stands for a multiple of another.
     """
 
     program: Program
     symbols: dict[str, sympy.Symbol]
     conditions: tuple[Any, ...]
     fixed: dict[str, int]
+    run: Traced | None = None
+    tied: Multiple | None = None
 
 
 def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
@@ -50,19 +58,37 @@ def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
-    """Run the step on symbols with these hints. A letter of 1 stays a number: PyTorch's layouts differ there."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+def multiples_among(sizes: Mapping[str, int]) -> list[Multiple]:
+    """Letters whose size is a multiple of another's, as heads of their groups; least multiples first, equals last."""
+    pairs = itertools.permutations(sizes, 2)
+    found = [(x, sizes[x] // sizes[y], y) for x, y in pairs if sizes[x] >= sizes[y] > 1 and sizes[x] % sizes[y] == 0]
+    return sorted(found, key=lambda multiple: (multiple[1] == 1, multiple[1]))
 
-    environment = ShapeEnv(duck_shape=False)
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    sizes: dict[str, Any] = {x: value if value == 1 else _symbol(environment, x, value) for x, value in values.items()}
-    program = traced(setting, sizes, mode).program
+
+def divides_letters(conditions: Iterable[Any]) -> bool:
+    """Whether a condition says that one letter divides another."""
+    parts = (part for condition in conditions for part in sympy.preorder_traversal(condition))
+    return any(type(p).__name__ in _DIVISIONS and not p.args[1].is_number for p in parts)
+
+
+def traced_in_letters(setting: Setting, values: Mapping[str, int], tied: Multiple | None = None) -> Symbolic:
+    """Run the step on symbols with these hints. A letter of 1 stays a number: PyTorch's layouts differ there.
+
+    `tied`: a letter that stands for a multiple of another, for code that divides one by the other.
+    """
+    free = {x: value for x, value in values.items() if tied is None or x != tied[0]}
+    environment = shape_environment()
+    mode = fake_mode(environment, allow_non_fake_inputs=True)
+    with uncompiled(FakeTensorMode):
+        sizes = {x: value if value == 1 else symbol(environment, x, value) for x, value in free.items()}
+        product = {} if tied is None else {tied[0]: tied[1] * sizes[tied[2]]}
+        found = traced(setting, sizes | product, mode)
+    program = found.program
     inner = {x: size.node.expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     originals = {x: size.node._expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
-    symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in values}
+    symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in free}
     fixed = {x: int(value) for x, value in inner.items() if value.is_number}
-    fixed |= {x: value for x, value in values.items() if value == 1}
+    fixed |= {x: value for x, value in free.items() if value == 1}
     replaced = dict(environment.replacements)
     renamed = {originals[x]: sympy.Integer(fixed[x]) if x in fixed else symbols[x] for x in originals}
     in_letters = _renaming(replaced, renamed)
@@ -72,17 +98,7 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int]) -> Symbolic:
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     used = Program(rewritten, program.names, program.gradients)
-    return Symbolic(used, symbols, tuple(conditions), fixed)
-
-
-def _symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-    source = ConstantSource(letter)
-    symbol = environment.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC)
-    size: torch.SymInt = environment.create_symintnode(symbol, hint=hint, source=source)
-    return size
+    return Symbolic(used, symbols, tuple(conditions), fixed, found, tied)
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
@@ -163,15 +179,15 @@ def _divisors(symbolic: Symbolic) -> dict[str, int]:
     for expression in expressions:
         for part in sympy.preorder_traversal(sympy.sympify(expression)):
             for inner, divisor in _division(part):
-                for symbol in inner.free_symbols & set(names):
-                    found[names[symbol]] = math.lcm(found.get(names[symbol], 1), divisor)
+                for free in inner.free_symbols & set(names):
+                    found[names[free]] = math.lcm(found.get(names[free], 1), divisor)
     return found
 
 
 def _division(part: Any) -> Iterable[tuple[Any, int]]:
     """(what is divided, by which number) of a rounded division."""
     kind = type(part).__name__
-    if kind in ("FloorDiv", "CleanDiv", "Mod", "PythonMod", "CeilDiv") and part.args[1].is_Integer:
+    if kind in _DIVISIONS and part.args[1].is_Integer:
         yield part.args[0], int(part.args[1])
     elif kind in ("ceiling", "floor", "CeilToInt", "FloorToInt"):
         divisor = sympy.fraction(sympy.together(part.args[0]))[1]

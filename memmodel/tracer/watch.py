@@ -24,9 +24,11 @@ from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.composites import COMPOSITES
 from memmodel.tracer.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
+from memmodel.tracer.fake import fake_of
 from memmodel.tracer.kinds import kind_of, number, plain_dims
 from memmodel.tracer.not_known import scratch_not_known
 from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
+from memmodel.tracer.owners import Owners
 from memmodel.tracer.scratch import copies, scratch
 from memmodel.tracer.work import launches_of
 
@@ -69,10 +71,12 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._last_key = 0
         self._handed_over: set[int] = set()
         self._constants: list[Alloc] = []
+        self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
         self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
+        self.owners = Owners(self)
         self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
         self._started = time.monotonic()
 
@@ -136,10 +140,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's."""
         return op == "scalar_tensor" or (op == "lift_fresh" and self.device.name == "cuda")
 
-    def name_input(self, tensor: Tensor, name: str) -> None:
-        """Say that a tensor is there before the step, and what it is called."""
+    def name_input(self, tensor: Tensor, name: str, given: bool = False) -> None:
+        """Say that a tensor is there before the step, what it is called, and whether the function is given it."""
         key = self.key_of(tensor)
         if key is not None:
+            self.owners.given |= {key} if given else set()
             self.names[key] = name
             place = next(i for i, e in reversed([*enumerate(self.events)]) if isinstance(e, Alloc) and e.key == key)
             event: Any = self.events[place]
@@ -154,6 +159,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shape, kind = tuple(tensor.shape), kind_of(tensor.dtype)
         self._constants.append(Alloc(key, tensor.untyped_storage().nbytes(), shape, kind, "constant", None, "input"))
         self.names[key] = "constant"
+        fake = fake_of(tensor)  # whose views are views of it
+        self._fakes.append(fake)
+        self._keys[fake.untyped_storage()._cdata] = key
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -173,15 +181,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = torch._C._current_autograd_node() if self.backward else None
         accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
-        out = in_place_result(func, args, node, accumulates, self.adds_in_place)
-        if out is None:
-            out = laid_out(func, args, func(*args, **kwargs))
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
+        out = in_place_result(func, args, node, accumulates, self.adds_in_place)
+        if out is None:
+            out = laid_out(func, args, func(*args, **kwargs))
         before = self._last_key
+        launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
+        self.owners.note(func, args, out, range(before + 1, self._last_key + 1), self.events[launched:])
         if node is None:
             self._remember(out)
         elif not accumulates:
@@ -231,6 +241,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inside = scratch(func, args, kwargs, out, self.device)
             temporary = self._births([*copies(func, args, self.device), *_tensors(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
+        if all(self.key_of(x) is None for x in _tensors((args, kwargs, out))):
+            launches = []  # numbers on the host, such as an optimizer's step counters
         self._note_unknown(func._schema.name, known, scratch_not_known(op, args) if self.device.name == "cuda" else "")
         self.events += launches
         self._used(args, kwargs, out)
@@ -295,6 +307,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Forget what is alive: nothing that dies from now on is recorded."""
         self._references.clear()
         self._keys.clear()
+        self._fakes.clear()
 
     def _site(self) -> Site | None:
         """The user's frames, innermost first; none for what autograd itself makes."""

@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.tracer.attention import Backends
+from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.functions import Functions
 from memmodel.tracer.patches import Hooks, patched
 from memmodel.tracer.watch import Watcher
@@ -33,10 +34,10 @@ def watching(
         watcher.backward = False
 
     functions = Functions(watcher, backends or Backends())
-    with ExitStack() as stack:
+    with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
         stack.enter_context(patched(Hooks(begins or backward, ends or forward, functions)))
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(mode or FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(mode or fake_mode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)
         stack.enter_context(functions)
         yield

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from memmodel.dims import Dim, Shape, product
 from memmodel.program import Launch
@@ -136,9 +135,6 @@ def _arithmetic(
         a, b = (plain_dims(args[i].shape) for i in _GEMM[op])
         batch, (m, k), n = product(a[:-2]), a[-2:], b[-1]
         return (2 * batch * m * n * k, 0, 0), "gemm", (batch, m, n, k), True
-    counted = flop_registry.get(func._overloadpacket)
-    if counted is not None:
-        return (plain_dims((counted(*args, **kwargs, out_val=out),))[0], 0, 0), "elementwise", (), True
     x = given[0] if given else made[0]
     shape = plain_dims(x.shape)
     n = product(shape)
@@ -152,10 +148,23 @@ def _arithmetic(
         kind = "argmax" if len(made) > 1 or op.startswith("arg") else "reduction"
         per_row = _ratio(n, rows)
         return (0, n, 0), kind, (rows, per_row), True
-    return _by_element(func, namespace, op, args, given, made)
+    found = _by_element(func, namespace, op, args, given, made)
+    return found or _registered(func, args, kwargs, out) or ((0, 0, 0), "elementwise", (), False)
 
 
-def _by_element(func: Any, namespace: str, op: str, args: Any, given: list[Tensor], made: list[Tensor]) -> _Arithmetic:
+def _registered(func: Any, args: Any, kwargs: Any, out: Any) -> _Arithmetic | None:
+    """Convolutions, fused attention and the user's own operators, as PyTorch's counter has them."""
+    from torch.utils.flop_counter import flop_registry  # imports Triton
+
+    counted = flop_registry.get(func._overloadpacket)
+    if counted is None:
+        return None
+    return (plain_dims((counted(*args, **kwargs, out_val=out),))[0], 0, 0), "elementwise", (), True
+
+
+def _by_element(
+    func: Any, namespace: str, op: str, args: Any, given: list[Tensor], made: list[Tensor]
+) -> _Arithmetic | None:
     """Operators that do the same to every element; those on lists, to every element of the first list."""
     base = op.removesuffix("_")
     on_lists = op.startswith(("_foreach", "_fused_adam"))
@@ -170,7 +179,7 @@ def _by_element(func: Any, namespace: str, op: str, args: Any, given: list[Tenso
     if namespace == "aten" and (torch.Tag.pointwise in func.tags or on_lists):
         spread = not on_lists and any(x.dim() and plain_dims(x.shape) != plain_dims(made[0].shape) for x in given)
         return (0, n, 0), "broadcast" if spread else "elementwise", (n,) if spread else (), True
-    return (0, 0, 0), "elementwise", (), False
+    return None
 
 
 def _rows(shape: Shape, dim: int) -> Dim:

@@ -110,6 +110,18 @@ def test_conditions_of_the_run_are_shown() -> None:
     assert "C a multiple of 4" in forms.region
 
 
+def test_a_size_that_the_code_divides_by_another_is_a_multiple_of_it() -> None:
+    inputs = {"q": "B,H,N,D", "k": "B,G,N,D", "v": "B,G,N,D"}
+    sizes = {"B": 3, "H": 8, "G": 2, "N": 64, "D": 16}
+    found = memmodel.trace(functions.grouped, inputs, step="train", at=sizes)
+    assert found.forms is not None
+    assert found.forms.region == "H = 4·G, every size at least 2"
+    more = sizes | {"H": 12, "G": 3}
+    again = memmodel.trace(functions.grouped, inputs, step="train", at=more, formulas=False)
+    for phase, peak in again.memory.phase_peaks.items():
+        assert max(found.forms.value(b.expression, more) for b in found.forms.peaks[phase]) == peak
+
+
 def test_a_size_of_one_is_a_number() -> None:
     forms = memmodel.trace(naive, INPUTS, at=SIZES | {"B": 1}).forms
     assert forms is not None
@@ -283,3 +295,9 @@ def test_constants_that_the_code_holds_count_among_the_inputs() -> None:
     found = memmodel.trace(lambda x: x.masked_fill(mask, 0.0), {"x": "N,N"}, at={"N": 64}, formulas=False)
     assert found.memory.live_peak_bytes == 64 * 64 * (1 + 4 + 4)
     assert "constant" in {record.name for record in found.tensors}
+
+
+def test_a_view_of_a_constant_is_the_constant() -> None:
+    found = memmodel.trace(functions.times_a_constant, {"x": "N,32"}, step="train", at={"N": 64}, formulas=False)
+    weight, rows = 32 * 32 * 4, 64 * 32 * 4
+    assert found.memory.phase_peaks == {"forward": weight + 3 * rows, "backward": weight + 4 * rows}

@@ -16,7 +16,17 @@ PAGE = (Path(__file__).parents[2] / "docs" / "trace.md").read_text(encoding="utf
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \| [^|]+ \|$", re.MULTILINE)
 ROWS = {match["key"]: match["type"] for match in ROW.finditer(PAGE.partition("## JSON")[2])}
 TYPES = {"int": int, "str": str, "bool": bool, "object": dict, "null": type(None)}
-WHOLE = ("sizes", "gpu", "memory", "time", "calibrated_time", "formulas.fixed", "tensors", "unknown")
+WHOLE = (
+    "sizes",
+    "gpu",
+    "memory",
+    "time",
+    "calibrated_time",
+    "formulas.fixed",
+    "formulas.letters",
+    "tensors",
+    "unknown",
+)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

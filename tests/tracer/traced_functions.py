@@ -83,3 +83,17 @@ def in_chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def endless(x: Any) -> Any:
     while True:
         x = x + 1
+
+
+def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    b, h, n, d = q.shape
+    g = k.shape[1]
+    k, v = (x[:, :, None].expand(b, g, h // g, n, d).reshape(b, h, n, d) for x in (k, v))
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+def times_a_constant(x: Tensor) -> Tensor:
+    return x @ WEIGHT.t()
+
+
+WEIGHT = torch.ones(32, 32)

@@ -68,7 +68,14 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         fused = bool(counted["inductor"]["fuse_attention"])
         program = watcher.program
         watcher.close()
-    found = Traced(_last_steps(program, setting.iterations), watcher.unknown, watcher.operators, {}, watcher.forward_of)
+    found = Traced(
+        _last_steps(program, setting.iterations),
+        watcher.unknown,
+        watcher.operators,
+        {},
+        watcher.forward_of,
+        watcher.owners,
+    )
     plans = tuple(watcher.plans.values())
     return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks, fused))
 

@@ -1,0 +1,173 @@
+"""Fake tensors without torch.compile: they need the compiler's settings, and no more of it.
+
+`FakeTensorMode` reads `torch._dynamo.config`, dispatch modes ask `torch._dynamo` to leave them uncompiled, and a shape
+environment notes for each guard the user's line, by a list of the compiler's files. Importing all that takes longer
+than a trace. So the settings are imported alone, the modes are told, and guards have no line. Where anything else
+imports the compiler, it comes whole.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._compile
+import torch.utils.checkpoint
+from torch._decomp import global_decomposition_table
+from torch._guards import GuardSource, Source
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_COMPILER = "torch._dynamo"
+_FOLDER = [str(Path(torch.__file__).parent / "_dynamo")]
+_ASKS = torch._compile._disable_dynamo(lambda: None).__code__
+_TOLD = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled function
+
+
+def fake_mode(environment: Any = None, **options: Any) -> FakeTensorMode:
+    """A mode whose tensors have no data; with a shape environment their sizes can be symbols."""
+    with _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
+        return FakeTensorMode(shape_env=environment, **options)
+
+
+def shape_environment() -> Any:
+    """What makes symbols, each for itself, and keeps the guards."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    with _in_place_of("torch.fx.experimental.validator", translation_validation_enabled=lambda: False):
+        return ShapeEnv(duck_shape=False)
+
+
+def symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
+    """A size that stands for itself, with a hint."""
+    from torch.fx.experimental.symbolic_shapes import DimDynamic
+
+    source = _source(letter)
+    expression = environment.create_symbol(hint, source=source, dynamic_dim=DimDynamic.DYNAMIC)
+    size: torch.SymInt = environment.create_symintnode(expression, hint=hint, source=source)
+    return size
+
+
+def fake_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What a real tensor is under the fake mode that is on; the same as long as it is held."""
+    mode: Any = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return mode.fake_tensor_converter.from_real_tensor(mode, tensor, source=_source("constant"))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
+    """Within, these modes run without asking the compiler, and guards have no line."""
+    told = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _TOLD)]
+    for function in told:
+        setattr(function, _TOLD, function)
+    symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+    try:
+        with _without_lines(symbolic) if symbolic else nullcontext(), _settings_at_hand():
+            yield
+    finally:
+        for function in told:
+            delattr(function, _TOLD)
+
+
+def _without_lines(symbolic: ModuleType) -> Any:
+    """Guards are not logged, and their place is the first frame outside the module (inside, it would hold itself)."""
+    own = {symbolic.__file__}
+    return mock.patch.multiple(symbolic, uninteresting_files=lambda: own, trace_structured=lambda *_, **__: None)
+
+
+def _kept(functions: Iterable[Any]) -> Iterator[Any]:
+    """What `torch._disable_dynamo` was put around, among these functions and what they wrap."""
+    for function in functions:
+        while function is not None:
+            if getattr(function, "__code__", None) is _ASKS:
+                yield inspect.getclosurevars(function).nonlocals["fn"]
+            function = getattr(function, "__wrapped__", None)
+
+
+@cache
+def _references() -> frozenset[Any]:
+    """Those among PyTorch's own operators in Python, which fake tensors run, and checkpointing."""
+    operators = (f for table in global_decomposition_table.values() for f in table.values())
+    return frozenset(_kept((*operators, *vars(torch.utils.checkpoint).values())))
+
+
+class _Settings:
+    """What `torch._dynamo` is while the compiler is not imported: its settings; asked for more, it imports it."""
+
+    def __init__(self, config: ModuleType) -> None:
+        self.config = config
+
+    def disable(self, function: Any, *_: Any, **__: Any) -> Any:
+        """The function, which nothing compiles."""
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(_COMPILER), name)
+
+
+@contextmanager
+def _settings_at_hand() -> Iterator[None]:
+    if "_dynamo" in vars(torch):
+        yield
+        return
+    settings: Any = _Settings(_config())
+    torch._dynamo = settings
+    try:
+        yield
+    finally:
+        if vars(torch).get("_dynamo") is settings:
+            del torch._dynamo
+
+
+@cache
+def _config() -> ModuleType:
+    """`torch._dynamo.config` without the package around it."""
+    with _in_place_of(_COMPILER, __path__=_FOLDER):
+        return importlib.import_module(f"{_COMPILER}.config")
+
+
+@contextmanager
+def _in_place_of(name: str, **contents: Any) -> Iterator[None]:
+    """Within, importing a module gives these names alone, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = module = ModuleType(name)
+    vars(module).update(contents)
+    try:
+        yield
+    finally:
+        for each in [n for n in sys.modules if f"{n}.".startswith(f"{name}.")]:
+            del sys.modules[each]
+
+
+class _Letter(Source):
+    """Where a symbol comes from: nowhere but a letter."""
+
+    def __init__(self, letter: str) -> None:
+        vars(self)["letter"] = letter
+
+    @property
+    def name(self) -> str:
+        """The letter."""
+        return str(vars(self)["letter"])
+
+    @property
+    def guard_source(self) -> GuardSource:
+        """As for constants, which guards leave alone."""
+        return GuardSource.CONSTANT
+
+
+def _source(letter: str) -> Source:
+    if callable(Source.name):  # torch 2.9 and before: a method
+        from torch._dynamo.source import ConstantSource
+
+        return ConstantSource(letter)
+    return _Letter(letter)

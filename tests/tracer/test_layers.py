@@ -1,0 +1,144 @@
+"""Repeated layers: what is said in L from one model is, to the byte, what other numbers of layers take."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gpt import AT, TOKENS, training_step
+from torch import Tensor, nn
+
+import memmodel
+from memmodel.tracer.repeats import runs
+from memmodel.tracer.result import Trace
+
+
+def sequential(layers: int) -> nn.Module:
+    return nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.GELU()) for _ in range(layers)), nn.LayerNorm(32))
+
+
+def loop(layers: int) -> Callable[[Tensor], Tensor]:
+    weights = [torch.ones(32, 32) for _ in range(layers)]
+
+    def function(x: Tensor) -> Tensor:
+        for weight in weights:
+            x = torch.tanh(x @ weight)
+        return x
+
+    return function
+
+
+def assert_forms_are(found: Trace, layers: int, other: Trace) -> None:
+    """The forms of one model, at the other's number of layers, are what the other takes."""
+    forms, sizes = found.forms, AT | {"L": layers}
+    assert forms is not None
+    assert forms.value(forms.saved, sizes) == other.memory.saved_bytes
+    peaks = {phase: max(forms.value(b.expression, sizes) for b in found) for phase, found in forms.peaks.items()}
+    assert peaks == other.memory.phase_peaks
+    work = forms.matmul_flops, forms.flops, forms.hbm_bytes
+    assert [forms.value(x, sizes) for x in work] == [other.work.matmul, other.work.flops, other.work.hbm_bytes]
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_training_step_in_the_number_of_its_layers(foreach: bool) -> None:
+    def traced(layers: int, formulas: bool) -> Trace:
+        step = training_step(layers, foreach=foreach)
+        return memmodel.trace(step, TOKENS, step="own", at=AT, formulas=formulas)
+
+    real = {layers: traced(layers, False) for layers in (2, 3, 5, 8)}
+    for layers in (2, 3, 5):
+        found = traced(layers, True)
+        assert found.forms is not None
+        assert found.forms.layers is not None
+        assert (found.forms.layers.count, found.forms.layers.what) == (layers, "model.layers.*")
+        for other, trace in real.items():
+            assert_forms_are(found, other, trace)
+
+
+@pytest.mark.parametrize("step", ["inference", "forward", "train"])
+@pytest.mark.parametrize("made", [sequential, loop])
+def test_containers_and_plain_loops(made: Callable[[int], Any], step: str) -> None:
+    def traced(layers: int) -> Trace:
+        return memmodel.trace(made(layers), {"x" if made is loop else "input": "B,N,32"}, step=step, at=AT)
+
+    real = {layers: traced(layers) for layers in (3, 4, 7)}
+    for found in real.values():
+        for layers, other in real.items():
+            assert_forms_are(found, layers, other)
+
+
+def test_pytorchs_own_encoder_with_dropout() -> None:
+    """The layer whose backward comes first differs: the others are counted as all but one."""
+
+    def traced(layers: int) -> Trace:
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+        encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        model = nn.Sequential(nn.Embedding(100, 32), encoder, nn.Linear(32, 100))
+        return memmodel.trace(model, {"input": "B,N:int64"}, step="train", at=AT)
+
+    assert_forms_are(traced(4), 6, traced(6))
+
+
+def test_weights_of_a_layer_are_counted_by_hand() -> None:
+    """32 * 32 weights and 32 biases per layer, in fp32; alive: the weights, x and two results, as under no_grad."""
+    forms = memmodel.trace(sequential(4), {"input": "B,N,32"}, at=AT).forms
+    assert forms is not None
+    (branch,) = forms.peaks["forward"]
+    assert branch.expression.coeff(forms.layers.symbol) == 4 * (32 * 32 + 32)  # type: ignore[union-attr]
+    assert "L = 4 layers (*)" in forms.region
+
+
+def test_no_layers_where_a_number_of_equal_births_is_a_coincidence() -> None:
+    """Two equal products beside two unlike parts: nothing repeats."""
+
+    class Unlike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 16)])
+
+        def forward(self, x: Tensor) -> Any:
+            for _ in range(2):
+                x = x @ torch.ones(8, 8)
+            return self.parts[1](self.parts[0](x))
+
+    forms = memmodel.trace(Unlike(), {"x": "B,8"}, at={"B": 4}).forms
+    assert forms is not None
+    assert forms.layers is None
+
+
+def test_a_loop_inside_that_runs_as_often_as_there_are_layers_stays_a_number() -> None:
+    """It works with no layer's parameters: its rounds would not grow with the layers."""
+
+    class Both(nn.Module):
+        def __init__(self, layers: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(layers))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            kept = []
+            for _ in range(3):
+                kept.append(x * 2.0)
+            return torch.stack(kept).sum(0)
+
+    def traced(layers: int) -> Trace:
+        return memmodel.trace(Both(layers), {"x": "B,N,32"}, step="train", at=AT)
+
+    assert_forms_are(traced(3), 6, traced(6))
+
+
+@pytest.mark.parametrize(
+    ("signs", "count", "expected"),
+    [
+        ("abcabcabc", 3, [(0, 3)]),
+        ("xabababy", 3, [(1, 2)]),
+        ("aabaab", 2, [(0, 3)]),
+        ("aaaa", 2, []),  # two rounds of two, or four of one: not known
+        ("abcd", 2, []),
+        ("abab", 3, []),
+        ("xyxy.cdecde", 2, [(0, 2), (5, 3)]),
+    ],
+)
+def test_runs(signs: str, count: int, expected: list[tuple[int, int]]) -> None:
+    assert runs(signs, count) == expected

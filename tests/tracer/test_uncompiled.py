@@ -1,0 +1,54 @@
+"""A trace does without torch.compile, and leaves it as it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+CODE = """
+import json, sys, torch, memmodel
+from traced_functions import INPUTS, SIZES, three_names
+
+found = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
+imported = [name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules]
+marked = torch._subclasses.fake_tensor.FakeTensorMode.__torch_dispatch__.__wrapped__
+left = "_dynamo" in vars(torch), "__dynamo_disable" in vars(marked)
+compiled = torch.compile(lambda x: x * 2 + 1, backend="eager")(torch.ones(3)).tolist()
+again = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
+same = again.forms.peaks == found.forms.peaks and again.memory == found.memory
+print(json.dumps([imported, left, compiled, same]))
+"""
+GARBAGE = """
+import gc, json
+from traced_functions import INPUTS, SIZES, in_chunks
+from memmodel.recording.device import CUDA
+from memmodel.tracer.run import Setting
+from memmodel.tracer.specs import inputs_of
+from memmodel.tracer.symbolic import hints, traced_in_letters
+
+setting = Setting(in_chunks, inputs_of(INPUTS), "train", CUDA)
+traced_in_letters(setting, hints("BHND", SIZES))
+gc.collect()
+gc.disable()
+gc.set_debug(gc.DEBUG_SAVEALL)
+traced_in_letters(setting, hints("BHND", SIZES))
+gc.collect()
+print(json.dumps(sum(type(x).__name__ == "FakeTensor" for x in gc.garbage)))
+"""
+
+
+def run(code: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_trace_imports_no_compiler_and_the_compiler_works_after_it() -> None:
+    assert run(CODE) == [[], [False, False], [3.0, 3.0, 3.0], True]
+
+
+def test_no_tensor_waits_for_the_garbage_collector() -> None:
+    """Else its death would come by chance."""
+    assert run(GARBAGE) == 0
