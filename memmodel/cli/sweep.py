@@ -1,6 +1,7 @@
 """`memmodel sweep`."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,9 +14,8 @@ _RANGED = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
 _ROWS_BEFORE_PROGRESS = 200_000
 
 
-def _ranges(text: str, name: str) -> list[int]:
+def ranges(text: str, option: str) -> list[int]:
     """A list of sizes: 1024,4k or 1k:16k:1k (first:last:step) or 1k:64k:*2 (times two)."""
-    option = f"--{name.replace('_', '-')}"
     sizes: list[int] = []
     for part in text.split(","):
         pieces = part.split(":")
@@ -65,10 +65,10 @@ def command(algorithms: str | None, style: str, output: str | None, force: bool,
         raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
     swept = _swept(algorithms, options)
     if output is None:
-        _write(swept, style, sys.stdout)
+        write_rows(_rows(swept), style, sys.stdout)
         return
     with _opened(output) as target:
-        _write(swept, style, target)
+        write_rows(_rows(swept), style, target)
 
 
 def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
@@ -76,11 +76,12 @@ def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
-    ranges = {name: _ranges(options.pop(name), name) for name in _RANGED if options.get(name)}
+    given_ranges = {name: options.pop(name) for name in _RANGED if options.get(name)}
+    swept = {name: ranges(text, f"--{name.replace('_', '-')}") for name, text in given_ranges.items()}
     given = {name: value for name, value in options.items() if value is not None}
-    first: dict[str, Any] = {name: sizes[0] for name, sizes in ranges.items()}
+    first: dict[str, Any] = {name: sizes[0] for name, sizes in swept.items()}
     cases = cases_of(split_names(algorithms), **first, **given)
-    columns = grid(cases[0], ranges)
+    columns = grid(cases[0], swept)
     total = len(columns["seq"]) * len(cases)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]
@@ -95,8 +96,12 @@ def _opened(output: str) -> IO[str]:
         raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with --output") from None
 
 
-def _write(sweeps: list[Any], style: str, target: IO[str]) -> None:
-    rows = (row for swept in sweeps for row in swept.rows())
+def _rows(sweeps: list[Any]) -> Iterator[dict[str, Any]]:
+    return (row for swept in sweeps for row in swept.rows())
+
+
+def write_rows(rows: Iterator[dict[str, Any]], style: str, target: IO[str]) -> None:
+    """Rows as "csv" or "json"."""
     if style == "json":
         if target is sys.stdout:
             print_json({"schema": 1, "rows": list(rows)})

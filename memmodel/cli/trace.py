@@ -1,12 +1,19 @@
 """`memmodel trace`."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
 import click
 
 from memmodel.cli.options import alloc_option, chosen_gpu, config, examples, gpu_options, print_json, show
+from memmodel.cli.pictures import SUFFIXES, check_output, check_plotting, put
+from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
+
+if TYPE_CHECKING:
+    from memmodel.tracer.result import Trace
 
 
 @click.command(
@@ -15,6 +22,8 @@ from memmodel.errors import UsageError
         "memmodel trace model:attention --input q=B,H,N,D:bf16 --input k=B,H,N,D:bf16 \\",
         "    --input v=B,H,N,D:bf16 --train --at B=8,H=12,N=16k,D=64 --gpu A100",
         "memmodel trace train.py:step --input x=B,N,512 --step --at B=8,N=2048",
+        "memmodel trace train.py:step --input x=B,N,512 --step --at B=8 --sweep N=1k:8k:*2",
+        "memmodel trace train.py:step --input x=B,N,512 --step -o timeline.svg",
     ),
 )
 @click.argument("function", metavar="PACKAGE.MODULE:FUNCTION")
@@ -32,6 +41,11 @@ from memmodel.errors import UsageError
 @click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
 @gpu_options
 @alloc_option
+@click.option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
+@click.option("--latex", is_flag=True, help="The formulas alone, as LaTeX.")
+@click.option("--timeline", is_flag=True, help="A picture of what is in memory through the step.")
+@click.option("--output", "-o", metavar="FILE", help="Draw that picture into FILE.svg or FILE.png.")
+@click.option("--force", is_flag=True, help="Overwrite the picture's file.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/trace.md.")
 def command(
     function: str,
@@ -48,6 +62,11 @@ def command(
     gpu: str | None,
     gpu_file: str | None,
     expandable_segments: bool,
+    sweep: str | None,
+    latex: bool,
+    timeline: bool,
+    output: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Trace a PyTorch function: its memory in numbers, by line and as formulas, without a GPU.
@@ -57,6 +76,7 @@ def command(
     device = chosen_gpu(gpu, gpu_file)
     try:
         from memmodel.tracer.api import trace
+        from memmodel.tracer.specs import parse_at
         from memmodel.tracer.target import target
         from memmodel.tracer.watch import MOST_OPERATORS
     except ModuleNotFoundError as error:
@@ -66,21 +86,45 @@ def command(
     steps = [name for name, given in (("train", train), ("forward", forward), ("own", own)) if given]
     if len(steps) > 1:
         raise UsageError("of --train, --forward and --step: choose one")
-    with redirect_stdout(sys.stderr):  # what the user's code prints
-        found = trace(
-            target(function),
-            inputs,
-            step=steps[0] if steps else "inference",
-            at=at,
-            gpu=device,
-            torch_version=torch,
-            over=over,
-            formulas=not no_formulas,
-            compiled=compiled,
-            config=config(expandable_segments),
-            most_operators=most_operators or MOST_OPERATORS,
-        )
-    if as_json:
+    pictured = timeline or output is not None
+    shown = [name for name, given in (("--sweep", sweep), ("--latex", latex), ("--timeline", pictured)) if given]
+    if len(shown) > 1:
+        raise UsageError(f"{' and '.join(shown)}: give one of them")
+    if output is not None:
+        check_output(output, force, SUFFIXES)
+        check_plotting()
+    called = target(function)
+
+    def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
+        with redirect_stdout(sys.stderr):  # what the user's code prints
+            return trace(
+                called,
+                inputs,
+                step=steps[0] if steps else "inference",
+                at=sizes,
+                gpu=device,
+                torch_version=torch,
+                over=over,
+                formulas=formulas,
+                compiled=compiled,
+                config=config(expandable_segments),
+                most_operators=most_operators or MOST_OPERATORS,
+            )
+
+    if sweep is not None:
+        letter, _, sizes = sweep.partition("=")
+        if not letter or not sizes:
+            raise UsageError(f"--sweep {sweep}: expected a letter and its sizes, such as N=1k:64k:*2")
+        asked = parse_at(at or "")
+        rows = (traced({**asked, letter: size}, False).row() for size in ranges(sizes, f"--sweep {letter}"))
+        write_rows(rows, "json" if as_json else "csv", sys.stdout)
+        return
+    found = traced(at, not (no_formulas or pictured))
+    if pictured:
+        put([found.timeline()], output, force, as_json)
+    elif latex:
+        click.echo(found.latex())
+    elif as_json:
         print_json(found.to_dict())
     else:
         show(found)

@@ -45,17 +45,19 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Timeline(Shown):
-    """One algorithm's step on one GPU.
+    """One step on one GPU.
 
     Attributes:
-        gpu: its name. case: what runs. title: the algorithm for people. memory: the prediction's figures, in bytes.
+        gpu: its name. title: the algorithm or function for people. case: what runs, in words.
+        configuration: of a built-in algorithm; None for a traced function. memory: the prediction's figures, in bytes.
         moments: in order. bands: lowest first; at each moment their bytes add up to the live ones.
         peak: index of the first moment with the most live bytes.
     """
 
     gpu: str
-    case: Case
     title: str
+    case: str
+    configuration: Case | None
     memory: Memory
     moments: tuple[Moment, ...]
     bands: tuple[Band, ...]
@@ -76,10 +78,24 @@ def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Tim
     """The picture of a checked case (see `memmodel.predictor.cases_of`) on a GPU."""
     program = record(case.lettered(), sites=True)
     figures = memory(program, case, gpu, config)
-    walk = _Walk(program, usage_by_event(program, case, gpu, figures, config))
+    usage = usage_by_event(program, case.torch, gpu, figures, config)
+    return timeline_of(program, usage, figures, gpu, algorithm(case.algorithm).title, case.describe(), case)
+
+
+def timeline_of(
+    step: Program,
+    usage: Sequence[tuple[int, int]],
+    memory: Memory,
+    gpu: Gpu,
+    title: str,
+    case: str,
+    configuration: Case | None = None,
+) -> Timeline:
+    """The picture of a program of one step, with (allocated, reserved) bytes at each event from "forward" on."""
+    walk = _Walk(step, usage)
     moments = tuple(walk.moments())
     peak = max(range(len(moments)), key=lambda i: moments[i].live_bytes)
-    return Timeline(gpu.name, case, algorithm(case.algorithm).title, figures, moments, tuple(_bands(walk)), peak)
+    return Timeline(gpu.name, title, case, configuration, memory, moments, tuple(_bands(walk)), peak)
 
 
 _INPUTS = ""  # stands for the names of all inputs

@@ -1,7 +1,6 @@
 """Allocated and reserved bytes at each event of a step: `memmodel.replay`, event by event instead of phase by phase."""
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
-from memmodel.case import Case
 from memmodel.cublas import Workspace, workspace
 from memmodel.fitting import STEPS, room_bytes
 from memmodel.gpus import Gpu
@@ -12,19 +11,20 @@ Usage = tuple[int, int]
 
 
 def usage_by_event(
-    program: Program, case: Case, gpu: Gpu, memory: Memory, config: AllocatorConfig | None = None
+    program: Program, torch: str, gpu: Gpu, memory: Memory, config: AllocatorConfig | None = None, times: int = STEPS
 ) -> list[Usage]:
     """(allocated, reserved) bytes at each event of the step that `memory` describes, from the "forward" mark on.
 
-    As there: with endless memory, or with the GPU's where a step fits that would otherwise take more.
+    As there: with endless memory, or with the GPU's where a step fits that would otherwise take more; `torch` is its
+    version. The last of so many `times`: 1 for a program that holds several steps.
     """
-    gemms = workspace(case.torch, gpu.compute_capability)
+    gemms = workspace(torch, gpu.compute_capability)
     endless = _Steps(program, CachingAllocator(config=config), gemms)
-    found = endless.last()
+    found = endless.last(times)
     room = room_bytes(gpu)
     if room is None or not memory.fits or endless.reserved_peak <= room:
         return found
-    return _Steps(program, CachingAllocator(room, config), gemms).last()
+    return _Steps(program, CachingAllocator(room, config), gemms).last(times)
 
 
 class _Steps:
@@ -40,9 +40,9 @@ class _Steps:
         for event in program.events[:first]:
             self._after(event)
 
-    def last(self) -> list[Usage]:
+    def last(self, times: int) -> list[Usage]:
         """The last step's usage."""
-        for _ in range(STEPS):
+        for _ in range(times):
             found = [self._after(event) for event in self.step]
         return found
 

@@ -1,7 +1,7 @@
 """Closed forms as a table, as LaTeX and as JSON."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -84,11 +84,16 @@ def tensor_table(forms: Formulas) -> Table:
     return table
 
 
-def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
-    """One displayed equation per closed form."""
-    for name, expression, when in rows(forms):
+def latex_rows(rows: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
+    """One displayed equation for each (quantity, expression, condition)."""
+    for name, expression, when in rows:
         comment = f" % {when}" if when else ""
         yield rf"\text{{{name}}} &= {sympy.latex(expression)} \\{comment}"
+
+
+def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
+    """One displayed equation per closed form."""
+    yield from latex_rows(rows(forms))
     if tensors:
         for name, _, nbytes in forms.tensors:
             yield rf"\text{{{_escaped(name)}}} &= {sympy.latex(nbytes)} \\"

@@ -27,9 +27,9 @@ def timeline_dict(shown: Timeline) -> dict[str, Any]:
     """One panel."""
     return {
         "gpu": shown.gpu,
-        "algorithm": shown.case.algorithm,
+        "algorithm": shown.configuration.algorithm if shown.configuration else None,
         "title": shown.title,
-        "case": case_dict(shown.case),
+        "case": case_dict(shown.configuration) if shown.configuration else shown.case,
         "memory": memory_dict(shown.memory),
         "peak": shown.peak,
         "moments": [moment._asdict() for moment in shown.moments],

@@ -37,7 +37,7 @@ def draw_timeline(ax: Axes, shown: Timeline) -> None:
     ax.set_yticks([value for value, _ in ticks], [label for _, label in ticks])
     ax.set_xlabel("allocations and frees, in order")
     ax.set_ylabel("memory")
-    ax.set_title(f"{shown.title} on {shown.gpu}\n{shown.case.describe()}\n")
+    ax.set_title(f"{shown.title} on {shown.gpu}\n{shown.case}\n")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     hatched = Patch(facecolor="white", edgecolor=BLACK, hatch=HATCH, label="kept for backward")
     saved = [hatched] if any(any(band.saved_bytes) for band in shown.bands) else []

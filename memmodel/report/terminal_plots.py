@@ -47,7 +47,7 @@ def view(picture: object, console: Console, options: ConsoleOptions) -> Iterator
 
 def _timeline(shown: Timeline, width: int, ascii_only: bool) -> Iterator[Any]:
     yield Text(f"{shown.title} on {shown.gpu}: memory over one step", style="bold")
-    yield Text(shown.case.describe())
+    yield Text(shown.case)
     top = top_of(shown)
     chart = Chart(width, ROWS, Axis(0, 1, False, ()), Axis(0, top, False, binary_ticks(top, 5)), ascii_only)
     columns = _columns(shown, chart.columns)

@@ -24,9 +24,7 @@ _TENSORS_SHOWN = 8
 
 def trace_parts(trace: "Trace") -> Iterator[Any]:
     """The whole report, part by part."""
-    sizes = ", ".join(f"{x}={n}" for x, n in trace.sizes.items())
-    step = f"{trace.step}, compiled" if trace.graphs else trace.step
-    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.title}, {step}{', ' if sizes else ''}{sizes}")
+    yield Text.assemble((trace.gpu.name, "bold"), f": {trace.described}")
     yield Text()
     yield _verdict(trace)
     yield Padding(_numbers(trace), (1, 0, 0, 0))

@@ -165,6 +165,8 @@ def _result(job: _Job, unset: list[str], over: str | None, formulas: bool) -> Tr
         found.operators,
         (*_notes(job, program, unset, drew, graphs), *_left_out(job, program, forms), *no_time),
         graphs,
+        job.version,
+        job.config,
     )
 
 

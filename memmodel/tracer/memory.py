@@ -24,6 +24,11 @@ def is_closed(program: Program) -> bool:
     return born == {e.key for e in program.events[first:] if isinstance(e, Free)}
 
 
+def runs_of(program: Program) -> int:
+    """How often the program is run so that the last is steady; once where it holds several steps already."""
+    return STEPS if is_closed(program) else 1
+
+
 def step_phases(program: Program) -> list[str]:
     """The phases of the step itself."""
     return [name for name in program.phases() if name not in _NO_STEP]
@@ -36,8 +41,7 @@ def live_peak(program: Program) -> int:
 
 
 def _run(program: Program, gpu: Gpu, torch: str, allocator: CachingAllocator) -> Replay:
-    steps = STEPS if is_closed(program) else 1
-    return replay(program, allocator, workspace(torch, gpu.compute_capability), steps)
+    return replay(program, allocator, workspace(torch, gpu.compute_capability), runs_of(program))
 
 
 def fits(program: Program, gpu: Gpu, torch: str, config: AllocatorConfig | None = None) -> bool | None:

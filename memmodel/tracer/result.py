@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memmodel.allocator import AllocatorConfig
+from memmodel.cublas import DEFAULT_TORCH
+from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Time
-from memmodel.program import Program
+from memmodel.program import Mark, Program
 from memmodel.timeline import TensorRecord
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.closed import Forms
@@ -16,6 +19,8 @@ from memmodel.work import Work
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+
+    from memmodel.pictures.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Trace:
         forms: closed forms, None where there are none. why_no_forms: then, why.
         advice: changes that lower the peak, each verified on the events or by a trace. largest: size that fits.
             unknown: operator -> what is not known about it. notes: what else to know.
+        torch, config: the version and the allocator's settings that memory is for.
         graphs: what torch.compile made of it; None where it is traced as eager code.
     """
 
@@ -53,6 +59,50 @@ class Trace:
     operators: int
     notes: tuple[str, ...]
     graphs: Graphs | None = None
+    torch: str = DEFAULT_TORCH
+    config: AllocatorConfig | None = None
+
+    @property
+    def described(self) -> str:
+        """The function, how it ran and its sizes, in words."""
+        sizes = [f"{x}={n}" for x, n in self.sizes.items()]
+        return ", ".join((self.title, self.step, *(["compiled"] if self.graphs else []), *sizes))
+
+    def timeline(self) -> "Timeline":
+        """The picture of what is in memory through the last step."""
+        from memmodel.pictures.timeline import timeline_of
+        from memmodel.pictures.usage import usage_by_event
+        from memmodel.tracer.closed import last_step
+        from memmodel.tracer.memory import runs_of
+
+        step = last_step(self.program)
+        usage = usage_by_event(
+            self.program, self.torch, self.gpu, self.memory, self.config, times=runs_of(self.program)
+        )
+        own = len(step.events) - step.events.index(Mark("forward"))
+        return timeline_of(step, usage[-own:], self.memory, self.gpu, self.title, self.described)
+
+    def row(self) -> dict[str, Any]:
+        """The sizes, and what they take: a row of a sweep."""
+        return {
+            **self.sizes,
+            "live_peak_bytes": self.memory.live_peak_bytes,
+            "allocated_peak_bytes": self.memory.allocated_peak_bytes,
+            "reserved_peak_bytes": self.memory.reserved_peak_bytes,
+            "saved_bytes": self.memory.saved_bytes,
+            "fits": self.memory.fits,
+            "flops": int(self.work.flops),
+            "hbm_bytes": int(self.work.hbm_bytes),
+        }
+
+    def latex(self) -> str:
+        """The closed forms as LaTeX, an equation a line. Raises UsageError where there are none."""
+        from memmodel.report.formulas import latex_rows
+        from memmodel.report.trace import form_rows
+
+        if self.forms is None:
+            raise UsageError(f"{self.title}: no formulas: {self.why_no_forms}")
+        return "\n".join(latex_rows(form_rows(self.forms)))
 
     def to_dict(self) -> dict[str, Any]:
         """The documented JSON form."""
