@@ -1,0 +1,48 @@
+"""A job: a function with its sizes, GPU and torch version, and its steady step, eager or compiled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memmodel.allocator import AllocatorConfig
+from memmodel.gpus import Gpu
+from memmodel.tracer.compiled import Chip, Graphs
+from memmodel.tracer.memory import is_closed
+from memmodel.tracer.run import Setting, Traced, traced
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is traced, and what for.
+
+    Attributes:
+        setting: the function and how it runs. sizes: of the letters. gpu, version, config: what memory is for.
+        compiled: whether the function is passed to torch.compile.
+    """
+
+    setting: Setting
+    sizes: dict[str, int]
+    gpu: Gpu
+    version: str
+    config: AllocatorConfig | None
+    compiled: bool = False
+
+    def steady(self) -> tuple[Traced, Graphs | None]:
+        """The steady step at the sizes asked for; after torch.compile, with what it compiled."""
+        return self._run(self.setting, self.sizes)
+
+    def run(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
+        """The steady step of another function or of other sizes."""
+        return self._run(setting, sizes)[0]
+
+    def _run(self, setting: Setting, sizes: Mapping[str, int]) -> tuple[Traced, Graphs | None]:
+        if not self.compiled:
+            return _steady(setting, sizes), None
+        from memmodel.tracer.compiled.run import steady_compiled
+
+        return steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count))
+
+
+def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
+    """The step once where it leaves nothing behind, else three times over: its caches are filled by the last."""
+    found = traced(setting._replace(iterations=1), sizes)
+    return found if is_closed(found.program) else traced(setting._replace(iterations=3), sizes)

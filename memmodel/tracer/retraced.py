@@ -1,0 +1,89 @@
+"""Changes that lower the peak: those shown on the events, and those that need the changed function traced."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from memmodel.errors import UsageError
+from memmodel.program import Program
+from memmodel.tracer.advice import Advice, advice
+from memmodel.tracer.by_hand import Finder, Rewriter, under
+from memmodel.tracer.job import Job
+from memmodel.tracer.memory import live_peak
+from memmodel.tracer.run import Setting, Traced, traced
+
+
+def advice_of(job: Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
+    """Changes on the events, and those that are traced again; most first."""
+    before = live_peak(found.program)
+    tips = [] if job.compiled else advice(found.program, labels, found.last_use)
+    for change, setting in _rewritten(job, found.program):
+        try:
+            after = live_peak(job.run(setting, job.sizes).program)
+        except UsageError:
+            continue
+        if after < before:
+            tips.append(Advice(change, after, before - after, "by a trace"))
+    return sorted(tips, key=lambda tip: -tip.less_bytes)
+
+
+def _rewritten(job: Job, program: Program) -> list[tuple[str, Setting]]:
+    """(change, what to trace) of changes to the whole function."""
+    setting, function = job.setting, job.setting.function
+    found = []
+    if setting.step == "train" and _parameters_known(function):
+        change = f"{_line_of(function)}checkpoint the whole function"
+        found.append((change, setting._replace(function=_checkpointed(function))))
+    found += _library_softmax(job, program)
+    shapes = [x.shape(job.sizes) for x in setting.inputs]
+    names_ = [x.name[:1] for x in setting.inputs]
+    if names_ == ["q", "k", "v"] and all(len(s) == 4 for s in shapes) and setting.step != "own":
+        fused = torch.nn.functional.scaled_dot_product_attention
+        change = f"{_line_of(function)}scaled_dot_product_attention(q, k, v), where it computes no more than that"
+        found.append((change, setting._replace(function=lambda q, k, v: fused(q, k, v))))
+    return found
+
+
+def _library_softmax(job: Job, program: Program) -> list[tuple[str, Setting]]:
+    """The function with the library's softmax where it writes softmax out."""
+    setting = job.setting._replace(iterations=1)
+    if job.compiled or not {"exp", "div"} <= {launch.name.rstrip("_") for launch in program.launches()}:
+        return []
+    if not _parameters_known(setting.function):
+        return []
+    finder = Finder()
+    traced(setting._replace(function=under(finder, setting.function)), job.sizes)
+    plan = finder.plan()
+    if not plan.ends:
+        return []
+    where = ", ".join(map(str, plan.lines))
+    changed = setting._replace(function=under(Rewriter(plan), setting.function))
+    return [(f"line {where}: torch.softmax(x, dim) instead of exp(x - max) / sum", changed)]
+
+
+def _line_of(function: Callable[..., Any]) -> str:
+    """Where a function begins, as the beginning of a sentence; nothing for one that is not the user's Python."""
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    code = getattr(inspect.unwrap(called), "__code__", None)
+    return f"line {code.co_firstlineno}: " if code is not None else ""
+
+
+def _parameters_known(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not say
+        return False
+    return True
+
+
+def _checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
+    from torch.utils.checkpoint import checkpoint
+
+    def wrapped(**arguments: Any) -> Any:
+        return checkpoint(function, use_reentrant=False, **arguments)
+
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    wrapped.__signature__ = inspect.signature(called)  # type: ignore[attr-defined]
+    return wrapped
