@@ -52,7 +52,7 @@ def _function(xp: Any) -> Any:
             rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
             probs = scores.new_empty(scores.shape)
             dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
-            _softmax_kernel(xp, scores, [probs, *rows, *dropped])
+            _softmax_kernel(xp, [scores] * (3 if by_hand else 2), [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
             if not any(ctx.needs_input_grad):
                 kept = []
@@ -74,7 +74,8 @@ def _function(xp: Any) -> Any:
             dv = kept[ctx.kept - 1].transpose(-2, -1) @ dout if ctx.needs_input_grad[2] else None
             dprobs = dout @ v.transpose(-2, -1)
             dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
-            _softmax_kernel(xp, dprobs, [dscores])
+            reads, writes = (8, 4) if ctx.by_hand else (4, 1)
+            _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes)
             del dprobs
             dq = dscores @ k
             dk = dscores.transpose(-2, -1) @ q
@@ -83,11 +84,17 @@ def _function(xp: Any) -> Any:
     return CompiledAttention
 
 
-def _softmax_kernel(xp: Any, scores: Any, outputs: list[Any]) -> None:
-    """Scale, mask, softmax (or its gradient) and dropout of whole rows, in one kernel."""
-    with kernel("fused softmax", reads=(scores,), writes=outputs) as on_chip:
-        for rows in on_chip.tiles(scores.shape[-2], 1):
-            row = on_chip.load(scores, rows)
+def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any]) -> None:
+    """Scale, mask, softmax (or its gradient) and dropout of whole rows; tensors as often as they are read or written.
+
+    A row of more than 1024 elements is not kept on chip (torch/_inductor, persistent reductions), and
+    each loop over it reads it again. Written out, forward loops for the maximum, the sum and the result; the library's
+    maximum and sum take one loop. Backward loops for its sum and its result over gradient and probabilities; written
+    out it also scatters the maximum's gradient into zeros and adds that in a kernel of its own.
+    """
+    with kernel("fused softmax", reads=scores, writes=outputs) as on_chip:
+        for rows in on_chip.tiles(scores[0].shape[-2], 1):
+            row = on_chip.load(scores[0], rows)
             row = row - row.amax(-1, keepdim=True)
             row = row.exp()
             row = row / row.sum(-1, keepdim=True)
