@@ -23,11 +23,17 @@ def decimal_text(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {_DECIMAL[step]}{unit}"
 
 
+def number_text(value: float) -> str:
+    """Four significant digits, and never a power of ten for a large number: "0.25", "42.71", "12,260"."""
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.4g}"
+
+
 def seconds_text(seconds: float) -> str:
     """A duration: "152.6 ms", "49.8 us"."""
     for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
         if seconds * factor >= 1 or unit == "us":
-            return f"{seconds * factor:.4g} {unit}"
+            return f"{number_text(seconds * factor)} {unit}"
     raise AssertionError("unreachable")
 
 

@@ -5,10 +5,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
 from memmodel import __version__
+from memmodel.cli.plain import make_printable
 from memmodel.errors import UsageError
 
 _COMMANDS = {
@@ -77,10 +79,11 @@ def cli(ctx: click.Context) -> None:
 def main() -> None:
     """Entry point: run the command and end with its status."""
     gc.disable()  # a command is short; nothing it makes in cycles needs collecting
+    make_printable(sys.stdout, sys.stderr)
     status = run()
-    if status:
-        sys.exit(status)
-    os._exit(0)  # no time spent on taking the interpreter down
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(status)  # no time spent on taking the interpreter down
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -100,6 +103,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see --help")
     except BrokenPipeError:
         os._exit(0)  # the reader has gone: nothing is left to flush
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}: see that there is room and permission to read and write")
 
 
 def _fail(message: str, status: int = 2) -> int:

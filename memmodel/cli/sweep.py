@@ -1,16 +1,20 @@
 """`memmodel sweep`."""
 
+import math
 import sys
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
+from memmodel.cli.files import check_free, kind_of, tell
 from memmodel.cli.options import SIZE, algorithm_option, examples, print_json
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, choice
 
 _RANGED = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
+_FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS = 200_000
+_MOST_ROWS = 10_000_000  # about a gigabyte of numbers
 
 
 def _ranges(text: str, name: str) -> list[int]:
@@ -29,13 +33,25 @@ def _ranges(text: str, name: str) -> list[int]:
         step = SIZE.convert(pieces[2].removeprefix("*"), None, None)
         if step < (2 if times else 1) or first < 1:
             raise UsageError(f"{option} {part}: the step must lead upwards from a first size of at least 1")
-        size = first
-        while size <= last:
-            sizes.append(size)
-            size = size * step if times else size + step
+        found = _powers(first, last, step) if times else range(first, last + 1, step)
+        if len(found) > _MOST_ROWS:
+            raise UsageError(f"{option} {part}: {_too_many(len(found))}")
+        sizes += found
     if not sizes:
         raise UsageError(f"{option} {text}: the range holds no size")
     return sizes
+
+
+def _powers(first: int, last: int, factor: int) -> list[int]:
+    found: list[int] = []
+    while first <= last:
+        found.append(first)
+        first *= factor
+    return found
+
+
+def _too_many(count: int) -> str:
+    return f"{count:,} configurations, expected at most {_MOST_ROWS:,}: take larger steps, or several sweeps"
 
 
 @click.command("sweep", epilog=examples("memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash"))
@@ -52,23 +68,23 @@ def _ranges(text: str, name: str) -> list[int]:
 @click.option("--dropout", type=float, help="Probability of dropout. [default: 0]")
 @click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]")
 @click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]")
-@click.option("--format", "style", default="csv", show_default=True, help="csv or json.")
+@click.option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
-def command(algorithms: str | None, style: str, output: str | None, force: bool, **options: Any) -> None:
+def command(algorithms: str | None, style: str | None, output: str | None, force: bool, **options: Any) -> None:
     """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each."""
-    if style not in ("csv", "json"):
-        from memmodel.errors import unknown
-
-        raise unknown("format", style, ["csv", "json"])
-    if output is not None and Path(output).exists() and not force:
-        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+    if style is None:
+        style = "json" if output is not None and kind_of(output) == "json" else "csv"
+    style = choice("format", style, _FORMATS)
+    if output is not None:
+        check_free(output, force)
     swept = _swept(algorithms, options)
     if output is None:
         _write(swept, style, sys.stdout)
         return
     with _opened(output) as target:
         _write(swept, style, target)
+    tell(output)
 
 
 def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
@@ -76,12 +92,14 @@ def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
-    ranges = {name: _ranges(options.pop(name), name) for name in _RANGED if options.get(name)}
+    ranges = {name: _ranges(options.pop(name), name) for name in _RANGED if options.get(name) is not None}
     given = {name: value for name, value in options.items() if value is not None}
     first: dict[str, Any] = {name: sizes[0] for name, sizes in ranges.items()}
     cases = cases_of(split_names(algorithms), **first, **given)
+    total = math.prod(map(len, ranges.values())) * len(cases)
+    if total > _MOST_ROWS:
+        raise UsageError(_too_many(total))
     columns = grid(cases[0], ranges)
-    total = len(columns["seq"]) * len(cases)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]
     with click.progressbar(length=total, label="configurations", file=sys.stderr) as bar:

@@ -83,7 +83,7 @@ def amount(value: float, unit: str) -> str:
         return seconds_text(value)
     if unit == "B":
         return bytes_text(value)
-    return decimal_text(value, unit) if unit and unit != "cycles" else f"{value:.4g} {unit}".rstrip()
+    return decimal_text(value, unit) if unit and unit != "cycles" else f"{number_text(value)} {unit}".rstrip()
 
 
 def listed_value(name: str, gpu: Gpu) -> float | None:

@@ -69,7 +69,7 @@ def _work(prediction: Prediction, form: "Formulas | None") -> list[str]:
         "the sum over the kernels below, a multiply-add counted as two",
         f"HBM traffic {traffic}: each kernel's operands read once, its results written once",
         f"compulsory {prediction.compulsory_bytes:,} B: the step's inputs and outputs, each once",
-        f"intensity {float(work.intensity):.4g} FLOP/B: FLOP over HBM traffic",
+        f"intensity {number_text(float(work.intensity))} FLOP/B: FLOP over HBM traffic",
     ]
 
 

@@ -38,7 +38,7 @@ def _binding(prediction: Prediction, _: Report) -> str:
 
 def _balance(prediction: Prediction, report: Report) -> str:
     intensity = float(prediction.work.intensity)
-    return f"{intensity:.4g} FLOP/B"
+    return f"{number_text(intensity)} FLOP/B"
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (

@@ -221,7 +221,7 @@ def _point_row(i: int, point: Point, expected: bool) -> tuple[str, ...]:
     return (
         f"{letter.upper()} {letter}" if expected else letter.upper(),
         escape(f"{point.algorithm}: {point.kernel}{times}"),
-        f"{point.intensity:.4g}",
+        number_text(point.intensity),
         seconds_text(point.seconds),
         decimal_text(point.rate, ""),
         *((seconds,) if expected else ()),
