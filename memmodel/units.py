@@ -11,7 +11,7 @@ def bytes_text(count: float) -> str:
     value, unit = float(count), 0
     while abs(value) >= 1024 and unit < len(_BINARY) - 1:
         value, unit = value / 1024, unit + 1
-    return f"{count:.0f} B" if unit == 0 else f"{value:.2f} {_BINARY[unit]}"
+    return f"{count:.0f} B" if unit == 0 else f"{value:,.2f} {_BINARY[unit]}"
 
 
 def decimal_text(value: float, unit: str) -> str:
@@ -20,7 +20,7 @@ def decimal_text(value: float, unit: str) -> str:
     while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
         value, step = value / 1000, step + 1
     digits = 0 if value == int(value) and step == 0 else max(0, 2 - len(str(int(abs(value)))) + 1)
-    return f"{value:.{digits}f} {_DECIMAL[step]}{unit}"
+    return f"{value:,.{digits}f} {_DECIMAL[step]}{unit}"
 
 
 def number_text(value: float) -> str:

@@ -12,7 +12,7 @@ from memmodel.gpus import Gpu
 from memmodel.report.tables import bullets
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS
-from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 Say = Callable[[str, int, int], None]
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from memmodel.case import Case
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.tables import account_table, bullets, verdicts
-from memmodel.units import bytes_text, decimal_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.closed_forms import Formulas

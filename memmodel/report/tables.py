@@ -14,7 +14,7 @@ from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Mitigation, Prediction, Report
 from memmodel.timeline import TensorRecord
-from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
@@ -253,12 +253,15 @@ def value_text(quantity: str, value: float) -> str:
     return {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB"}.get(pipe) or bytes_text(value)
 
 
+_COUNTED = {"heads": "number of heads"}
+
+
 def threshold_table(thresholds: Iterable["Threshold"], gpu: Gpu) -> Table:
     """The largest sizes that fit."""
     found = list(thresholds)
     over = found[0].over
     table = Table(
-        title=f"{gpu.name}: the largest {over} that fits, {found[0].case.describe(without=over)}",
+        title=f"{gpu.name}: the largest {_COUNTED.get(over, over)} that fits, {found[0].case.describe(without=over)}",
         title_justify="left",
         title_style="bold",
         box=None,

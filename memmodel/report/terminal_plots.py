@@ -22,7 +22,7 @@ from memmodel.report.scales import (
     top_of,
 )
 from memmodel.report.terminal_chart import Axis, Chart, decades
-from memmodel.units import bytes_text, decimal_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
 
 NARROWEST = 60  # columns: below, labels would cover what they name
 ROWS = 18
