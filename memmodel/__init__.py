@@ -101,4 +101,3 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-

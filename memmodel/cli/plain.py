@@ -4,7 +4,16 @@ import codecs
 import unicodedata
 from typing import TextIO
 
-_PLAIN = {"·": "*", "≥": ">=", "≤": "<=", "×": "x", "−": "-", "–": "-", "√": "sqrt", "▼": "v", "…": "..."}
+_PLAIN = {
+    "·": "*",
+    "≥": ">=",
+    "≤": "<=",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{EN DASH}": "-",
+    "√": "sqrt",
+    "▼": "v",
+    "…": "...",
+}
 
 
 def make_printable(*streams: TextIO) -> None:

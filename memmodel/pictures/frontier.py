@@ -82,7 +82,7 @@ def frontier(
     Raises UsageError for sizes that do not rise, heads that are not whole groups, or a GPU without a known capacity.
     """
     against = choice("size", against, AGAINST)
-    _check(cases[0], against, sizes)
+    _check(cases[0], gpus, against, sizes)
     lines = [_line(case, gpu, against, sizes, step, config) for gpu in gpus for case in on_gpu(cases, gpu)]
     return Frontier(_words(cases[0], against), against, step, tuple(lines))
 
@@ -96,7 +96,7 @@ def _names(part: str, against: str) -> bool:
     return part.startswith("batch ") if against == "batch" else part.endswith("heads")
 
 
-def _check(case: Case, against: str, sizes: Sequence[int]) -> None:
+def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int]) -> None:
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
     group = case.heads // case.kv_heads
@@ -158,7 +158,7 @@ def heat_map(
 ) -> HeatMap:
     """What one algorithm takes at every size and sequence around its wall."""
     against = choice("size", against, AGAINST)
-    _check(case, against, sizes)
+    _check(case, [gpu], against, sizes)
     (sized,) = on_gpu([case], gpu)
     line = _line(sized, gpu, against, sizes, step, config)
     seqs = _sequences(line, step)
