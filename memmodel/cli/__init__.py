@@ -5,7 +5,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import click
 
@@ -81,9 +80,13 @@ def main() -> None:
     gc.disable()  # a command is short; nothing it makes in cycles needs collecting
     make_printable(sys.stdout, sys.stderr)
     status = run()
-    with suppress(OSError):
+    try:
         sys.stdout.flush()
-    os._exit(status)  # no time spent on taking the interpreter down
+    except OSError:
+        os._exit(status)  # `run` has told; the interpreter would try again, and fail again
+    if status:
+        sys.exit(status)
+    os._exit(0)  # no time spent on taking the interpreter down
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

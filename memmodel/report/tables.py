@@ -160,11 +160,15 @@ def _account_row(record: TensorRecord) -> tuple[str, ...]:
     return record.name, record.formula, bytes_text(record.nbytes), record.where, record.kept_by
 
 
+def mitigation_title(prediction: Prediction) -> str:
+    """What the changes are for."""
+    return "What would make it fit" if prediction.memory.fits is False else "What would take less"
+
+
 def mitigation_table(mitigations: Iterable[Mitigation], prediction: Prediction) -> Table:
     """What would lower the peak, with its number."""
-    missing = prediction.memory.fits is False
     table = Table(
-        title="What would make it fit" if missing else "What would take less",
+        title=mitigation_title(prediction),
         title_justify="left",
         title_style="bold",
         box=None,
