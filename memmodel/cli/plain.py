@@ -4,7 +4,8 @@ import codecs
 import unicodedata
 from typing import TextIO
 
-_PLAIN = {
+_BARS = dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))
+_PLAIN = _BARS | {
     "·": "*",
     "≥": ">=",
     "≤": "<=",

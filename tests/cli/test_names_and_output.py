@@ -78,7 +78,7 @@ def test_an_ascii_stream_gets_ascii(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("character", "ascii"), [("²", "^2"), ("ᵀ", "^T"), ("≤", "<="), ("·", "*"), ("é", "e"), ("漢", "?")]
+    ("character", "ascii"), [("²", "^2"), ("ᵀ", "^T"), ("≤", "<="), ("·", "*"), ("é", "e"), ("█", "#"), ("漢", "?")]
 )
 def test_characters_in_ascii(character: str, ascii: str) -> None:
     assert plain(character) == ascii
