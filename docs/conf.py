@@ -16,6 +16,8 @@ version = release = memmodel.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 html_theme = "furo"
 html_title = "memmodel"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"source_repository": "", "top_of_page_buttons": []}

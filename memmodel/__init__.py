@@ -32,10 +32,13 @@ _HOMES = {
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
     from memmodel.case import Case, make_case
+    from memmodel.closed_forms import formulas
     from memmodel.errors import UsageError
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
     from memmodel.prediction import Prediction, Report
+    from memmodel.sweeps import sweep
+    from memmodel.thresholds import threshold
     from memmodel.tracer.result import Trace
 
 
@@ -86,8 +89,15 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "formulas",
     "load_gpu",
     "make_case",
     "predict",
+    "sweep",
+    "threshold",
     "trace",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,7 +6,7 @@ from typing import Any
 
 from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16, dtype, short_name
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, choice
 from memmodel.masks import NO_MASK, Mask
 
 PHASES = ("inference", "forward", "train")
@@ -115,8 +115,7 @@ def make_case(
     from memmodel.cublas import parse_torch_version
 
     parse_torch_version(torch)
-    if phase not in PHASES:
-        raise unknown("phase", phase, PHASES)
+    phase = choice("phase", phase, PHASES)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise UsageError(f"dropout {dropout}: expected a probability from 0 to below 1, such as 0.1")
     sizes = {

@@ -7,6 +7,15 @@ class UsageError(ValueError):
     """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2."""
 
 
+def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> str:
+    """The one of the `valid` names that was given, in any case. Raises UsageError for others, as `unknown`."""
+    names = list(valid)
+    found = {name.casefold(): name for name in names}.get(str(given).strip().casefold())
+    if found is None:
+        raise unknown(kind, given, names, hint)
+    return found
+
+
 def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> UsageError:
     """An error for a name that is not in `valid`: it lists the nearest names, or all of them when there are few."""
     import difflib  # here because only a mistake needs it, and every command starts by importing this module

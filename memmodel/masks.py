@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memmodel.dims import Dim, ceil_div, maximum, minimum, same
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,15 @@ NO_MASK = Mask()
 
 
 def mask(name: str, window: int | None = None) -> Mask:
-    """The mask called `name`: none, causal, or window (with its size)."""
-    if name == "window" or (window is not None and name in ("none", "causal", "window")):
-        if window is None:
-            raise UsageError("mask 'window' needs its size: add --window")
+    """The mask called `name`, in any case: none, causal, or window (with its size).
+
+    Raises UsageError for another name, and for a window without its size.
+    """
+    name = choice("mask", name, ("none", "causal", "window"))
+    if window is not None:
         return Mask(causal=True, window=window)
-    if name not in ("none", "causal"):
-        raise unknown("mask", name, ["none", "causal", "window"])
+    if name == "window":
+        raise UsageError("mask 'window' needs its size: add --window")
     return Mask(causal=name == "causal")
 
 

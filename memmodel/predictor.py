@@ -84,7 +84,7 @@ def cases_of(
     **sizes: Any,
 ) -> list[Case]:
     """The checked case of each algorithm, from the arguments of `predict`."""
-    names = [algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS)]
+    names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
     case = make_case(
         heads=heads,
         seq=seq,

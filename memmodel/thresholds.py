@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, choice
 from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory
@@ -58,8 +58,7 @@ def threshold(
     Heads come in groups that share a key/value head: their grid is the multiples of `step` that are whole groups.
     Raises UsageError for an unknown size or a GPU without a known capacity.
     """
-    if over not in OVER:
-        raise unknown("size", over, OVER)
+    over = choice("size", over, OVER)
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
 

@@ -11,7 +11,7 @@ def bytes_text(count: float) -> str:
     value, unit = float(count), 0
     while abs(value) >= 1024 and unit < len(_BINARY) - 1:
         value, unit = value / 1024, unit + 1
-    return f"{count:.0f} B" if unit == 0 else f"{value:.2f} {_BINARY[unit]}"
+    return f"{count:.0f} B" if unit == 0 else f"{value:,.2f} {_BINARY[unit]}"
 
 
 def decimal_text(value: float, unit: str) -> str:
@@ -20,14 +20,20 @@ def decimal_text(value: float, unit: str) -> str:
     while abs(value) >= 999.5 and step < len(_DECIMAL) - 1:
         value, step = value / 1000, step + 1
     digits = 0 if value == int(value) and step == 0 else max(0, 2 - len(str(int(abs(value)))) + 1)
-    return f"{value:.{digits}f} {_DECIMAL[step]}{unit}"
+    return f"{value:,.{digits}f} {_DECIMAL[step]}{unit}"
+
+
+def number_text(value: float) -> str:
+    """Four significant digits, and never a power of ten for a large number: "0.25", "42.71", "12,260"."""
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.4g}"
 
 
 def seconds_text(seconds: float) -> str:
     """A duration: "152.6 ms", "49.8 us"."""
     for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
         if seconds * factor >= 1 or unit == "us":
-            return f"{seconds * factor:.4g} {unit}"
+            return f"{number_text(seconds * factor)} {unit}"
     raise AssertionError("unreachable")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from memmodel import __version__
+from memmodel.cli.plain import make_printable
 from memmodel.errors import UsageError
 
 _COMMANDS = {
@@ -77,7 +78,12 @@ def cli(ctx: click.Context) -> None:
 def main() -> None:
     """Entry point: run the command and end with its status."""
     gc.disable()  # a command is short; nothing it makes in cycles needs collecting
+    make_printable(sys.stdout, sys.stderr)
     status = run()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os._exit(status)  # `run` has told; the interpreter would try again, and fail again
     if status:
         sys.exit(status)
     os._exit(0)  # no time spent on taking the interpreter down
@@ -100,6 +106,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see --help")
     except BrokenPipeError:
         os._exit(0)  # the reader has gone: nothing is left to flush
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}: see that there is room and permission to read and write")
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -2,8 +2,9 @@
 
 import click
 
-from memmodel.cli import pictures
+from memmodel.cli.files import check_output, kind_of, tell, write
 from memmodel.cli.options import examples, print_json, show
+from memmodel.cli.pictures import SUFFIXES, check_plotting
 from memmodel.errors import UsageError
 
 
@@ -45,16 +46,18 @@ def command(
     if markdown and as_json:
         raise UsageError("--markdown and --json: give one of them")
     if plot is not None:
-        pictures.check_output(plot, force, pictures.SUFFIXES)
-        pictures.check_plotting()
+        check_output(plot, force, SUFFIXES)
+        check_plotting()
     found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
     if plot is not None:
         from memmodel_validate.accuracy_plot import accuracy_picture
 
-        pictures.write(plot, accuracy_picture(found.judged, pictures.kind_of(plot)))
+        write(plot, accuracy_picture(found.judged, kind_of(plot)))
     if markdown:
         click.echo(report.markdown(found, by_table))
     elif as_json:
         print_json(report.accuracy_dict(found))
     else:
         show(*report.tables(found, by_table))
+        if plot is not None:
+            tell(plot)

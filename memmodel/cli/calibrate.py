@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from memmodel.cli.files import check_free
 from memmodel.cli.options import examples, print_json, show
 from memmodel.errors import UsageError
 
@@ -20,10 +21,11 @@ from memmodel.errors import UsageError
 )
 @click.option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
 @click.option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
 @click.option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as JSON.")
-def command(device: str | None, out: str | None, threads: int, even_if_busy: bool, as_json: bool) -> None:
+def command(device: str | None, out: str | None, force: bool, threads: int, even_if_busy: bool, as_json: bool) -> None:
     """Measure this machine's rates in about a minute, for expected times."""
     run, store = _harness("run"), _harness("store")
     from memmodel.report.calibration import progress, result
@@ -31,6 +33,7 @@ def command(device: str | None, out: str | None, threads: int, even_if_busy: boo
 
     chosen = device or _default_device()
     if out is not None:
+        check_free(out, force)
         store.check_writable(out)
     with progress(sys.stderr) as say:
         gpu, calibration = run.calibrate(chosen, threads, even_if_busy, say)

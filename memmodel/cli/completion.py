@@ -3,7 +3,7 @@
 import click
 
 from memmodel.cli.options import examples
-from memmodel.errors import unknown
+from memmodel.errors import choice
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -16,7 +16,6 @@ def command(shell: str) -> None:
 
     from memmodel.cli import cli
 
-    found = get_completion_class(shell) if shell in _SHELLS else None
-    if found is None:
-        raise unknown("shell", shell, _SHELLS)
+    found = get_completion_class(choice("shell", shell, _SHELLS))
+    assert found is not None
     click.echo(found(cli, {}, "memmodel", "_MEMMODEL_COMPLETE").source())

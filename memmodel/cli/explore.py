@@ -1,11 +1,9 @@
 """`memmodel explore`."""
 
-import os
-
 import click
 
+from memmodel.cli.files import check_output, tell, write
 from memmodel.cli.options import examples
-from memmodel.cli.pictures import check_output, write
 from memmodel.errors import UsageError
 
 
@@ -22,4 +20,4 @@ def command(output: str | None, force: bool) -> None:
     from memmodel.explorer.page import explorer_page
 
     write(output, explorer_page().encode())
-    click.echo(f"wrote {output} ({os.path.getsize(output):,} bytes)")
+    tell(output)

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from memmodel.cli.options import case_arguments, case_options, examples, print_json, show
+from memmodel.errors import UsageError
 
 
 @click.command(
@@ -24,6 +25,8 @@ def command(algorithm: str, tensors: bool, latex: bool, as_json: bool, **case: A
     from memmodel.closed_forms import formulas
     from memmodel.predictor import cases_of
 
+    if latex and as_json:
+        raise UsageError("--latex and --json: give one of them")
     (one,) = cases_of([algorithm], **case_arguments(case))
     forms = formulas(one)
     if as_json:

@@ -17,7 +17,7 @@ from memmodel.cli.options import (
     split_names,
 )
 from memmodel.cli.pictures import picture_options, put
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, choice
 
 
 @click.command(
@@ -53,10 +53,11 @@ def command(
 ) -> None:
     """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (several with commas)."""
     from memmodel.case import check_size
-    from memmodel.pictures.frontier import frontier, heat_map
+    from memmodel.pictures.frontier import AGAINST, frontier, heat_map
     from memmodel.predictor import cases_of
 
     check_size("step", step)
+    against = choice("size", against, AGAINST)
     varied = [name for name in ("seq", "batch") if case[name] is not None and name in ("seq", against)]
     if varied:
         raise UsageError(f"--{varied[0]} {case[varied[0]]}: the picture varies it, leave it out or give --sizes")

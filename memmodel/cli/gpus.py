@@ -12,12 +12,12 @@ def command(name: str | None, as_json: bool) -> None:
     """List the GPUs known; with a NAME, every value of one and where it comes from."""
     from memmodel.gpus import all_gpus, load_gpu
 
-    found = [load_gpu(name)] if name else list(all_gpus())
+    found = [load_gpu(name)] if name is not None else list(all_gpus())
     if as_json:
         from memmodel.report.json import gpu_values_dict
 
         print_json({"schema": 1, "gpus": [gpu_values_dict(gpu) for gpu in found]})
-    elif name:
+    elif name is not None:
         from memmodel.report.tables import gpu_value_table
 
         show(gpu_value_table(found[0]))

@@ -25,7 +25,8 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]
             return int(digits) * factor
         except ValueError:
             name = param.opts[0] if param else "size"
-            raise UsageError(f"{name} {value}: expected a whole number such as 4096 or 16k") from None
+            shown = value if str(value).strip() else repr(value)
+            raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
 
 
 SIZE = SizeType()
@@ -128,7 +129,7 @@ def chosen_gpu(gpu: str | None, gpu_file: str | None) -> Any:
         if gpu is not None:
             raise UsageError(f"--gpu {gpu} and --gpu-file {gpu_file}: give one of them")
         return load_gpu_file(gpu_file)
-    name = gpu or "A100"
+    name = "A100" if gpu is None else gpu
     return local_gpu() if name.casefold() == "local" else load_gpu(name)
 
 
@@ -138,7 +139,12 @@ def case_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
     like = options.pop("like", None)
     given = {name: value for name, value in options.items() if value is not None}
-    return {**(model_shape(like) if like else {}), **given}
+    shape = {} if like is None else model_shape(like)
+    if "mask" in given and given["mask"].casefold() != "window":
+        shape.pop("window", None)
+        if given["mask"].casefold() == "none" and "window" in given:
+            raise UsageError(f"--mask none and --window {given['window']}: give one of them")
+    return {**shape, **given}
 
 
 def config(expandable_segments: bool) -> Any:

@@ -1,11 +1,11 @@
 """What the commands that draw share: to the terminal, to a file, or as numbers."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from memmodel.cli.files import check_output, kind_of, tell, write
 from memmodel.cli.options import print_json, show
 from memmodel.errors import UsageError
 
@@ -37,14 +37,8 @@ def put(pictures: Sequence[Any], output: str | None, force: bool, data: bool) ->
         show(*pictures)
     if output is not None:
         save(pictures, output)
-
-
-def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
-    """Raise UsageError unless the file's kind is known, and it is not there yet or may be overwritten."""
-    if os.path.splitext(output)[1].lower() not in suffixes:
-        raise UsageError(f"{output}: expected a file name that ends in {' or '.join(suffixes)}")
-    if os.path.exists(output) and not force:
-        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+        if not data:
+            tell(output)
 
 
 def save(pictures: Sequence[Any], output: str) -> None:
@@ -52,11 +46,6 @@ def save(pictures: Sequence[Any], output: str) -> None:
     from memmodel.report.plots import drawn
 
     write(output, drawn(pictures, kind_of(output)))
-
-
-def kind_of(output: str) -> str:
-    """The kind of picture that a file name asks for: "svg" or "png"."""
-    return os.path.splitext(output)[1].lower().removeprefix(".")
 
 
 def check_plotting() -> None:
@@ -69,12 +58,3 @@ def check_plotting() -> None:
         raise UsageError(
             f"pictures in files need {missing.name}, which is not installed: run pip install 'memmodel[plot]'"
         ) from missing
-
-
-def write(output: str, content: bytes) -> None:
-    """Write a whole file. Raises UsageError where that cannot be."""
-    try:
-        with open(output, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with -o") from None

@@ -1,12 +1,12 @@
 """`memmodel report`."""
 
-import os
 import shlex
 import sys
 from typing import Any
 
 import click
 
+from memmodel.cli.files import check_output, kind_of, tell, write
 from memmodel.cli.options import (
     algorithm_option,
     alloc_option,
@@ -20,7 +20,7 @@ from memmodel.cli.options import (
     gpu_options,
     split_names,
 )
-from memmodel.cli.pictures import check_output, check_plotting, kind_of, write
+from memmodel.cli.pictures import check_plotting
 from memmodel.errors import UsageError
 
 SUFFIXES = (".html", ".md")
@@ -66,8 +66,8 @@ def command(
     predicted = predict(device, split_names(algorithms), config=allocator, calibration=rates, **case_arguments(case))
     page = page_of(predicted, allocator, _known(predicted), shlex.join(["memmodel", *sys.argv[1:]]))
     written = html_page(page) if kind_of(output) == "html" else markdown_page(page)
-    write(output, written.encode())
-    click.echo(f"wrote {output} ({os.path.getsize(output):,} bytes)")
+    write(output, written.encode(errors="replace"))
+    tell(output)
 
 
 def _known(predicted: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """`memmodel sweep`."""
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import IO, Any
 
 import click
 
+from memmodel.cli.files import check_free, kind_of, tell
 from memmodel.cli.options import SIZE, algorithm_option, examples, print_json
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, choice
 
 _RANGED = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
+_FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS = 200_000
+_MOST_ROWS = 10_000_000  # about a gigabyte of numbers
 
 
 def ranges(text: str, option: str) -> list[int]:
@@ -29,13 +33,25 @@ def ranges(text: str, option: str) -> list[int]:
         step = SIZE.convert(pieces[2].removeprefix("*"), None, None)
         if step < (2 if times else 1) or first < 1:
             raise UsageError(f"{option} {part}: the step must lead upwards from a first size of at least 1")
-        size = first
-        while size <= last:
-            sizes.append(size)
-            size = size * step if times else size + step
+        found = _powers(first, last, step) if times else range(first, last + 1, step)
+        if len(found) > _MOST_ROWS:
+            raise UsageError(f"{option} {part}: {_too_many(len(found))}")
+        sizes += found
     if not sizes:
         raise UsageError(f"{option} {text}: the range holds no size")
     return sizes
+
+
+def _powers(first: int, last: int, factor: int) -> list[int]:
+    found: list[int] = []
+    while first <= last:
+        found.append(first)
+        first *= factor
+    return found
+
+
+def _too_many(count: int) -> str:
+    return f"{count:,} configurations, expected at most {_MOST_ROWS:,}: take larger steps, or several sweeps"
 
 
 @click.command("sweep", epilog=examples("memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash"))
@@ -52,23 +68,23 @@ def ranges(text: str, option: str) -> list[int]:
 @click.option("--dropout", type=float, help="Probability of dropout. [default: 0]")
 @click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]")
 @click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]")
-@click.option("--format", "style", default="csv", show_default=True, help="csv or json.")
+@click.option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
-def command(algorithms: str | None, style: str, output: str | None, force: bool, **options: Any) -> None:
+def command(algorithms: str | None, style: str | None, output: str | None, force: bool, **options: Any) -> None:
     """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each."""
-    if style not in ("csv", "json"):
-        from memmodel.errors import unknown
-
-        raise unknown("format", style, ["csv", "json"])
-    if output is not None and Path(output).exists() and not force:
-        raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+    if style is None:
+        style = "json" if output is not None and kind_of(output) == "json" else "csv"
+    style = choice("format", style, _FORMATS)
+    if output is not None:
+        check_free(output, force)
     swept = _swept(algorithms, options)
     if output is None:
         write_rows(_rows(swept), style, sys.stdout)
         return
     with _opened(output) as target:
         write_rows(_rows(swept), style, target)
+    tell(output)
 
 
 def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
@@ -76,13 +92,15 @@ def _swept(algorithms: str | None, options: dict[str, Any]) -> list[Any]:
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
-    given_ranges = {name: options.pop(name) for name in _RANGED if options.get(name)}
+    given_ranges = {name: options.pop(name) for name in _RANGED if options.get(name) is not None}
     swept = {name: ranges(text, f"--{name.replace('_', '-')}") for name, text in given_ranges.items()}
     given = {name: value for name, value in options.items() if value is not None}
     first: dict[str, Any] = {name: sizes[0] for name, sizes in swept.items()}
     cases = cases_of(split_names(algorithms), **first, **given)
+    total = math.prod(map(len, swept.values())) * len(cases)
+    if total > _MOST_ROWS:
+        raise UsageError(_too_many(total))
     columns = grid(cases[0], swept)
-    total = len(columns["seq"]) * len(cases)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]
     with click.progressbar(length=total, label="configurations", file=sys.stderr) as bar:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memmodel.cli.files import check_output
 from memmodel.cli.options import alloc_option, chosen_gpu, config, examples, gpu_options, print_json, show
-from memmodel.cli.pictures import SUFFIXES, check_output, check_plotting, put
+from memmodel.cli.pictures import SUFFIXES, check_plotting, put
 from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
 

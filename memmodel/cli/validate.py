@@ -73,6 +73,7 @@ def command(
     from memmodel_validate import validation
     from memmodel_validate.document import document
 
+    device = None if device is None else device.casefold()
     if listed:
         return _list(device, suite)
     chosen = ledger or _default_ledger()

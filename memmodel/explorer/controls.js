@@ -118,7 +118,7 @@ function figures({memory, flops, hbmBytes, time}) {
     ["saved for backward", bytesText(memory.saved)],
     ["FLOP", decimalText(flops, "FLOP")],
     ["HBM traffic", bytesText(hbmBytes)],
-    ["intensity", `${Number((flops / hbmBytes).toPrecision(4))} FLOP/B`],
+    ["intensity", `${numberText(flops / hbmBytes)} FLOP/B`],
     ["time, at least", time ? secondsText(time.seconds) : "–"],
     ["limited by", time ? `${time.binding} (${fixed(100 * time.share, 1)}\u00a0%)` : "–"],
   ]

@@ -23,13 +23,17 @@ function decimalText(number, name) {
   return `${fixed(value, digits)} ${["", "K", "M", "G", "T", "P", "E", "Z"][step]}${name}`;
 }
 
+function numberText(number) {
+  return number.toLocaleString("en", {maximumSignificantDigits: 4});
+}
+
 function secondsText(seconds) {
   for (const [factor, unit] of [
     [1, "s"],
     [1e3, "ms"],
     [1e6, "µs"],
   ]) {
-    if (seconds * factor >= 1 || unit === "µs") return `${Number((seconds * factor).toPrecision(4))} ${unit}`;
+    if (seconds * factor >= 1 || unit === "µs") return `${numberText(seconds * factor)} ${unit}`;
   }
 }
 

@@ -45,5 +45,5 @@ def ids_named(name: str) -> tuple[str, ...]:
     """Return the ids that `name` fits, the one to take first. Raises UsageError where none does."""
     found = _table().get(normal(name))
     if found is None:
-        raise unknown("GPU", name, spellings(), "--gpu-file describes one that is not listed")
+        raise unknown("GPU", name, spellings(), "`memmodel gpus` lists them, --gpu-file describes another")
     return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, choice
 from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
 from memmodel.pictures.shown import Shown
@@ -81,6 +81,7 @@ def frontier(
 
     Raises UsageError for sizes that do not rise, heads that are not whole groups, or a GPU without a known capacity.
     """
+    against = choice("size", against, AGAINST)
     _check(cases[0], gpus, against, sizes)
     lines = [_line(case, gpu, against, sizes, step, config) for gpu in gpus for case in on_gpu(cases, gpu)]
     return Frontier(_words(cases[0], against), against, step, tuple(lines))
@@ -96,8 +97,6 @@ def _names(part: str, against: str) -> bool:
 
 
 def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int]) -> None:
-    if against not in AGAINST:
-        raise unknown("size", against, AGAINST)
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
     group = case.heads // case.kv_heads
@@ -158,6 +157,7 @@ def heat_map(
     config: AllocatorConfig | None = None,
 ) -> HeatMap:
     """What one algorithm takes at every size and sequence around its wall."""
+    against = choice("size", against, AGAINST)
     _check(case, [gpu], against, sizes)
     (sized,) = on_gpu([case], gpu)
     line = _line(sized, gpu, against, sizes, step, config)

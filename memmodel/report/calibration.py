@@ -12,7 +12,7 @@ from memmodel.gpus import Gpu
 from memmodel.report.tables import bullets
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS
-from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 Say = Callable[[str, int, int], None]
 
@@ -83,7 +83,7 @@ def amount(value: float, unit: str) -> str:
         return seconds_text(value)
     if unit == "B":
         return bytes_text(value)
-    return decimal_text(value, unit) if unit and unit != "cycles" else f"{value:.4g} {unit}".rstrip()
+    return decimal_text(value, unit) if unit and unit != "cycles" else f"{number_text(value)} {unit}".rstrip()
 
 
 def listed_value(name: str, gpu: Gpu) -> float | None:

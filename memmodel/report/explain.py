@@ -10,7 +10,7 @@ from rich.text import Text
 from memmodel.case import Case
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.tables import account_table, bullets, verdicts
-from memmodel.units import bytes_text, decimal_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.closed_forms import Formulas
@@ -69,7 +69,7 @@ def _work(prediction: Prediction, form: "Formulas | None") -> list[str]:
         "the sum over the kernels below, a multiply-add counted as two",
         f"HBM traffic {traffic}: each kernel's operands read once, its results written once",
         f"compulsory {prediction.compulsory_bytes:,} B: the step's inputs and outputs, each once",
-        f"intensity {float(work.intensity):.4g} FLOP/B: FLOP over HBM traffic",
+        f"intensity {number_text(float(work.intensity))} FLOP/B: FLOP over HBM traffic",
     ]
 
 

@@ -42,10 +42,10 @@ def _when(branch: Branch) -> str:
 
 
 def plain(expression: Any) -> str:
-    """An expression as people write it: 4·b·h·n·(2·d + n), n² and ≥."""
+    """An expression as people write it: 4·b·h·n·(2·d + n), n², ≥ and ≤."""
     text = str(expression).replace("ceiling", "ceil")
     text = re.sub(r"\*\*(\d+)", lambda power: power.group(1).translate(_SUPERSCRIPTS), text)
-    return text.replace("*", "·").replace(">=", "≥").replace("&", "and")
+    return text.replace("*", "·").replace(">=", "≥").replace("<=", "≤").replace("&", "and")
 
 
 def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:

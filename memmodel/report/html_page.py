@@ -17,6 +17,7 @@ from memmodel.report.page import (
     notes,
     verdict_lines,
 )
+from memmodel.report.tables import mitigation_title
 
 if TYPE_CHECKING:
     from memmodel.closed_forms import Formulas
@@ -69,12 +70,12 @@ def _body(page: Page) -> Iterator[str]:
         style, mark = _MARKS[fits]
         yield f'<p class="verdict {style}">{mark} {escape(words)}</p>'
     yield _section("One step") + _table(comparison(page))
+    if page.report.mitigations:
+        yield _section(mitigation_title(page.report.predictions[0])) + _table(mitigation_sheet(page))
     for number, (caption, svg) in enumerate(_pictures(page)):
         yield f'<figure aria-label="{escape(caption)}" tabindex="0">{inline(svg, number)}</figure>'
     for prediction in page.report.predictions:
         yield _section(f"What fills the live peak of {prediction.title}") + _table(account(prediction))
-    if page.report.mitigations:
-        yield _section("What would take less") + _table(mitigation_sheet(page))
     yield from _formulas(page)
     if page.known:
         yield _section("How accurate this is") + _table(accuracy_sheet(page))

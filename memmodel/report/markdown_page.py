@@ -15,7 +15,7 @@ from memmodel.report.page import (
     notes,
     verdict_lines,
 )
-from memmodel.report.tables import text
+from memmodel.report.tables import mitigation_title, text
 
 _SPECIAL = "\\`*_{}[]<>#|$~&"
 
@@ -29,12 +29,12 @@ def _lines(page: Page) -> Iterator[str]:
     yield from (f"# {escaped(page.title)}", "")
     yield from (f"- **{escaped(words)}**" for _, words in verdict_lines(page))
     yield from (*_heading("One step"), *_table(comparison(page)))
+    if page.report.mitigations:
+        yield from (*_heading(mitigation_title(page.report.predictions[0])), *_table(mitigation_sheet(page)))
     for caption, shown in _pictures(page):
         yield from (*_heading(caption), *(f"    {line}" for line in text(shown, 80).rstrip("\n").split("\n")))
     for prediction in page.report.predictions:
         yield from (*_heading(f"What fills the live peak of {prediction.title}"), *_table(account(prediction)))
-    if page.report.mitigations:
-        yield from (*_heading("What would take less"), *_table(mitigation_sheet(page)))
     yield from _formulas(page)
     if page.known:
         yield from (*_heading("How accurate this is"), *_table(accuracy_sheet(page)))

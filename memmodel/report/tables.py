@@ -14,7 +14,7 @@ from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Mitigation, Prediction, Report
 from memmodel.timeline import TensorRecord
-from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
@@ -38,7 +38,7 @@ def _binding(prediction: Prediction, _: Report) -> str:
 
 def _balance(prediction: Prediction, report: Report) -> str:
     intensity = float(prediction.work.intensity)
-    return f"{intensity:.4g} FLOP/B"
+    return f"{number_text(intensity)} FLOP/B"
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (
@@ -160,11 +160,15 @@ def _account_row(record: TensorRecord) -> tuple[str, ...]:
     return record.name, record.formula, bytes_text(record.nbytes), record.where, record.kept_by
 
 
+def mitigation_title(prediction: Prediction) -> str:
+    """What the changes are for."""
+    return "What would make it fit" if prediction.memory.fits is False else "What would take less"
+
+
 def mitigation_table(mitigations: Iterable[Mitigation], prediction: Prediction) -> Table:
     """What would lower the peak, with its number."""
-    missing = prediction.memory.fits is False
     table = Table(
-        title="What would make it fit" if missing else "What would take less",
+        title=mitigation_title(prediction),
         title_justify="left",
         title_style="bold",
         box=None,
@@ -253,12 +257,15 @@ def value_text(quantity: str, value: float) -> str:
     return {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB"}.get(pipe) or bytes_text(value)
 
 
+_COUNTED = {"heads": "number of heads"}
+
+
 def threshold_table(thresholds: Iterable["Threshold"], gpu: Gpu) -> Table:
     """The largest sizes that fit."""
     found = list(thresholds)
     over = found[0].over
     table = Table(
-        title=f"{gpu.name}: the largest {over} that fits, {found[0].case.describe(without=over)}",
+        title=f"{gpu.name}: the largest {_COUNTED.get(over, over)} that fits, {found[0].case.describe(without=over)}",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -22,7 +22,7 @@ from memmodel.report.scales import (
     top_of,
 )
 from memmodel.report.terminal_chart import Axis, Chart, decades
-from memmodel.units import bytes_text, decimal_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
 
 NARROWEST = 60  # columns: below, labels would cover what they name
 ROWS = 18
@@ -221,7 +221,7 @@ def _point_row(i: int, point: Point, expected: bool) -> tuple[str, ...]:
     return (
         f"{letter.upper()} {letter}" if expected else letter.upper(),
         escape(f"{point.algorithm}: {point.kernel}{times}"),
-        f"{point.intensity:.4g}",
+        number_text(point.intensity),
         seconds_text(point.seconds),
         decimal_text(point.rate, ""),
         *((seconds,) if expected else ()),

@@ -57,7 +57,7 @@ def test_the_default_place_is_where_predict_looks(tmp_path: Path, monkeypatch: p
     ("arguments", "said"),
     [
         (("--device", "tpu"), "unknown device 'tpu'"),
-        (("--device", "cpu", "--threads", "0"), "--threads 0: expected at least 1"),
+        (("--device", "cpu", "--threads", "0"), "--threads 0: expected 1 to 1024"),
         (("--device", "cpu", "-o", "/dev/null/x"), "cannot write /dev/null/x"),
     ],
 )

@@ -45,7 +45,8 @@ def test_a_pipe_gets_80_columns_without_colours(command: tuple[str, ...]) -> Non
 def test_files_are_written_and_are_the_same_each_time(command: tuple[str, ...], kind: str, tmp_path: Path) -> None:
     first, second = tmp_path / f"first.{kind}", tmp_path / f"second.{kind.upper()}"
     for file in (first, second):
-        assert run(*command, "-o", str(file)).output == ""
+        told = run(*command, "-o", str(file)).output
+        assert told == f"wrote {file} ({file.stat().st_size:,} bytes)\n"
     assert first.read_bytes() == second.read_bytes()
     start = first.read_bytes()[:200]
     assert start.startswith(b"\x89PNG") if kind == "png" else b"<svg" in first.read_bytes()[:1000]

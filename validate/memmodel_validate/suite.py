@@ -7,7 +7,7 @@ from typing import Any
 from memmodel.algorithms import ALGORITHMS
 from memmodel.case import SIZES, Case, make_case
 from memmodel.dtypes import short_name
-from memmodel.errors import unknown
+from memmodel.errors import choice
 from memmodel.masks import mask
 from memmodel.units import GiB
 
@@ -49,17 +49,12 @@ class Trial:
 
 def trials(device: str, suite: str = "full", names: Iterable[str] = ()) -> list[Trial]:
     """The trials of a suite, or those with the given names from any suite of the device. Raises UsageError."""
-    if device not in DEVICES:
-        raise unknown("device", device, DEVICES, "cuda is an NVIDIA GPU")
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
+    device = choice("device", device, DEVICES, "cuda is an NVIDIA GPU")
+    suite = choice("suite", suite, SUITES)
     quick = list(_cpu_quick() if device == "cpu" else _cuda_quick())
     full = [*quick, *(_cpu_more() if device == "cpu" else _cuda_more())]
-    chosen = list(dict.fromkeys(names))
     by_name = {trial.name: trial for trial in full}
-    for name in chosen:
-        if name not in by_name:
-            raise unknown("case", name, by_name)
+    chosen = list(dict.fromkeys(choice("case", name, by_name) for name in names))
     if chosen:
         return [by_name[name] for name in chosen]
     return quick if suite == "quick" else full

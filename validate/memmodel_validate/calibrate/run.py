@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel.timing.calibration import CONSTANTS
@@ -11,6 +11,7 @@ from memmodel_validate.calibrate.clock import Clock, CudaClock, threads
 from memmodel_validate.calibrate.samples import faster
 
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = 1024
 Found = Iterable[tuple[str, Constant]]
 Step = tuple[str, Callable[[Mapping[str, Constant]], Found]]  # what it measures, and how, given what is known so far
 Say = Callable[[str, int, int], None]  # a step begins: its name, its number from 0, how many there are
@@ -20,10 +21,9 @@ def calibrate(
     device: str = "cpu", thread_count: int = 1, even_if_busy: bool = False, say: Say = lambda *_: None
 ) -> tuple[Gpu, Calibration]:
     """Measure this machine's ceilings; a minute or so. Raises UsageError where it is busy or has no such device."""
-    if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
-    if thread_count < 1:
-        raise UsageError(f"--threads {thread_count}: expected at least 1, the number of threads that PyTorch will use")
+    device = choice("device", device, DEVICES, "cuda is an NVIDIA GPU")
+    if not 1 <= thread_count <= MOST_THREADS:
+        raise UsageError(f"--threads {thread_count}: expected 1 to {MOST_THREADS}, the threads that PyTorch will use")
     gpu = machine.device_of(device)
     notes = _busy_notes(device, even_if_busy)
     found: dict[str, Constant] = {}
