@@ -1,0 +1,34 @@
+"""Models as people write them, trained two steps: traced events are those of PyTorch's CPU allocator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from traced_events import traced_events
+from trained_models import MODELS, B, C, N, Step
+
+from memmodel.recording.device import CPU
+from memmodel_validate.events import in_order
+from torch_events import real_events
+
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
+
+
+def trained(made: Callable[[], Step]) -> Callable[[Any], None]:
+    """Two steps of plain gradient descent, the model made inside."""
+
+    def body(_: Any) -> None:
+        step, x = made(), torch.zeros(B, N, C, requires_grad=True)
+        for _ in range(2):
+            out = step(x)
+            (out if out.dim() == 0 else out.sum()).backward()  # type: ignore[no-untyped-call]
+            del out
+
+    return body
+
+
+@pytest.mark.parametrize("made", MODELS.values(), ids=MODELS)
+def test_models_are_as_the_cpu_allocator_saw_them(made: Callable[[], Step]) -> None:
+    body = trained(made)
+    assert traced_events(body, CPU) == in_order(real_events(body))
