@@ -111,6 +111,18 @@ CORRECTIONS = (
         "aten/src/ATen/native/ReduceOps.cpp, TensorTransformations.cpp, Loss.cpp",
     ),
     Correction(
+        "one_hot",
+        "both",
+        "scatters ones into zeros; fake tensors compare with a range",
+        "aten/src/ATen/native/Onehot.cpp, one_hot",
+    ),
+    Correction(
+        "losses of classes in more dimensions than two",
+        "both",
+        "make the sum of weights before the loss, and contiguous copies of what they reduce",
+        "aten/src/ATen/native/LossNLL2d.cpp, cuda/NLLLoss2d.cu",
+    ),
+    Correction(
         "multinomial",
         "both",
         "without replacement, or for one draw, divides by a random number per element",
@@ -184,9 +196,22 @@ CORRECTIONS = (
         "aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, flash_attn/flash_api.cpp",
     ),
     Correction(
+        "backward of layer norm",
+        "cpu",
+        "sums the gradients of weight and bias in a buffer per thread",
+        "aten/src/ATen/native/cpu/layer_norm_kernel.cpp, LayerNormBackwardKernelImplInternal",
+    ),
+    Correction(
+        "backward of embedding",
+        "cpu",
+        "copies a gradient that is not contiguous (as CUDA does)",
+        "aten/src/ATen/native/Embedding.cpp, embedding_dense_backward_cpu",
+    ),
+    Correction(
         "mixed element types",
         "cpu",
-        "an elementwise operator copies operands of another type; CUDA converts them in registers",
+        "an elementwise operator copies operands of another type than it computes in, such as integers that it divides; "
+        "CUDA converts them in registers",
         "aten/src/ATen/TensorIterator.cpp, compute_types",
     ),
 )
