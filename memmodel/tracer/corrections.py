@@ -6,7 +6,9 @@ inside, which no operator shows, is in `scratch.py` and `opaque.py`. `CORRECTION
 docs/trace.md prints it.
 """
 
+import sys
 from functools import cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.kinds import number
 
 aten = torch.ops.aten
+_DISPATCH = ("memmodel.tracer.", "torch._compile", "torch._dynamo", "torch.utils._python_dispatch")
 
 
 class Correction(NamedTuple):
@@ -273,10 +276,21 @@ def laid_out(func: Any, args: Any, out: Any) -> Any:
 
 
 def is_accumulation(func: Any, args: Any, kwargs: Any, node: Any, handed_over: set[int]) -> bool:
-    """Whether an `add` is the engine's, summing gradients: its operands have just been checked as a node's results."""
+    """Whether an `add` is the engine's, summing gradients: its operands have just been checked as a node's results.
+
+    Nor may a node in Python, such as a checkpoint that runs its function again, stand between.
+    """
     if func is not aten.add.Tensor or kwargs or len(args) != 2 or not isinstance(args[1], Tensor):
         return False
-    return node is None or id(args[1]) in handed_over
+    return (node is None or id(args[1]) in handed_over) and _engine_calls()
+
+
+def _engine_calls() -> bool:
+    """Whether the innermost frame outside of dispatch is the one that called autograd's engine."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_DISPATCH):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
 
 def _is_python(node: Any) -> bool:

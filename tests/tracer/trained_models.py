@@ -45,7 +45,9 @@ class Block(nn.Module):
         super().__init__()
         self.pre, self.drop = pre, nn.Dropout(drop)
         self.first, self.second, self.attention = nn.LayerNorm(C), nn.LayerNorm(C), Attention()
-        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Dropout(drop), nn.Linear(4 * C, C), nn.Dropout(drop))
+        self.mlp = nn.Sequential(
+            nn.Linear(C, 4 * C), nn.GELU(), nn.Dropout(drop), nn.Linear(4 * C, C), nn.Dropout(drop)
+        )
 
     def forward(self, x: Tensor) -> Any:
         if self.pre:
@@ -82,7 +84,11 @@ def layer_norm_without_bias() -> Step:
 
 def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[], Step]:
     def made() -> Step:
-        norm, gate, up, down = nn.RMSNorm(C), *(nn.Linear(C, 2 * C, False) for _ in range(2)), nn.Linear(2 * C, C, False)
+        norm, gate, up, down = (
+            nn.RMSNorm(C),
+            *(nn.Linear(C, 2 * C, False) for _ in range(2)),
+            nn.Linear(2 * C, C, False),
+        )
         return lambda x: x + down(activation(gate(norm(x))) * up(x))
 
     return made
@@ -245,7 +251,7 @@ def checkpointed_sequence() -> Step:
 
 
 def functional_gradient() -> Step:
-    norm, linear = nn.LayerNorm(C), nn.Linear(C, C)
+    norm, linear = nn.LayerNorm(C), nn.Linear(C, C, bias=False)
     call = torch.func.functional_call
     weights = dict(linear.named_parameters())
     return lambda x: torch.func.vmap(lambda y: call(linear, weights, (torch.tanh(y),)))(norm(x))
