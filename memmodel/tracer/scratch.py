@@ -28,6 +28,7 @@ _COPIED = {  # operands that the kernel copies where they are not contiguous, on
 }
 _COPIED_ON_CPU = {"embedding_dense_backward": (0,)}
 _COPIED_FIRST = {"native_layer_norm": (0,), "native_layer_norm_backward": (1,)}  # likewise, before the results
+_POWER_OF_NUMBER = torch.ops.aten.pow.Scalar  # its result is made before the exponents are converted
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _CUMULATIVE = ("cumsum", "cumprod", "logcumsumexp")
 _SUMS = ("sum", "mean", "prod", "nansum")
@@ -70,6 +71,8 @@ def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iter
         yield like(args[0], out.dtype)
     elif op == "native_layer_norm_backward" and device.name == "cpu":
         yield from _partial_gradients(args)
+    elif func is _POWER_OF_NUMBER and not device.casts_in_kernels:
+        yield from _converted(op, args, out)
     elif op in _OTHERS:
         yield from _OTHERS[op](args)
     elif op in _SUMS or op in _PARTIAL or op in ("max", "min", "linalg_vector_norm"):
@@ -89,6 +92,12 @@ def copies(func: Any, args: Any, out: Any, device: Device) -> Iterator[Scratch]:
         return
     if op in ("_to_copy", "copy_", "clone", "where", "masked_fill") or op.startswith("bitwise"):
         return
+    if func is not _POWER_OF_NUMBER:
+        yield from _converted(op, args, out)
+
+
+def _converted(op: str, args: Any, out: Any) -> Iterator[Scratch]:
+    """Operands of another type than an elementwise kernel computes in."""
     given = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.dim()]
     if given:
         common = _common_type(op, args, given, out)
