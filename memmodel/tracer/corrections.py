@@ -213,8 +213,8 @@ CORRECTIONS = (
     Correction(
         "mixed element types",
         "cpu",
-        "an elementwise operator copies operands of another type than it computes in, such as integers that it divides; "
-        "CUDA converts them in registers",
+        "an elementwise operator copies operands of another type than it computes in, such as integers that it "
+        "divides; CUDA converts them in registers",
         "aten/src/ATen/TensorIterator.cpp, compute_types",
     ),
 )

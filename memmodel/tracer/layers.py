@@ -75,7 +75,9 @@ class Layers:
         much of the phase's layers is done, between 0 and 1.
         """
         found = self._amount(sizes, again, phase, progress)
-        if self.count < 3 or (self.count < FEW and any(self._amount(sizes, again, phase, end) != found for end in (0.0, 1.0))):
+        if self.count < 3 or (
+            self.count < FEW and any(self._amount(sizes, again, phase, end) != found for end in (0.0, 1.0))
+        ):
             return None
         return self.total(*found)
 
