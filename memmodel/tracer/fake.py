@@ -63,8 +63,6 @@ def fake_of(tensor: torch.Tensor) -> torch.Tensor:
 @cache
 def does_without_compiler() -> bool:
     """Whether this PyTorch's private parts are as this file has them: tried once; if not, the compiler is imported."""
-    if _COMPILER in sys.modules:
-        return False
     try:
         works = _trial()
     except Exception:  # whatever a name that is gone, or means something else, leads to
@@ -83,16 +81,19 @@ def _trial() -> bool:
         environment = ShapeEnv(duck_shape=False)
     with _told(FakeTensorMode), _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
         mode = FakeTensorMode(shape_env=environment)
-    with _told(FakeTensorMode), mode:
+    symbolic = sys.modules[ShapeEnv.__module__]
+    with _told(FakeTensorMode), _without_lines(symbolic), _settings_at_hand(), mode:
         x = torch.empty(symbol(environment, "N", 7), 3)
         grown = torch.cat((x + 1, x))
-    return grown.shape[1] == 3 and str(grown.shape[0].node.expr).startswith("2*") and _COMPILER not in sys.modules
+    rows: Any = grown.shape[0]
+    return grown.shape[1] == 3 and str(rows.node.expr).startswith("2*")
 
 
 @contextmanager
 def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
-    """Within, these modes run without asking the compiler, and guards have no line; where that is known how."""
-    with _told(*modes) if does_without_compiler() else nullcontext():
+    """Within, these modes run without asking the compiler, where that is known how, and guards have no line."""
+    symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+    with _told(*modes) if does_without_compiler() else nullcontext(), _without_lines(symbolic), _settings_at_hand():
         yield
 
 
@@ -101,17 +102,18 @@ def _told(*modes: type[TorchDispatchMode]) -> Iterator[None]:
     told = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _TOLD)]
     for function in told:
         setattr(function, _TOLD, function)
-    symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
     try:
-        with _without_lines(symbolic) if symbolic else nullcontext(), _settings_at_hand():
-            yield
+        yield
     finally:
         for function in told:
             delattr(function, _TOLD)
 
 
-def _without_lines(symbolic: ModuleType) -> Any:
+def _without_lines(symbolic: ModuleType | None) -> Any:
     """Guards are not logged, and their place is the first frame outside the module (inside, it would hold itself)."""
+    if not hasattr(symbolic, "uninteresting_files") or not hasattr(symbolic, "trace_structured"):
+        return nullcontext()
+    assert symbolic is not None
     own = {symbolic.__file__}
     return mock.patch.multiple(symbolic, uninteresting_files=lambda: own, trace_structured=lambda *_, **__: None)
 
@@ -216,7 +218,10 @@ def _letters() -> Any:
 
 
 def _source(letter: str) -> Any:
-    made = None if _COMPILER in sys.modules else _letters()
+    try:
+        made = _letters()
+    except (ImportError, AttributeError):
+        made = None
     if made is None:
         from torch._dynamo.source import ConstantSource
 

@@ -121,7 +121,7 @@ class Functions(TorchFunctionMode):
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """Ones scattered into zeros; fake tensors compare with a range."""
     if num_classes == -1 or tensor.numel() == 0:
-        return _ONE_HOT(tensor, num_classes)  # type: ignore[no-any-return]
+        return _ONE_HOT(tensor, num_classes)
     return tensor.new_zeros((*tensor.shape, num_classes)).scatter_(-1, tensor.unsqueeze(-1), 1)
 
 
