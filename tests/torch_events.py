@@ -11,7 +11,7 @@ from memmodel_validate.events import MemoryEvent, in_order, program_events
 
 Body = Callable[[Any], object]
 
-__all__ = ["Body", "in_order", "real_events", "recorded_events", "without_empty"]
+__all__ = ["Body", "in_order", "real_events", "recorded_events", "without", "without_empty"]
 
 
 def real_events(body: Body) -> list[MemoryEvent]:
@@ -28,8 +28,13 @@ def recorded_events(body: Body) -> list[MemoryEvent]:
 
 def without_empty(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """Without storages of no bytes: PyTorch does not ask its allocator for these."""
+    return without(events, 0)
+
+
+def without(events: Iterable[tuple[str, int, int]], size: int) -> list[tuple[str, int, int]]:
+    """Without storages of that many bytes; 8 are in a real run those of Python's numbers, which no trace has."""
     known = list(events)
-    empty = {number for _, number, nbytes in known if nbytes == 0}
-    kept = sorted({number for _, number, _ in known} - empty)
+    dropped = {number for _, number, nbytes in known if nbytes == size}
+    kept = sorted({number for _, number, _ in known} - dropped)
     renumbered = {number: index for index, number in enumerate(kept)}
-    return [(kind, renumbered[n], nbytes) for kind, n, nbytes in known if n not in empty]
+    return [(kind, renumbered[n], nbytes) for kind, n, nbytes in known if n not in dropped]

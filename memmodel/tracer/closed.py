@@ -23,6 +23,7 @@ from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
 _MOST_COMPARED = 6  # branches whose means others are compared with
+_MOST_LAYERED = 32  # moments, the largest, that are followed to more layers
 _SIZES = (2, 5, 16, 64, 256, 1024, 4096, 16384, 131072)
 _POINTS = 90
 
@@ -85,12 +86,13 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         if branches:
             peaks[phase] = branches
         unproven += missing
+    saved = _saved(step, layers)
     return Forms(
         symbolic.symbols,
-        _region(symbolic, multiples, layers),
+        _region(symbolic, multiples, layers, _at_this_number_alone(saved, peaks, layers)),
         symbolic.conditions,
         symbolic.fixed,
-        _saved(step, layers),
+        saved,
         peaks,
         _work(step, layers, lambda work: work.matmul),
         _work(step, layers, lambda work: work.flops),
@@ -112,11 +114,20 @@ def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -
     return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
 
 
-def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None) -> str:
+def _at_this_number_alone(saved: Any, peaks: Mapping[str, Sequence[Branch]], layers: Layers | None) -> list[str]:
+    """What no form in the number of layers was found for."""
+    if layers is None:
+        return []
+    found = {"saved": [saved], **{f"{phase} peak": [b.expression for b in of] for phase, of in peaks.items()}}
+    return [what for what, forms in found.items() if any(x != 0 and not layers.counts(x) for x in forms)]
+
+
+def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None, alone: Sequence[str]) -> str:
     from memmodel.report.formulas import plain
 
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
     parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
+    parts += [f"{' and '.join(alone)} for these {layers.count} layers alone"] if layers and alone else []
     parts += [f"{symbolic.tied[0]} = {symbolic.tied[1]}·{symbolic.tied[2]}"] if symbolic.tied else []
     parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
     parts += [f"{x} fixed at {n}" for x, n in symbolic.fixed.items()]
@@ -166,11 +177,39 @@ def _branches(
     unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
     shown = best if len(best) <= _MOST_BRANCHES else [max(values, key=lambda m: values[m][0])]
     forms = {m: _form(m, moments[m][1:], step, phase, layers) for m in shown}
+    if layers is not None:
+        largest = sorted(moments, key=lambda m: values[m][0])[-_MOST_LAYERED:]
+        if not all(layers.counts(forms[m]) for m in shown) or _outgrown(
+            step, phase, [moments[m] for m in largest], [forms[m] for m in shown], numbers, layers
+        ):
+            forms = {m: _form(m, moments[m][1:], step, phase, None) for m in shown}
     if len(best) > _MOST_BRANCHES:
         return (Branch(forms[shown[0]], moments[shown[0]][0], "at these sizes"),), unproven
     return tuple(
         Branch(forms[m], moments[m][0], _condition(forms[m], [forms[w] for w in best if w != m])) for m in best
     ), unproven
+
+
+def _outgrown(
+    step: Program, phase: str, moments: Any, forms: Sequence[Expr], numbers: Mapping[Any, Any], layers: Layers
+) -> bool:
+    """Whether, in a model of more layers, another of these moments is larger than the forms say."""
+    known: dict[Any, int] = {}
+
+    def number(expression: Any) -> int:
+        if expression not in known:
+            known[expression] = int(sympy.sympify(expression).xreplace(dict(numbers)))
+        return known[expression]
+
+    def alive(until: int) -> dict[int, int]:
+        return {key: number(size) for key, size in alive_at(step, until).items()}
+
+    said = {n: max(number(form.xreplace({layers.symbol: Integer(n)})) for form in forms) for n in layers.more}
+    for _, first, last in moments:
+        sizes, again, done = alive(first), alive_at(step, last), progress(step, layers, first)
+        if any(layers.at(n, sizes, again, phase, done) > most for n, most in said.items()):
+            return True
+    return False
 
 
 def _form(moment: Any, places: tuple[int, int], step: Program, phase: str, layers: Layers | None) -> Expr:
@@ -183,8 +222,10 @@ def _form(moment: Any, places: tuple[int, int], step: Program, phase: str, layer
     return _same(found, plain, layers)
 
 
-def _same(found: Expr, plain: Any, layers: Layers) -> Expr:
+def _same(found: Expr | None, plain: Any, layers: Layers) -> Expr:
     """An expression in the number of layers, if it is the plain one for the number traced; else the plain one."""
+    if found is None:
+        return short(plain)
     same = terms(found.subs(layers.symbol, layers.count)) == terms(plain)
     return found if same and found.has(layers.symbol) else short(plain)
 

@@ -6,7 +6,9 @@ inside, which no operator shows, is in `scratch.py` and `opaque.py`. `CORRECTION
 docs/trace.md prints it.
 """
 
+import sys
 from functools import cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from memmodel.tracer.fake import fake_mode, uncompiled
 from memmodel.tracer.kinds import number
 
 aten = torch.ops.aten
+_DISPATCH = ("memmodel.tracer.", "torch._compile", "torch._dynamo", "torch.utils._python_dispatch")
 
 
 class Correction(NamedTuple):
@@ -111,6 +114,18 @@ CORRECTIONS = (
         "aten/src/ATen/native/ReduceOps.cpp, TensorTransformations.cpp, Loss.cpp",
     ),
     Correction(
+        "one_hot",
+        "both",
+        "scatters ones into zeros; fake tensors compare with a range",
+        "aten/src/ATen/native/Onehot.cpp, one_hot",
+    ),
+    Correction(
+        "losses of classes in more dimensions than two",
+        "both",
+        "make the sum of weights before the loss, and contiguous copies of what they reduce",
+        "aten/src/ATen/native/LossNLL2d.cpp, cuda/NLLLoss2d.cu",
+    ),
+    Correction(
         "multinomial",
         "both",
         "without replacement, or for one draw, divides by a random number per element",
@@ -184,9 +199,22 @@ CORRECTIONS = (
         "aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, flash_attn/flash_api.cpp",
     ),
     Correction(
+        "backward of layer norm",
+        "cpu",
+        "sums the gradients of weight and bias in a buffer per thread",
+        "aten/src/ATen/native/cpu/layer_norm_kernel.cpp, LayerNormBackwardKernelImplInternal",
+    ),
+    Correction(
+        "backward of embedding",
+        "cpu",
+        "copies a gradient that is not contiguous (as CUDA does)",
+        "aten/src/ATen/native/Embedding.cpp, embedding_dense_backward_cpu",
+    ),
+    Correction(
         "mixed element types",
         "cpu",
-        "an elementwise operator copies operands of another type; CUDA converts them in registers",
+        "an elementwise operator copies operands of another type than it computes in, such as integers that it "
+        "divides; CUDA converts them in registers",
         "aten/src/ATen/TensorIterator.cpp, compute_types",
     ),
 )
@@ -248,10 +276,21 @@ def laid_out(func: Any, args: Any, out: Any) -> Any:
 
 
 def is_accumulation(func: Any, args: Any, kwargs: Any, node: Any, handed_over: set[int]) -> bool:
-    """Whether an `add` is the engine's, summing gradients: its operands have just been checked as a node's results."""
+    """Whether an `add` is the engine's, summing gradients: its operands have just been checked as a node's results.
+
+    Nor may a node in Python, such as a checkpoint that runs its function again, stand between.
+    """
     if func is not aten.add.Tensor or kwargs or len(args) != 2 or not isinstance(args[1], Tensor):
         return False
-    return node is None or id(args[1]) in handed_over
+    return (node is None or id(args[1]) in handed_over) and _engine_calls()
+
+
+def _engine_calls() -> bool:
+    """Whether the innermost frame outside of dispatch is the one that called autograd's engine."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_DISPATCH):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
 
 def _is_python(node: Any) -> bool:

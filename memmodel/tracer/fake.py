@@ -3,7 +3,7 @@
 `FakeTensorMode` reads `torch._dynamo.config`, dispatch modes ask `torch._dynamo` to leave them uncompiled, and a shape
 environment notes for each guard the user's line, by a list of the compiler's files. Importing all that takes longer
 than a trace. So the settings are imported alone, the modes are told, and guards have no line. Where anything else
-imports the compiler, it comes whole.
+imports the compiler, it comes whole; so it does, at first, on a PyTorch whose private names are not those used here.
 """
 
 import importlib
@@ -18,21 +18,19 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch._compile
 import torch.utils.checkpoint
-from torch._decomp import global_decomposition_table
-from torch._guards import GuardSource, Source
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _COMPILER = "torch._dynamo"
 _FOLDER = [str(Path(torch.__file__).parent / "_dynamo")]
-_ASKS = torch._compile._disable_dynamo(lambda: None).__code__
+_VALIDATOR = "torch.fx.experimental.validator"
 _TOLD = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled function
 
 
 def fake_mode(environment: Any = None, **options: Any) -> FakeTensorMode:
     """A mode whose tensors have no data; with a shape environment their sizes can be symbols."""
+    does_without_compiler()
     with _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
         return FakeTensorMode(shape_env=environment, **options)
 
@@ -41,7 +39,8 @@ def shape_environment() -> Any:
     """What makes symbols, each for itself, and keeps the guards."""
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    with _in_place_of("torch.fx.experimental.validator", translation_validation_enabled=lambda: False):
+    does_without_compiler()
+    with _in_place_of(_VALIDATOR, translation_validation_enabled=lambda: False):
         return ShapeEnv(duck_shape=False)
 
 
@@ -61,39 +60,86 @@ def fake_of(tensor: torch.Tensor) -> torch.Tensor:
     return mode.fake_tensor_converter.from_real_tensor(mode, tensor, source=_source("constant"))  # type: ignore[no-any-return]
 
 
+@cache
+def does_without_compiler() -> bool:
+    """Whether this PyTorch's private parts are as this file has them: tried once; if not, the compiler is imported."""
+    try:
+        works = _trial()
+    except Exception:  # whatever a name that is gone, or means something else, leads to
+        works = False
+    if not works:
+        for name in (_COMPILER, _VALIDATOR):
+            importlib.import_module(name)
+    return works
+
+
+def _trial() -> bool:
+    """Tensors without data, and a symbolic size, by the short way: whether they are what they should be."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    with _in_place_of(_VALIDATOR, translation_validation_enabled=lambda: False):
+        environment = ShapeEnv(duck_shape=False)
+    with _told(FakeTensorMode), _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
+        mode = FakeTensorMode(shape_env=environment)
+    symbolic = sys.modules[ShapeEnv.__module__]
+    with _told(FakeTensorMode), _without_lines(symbolic), _settings_at_hand(), mode:
+        x = torch.empty(symbol(environment, "N", 7), 3)
+        grown = torch.cat((x + 1, x))
+    rows: Any = grown.shape[0]
+    return grown.shape[1] == 3 and str(rows.node.expr).startswith("2*")
+
+
 @contextmanager
 def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
-    """Within, these modes run without asking the compiler, and guards have no line."""
+    """Within, these modes run without asking the compiler, where that is known how, and guards have no line."""
+    symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+    with _told(*modes) if does_without_compiler() else nullcontext(), _without_lines(symbolic), _settings_at_hand():
+        yield
+
+
+@contextmanager
+def _told(*modes: type[TorchDispatchMode]) -> Iterator[None]:
     told = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _TOLD)]
     for function in told:
         setattr(function, _TOLD, function)
-    symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
     try:
-        with _without_lines(symbolic) if symbolic else nullcontext(), _settings_at_hand():
-            yield
+        yield
     finally:
         for function in told:
             delattr(function, _TOLD)
 
 
-def _without_lines(symbolic: ModuleType) -> Any:
+def _without_lines(symbolic: ModuleType | None) -> Any:
     """Guards are not logged, and their place is the first frame outside the module (inside, it would hold itself)."""
+    if not hasattr(symbolic, "uninteresting_files") or not hasattr(symbolic, "trace_structured"):
+        return nullcontext()
+    assert symbolic is not None
     own = {symbolic.__file__}
     return mock.patch.multiple(symbolic, uninteresting_files=lambda: own, trace_structured=lambda *_, **__: None)
 
 
 def _kept(functions: Iterable[Any]) -> Iterator[Any]:
     """What `torch._disable_dynamo` was put around, among these functions and what they wrap."""
+    asks = _asks()
     for function in functions:
         while function is not None:
-            if getattr(function, "__code__", None) is _ASKS:
+            if getattr(function, "__code__", None) is asks:
                 yield inspect.getclosurevars(function).nonlocals["fn"]
             function = getattr(function, "__wrapped__", None)
 
 
 @cache
+def _asks() -> Any:
+    from torch._compile import _disable_dynamo
+
+    return _disable_dynamo(lambda: None).__code__
+
+
+@cache
 def _references() -> frozenset[Any]:
     """Those among PyTorch's own operators in Python, which fake tensors run, and checkpointing."""
+    from torch._decomp import global_decomposition_table
+
     operators = (f for table in global_decomposition_table.values() for f in table.values())
     return frozenset(_kept((*operators, *vars(torch.utils.checkpoint).values())))
 
@@ -148,26 +194,36 @@ def _in_place_of(name: str, **contents: Any) -> Iterator[None]:
             del sys.modules[each]
 
 
-class _Letter(Source):
+@cache
+def _letters() -> Any:
     """Where a symbol comes from: nowhere but a letter."""
+    from torch._guards import GuardSource, Source
 
-    def __init__(self, letter: str) -> None:
-        vars(self)["letter"] = letter
-
-    @property
-    def name(self) -> str:
-        """The letter."""
-        return str(vars(self)["letter"])
-
-    @property
-    def guard_source(self) -> GuardSource:
-        """As for constants, which guards leave alone."""
-        return GuardSource.CONSTANT
-
-
-def _source(letter: str) -> Source:
     if callable(Source.name):  # torch 2.9 and before: a method
+        return None
+
+    class Letter(Source):
+        def __init__(self, letter: str) -> None:
+            vars(self)["letter"] = letter
+
+        @property
+        def name(self) -> str:
+            return str(vars(self)["letter"])
+
+        @property
+        def guard_source(self) -> GuardSource:
+            return GuardSource.CONSTANT  # which guards leave alone
+
+    return Letter
+
+
+def _source(letter: str) -> Any:
+    try:
+        made = _letters()
+    except (ImportError, AttributeError):
+        made = None
+    if made is None:
         from torch._dynamo.source import ConstantSource
 
-        return ConstantSource(letter)
-    return _Letter(letter)
+        made = ConstantSource
+    return made(letter)

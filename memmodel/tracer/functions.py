@@ -5,7 +5,7 @@ choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
 _SOFTMAX, _LOG_SOFTMAX = torch.softmax, torch.log_softmax
+_ONE_HOT = torch.nn.functional.one_hot
 
 
 class Functions(TorchFunctionMode):
@@ -39,7 +40,7 @@ class Functions(TorchFunctionMode):
         self.backends = backends
         self.cuda = watcher.device.name == "cuda"
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
-        self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear}
+        self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         if self.cuda:
             self._own |= {_DROPOUT: _dropout}
             self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
@@ -86,7 +87,7 @@ class Functions(TorchFunctionMode):
             self.watcher.unknown["aten::_scaled_dot_product_efficient_attention_backward"] = EFFICIENT_UNKNOWN
         if kernel != "math":
             return run(call, kernel)
-        with self._adding_in_place(), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
+        with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
             return _SDPA(*args, **kwargs)
 
     def _without_fast_path(self, kind: Any) -> Any:
@@ -103,16 +104,25 @@ class Functions(TorchFunctionMode):
 
     def _linear(self, *args: Any, **kwargs: Any) -> Any:
         """A bias is added to the product in place, where the product is not an addmm."""
-        with self._adding_in_place():
+        with self._adding_in_place((*args, *kwargs.values())):
             return _LINEAR(*args, **kwargs)
 
     @contextmanager
-    def _adding_in_place(self) -> Iterator[None]:
-        before, self.watcher.adds_in_place = self.watcher.adds_in_place, True
+    def _adding_in_place(self, given: Iterable[Any]) -> Iterator[None]:
+        """Not where torch.func wraps an operand: then PyTorch too adds into a new tensor."""
+        wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in given if isinstance(x, Tensor))
+        before, self.watcher.adds_in_place = self.watcher.adds_in_place, not wrapped
         try:
             yield
         finally:
             self.watcher.adds_in_place = before
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Ones scattered into zeros; fake tensors compare with a range."""
+    if num_classes == -1 or tensor.numel() == 0:
+        return _ONE_HOT(tensor, num_classes)
+    return tensor.new_zeros((*tensor.shape, num_classes)).scatter_(-1, tensor.unsqueeze(-1), 1)
 
 
 def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:

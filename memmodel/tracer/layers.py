@@ -25,6 +25,7 @@ from memmodel.tracer.run import Traced
 from memmodel.work import Work
 
 _LayerOf = dict[int | None, int]  # parameter -> layer
+FEW = 4  # layers: with fewer, all but one can be read as one or two
 _LETTERS = ("L", "L_layers", "layers")
 
 
@@ -55,13 +56,38 @@ class Layers:
     each: Work
     rest: Work
 
-    def alive(self, sizes: Mapping[int, Any], again: Iterable[int], phase: str, progress: float) -> Expr:
+    @property
+    def more(self) -> tuple[int, ...]:
+        """Larger numbers of layers, at which forms are compared."""
+        return self.count + 1, 2 * self.count, 8 * self.count
+
+    def counts(self, form: Any) -> bool:
+        """Whether a form says how its bytes go with the number of layers."""
+        return bool(form.has(self.symbol))
+
+    def alive(self, sizes: Mapping[int, Any], again: Iterable[int], phase: str, progress: float) -> Expr | None:
         """The bytes of these storages, regrouped: L times what each layer has, plus the rest.
+
+        None where there are so few layers that it depends on the end from which rounds are counted.
 
         sizes: storage -> bytes. again: the storages at the last moment of the phase with the same bytes: where other
         rounds are alive then, their number goes along with the layers, and is not theirs. phase, progress: when; how
         much of the phase's layers is done, between 0 and 1.
         """
+        found = self._amount(sizes, again, phase, progress)
+        if self.count < 3 or (
+            self.count < FEW and any(self._amount(sizes, again, phase, end) != found for end in (0.0, 1.0))
+        ):
+            return None
+        return self.total(*found)
+
+    def at(self, count: int, sizes: Mapping[int, int], again: Iterable[int], phase: str, progress: float) -> int:
+        """The bytes of these storages, in numbers, in a model of so many layers."""
+        each, rest = self._amount(sizes, again, phase, progress)
+        return int(count * each + rest)
+
+    def _amount(self, sizes: Mapping[int, Any], again: Iterable[int], phase: str, progress: float) -> tuple[Any, Any]:
+        """What there is of each layer, and the rest."""
         rounds, later = self._rounds(sizes), self._rounds(again)
         nbytes = {self._part(key): size for key, size in sizes.items()}
         each: Any = Integer(0)
@@ -71,7 +97,7 @@ class Layers:
             times, more = self._counted(alive, part[3], late) if later.get(part) == alive else (0, len(alive))
             each += times * nbytes[part]
             rest += more * nbytes[part]
-        return self.total(each, rest)
+        return each, rest
 
     def _part(self, key: int) -> tuple[int, int, str, int] | None:
         place = self.places.get(key)

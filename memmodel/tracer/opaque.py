@@ -116,6 +116,12 @@ def _log_sigmoid(args: Any, kwargs: Any, out: Any) -> list[Any]:
     return [out[0]]
 
 
+def _loss_of_classes(args: Any, kwargs: Any, out: Any) -> list[Any]:
+    """The sum of weights first; what is reduced is first made contiguous."""
+    copied = [like(x) for x in args[:2] if _reduces(args, kwargs, 3) and not x.is_contiguous()]
+    return [out[1], out[0], *copied]
+
+
 def _masked_scatter(args: Any, kwargs: Any, out: Any) -> list[Any]:
     """Where each true element's value stands: sums of the mask, int64."""
     return [out, like(args[1], torch.int64)]
@@ -126,6 +132,7 @@ _PLANS: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
     "aten::mse_loss": _resized_loss,
     "aten::smooth_l1_loss": _resized_loss,
     "aten::huber_loss": _huber,
+    "aten::nll_loss2d_forward": _loss_of_classes,
     "aten::binary_cross_entropy": _cross_entropy_of_bits,
 }
 _ON_CUDA: dict[str, Callable[[Any, Any, Any], list[Any]]] = {

@@ -104,10 +104,13 @@ def _places() -> Iterator[tuple[Any, str, Any]]:
 
 
 def watched_engine(hooks: Hooks) -> Callable[..., Any]:
-    """Autograd's engine between the hooks."""
+    """Autograd's engine between the hooks; where a node runs it again (a reentrant checkpoint), without them."""
     engine = torch.autograd.graph._engine_run_backward
 
     def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch._C._current_autograd_node() is not None:
+            with hooks.mode:
+                return engine(roots, *args, **kwargs)
         hooks.begins(roots)
         with hooks.mode:
             result = engine(roots, *args, **kwargs)

@@ -1,6 +1,7 @@
 """What an operator's kernel allocates inside and frees again: by operator, from the source named in `CORRECTIONS`."""
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -25,7 +26,10 @@ _COPIED = {  # operands that the kernel copies where they are not contiguous, on
     "_log_softmax_backward_data": (0, 1),
     "native_layer_norm_backward": (0,),
 }
+_COPIED_ON_CPU = {"embedding_dense_backward": (0,)}
 _COPIED_FIRST = {"native_layer_norm": (0,), "native_layer_norm_backward": (1,)}  # likewise, before the results
+_POWER_OF_NUMBER = torch.ops.aten.pow.Scalar  # its result is made before the exponents are converted
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _CUMULATIVE = ("cumsum", "cumprod", "logcumsumexp")
 _SUMS = ("sum", "mean", "prod", "nansum")
 _PARTIAL = {  # bytes of a partial result of a reduction; where it is not here, those of the result, at least fp32's
@@ -56,7 +60,8 @@ def habits(gpu: Gpu) -> Device:
 def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iterator[Scratch]:
     """What the operator's kernel allocates and frees inside, after its results."""
     op = func._schema.name.removeprefix("aten::")
-    yield from (like(args[i]) for i in _COPIED.get(op, ()) if not _contiguous(args[i]))
+    copied = _COPIED.get(op, ()) or (_COPIED_ON_CPU.get(op, ()) if device.name == "cpu" else ())
+    yield from (like(args[i]) for i in copied if not _contiguous(args[i]))
     if op == "_softmax_backward_data":
         if device.softmax_backward_scratch or not _contiguous(args[0]):
             yield like(args[0])
@@ -64,6 +69,10 @@ def scratch(func: Any, args: Any, kwargs: Any, out: Any, device: Device) -> Iter
         yield from (like(args[i]) for i in _MATRIX[op] if not _has_unit_stride(args[i]))
     elif op in _CUMULATIVE and args[0].dtype is not out.dtype:
         yield like(args[0], out.dtype)
+    elif op == "native_layer_norm_backward" and device.name == "cpu":
+        yield from _partial_gradients(args)
+    elif func is _POWER_OF_NUMBER and not device.casts_in_kernels:
+        yield from _converted(op, args, out)
     elif op in _OTHERS:
         yield from _OTHERS[op](args)
     elif op in _SUMS or op in _PARTIAL or op in ("max", "min", "linalg_vector_norm"):
@@ -75,7 +84,7 @@ def is_shared_scratch(event: Alloc) -> bool:
     return event.dtype.name == "uint8" and event.role == "temporary"
 
 
-def copies(func: Any, args: Any, device: Device) -> Iterator[Scratch]:
+def copies(func: Any, args: Any, out: Any, device: Device) -> Iterator[Scratch]:
     """Copies of operands that are made before the results: contiguous ones; on the CPU also in the common type."""
     op = func._schema.name.removeprefix("aten::")
     yield from (like(args[i]) for i in _COPIED_FIRST.get(op, ()) if not _contiguous(args[i]))
@@ -83,10 +92,25 @@ def copies(func: Any, args: Any, device: Device) -> Iterator[Scratch]:
         return
     if op in ("_to_copy", "copy_", "clone", "where", "masked_fill") or op.startswith("bitwise"):
         return
+    if func is not _POWER_OF_NUMBER:
+        yield from _converted(op, args, out)
+
+
+def _converted(op: str, args: Any, out: Any) -> Iterator[Scratch]:
+    """Operands of another type than an elementwise kernel computes in."""
     given = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.dim()]
     if given:
-        common = reduce(torch.promote_types, (x.dtype for x in given))
+        common = _common_type(op, args, given, out)
         yield from (like(x, common) for x in given if x.dtype is not common)
+
+
+def _common_type(op: str, args: Any, given: Sequence[Tensor], out: Any) -> torch.dtype:
+    """The type in which an elementwise kernel computes: that of its result, unless it compares."""
+    common = reduce(torch.promote_types, (x.dtype for x in given))
+    if op in _COMPARISONS:
+        return torch.result_type(args[0], args[1])
+    wider = isinstance(out, Tensor) and out.dtype is not torch.bool and not common.is_floating_point
+    return torch.promote_types(common, out.dtype) if wider else common
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Scratch:
@@ -153,6 +177,15 @@ def _normalised(args: Any) -> Iterator[Scratch]:
     replaces = len(args) > 2 and args[2] and args[1] != 1
     if not replaces:
         yield like(args[0])
+
+
+def _partial_gradients(args: Any) -> Iterator[Scratch]:
+    """Each thread's sums of the gradients of weight and bias, where either is wanted."""
+    x, wanted = args[1], args[7]
+    if wanted[1] or wanted[2]:
+        columns = reduce(operator.mul, plain_dims(args[2]))
+        shape, kind = (2, torch.get_num_threads(), columns), kind_of(x.dtype)
+        yield 2 * torch.get_num_threads() * columns * kind.itemsize, shape, kind
 
 
 def _places(args: Any) -> Iterator[Scratch]:

@@ -239,7 +239,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             temporary = self._births(planned, op, label)
         else:
             inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*copies(func, args, self.device), *_tensors(out), *inside], op, label)
+            temporary = self._births([*copies(func, args, out, self.device), *_tensors(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
         if all(self.key_of(x) is None for x in _tensors((args, kwargs, out))):
             launches = []  # numbers on the host, such as an optimizer's step counters

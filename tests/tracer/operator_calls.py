@@ -50,6 +50,17 @@ CALLS: dict[str, Call] = {
     "elu": lambda a, b: functional.elu(a),
     "elu, strided gradient": lambda a, b: functional.elu(a).mT @ b,
     "softplus, strided gradient": lambda a, b: functional.softplus(a).mT @ b,
+    "integers divided": lambda a, b: a * (places(D) / D) + places(D) * 0.5 + 2.0 ** places(D),
+    "integers compared": lambda a, b: a * (places(D) > 0.5) * (places(D) == 1),
+    "bools computed with": lambda a, b: a * ((b > 0) * 2) + ~(b > 0) + ((b > 0) == 0),
+    "integers in functions": lambda a, b: a * places(D).exp() + places(D).clamp(max=4) + torch.where(b > 0, 1, 0),
+    "one hot": lambda a, b: a * functional.one_hot(places(N), D),
+    "embedding, strided gradient": lambda a, b: (
+        functional.embedding(classes(), a.view(-1, D)).T.exp() @ b[0, 0, 0].expand(B * N)
+    ),
+    "cross entropy in two dimensions": lambda a, b: functional.cross_entropy(
+        a.mT, torch.zeros(B, N, dtype=torch.int64)
+    ),
     "relu, strided gradient": lambda a, b: functional.relu(a).mT @ b,
     "log softmax, strided gradient": lambda a, b: a.log_softmax(-1).mT @ b,
     "layer norm, strided gradient": lambda a, b: functional.layer_norm(a, (D,)).mT @ b,
@@ -108,5 +119,8 @@ CALLS: dict[str, Call] = {
     "softmax of a middle dimension": lambda a, b: a.softmax(1),
     "softmax of strided": lambda a, b: a.mT.softmax(-1),
     "bucketize": lambda a, b: a * torch.bucketize(b.detach(), torch.arange(5.0)),
+    "linear of strided, by vmap": lambda a, b: torch.func.vmap(
+        lambda x: functional.linear(x.view(N // 4, 4, D).transpose(0, 1), b[0, :D], b[0, :D, 0].contiguous())
+    )(a),
     "vmap": lambda a, b: torch.func.vmap(lambda x, y: x @ y.T)(a, b),
 }

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CODE = """
 import json, sys, torch, memmodel
 from traced_functions import INPUTS, SIZES, three_names
@@ -52,3 +54,40 @@ def test_a_trace_imports_no_compiler_and_the_compiler_works_after_it() -> None:
 def test_no_tensor_waits_for_the_garbage_collector() -> None:
     """Else its death would come by chance."""
     assert run(GARBAGE) == 0
+
+
+MISSING = """
+import json, sys, torch, memmodel
+import torch._compile
+from unittest import mock
+from memmodel.tracer import fake
+from traced_functions import INPUTS, SIZES, three_names
+
+with mock.patch.object(fake, NAME, GONE):
+    found = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
+peaks = {phase: [str(b.expression) for b in branches] for phase, branches in found.forms.peaks.items()}
+print(json.dumps(["torch._dynamo" in sys.modules, peaks, found.memory.phase_peaks]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("_asks", "mock.Mock(side_effect=ImportError('_disable_dynamo'))"),
+        ("_letters", "mock.Mock(side_effect=AttributeError('GuardSource'))"),
+        ("_config", "mock.Mock(side_effect=ModuleNotFoundError('torch._dynamo.config'))"),
+        ("_config", "mock.Mock(return_value=sys)"),  # it is there, and means something else
+        ("_references", "mock.Mock(side_effect=ImportError('global_decomposition_table'))"),
+    ],
+)
+def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, gone: str) -> None:
+    """Slower, and the same to the byte."""
+    compiler, *found = run(MISSING.replace("NAME", repr(name)).replace("GONE", gone))
+    usual = "with mock.patch.dict({}):"
+    imported, *expected = run(MISSING.replace("with mock.patch.object(fake, NAME, GONE):", usual))
+    assert (compiler, imported) == (True, False)
+    assert found == expected
+
+
+def test_no_tensor_waits_for_the_garbage_collector_beside_the_compiler() -> None:
+    assert run(f"from memmodel.tracer import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
