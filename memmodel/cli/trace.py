@@ -79,7 +79,7 @@ def command(
         from memmodel.tracer.api import trace
         from memmodel.tracer.specs import parse_at
         from memmodel.tracer.target import target
-        from memmodel.tracer.watch import MOST_OPERATORS
+        from memmodel.tracer.watch.watcher import MOST_OPERATORS
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -15,7 +15,7 @@ from memmodel.timeline import TensorRecord
 from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from memmodel.tracer.closed import Forms
+    from memmodel.tracer.letters.closed import Forms
     from memmodel.tracer.result import Trace
 
 _LINES_SHOWN = 6

@@ -17,21 +17,21 @@ from memmodel.program import Launch, Program
 from memmodel.timeline import account, phase_peaks
 from memmodel.timing import Calibration
 from memmodel.timing.known import community
-from memmodel.tracer.attention import Backends
-from memmodel.tracer.closed import Forms, last_step
 from memmodel.tracer.compiled import Graphs
-from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.job import Job
+from memmodel.tracer.letters.closed import Forms, last_step
+from memmodel.tracer.letters.forms import OTHERWISE, forms_of, lettered
+from memmodel.tracer.letters.symbolic import hints
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, memory_of, step_phases, time_of
 from memmodel.tracer.repeat import Drawing, check_alike
 from memmodel.tracer.result import Trace
 from memmodel.tracer.retraced import advice_of
-from memmodel.tracer.run import Setting
-from memmodel.tracer.scratch import habits
+from memmodel.tracer.rules.attention import Backends
+from memmodel.tracer.rules.scratch import habits
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
-from memmodel.tracer.symbolic import hints
-from memmodel.tracer.watch import MOST_OPERATORS
+from memmodel.tracer.watch.run import Setting
+from memmodel.tracer.watch.watcher import MOST_OPERATORS
 from memmodel.units import bytes_text
 from memmodel.work import Work
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
-from memmodel.tracer.watch import Watcher, is_users
+from memmodel.tracer.watch.watcher import Watcher, is_users
 
 _MAXIMUM, _QUOTIENT = {"max", "amax"}, {"div", "__truediv__", "true_divide"}
 _DIFFERENCE, _POWER = {"sub", "__sub__", "subtract"}, {"exp", "exp_"}

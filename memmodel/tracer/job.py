@@ -7,7 +7,7 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.gpus import Gpu
 from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.memory import is_closed
-from memmodel.tracer.run import Setting, Traced, traced
+from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from memmodel.prediction import Memory, Time
 from memmodel.program import Mark, Program
 from memmodel.timeline import TensorRecord
 from memmodel.tracer.advice import Advice
-from memmodel.tracer.closed import Forms
 from memmodel.tracer.compiled import Graphs
+from memmodel.tracer.letters.closed import Forms
 from memmodel.tracer.lines import Line
 from memmodel.tracer.memory import Largest
 from memmodel.work import Work
@@ -72,7 +72,7 @@ class Trace:
         """The picture of what is in memory through the last step."""
         from memmodel.pictures.timeline import timeline_of
         from memmodel.pictures.usage import usage_by_event
-        from memmodel.tracer.closed import last_step
+        from memmodel.tracer.letters.closed import last_step
         from memmodel.tracer.memory import runs_of
 
         step = last_step(self.program)

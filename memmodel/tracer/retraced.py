@@ -12,7 +12,7 @@ from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.job import Job
 from memmodel.tracer.memory import live_peak
-from memmodel.tracer.run import Setting, Traced, traced
+from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
 def advice_of(job: Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:

@@ -14,8 +14,8 @@ from memmodel.program import Mark, Program
 from memmodel.recording.device import CPU
 from memmodel.tracer.compiled.chip import Chip
 from memmodel.tracer.compiled.run import Compiled, traced_compiled
-from memmodel.tracer.run import Setting
 from memmodel.tracer.specs import inputs_of
+from memmodel.tracer.watch.run import Setting
 from memmodel_validate import cpu_events
 from memmodel_validate.events import MemoryEvent, Numbering, in_order, program_events
 

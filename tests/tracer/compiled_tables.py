@@ -12,12 +12,12 @@ from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.recording.device import CUDA
 from memmodel.replay import replay
-from memmodel.tracer.attention import Backends
 from memmodel.tracer.compiled.chip import Chip
 from memmodel.tracer.compiled.compiler import Compiler, fresh_dynamo
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
-from memmodel.tracer.functions import Functions
+from memmodel.tracer.rules.attention import Backends
+from memmodel.tracer.watch.functions import Functions
 from memmodel_validate.comparison import Comparison, predicted
 from memmodel_validate.harnesses import HARNESSES
 from memmodel_validate.records import Row, Table, tables

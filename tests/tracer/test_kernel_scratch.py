@@ -13,9 +13,9 @@ import memmodel
 from memmodel.program import Alloc
 from memmodel.recording.device import CUDA
 from memmodel.recording.reduce_scratch import reduce_scratch
-from memmodel.tracer.reductions import layout, reduction_scratch
-from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.rules.reductions import layout, reduction_scratch
 from memmodel.tracer.specs import inputs_of
+from memmodel.tracer.watch.run import Setting, traced
 
 A100 = CUDA.resident_threads
 

@@ -17,10 +17,10 @@ from memmodel.predictor import time_of
 from memmodel.program import Alloc, Launch
 from memmodel.recording.device import CUDA
 from memmodel.timing import Machine
-from memmodel.tracer.attention import Backends, Call, chosen
-from memmodel.tracer.run import Setting, traced
+from memmodel.tracer.letters.symbolic import hints, traced_in_letters
+from memmodel.tracer.rules.attention import Backends, Call, chosen
 from memmodel.tracer.specs import inputs_of
-from memmodel.tracer.symbolic import hints, traced_in_letters
+from memmodel.tracer.watch.run import Setting, traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
 

@@ -13,8 +13,8 @@ from memmodel.masks import Mask
 from memmodel.program import Alloc, Program
 from memmodel.recording.device import CPU, CUDA
 from memmodel.timeline import phase_peaks, saved_bytes
-from memmodel.tracer.run import Setting, traced
 from memmodel.tracer.specs import inputs_of
+from memmodel.tracer.watch.run import Setting, traced
 from memmodel_validate.events import in_order
 from spellings import SPELLINGS
 from spellings import B as BATCH

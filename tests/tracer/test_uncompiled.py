@@ -25,9 +25,9 @@ GARBAGE = """
 import gc, json
 from traced_functions import INPUTS, SIZES, in_chunks
 from memmodel.recording.device import CUDA
-from memmodel.tracer.run import Setting
+from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.specs import inputs_of
-from memmodel.tracer.symbolic import hints, traced_in_letters
+from memmodel.tracer.letters.symbolic import hints, traced_in_letters
 
 setting = Setting(in_chunks, inputs_of(INPUTS), "train", CUDA)
 traced_in_letters(setting, hints("BHND", SIZES))
@@ -60,7 +60,7 @@ MISSING = """
 import json, sys, torch, memmodel
 import torch._compile
 from unittest import mock
-from memmodel.tracer import fake
+from memmodel.tracer.watch import fake
 from traced_functions import INPUTS, SIZES, three_names
 
 with mock.patch.object(fake, NAME, GONE):

@@ -8,8 +8,8 @@ import torch
 from memmodel import recording
 from memmodel.program import Program
 from memmodel.recording.device import Device
-from memmodel.tracer.watch import Watcher
-from memmodel.tracer.watching import watching
+from memmodel.tracer.watch.watcher import Watcher
+from memmodel.tracer.watch.watching import watching
 from memmodel_validate.events import in_order, program_events
 
 Body = Callable[[Any], object]

@@ -4,8 +4,8 @@ import torch
 
 from memmodel.program import Program
 from memmodel.recording.device import CUDA
-from memmodel.tracer.watch import Watcher
-from memmodel.tracer.watching import watching
+from memmodel.tracer.watch.watcher import Watcher
+from memmodel.tracer.watch.watching import watching
 from memmodel_validate.harnesses import HARNESSES
 from memmodel_validate.records import Row
 

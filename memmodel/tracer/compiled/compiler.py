@@ -17,7 +17,7 @@ from memmodel.tracer.compiled.chip import Chip, seen_by_inductor
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.watching import PlanWatcher
 from memmodel.tracer.compiled.wrapper import callable_of
-from memmodel.tracer.functions import Functions
+from memmodel.tracer.watch.functions import Functions
 
 _FREES_TANGENTS = (2, 12)  # the first with github.com/pytorch/pytorch/pull/177837
 

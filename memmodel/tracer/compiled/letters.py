@@ -13,9 +13,9 @@ import sympy
 
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Launch, Mark, Program
-from memmodel.tracer.closed import Forms, closed_forms
-from memmodel.tracer.scratch import is_shared_scratch
-from memmodel.tracer.symbolic import Symbolic
+from memmodel.tracer.letters.closed import Forms, closed_forms
+from memmodel.tracer.letters.symbolic import Symbolic
+from memmodel.tracer.rules.scratch import is_shared_scratch
 from memmodel.work import Work
 
 Run = Callable[[Mapping[str, int]], Program]

@@ -1,9 +1,9 @@
 """Graphs on their way from dynamo to Inductor: moved to the GPU that is modelled before they are partitioned.
 
 Dynamo and AOTAutograd trace on fake CPU tensors, since autograd on fake CUDA tensors needs a CUDA build. What the
-graph holds is the same but for functions that look at the device, which `memmodel.tracer.functions` serves as CUDA
-would. The joint graph's tensors are then said to be CUDA's, so that Inductor's passes, the min-cut partitioner and the
-lowering work for that GPU. Sources: torch/_inductor/compile_fx.py (partition_fn, compile_fx_forward),
+graph holds is the same but for functions that look at the device, which `memmodel.tracer.watch.functions` serves as
+CUDA would. The joint graph's tensors are then said to be CUDA's, so that Inductor's passes, the min-cut partitioner and
+the lowering work for that GPU. Sources: torch/_inductor/compile_fx.py (partition_fn, compile_fx_forward),
 torch/_inductor/fx_passes/{joint_graph,fuse_attention,pad_mm}.py.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_map
 
-from memmodel.tracer.functions import indexed
+from memmodel.tracer.watch.functions import indexed
 
 aten = torch.ops.aten
 _CPU, _GPU = torch.device("cpu"), torch.device("cuda", 0)

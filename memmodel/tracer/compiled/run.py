@@ -10,18 +10,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Alloc, Free, Mark, Program
-from memmodel.tracer import run as eager
 from memmodel.tracer.compiled.chip import Chip
 from memmodel.tracer.compiled.compiler import Compiler, fresh_dynamo
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.summary import Graphs
 from memmodel.tracer.compiled.told import first_line, told_as_the_compilers
 from memmodel.tracer.compiled.watching import PlanWatcher
-from memmodel.tracer.failures import told_as_theirs
-from memmodel.tracer.functions import Functions
-from memmodel.tracer.modules import made_fake
-from memmodel.tracer.patches import Hooks, no_autocast, watched_engine
-from memmodel.tracer.run import STEPS, Setting, Traced
+from memmodel.tracer.watch import run as eager
+from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.functions import Functions
+from memmodel.tracer.watch.modules import made_fake
+from memmodel.tracer.watch.patches import Hooks, no_autocast, watched_engine
+from memmodel.tracer.watch.run import STEPS, Setting, Traced
 
 _STEPS = 3  # the last is read
 

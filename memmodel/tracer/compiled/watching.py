@@ -13,7 +13,7 @@ from memmodel.program import Program, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
-from memmodel.tracer.watch import Watcher
+from memmodel.tracer.watch.watcher import Watcher
 
 _SAVES, _REPEATS = "run_and_save_rng_state", "run_with_rng_state"
 _NODE = "CompiledFunctionBackward"

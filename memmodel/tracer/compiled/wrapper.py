@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_map
 from memmodel.dims import product
 from memmodel.program import Launch
 from memmodel.tracer.compiled.plan import Buffer, Plan
-from memmodel.tracer.kinds import count, kind_of, plain_dims
-from memmodel.tracer.work import launches_of
+from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
+from memmodel.tracer.rules.work import launches_of
 from memmodel.work import Work
 
 if TYPE_CHECKING:

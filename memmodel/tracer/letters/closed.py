@@ -15,10 +15,10 @@ from memmodel.closed_forms import Branch, short, wins_where
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program
 from memmodel.timeline import saved_storages
-from memmodel.tracer.layers import Layers, alive_at, layers_of, progress
-from memmodel.tracer.polynomials import Terms, add, around_ones, exact, lies_below, terms
-from memmodel.tracer.scratch import is_shared_scratch
-from memmodel.tracer.symbolic import Symbolic, in_multiples
+from memmodel.tracer.letters.layers import Layers, alive_at, layers_of, progress
+from memmodel.tracer.letters.polynomials import Terms, add, around_ones, exact, lies_below, terms
+from memmodel.tracer.letters.symbolic import Symbolic, in_multiples
+from memmodel.tracer.rules.scratch import is_shared_scratch
 from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for

@@ -14,9 +14,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.program import Alloc, Event, Launch, Program
-from memmodel.tracer.fake import fake_mode, shape_environment, symbol, uncompiled
-from memmodel.tracer.run import Setting, Traced, traced
-from memmodel.tracer.scratch import is_shared_scratch
+from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.tracer.watch.fake import fake_mode, shape_environment, symbol, uncompiled
+from memmodel.tracer.watch.run import Setting, Traced, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
 _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)

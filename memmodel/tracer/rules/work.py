@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from memmodel.dims import Dim, Shape, product
 from memmodel.program import Launch
 from memmodel.recording.device import Device
-from memmodel.tracer.kinds import kind_of, plain_dims
+from memmodel.tracer.rules.kinds import kind_of, plain_dims
 from memmodel.work import Work
 
 _GEMM = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from memmodel.tracer.watch import Watcher
+    from memmodel.tracer.watch.watcher import Watcher
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import torch.utils.checkpoint
 from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
-    from memmodel.tracer.functions import Functions
-    from memmodel.tracer.watch import Watcher
+    from memmodel.tracer.watch.functions import Functions
+    from memmodel.tracer.watch.watcher import Watcher
 
 
 class Hooks(NamedTuple):

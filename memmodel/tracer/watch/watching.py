@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memmodel.tracer.attention import Backends
-from memmodel.tracer.fake import fake_mode, uncompiled
-from memmodel.tracer.functions import Functions
-from memmodel.tracer.patches import Hooks, patched
-from memmodel.tracer.watch import Watcher
+from memmodel.tracer.rules.attention import Backends
+from memmodel.tracer.watch.fake import fake_mode, uncompiled
+from memmodel.tracer.watch.functions import Functions
+from memmodel.tracer.watch.patches import Hooks, patched
+from memmodel.tracer.watch.watcher import Watcher
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from memmodel.program import Launch
-from memmodel.tracer.work import launches_of
+from memmodel.tracer.rules.work import launches_of
 from memmodel.work import Work
 
 if TYPE_CHECKING:
-    from memmodel.tracer.watch import Watcher
+    from memmodel.tracer.watch.watcher import Watcher
 
 
 class Owners:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.tracer.kinds import number
+from memmodel.tracer.rules.kinds import number
 
 _SHORT_ROWS = 4096  # rows up to this length are sorted in place
 _MANY_ROWS = 65536  # layer norm's backward sums more rows than these in two passes

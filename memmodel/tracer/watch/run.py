@@ -14,14 +14,14 @@ from torch.utils._pytree import tree_leaves
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
-from memmodel.tracer.attention import Backends
-from memmodel.tracer.failures import told_as_theirs
-from memmodel.tracer.modules import made_fake
-from memmodel.tracer.owners import Owners
-from memmodel.tracer.saved import saved_tensors
+from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.specs import Input
-from memmodel.tracer.watch import MOST_OPERATORS, Watcher, run_users_code
-from memmodel.tracer.watching import watching
+from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.modules import made_fake
+from memmodel.tracer.watch.owners import Owners
+from memmodel.tracer.watch.saved import saved_tensors
+from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
+from memmodel.tracer.watch.watching import watching
 
 STEPS = ("inference", "forward", "train", "own")
 

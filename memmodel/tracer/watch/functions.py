@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from memmodel.tracer.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
-from memmodel.tracer.norms import FUSED_SINCE, rms_norm
-from memmodel.tracer.not_known import FAST_PATH
-from memmodel.tracer.products import PLAIN_SIZES, folded, folds
-from memmodel.tracer.watch import Watcher
+from memmodel.tracer.rules.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.rules.norms import FUSED_SINCE, rms_norm
+from memmodel.tracer.rules.not_known import FAST_PATH
+from memmodel.tracer.rules.products import PLAIN_SIZES, folded, folds
+from memmodel.tracer.watch.watcher import Watcher
 
 _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor is
     vars(torch._C.TensorBase)["is_cuda"].__get__: True,

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from memmodel.tracer.patches import is_packed
+from memmodel.tracer.watch.patches import is_packed
 
 
 def saved_tensors(roots: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:

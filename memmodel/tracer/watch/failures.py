@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from memmodel.errors import UsageError
-from memmodel.tracer.watch import is_users, run_users_code
+from memmodel.tracer.watch.watcher import is_users, run_users_code
 
 _SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built
 _NEEDS_DATA = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from memmodel.dims import maximum, minimum
 from memmodel.recording.device import Device
-from memmodel.tracer.kinds import count, kind_of, plain_dims
-from memmodel.tracer.scratch import Scratch, like
+from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
+from memmodel.tracer.rules.scratch import Scratch, like
 
 FREED = "freed"  # in a plan: the scratch that was born last dies
 _FEW_INDICES = 3072  # embedding's backward sums so many without sorting them

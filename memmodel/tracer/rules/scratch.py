@@ -14,9 +14,9 @@ from memmodel.dtypes import DType
 from memmodel.gpus import Gpu
 from memmodel.program import Alloc
 from memmodel.recording.device import CUDA, Device
-from memmodel.tracer.attention import scratch_of_efficient_backward, scratch_of_flash_backward
-from memmodel.tracer.kinds import count, kind_of, number, plain_dims
-from memmodel.tracer.reductions import layout, reduction_scratch
+from memmodel.tracer.rules.attention import scratch_of_efficient_backward, scratch_of_flash_backward
+from memmodel.tracer.rules.kinds import count, kind_of, number, plain_dims
+from memmodel.tracer.rules.reductions import layout, reduction_scratch
 
 Scratch = tuple[Any, Shape, DType]  # bytes, shape, element type
 _MATRIX = {"bmm": (0, 1), "mm": (0, 1), "baddbmm": (1, 2), "addmm": (1, 2)}

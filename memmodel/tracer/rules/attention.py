@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memmodel.tracer.kinds import count, kind_of, plain_dims
+from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
 
 aten = torch.ops.aten
 _HALF = (torch.float16, torch.bfloat16)

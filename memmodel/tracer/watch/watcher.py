@@ -2,7 +2,7 @@
 
 A storage's death is a weak reference's callback, so Python's names, autograd's saved tensors and C++'s temporaries
 count exactly as long as they hold on to it. What fake tensors do otherwise than plain ones, and what a kernel takes
-inside, comes from `memmodel.tracer.corrections`.
+inside, comes from `memmodel.tracer.rules.corrections`.
 """
 
 import sys
@@ -22,15 +22,15 @@ from torch.utils._pytree import tree_leaves
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
-from memmodel.tracer.composites import COMPOSITES
-from memmodel.tracer.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
-from memmodel.tracer.fake import fake_of
-from memmodel.tracer.kinds import kind_of, number, plain_dims
-from memmodel.tracer.not_known import scratch_not_known
-from memmodel.tracer.opaque import FREED, Sized, births_of_opaque
-from memmodel.tracer.owners import Owners
-from memmodel.tracer.scratch import copies, scratch
-from memmodel.tracer.work import launches_of
+from memmodel.tracer.rules.composites import COMPOSITES
+from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
+from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
+from memmodel.tracer.rules.not_known import scratch_not_known
+from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
+from memmodel.tracer.rules.scratch import copies, scratch
+from memmodel.tracer.rules.work import launches_of
+from memmodel.tracer.watch.fake import fake_of
+from memmodel.tracer.watch.owners import Owners
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000

@@ -18,10 +18,10 @@ from sympy import Expr, Integer, Symbol
 
 from memmodel.origin import LAYER_NUMBER, wildcard
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
-from memmodel.tracer.owners import Owners
-from memmodel.tracer.polynomials import terms
-from memmodel.tracer.repeats import own_runs, runs
-from memmodel.tracer.run import Traced
+from memmodel.tracer.letters.polynomials import terms
+from memmodel.tracer.letters.repeats import own_runs, runs
+from memmodel.tracer.watch.owners import Owners
+from memmodel.tracer.watch.run import Traced
 from memmodel.work import Work
 
 _LayerOf = dict[int | None, int]  # parameter -> layer

@@ -3,10 +3,10 @@
 from memmodel.case import Size
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Mark, Program
-from memmodel.tracer.closed import Forms, closed_forms
 from memmodel.tracer.job import Job
-from memmodel.tracer.scratch import is_shared_scratch
-from memmodel.tracer.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
+from memmodel.tracer.letters.closed import Forms, closed_forms
+from memmodel.tracer.letters.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
+from memmodel.tracer.rules.scratch import is_shared_scratch
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"

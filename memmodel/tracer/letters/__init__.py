@@ -1,0 +1,1 @@
+"""Formulas: the run in letters, its closed forms, repeated layers."""
