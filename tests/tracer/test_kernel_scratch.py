@@ -202,7 +202,7 @@ def test_formulas_say_where_embedding_sorts() -> None:
         return functional.embedding(places, weight)
 
     inputs = {"weight": "1000,64", "places": "B,N:int64"}
-    for sizes, words in (({"B": 8, "N": 1024}, "B·N > 3072"), ({"B": 2, "N": 16}, "B·N <= 3072")):
+    for sizes, words in (({"B": 8, "N": 1024}, "B·N > 3072"), ({"B": 2, "N": 16}, "B·N ≤ 3072")):
         forms = memmodel.trace(embedded, inputs, step="train", at=sizes).forms
         assert forms is not None
         assert words in forms.region

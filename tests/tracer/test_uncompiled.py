@@ -90,4 +90,4 @@ def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, go
 
 
 def test_no_tensor_waits_for_the_garbage_collector_beside_the_compiler() -> None:
-    assert run(f"from memmodel.tracer import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
+    assert run(f"from memmodel.tracer.watch import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
