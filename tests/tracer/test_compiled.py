@@ -14,6 +14,7 @@ from torch import Tensor
 from traced_functions import INPUTS, SIZES
 
 import memmodel
+from memmodel.cublas import parse_torch_version
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Launch
 from memmodel.tracer.compiled.letters import forms_of
@@ -21,7 +22,7 @@ from memmodel.tracer.compiled.wrapper import copy_if_misaligned
 from memmodel.tracer.result import Trace
 
 pytestmark = [
-    pytest.mark.skipif(torch.__version__ < "2.13", reason="the compiler of an older PyTorch"),
+    pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
     pytest.mark.filterwarnings("ignore"),
 ]
 WIDE = dict.fromkeys("qkv", "B,H,N,D")

@@ -19,6 +19,7 @@ from compiled_events import (
     without_random_state,
 )
 
+from memmodel.cublas import parse_torch_version
 from memmodel.program import Mark, Program
 from memmodel_validate.events import program_events
 from spellings import SPELLINGS
@@ -29,7 +30,7 @@ from spellings import N as SEQ
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the compiler's, which are many
-    pytest.mark.skipif(torch.__version__ < "2.13", reason="the compiler of an older PyTorch"),
+    pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
 ]
 BY_NAME = {spelling.__name__: spelling for spelling in SPELLINGS}
 SHAPES = dict.fromkeys("qkv", (BATCH, HEADS, SEQ, HEAD_DIM))

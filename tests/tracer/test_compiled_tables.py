@@ -4,12 +4,13 @@ import pytest
 import torch
 from compiled_tables import compared
 
+from memmodel.cublas import parse_torch_version
 from memmodel_validate.harnesses import HARNESSES
 from memmodel_validate.records import Row, rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(torch.__version__ < "2.13", reason="the compiler of an older PyTorch"),
+    pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
 ]
 
 
