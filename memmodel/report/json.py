@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
 
 SCHEMA = 1
+from memmodel.work import Work
 
 
 def report_dict(report: Report) -> dict[str, Any]:
@@ -51,6 +52,17 @@ def case_dict(case: Case) -> dict[str, Any]:
     }
 
 
+def work_dict(work: Work) -> dict[str, int]:
+    """FLOP and operations by kind, and bytes to and from memory, of one step."""
+    return {
+        "flops": int(work.flops),
+        "matmul_flops": int(work.matmul),
+        "vector_flops": int(work.vector),
+        "exp_ops": int(work.exp),
+        "hbm_bytes": int(work.hbm_bytes),
+    }
+
+
 def prediction_dict(prediction: Prediction) -> dict[str, Any]:
     """One algorithm."""
     work = prediction.work
@@ -60,11 +72,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         "case": case_dict(prediction.case),
         "memory": memory_dict(prediction.memory),
         "work": {
-            "flops": int(work.flops),
-            "matmul_flops": int(work.matmul),
-            "vector_flops": int(work.vector),
-            "exp_ops": int(work.exp),
-            "hbm_bytes": int(work.hbm_bytes),
+            **work_dict(work),
             "hbm_read_bytes": int(work.read),
             "hbm_written_bytes": int(work.written),
             "l2_bytes": int(work.l2),

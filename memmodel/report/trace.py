@@ -9,7 +9,7 @@ from rich.text import Text
 
 from memmodel.origin import wildcard
 from memmodel.report.formulas import plain
-from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict
+from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict, work_dict
 from memmodel.report.tables import bullets
 from memmodel.timeline import TensorRecord
 from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
@@ -161,7 +161,6 @@ def _table(title: str, *columns: str) -> Table:
 
 def trace_dict(trace: "Trace") -> dict[str, Any]:
     """The JSON form; its keys stand in docs/trace.md."""
-    work = trace.work
     return {
         "schema": 1,
         "function": trace.title,
@@ -171,13 +170,7 @@ def trace_dict(trace: "Trace") -> dict[str, Any]:
         "sizes": trace.sizes,
         "gpu": gpu_dict(trace.gpu),
         "memory": memory_dict(trace.memory),
-        "work": {
-            "flops": int(work.flops),
-            "matmul_flops": int(work.matmul),
-            "vector_flops": int(work.vector),
-            "exp_ops": int(work.exp),
-            "hbm_bytes": int(work.hbm_bytes),
-        },
+        "work": work_dict(trace.work),
         "time": None if trace.time is None else time_dict(trace.time),
         "calibrated_time": None if trace.calibrated is None else time_dict(trace.calibrated),
         "formulas": None if trace.forms is None else _forms_dict(trace.forms),
