@@ -11,9 +11,9 @@ from memmodel.timeline import TensorRecord
 
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
+from memmodel.work import Work
 
 SCHEMA = 1
-from memmodel.work import Work
 
 
 def report_dict(report: Report) -> dict[str, Any]:
