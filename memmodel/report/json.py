@@ -8,10 +8,10 @@ from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Prediction, Report, Time
 from memmodel.timeline import TensorRecord
+from memmodel.work import Work
 
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
-from memmodel.work import Work
 
 SCHEMA = 1
 
