@@ -40,7 +40,7 @@ def _row(timed: Timed, source: Source) -> _Row:
 
 
 def fitted(fit: Fit, ledger: Ledger) -> Calibration:
-    """The calibration: each part's constants minimise the mean |log error| of its rows. Raises UsageError for none."""
+    """The calibration: each part's constants minimise its rows' mean |log error| ** power. Raises UsageError."""
     rows = [_row(timed, ledger.sources[timed.run.source]) for timed in training_rows(fit, ledger)]
     if not any(row.timed.run.case["seq"] != DISPATCH_N for row in rows):
         raise UsageError(f"{fit.name} has no row at n = {FITTED_N} to fit constants to")
@@ -94,7 +94,7 @@ def _minimised(
 
     def loss(found: Mapping[str, Constant]) -> float:
         calibration = completed(fit, {**known, **found})
-        return fmean(abs(row.log_error(calibration)) for row in rows)
+        return fmean(abs(row.log_error(calibration)) ** fit.power for row in rows)
 
     options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 4000}
     starts = _starts(fit, rows, known, start)
