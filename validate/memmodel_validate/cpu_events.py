@@ -24,7 +24,7 @@ class _Raw(NamedTuple):
 
 def profiled(body: Callable[[], object]) -> list[MemoryEvent]:
     """What PyTorch's CPU allocator saw while `body` ran, and the phases that it marked with `mark`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         body()
     assert profiler.profiler is not None
     found: list[_Raw] = []

@@ -29,7 +29,7 @@ def product_kernel(kind: str) -> str:
 
     n = SQUARE["cuda"]
     a = torch.randn(n, n, device="cuda", dtype=_TORCH[kind])
-    with precision(kind), profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with precision(kind), profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         torch.mm(a, a)
         torch.cuda.synchronize()
     kernels = [event for event in seen.events() if event.device_type.name == "CUDA"]
