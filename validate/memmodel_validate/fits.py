@@ -86,7 +86,7 @@ _BOTH = {**_STANDARD, "softmax": 2e12, "reduction": 1e12, "matmul.fp32.values": 
 
 _MMA_SYNC = Constant(4096.0, "mma.sync: on later GPUs no faster than on an H100, whose peak this is (assumption)")
 _WGMMA = Constant(64.0, "PTX ISA, wgmma.mma_async: 64 rows of one operand")
-_IN_ORDER = Constant(1.0, "programs start in order")
+_IN_ORDER = Constant(1.0, "programs start, or are taken by a counter, in order")
 _LONGEST_FIRST = Constant(0.5, "the longest programs start first")
 
 
@@ -141,7 +141,7 @@ FITS = (
     _fa2_on_a100(),
     _flash("FlashAttention-3", _LONGEST_FIRST, wgmma=True),
     _flash("Triton (nightly 2024)", _IN_ORDER, wgmma=True, backward=False),
-    _flash("cuDNN 9", _LONGEST_FIRST, wgmma=True),
+    _flash("cuDNN 9", _IN_ORDER, wgmma=True),
 )
 
 
