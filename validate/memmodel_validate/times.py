@@ -39,9 +39,9 @@ def times(run: Run) -> Iterator[Timed]:
 
 
 def counted_flops(run: Run) -> float:
-    """FLOP of one forward as FlashAttention's authors count them: 4 b h n^2 d, half of it under a causal mask."""
+    """FLOP of one forward as FlashAttention's authors count them: 4 b h n m d, half of it under a causal mask."""
     case = run.case
-    pairs = case["seq"] ** 2 * (0.5 if case["mask"] == "causal" else 1.0)
+    pairs = case["seq"] * case.get("kv_seq", case["seq"]) * (0.5 if case["mask"] == "causal" else 1.0)
     return float(4 * case["batch"] * case["heads"] * case["head_dim"] * pairs)
 
 
