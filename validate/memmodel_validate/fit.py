@@ -80,7 +80,9 @@ BACKWARD: dict[str, Callable[[float], float]] = {
 def _backward(constants: Mapping[str, Constant]) -> dict[str, Constant]:
     found = {name: constants[f"flash.{name}"] for name in BACKWARD if f"flash.{name}" in constants}
     return {
-        f"flash_backward.{name}": Constant(BACKWARD[name](of.at(0.0)), f"from its forward's, as on an H100: {of.origin}")
+        f"flash_backward.{name}": Constant(
+            BACKWARD[name](of.at(0.0)), f"from its forward's, as on an H100: {of.origin}"
+        )
         for name, of in found.items()
     }
 
