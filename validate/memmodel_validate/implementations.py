@@ -58,8 +58,8 @@ IMPLEMENTATIONS = {
         _CUDNN,
         _CUDNN,
         _CUDNN_BACKWARD,
-        "NVIDIA/cudnn-frontend, generated/sdpa/sm90/prefill (two groups of 64 rows, 128 keys; head dims 64 and 128); "
-        "profilers' kernel names: knob_7_64x128x128 (2024, meta-pytorch/tritonbench issue #41), 64x128x256_4x1x1 and ..._bprop_..._knob_26_64x64x128_1x4x1 (two "
-        "groups of 64 keys; head dim 256 as 128)",
+        "NVIDIA/cudnn-frontend, generated/sdpa/sm90/prefill: two groups of 64 rows, 128 keys, head dims 64 and 128; "
+        "profilers' kernel names: 64x128x128 (2024, meta-pytorch/tritonbench issue #41), 64x128x256; backward "
+        "64x64x64 and 64x64x128, two groups of 64 keys (head dim 256 taken as 128)",
     ),
 }
