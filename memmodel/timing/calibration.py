@@ -44,6 +44,7 @@ CONSTANTS: dict[str, tuple[str, str]] = {
         for flash in ("flash", "flash_backward")
         for name, unit, meaning in (
             ("matmul", "", "share of the tensor cores' peak that the kernel's products reach by themselves"),
+            ("flop_per_clock", "FLOP", "most of one SM in a clock that `matmul` is a share of; else the GPU's peak"),
             ("overlap", "", "share of the lesser pipes' time that is hidden behind the longest: 0 to 1"),
             ("prologue", "cycles", "per program that holds 128 rows of head dim 128: loading, storing, start"),
             ("tail", "", "of the longest program, exposed at the end: 0.5 longest first, 1 in order"),

@@ -72,8 +72,15 @@ def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
 
 
 def _product_rate(machine: Machine, prefix: str, kind: str) -> Rate:
-    """The kernel's share of the peak, but no more than the GPU's best matrix product: power limits both."""
-    peak = machine.listed(machine.gpu.peak_quantity(kind)).value
+    """The kernel's share of the peak, but no more than the GPU's best matrix product: power limits both.
+
+    An instruction that newer GPUs keep but no longer speed up has a peak of its own, below theirs.
+    """
+    gpu = machine.gpu
+    peak = machine.listed(gpu.peak_quantity(kind)).value
+    of_instruction = machine.number(f"{prefix}.flop_per_clock", 0.0)
+    if of_instruction and {"sm_count", "tensor_clock"} <= gpu.values.keys():
+        peak = min(peak, of_instruction * gpu.sm_count * gpu.tensor_clock)
     share = machine.number(f"{prefix}.matmul", 1.0)
     best = machine.calibrated(f"matmul.{kind}")
     if best is not None and best.value < peak * share:

@@ -9,9 +9,10 @@ import pytest
 from memmodel.timing import Calibration, Constant
 from memmodel_validate.accuracy import accuracy
 from memmodel_validate.community import MADE_OF, SHIPPED, shipped_calibration
-from memmodel_validate.fit import completed, stored
-from memmodel_validate.fits import FITS, Fit, training_rows
+from memmodel_validate.fit import BACKWARD, completed, stored
+from memmodel_validate.fits import FITS, Fit, fit_of, training_rows
 from memmodel_validate.judged import percentile, summaries
+from memmodel_validate.ledger import Source
 from memmodel_validate.programs import program_of
 from memmodel_validate.records import shipped
 from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
@@ -72,6 +73,50 @@ def test_no_row_is_judged_that_a_constant_was_fitted_to() -> None:
     assert judged
     assert trained
     assert not judged & trained
+
+
+@pytest.mark.parametrize(
+    ("gpu_id", "nearest"),
+    [
+        ("h100-sxm", "h100-sxm"),
+        ("h200-sxm", "h100-sxm"),  # the same architecture
+        ("a100-40gb-pcie", "a100-80gb-sxm"),
+        ("rtx-4090", "a100-80gb-sxm"),  # mma.sync is the fastest that both have
+        ("b200", "h100-sxm"),  # on both there is a faster one
+    ],
+)
+def test_a_kernel_is_judged_by_the_fit_of_the_nearest_gpu(gpu_id: str, nearest: str) -> None:
+    run = next(run for run in shipped().runs if run.implementation == "FlashAttention-2")
+    fit = fit_of(run, Source("a source", {"gpu_id": gpu_id}))
+    assert fit is not None
+    assert (fit.gpu, fit.implementation) == (nearest, "FlashAttention-2")
+
+
+def test_a_backward_that_was_not_fitted_follows_from_its_forward() -> None:
+    """As on an H100, where three kernels have both: the rule holds on them within a tenth of overlap, a fifth else."""
+    both = [fit for fit in FITS if {"flash.overlap", "flash_backward.overlap"} <= fit.start.keys()]
+    assert len(both) == 3
+    for fit in both:
+        own = stored(fit.name).constants
+        for name, most in (("overlap", 0.1), ("prologue", 0.2 * own["flash_backward.prologue"].at(0.0))):
+            derived = BACKWARD[name](own[f"flash.{name}"].at(0.0))
+            assert derived == pytest.approx(own[f"flash_backward.{name}"].at(0.0), abs=most)
+    a100 = stored("a100-80gb-sxm.flashattention-2").constants
+    for name in BACKWARD:
+        assert a100[f"flash_backward.{name}"].value == BACKWARD[name](a100[f"flash.{name}"].at(0.0))
+
+
+def test_a_stated_clock_speeds_up_the_sms_and_not_the_memory() -> None:
+    calibration = stored("h100-sxm.cudnn-9")
+    slow, fast = (
+        machine_of(Source("a source", {"gpu_id": "h200-sxm"}, protocol), calibration)
+        for protocol in ({}, {"clock_MHz": "1980"})
+    )
+    for quantity in ("tensor_clock", "tensor.bf16"):
+        assert fast.gpu.value(quantity) == pytest.approx(slow.gpu.value(quantity) * 1980 / 1830)
+    assert fast.number("matmul.bf16", 0.0) == pytest.approx(slow.number("matmul.bf16", 0.0) * 1980 / 1830)
+    assert fast.gpu.bandwidth == slow.gpu.bandwidth
+    assert fast.constant("flash.overlap") == slow.constant("flash.overlap")
 
 
 def test_flash_constants_are_at_most_three_a_pass() -> None:

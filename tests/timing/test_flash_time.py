@@ -52,6 +52,18 @@ def test_full_overlap_and_full_waves_leave_the_products() -> None:
     assert found.seconds == pytest.approx(4 * SMS * 128 * 4096 * HEAD_DIM / (0.5 * 989.4e12), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "of_an_sm"),
+    [("h100-sxm", 4096), ("b200", 4096), ("a100-80gb-sxm", 2048)],  # an H100's peak; half of a B200's; an A100's own
+)
+def test_an_old_instruction_has_its_own_peak_per_clock_and_sm(gpu: str, of_an_sm: int) -> None:
+    launch, on = forward(128, m=4096, heads=1, tile=Tile(128, 64)), load_gpu(gpu)
+    constants = {**PLAIN, "flash.warp_rows": 64.0, "flash.flop_per_clock": 4096.0}
+    calibration = Calibration("by hand", "local", {}, {n: Constant(v, "here") for n, v in constants.items()})
+    products = next(c for c in kernel_time(launch, Machine(on, calibration)).ceilings if c.name == "tensor cores")
+    assert products.rate == pytest.approx(0.5 * of_an_sm * on.sm_count * on.tensor_clock, rel=0.01)
+
+
 @pytest.mark.parametrize(("best", "rate"), [(400e12, 400e12), (800e12, 0.5 * 989.4e12)])
 def test_no_kernel_multiplies_faster_than_the_best_product_measured(best: float, rate: float) -> None:
     found = timed(forward(128, m=4096), flash__warp_rows=64, matmul__bf16=best)

@@ -17,7 +17,7 @@ SHIPPED = Path(memmodel.__file__).parent / "data" / "calibrations"
 MADE_OF = {
     "h100-sxm": ("h100-sxm", "h100-sxm.triton-nightly-2024"),
     "h20": ("h20", "h100-sxm.flashattention-2"),
-    "b200": ("b200",),
+    "b200": ("b200", "h100-sxm.flashattention-2"),
     "rtx-pro-6000-blackwell": ("rtx-pro-6000-blackwell",),
     "a100-80gb-sxm": ("a100-80gb-sxm", "a100-80gb-sxm.flashattention-2"),
 }

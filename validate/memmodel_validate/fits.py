@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memmodel.algorithms import ALGORITHMS
+from memmodel.gpus import load_gpu
 from memmodel.timing import Constant
 from memmodel_validate.implementations import IMPLEMENTATIONS
 from memmodel_validate.ledger import Ledger, Run, Source
@@ -83,8 +84,9 @@ _LIBRARY = {"bandwidth": 2e12, "matmul.fp32.values": 3e13}
 _BOTH = {**_STANDARD, "softmax": 2e12, "reduction": 1e12, "matmul.fp32.values": 3e13, "matmul.tf32.values": 1e14}
 
 
+_MMA_SYNC = Constant(4096.0, "mma.sync: on later GPUs no faster than on an H100, whose peak this is (assumption)")
 _WGMMA = Constant(64.0, "PTX ISA, wgmma.mma_async: 64 rows of one operand")
-_IN_ORDER = Constant(1.0, "programs start in order")
+_IN_ORDER = Constant(1.0, "programs start, or are taken by a counter, in order")
 _LONGEST_FIRST = Constant(0.5, "the longest programs start first")
 
 
@@ -99,6 +101,8 @@ def _flash(implementation: str, tail: Constant, wgmma: bool, backward: bool = Tr
     listed = {f"{flash}.tail": tail for flash in ("flash", "flash_backward")}
     if wgmma:
         listed |= {f"{flash}.warp_rows": _WGMMA for flash in ("flash", "flash_backward")}
+    else:
+        listed |= {f"{flash}.flop_per_clock": _MMA_SYNC for flash in ("flash", "flash_backward")}
     return Fit(
         _file("h100-sxm", implementation), (FA3_FORWARD, FA3_BACKWARD), "h100-sxm", implementation, start, listed
     )
@@ -137,7 +141,7 @@ FITS = (
     _fa2_on_a100(),
     _flash("FlashAttention-3", _LONGEST_FIRST, wgmma=True),
     _flash("Triton (nightly 2024)", _IN_ORDER, wgmma=True, backward=False),
-    _flash("cuDNN 9", _LONGEST_FIRST, wgmma=True),
+    _flash("cuDNN 9", _IN_ORDER, wgmma=True),
 )
 
 
@@ -147,7 +151,7 @@ def dispatches(run: Run) -> bool:
 
 
 def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
-    """The fit that a run is judged by: that of its table or kernel, on its GPU if there is one.
+    """The fit that a run is judged by: that of its table, or of its kernel on the nearest GPU.
 
     A table that says what its script did, and has no fit here, is one of its own (see docs/validation.md).
     """
@@ -155,7 +159,20 @@ def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
     described = "attention" in source.protocol and run.implementation in ALGORITHMS
     if described and not found and run.source not in shipped().sources:
         return _of_its_own(source, str(run.case["dtype"]))
-    return next((fit for fit in found if fit.gpu == source.gpu_id), found[0] if found else None)
+    return min(found, key=lambda fit: _distance(fit.gpu, source.gpu_id), default=None)
+
+
+_BEYOND_MMA_SYNC = ("hopper", "blackwell_dc", "blackwell_ultra")  # mma.sync does not reach their peak
+
+
+def _distance(fitted: str, gpu_id: str) -> int:
+    """From a fit's GPU to another: the same, of its architecture, with or without a faster instruction like it."""
+    if fitted == gpu_id:
+        return 0
+    if not (fitted and gpu_id):
+        return 3
+    here, there = load_gpu(fitted).arch, load_gpu(gpu_id).arch
+    return 1 if here == there else 3 - ((here in _BEYOND_MMA_SYNC) == (there in _BEYOND_MMA_SYNC))
 
 
 def _of_its_own(source: Source, dtype: str) -> Fit:

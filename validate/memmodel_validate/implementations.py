@@ -41,7 +41,8 @@ _FA3 = {64: Tile(192, 192), 128: Tile(128, 176), 256: Tile(128, 80)}
 _FA3_CAUSAL = {64: Tile(192, 128), 128: Tile(128, 128), 256: Tile(128, 80)}
 _FA3_BACKWARD = {64: Tile(128, 128), 128: Tile(80, 128), 256: Tile(64, 80)}
 _TRITON = {64: Tile(128, 64), 128: Tile(128, 64)}
-_SQUARE = {64: Tile(128, 128), 128: Tile(128, 128), 256: Tile(128, 128)}
+_CUDNN = {64: Tile(128, 128), 128: Tile(128, 128), 256: Tile(128, 128)}
+_CUDNN_BACKWARD = {64: Tile(64, 128), 128: Tile(64, 128), 256: Tile(64, 128)}
 
 IMPLEMENTATIONS = {
     "FlashAttention-2": Implementation(
@@ -53,5 +54,12 @@ IMPLEMENTATIONS = {
     "Triton (nightly 2024)": Implementation(
         _TRITON, _TRITON, {}, "triton-lang/triton, python/tutorials/06-fused-attention.py"
     ),
-    "cuDNN 9": Implementation(_SQUARE, _SQUARE, _FA3_BACKWARD, "not published: 128 x 128 assumed"),
+    "cuDNN 9": Implementation(
+        _CUDNN,
+        _CUDNN,
+        _CUDNN_BACKWARD,
+        "NVIDIA/cudnn-frontend, generated/sdpa/sm90/prefill: two groups of 64 rows, 128 keys, head dims 64 and 128; "
+        "profilers' kernel names: 64x128x128 (2024, meta-pytorch/tritonbench issue #41), 64x128x256; backward "
+        "64x64x64 and 64x64x128, two groups of 64 keys (head dim 256 taken as 128)",
+    ),
 }

@@ -39,15 +39,26 @@ def times(run: Run) -> Iterator[Timed]:
 
 
 def counted_flops(run: Run) -> float:
-    """FLOP of one forward as FlashAttention's authors count them: 4 b h n^2 d, half of it under a causal mask."""
+    """FLOP of one forward as FlashAttention's authors count them: 4 b h n m d, half of it under a causal mask."""
     case = run.case
-    pairs = case["seq"] ** 2 * (0.5 if case["mask"] == "causal" else 1.0)
+    pairs = case["seq"] * case.get("kv_seq", case["seq"]) * (0.5 if case["mask"] == "causal" else 1.0)
     return float(4 * case["batch"] * case["heads"] * case["head_dim"] * pairs)
 
 
 def gpu_of(source: Source) -> Gpu:
     """The source's GPU, or one without values where it is not known."""
     return load_gpu(source.gpu_id) if source.gpu_id else ANY_GPU
+
+
+def at_clock(gpu: Gpu, clock: float) -> Gpu:
+    """A GPU whose tensor cores run at another clock, in Hz, than that of their listed peaks."""
+    faster = clock / gpu.tensor_clock
+    scaled = {
+        name: replace(listed, value=listed.value * faster)
+        for name, listed in gpu.values.items()
+        if name == "tensor_clock" or name.startswith("tensor.")
+    }
+    return replace(gpu, values={**gpu.values, **scaled})
 
 
 def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
@@ -61,9 +72,15 @@ def predicted_seconds(program: Program, phase: str, source: Source, machine: Mac
 def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     """The source's GPU with a calibration; matrix products in TF32 where its script turned that on.
 
-    A kernel's constants hold on any GPU; that GPU's own best products go with them.
+    A kernel's constants hold on any GPU; that GPU's own best products go with them, and both at the clock that the
+    source states. Without a calibration it is the datasheet's GPU.
     """
-    if calibration is not None and source.gpu_id:
-        rates = {**published_products(source.gpu_id), **calibration.constants}
-        calibration = replace(calibration, constants=rates)
-    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32")
+    gpu, tf32 = gpu_of(source), source.protocol.get("fp32_products") == "tf32"
+    if calibration is None or not source.gpu_id:
+        return Machine(gpu, calibration, tf32)
+    products, stated = published_products(source.gpu_id), source.protocol.get("clock_MHz")
+    if stated is not None:
+        gpu, listed = at_clock(gpu, float(stated) * 1e6), gpu
+        faster = gpu.tensor_clock / listed.tensor_clock
+        products = {name: replace(of, value=of.at(0.0) * faster) for name, of in products.items()}
+    return Machine(gpu, replace(calibration, constants={**products, **calibration.constants}), tf32)
