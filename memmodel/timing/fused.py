@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from memmodel.dims import ceil_div
 from memmodel.errors import UsageError
 from memmodel.program import Launch
-from memmodel.timing.ceiling import Ceiling, KernelTime
+from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling, KernelTime
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.terms import fp32_rate, traffic
 
@@ -49,7 +49,7 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     whole = _scheduled(launch, machine, prefix, longest + exposed)
     beyond = max(whole - max(longest, memory.seconds), 0.0)  # of the slowest ceiling
     exposed = min(exposed, beyond)
-    beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", 0.0)}
+    beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", LAUNCH_SECONDS)}
     return KernelTime(launch.name, (*pipes, memory), beside)
 
 
