@@ -23,7 +23,11 @@ from memmodel_validate.harnesses import HARNESSES
 from memmodel_validate.records import Row, Table, tables
 
 FACTORIES = ("randn", "ones", "empty", "arange")
-REPEATS_BACKWARD = ("yyin-compiled", "yyin-compiled-tf32", "wedsonlin-compiled")  # which PyTorch allows without donated buffers alone
+REPEATS_BACKWARD = (
+    "yyin-compiled",
+    "yyin-compiled-tf32",
+    "wedsonlin-compiled",
+)  # which PyTorch allows without donated buffers alone
 
 
 class OnTheCpu:

@@ -127,7 +127,13 @@ FITS = (
     ),
     _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
     _naive("h20", "markmrli-eager", gpu="h20", judged=("markmrli-compiled",)),
-    _naive("b200", "sara-eager", "sara-eager-2", gpu="b200", judged=("sara-flash", "sara-compiled", "subha-eager", "subha-compiled", "jennjwang-eager")),
+    _naive(
+        "b200",
+        "sara-eager",
+        "sara-eager-2",
+        gpu="b200",
+        judged=("sara-flash", "sara-compiled", "subha-eager", "subha-compiled", "jennjwang-eager"),
+    ),
     _naive(
         "rtx-pro-6000-blackwell", "duoan-eager", gpu="rtx-pro-6000-blackwell", starts=_TF32, judged=("duoan-compiled",)
     ),

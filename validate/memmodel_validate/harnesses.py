@@ -253,7 +253,7 @@ def cloned_inputs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     positions = xp.arange(run.seq, device="cuda")
     mask = positions.unsqueeze(0).unsqueeze(-1) >= positions.unsqueeze(0).unsqueeze(0)
     del positions
-    base = _inputs(xp, run, requires_grad=False) + [xp.randn(*_shape(run), device="cuda")]
+    base = [*_inputs(xp, run, requires_grad=False), xp.randn(*_shape(run), device="cuda")]
     q, k, v = _inputs(xp, run)
     upstream = xp.randn(*_shape(run), device="cuda")
     for measured in _iterations():
@@ -459,9 +459,7 @@ HARNESSES: dict[str, Harness] = {
     "hyperion-compiled": partial(with_and_without_gradients, attention=scripts.compiled_by_hand),
     "shanning-eager": partial(forwards_first, attention=scripts.library_softmax),
     "shanning-eager-2": partial(forwards_first, attention=scripts.library_softmax),
-    "jennjwang-eager": partial(
-        fresh_processes, attention=scripts.handout, first={(256, 16), (1024, 16), (4096, 32)}
-    ),
+    "jennjwang-eager": partial(fresh_processes, attention=scripts.handout, first={(256, 16), (1024, 16), (4096, 32)}),
     "jennjwang-compiled": partial(
         fresh_processes, attention=scripts.compiled_by_hand, first={(256, 16), (256, 32), (1024, 32)}
     ),
