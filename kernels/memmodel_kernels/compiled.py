@@ -46,15 +46,18 @@ def _function(xp: Any) -> Any:
         @staticmethod
         def forward(ctx: Any, q: Any, k: Any, v: Any, blocked: Any, dropout: float, by_hand: bool) -> Any:
             scores = q @ k.transpose(-2, -1)
-            rows = [scores.new_empty(*scores.shape[:-1], 1)]  # row maximum
-            if by_hand:
-                rows.append(scores.new_empty(*scores.shape[:-1], 1, dtype=xp.int64))  # max keeps its indices
-            rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
-            probs = scores.new_empty(scores.shape)
-            dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
+            learns = any(ctx.needs_input_grad)
+            rows, dropped, probs = [], [], scores  # written over the scores, where nothing else needs these
+            if learns and (by_hand or dropout):
+                rows = [scores.new_empty(*scores.shape[:-1], 1)]  # row maximum
+                if by_hand:
+                    rows.append(scores.new_empty(*scores.shape[:-1], 1, dtype=xp.int64))  # max keeps its indices
+                rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
+                probs = scores.new_empty(scores.shape)
+                dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
             _softmax_kernel(xp, [scores] * (3 if by_hand else 2), [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
-            if not any(ctx.needs_input_grad):
+            if not learns:
                 kept = []
             elif not (by_hand or dropout):
                 kept = [probs]
@@ -70,13 +73,14 @@ def _function(xp: Any) -> Any:
         @staticmethod
         def backward(ctx: Any, dout: Any) -> Any:
             q, k, v, *kept = ctx.saved_tensors
+            ctx.maybe_clear_saved_tensors()
             dout = dout.contiguous()
             dv = kept[ctx.kept - 1].transpose(-2, -1) @ dout if ctx.needs_input_grad[2] else None
             dprobs = dout @ v.transpose(-2, -1)
             dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
             reads, writes = (8, 4) if ctx.by_hand else (4, 1)
             _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes)
-            del dprobs
+            del dprobs, kept  # each buffer dies with its last use
             dq = dscores @ k
             dk = dscores.transpose(-2, -1) @ q
             return dq, dk, dv, None, None, None

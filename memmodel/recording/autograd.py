@@ -74,6 +74,7 @@ class Op:
     sequence: int
     recorded: bool
     unpacked: dict[str, Tensor]
+    retained: bool  # whether the backward under way keeps the graph
     is_view: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -322,6 +323,7 @@ class _Engine:
             self.holders[id(grad)] -= 1
             node.backward(grad, self.holders[id(grad)] == 0)
             return
+        node.retained = self.retain_graph
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):
             outputs[index] = result = _validated(outputs[index], edge)

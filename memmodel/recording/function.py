@@ -59,3 +59,9 @@ class _Custom(Op):
     def saved_tensors(self) -> tuple[Tensor, ...]:
         """What `save_for_backward` kept."""
         return tuple(self.unpacked.values())
+
+    def maybe_clear_saved_tensors(self) -> None:
+        """Within `backward`: let go of what was kept, unless the graph is retained. What is unpacked stays."""
+        if not self.retained:
+            self.release()
+            self.unpacked = {}

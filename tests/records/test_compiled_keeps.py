@@ -11,7 +11,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import decompositions
 
 from memmodel import recording
-from memmodel.program import Alloc, Save
+from memmodel.program import Alloc, Free, Save
 from memmodel_kernels.compiled import compiled_with
 
 B, N, D = 3, 256, 32
@@ -82,3 +82,44 @@ def test_probabilities_are_kept_only_for_the_values_gradient() -> None:
     queries_only = (True, False, False)
     expected = partitioned(by_hand, queries_only, masked=False) + Counter({inputs_bytes: 1})
     assert modelled(queries_only, masked=False, by_hand=True) == expected
+
+
+def live_peak(tape: recording.Tape) -> int:
+    """The largest running sum of births and deaths."""
+    alive, sizes, peak = 0, {}, 0
+    for event in tape.events:
+        if isinstance(event, Alloc):
+            sizes[event.key] = event.nbytes
+            alive += event.nbytes
+        elif isinstance(event, Free):
+            alive -= sizes[event.key]
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "learns", "scores"),
+    [(False, False, 1), (False, True, 1), (True, False, 1), (True, True, 2)],
+    ids=["library, inference", "library, train", "by hand, inference", "by hand, train"],
+)
+def test_probabilities_take_the_scores_place_unless_backward_needs_these(
+    by_hand: bool, learns: bool, scores: int
+) -> None:
+    with recording.Tape() as tape:
+        q, k, v = (recording.randn(B, 1, N, D, requires_grad=learns) for _ in range(3))
+        out = compiled_with(q, k, v, by_hand=by_hand)
+    rows = B * N * (4 + 8 + 4) if scores == 2 else 0  # maximum, its index, sum
+    assert live_peak(tape) == 4 * B * N * D * 4 + scores * B * N * N * 4 + rows
+    assert out.shape == (B, 1, N, D)
+
+
+@pytest.mark.parametrize(("retain", "columns"), [(False, 6), (True, 8)], ids=["freed", "retained"])
+def test_probabilities_die_before_the_gradients_of_queries_and_keys(retain: bool, columns: int) -> None:
+    """At the peak: P, its gradient, q, k, v, the output and its gradient, dv; where P is retained also dq and dk."""
+    with recording.Tape() as tape:
+        q, k, v = (recording.randn(B, 1, N, D, requires_grad=True) for _ in range(3))
+        upstream = recording.randn(B, 1, N, D)
+        out = compiled_with(q, k, v)
+        out.backward(upstream, retain_graph=retain)
+    matrix, column = B * N * N * 4, B * N * D * 4
+    assert live_peak(tape) == 2 * matrix + columns * column

@@ -42,6 +42,27 @@ def draws_by_numpy(x: Tensor) -> Tensor:
     return torch.cat([x] * int(np.random.randint(1, 1000)))
 
 
+@torch.cuda.nvtx.range("annotated")
+def annotated(x: Tensor) -> Tensor:
+    with torch.cuda.nvtx.range("inner"):
+        y = x * 2
+    torch.cuda.nvtx.mark("done")
+    torch.cuda.synchronize()
+    return y
+
+
+def scaled_by_numpy(x: Tensor) -> Tensor:
+    return x / np.sqrt(x.shape[0])
+
+
+def moves_its_module(x: Tensor) -> Tensor:
+    return nn.PReLU().to("cuda").cuda()(x)
+
+
+def halves_its_module(x: Tensor) -> Tensor:
+    return nn.PReLU().half()(x.half())
+
+
 def draws_for_nothing(x: Tensor) -> Tensor:
     return x * random.random()
 

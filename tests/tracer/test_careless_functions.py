@@ -37,6 +37,7 @@ ROOT = Path(memmodel.__file__).parents[1]
         (careless.waits, "is a coroutine"),
         (careless.unnamed, "takes inputs without names"),
         (careless.scaled, "what is no tensor needs a default"),
+        (careless.halves_its_module, "PReLU changes the type of its tensors"),
     ],
     ids=lambda x: getattr(x, "__name__", "") or None,
 )
@@ -74,6 +75,7 @@ def test_a_leaf_that_is_changed_in_place_is_pytorchs_error() -> None:
         (careless.changes_its_input, "inference", 1),
         (careless.under_inference_mode, "inference", 3),
         (careless.draws_for_nothing, "inference", 2),
+        (careless.annotated, "inference", 2),
     ],
     ids=lambda x: getattr(x, "__name__", "") or None,
 )
@@ -81,6 +83,16 @@ def test_what_is_unusual_is_traced(function: Any, step: str, tensors: int) -> No
     found = memmodel.trace(function, {"x": "N"}, step=step, at={"N": 1000})
     assert found.memory.live_peak_bytes == tensors * 4000
     assert any("draws numbers in Python" in note for note in found.notes) is (function is careless.draws_for_nothing)
+
+
+def test_a_module_made_within_is_where_it_is_moved_to() -> None:
+    found = memmodel.trace(careless.moves_its_module, {"x": "N"}, step="inference", at={"N": 1000})
+    assert found.memory.live_peak_bytes == 2 * 4000 + 4  # one weight, made once
+
+
+def test_numpy_takes_the_root_of_a_size_in_letters() -> None:
+    found = memmodel.trace(careless.scaled_by_numpy, {"x": "N"}, step="inference", at={"N": 1000})
+    assert not found.why_no_forms
 
 
 def test_a_loss_in_a_dataclass_and_gradients_inside_the_function() -> None:

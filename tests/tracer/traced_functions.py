@@ -53,7 +53,7 @@ def wrong_shapes(x: Tensor, y: Tensor) -> Tensor:
 
 
 def asks_cuda(x: Tensor) -> Tensor:
-    torch.cuda.synchronize()
+    torch.cuda.current_stream()
     return x
 
 

@@ -37,9 +37,11 @@ def unnamed_difference(xp: Any, q: Any, k: Any, v: Any) -> Any:
     return weights @ v
 
 
-def library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
+def library_softmax(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     """The library's softmax."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = xp.where(mask, scores, float("-inf"))
     weights = scores.softmax(-1)
     return weights @ v
 
@@ -49,9 +51,9 @@ def compiled_by_hand(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return _compiled(xp, handout, q, k, v, mask, by_hand=True)
 
 
-def compiled_library_softmax(xp: Any, q: Any, k: Any, v: Any) -> Any:
+def compiled_library_softmax(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     """torch.compile of the library's softmax."""
-    return _compiled(xp, library_softmax, q, k, v, None, by_hand=False)
+    return _compiled(xp, library_softmax, q, k, v, mask, by_hand=False)
 
 
 def flash_benchmark(xp: Any, q: Any, k: Any, v: Any, causal: bool) -> Any:

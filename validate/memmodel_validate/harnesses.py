@@ -6,7 +6,7 @@ that are read back are "forward" and "backward" (see `memmodel_validate.comparis
 what reaches the steady state: WARM_UP iterations that are not measured, then MEASURED ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -211,6 +211,160 @@ def mask_of_positions(xp: Any, run: Row, mark: Mark, attention: Attention) -> No
         _drop_grads(q, k, v)
 
 
+def named_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """TianqGuo, subha-v: read after forwards, with the last output and the warm-up's loss, `.grad` is None.
+
+    Then steps whose gradients stay until the next backward; a first forward runs beside the last graph.
+    """
+    q, k, v = _inputs(xp, run)
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(q, k, v)
+    for _ in range(MEASURED):
+        out = attention(xp, q, k, v)
+    mark("backward")
+    for _ in range(MEASURED):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        _drop_grads(q, k, v)
+        loss.backward()
+
+
+def warm_up_output(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """Wedsonlin: the upstream gradient and a warm-up's output stay; backward repeats through one graph."""
+    q, k, v = _inputs(xp, run)
+    upstream = xp.randn(*_shape(run), device="cuda")
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        out.backward(upstream)
+        _drop_grads(q, k, v)
+    for _ in range(MEASURED):
+        attention(xp, q, k, v)
+    output = attention(xp, q, k, v)
+    mark("backward")
+    for _ in range(MEASURED):
+        output.backward(upstream, retain_graph=True)
+
+
+def cloned_inputs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """VictorHuu: inputs, upstream gradient and a copy of each stay, and a mask (1, n, n); `.grad` is None."""
+    positions = xp.arange(run.seq, device="cuda")
+    mask = positions.unsqueeze(0).unsqueeze(-1) >= positions.unsqueeze(0).unsqueeze(0)
+    del positions
+    base = [*_inputs(xp, run, requires_grad=False), xp.randn(*_shape(run), device="cuda")]
+    q, k, v = _inputs(xp, run)
+    upstream = xp.randn(*_shape(run), device="cuda")
+    for measured in _iterations():
+        out = attention(xp, q, k, v, mask)
+        mark("backward" if measured else "warm-up")
+        out.backward(upstream)
+        _drop_grads(q, k, v)
+    del base
+
+
+def values_do_not_learn(xp: Any, run: Row, mark: Mark) -> None:
+    """sidsoc12: attention written in the loop, so scores and weights have names; v needs no gradient.
+
+    The upstream gradient is made anew each time; gradients stay and graphs are retained.
+    """
+    q, k = _inputs(xp, run)[:2]
+    v = xp.randn(*_shape(run), device="cuda")
+    for _ in range(WARM_UP):
+        scores = q @ k.transpose(-2, -1) / run.d**0.5
+        weights = scores.softmax(-1)
+        out = weights @ v
+        upstream = xp.randn(*_shape(run), device="cuda")
+        out.backward(upstream, retain_graph=True)
+    for _ in range(MEASURED + 1):
+        scores = q @ k.transpose(-2, -1) / run.d**0.5
+        weights = scores.softmax(-1)
+        out = weights @ v
+    upstream = xp.randn(*_shape(run), device="cuda")
+    mark("backward")
+    for _ in range(MEASURED):
+        out.backward(upstream, retain_graph=True)
+
+
+def with_and_without_gradients(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """Hyperion-shuo: read with the output of a forward without gradients, then with one of a forward with them.
+
+    A causal mask and the gradients of earlier steps stay. "mem_after_inputs" is the first reading.
+    """
+    q, k, v = _inputs(xp, run)
+    mask = xp.ones(run.seq, run.seq, dtype=xp.bool, device="cuda").tril()
+    for _ in range(WARM_UP):
+        _drop_grads(q, k, v)
+        out = attention(xp, q, k, v, mask)
+        loss = out.sum()
+        loss.backward()
+    del out, loss
+    for _ in range(MEASURED):
+        with xp.no_grad():
+            out = attention(xp, q, k, v, mask)
+        mark("forward")
+        del out
+        out = attention(xp, q, k, v, mask)
+        mark("backward")
+        del out
+
+
+def forwards_first(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """ShanningZhuang: read after forwards, before any backward of this size; then steps with zeroed gradients.
+
+    The table's first row is read before its process has run a backward at all.
+    """
+    if (run.seq, run.d) != (256, 16):
+        _earlier_size(xp, attention)
+    q, k, v = _inputs(xp, run)
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+    mark("backward")
+    upstream = xp.randn(*_shape(run), device="cuda")
+    for _ in range(WARM_UP):
+        for x in (q, k, v):
+            if x.grad is not None:
+                x.grad.zero_()
+        out = attention(xp, q, k, v)
+        out.backward(upstream)
+
+
+def fresh_processes(xp: Any, run: Row, mark: Mark, attention: Attention, first: Collection[tuple[int, int]]) -> None:
+    """jennjwang: one forward after others that no name keeps. `first` (seq, d): read in a new process.
+
+    Three containers take the sizes in turn, so three rows are read before their process has run a backward.
+    """
+    if (run.seq, run.d) not in first:
+        _earlier_size(xp, attention)
+    q, k, v = _inputs(xp, run)
+    for _ in range(WARM_UP):
+        attention(xp, q, k, v)
+    out = attention(xp, q, k, v)
+    mark("backward")
+    del out
+
+
+def ones_upstream(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """Christine8888: positions and a mask made of them stay, and an earlier step's gradients, all of them."""
+    q, k, v = _inputs(xp, run)
+    positions = xp.arange(run.seq, device="cuda")
+    mask = positions.unsqueeze(-1) >= positions.unsqueeze(0)
+    for measured in _iterations():
+        out = attention(xp, q, k, v, mask)
+        mark("backward" if measured else "warm-up")
+        upstream = xp.ones(*_shape(run), device="cuda")
+        out.backward(upstream)
+        for x in (q, k, v):
+            x.grad.zero_()
+
+
+def _earlier_size(xp: Any, attention: Attention) -> None:
+    """A step of another size, of which only the threads' cuBLAS workspaces stay."""
+    q, k, v = (xp.randn(1, 256, 16, device="cuda", requires_grad=True) for _ in range(3))
+    attention(xp, q, k, v).sum().backward()
+
+
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """torch.compile, its limit of 8 graphs spent: scores beyond int32 indices need one more, so run eager.
 
@@ -220,6 +374,16 @@ def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """
     int32_indices = q.shape[0] * q.shape[1] * k.shape[1] < 2**31
     return (scripts.compiled_by_hand if int32_indices else scripts.handout)(xp, q, k, v)
+
+
+def _last_size_runs_eager(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """torch.compile of the library's softmax, its limit of 8 graphs spent when the last size comes.
+
+    TianqGuo compiles one function for 20 sizes in one process. At d = 128 and n = 16384 the peak is the eager one to
+    the byte, as are the times (35.17 ms against 35.17 ms).
+    """
+    last = q.shape[1:] == (16384, 128)
+    return (scripts.library_softmax if last else scripts.compiled_library_softmax)(xp, q, k, v)
 
 
 def _shape(run: Row) -> tuple[int, int, int]:
@@ -278,4 +442,26 @@ HARNESSES: dict[str, Harness] = {
     "sara-eager-2": partial(last_grads, attention=scripts.unnamed_difference),
     "sara-compiled": partial(last_grads, attention=scripts.compiled_by_hand),
     "duoan-eager": partial(mask_of_positions, attention=scripts.handout),
+    "tianqguo-h100-eager": partial(named_loss, attention=scripts.library_softmax),
+    "tianqguo-h100-eager-2": partial(named_loss, attention=scripts.library_softmax),
+    "tianqguo-h100-compiled": partial(named_loss, attention=_last_size_runs_eager),
+    "tianqguo-h200-eager": partial(named_loss, attention=scripts.library_softmax),
+    "tianqguo-h200-compiled": partial(named_loss, attention=_last_size_runs_eager),
+    "tianqguo-laptop-eager": partial(named_loss, attention=scripts.library_softmax),
+    "subha-eager": partial(named_loss, attention=scripts.handout),
+    "subha-compiled": partial(named_loss, attention=scripts.compiled_by_hand),
+    "wedsonlin-eager": partial(warm_up_output, attention=scripts.handout),
+    "wedsonlin-compiled": partial(warm_up_output, attention=scripts.compiled_by_hand),
+    "victorhuu-eager": partial(cloned_inputs, attention=scripts.library_softmax),
+    "victorhuu-compiled": partial(cloned_inputs, attention=scripts.compiled_library_softmax),
+    "sidsoc-eager": values_do_not_learn,
+    "hyperion-eager": partial(with_and_without_gradients, attention=scripts.handout),
+    "hyperion-compiled": partial(with_and_without_gradients, attention=scripts.compiled_by_hand),
+    "shanning-eager": partial(forwards_first, attention=scripts.library_softmax),
+    "shanning-eager-2": partial(forwards_first, attention=scripts.library_softmax),
+    "jennjwang-eager": partial(fresh_processes, attention=scripts.handout, first={(256, 16), (1024, 16), (4096, 32)}),
+    "jennjwang-compiled": partial(
+        fresh_processes, attention=scripts.compiled_by_hand, first={(256, 16), (256, 32), (1024, 32)}
+    ),
+    "christine-compiled": partial(ones_upstream, attention=scripts.compiled_by_hand),
 }

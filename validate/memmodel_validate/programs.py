@@ -39,7 +39,7 @@ def _script(run: Run, source: Source) -> Program:
     """The attention of a source's script on (b, n, d) tensors, and backward from an upstream gradient."""
     protocol = source.protocol
     b, n, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
-    attention = getattr(scripts, protocol["attention"])
+    attention = getattr(scripts, run.detail.get("attention", protocol["attention"]))  # a row may have run another
     with recording.Tape(sites=False) as tape:
         kind = dtype(run.case["dtype"])
         q, k, v = (_input((b, n, d), kind, name in protocol["learns"]) for name in "qkv")

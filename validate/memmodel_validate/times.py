@@ -62,11 +62,22 @@ def at_clock(gpu: Gpu, clock: float) -> Gpu:
 
 
 def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
-    """What the model expects for a phase of a program. A source may time the forward with its backward."""
-    phases, _ = PHASES[phase]
+    """What the model expects for a phase of a program, as its source times it.
+
+    A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
+    forward, and so a share of it in the mean.
+    """
+    held = dict.fromkeys(PHASES[phase][0], 1.0)
     if phase == "backward" and source.protocol.get("backward_time") == "forward and backward":
-        phases = ("forward", "backward")
-    return sum(step_seconds(part, kernel_times(launches(program, (part,)), machine), machine) for part in phases)
+        held["forward"] = 1.0
+    if phase == "forward":
+        for part in ("forward", "backward"):
+            held[part] = held.get(part, 0.0) + float(source.protocol.get(f"queued_{part}s", 0))
+    return sum(
+        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine)
+        for part, times in held.items()
+        if times
+    )
 
 
 def machine_of(source: Source, calibration: Calibration | None) -> Machine:

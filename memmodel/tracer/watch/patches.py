@@ -44,7 +44,7 @@ def patched(hooks: Hooks) -> Iterator[None]:
             stack.enter_context(_silent(logging.getLogger(name)))
         replacements = [*_replacements(hooks), *hooks.mode.replacements(), *(_places() if hooks.mode.cuda else ())]
         for target, name, replacement in replacements:
-            stack.enter_context(mock.patch.object(target, name, replacement))
+            stack.enter_context(mock.patch.object(target, name, replacement, create=not hasattr(target, name)))
         yield
 
 
@@ -78,6 +78,10 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     yield torch.autograd, "_engine_run_backward", watched_engine(hooks)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
+    yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
+    yield torch.nn.Module, "_apply", in_place(torch.nn.Module._apply)
+    yield torch.cuda, "synchronize", _nothing
+    yield torch.cuda.nvtx, "_nvtx", _Annotations()
     yield torch.amp.autocast_mode.autocast, "__init__", no_autocast(torch.amp.autocast_mode.autocast.__init__)
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
@@ -126,6 +130,36 @@ _sqrt = math.sqrt
 def _square_root(x: Any) -> float:
     """A scale's value changes no allocation: it is taken at the hint, without fixing the size."""
     return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
+
+
+def _nothing(*_: Any) -> None:
+    """What is asked of the GPU and changes no memory."""
+
+
+class _Annotations:
+    """NVTX without a profiler: ranges and marks are for it alone."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_: 0
+
+
+def in_place(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """`Module._apply` where tensors already are what they are moved to: PyTorch cannot swap a fake one with itself."""
+
+    @functools.wraps(apply)
+    def applied(module: Any, change: Callable[[Any], Any], recurse: bool = True) -> Any:
+        with torch.no_grad():
+            if all(change(x) is x for x in (*module.parameters(recurse), *module.buffers(recurse))):
+                return module
+        try:
+            return apply(module, change, recurse)
+        except RuntimeError as error:
+            raise UsageError(
+                f"{type(module).__name__} changes the type of its tensors within the traced code: make it of that type "
+                "(dtype=), or make and convert it outside"
+            ) from error
+
+    return applied
 
 
 def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
