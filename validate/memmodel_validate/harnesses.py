@@ -211,6 +211,51 @@ def mask_of_positions(xp: Any, run: Row, mark: Mark, attention: Attention) -> No
         _drop_grads(q, k, v)
 
 
+def two_graphs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """damek: `.grad` is None; each forward runs beside the last output and loss, and backward beside a graph more.
+
+    The forward's peak is that of unnamed sums; then one output and its loss keep their graph while training steps run.
+    """
+    q, k, v = _inputs(xp, run)
+    out = loss = None
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(q, k, v)
+    mark("forward")
+    for _ in range(MEASURED):
+        attention(xp, q, k, v).sum()
+    out = attention(xp, q, k, v)
+    loss = out.sum()
+    mark("backward")
+    for _ in range(MEASURED):
+        _step(xp, q, k, v, attention)
+    del out, loss
+
+
+def _step(xp: Any, q: Any, k: Any, v: Any, attention: Attention) -> None:
+    out = attention(xp, q, k, v)
+    loss = out.sum()
+    loss.backward()
+    _drop_grads(q, k, v)
+
+
+def last_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """ymao: read after a forward that has replaced the one before; the last warm-up's loss stays, `.grad` is None."""
+    q, k, v = _inputs(xp, run)
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(q, k, v)
+    for _ in range(MEASURED):
+        out = attention(xp, q, k, v)
+    mark("backward")
+    loss = out.sum()
+    loss.backward()
+
+
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """torch.compile, its limit of 8 graphs spent: scores beyond int32 indices need one more, so run eager.
 
@@ -278,4 +323,8 @@ HARNESSES: dict[str, Harness] = {
     "sara-eager-2": partial(last_grads, attention=scripts.unnamed_difference),
     "sara-compiled": partial(last_grads, attention=scripts.compiled_by_hand),
     "duoan-eager": partial(mask_of_positions, attention=scripts.handout),
+    "damek-eager": partial(two_graphs, attention=scripts.handout),
+    "damek-eager-2": partial(two_graphs, attention=scripts.handout),
+    "damek-compiled": partial(two_graphs, attention=scripts.compiled_by_hand),
+    "ymao-eager": partial(last_loss, attention=scripts.handout),
 }
