@@ -256,6 +256,29 @@ def last_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     loss.backward()
 
 
+def self_attention(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """luke: a module with four projections that makes its causal mask; `.grad` is None.
+
+    Read beside the last iteration's loss, after an output that has replaced the one before; input needs no gradient.
+    """
+    x = xp.randn(*_shape(run), device="cuda")
+    weights = [xp.randn(run.d, run.d, device="cuda", requires_grad=True) for _ in range(4)]
+    for measured in _iterations():
+        mark("forward" if measured else "warm-up")
+        out = _projected(xp, x, *weights, attention=attention)
+        mark("backward" if measured else "warm-up")
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(*weights)
+
+
+def _projected(xp: Any, x: Any, to_q: Any, to_k: Any, to_v: Any, to_out: Any, attention: Attention) -> Any:
+    q, k, v = (x @ weight.transpose(-2, -1) for weight in (to_q, to_k, to_v))
+    mask = xp.ones(x.shape[-2], x.shape[-2], dtype=xp.bool, device="cuda").tril()
+    heads = attention(xp, q, k, v, mask)
+    return heads @ to_out.transpose(-2, -1)
+
+
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """torch.compile, its limit of 8 graphs spent: scores beyond int32 indices need one more, so run eager.
 
@@ -326,5 +349,6 @@ HARNESSES: dict[str, Harness] = {
     "damek-eager": partial(two_graphs, attention=scripts.handout),
     "damek-eager-2": partial(two_graphs, attention=scripts.handout),
     "damek-compiled": partial(two_graphs, attention=scripts.compiled_by_hand),
+    "luke-eager": partial(self_attention, attention=scripts.by_amax),
     "ymao-eager": partial(last_loss, attention=scripts.handout),
 }
