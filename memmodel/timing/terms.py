@@ -10,7 +10,7 @@ from memmodel.dims import Dim
 from memmodel.program import Launch
 from memmodel.timing.ceiling import Ceiling
 from memmodel.timing.machine import Machine, Rate
-from memmodel.timing.products import quantised, shape_class, tile_menu
+from memmodel.timing.products import narrow_tiles, padded, quantised, shape_class, tile_menu
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
@@ -127,13 +127,15 @@ def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
 def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
     """How much more a product computes than it must, on a calibrated GPU; 1 where its SMs are not known.
 
-    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results.
+    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results, or of narrow ones; of
+    the latter the edge counts on any GPU.
     """
+    rows, cols, width = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols", "thin"))
+    name, thin = shape_class(sizes)
     if machine.calibration is None or "sm_count" not in machine.gpu.values:
-        return 1.0
-    rows, cols = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols"))
-    known = rows and cols and shape_class(sizes)[0] == "scores"
-    return quantised(sizes, machine.gpu.sm_count, ((rows, cols),) if known else tile_menu(kind))
+        return padded(thin, width) if width and name == "values" else 1.0
+    known = {"scores": rows and cols and ((rows, cols),), "values": width and narrow_tiles(width)}[name]
+    return quantised(sizes, machine.gpu.sm_count, known or tile_menu(kind))
 
 
 def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
