@@ -123,7 +123,7 @@ FITS = (
         starts=_BOTH,
         judged=("brandon-flash", "brandon-compiled", "yyin-compiled", "yyin-compiled-tf32"),
     ),
-    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
+    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD, judged=("luke-flash-bf16",)),
     _naive("h20", "markmrli-eager", gpu="h20", judged=("markmrli-compiled",)),
     _naive("b200", "sara-eager", "sara-eager-2", gpu="b200", judged=("sara-flash", "sara-compiled")),
     _naive(
