@@ -39,7 +39,10 @@ CONSTANTS: dict[str, tuple[str, str]] = {
     **{f"matmul.{t}.scores": ("FLOP/s", "products with a small inner size; a curve over it") for t in _DTYPES},
     **{f"matmul.{t}.values": ("FLOP/s", "products with a narrow result; a curve over its width") for t in _DTYPES},
     **{f"tile.{t}.{side}": ("", f"{side} of a matrix product's tile") for t in _DTYPES for side in ("rows", "cols")},
-    **{f"tile.{t}.thin": ("", "columns of the tile that products with a narrow result are computed in") for t in _DTYPES},
+    **{
+        f"tile.{t}.thin": ("", "columns of the tile that products with a narrow result are computed in")
+        for t in _DTYPES
+    },
     **{
         f"{flash}.{name}": (unit, meaning)
         for flash in ("flash", "flash_backward")

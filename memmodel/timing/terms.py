@@ -195,6 +195,22 @@ def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
         yield Ceiling("broadcast loops", float(launch.sizes[0]), *rate)
 
 
+REGISTER_ROWS = range(2049, 9 * 1024 + 1)  # elements; a block has 1024 threads, and 9 registers of each
+
+
+def one_by_one(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Elements of a softmax whose threads load one each, where the scores' row fits the registers of a block.
+
+    aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForwardReg, since torch 2.7 (pytorch/pytorch#144679); kernels for
+    longer rows load vectors. It is taken to be as fast as the loops of `broadcasts`, which go one by one too.
+    """
+    if launch.kind != "softmax" or launch.sizes[1] not in REGISTER_ROWS or machine.torch < (2, 7):
+        return
+    rate = machine.calibrated("broadcast")
+    if rate is not None:
+        yield Ceiling("softmax by element", float(launch.sizes[0] * launch.sizes[1]), *rate)
+
+
 def fp32_rate(machine: Machine) -> Rate:
     """Single fp32 operations a second: half of the listed peak, which counts a multiply-add as two."""
     value, source = machine.listed(machine.gpu.peak_quantity("fp32", "vector"))

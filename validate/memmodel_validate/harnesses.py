@@ -261,19 +261,22 @@ def self_attention(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
 
     Read beside the last iteration's loss, after an output that has replaced the one before; input needs no gradient.
     """
+    out = loss = None
     x = xp.randn(*_shape(run), device="cuda")
     weights = [xp.randn(run.d, run.d, device="cuda", requires_grad=True) for _ in range(4)]
     for measured in _iterations():
         mark("forward" if measured else "warm-up")
-        out = _projected(xp, x, *weights, attention=attention)
+        out = _projected(xp, x, weights, attention)
         mark("backward" if measured else "warm-up")
         loss = out.sum()
         loss.backward()
         _drop_grads(*weights)
+    del out, loss  # before the weights, which their graph holds too
 
 
-def _projected(xp: Any, x: Any, to_q: Any, to_k: Any, to_v: Any, to_out: Any, attention: Attention) -> Any:
-    q, k, v = (x @ weight.transpose(-2, -1) for weight in (to_q, to_k, to_v))
+def _projected(xp: Any, x: Any, weights: list[Any], attention: Attention) -> Any:
+    *to_qkv, to_out = weights
+    q, k, v = (x @ weight.transpose(-2, -1) for weight in to_qkv)
     mask = xp.ones(x.shape[-2], x.shape[-2], dtype=xp.bool, device="cuda").tril()
     heads = attention(xp, q, k, v, mask)
     return heads @ to_out.transpose(-2, -1)

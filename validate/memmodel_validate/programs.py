@@ -59,7 +59,8 @@ def _script(run: Run, source: Source) -> Program:
 
 def _harness(run: Run) -> Program:
     """A table's harness; a phase is that of its last iteration."""
-    row = Row(run.source, *(run.case[name] for name in ("batch", "seq", "head_dim")), printed={}, out_of_memory=False)
+    batch, seq, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
+    row = Row(run.source, batch, seq, d, printed={}, out_of_memory=False)
     with recording.Tape(sites=False) as tape:
         HARNESSES[run.source](recording, row, tape.mark)
     return tape.program

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
@@ -66,4 +67,10 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     if calibration is not None and source.gpu_id:
         rates = {**published_products(source.gpu_id), **calibration.constants}
         calibration = replace(calibration, constants=rates)
-    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32")
+    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32", _version(source))
+
+
+def _version(source: Source) -> tuple[int, int]:
+    """The source's torch; published figures without one are from 2024 or before."""
+    stated = source.environment.get("torch")
+    return parse_torch_version(stated) if stated else (2, 4)
