@@ -7,6 +7,7 @@ from typing import Any
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case, make_case
+from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.fitting import memory
@@ -145,7 +146,8 @@ def predict_case(
     if algorithm(case.algorithm).fused and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
     time, missing = _time(program, case, Machine(gpu))
-    calibrated, unknown = (None, []) if calibration is None else _time(program, case, Machine(gpu, calibration))
+    measured = Machine(gpu, calibration, torch=parse_torch_version(case.torch))
+    calibrated, unknown = (None, []) if calibration is None else _time(program, case, measured)
     if calibrated is None and time is not None:
         missing += [note.replace("no time:", "no expected time:") for note in unknown]
     return Prediction(

@@ -77,6 +77,7 @@ def _function(xp: Any) -> Any:
             dout = dout.contiguous()
             dv = kept[ctx.kept - 1].transpose(-2, -1) @ dout if ctx.needs_input_grad[2] else None
             dprobs = dout @ v.transpose(-2, -1)
+            del dout  # a copy of an expanded gradient, of a sum, is stolen by the graph and dies at its last use
             dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
             reads, writes = (8, 4) if ctx.by_hand else (4, 1)
             _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes)

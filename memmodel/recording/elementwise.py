@@ -54,7 +54,7 @@ def elementwise(
         read=sum((x.bytes_read for x in read), start=0),
         written=0 if result.storage.on_chip else count * result.dtype.itemsize,
     )
-    spread = any(x.shape and not same_shape(_trimmed(x.shape), _trimmed(shape)) for x in read)
+    spread = any(not same_shape(_trimmed(x.shape), _trimmed(shape)) for x in read)
     kind, sizes = ("broadcast", (count,)) if spread else ("elementwise", ())
     tape.launch(name, work, common, parallel=count, kind=kind, sizes=sizes)
     if out is not None:

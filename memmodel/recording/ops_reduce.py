@@ -29,15 +29,25 @@ def _reduced(shape: Shape, axes: Sequence[int], keepdim: bool) -> Shape:
 
 
 def reduction(
-    name: str, x: Tensor, axes: Sequence[int], keepdim: bool, dtypes: Sequence[DType], vector: int = 1
+    name: str,
+    x: Tensor,
+    axes: Sequence[int],
+    keepdim: bool,
+    dtypes: Sequence[DType],
+    vector: int = 1,
+    cast: DType | None = None,
 ) -> list[Tensor]:
-    """Launch a reduction of `x` over `axes`: one result per entry of `dtypes`, `vector` FLOP per element read."""
+    """Launch a reduction of `x` over `axes`: one result per entry of `dtypes`, `vector` FLOP per element read.
+
+    With `cast` it reads a copy of that type (ATen/native/ReduceOpsUtils.h, make_reduction).
+    """
     tape = x.storage.tape
     shape = _reduced(x.shape, axes, keepdim)
     results = [new(tape, shape, kind, name if i == 0 else f"{name} indices") for i, kind in enumerate(dtypes)]
+    source = copied(x, "cast", cast) if cast else x
     work = Work(
         vector=vector * x.numel(),
-        read=x.bytes_read,
+        read=source.bytes_read,
         written=sum((out.bytes_read for out in results), start=0),
     )
     scratch = _scratch(x) if len(axes) == x.ndim else []
@@ -46,6 +56,7 @@ def reduction(
     tape.launch(name, work, x.dtype, parallel=rows, kind=kind, sizes=(rows, product(x.shape[a] for a in axes)))
     while scratch:
         scratch.pop()
+    del source
     return results
 
 
@@ -74,11 +85,8 @@ class Sum(Op):
     def forward(self, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
         """One pass; integers and bools are summed as int64, from a copy of that type."""
         self.shape, self.axes, self.keepdim = x.shape, axes, keepdim
-        if x.dtype.floating:
-            return reduction("sum", x, axes, keepdim, [x.dtype])[0]
-        (out,) = reduction("sum", x, axes, keepdim, [int64])
-        copied(x, "cast", int64)
-        return out
+        kind = x.dtype if x.dtype.floating else int64
+        return reduction("sum", x, axes, keepdim, [kind], cast=None if kind is x.dtype else kind)[0]
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient, expanded without a copy."""

@@ -40,6 +40,10 @@ CONSTANTS: dict[str, tuple[str, str]] = {
     **{f"matmul.{t}.values": ("FLOP/s", "products with a narrow result; a curve over its width") for t in _DTYPES},
     **{f"tile.{t}.{side}": ("", f"{side} of a matrix product's tile") for t in _DTYPES for side in ("rows", "cols")},
     **{
+        f"tile.{t}.thin": ("", "columns of the tile that products with a narrow result are computed in")
+        for t in _DTYPES
+    },
+    **{
         f"{flash}.{name}": (unit, meaning)
         for flash in ("flash", "flash_backward")
         for name, unit, meaning in (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.dtypes import DType, short_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
@@ -19,12 +20,14 @@ class Rate(NamedTuple):
 class Machine:
     """A GPU, and the calibration that predictions on it use; with none, its datasheet is taken as it stands.
 
-    `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`).
+    `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
+    version whose kernels run.
     """
 
     gpu: Gpu
     calibration: Calibration | None = None
     tf32: bool = False
+    torch: tuple[int, int] = parse_torch_version(DEFAULT_TORCH)
 
     @property
     def basis(self) -> str:

@@ -10,7 +10,16 @@ from memmodel.program import Launch
 from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime
 from memmodel.timing.fused import flash_time, is_flash
 from memmodel.timing.machine import Machine
-from memmodel.timing.terms import arithmetic, broadcasts, exponentials, in_flight, matmul, page_faults, traffic
+from memmodel.timing.terms import (
+    arithmetic,
+    broadcasts,
+    exponentials,
+    in_flight,
+    matmul,
+    one_by_one,
+    page_faults,
+    traffic,
+)
 
 
 def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
@@ -24,6 +33,7 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
         *arithmetic(launch, machine),
         *exponentials(launch, machine),
         *broadcasts(launch, machine),
+        *one_by_one(launch, machine),
     )
     beside = {"launch": machine.number("launch", LAUNCH_SECONDS)}
     faults = page_faults(launch, machine)

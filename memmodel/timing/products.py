@@ -17,6 +17,16 @@ def tile_menu(kind: str) -> tuple[Tile, ...]:
     return SIMT_TILES if kind in ("fp32", "fp64") else TENSOR_TILES
 
 
+def narrow_tiles(width: int) -> tuple[Tile, ...]:
+    """The tile of a narrow result whose columns, or rows, are known: the long side is 128."""
+    return (128, width), (width, 128)
+
+
+def padded(thin: Dim, width: int) -> float:
+    """How much more is computed where a narrow result of `thin` columns takes whole tiles of `width`."""
+    return float(ceil_div(thin, width) * width / thin)
+
+
 def shape_class(sizes: Sequence[Dim]) -> tuple[str, Dim]:
     """A product's class and thin size: Q K^T has a small inner size, P V and the gradients a narrow result.
 

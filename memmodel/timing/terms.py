@@ -10,7 +10,7 @@ from memmodel.dims import Dim
 from memmodel.program import Launch
 from memmodel.timing.ceiling import Ceiling
 from memmodel.timing.machine import Machine, Rate
-from memmodel.timing.products import quantised, shape_class, tile_menu
+from memmodel.timing.products import narrow_tiles, padded, quantised, shape_class, tile_menu
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
@@ -127,13 +127,15 @@ def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
 def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
     """How much more a product computes than it must, on a calibrated GPU; 1 where its SMs are not known.
 
-    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results.
+    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results, or of narrow ones; of
+    the latter the edge counts on any GPU.
     """
+    rows, cols, width = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols", "thin"))
+    name, thin = shape_class(sizes)
     if machine.calibration is None or "sm_count" not in machine.gpu.values:
-        return 1.0
-    rows, cols = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols"))
-    known = rows and cols and shape_class(sizes)[0] == "scores"
-    return quantised(sizes, machine.gpu.sm_count, ((rows, cols),) if known else tile_menu(kind))
+        return padded(thin, width) if width and name == "values" else 1.0
+    known = {"scores": rows and cols and ((rows, cols),), "values": width and narrow_tiles(width)}[name]
+    return quantised(sizes, machine.gpu.sm_count, known or tile_menu(kind))
 
 
 def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
@@ -191,6 +193,22 @@ def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     rate = machine.calibrated("broadcast") if launch.kind == "broadcast" else None
     if rate is not None:
         yield Ceiling("broadcast loops", float(launch.sizes[0]), *rate)
+
+
+REGISTER_ROWS = range(2049, 9 * 1024 + 1)  # elements; a block has 1024 threads, and 9 registers of each
+
+
+def one_by_one(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Elements of a softmax whose threads load one each, where the scores' row fits the registers of a block.
+
+    aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForwardReg, since torch 2.7 (pytorch/pytorch#144679); kernels for
+    longer rows load vectors. It is taken to be as fast as the loops of `broadcasts`, which go one by one too.
+    """
+    if launch.kind != "softmax" or launch.sizes[1] not in REGISTER_ROWS or machine.torch < (2, 7):
+        return
+    rate = machine.calibrated("broadcast")
+    if rate is not None:
+        yield Ceiling("softmax by element", float(launch.sizes[0] * launch.sizes[1]), *rate)
 
 
 def fp32_rate(machine: Machine) -> Rate:

@@ -107,7 +107,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     labels = names(shown)
     step = last_step(shown)
     launches = [e for name in step_phases(step) for e in step.phases()[name] if isinstance(e, Launch)]
-    time, no_time = _time(program, job.gpu, None)
+    time, no_time = _time(program, job, None)
     rates = community(job.gpu.id)
     return Trace(
         getattr(job.setting.function, "__qualname__", type(job.setting.function).__qualname__),
@@ -118,7 +118,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         memory_of(program, job.gpu, job.version, job.config),
         sum((launch.work for launch in launches), start=Work()),
         time,
-        _time(program, job.gpu, rates)[0] if rates else None,
+        _time(program, job, rates)[0] if rates else None,
         program,
         account(step),
         lines_of(program, labels, found.forward_of),
@@ -135,9 +135,9 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     )
 
 
-def _time(program: Program, gpu: Gpu, rates: Calibration | None) -> tuple[Time | None, list[str]]:
+def _time(program: Program, job: Job, rates: Calibration | None) -> tuple[Time | None, list[str]]:
     try:
-        return time_of(program, gpu, rates), []
+        return time_of(program, job.gpu, job.version, rates), []
     except UsageError as missing:
         return None, [f"no time: {missing}"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.cublas import workspace
+from memmodel.cublas import parse_torch_version, workspace
 from memmodel.fitting import room_bytes
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Time
@@ -76,9 +76,9 @@ def memory_of(program: Program, gpu: Gpu, torch: str, config: AllocatorConfig | 
     )
 
 
-def time_of(program: Program, gpu: Gpu, calibration: Calibration | None = None) -> Time:
+def time_of(program: Program, gpu: Gpu, torch: str, calibration: Calibration | None = None) -> Time:
     """The time of the last step's kernels. Raises UsageError where the GPU's data lack a rate."""
-    machine = Machine(gpu, calibration) if calibration else Machine(gpu)
+    machine = Machine(gpu, calibration, torch=parse_torch_version(torch))
     phases = program.phases()
     timed = {
         name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine) for name in step_phases(program)

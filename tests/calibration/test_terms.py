@@ -1,5 +1,6 @@
 """Each term of the time model against a value derived by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from memmodel.timing.terms import (
     exponentials,
     in_flight,
     matmul,
+    one_by_one,
     page_faults,
     softmax_passes,
     tiles_and_waves,
@@ -191,3 +193,38 @@ def test_flash_on_a_cpu_multiplies_and_then_exponentiates() -> None:
     on = machine(bandwidth=1e12, launch=1e-6, **{"flash__flops": 1e11, "flash__exp": 1e9, "flash__overlap": 0.0})
     kernel = launch("fused", "flash_forward", (4, 16, 4, 64, 64), matmul=1e9, exp=2e6, read=1e3, written=1e3)
     assert flash_time(kernel, on).seconds == pytest.approx(1e9 / 1e11 + 2e6 / 1e9 + 1e-6)
+
+
+def test_narrow_results_take_as_long_as_the_tile_that_they_are_computed_in() -> None:
+    """16 columns in a tile of 128 cost eight times themselves, and 128 fill it; other products are as they were."""
+    on = machine(gpu(), tile__fp32__thin=128.0, matmul__fp32=1e12)
+    assert tiles_and_waves((8, 4096, 16, 4096), "fp32", on) == 8.0
+    assert tiles_and_waves((8, 4096, 128, 4096), "fp32", on) == 1.0
+    assert tiles_and_waves((8, 4096, 4096, 16), "fp32", on) == 1.0
+    assert tiles_and_waves((8, 4096, 16, 4096), "tf32", on) == 1.0
+
+
+def test_wide_tiles_of_narrow_results_come_in_waves() -> None:
+    """8 heads x 16 tiles of 128 rows are 128 on 100 SMs: two waves, each tile eight times as wide as its result."""
+    on = machine(gpu(sm_count=100), tile__fp32__thin=128.0, matmul__fp32=1e12)
+    assert tiles_and_waves((8, 2048, 16, 2048), "fp32", on) == pytest.approx(8 * 200 / 128)
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "torch", "slow"),
+    [
+        ("softmax", 2048, (2, 8), False),  # one warp's registers
+        ("softmax", 2049, (2, 8), True),
+        ("softmax", 9216, (2, 8), True),
+        ("softmax", 9217, (2, 8), False),  # shared memory, by vectors
+        ("softmax", 4096, (2, 6), False),
+        ("softmax_backward", 4096, (2, 8), False),
+    ],
+)
+def test_softmax_in_a_blocks_registers_goes_element_by_element(
+    kind: str, length: int, torch: tuple[int, int], slow: bool
+) -> None:
+    on = replace(machine(broadcast=1e9), torch=torch)
+    found = [ceiling.seconds for ceiling in one_by_one(launch(kind, kind, (1000, length)), on)]
+    assert found == ([pytest.approx(length * 1e-6)] if slow else [])
+    assert not list(one_by_one(launch(kind, kind, (1000, length)), replace(machine(), torch=torch)))

@@ -10,7 +10,7 @@ from memmodel_validate.records import Row
 from memmodel_validate.traced import EAGER
 from torch_events import real_events, recorded_events, without_empty
 
-FACTORIES = ("randn", "ones", "empty", "arange")
+FACTORIES = ("randn", "ones", "empty", "full", "arange")
 
 
 class OnTheCpu:

@@ -30,6 +30,15 @@ def inverted_mask(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return weights @ v
 
 
+def by_amax(xp: Any, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """The maximum by amax, which keeps all that it looked at; scale and -inf are scalars on the GPU."""
+    scores = q @ k.transpose(-2, -1) / xp.full((), math.sqrt(q.shape[-1]), device="cuda")
+    least = xp.full((), float("-inf"), device="cuda")
+    scores = xp.where(mask, scores, least)
+    weights = _softmax_by_amax(scores)
+    return weights @ v
+
+
 def unnamed_difference(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """Softmax by hand whose difference has no name: it dies once exponentiated."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -42,6 +51,15 @@ def library_softmax(xp: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = xp.where(mask, scores, float("-inf"))
+    weights = scores.softmax(-1)
+    return weights @ v
+
+
+def library_softmax_by_positions(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """The library's softmax, under a causal mask that is made of positions in every call."""
+    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]))
+    rows, columns = (xp.arange(q.shape[-2], device="cuda") for _ in range(2))
+    scores = scores.masked_fill(rows.unsqueeze(1) < columns.unsqueeze(0), float("-inf"))
     weights = scores.softmax(-1)
     return weights @ v
 
@@ -82,4 +100,10 @@ def _compiled(xp: Any, attention: Any, q: Any, k: Any, v: Any, mask: Any, by_han
 
 def _softmax_of_unnamed_difference(x: Any) -> Any:
     powers = (x - x.max(-1, keepdim=True)[0]).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def _softmax_by_amax(x: Any) -> Any:
+    x = x - x.amax(-1, keepdim=True)
+    powers = x.exp()
     return powers / powers.sum(-1, keepdim=True)

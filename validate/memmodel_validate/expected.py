@@ -7,7 +7,7 @@ from typing import Any
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import CachingAllocator
 from memmodel.case import Case
-from memmodel.cublas import workspace
+from memmodel.cublas import parse_torch_version, workspace
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.fitting import STEPS, fits
@@ -61,7 +61,7 @@ class Target:
     @property
     def machine(self) -> Machine:
         """For the time model."""
-        return Machine(self.gpu, self.calibration)
+        return Machine(self.gpu, self.calibration, torch=parse_torch_version(self.torch))
 
 
 def target(environment: Mapping[str, str], calibration: Calibration | None, total: int | None = None) -> Target:

@@ -17,7 +17,7 @@ from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.calibration import read_calibration
 from memmodel_validate.community import MADE_OF, SHIPPED, published_products, shipped_calibration
-from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, Fit, dispatches, training_rows
+from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
 from memmodel_validate.ledger import Ledger, Source
 from memmodel_validate.programs import launches, program_of
 from memmodel_validate.records import DATA, shipped
@@ -49,7 +49,10 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
         constants |= _dispatch([row for row in rows if row.timed.run.case["seq"] == DISPATCH_N])
         rows = [row for row in rows if row.timed.run.case["seq"] == FITTED_N]
     for part, start, origin in _parts(fit, rows):
-        constants |= _minimised(fit, constants, part, start, origin)
+        narrow = _minimised(fit, constants, part, start, origin)
+        wide = _in_wide_tiles(fit, constants, part, start, origin)
+        clearly = wide and 2 * _loss(fit, constants | wide, part) < _loss(fit, constants | narrow, part)
+        constants |= wide if clearly else narrow
     return replace(completed(fit, constants), machine=_machine(fit, rows), notes=_notes(fit, rows))
 
 
@@ -102,6 +105,25 @@ def _parts(fit: Fit, rows: list[_Row]) -> Iterator[tuple[list[_Row], dict[str, f
             yield of_phase, start, origin
 
 
+def _in_wide_tiles(
+    fit: Fit, known: Mapping[str, Constant], rows: list[_Row], start: Mapping[str, float], origin: str
+) -> dict[str, Constant]:
+    """The constants, if narrow fp32 results came in wide tiles: their time then does not grow with the head dim.
+
+    cuBLAS 12 does so on Ampere for a batch of products on the fp32 units: from head dim 16 to 128, forward and backward
+    each grow by one product of their two and four.
+    """
+    if "matmul.fp32.values" not in start:
+        return {}
+    tile = {"tile.fp32.thin": Constant(float(WIDE_TILE), f"fitted to {origin}")}
+    return tile | _minimised(fit, {**known, **tile}, rows, start, origin)
+
+
+def _loss(fit: Fit, constants: Mapping[str, Constant], rows: list[_Row]) -> float:
+    calibration = completed(fit, constants)
+    return fmean(abs(row.log_error(calibration)) ** fit.power for row in rows)
+
+
 def _minimised(
     fit: Fit, known: Mapping[str, Constant], rows: list[_Row], start: Mapping[str, float], origin: str
 ) -> dict[str, Constant]:
@@ -114,8 +136,7 @@ def _minimised(
         return {name: Constant(value, f"fitted to {origin}") for name, value in values.items()}
 
     def loss(found: Mapping[str, Constant]) -> float:
-        calibration = completed(fit, {**known, **found})
-        return fmean(abs(row.log_error(calibration)) ** fit.power for row in rows)
+        return _loss(fit, {**known, **found}, rows)
 
     options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 4000}
     starts = _starts(fit, rows, known, start)

@@ -20,6 +20,7 @@ from memmodel_validate.times import Timed, times
 KERNELS = (*IMPLEMENTATIONS, STANDARD)
 FITTED_N = 4096
 DISPATCH_N = 256
+WIDE_TILE = 128  # columns that a library may compute narrow fp32 results in, where not those that waste least
 FA2_A100 = "dao-ailab-flash-attention-0251105-assets-flash2-a100-fwd-bwd@a100-80gb-sxm4"
 FA2_H100 = "dao-ailab-flash-attention-0251105-assets-flash2-h100-fwd-bwd@h100-80gb-sxm5"
 FA3_FORWARD = "flashattention-3-paper-arxiv-2407-08608-fig-5@h100-80gb-sxm5"
@@ -129,7 +130,7 @@ FITS = (
             *("tianqguo-h100-eager", "tianqguo-h100-eager-2", "tianqguo-h100-compiled"),
         ),
     ),
-    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD),
+    _naive("a100-80gb-sxm", FA2_A100, gpu="a100-80gb-sxm", starts=_STANDARD, judged=("luke-flash-bf16",)),
     _naive("h20", "markmrli-eager", gpu="h20", judged=("markmrli-compiled",)),
     _naive(
         "b200",
@@ -141,7 +142,7 @@ FITS = (
     _naive(
         "rtx-pro-6000-blackwell", "duoan-eager", gpu="rtx-pro-6000-blackwell", starts=_TF32, judged=("duoan-compiled",)
     ),
-    _naive("enzo-eager", "enzo-eager", judged=("enzo-compiled",)),
+    _naive("enzo-eager", "enzo-eager", judged=("enzo-compiled", "luke-eager")),
     _naive("seed-eager", "seed-eager", judged=("seed-compiled",)),
     _naive("wuyh11-eager", "wuyh11-eager"),
     _naive("niccolo-eager", "niccolo-eager", judged=("niccolo-compiled",)),
@@ -153,6 +154,9 @@ FITS = (
     _naive("hyperion-eager", "hyperion-eager", starts=_TF32, judged=("hyperion-compiled",)),
     _naive("shanning-eager", "shanning-eager", starts=_LIBRARY, judged=("shanning-eager-2",)),
     _naive("tianqguo-laptop-eager", "tianqguo-laptop-eager", starts=_LIBRARY),
+    _naive("damek-eager", "damek-eager", starts=_TF32, judged=("damek-eager-2", "damek-compiled")),
+    _naive("ymao-eager", "ymao-eager"),
+    _naive("luke-flash-fp32", "luke-flash-fp32", starts=_LIBRARY),
     _flash("FlashAttention-2", _IN_ORDER, wgmma=False),
     _fa2_on_a100(),
     _flash("FlashAttention-3", _LONGEST_FIRST, wgmma=True),

@@ -365,6 +365,77 @@ def _earlier_size(xp: Any, attention: Attention) -> None:
     attention(xp, q, k, v).sum().backward()
 
 
+def two_graphs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """damek: `.grad` is None; each forward runs beside the last output and loss, and backward beside a graph more.
+
+    The forward's peak is that of unnamed sums; then one output and its loss keep their graph while training steps run.
+    """
+    q, k, v = _inputs(xp, run)
+    out = loss = None
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(q, k, v)
+    mark("forward")
+    for _ in range(MEASURED):
+        attention(xp, q, k, v).sum()
+    out = attention(xp, q, k, v)
+    loss = out.sum()
+    mark("backward")
+    for _ in range(MEASURED):
+        _step(xp, q, k, v, attention)
+    del out, loss
+
+
+def _step(xp: Any, q: Any, k: Any, v: Any, attention: Attention) -> None:
+    out = attention(xp, q, k, v)
+    loss = out.sum()
+    loss.backward()
+    _drop_grads(q, k, v)
+
+
+def last_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """ymao: read after a forward that has replaced the one before; the last warm-up's loss stays, `.grad` is None."""
+    q, k, v = _inputs(xp, run)
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(q, k, v)
+    for _ in range(MEASURED):
+        out = attention(xp, q, k, v)
+    mark("backward")
+    loss = out.sum()
+    loss.backward()
+
+
+def self_attention(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
+    """luke: a module with four projections that makes its causal mask; `.grad` is None.
+
+    Read beside the last iteration's loss, after an output that has replaced the one before; input needs no gradient.
+    """
+    out = loss = None
+    x = xp.randn(*_shape(run), device="cuda")
+    weights = [xp.randn(run.d, run.d, device="cuda", requires_grad=True) for _ in range(4)]
+    for measured in _iterations():
+        mark("forward" if measured else "warm-up")
+        out = _projected(xp, x, weights, attention)
+        mark("backward" if measured else "warm-up")
+        loss = out.sum()
+        loss.backward()
+        _drop_grads(*weights)
+    del out, loss  # before the weights, which their graph holds too
+
+
+def _projected(xp: Any, x: Any, weights: list[Any], attention: Attention) -> Any:
+    *to_qkv, to_out = weights
+    q, k, v = (x @ weight.transpose(-2, -1) for weight in to_qkv)
+    mask = xp.ones(x.shape[-2], x.shape[-2], dtype=xp.bool, device="cuda").tril()
+    heads = attention(xp, q, k, v, mask)
+    return heads @ to_out.transpose(-2, -1)
+
+
 def _at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:
     """torch.compile, its limit of 8 graphs spent: scores beyond int32 indices need one more, so run eager.
 
@@ -464,4 +535,9 @@ HARNESSES: dict[str, Harness] = {
         fresh_processes, attention=scripts.compiled_by_hand, first={(256, 16), (256, 32), (1024, 32)}
     ),
     "christine-compiled": partial(ones_upstream, attention=scripts.compiled_by_hand),
+    "damek-eager": partial(two_graphs, attention=scripts.handout),
+    "damek-eager-2": partial(two_graphs, attention=scripts.handout),
+    "damek-compiled": partial(two_graphs, attention=scripts.compiled_by_hand),
+    "luke-eager": partial(self_attention, attention=scripts.by_amax),
+    "ymao-eager": partial(last_loss, attention=scripts.handout),
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
@@ -88,10 +89,16 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     """
     gpu, tf32 = gpu_of(source), source.protocol.get("fp32_products") == "tf32"
     if calibration is None or not source.gpu_id:
-        return Machine(gpu, calibration, tf32)
+        return Machine(gpu, calibration, tf32, _version(source))
     products, stated = published_products(source.gpu_id), source.protocol.get("clock_MHz")
     if stated is not None:
         gpu, listed = at_clock(gpu, float(stated) * 1e6), gpu
         faster = gpu.tensor_clock / listed.tensor_clock
         products = {name: replace(of, value=of.at(0.0) * faster) for name, of in products.items()}
-    return Machine(gpu, replace(calibration, constants={**products, **calibration.constants}), tf32)
+    return Machine(gpu, replace(calibration, constants={**products, **calibration.constants}), tf32, _version(source))
+
+
+def _version(source: Source) -> tuple[int, int]:
+    """The source's torch; published figures without one are from 2024 or before."""
+    stated = source.environment.get("torch")
+    return parse_torch_version(stated) if stated else (2, 4)

@@ -136,10 +136,8 @@ def _leading(unit: Any, leading: Any, size: Any) -> bool:
 def _of_reduction(func: Any, op: str, args: Any, kwargs: Any, out: Any, device: Device) -> Iterator[Scratch]:
     """A copy in the type that is summed, and on CUDA what thread blocks share."""
     x, first = args[0], out if isinstance(out, Tensor) else out[0]
-    wanted = first.dtype
-    in_kernel = device.casts_in_kernels and x.dtype.is_floating_point and wanted is torch.float32
-    if op in _SUMS and x.dtype is not wanted and not in_kernel:
-        yield like(x, wanted)
+    if reads_a_copy(op, x, first.dtype, device):
+        yield like(x, first.dtype)
     sizes = (*x.shape, *x.stride(), x.storage_offset())
     if device.resident_threads and x.dim() and all(isinstance(n, int) for n in sizes):
         dims = _argument(func, args, kwargs, "dim")
@@ -147,6 +145,12 @@ def _of_reduction(func: Any, op: str, args: Any, kwargs: Any, out: Any, device: 
         kind = kind_of(torch.uint8)
         found = reduction_scratch(operand, _partial_bytes(op, x, out), device.resident_threads)
         yield from ((n, (n,), kind) for n in found)
+
+
+def reads_a_copy(op: str, x: Tensor, wanted: torch.dtype, device: Device) -> bool:
+    """Whether a sum first copies its operand to the type that it sums in."""
+    in_kernel = device.casts_in_kernels and x.dtype.is_floating_point and wanted is torch.float32
+    return op in _SUMS and x.dtype is not wanted and not in_kernel
 
 
 def _partial_bytes(op: str, x: Tensor, out: Any) -> int:

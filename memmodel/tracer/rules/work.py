@@ -6,6 +6,7 @@ result once. An operator that is in no table below moves its bytes and is report
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from memmodel.dims import Dim, Shape, product
 from memmodel.program import Launch
 from memmodel.recording.device import Device
 from memmodel.tracer.rules.kinds import kind_of, plain_dims
+from memmodel.tracer.rules.scratch import reads_a_copy
 from memmodel.work import Work
 
 _GEMM = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
@@ -96,7 +98,17 @@ def launches_of(func: Any, args: Any, kwargs: Any, out: Any, thread: str, device
     launch = Launch(op, work, kind_of(typed.dtype), thread, cublas, parallel, kind, sizes)
     if op == "_softmax_backward_data" and device.softmax_backward_scratch:
         return _softmax_backward(launch, args[0]), known
+    if kind == "reduction" and reads_a_copy(op, args[0], made[0].dtype, device):
+        return _of_a_copy(launch, args[0], made[0].dtype), known
     return [launch], known
+
+
+def _of_a_copy(launch: Launch, x: Tensor, wanted: torch.dtype) -> list[Launch]:
+    """A sum in another type: the copy, and the sum of that."""
+    n, work, kind = product(plain_dims(x.shape)), launch.work, kind_of(wanted)
+    copied = n * kind.itemsize
+    cast = Launch("_to_copy", Work(0, 0, 0, work.read, copied), kind, launch.thread, False, n, "elementwise", ())
+    return [cast, launch._replace(work=replace(work, read=copied))]
 
 
 def _softmax_backward(launch: Launch, grad: Tensor) -> list[Launch]:
