@@ -18,6 +18,7 @@ from memmodel.timing.terms import (
     matmul,
     one_by_one,
     page_faults,
+    reads_again,
     traffic,
 )
 
@@ -36,8 +37,9 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
         *one_by_one(launch, machine),
     )
     beside = {"launch": machine.number("launch", LAUNCH_SECONDS)}
-    faults = page_faults(launch, machine)
-    return KernelTime(launch.name, ceilings, {"page faults": faults, **beside} if faults else beside)
+    other = {"page faults": page_faults(launch, machine), "reads from L2": reads_again(launch, machine)}
+    beside = {**{name: seconds for name, seconds in other.items() if seconds}, **beside}
+    return KernelTime(launch.name, ceilings, beside)
 
 
 def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:

@@ -84,12 +84,27 @@ def softmax_passes(launch: Launch, machine: Machine) -> float:
     static shared memory stays there (cunn_SoftMaxForwardSmem); a longer one is read three times. The second and third
     read hit L2 while the rows being worked on fit it. Backward reads twice what it sums over, in long rows.
     """
-    _, length = launch.sizes
-    size = launch.dtype.itemsize
-    if length <= SOFTMAX_WARP_ELEMENTS or (launch.kind == "softmax" and length * size < SOFTMAX_ROW_BYTES):
-        return 1.0
-    once, again = (2.0, 2.0) if launch.kind == "softmax" else (3.0, 1.0)
-    return 1.0 + again / once * _missed(length * size, machine)
+    once, again = _softmax_reads(launch)
+    return 1.0 + again / once * _missed(float(launch.sizes[1]) * launch.dtype.itemsize, machine) if again else 1.0
+
+
+def _softmax_reads(launch: Launch) -> tuple[float, float]:
+    """Elements that softmax moves once, and those that it reads again, for each of its result."""
+    forward, length = launch.kind == "softmax", launch.sizes[1]
+    on_chip = length <= SOFTMAX_WARP_ELEMENTS or (forward and length * launch.dtype.itemsize < SOFTMAX_ROW_BYTES)
+    return (2.0 if forward else 3.0), (0.0 if on_chip else 2.0 if forward else 1.0)
+
+
+def reads_again(launch: Launch, machine: Machine) -> float:
+    """Seconds in which softmax reads again what L2 holds: a block's second pass begins when its first has ended.
+
+    At L2's listed bandwidth; where none is listed, none. Backward reads again at any length above a warp's, so that its
+    rate has it in it.
+    """
+    if launch.kind != "softmax" or machine.calibration is None or "l2_bandwidth" not in machine.gpu.values:
+        return 0.0
+    once, again = _softmax_reads(launch)
+    return again / once * float(launch.work.hbm_bytes) / machine.gpu.value("l2_bandwidth")
 
 
 def _missed(row_bytes: float, machine: Machine) -> float:

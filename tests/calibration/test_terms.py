@@ -23,6 +23,7 @@ from memmodel.timing.terms import (
     matmul,
     one_by_one,
     page_faults,
+    reads_again,
     softmax_passes,
     tiles_and_waves,
     traffic,
@@ -99,6 +100,17 @@ def test_few_sms_bound_the_loads_in_flight() -> None:
 def test_softmax_passes(kind: str, length: int, l2: float, passes: float) -> None:
     on = Machine(gpu(sm_count=100, l2=l2))
     assert softmax_passes(launch(kind, kind, (8, length)), on) == pytest.approx(passes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "again"), [("softmax", 16384, 2), ("softmax", 4096, 0), ("elementwise", 16384, 0)]
+)
+def test_long_rows_are_read_again_from_l2(kind: str, length: int, again: int) -> None:
+    """Three reads and a write of a row that no block holds: two of the reads at L2's bandwidth, one after the other."""
+    one = launch(kind, kind, (8, length), read=4e9, written=4e9)
+    assert reads_again(one, machine(gpu(l2_bandwidth=16e9), bandwidth=1.0)) == pytest.approx(again * 4e9 / 16e9)
+    assert reads_again(one, machine(gpu(), bandwidth=1.0)) == 0.0  # no L2 listed
+    assert reads_again(one, Machine(gpu(l2_bandwidth=16e9))) == 0.0  # by the datasheet alone: a lower bound
 
 
 def test_half_of_the_rereads_miss_halfway() -> None:
