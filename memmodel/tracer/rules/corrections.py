@@ -230,16 +230,22 @@ _IN_PLACE = {  # the out-of-place form that fake tensors take in a formula, all 
 _IF_ADDED = {aten.index_put.default, aten._unsafe_index_put.default}  # else the gradient of an index_put: a copy
 
 
-def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_place: bool) -> Any:
+def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_place: bool, own: bool) -> Any:
     """The tensor that a plain run would have written into; None where it makes a new one.
 
-    `adds_in_place` says that attention in plain operators or a linear layer is under way, which adds its mask or bias.
+    `adds_in_place` says that attention in plain operators or a linear layer is under way, which adds its mask or bias;
+    `own` that the first operand was made by the node's formula itself.
     """
     if accumulates and _sole_owner(args[0]):
         return args[0]
     if adds_in_place and func is aten.add.Tensor:
         return args[0]
-    if node is not None and func in _IN_PLACE and not _is_python(node) and _adds(func, args):
+    if node is None or _is_python(node):
+        return None
+    name = str(node.name())
+    if func in _IN_PLACE and _adds(func, args) and not name.startswith("ScatterReduceBackward"):
+        return args[0]
+    if own and func in (aten.sub.Tensor, aten.mul.Tensor) and name.startswith("BinaryCrossEntropyWithLogitsBackward"):
         return args[0]
     return None
 

@@ -28,6 +28,7 @@ from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.tracer.rules.not_known import scratch_not_known
 from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
 from memmodel.tracer.rules.scratch import copies, scratch
+from memmodel.tracer.rules.symbols import computed
 from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.fake import fake_of
 from memmodel.tracer.watch.owners import Owners
@@ -77,7 +78,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
         self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
         self.owners = Owners(self)
-        self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
+        self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
+        self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
+        self._formula = -1, 0  # number of the node that runs, the latest storage before it
         self._started = time.monotonic()
 
     @property
@@ -162,6 +165,16 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         fake = fake_of(tensor)  # whose views are views of it
         self._fakes.append(fake)
         self._keys[fake.untyped_storage()._cdata] = key
+        if tensor.requires_grad and tensor.is_leaf:
+            self.leaves.append(tensor)
+            self._gradients_before.append((tensor, tensor.grad))
+            tensor.grad = None
+
+    def give_back(self) -> None:
+        """Put the gradients back that the user's own tensors had before the trace."""
+        for tensor, gradient in self._gradients_before:
+            tensor.grad = gradient
+        self._gradients_before.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -185,9 +198,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
-        out = in_place_result(func, args, node, accumulates, self.adds_in_place)
+        out = in_place_result(func, args, node, accumulates, self.adds_in_place, self._is_own(node, args))
         if out is None:
-            out = laid_out(func, args, func(*args, **kwargs))
+            out = laid_out(func, args, computed(func, args, kwargs))
         before = self._last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
@@ -197,6 +210,16 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif not accumulates:
             self._attribute(node, out, range(before + 1, self._last_key + 1))
         return out
+
+    def _is_own(self, node: Any, args: Any) -> bool:
+        """Whether the first operand was born while this node's formula ran."""
+        if node is None:
+            return False
+        number = int(node._sequence_nr())
+        if self._formula[0] != number:
+            self._formula = number, self._last_key
+        key = self.key_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        return key is not None and key > self._formula[1]
 
     def _remember(self, out: Any) -> None:
         """Note which node a result belongs to: autograd numbered it just before the operator ran."""
