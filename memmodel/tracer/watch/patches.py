@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ from unittest import mock
 
 import torch
 import torch.utils.checkpoint
+from torch import Tensor
 
 from memmodel.errors import UsageError
 
@@ -82,6 +84,8 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
+    yield torch.utils, "swap_tensors", _swapped
+    yield from _uncompiled()
     triton = sys.modules.get("triton.runtime.jit")
     if triton is not None:
         yield triton.JITFunction, "run", _no_kernel
@@ -141,6 +145,29 @@ def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
         make(self, device_type, *args, **kwargs)
 
     return checked
+
+
+_swap = torch.utils.swap_tensors
+
+
+def _swapped(one: Tensor, other: Tensor) -> None:
+    """`module.to(...)` of fake parameters, of which PyTorch keeps weak references that it forbids a user's tensors."""
+    if one.dtype is not other.dtype or one.untyped_storage()._cdata != other.untyped_storage()._cdata:
+        with mock.patch.object(weakref, "getweakrefs", lambda _: []):
+            _swap(one, other)
+
+
+def _uncompiled() -> Iterator[tuple[Any, str, Any]]:
+    """What the code passes to torch.compile, before or now, runs as it is."""
+
+    def compile_(model: Any = None, **_: Any) -> Any:
+        return model if model is not None else lambda function: function
+
+    yield torch, "compile", compile_
+    yield torch.nn.Module, "compile", lambda *_, **__: None
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is not None:
+        yield compiler, "_stance", compiler.DynamoStance("force_eager")
 
 
 def _no_kernel(self: Any, *_: Any, **__: Any) -> Any:

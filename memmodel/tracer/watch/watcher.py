@@ -27,6 +27,7 @@ from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, 
 from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.tracer.rules.not_known import scratch_not_known
 from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
+from memmodel.tracer.rules.products import check_types
 from memmodel.tracer.rules.scratch import copies, scratch
 from memmodel.tracer.rules.symbols import computed
 from memmodel.tracer.rules.work import launches_of
@@ -186,6 +187,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return _bynumber(name, args[0])
             return func(*args, **kwargs)
         self._count()
+        check_types(func, args)
         if func in COMPOSITES:
             with self:
                 whole = COMPOSITES[func](*args, **kwargs)
@@ -356,7 +358,7 @@ _entry = run_users_code.__code__
 def is_users(frame: FrameType) -> bool:
     """Whether a frame is the user's code, not PyTorch's (what it generates has no module's name) or the tracer's."""
     name: str = frame.f_globals.get("__name__", "")
-    return bool(name) and not f"{name}.".startswith(_OUTSIDE)
+    return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
 
 
 def is_fake(tensor: Tensor) -> bool:
