@@ -50,7 +50,7 @@ def _module(name: str) -> Any:
             raise UsageError(f"{name} cannot be imported: {type(error).__name__}{place}: {error.msg}") from error
         if name.endswith(".py") and "relative import" in str(error):
             raise UsageError(
-                f"{name} cannot be imported: {error}; name it as PACKAGE.MODULE:FUNCTION, from the folder of the package"
+                f"{name} cannot be imported: {error}; name it as PACKAGE.MODULE:FUNCTION from the folder of PACKAGE"
             ) from error
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
         place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

@@ -173,9 +173,7 @@ def _evenly(symbolic: Symbolic, divisors: Mapping[str, int]) -> Symbolic:
     free = [s for x, s in symbols.items() if x not in symbolic.fixed]
     factors = {symbols[x]: d for x, d in divisors.items()}
     conditions = _conditions((once(c) for c in symbolic.conditions), free, factors)
-    return symbolic._replace(
-        program=Program(events, program.names, program.gradients), conditions=tuple(conditions)
-    )
+    return symbolic._replace(program=Program(events, program.names, program.gradients), conditions=tuple(conditions))
 
 
 def _divisors(symbolic: Symbolic) -> dict[str, int]:

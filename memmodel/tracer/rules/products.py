@@ -1,6 +1,5 @@
-"""Matrix products: their types, and `matmul` on symbols, for PyTorch whose C++ asks for plain sizes there.
+"""`matmul` on symbols, for PyTorch whose C++ asks for plain sizes there: folded onto bmm and mm as C++ does.
 
-The latter is folded onto bmm and mm as C++ does.
 Source: aten/src/ATen/native/LinearAlgebra.cpp, _matmul_impl; the same rule as `memmodel.recording.ops_matmul.matmul`.
 """
 
@@ -11,16 +10,7 @@ from torch import Tensor
 
 from memmodel.tracer.rules.kinds import plain_dims
 
-_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "addr"})
 PLAIN_SIZES = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
-
-
-def check_types(func: Any, args: Any) -> None:
-    """Raises RuntimeError where a matrix product's operands are of different types, which fake tensors let pass."""
-    if func._schema.name.removeprefix("aten::") in _PRODUCTS:
-        types = list(dict.fromkeys(x.dtype for x in args if isinstance(x, Tensor)))
-        if len(types) > 1:
-            raise RuntimeError(f"operands of a matrix product must have one type, but got {' and '.join(map(str, types))}")
 
 
 def folds(a: Any, b: Any) -> bool:

@@ -1,7 +1,7 @@
 """Operators whose shapes PyTorch computes on numbers alone: computed on symbols.
 
-Padding fixes every size there, backward of resampling takes no symbols; `baddbmm` of a constant, copies of views, and elementwise operators in C++'s
-TensorIterator raise an error. What they allocate is recorded as of the operator itself.
+Padding fixes every size there, backward of resampling takes no symbols; `baddbmm` of a constant, copies of views, and
+elementwise operators in C++'s TensorIterator raise an error. What they allocate is recorded as of the operator itself.
 """
 
 from collections.abc import Callable, Sequence

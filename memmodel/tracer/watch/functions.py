@@ -18,6 +18,7 @@ from memmodel.tracer.rules.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Ba
 from memmodel.tracer.rules.norms import FUSED_SINCE, rms_norm
 from memmodel.tracer.rules.not_known import FAST_PATH
 from memmodel.tracer.rules.products import PLAIN_SIZES, folded, folds
+from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
 _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor is
@@ -49,7 +50,10 @@ class Functions(TorchFunctionMode):
                 self._own[torch.rms_norm] = rms_norm
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        with following(self.watcher, args):
+            return self._called(func, args, dict(kwargs or {}))
+
+    def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.redirects:
             if func is torch.Tensor.cuda:
                 return args[0]

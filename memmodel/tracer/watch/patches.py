@@ -153,7 +153,7 @@ _swap = torch.utils.swap_tensors
 def _swapped(one: Tensor, other: Tensor) -> None:
     """`module.to(...)` of fake parameters, of which PyTorch keeps weak references that it forbids a user's tensors."""
     if one.dtype is not other.dtype or one.untyped_storage()._cdata != other.untyped_storage()._cdata:
-        with mock.patch.object(weakref, "getweakrefs", lambda _: []):
+        with mock.patch.object(weakref, "getweakrefs", return_value=[]):
             _swap(one, other)
 
 

@@ -27,9 +27,9 @@ from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, 
 from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.tracer.rules.not_known import scratch_not_known
 from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
-from memmodel.tracer.rules.products import check_types
 from memmodel.tracer.rules.scratch import copies, scratch
 from memmodel.tracer.rules.symbols import computed
+from memmodel.tracer.rules.types import check_types
 from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.fake import fake_of
 from memmodel.tracer.watch.owners import Owners
