@@ -4,7 +4,7 @@ A phase has as many moments as births. Numbers at sample sizes find those that c
 is then shown to lie below one of them, term by term, or counted as unproven.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -190,12 +190,14 @@ def _branches(
     ), unproven
 
 
-def _at_points(terms_: Iterable[Any], points: Iterable[Mapping[Any, Any]]) -> list[dict[Any, Any]]:
-    """The terms' values at each point; points at which one divides by zero are no sizes of the run."""
-    wanted, found = list(terms_), []
+def _at_points(wanted: Collection[Any], points: Iterable[Mapping[Any, Any]]) -> list[dict[Any, Any]]:
+    """The terms' values at each point but those that are no sizes of the run: a division by zero, half an element."""
+    found = []
     for point in points:
         with suppress(ZeroDivisionError):
-            found.append({t: exact(t.xreplace(dict(point))) for t in wanted})
+            values = {t: t.xreplace(dict(point)) for t in wanted}
+            if all(value.is_Rational for value in values.values()):
+                found.append({t: exact(value) for t, value in values.items()})
     return found
 
 

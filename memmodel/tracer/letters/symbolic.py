@@ -197,7 +197,8 @@ def _division(part: Any) -> Iterable[tuple[Any, int]]:
     """(what is divided, by which number) of a rounded division."""
     kind = type(part).__name__
     if kind in _DIVISIONS and part.args[1].is_Integer:
-        yield part.args[0], int(part.args[1])
+        inner, below = sympy.fraction(part.args[0])
+        yield inner, int(part.args[1] * below)
     elif kind in _ROUNDINGS:
         divisor = sympy.fraction(sympy.together(part.args[0]))[1]
         if divisor.is_Integer:
