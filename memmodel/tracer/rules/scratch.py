@@ -1,4 +1,4 @@
-"""What an operator's kernel allocates inside and frees again: by operator, from the source named in `CORRECTIONS`."""
+"""What an operator's kernel allocates inside and frees again: by operator, from the source named in `sources.py`."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence

@@ -5,7 +5,6 @@ import logging
 import math
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,6 @@ from unittest import mock
 
 import torch
 import torch.utils.checkpoint
-from torch import Tensor
 
 from memmodel.errors import UsageError
 
@@ -84,7 +82,7 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
-    yield torch.utils, "swap_tensors", _swapped
+    yield torch.nn.Module, "_apply", _apply
     yield from _uncompiled()
     triton = sys.modules.get("triton.runtime.jit")
     if triton is not None:
@@ -147,14 +145,19 @@ def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-_swap = torch.utils.swap_tensors
-
-
-def _swapped(one: Tensor, other: Tensor) -> None:
-    """`module.to(...)` of fake parameters, of which PyTorch keeps weak references that it forbids a user's tensors."""
-    if one.dtype is not other.dtype or one.untyped_storage()._cdata != other.untyped_storage()._cdata:
-        with mock.patch.object(weakref, "getweakrefs", return_value=[]):
-            _swap(one, other)
+def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
+    """`module.to(...)`: a parameter that changes is another; PyTorch would swap fake ones, which they do not allow."""
+    for child in self.children() if recurse else ():
+        child._apply(function)
+    for table in (self._parameters, self._buffers):
+        for name in [name for name, tensor in table.items() if tensor is not None]:
+            with torch.no_grad():
+                applied = function(table[name])
+            if applied is not table[name]:
+                wanted = table[name].requires_grad
+                table[name] = torch.nn.Parameter(applied, wanted) if table is self._parameters else applied
+            del applied
+    return self
 
 
 def _uncompiled() -> Iterator[tuple[Any, str, Any]]:
