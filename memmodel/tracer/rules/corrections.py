@@ -31,6 +31,7 @@ _IN_PLACE = {  # the out-of-place form that fake tensors take in a formula, all 
     aten.index_add.default,
     aten.masked_scatter.default,
 }
+_OF_LOGITS = {aten.sub.Tensor, aten.mul.Tensor}  # likewise, on what a formula made first
 _IF_ADDED = {aten.index_put.default, aten._unsafe_index_put.default}  # else the gradient of an index_put: a copy
 
 
@@ -44,14 +45,16 @@ def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_
         return args[0]
     if adds_in_place and func is aten.add.Tensor:
         return args[0]
-    if node is None or _is_python(node):
-        return None
-    name = str(node.name())
-    if func in _IN_PLACE and _adds(func, args) and not name.startswith("ScatterReduceBackward"):
-        return args[0]
-    if own and func in (aten.sub.Tensor, aten.mul.Tensor) and name.startswith("BinaryCrossEntropyWithLogitsBackward"):
-        return args[0]
+    if node is not None and func in (_IN_PLACE | _OF_LOGITS) and not _is_python(node):
+        return args[0] if _writes(str(node.name()), func, args, own) else None
     return None
+
+
+def _writes(node: str, func: Any, args: Any, own: bool) -> bool:
+    """Whether the formula of a node in C++ writes the operator's result into its first operand."""
+    if func in _OF_LOGITS:
+        return own and node.startswith("BinaryCrossEntropyWithLogitsBackward")
+    return _adds(func, args) and not node.startswith("ScatterReduceBackward")
 
 
 def _adds(func: Any, args: Any) -> bool:

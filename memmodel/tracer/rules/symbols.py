@@ -30,7 +30,7 @@ def computed(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _has_symbols(*values: Any) -> bool:
     return any(
-        isinstance(x, torch.SymInt) or (isinstance(x, Tensor) and x._has_symbolic_sizes_strides)  # type: ignore[attr-defined]
+        isinstance(x, torch.SymInt) or (isinstance(x, Tensor) and x._has_symbolic_sizes_strides)
         for x in tree_leaves(values)
     )
 

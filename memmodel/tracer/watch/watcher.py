@@ -32,6 +32,7 @@ from memmodel.tracer.rules.symbols import computed
 from memmodel.tracer.rules.types import check_types
 from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.fake import fake_of
+from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
@@ -70,18 +71,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._keys: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
-        self._last_key = 0
+        self.last_key = 0
         self._handed_over: set[int] = set()
         self._constants: list[Alloc] = []
         self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
-        self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
         self.owners = Owners(self)
+        self.nodes = Nodes(self)
         self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
         self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
-        self._formula = -1, 0  # number of the node that runs, the latest storage before it
         self._started = time.monotonic()
 
     @property
@@ -132,7 +132,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keys[address] = key
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
         shape = plain_dims(tensor.shape)
-        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self._site(), role)
+        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self.site(), role)
         if at is None:
             self.events.append(event)
         else:
@@ -200,61 +200,21 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
-        out = in_place_result(func, args, node, accumulates, self.adds_in_place, self._is_own(node, args))
+        out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
             out = laid_out(func, args, computed(func, args, kwargs))
-        before = self._last_key
+        before = self.last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
-        self.owners.note(func, args, out, range(before + 1, self._last_key + 1), self.events[launched:])
+        self.owners.note(func, args, out, range(before + 1, self.last_key + 1), self.events[launched:])
         if node is None:
-            self._remember(out)
+            self.nodes.remember(out)
         elif not accumulates:
-            self._attribute(node, out, range(before + 1, self._last_key + 1))
+            self._attribute(node, out, range(before + 1, self.last_key + 1))
         return out
 
-    def _is_own(self, node: Any, args: Any) -> bool:
-        """Whether the first operand was born while this node's formula ran."""
-        if node is None:
-            return False
-        number = int(node._sequence_nr())
-        if self._formula[0] != number:
-            self._formula = number, self._last_key
-        key = self.key_of(args[0]) if args and isinstance(args[0], Tensor) else None
-        return key is not None and key > self._formula[1]
-
-    def _remember(self, out: Any) -> None:
-        """Note which node a result belongs to: autograd numbered it just before the operator ran."""
-        first = next((x for x in _tensors(out)), None)
-        key = None if first is None else self.key_of(first)
-        if first is not None and key is not None:
-            number = torch._C._autograd._get_sequence_nr() - 1
-            self._made[number] = key, tuple(first.shape), self._site()
-
-    def _attribute(self, node: Any, out: Any, born: Iterable[int]) -> None:
-        """Say of storages born in backward whose gradient they are, and which line's backward made them."""
-        own = self._made.get(int(node._sequence_nr()))
-        if own is not None and own[2] is not None:
-            self.forward_of |= dict.fromkeys(born, own[2])
-        for x in _tensors(out):
-            key = self.key_of(x)
-            if key is not None and key in born:
-                of = next((k for k, shape in self._behind(node) if _alike(shape, x.shape)), None)
-                if of is not None:
-                    self.gradients[key] = of
-
-    def _behind(self, node: Any) -> Iterator[tuple[int, Any]]:
-        """(storage, shape) of the tensors whose gradients a node computes."""
-        for after, _ in node.next_functions:
-            if after is None:
-                continue
-            leaf = getattr(after, "variable", None)
-            if leaf is not None:
-                key = self.key_of(leaf)
-                if key is not None:
-                    yield key, tuple(leaf.shape)
-            elif int(after._sequence_nr()) in self._made:
-                yield self._made[int(after._sequence_nr())][:2]
+    def _attribute(self, node: Any, out: Any, born: range) -> None:
+        self.nodes.attribute(node, out, born)
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         op = func._schema.name.partition("::")[2]
@@ -300,7 +260,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 key = self._new_key()
                 temporary.append(key)
                 self.events.append(
-                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self._site(), "temporary")
+                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self.site(), "temporary")
                 )
         return temporary
 
@@ -318,8 +278,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
 
     def _new_key(self) -> int:
-        self._last_key += 1
-        return self._last_key
+        self.last_key += 1
+        return self.last_key
 
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
@@ -334,7 +294,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keys.clear()
         self._fakes.clear()
 
-    def _site(self) -> Site | None:
+    def site(self) -> Site | None:
         """The user's frames, innermost first; none for what autograd itself makes."""
         frame: FrameType | None = sys._getframe(1)
         found: list[tuple[CodeType, int]] = []
@@ -375,10 +335,6 @@ def _bynumber(name: str, x: Tensor) -> Any:
     if name == "aten::storage_offset":
         return number(x.storage_offset())
     return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]
-
-
-def _alike(a: Any, b: Any) -> bool:
-    return plain_dims(a) == plain_dims(b)
 
 
 def _label(node: Any) -> str:
