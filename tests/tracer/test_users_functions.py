@@ -124,6 +124,24 @@ def test_optimizers_that_ask_for_factors(name: str) -> None:
     assert comparable(of_steps(found)) == comparable(profiled(lambda: (step(x), step(x))))
 
 
+def test_gradients_that_the_code_hands_to_an_optimizer() -> None:
+    half = torch.nn.Linear(16, 16, bias=False).bfloat16()
+    master = [p.detach().float().requires_grad_() for p in half.parameters()]
+    optimizer = torch.optim.SGD(master, momentum=0.9)
+
+    def step(x: torch.Tensor) -> None:
+        half(x.bfloat16()).float().square().mean().backward()
+        for weight, own in zip(master, half.parameters(), strict=True):
+            assert own.grad is not None
+            weight.grad, own.grad = own.grad.float(), None
+        optimizer.step()
+        optimizer.zero_grad()
+
+    found = traced(Setting(step, inputs_of("x=5,16"), "own", CPU, iterations=2), {}).program
+    x = torch.zeros(5, 16)
+    assert comparable(of_steps(found)) == comparable(profiled(lambda: (step(x), step(x))))
+
+
 def test_what_a_mask_scatters_back_is_as_large_as_all_of_it() -> None:
     """How much of it the mask picks is not known, nor asked: with zeros for the rest it fills the source."""
 

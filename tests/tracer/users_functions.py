@@ -98,6 +98,17 @@ def norms_apart() -> Function:
     return step
 
 
+def long_convolution() -> Function:
+    kernel = nn.Parameter(torch.zeros(C, 12))
+
+    def step(x: Tensor) -> Tensor:
+        n = x.shape[1]
+        y = torch.fft.rfft(x.mT, n=2 * n) * torch.fft.rfft(kernel, n=2 * n)
+        return torch.fft.irfft(y, n=2 * n)[..., :n].square().mean()
+
+    return step
+
+
 AT = {"B": 2, "H": 3, "N": 40, "h": 8, "w": 12}
 ELSEWHERE = {"B": 3, "H": 5, "N": 72, "h": 16, "w": 8}
 FUNCTIONS: dict[str, tuple[Callable[[], Function], dict[str, Any]]] = {
@@ -109,5 +120,6 @@ FUNCTIONS: dict[str, tuple[Callable[[], Function], dict[str, Any]]] = {
     "pooled twice": (pooled_twice, IMAGE),
     "softshrink": (softshrunk, X),
     "padding by keys": (padding_by_keys, {**X, "pad": "B,N:bool"}),
+    "long convolution": (long_convolution, X),
     "distances": (norms_apart, {"a": "B,N,16", "b": "B,N,16"}),
 }

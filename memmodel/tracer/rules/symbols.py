@@ -1,7 +1,8 @@
 """Operators whose shapes PyTorch computes on numbers alone: computed on symbols.
 
-Padding fixes every size there, backward of resampling takes no symbols; `baddbmm` of a constant, copies of views, and
-elementwise operators in C++'s TensorIterator raise an error. What they allocate is recorded as of the operator itself.
+Padding and Fourier transforms fix sizes there or fail, and backward of resampling takes no symbols; `baddbmm` of a
+constant, copies of views, and elementwise operators in C++'s TensorIterator raise an error. What they allocate is
+recorded as of the operator itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,8 +61,24 @@ def _of_input(gradient: Tensor, output_size: Any, input_size: Sequence[Any], *_:
     return gradient.new_empty(input_size)
 
 
+def _to_complex(x: Tensor, dims: Sequence[int], _: int, one_sided: bool) -> Tensor:
+    sizes = list(x.shape)
+    if one_sided:
+        sizes[dims[-1]] = sizes[dims[-1]] // 2 + 1
+    return x.new_empty(sizes, dtype=x.dtype.to_complex())
+
+
+def _to_real(x: Tensor, dims: Sequence[int], _: int, last: Any) -> Tensor:
+    sizes = list(x.shape)
+    sizes[dims[-1]] = last
+    return x.new_empty(sizes, dtype=x.dtype.to_real())
+
+
 _RESAMPLED = ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d")
 _ON_SYMBOLS: dict[Any, Callable[..., Tensor]] = {
     aten.constant_pad_nd.default: _padded,
+    aten._fft_r2c.default: _to_complex,
+    aten._fft_c2r.default: _to_real,
+    aten._fft_c2c.default: lambda x, *_: x.new_empty(x.shape),
     **{getattr(aten, f"upsample_{name}_backward").default: _of_input for name in _RESAMPLED},
 }

@@ -168,8 +168,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keys[fake.untyped_storage()._cdata] = key
         if tensor.requires_grad and tensor.is_leaf:
             self.leaves.append(tensor)
-            self._gradients_before.append((tensor, tensor.grad))
-            tensor.grad = None
+            mine = tensor.grad is not None and is_fake(tensor.grad)  # given by the code within the trace
+            self._gradients_before.append((tensor, None if mine else tensor.grad))
+            tensor.grad = tensor.grad if mine else None
 
     def give_back(self) -> None:
         """Put the gradients back that the user's own tensors had before the trace."""
