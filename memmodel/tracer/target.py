@@ -29,6 +29,8 @@ def target(text: str) -> Any:
 
 
 def _module(name: str) -> Any:
+    if not name.endswith(".py") and Path(name).is_file():
+        raise UsageError(f"{name} is no Python file: expected PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -44,11 +46,13 @@ def _module(name: str) -> Any:
         if isinstance(error, KeyboardInterrupt):
             raise
         if isinstance(error, SyntaxError):
+            place = f" at {error.filename}, line {error.lineno}" if error.filename else ""
+            raise UsageError(f"{name} cannot be imported: {type(error).__name__}{place}: {error.msg}") from error
+        if name.endswith(".py") and "relative import" in str(error):
             raise UsageError(
-                f"{name} cannot be imported: {type(error).__name__} at {error.filename}, line {error.lineno}: "
-                f"{error.msg}"
+                f"{name} cannot be imported: {error}; name it as PACKAGE.MODULE:FUNCTION from the folder of PACKAGE"
             ) from error
-        frames = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
         place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
         raise UsageError(f"{name} cannot be imported: it raises {type(error).__name__}{place}: {error}") from error
 

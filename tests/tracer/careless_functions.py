@@ -167,3 +167,40 @@ encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
 
 def fast_path(x: Tensor) -> Any:
     return encoder(x)
+
+
+def yields(x: Tensor) -> Any:
+    yield x * 2
+
+
+def prints_a_value(x: Tensor) -> Tensor:
+    print(f"mean {x.mean():.2f}")
+    return x
+
+
+def multiplies_unlike_types(x: Tensor) -> Tensor:
+    return x @ torch.zeros(8, 2, dtype=torch.float64)
+
+
+def counts_classes_in_32_bits(x: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(x, torch.zeros(x.shape[0], dtype=torch.int32))
+
+
+def adds_unlike_types(x: Tensor) -> Tensor:
+    return torch.zeros(5, 8).index_add(0, torch.arange(5), x[:5].half())
+
+
+def module_moved_inside(x: Tensor) -> Any:
+    return nn.Linear(8, 8, bias=False).to("cuda")(x)
+
+
+def module_converted_inside(x: Tensor) -> Any:
+    return nn.Linear(8, 8, bias=False).bfloat16()(x.bfloat16())
+
+
+def compiled_inside(x: Tensor) -> Any:
+    return torch.compile(lambda y: y * 2 + 1)(x)
+
+
+def recurrent(x: Tensor) -> Any:
+    return nn.GRU(8, 4)(x)[0]

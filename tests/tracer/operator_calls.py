@@ -24,6 +24,33 @@ def written(a: Tensor, b: Tensor) -> Tensor:
     return x
 
 
+def view_written(a: Tensor, b: Tensor) -> Tensor:
+    scores = einsum("bnd,bmd->bnm", a, b)
+    scores.masked_fill_(torch.ones(N, N, dtype=torch.bool).triu(1), -1e9)
+    scores *= 0.5
+    return scores.softmax(-1)
+
+
+def halves_written(a: Tensor, b: Tensor) -> Tensor:
+    both = a * 2
+    first, second = both[..., : D // 2], both[..., D // 2 :]
+    first.mul_(3.0)
+    second.sigmoid_()
+    return first * second + both[..., 5:6]
+
+
+def view_of_a_view_written(a: Tensor, b: Tensor) -> Tensor:
+    row = (a * b)[0]
+    turned = row.T[1:]
+    turned.add_(1.0)
+    return turned.exp() @ row.sin()
+
+
+def largest_of_bins(a: Tensor, b: Tensor) -> Tensor:
+    bins = (torch.arange(N) % 5)[None, :, None].expand(B, N, D)
+    return torch.zeros(B, 5, D).scatter_reduce(1, bins, a, reduce="amax", include_self=False)
+
+
 Call = Callable[[Tensor, Tensor], Tensor]
 CALLS: dict[str, Call] = {
     "mse": lambda a, b: functional.mse_loss(a, b.detach()),
@@ -33,6 +60,17 @@ CALLS: dict[str, Call] = {
     "smooth l1": lambda a, b: functional.smooth_l1_loss(a, b.detach()),
     "huber": lambda a, b: functional.huber_loss(a, b.detach()),
     "bce": lambda a, b: functional.binary_cross_entropy(a.sigmoid(), b.detach().sigmoid()),
+    "bce of logits": lambda a, b: functional.binary_cross_entropy_with_logits(a, b.detach()),
+    "bce of logits, weighted": lambda a, b: functional.binary_cross_entropy_with_logits(
+        a[:, 0], b[:, 0].detach(), pos_weight=torch.ones(D)
+    ),
+    "soft margin": lambda a, b: functional.soft_margin_loss(a, b.detach()),
+    "distances": lambda a, b: torch.cdist(a, b),
+    "view written into": view_written,
+    "halves written into": halves_written,
+    "view of a view written into": view_of_a_view_written,
+    "largest of bins": largest_of_bins,
+    "pixel shuffle of strided": lambda a, b: functional.pixel_shuffle(a.view(B, 8, 5, D)[..., ::2], 2),
     "kl": lambda a, b: functional.kl_div(a.log_softmax(-1), b.softmax(-1).detach(), reduction="batchmean"),
     "cross entropy": lambda a, b: functional.cross_entropy(a.view(-1, D), classes()),
     "cross entropy of probabilities": lambda a, b: functional.cross_entropy(a[0], b[0].softmax(-1)),

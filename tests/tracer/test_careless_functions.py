@@ -11,6 +11,7 @@ from typing import Any
 
 import careless_functions as careless
 import pytest
+import torch
 
 import memmodel
 from memmodel.errors import UsageError
@@ -35,6 +36,11 @@ ROOT = Path(memmodel.__file__).parents[1]
         (careless.in_a_thread, "tensors in a thread of its own"),
         (careless.recurses, "raised RecursionError"),
         (careless.waits, "is a coroutine"),
+        (careless.yields, "is a generator"),
+        (careless.prints_a_value, "asks for the value of a tensor"),
+        (careless.multiplies_unlike_types, "must have one type, but got torch.float32 and torch.float64"),
+        (careless.counts_classes_in_32_bits, "takes them as torch.int64, but got torch.int32"),
+        (careless.adds_unlike_types, "must have one type"),
         (careless.unnamed, "takes inputs without names"),
         (careless.scaled, "what is no tensor needs a default"),
         (careless.halves_its_module, "PReLU changes the type of its tensors"),
@@ -109,6 +115,44 @@ def test_the_encoder_layers_fast_path_is_told_as_not_known() -> None:
     assert not memmodel.trace(careless.fast_path, inputs, step="train", at=sizes, formulas=False).unknown.keys() & {
         "nn.TransformerEncoderLayer"
     }
+
+
+@pytest.mark.parametrize("function", [careless.multiplies_unlike_types, careless.counts_classes_in_32_bits])
+def test_types_that_are_refused_are_refused_by_pytorch(function: Any) -> None:
+    with pytest.raises(RuntimeError):
+        function(torch.zeros(6, 8))
+
+
+def test_modules_made_and_moved_inside() -> None:
+    moved = memmodel.trace(careless.module_moved_inside, {"x": "N,8"}, at={"N": 1000})
+    assert moved.memory.live_peak_bytes == 2 * 32000 + 8 * 8 * 4
+    converted = memmodel.trace(careless.module_converted_inside, {"x": "N,8"}, at={"N": 1000})
+    assert converted.memory.live_peak_bytes == 32000 + 2 * 16000 + 8 * 8 * 2
+
+
+def test_what_is_compiled_inside_runs_as_it_is() -> None:
+    found = memmodel.trace(careless.compiled_inside, {"x": "N"}, at={"N": 1000})
+    assert found.memory.live_peak_bytes == 3 * 4000
+
+
+def test_recurrent_layers_are_told_as_not_known() -> None:
+    found = memmodel.trace(careless.recurrent, {"x": "N,8"}, at={"N": 3}, formulas=False)
+    assert "cuDNN's layer runs instead" in found.unknown["aten::gru"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("relative.py", b"from . import other\n", "name it as PACKAGE.MODULE:FUNCTION from the folder of PACKAGE"),
+        ("notebook.ipynb", b"{}", "is no Python file"),
+        ("binary.py", b"\0", "SyntaxError: source code string cannot contain null bytes"),
+    ],
+)
+def test_files_that_cannot_be_imported(name: str, text: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match=words):
+        target(f"{path}:f")
 
 
 @pytest.mark.parametrize("text", ["N=4,N=8", "N=4 B=3", "N=-4", "N=1e3"])

@@ -42,5 +42,5 @@ def test_a_reentrant_checkpoint_is_one_backward() -> None:
         memmodel.trace(checkpointed(reentrant)(), {"x": f"{B},{N},{C}"}, step="train", formulas=False)
         for reentrant in (True, False)
     )
-    assert [e.phase for e in found.program.events if isinstance(e, Mark)].count("backward") == 3  # steps
+    assert [e.phase for e in found.program.events if isinstance(e, Mark)].count("backward") == 1
     assert found.work.matmul == plain.work.matmul

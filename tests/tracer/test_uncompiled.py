@@ -91,3 +91,20 @@ def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, go
 
 def test_no_tensor_waits_for_the_garbage_collector_beside_the_compiler() -> None:
     assert run(f"from memmodel.tracer.watch import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
+
+
+DECORATED = """
+import json, torch, memmodel
+
+@torch.compile
+def compiled(x):
+    return (x * 2).softmax(-1)
+
+found = memmodel.trace(compiled, {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
+plain = memmodel.trace(lambda x: (x * 2).softmax(-1), {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
+print(json.dumps(found.memory == plain.memory))
+"""
+
+
+def test_a_function_that_was_compiled_before_is_traced_as_it_is() -> None:
+    assert run(DECORATED)

@@ -79,14 +79,14 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         return key
 
     def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
-        before = self._last_key
+        before = self.last_key
         temporary = super()._births(made, op, label)
         self._credit(before)
         return temporary
 
     def allocated(self, tensor: Tensor) -> None:
         """The plan's code allocates a buffer."""
-        before = self._last_key
+        before = self.last_key
         self.born(tensor, "empty_strided")
         self._credit(before)
 
@@ -94,19 +94,20 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         """What a backward graph has just made counts for the line whose backward it is."""
         plan, _, buffer = self._buffer()
         if plan is not None and plan.backward and buffer is not None and buffer.site is not None:
-            self.forward_of |= dict.fromkeys(range(before + 1, self._last_key + 1), buffer.site)
+            self.forward_of |= dict.fromkeys(range(before + 1, self.last_key + 1), buffer.site)
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         super()._record(func, args, kwargs, out, "" if node == _NODE else node)
 
-    def _attribute(self, node: Any, out: Any, born: Iterable[int]) -> None:
+    def _attribute(self, node: Any, out: Any, born: range) -> None:
         if self._plan()[0] is None:
             super()._attribute(node, out, born)
 
-    def _site(self) -> Site | None:
+    def site(self) -> Site | None:
+        """The line that the buffer under way comes from; the user's frames where no plan runs."""
         plan, _, buffer = self._buffer()
         if plan is None:
-            return super()._site()
+            return super().site()
         return None if plan.backward or buffer is None else buffer.site
 
     def _buffer(self) -> tuple[Plan | None, str, Buffer | None]:

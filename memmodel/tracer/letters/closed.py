@@ -4,7 +4,8 @@ A phase has as many moments as births. Numbers at sample sizes find those that c
 is then shown to lie below one of them, term by term, or counted as unproven.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,10 +170,9 @@ def _branches(
 ) -> tuple[tuple[Branch, ...], int]:
     """The moments that are the largest somewhere, and how many others are not proven to lie below one of them."""
     moments = _moments(step, phase)
-    points = [numbers, *_points(free)]
-    at = {t: [exact(t.xreplace(dict(p))) for p in points] for t in {t for moment in moments for t, _ in moment}}
-    values = {m: [sum(c * at[t][i] for t, c in m) for i in range(len(points))] for m in moments}
-    best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(points)))) if moments else []
+    at = _at_points({t for moment in moments for t, _ in moment}, [numbers, *_points(free)])
+    values = {m: [sum(c * point[t] for t, c in m) for point in at] for m in moments}
+    best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(at)))) if moments else []
     shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
     unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
     shown = best if len(best) <= _MOST_BRANCHES else [max(values, key=lambda m: values[m][0])]
@@ -188,6 +188,17 @@ def _branches(
     return tuple(
         Branch(forms[m], moments[m][0], _condition(forms[m], [forms[w] for w in best if w != m])) for m in best
     ), unproven
+
+
+def _at_points(wanted: Collection[Any], points: Iterable[Mapping[Any, Any]]) -> list[dict[Any, Any]]:
+    """The terms' values at each point but those that are no sizes of the run: a division by zero, half an element."""
+    found = []
+    for point in points:
+        with suppress(ZeroDivisionError):
+            values = {t: t.xreplace(dict(point)) for t in wanted}
+            if all(value.is_Rational for value in values.values()):
+                found.append({t: exact(value) for t, value in values.items()})
+    return found
 
 
 def _outgrown(

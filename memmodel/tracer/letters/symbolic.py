@@ -23,6 +23,7 @@ _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
 _SAMPLES = (2, 3, 4, 7, 8, 16, 37, 64, 128, 1000, 4096)
 _MOST_SAMPLES = 60
 _DIVISIONS = ("FloorDiv", "CleanDiv", "Mod", "PythonMod", "CeilDiv")
+_ROUNDINGS = ("ceiling", "floor", "CeilToInt", "FloorToInt")
 
 
 Multiple = tuple[str, int, str]  # letter, number, letter: H, 4, G says that H is 4·G
@@ -66,8 +67,9 @@ def multiples_among(sizes: Mapping[str, int]) -> list[Multiple]:
 
 
 def divides_letters(conditions: Iterable[Any]) -> bool:
-    """Whether a condition says that one letter divides another."""
-    parts = (part for condition in conditions for part in sympy.preorder_traversal(condition))
+    """Whether a condition says that one letter divides another; that it does not is no rare thing."""
+    wanted = (c for c in conditions if not isinstance(c, sympy.Ne))
+    parts = (part for condition in wanted for part in sympy.preorder_traversal(condition))
     return any(type(p).__name__ in _DIVISIONS and not p.args[1].is_number for p in parts)
 
 
@@ -139,57 +141,65 @@ def _maxima(expression: Any) -> list[Any]:
 
 
 def in_multiples(symbolic: Symbolic, at: Mapping[str, int]) -> tuple[Symbolic, dict[str, int]]:
-    """The same run for sizes that divide evenly, where those asked for do: without roundings, and by which numbers."""
-    divisors = _divisors(symbolic)
-    free_letters = [x for x in symbolic.symbols if x not in symbolic.fixed and divisors.get(x, 1) > 1]
-    chosen = {x: divisors[x] for x in free_letters if at.get(x, 0) % divisors[x] == 0}
-    if not chosen:
-        return symbolic, {}
+    """The same run for sizes that divide evenly, where those asked for do: without roundings, and by which numbers.
+
+    Divisions that divide what another rounded come out once that one is even: so it goes from the inside out.
+    """
+    known: dict[str, int] = {}
+    while True:
+        divisors = {x: math.lcm(d, known.get(x, 1)) for x, d in _divisors(symbolic).items()}
+        chosen = {x: d for x, d in divisors.items() if d > known.get(x, 1) and at.get(x, 0) % d == 0}
+        if not chosen:
+            return symbolic, known
+        known |= chosen
+        symbolic = _evenly(symbolic, known)
+
+
+def _evenly(symbolic: Symbolic, divisors: Mapping[str, int]) -> Symbolic:
+    """The run for multiples of these numbers."""
     symbols = symbolic.symbols
-    parts = {x: sympy.Dummy(x, integer=True, positive=True) for x in chosen}
-    finer = {symbols[x]: d * parts[x] for x, d in chosen.items()}
-    back = {parts[x]: symbols[x] / d for x, d in chosen.items()}
-
-    def even(expression: Any) -> Any:
-        found = sympy.sympify(expression).subs(finer)
-        return _plainer(found).xreplace(back)
-
+    parts = {x: sympy.Dummy(x, integer=True, positive=True) for x in divisors}
+    finer = {symbols[x]: d * parts[x] for x, d in divisors.items()}
+    back = {parts[x]: symbols[x] / d for x, d in divisors.items()}
     known: dict[Any, Any] = {}
 
     def once(expression: Any) -> Any:
         if expression not in known:
-            known[expression] = even(expression)
+            known[expression] = _plainer(sympy.sympify(expression).subs(finer)).xreplace(back)
         return known[expression]
 
     program = symbolic.program
     events = [_rewritten(event, once) for event in program.events]
     free = [s for x, s in symbols.items() if x not in symbolic.fixed]
-    factors = {symbols[x]: d for x, d in chosen.items()}
+    factors = {symbols[x]: d for x, d in divisors.items()}
     conditions = _conditions((once(c) for c in symbolic.conditions), free, factors)
-    return symbolic._replace(
-        program=Program(events, program.names, program.gradients), conditions=tuple(conditions)
-    ), chosen
+    return symbolic._replace(program=Program(events, program.names, program.gradients), conditions=tuple(conditions))
 
 
 def _divisors(symbolic: Symbolic) -> dict[str, int]:
-    """For each letter the least number that all divisions of it go by."""
+    """For each letter the least number that the divisions of it go by, where nothing inside them is rounded."""
     expressions = {e.nbytes for e in symbolic.program.events if isinstance(e, Alloc)} | set(symbolic.conditions)
-    names = {s: x for x, s in symbolic.symbols.items()}
+    names = {s: x for x, s in symbolic.symbols.items() if x not in symbolic.fixed}
     found: dict[str, int] = {}
     for expression in expressions:
         for part in sympy.preorder_traversal(sympy.sympify(expression)):
             for inner, divisor in _division(part):
-                for free in inner.free_symbols & set(names):
+                for free in inner.free_symbols & set(names) if not _rounds(inner) else ():
                     found[names[free]] = math.lcm(found.get(names[free], 1), divisor)
     return found
+
+
+def _rounds(expression: Any) -> bool:
+    return any(type(p).__name__ in (*_DIVISIONS, *_ROUNDINGS) for p in sympy.preorder_traversal(expression))
 
 
 def _division(part: Any) -> Iterable[tuple[Any, int]]:
     """(what is divided, by which number) of a rounded division."""
     kind = type(part).__name__
     if kind in _DIVISIONS and part.args[1].is_Integer:
-        yield part.args[0], int(part.args[1])
-    elif kind in ("ceiling", "floor", "CeilToInt", "FloorToInt"):
+        inner, below = sympy.fraction(part.args[0])
+        yield inner, int(part.args[1] * below)
+    elif kind in _ROUNDINGS:
         divisor = sympy.fraction(sympy.together(part.args[0]))[1]
         if divisor.is_Integer:
             yield part.args[0], int(divisor)
@@ -211,12 +221,20 @@ def _conditions(
     guards: Iterable[Any], symbols: list[sympy.Symbol], factors: Mapping[Any, int] | None = None
 ) -> list[Any]:
     """Guards that some sizes of at least two break; the others hold everywhere as far as samples show."""
-    found: dict[Any, None] = {}
-    samples = [{s: n * (factors or {}).get(s, 1) for s, n in p.items()} for p in _samples(symbols)]
+    found: dict[Any, set[int]] = {}
+    steps = factors or {}  # multiples of a number begin with it
+    samples = [{s: (n - 1) * steps[s] if s in steps else n for s, n in p.items()} for p in _samples(symbols)]
     for guard in guards:
-        if guard not in (sympy.true, sympy.false) and any(_broken(guard, s) for s in samples):
-            found[guard] = None
-    return _without_products(list(found))
+        if guard not in (sympy.true, sympy.false, *found):
+            broken = {i for i, sizes in enumerate(samples) if _broken(guard, sizes)}
+            found |= {guard: broken} if broken else {}
+    return _without_products([c for c in found if not _is_said_plainer(c, found)])
+
+
+def _is_said_plainer(condition: Any, broken: Mapping[Any, set[int]]) -> bool:
+    """Whether "this is not equal to that" fails only where a shorter one of the kind does."""
+    unlike = [c for c in broken if isinstance(c, sympy.Ne) and sympy.count_ops(c) < sympy.count_ops(condition)]
+    return isinstance(condition, sympy.Ne) and any(broken[condition] <= broken[c] for c in unlike)
 
 
 def _samples(symbols: list[sympy.Symbol]) -> Iterable[dict[sympy.Symbol, sympy.Integer]]:
@@ -226,7 +244,10 @@ def _samples(symbols: list[sympy.Symbol]) -> Iterable[dict[sympy.Symbol, sympy.I
 
 
 def _broken(guard: Any, sizes: Mapping[Any, Any]) -> bool:
-    return bool(guard.xreplace(sizes) == sympy.false)
+    try:
+        return bool(guard.xreplace(sizes) == sympy.false)
+    except ZeroDivisionError:  # a tensor of no elements: not a size at which the code runs so
+        return False
 
 
 def _without_products(conditions: list[Any]) -> list[Any]:

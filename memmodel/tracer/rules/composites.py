@@ -2,8 +2,8 @@
 
 Called inside the watcher, so that every inner operator is seen, and with C++'s lifetimes: locals die in reverse.
 NotImplemented where the operator is one kernel after all. Sources, under aten/src/ATen/native: ReduceOps.cpp
-(logsumexp_out_impl), transformers/attention.cpp (_safe_softmax), Loss.cpp (binary_cross_entropy_with_logits),
-TensorTransformations.cpp (roll_common).
+(logsumexp_out_impl), transformers/attention.cpp (_safe_softmax), Loss.cpp (binary_cross_entropy_with_logits,
+soft_margin_loss_backward_out), TensorTransformations.cpp (roll_common), Distance.cpp (_euclidean_dist).
 """
 
 from collections.abc import Callable
@@ -68,6 +68,34 @@ def _roll(x: Tensor, shifts: Any, dims: Any = ()) -> Any:
     return x
 
 
+def _margin_backward(gradient: Tensor, x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """-target * z / (1 + z), where z is exp(-target * x); a mean's divisor is left out."""
+    negative = -target
+    product = negative * x
+    z = product.exp()
+    del product, negative
+    out = target * z
+    out.mul_(-1.0)
+    z.add_(1)
+    return out.div_(z).mul_(gradient)
+
+
+def _euclidean_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Distances by one matrix product of operands with their norms and ones appended (more than 25 rows)."""
+    a_norm = a.pow(2).sum(-1, keepdim=True)
+    a_ones = torch.ones_like(a_norm)
+    b_norm = b.pow(2).sum(-1, keepdim=True)
+    b_ones = torch.ones_like(b_norm)
+    left = torch.cat((a.mul(-2), a_norm, a_ones), -1)
+    del a_norm, a_ones  # moved into the list
+    right = torch.cat((b, b_ones, b_norm), -1)
+    del b_norm, b_ones
+    result = left.matmul(right.mT)
+    result.clamp_min_(0).sqrt_()
+    del right, left
+    return result
+
+
 def in_place_safe_softmax() -> bool:
     """Whether this PyTorch's _safe_softmax writes its zeros into the softmax."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
@@ -79,4 +107,6 @@ COMPOSITES: dict[Any, Callable[..., Any]] = {
     aten._safe_softmax.default: _safe_softmax,
     aten.binary_cross_entropy_with_logits.default: _cross_entropy_of_logits,
     aten.roll.default: _roll,
+    aten.soft_margin_loss_backward.default: _margin_backward,
+    aten._euclidean_dist.default: _euclidean_distance,
 }

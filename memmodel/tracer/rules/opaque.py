@@ -64,6 +64,16 @@ def _cross_entropy_of_bits(args: Any, kwargs: Any, out: Any) -> list[Any]:
     return [Sized(out, like(args[0])[0]), like(out)]
 
 
+def _soft_margin(args: Any, kwargs: Any, out: Any) -> list[Any]:
+    """Likewise, into a result that was made without elements and grows to the loss of each."""
+    return [Sized(out, like(args[0])[0]), like(out)] if _reduces(args, kwargs) else [out]
+
+
+def _scattered_back(args: Any, kwargs: Any, out: Any) -> list[Any]:
+    """The mask is counted; what it picks and zeros for the rest, together as large, are made into one tensor."""
+    return [like(args[1], torch.int64), FREED, like(out), out]
+
+
 def _huber(args: Any, kwargs: Any, out: Any) -> list[Any]:
     return [like(args[0]), out] if _reduces(args, kwargs) else [out]
 
@@ -134,6 +144,8 @@ _PLANS: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
     "aten::huber_loss": _huber,
     "aten::nll_loss2d_forward": _loss_of_classes,
     "aten::binary_cross_entropy": _cross_entropy_of_bits,
+    "aten::soft_margin_loss": _soft_margin,
+    "aten::masked_scatter_backward": _scattered_back,
 }
 _ON_CUDA: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
     "aten::embedding_dense_backward": _embedding_backward,

@@ -1,4 +1,4 @@
-"""What an operator's kernel allocates inside and frees again: by operator, from the source named in `CORRECTIONS`."""
+"""What an operator's kernel allocates inside and frees again: by operator, from the source named in `sources.py`."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ _COPIED = {  # operands that the kernel copies where they are not contiguous, on
     "_log_softmax_backward_data": (0, 1),
     "native_layer_norm_backward": (0,),
 }
-_COPIED_ON_CPU = {"embedding_dense_backward": (0,)}
+_COPIED_ON_CPU = {"embedding_dense_backward": (0,), "log_sigmoid_forward": (0,), "pixel_shuffle": (0,)}
 _COPIED_FIRST = {"native_layer_norm": (0,), "native_layer_norm_backward": (1,)}  # likewise, before the results
 _POWER_OF_NUMBER = torch.ops.aten.pow.Scalar  # its result is made before the exponents are converted
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")

@@ -12,6 +12,8 @@ from memmodel.tracer.watch.watcher import is_users, run_users_code
 _SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built
 _NEEDS_DATA = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")
 
+_ASKED = (".numpy()", "FakeTensor.__format__")
+
 
 @contextmanager
 def told_as_theirs() -> Iterator[None]:
@@ -32,7 +34,7 @@ def _sentence(error: BaseException) -> str:
     where = f" at {place}" if place else ""
     kind, text = type(error).__name__, str(error).strip().splitlines()
     first = _SOURCE.sub("", text[0].strip().rstrip(".")) if text else ""
-    if kind in _NEEDS_DATA or ".numpy()" in first:
+    if kind in _NEEDS_DATA or any(words in first for words in _ASKED):
         return (
             f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
             f"from shapes or arguments instead ({first})"

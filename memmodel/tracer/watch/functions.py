@@ -5,19 +5,22 @@ choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from memmodel.tracer.rules.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
 from memmodel.tracer.rules.norms import FUSED_SINCE, rms_norm
-from memmodel.tracer.rules.not_known import FAST_PATH
+from memmodel.tracer.rules.not_known import FAST_PATH, RECURRENT
 from memmodel.tracer.rules.products import PLAIN_SIZES, folded, folds
+from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
 _PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor is
@@ -49,7 +52,10 @@ class Functions(TorchFunctionMode):
                 self._own[torch.rms_norm] = rms_norm
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        with following(self.watcher, args):
+            return self._called(func, args, dict(kwargs or {}))
+
+    def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.redirects:
             if func is torch.Tensor.cuda:
                 return args[0]
@@ -62,6 +68,10 @@ class Functions(TorchFunctionMode):
             return folded(*args)
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
             return indexed(args[0], args[1])
+        if func is torch.Tensor.item and _for_an_update():
+            return _factor(args[0])
+        if self.cuda and getattr(func, "__name__", "") in RECURRENT:
+            self.watcher.unknown[f"aten::{func.__name__}"] = RECURRENT[func.__name__]
         return func(*args, **kwargs)
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
@@ -158,6 +168,24 @@ def _is_cuda(value: Any) -> bool:
     if isinstance(value, torch.device):
         return value.type == "cuda"
     return isinstance(value, str) and (value == "cuda" or value.startswith("cuda:"))
+
+
+def _for_an_update() -> bool:
+    """Whether one of PyTorch's optimizers asks, which take values as factors; L-BFGS also decides by them."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__", "") == __name__:
+        frame = frame.f_back
+    asking: str = frame.f_globals.get("__name__", "")
+    return asking.startswith("torch.optim.") and asking != "torch.optim.lbfgs"
+
+
+def _factor(x: Tensor) -> Any:
+    """A value where it is known (step counters are), else any."""
+    try:
+        value = x.item()
+    except DataDependentOutputException:
+        return 1.0
+    return 1.0 if isinstance(value, torch.SymInt | torch.SymFloat) else value
 
 
 def _on_cpu(args: Any) -> Any:

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def made_fake(function: Any, watcher: "Watcher") -> Iterator[None]:
-    """Within, every parameter and buffer that the function reaches is fake, and optimizers start afresh."""
+    """Within, every parameter and buffer that the function reaches is fake, and optimizers start afresh.
+
+    Tensors that are found only as the code uses them stay the user's own, and get their gradients back.
+    """
     held = list(_held(function))
     fakes: dict[int, Tensor] = {}
     with ExitStack() as stack:
+        stack.callback(watcher.give_back)
         for name, module in held:
             if isinstance(module, torch.nn.Module):
                 _swap_module(module, "" if module is function else f"{name}.", fakes, watcher, stack)

@@ -86,6 +86,8 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
+    yield torch.nn.Module, "_apply", _apply
+    yield from _uncompiled()
     triton = sys.modules.get("triton.runtime.jit")
     if triton is not None:
         yield triton.JITFunction, "run", _no_kernel
@@ -175,6 +177,34 @@ def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
         make(self, device_type, *args, **kwargs)
 
     return checked
+
+
+def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
+    """`module.to(...)`: a parameter that changes is another; PyTorch would swap fake ones, which they do not allow."""
+    for child in self.children() if recurse else ():
+        child._apply(function)
+    for table in (self._parameters, self._buffers):
+        for name in [name for name, tensor in table.items() if tensor is not None]:
+            with torch.no_grad():
+                applied = function(table[name])
+            if applied is not table[name]:
+                wanted = table[name].requires_grad
+                table[name] = torch.nn.Parameter(applied, wanted) if table is self._parameters else applied
+            del applied
+    return self
+
+
+def _uncompiled() -> Iterator[tuple[Any, str, Any]]:
+    """What the code passes to torch.compile, before or now, runs as it is."""
+
+    def compile_(model: Any = None, **_: Any) -> Any:
+        return model if model is not None else lambda function: function
+
+    yield torch, "compile", compile_
+    yield torch.nn.Module, "compile", lambda *_, **__: None
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is not None:
+        yield compiler, "_stance", compiler.DynamoStance("force_eager")
 
 
 def _no_kernel(self: Any, *_: Any, **__: Any) -> Any:

@@ -124,6 +124,8 @@ class _Run:
         if inspect.iscoroutine(out):
             out.close()
             raise UsageError("the function is a coroutine (async def), which a trace does not run: trace a plain one")
+        if inspect.isgenerator(out):
+            raise UsageError("the function is a generator (yield), whose call runs nothing: trace what consumes it")
         if self.setting.step == "train":
             self._backward(out)
         elif self.setting.step == "forward":

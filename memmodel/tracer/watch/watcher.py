@@ -28,8 +28,11 @@ from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.tracer.rules.not_known import scratch_not_known
 from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
 from memmodel.tracer.rules.scratch import copies, scratch
+from memmodel.tracer.rules.symbols import computed
+from memmodel.tracer.rules.types import check_types
 from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.fake import fake_of
+from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
@@ -68,16 +71,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._keys: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
-        self._last_key = 0
+        self.last_key = 0
         self._handed_over: set[int] = set()
         self._constants: list[Alloc] = []
         self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
-        self._made: dict[int, tuple[int, Any, Site | None]] = {}  # node's number -> storage, shape, line of its result
         self.owners = Owners(self)
-        self.leaves: list[Tensor] = []  # parameters made fake, whose gradients the step leaves behind
+        self.nodes = Nodes(self)
+        self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
+        self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
         self._started = time.monotonic()
 
     @property
@@ -128,7 +132,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keys[address] = key
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
         shape = plain_dims(tensor.shape)
-        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self._site(), role)
+        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self.site(), role)
         if at is None:
             self.events.append(event)
         else:
@@ -162,6 +166,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         fake = fake_of(tensor)  # whose views are views of it
         self._fakes.append(fake)
         self._keys[fake.untyped_storage()._cdata] = key
+        if tensor.requires_grad and tensor.is_leaf:
+            self.leaves.append(tensor)
+            mine = tensor.grad is not None and is_fake(tensor.grad)  # given by the code within the trace
+            self._gradients_before.append((tensor, None if mine else tensor.grad))
+            tensor.grad = tensor.grad if mine else None
+
+    def give_back(self) -> None:
+        """Put the gradients back that the user's own tensors had before the trace."""
+        for tensor, gradient in self._gradients_before:
+            tensor.grad = gradient
+        self._gradients_before.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -173,6 +188,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return _bynumber(name, args[0])
             return func(*args, **kwargs)
         self._count()
+        check_types(func, args)
         if func in COMPOSITES:
             with self:
                 whole = COMPOSITES[func](*args, **kwargs)
@@ -185,51 +201,21 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for given in _tensors((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
-        out = in_place_result(func, args, node, accumulates, self.adds_in_place)
+        out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
-            out = laid_out(func, args, func(*args, **kwargs))
-        before = self._last_key
+            out = laid_out(func, args, computed(func, args, kwargs))
+        before = self.last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
-        self.owners.note(func, args, out, range(before + 1, self._last_key + 1), self.events[launched:])
+        self.owners.note(func, args, out, range(before + 1, self.last_key + 1), self.events[launched:])
         if node is None:
-            self._remember(out)
+            self.nodes.remember(out)
         elif not accumulates:
-            self._attribute(node, out, range(before + 1, self._last_key + 1))
+            self._attribute(node, out, range(before + 1, self.last_key + 1))
         return out
 
-    def _remember(self, out: Any) -> None:
-        """Note which node a result belongs to: autograd numbered it just before the operator ran."""
-        first = next((x for x in _tensors(out)), None)
-        key = None if first is None else self.key_of(first)
-        if first is not None and key is not None:
-            number = torch._C._autograd._get_sequence_nr() - 1
-            self._made[number] = key, tuple(first.shape), self._site()
-
-    def _attribute(self, node: Any, out: Any, born: Iterable[int]) -> None:
-        """Say of storages born in backward whose gradient they are, and which line's backward made them."""
-        own = self._made.get(int(node._sequence_nr()))
-        if own is not None and own[2] is not None:
-            self.forward_of |= dict.fromkeys(born, own[2])
-        for x in _tensors(out):
-            key = self.key_of(x)
-            if key is not None and key in born:
-                of = next((k for k, shape in self._behind(node) if _alike(shape, x.shape)), None)
-                if of is not None:
-                    self.gradients[key] = of
-
-    def _behind(self, node: Any) -> Iterator[tuple[int, Any]]:
-        """(storage, shape) of the tensors whose gradients a node computes."""
-        for after, _ in node.next_functions:
-            if after is None:
-                continue
-            leaf = getattr(after, "variable", None)
-            if leaf is not None:
-                key = self.key_of(leaf)
-                if key is not None:
-                    yield key, tuple(leaf.shape)
-            elif int(after._sequence_nr()) in self._made:
-                yield self._made[int(after._sequence_nr())][:2]
+    def _attribute(self, node: Any, out: Any, born: range) -> None:
+        self.nodes.attribute(node, out, born)
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         op = func._schema.name.partition("::")[2]
@@ -275,7 +261,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 key = self._new_key()
                 temporary.append(key)
                 self.events.append(
-                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self._site(), "temporary")
+                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self.site(), "temporary")
                 )
         return temporary
 
@@ -293,8 +279,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
 
     def _new_key(self) -> int:
-        self._last_key += 1
-        return self._last_key
+        self.last_key += 1
+        return self.last_key
 
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
@@ -309,7 +295,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keys.clear()
         self._fakes.clear()
 
-    def _site(self) -> Site | None:
+    def site(self) -> Site | None:
         """The user's frames, innermost first; none for what autograd itself makes."""
         frame: FrameType | None = sys._getframe(1)
         found: list[tuple[CodeType, int]] = []
@@ -333,7 +319,7 @@ _entry = run_users_code.__code__
 def is_users(frame: FrameType) -> bool:
     """Whether a frame is the user's code, not PyTorch's (what it generates has no module's name) or the tracer's."""
     name: str = frame.f_globals.get("__name__", "")
-    return bool(name) and not f"{name}.".startswith(_OUTSIDE)
+    return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
 
 
 def is_fake(tensor: Tensor) -> bool:
@@ -350,10 +336,6 @@ def _bynumber(name: str, x: Tensor) -> Any:
     if name == "aten::storage_offset":
         return number(x.storage_offset())
     return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]
-
-
-def _alike(a: Any, b: Any) -> bool:
-    return plain_dims(a) == plain_dims(b)
 
 
 def _label(node: Any) -> str:
