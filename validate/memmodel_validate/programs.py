@@ -1,6 +1,7 @@
 """The program of a recorded time: the source's own attention, or its flash kernel's tiles, on recording tensors."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from memmodel import recording
@@ -11,7 +12,7 @@ from memmodel.errors import UsageError
 from memmodel.masks import mask
 from memmodel.program import Launch, Program
 from memmodel_validate import attention as scripts
-from memmodel_validate.harnesses import HARNESSES
+from memmodel_validate.comparison import recorded
 from memmodel_validate.implementations import IMPLEMENTATIONS
 from memmodel_validate.ledger import Run, Source
 from memmodel_validate.records import Row
@@ -44,14 +45,20 @@ def _script(run: Run, source: Source) -> Program:
     """The attention of a source's script on (b, n, d) tensors, and backward from an upstream gradient."""
     protocol = source.protocol
     b, n, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
-    attention = getattr(scripts, run.detail.get("attention", protocol["attention"]))  # a row may have run another
+    attention = run.detail.get("attention", protocol["attention"])  # a row may have run another
+    return _attention(attention, (b, n, d), run.case["dtype"], protocol["learns"], bool(protocol["mask"]))
+
+
+@cache  # many tables ran the same
+def _attention(name: str, shape: tuple[int, int, int], dtype_name: str, learns: str, masked: bool) -> Program:
     with recording.Tape(sites=False) as tape:
-        kind = dtype(run.case["dtype"])
-        q, k, v = (_input((b, n, d), kind, name in protocol["learns"]) for name in "qkv")
-        upstream = _input((b, n, d), kind, False)
-        masks = [recording.ones(n, n, dtype=recording.bool, device="cuda")] if protocol["mask"] else []
+        kind = dtype(dtype_name)
+        q, k, v = (_input(shape, kind, each in learns) for each in "qkv")
+        upstream = _input(shape, kind, False)
+        n = shape[1]
+        masks = [recording.ones(n, n, dtype=recording.bool, device="cuda")] if masked else []
         tape.mark("forward")
-        out = attention(recording, q, k, v, *masks)
+        out = getattr(scripts, name)(recording, q, k, v, *masks)
         tape.mark("backward")
         out.backward(upstream)
     return tape.program
@@ -60,10 +67,7 @@ def _script(run: Run, source: Source) -> Program:
 def _harness(run: Run) -> Program:
     """A table's harness; a phase is that of its last iteration."""
     batch, seq, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
-    row = Row(run.source, batch, seq, d, printed={}, out_of_memory=False)
-    with recording.Tape(sites=False) as tape:
-        HARNESSES[run.source](recording, row, tape.mark)
-    return tape.program
+    return recorded(Row(run.source, batch, seq, d, printed={}, out_of_memory=False))
 
 
 def _standard(run: Run) -> Program:

@@ -7,7 +7,7 @@ from memmodel_validate.records import Row
 
 Mark = Callable[[str], None]
 Attention = Callable[..., Any]  # (xp, q, k, v) or (xp, q, k, v, mask)
-WARM_UP, MEASURED = 3, 2
+WARM_UP, MEASURED = 2, 2
 
 
 class Harness(Protocol):
