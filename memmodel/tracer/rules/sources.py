@@ -41,7 +41,7 @@ CORRECTIONS = (
         "backward of masked_scatter",
         "both",
         "counts the mask in int64; makes what it picks and zeros for the rest before both in one",
-        "torch/csrc/autograd/FunctionsManual.cpp, masked_scatter_backward",
+        "aten/src/ATen/native/TensorAdvancedIndexing.cpp, masked_scatter_backward_symint",
     ),
     Correction(
         "mask of attention in plain operators",
