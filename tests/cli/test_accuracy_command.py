@@ -11,7 +11,7 @@ from memmodel.errors import UsageError
 from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.judged import Judged, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
-from memmodel_validate.records import shipped
+from memmodel_validate.records import rows, shipped
 
 
 def run(*args: str) -> str:
@@ -27,15 +27,16 @@ def test_it_fits_80_columns_and_says_what_was_not_judged() -> None:
 
 def test_json_counts_what_it_lists() -> None:
     found = json.loads(run("--gpu", "H20", "--json"))
-    assert {one["gpu"] for one in found["judged"]} <= {"NVIDIA H20", "H20", "H200"}
+    assert found["judged"]
+    assert all("H20" in one["gpu"] for one in found["judged"])
     assert sum(group["count"] for group in found["groups"]) == len(found["judged"])
     assert sum(group["count"] for group in found["quantities"]) == len(found["judged"])
 
 
 def test_filters_narrow() -> None:
     printed = run("--quantity", "memory", "--gpu", "b200")
-    of_b200 = [r for r in shipped().runs if r.source in ("sara-eager", "sara-eager-2", "sara-compiled")]
-    numbers = sum(name.startswith("mem") for r in of_b200 for name in r.measured)
+    on_b200 = {name for name, source in shipped().sources.items() if "B200" in source.gpu}
+    numbers = sum(len(row.printed) for row in rows() if row.table in on_b200)
     assert f"memory {numbers:>22} {numbers:>6}" in printed
     assert "naive" not in printed
 

@@ -59,10 +59,6 @@ def moves_its_module(x: Tensor) -> Tensor:
     return nn.PReLU().to("cuda").cuda()(x)
 
 
-def halves_its_module(x: Tensor) -> Tensor:
-    return nn.PReLU().half()(x.half())
-
-
 def draws_for_nothing(x: Tensor) -> Tensor:
     return x * random.random()
 

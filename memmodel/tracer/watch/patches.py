@@ -79,7 +79,6 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
-    yield torch.nn.Module, "_apply", in_place(torch.nn.Module._apply)
     yield torch.cuda, "synchronize", _nothing
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     yield torch.amp.autocast_mode.autocast, "__init__", no_autocast(torch.amp.autocast_mode.autocast.__init__)
@@ -143,25 +142,6 @@ class _Annotations:
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         return lambda *_: 0
-
-
-def in_place(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """`Module._apply` where tensors already are what they are moved to: PyTorch cannot swap a fake one with itself."""
-
-    @functools.wraps(apply)
-    def applied(module: Any, change: Callable[[Any], Any], recurse: bool = True) -> Any:
-        with torch.no_grad():
-            if all(change(x) is x for x in (*module.parameters(recurse), *module.buffers(recurse))):
-                return module
-        try:
-            return apply(module, change, recurse)
-        except RuntimeError as error:
-            raise UsageError(
-                f"{type(module).__name__} changes the type of its tensors within the traced code: make it of that type "
-                "(dtype=), or make and convert it outside"
-            ) from error
-
-    return applied
 
 
 def no_autocast(make: Callable[..., None]) -> Callable[..., None]:
