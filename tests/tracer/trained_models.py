@@ -1,60 +1,14 @@
 """Models as people write them, each trained one step: x is (B, N, C); what a model returns is its loss or output."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from block_of_models import CLASSES, B, Block, C, H, N, Step, classes
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
-
-B, N, C, H = 3, 48, 32, 4
-D = C // H
-CLASSES = 50
-Step = Callable[[Tensor], Tensor]
-
-
-def heads(x: Tensor, number: int = H) -> Tensor:
-    return x.view(B, N, number, -1).transpose(1, 2)
-
-
-def together(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).reshape(B, N, -1)
-
-
-def classes() -> Tensor:
-    return torch.zeros(B, N, dtype=torch.int64)
-
-
-class Attention(nn.Module):
-    def __init__(self, bias: bool = True) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(C, 3 * C, bias=bias), nn.Linear(C, C, bias=bias)
-
-    def forward(self, x: Tensor) -> Any:
-        q, k, v = map(heads, self.qkv(x).chunk(3, dim=-1))
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(D)).softmax(dim=-1)
-        return self.out(together(weights @ v))
-
-
-class Block(nn.Module):
-    """Norms before or after; dropout in four places."""
-
-    def __init__(self, pre: bool = True, drop: float = 0.0) -> None:
-        super().__init__()
-        self.pre, self.drop = pre, nn.Dropout(drop)
-        self.first, self.second, self.attention = nn.LayerNorm(C), nn.LayerNorm(C), Attention()
-        self.mlp = nn.Sequential(
-            nn.Linear(C, 4 * C), nn.GELU(), nn.Dropout(drop), nn.Linear(4 * C, C), nn.Dropout(drop)
-        )
-
-    def forward(self, x: Tensor) -> Any:
-        if self.pre:
-            x = x + self.drop(self.attention(self.first(x)))
-            return x + self.mlp(self.second(x))
-        x = self.first(x + self.drop(self.attention(x)))
-        return self.second(x + self.mlp(x))
+from trained_attentions import ATTENTIONS
 
 
 def norms_before() -> Step:
@@ -100,88 +54,6 @@ def one_gate_matrix() -> Step:
     def step(x: Tensor) -> Any:
         gate, up = both(x).chunk(2, -1)
         return down(functional.glu(both(x)) + functional.gelu(gate, approximate="tanh") * up)
-
-    return step
-
-
-def multi_query() -> Step:
-    q, kv, out = nn.Linear(C, C), nn.Linear(C, 2 * D), nn.Linear(C, C)
-
-    def step(x: Tensor) -> Any:
-        k, v = kv(x).split(D, dim=-1)
-        weights = torch.einsum("bhid,bjd->bhij", heads(q(x)), k).mul(D**-0.5).softmax(-1)
-        return out(together(torch.einsum("bhij,bjd->bhid", weights, v)))
-
-    return step
-
-
-def grouped_queries() -> Step:
-    q, kv = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False)
-
-    def step(x: Tensor) -> Any:
-        k, v = (heads(y, H // 2).repeat_interleave(2, dim=1) for y in kv(x).chunk(2, -1))
-        causal = torch.ones(N, N, dtype=torch.bool).tril()
-        scores = (heads(q(x)) @ k.mT * D**-0.5).masked_fill(~causal, float("-inf"))
-        return together(scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v)
-
-    return step
-
-
-def window_by_unfold() -> Step:
-    qkv, width = nn.Linear(C, 3 * C), 8
-
-    def step(x: Tensor) -> Any:
-        q, k, v = qkv(x).chunk(3, -1)
-        k, v = (functional.pad(y, (0, 0, width - 1, 0)).unfold(1, width, 1) for y in (k, v))
-        weights = torch.einsum("bnc,bncw->bnw", q, k).softmax(-1)
-        return torch.einsum("bnw,bncw->bnc", weights, v)
-
-    return step
-
-
-def rotary_halves() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-    angle = torch.outer(torch.arange(N).float(), 1e4 ** (-torch.arange(0, D, 2).float() / D))
-    both = torch.cat((angle, angle), -1)
-
-    def turned(x: Tensor) -> Tensor:
-        first, second = x[..., : D // 2], x[..., D // 2 :]
-        return x * both.cos() + torch.cat((-second, first), dim=-1) * both.sin()
-
-    def step(x: Tensor) -> Any:
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        return together((turned(q) @ turned(k).mT).softmax(-1) @ v)
-
-    return step
-
-
-def rotary_pairs() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-
-    def turned(x: Tensor) -> Tensor:
-        angle = torch.einsum("i,j->ij", torch.arange(N).float(), 1.0 / 1e4 ** (torch.arange(0, D, 2) / D))
-        even, odd = x[..., ::2], x[..., 1::2]
-        cos, sin = angle.cos()[None, None], angle.sin()[None, None]
-        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = qkv(x).view(B, N, 3, H, D).permute(2, 0, 3, 1, 4)
-        return together((turned(q) @ turned(k).mT).softmax(-1) @ v)
-
-    return step
-
-
-def rotary_complex() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-    turns = torch.polar(torch.ones(N, D // 2), torch.ones(N, D // 2))
-
-    def turned(x: Tensor) -> Tensor:
-        pairs = torch.view_as_complex(x.float().reshape(B, N, H, -1, 2))
-        return torch.view_as_real(pairs * turns[:, None]).flatten(3).type_as(x).transpose(1, 2)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = (y.view(B, N, H, D) for y in qkv(x).chunk(3, -1))
-        return together((turned(q) @ turned(k).mT).softmax(-1) @ v.transpose(1, 2))
 
     return step
 
@@ -299,93 +171,6 @@ def experts_one_hot() -> Step:
     return step
 
 
-def position_table() -> Step:
-    qkv, table = nn.Linear(C, 3 * C), nn.Parameter(torch.zeros(2 * N - 1, H))
-    index = torch.arange(N)[:, None] - torch.arange(N)[None, :] + N - 1
-
-    def step(x: Tensor) -> Any:
-        q, k, v = qkv(x).reshape(B, N, 3, H, D).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = table[index.view(-1)].view(N, N, H).permute(2, 0, 1).contiguous()
-        return together(((q * D**-0.5) @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1) @ v)
-
-    return step
-
-
-def bucketed_positions() -> Step:
-    qkv, table = nn.Linear(C, 3 * C, bias=False), nn.Embedding(8, H)
-
-    def step(x: Tensor) -> Any:
-        distance = (torch.arange(N)[None, :] - torch.arange(N)[:, None]).neg().clamp(min=0)
-        large = (torch.log(distance.float() / 4 + 1e-6) * 2).to(torch.int64) + 4
-        bucket = torch.where(distance < 4, distance, torch.minimum(large, torch.full_like(large, 7)))
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        return together((q @ k.mT + table(bucket).permute(2, 0, 1)[None]).softmax(-1) @ v)
-
-    return step
-
-
-def alibi() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        slopes = 2.0 ** (-8.0 * torch.arange(1, H + 1) / H)
-        bias = slopes.view(H, 1, 1) * (torch.arange(N)[None, :] - torch.arange(N)[:, None])
-        return together((q @ k.mT + bias).softmax(-1) @ v)
-
-    return step
-
-
-def alibi_product() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        slopes = torch.pow(0.5, torch.arange(1, H + 1, dtype=torch.float32))
-        bias = -(torch.arange(N).view(1, N) - torch.arange(N).view(N, 1)).abs().float()
-        return together((q @ k.mT + slopes[:, None, None] * bias).softmax(-1) @ v)
-
-    return step
-
-
-def linear_attention(feature: Callable[[Tensor], Tensor]) -> Callable[[], Step]:
-    def made() -> Step:
-        qkv = nn.Linear(C, 3 * C)
-
-        def step(x: Tensor) -> Any:
-            q, k, v = map(heads, qkv(x).chunk(3, -1))
-            q, k = feature(q), feature(k)
-            state = k.transpose(-2, -1) @ v
-            return together(q @ state / (q @ k.sum(2).unsqueeze(-1)))
-
-        return step
-
-    return made
-
-
-def efficient_attention() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        return together(q.softmax(-1) @ (k.softmax(-2).transpose(-2, -1) @ v))
-
-    return step
-
-
-def causal_linear_attention() -> Step:
-    qkv = nn.Linear(C, 3 * C)
-
-    def step(x: Tensor) -> Any:
-        q, k, v = map(heads, qkv(x).chunk(3, -1))
-        q, k = functional.elu(q) + 1, functional.elu(k) + 1
-        state = torch.einsum("bhnd,bhne->bhnde", k, v).cumsum(2)
-        norm = torch.einsum("bhnd,bhnd->bhn", q, k.cumsum(2))
-        return together(torch.einsum("bhnd,bhnde->bhne", q, state) / norm[..., None])
-
-    return step
-
-
 def casts() -> Step:
     norm, first, second = nn.LayerNorm(C), *(nn.Linear(C, C) for _ in range(2))
 
@@ -407,11 +192,6 @@ def half_precision() -> Step:
 
 def library_layer() -> Step:
     return nn.TransformerEncoderLayer(C, H, 2 * C, dropout=0.1, batch_first=True)
-
-
-def cross_attention_of_library() -> Step:
-    attention, memory = nn.MultiheadAttention(C, H, dropout=0.1), nn.Parameter(torch.zeros(10, N, C))
-    return lambda x: attention(x, memory, memory, need_weights=False)[0]
 
 
 def layer_scale_and_drop_path() -> Step:
@@ -437,12 +217,6 @@ MODELS: dict[str, Callable[[], Step]] = {
     "bilinear": gated(lambda x: x),
     "squared relu": gated(lambda x: functional.relu(x).square()),
     "one gate matrix": one_gate_matrix,
-    "multi query": multi_query,
-    "grouped queries": grouped_queries,
-    "window by unfold": window_by_unfold,
-    "rotary, halves": rotary_halves,
-    "rotary, pairs": rotary_pairs,
-    "rotary, complex": rotary_complex,
     "cross entropy": losses(),
     "cross entropy, sum": losses(reduction="sum"),
     "cross entropy, smoothed": losses(label_smoothing=0.1),
@@ -460,18 +234,9 @@ MODELS: dict[str, Callable[[], Step]] = {
     "lora": lora,
     "experts": experts,
     "experts, one hot": experts_one_hot,
-    "position table": position_table,
-    "bucketed positions": bucketed_positions,
-    "alibi": alibi,
-    "alibi, product": alibi_product,
-    "linear attention, elu": linear_attention(lambda x: functional.elu(x) + 1),
-    "linear attention, softmax": linear_attention(lambda x: x.softmax(-1)),
-    "linear attention, relu": linear_attention(functional.relu),
-    "efficient attention": efficient_attention,
-    "causal linear attention": causal_linear_attention,
     "casts": casts,
     "half precision": half_precision,
     "library layer": library_layer,
-    "library attention": cross_attention_of_library,
     "layer scale, drop path": layer_scale_and_drop_path,
+    **ATTENTIONS,
 }

@@ -110,8 +110,8 @@ def _in_wide_tiles(
 ) -> dict[str, Constant]:
     """The constants, if narrow fp32 results came in wide tiles: their time then does not grow with the head dim.
 
-    cuBLAS 12 does so on Ampere for a batch of products on the fp32 units: from head dim 16 to 128, forward and backward
-    each grow by one product of their two and four.
+    Inferred from times, not from kernels' names: on an A800, from head dim 16 to 128, forward and backward each grow by
+    one product of their two and four (docs/time.md).
     """
     if "matmul.fp32.values" not in start:
         return {}

@@ -176,11 +176,7 @@ def named_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     Then steps whose gradients stay until the next backward; a first forward runs beside the last graph.
     """
     q, k, v = inputs(xp, run)
-    for _ in range(WARM_UP):
-        out = attention(xp, q, k, v)
-        loss = out.sum()
-        loss.backward()
-        drop_grads(q, k, v)
+    out, loss = _warmed_up(xp, q, k, v, attention)
     for _ in range(MEASURED):
         out = attention(xp, q, k, v)
     mark("backward")
@@ -189,6 +185,17 @@ def named_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
         loss = out.sum()
         drop_grads(q, k, v)
         loss.backward()
+
+
+def _warmed_up(xp: Any, q: Any, k: Any, v: Any, attention: Attention) -> tuple[Any, Any]:
+    """The output and the loss of the last of some steps, whose gradients are dropped."""
+    out = loss = None
+    for _ in range(WARM_UP):
+        out = attention(xp, q, k, v)
+        loss = out.sum()
+        loss.backward()
+        drop_grads(q, k, v)
+    return out, loss
 
 
 def with_and_without_gradients(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
@@ -235,12 +242,7 @@ def two_graphs(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     The forward's peak is that of unnamed sums; then one output and its loss keep their graph while training steps run.
     """
     q, k, v = inputs(xp, run)
-    out = loss = None
-    for _ in range(WARM_UP):
-        out = attention(xp, q, k, v)
-        loss = out.sum()
-        loss.backward()
-        drop_grads(q, k, v)
+    out, loss = _warmed_up(xp, q, k, v, attention)
     mark("forward")
     for _ in range(MEASURED):
         attention(xp, q, k, v).sum()
@@ -262,11 +264,7 @@ def _step(xp: Any, q: Any, k: Any, v: Any, attention: Attention) -> None:
 def last_loss(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:
     """ymao: read after a forward that has replaced the one before; the last warm-up's loss stays, `.grad` is None."""
     q, k, v = inputs(xp, run)
-    for _ in range(WARM_UP):
-        out = attention(xp, q, k, v)
-        loss = out.sum()
-        loss.backward()
-        drop_grads(q, k, v)
+    out, loss = _warmed_up(xp, q, k, v, attention)
     for _ in range(MEASURED):
         out = attention(xp, q, k, v)
     mark("backward")
