@@ -1,4 +1,5 @@
-# `make demo`: from nothing to a prediction. `make test`: everything the continuous integration runs. `make docs`: the book.
+# `make demo`: from nothing to a prediction. `make quick`: a small change's tests. `make test`: everything that CI runs.
+# `make docs`: the book.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,16 +10,20 @@ BROWSER := { command -v chromium && command -v chromedriver; } >/dev/null || { t
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
 	echo "no Chromium: tests of pages in a browser are skipped"
 
-.PHONY: demo test lint types unit docs clean
+.PHONY: demo test quick lint types unit docs clean
 
 demo: $(VENV)/core.done
 	$(BIN)/memmodel predict --gpu A100 --seq 16384
 
 test: lint types unit
 
+quick: lint types
+	$(BIN)/python -m pytest -n auto -m "not slow and not browser and not compiler"
+
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/test.done
 	$(BIN)/mypy
@@ -40,10 +45,11 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 # torch comes first and by its pinned version, so that nothing else pulls another build of it.
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt triton filelock hypothesis matplotlib nbformat pytest pytest-xdist mypy ruff selenium
+	$(PIP) --constraint constraints.txt triton filelock hypothesis import-linter matplotlib mypy nbformat pytest pytest-timeout \
+		pytest-xdist ruff selenium
 	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
 	$(BROWSER)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
