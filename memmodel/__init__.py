@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import memmodel.report  # noqa: F401 - names the renderers, and imports none of them
+
 __version__ = "0.1.0"
 
 _HOMES = {

@@ -1,19 +1,16 @@
 """The results of a prediction, as frozen data: what memory it takes, how much work it is, how long it takes.
 
-They render themselves: `print(prediction)` in a terminal, a table in a notebook; a renderer computes nothing.
+`print(report)` shows a table in a terminal, `report` at the end of a notebook's cell one there; see `memmodel.shown`.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from memmodel.case import Case
 from memmodel.gpus import Gpu
+from memmodel.shown import Shown
 from memmodel.timeline import TensorRecord
 from memmodel.timing import KernelTime
 from memmodel.work import Work
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Shown):
     """One algorithm on one case and GPU.
 
     `time` is the datasheet's lower bound, None where the GPU's data lack a rate (`notes` then say which); `calibrated`
@@ -87,14 +84,6 @@ class Prediction:
     tensors: tuple[TensorRecord, ...]
     notes: tuple[str, ...]
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from memmodel.report.tables import prediction_table
-
-        yield prediction_table(self)
-
-    def __str__(self) -> str:
-        return _rendered(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Mitigation:
@@ -107,7 +96,7 @@ class Mitigation:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Shown):
     """Predictions for several algorithms on one GPU, with what would help and what was assumed."""
 
     gpu: Gpu
@@ -117,28 +106,3 @@ class Report:
 
     def __getitem__(self, algorithm: str) -> Prediction:
         return next(p for p in self.predictions if p.case.algorithm == algorithm)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The documented JSON form."""
-        from memmodel.report.json import report_dict
-
-        return report_dict(self)
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from memmodel.report.tables import report_parts
-
-        yield from report_parts(self)
-
-    def __str__(self) -> str:
-        return _rendered(self)
-
-    def _repr_html_(self) -> str:
-        from memmodel.report.tables import html
-
-        return html(self)
-
-
-def _rendered(result: object) -> str:
-    from memmodel.report.tables import text
-
-    return text(result)

@@ -1,8 +1,11 @@
-"""Numbers for people. The one module that knows 1000 and 1024: memory is in binary units, rates in decimal ones."""
+"""Numbers and formulas for people. Only here are 1000 and 1024 known: memory in binary units, rates in decimal ones."""
+
+import re
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 GIGA, TERA = 10**9, 10**12
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
 
 
@@ -40,3 +43,10 @@ def seconds_text(seconds: float) -> str:
 def percent_text(part: float, whole: float) -> str:
     """A share: "42.0 %"."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def formula_text(expression: object) -> str:
+    """A sympy expression as people write it: "4·b·h·n·(2·d + n)", with n², ≥ and ≤."""
+    text = str(expression).replace("ceiling", "ceil")
+    text = re.sub(r"\*\*(\d+)", lambda power: power.group(1).translate(_SUPERSCRIPTS), text)
+    return text.replace("*", "·").replace(">=", "≥").replace("<=", "≤").replace("&", "and")

@@ -10,8 +10,8 @@ from memmodel.case import LARGEST, Case
 from memmodel.errors import UsageError, choice
 from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
-from memmodel.pictures.shown import Shown
 from memmodel.predictor import on_gpu
+from memmodel.shown import Drawing
 from memmodel.thresholds import resized
 
 AGAINST = ("batch", "heads")
@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Frontier(Shown):
+class Frontier(Drawing):
     """Lines of one configuration. `against` is the size on the x axis, `step` the grid of sequences."""
 
     case: str
@@ -55,7 +55,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class HeatMap(Shown):
+class HeatMap(Drawing):
     """One algorithm on one GPU: what every pair of sizes takes, and the wall between them."""
 
     case: str

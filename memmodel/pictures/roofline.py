@@ -11,9 +11,9 @@ from memmodel.algorithms import record
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
-from memmodel.pictures.shown import Shown
 from memmodel.prediction import Prediction, Report
 from memmodel.predictor import step
+from memmodel.shown import Drawing
 
 _SAME = 1.02  # ceilings closer than this are drawn as one
 
@@ -79,7 +79,7 @@ class MeasuredPoint(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Roofline(Shown):
+class Roofline(Drawing):
     """A GPU's ceilings and a report's kernels.
 
     Attributes:

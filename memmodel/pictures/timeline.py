@@ -11,10 +11,10 @@ from memmodel.case import Case
 from memmodel.fitting import memory
 from memmodel.gpus import Gpu
 from memmodel.origin import names
-from memmodel.pictures.shown import Shown
 from memmodel.pictures.usage import usage_by_event
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.shown import Drawing
 
 NAMED = 7  # tensors with a band of their own, besides the inputs: more colours cannot be told apart
 
@@ -44,7 +44,7 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline(Shown):
+class Timeline(Drawing):
     """One step on one GPU.
 
     Attributes:

@@ -1,1 +1,28 @@
-"""Renderers: tables, JSON, CSV. They lay out what a prediction holds and compute nothing."""
+"""How results are shown: tables, JSON, pictures, pages. The one package with renderers, named by the type they show."""
+
+from memmodel.shown import register
+
+register(
+    {
+        "memmodel.shown.Shown": {"text": "memmodel.report.tables:text", "notebook": "memmodel.report.tables:html"},
+        "memmodel.shown.Drawing": {
+            "screen": "memmodel.report.terminal_plots:screen",
+            "notebook": "memmodel.report.saving:notebook",
+            "file": "memmodel.report.saving:save",
+            "dict": "memmodel.report.picture_data:picture_dict",
+        },
+        "memmodel.prediction.Report": {
+            "screen": "memmodel.report.tables:report_parts",
+            "dict": "memmodel.report.json:report_dict",
+        },
+        "memmodel.prediction.Prediction": {
+            "screen": "memmodel.report.tables:prediction_parts",
+            "dict": "memmodel.report.json:prediction_dict",
+        },
+        "memmodel.tracer.result.Trace": {
+            "screen": "memmodel.report.trace:trace_parts",
+            "dict": "memmodel.report.trace:trace_dict",
+        },
+        "memmodel.tracer.letters.closed.Forms": {"latex": "memmodel.report.trace:forms_latex"},
+    }
+)

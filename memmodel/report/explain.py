@@ -10,7 +10,7 @@ from rich.text import Text
 from memmodel.case import Case
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.tables import account_table, bullets, verdicts
-from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.closed_forms import Formulas
@@ -77,9 +77,7 @@ def _number(value: int, unit: str, form: "Formulas | None", expression: Any, cas
     """A number and, where there is one that holds at these sizes, its formula."""
     if value == 0 or form is None or expression is None or form.value(expression, case) != value:
         return f"{value:,} {unit}"
-    from memmodel.report.formulas import plain
-
-    return f"{value:,} {unit} = {plain(expression)}"
+    return f"{value:,} {unit} = {formula_text(expression)}"
 
 
 def _kernel_tables(prediction: Prediction) -> Iterator[Any]:

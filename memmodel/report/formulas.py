@@ -10,6 +10,7 @@ from rich.text import Text
 
 from memmodel.closed_forms import Branch, Formulas
 from memmodel.dtypes import short_name
+from memmodel.units import formula_text
 
 _LETTERS = {
     "b": "batch",
@@ -21,7 +22,6 @@ _LETTERS = {
     "e": "value dim",
     "w": "window",
 }
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def rows(forms: Formulas) -> Iterator[tuple[str, Any, str]]:
@@ -37,15 +37,8 @@ def rows(forms: Formulas) -> Iterator[tuple[str, Any, str]]:
 
 
 def _when(branch: Branch) -> str:
-    where = "" if branch.wins is None else f"where {plain(branch.wins)}; "
+    where = "" if branch.wins is None else f"where {formula_text(branch.wins)}; "
     return where + branch.moment
-
-
-def plain(expression: Any) -> str:
-    """An expression as people write it: 4·b·h·n·(2·d + n), n², ≥ and ≤."""
-    text = str(expression).replace("ceiling", "ceil")
-    text = re.sub(r"\*\*(\d+)", lambda power: power.group(1).translate(_SUPERSCRIPTS), text)
-    return text.replace("*", "·").replace(">=", "≥").replace("<=", "≤").replace("&", "and")
 
 
 def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
@@ -60,7 +53,7 @@ def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, expression, when in rows(forms):
-        table.add_row(name, plain(expression))
+        table.add_row(name, formula_text(expression))
         if when:
             table.add_row("", Text(when, style="dim"))
     yield table
@@ -80,7 +73,7 @@ def tensor_table(forms: Formulas) -> Table:
     for name in ("tensor", "shape", "bytes"):
         table.add_column(name, overflow="fold")
     for name, shape, nbytes in forms.tensors:
-        table.add_row(name, " x ".join(plain(size) for size in shape), plain(nbytes))
+        table.add_row(name, " x ".join(formula_text(size) for size in shape), formula_text(nbytes))
     return table
 
 

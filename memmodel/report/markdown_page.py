@@ -16,6 +16,7 @@ from memmodel.report.page import (
     verdict_lines,
 )
 from memmodel.report.tables import mitigation_title, text
+from memmodel.units import formula_text
 
 _SPECIAL = "\\`*_{}[]<>#|$~&"
 
@@ -55,11 +56,9 @@ def _pictures(page: Page) -> Iterator[tuple[str, Any]]:
 
 
 def _formulas(page: Page) -> Iterator[str]:
-    from memmodel.report.formulas import plain
-
     for prediction, form in zip(page.report.predictions, page.forms, strict=True):
         if form is not None:
-            rows = tuple((name, plain(expression), when) for name, expression, when in formula_rows(form))
+            rows = tuple((name, formula_text(expression), when) for name, expression, when in formula_rows(form))
             yield from (*_heading(f"Formulas of {prediction.title}"), escaped(letters(form)), "")
             yield from _table(Sheet(("quantity", "formula", ""), rows, ()))
 

@@ -23,6 +23,11 @@ def pictures_dict(pictures: Sequence[Any]) -> dict[str, Any]:
     return {"schema": SCHEMA, "kind": "heat map", **heat_map_dict(shown)}
 
 
+def picture_dict(shown: Any) -> dict[str, Any]:
+    """One picture."""
+    return pictures_dict([shown])
+
+
 def timeline_dict(shown: Timeline) -> dict[str, Any]:
     """One panel."""
     return {

@@ -193,9 +193,9 @@ def bullets(title: str, lines: Iterable[str]) -> Group:
     return Group(Text(title, style="bold"), rows)
 
 
-def prediction_table(prediction: Prediction) -> Table:
+def prediction_parts(prediction: Prediction) -> Iterator[Any]:
     """The account of one prediction alone."""
-    return account_table(prediction, rows=None)
+    yield account_table(prediction, rows=None)
 
 
 def gpu_table(gpus: Iterable[Gpu]) -> Table:

@@ -30,19 +30,28 @@ _COLORS = ("yellow", "cyan", "green", "magenta", "blue", "red", "bright_yellow")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def view(picture: object, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+class Screen:
     """A Timeline, Roofline, Frontier or HeatMap for `rich`, in the width that there is."""
-    width = options.max_width
-    if width < NARROWEST:
-        yield Text(
-            f"{width} columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, "
-            "or see --data and -o FILE"
-        )
-        return
-    ascii_only = options.ascii_only or console.is_dumb_terminal
-    draw: dict[type, Callable[..., Iterator[Any]]]
-    draw = {Timeline: _timeline, Roofline: _roofline, Frontier: _frontier, HeatMap: _heat_map}
-    yield from draw[type(picture)](picture, width, ascii_only)
+
+    def __init__(self, picture: object) -> None:
+        self.picture = picture
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        width = options.max_width
+        if width < NARROWEST:
+            yield Text(
+                f"{width} columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, "
+                "or see --data and -o FILE"
+            )
+            return
+        draw: dict[type, Callable[..., Iterator[Any]]]
+        draw = {Timeline: _timeline, Roofline: _roofline, Frontier: _frontier, HeatMap: _heat_map}
+        yield from draw[type(self.picture)](self.picture, width, options.ascii_only or console.is_dumb_terminal)
+
+
+def screen(picture: object) -> Iterator[Screen]:
+    """The picture alone."""
+    yield Screen(picture)
 
 
 def _timeline(shown: Timeline, width: int, ascii_only: bool) -> Iterator[Any]:

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from memmodel.origin import wildcard
-from memmodel.report.formulas import plain
+from memmodel.report.formulas import latex_rows
 from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict, work_dict
 from memmodel.report.tables import bullets
 from memmodel.timeline import TensorRecord
-from memmodel.units import bytes_text, decimal_text, percent_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, formula_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.tracer.letters.closed import Forms
@@ -81,7 +81,7 @@ def _formulas(trace: "Trace") -> Any:
     table = _table(f"In bytes; {trace.forms.region}{sampled}", "", "")
     table.show_header = False
     for name, expression, when in form_rows(trace.forms):
-        table.add_row(name, plain(expression))
+        table.add_row(name, formula_text(expression))
         if when:
             table.add_row("", Text(when, style="dim"))
     return table
@@ -99,8 +99,13 @@ def form_rows(forms: "Forms") -> Iterator[tuple[str, Any, str]]:
         yield "HBM traffic", forms.hbm_bytes, ""
 
 
+def forms_latex(forms: "Forms") -> str:
+    """An equation a line."""
+    return "\n".join(latex_rows(form_rows(forms)))
+
+
 def _where(condition: Any) -> str:
-    return condition if isinstance(condition, str) else f"where {plain(condition)}"
+    return condition if isinstance(condition, str) else f"where {formula_text(condition)}"
 
 
 def _line_table(trace: "Trace") -> Table:

@@ -9,6 +9,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Time
 from memmodel.program import Mark, Program
+from memmodel.shown import Shown, rendered
 from memmodel.timeline import TensorRecord
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
@@ -18,13 +19,11 @@ from memmodel.tracer.memory import Largest
 from memmodel.work import Work
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
     from memmodel.pictures.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Shown):
     """The memory, work and time of one step of a user's function.
 
     Attributes:
@@ -97,30 +96,6 @@ class Trace:
 
     def latex(self) -> str:
         """The closed forms as LaTeX, an equation a line. Raises UsageError where there are none."""
-        from memmodel.report.formulas import latex_rows
-        from memmodel.report.trace import form_rows
-
         if self.forms is None:
             raise UsageError(f"{self.title}: no formulas: {self.why_no_forms}")
-        return "\n".join(latex_rows(form_rows(self.forms)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The documented JSON form."""
-        from memmodel.report.trace import trace_dict
-
-        return trace_dict(self)
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from memmodel.report.trace import trace_parts
-
-        yield from trace_parts(self)
-
-    def __str__(self) -> str:
-        from memmodel.report.tables import text
-
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        from memmodel.report.tables import html
-
-        return html(self)
+        return str(rendered("latex", self.forms))

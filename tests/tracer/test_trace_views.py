@@ -16,8 +16,8 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import cases_of, on_gpu
-from memmodel.report.formulas import plain
 from memmodel.report.trace import form_rows
+from memmodel.units import formula_text
 
 SIZES = {"B": 2, "H": 3, "N": 1024, "D": 64}
 CASE = {"batch": 2, "heads": 3, "head_dim": 64, "dtype": "bf16"}
@@ -84,7 +84,7 @@ def test_latex_has_every_formula() -> None:
     lines = found.latex().splitlines()
     assert len(lines) == len(list(form_rows(found.forms)))
     assert lines[0] == r"\text{saved for backward} &= 2 B H N^{2} \\"
-    assert plain(found.forms.saved) == "2·B·H·N²"
+    assert formula_text(found.forms.saved) == "2·B·H·N²"
     with pytest.raises(UsageError, match="not asked for"):
         memmodel.trace(naive, INPUTS, at=SIZES, formulas=False).latex()
 

@@ -20,6 +20,7 @@ from memmodel.tracer.letters.layers import Layers, alive_at, layers_of, progress
 from memmodel.tracer.letters.polynomials import Terms, add, around_ones, exact, lies_below, terms
 from memmodel.tracer.letters.symbolic import Symbolic, in_multiples
 from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.units import formula_text
 from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
@@ -124,8 +125,6 @@ def _at_this_number_alone(saved: Any, peaks: Mapping[str, Sequence[Branch]], lay
 
 
 def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None, alone: Sequence[str]) -> str:
-    from memmodel.report.formulas import plain
-
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
     parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
     parts += [f"{' and '.join(alone)} for these {layers.count} layers alone"] if layers and alone else []
@@ -133,9 +132,9 @@ def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | N
     parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
     parts += [f"{x} fixed at {n}" for x, n in symbolic.fixed.items()]
     parts += [f"{x} a multiple of {n}" for x, n in multiples.items()]
-    parts += [plain(c) for c in symbolic.conditions if c not in unlike]
+    parts += [formula_text(c) for c in symbolic.conditions if c not in unlike]
     if unlike:
-        parts.append("not where " + " or ".join(f"{plain(c.lhs)} = {plain(c.rhs)}" for c in unlike))
+        parts.append("not where " + " or ".join(f"{formula_text(c.lhs)} = {formula_text(c.rhs)}" for c in unlike))
     return ", ".join(parts)
 
 

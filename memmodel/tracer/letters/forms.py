@@ -7,6 +7,7 @@ from memmodel.tracer.job import Job
 from memmodel.tracer.letters.closed import Forms, closed_forms
 from memmodel.tracer.letters.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
 from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.units import formula_text
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
@@ -64,10 +65,8 @@ def lettered(program: Program, symbolic: Symbolic | None) -> Program:
     """The program with sizes that show as letters, where the run in letters has the same storages."""
     if symbolic is None:
         return program
-    from memmodel.report.formulas import plain
-
     shapes = {
-        e.key: tuple(Size(int(n), _letter(plain(s))) for n, s in zip(e.shape, w.shape, strict=True))
+        e.key: tuple(Size(int(n), _letter(formula_text(s))) for n, s in zip(e.shape, w.shape, strict=True))
         for e, w in zip(_of_last_step(program), _of_last_step(symbolic.program), strict=True)
         if len(e.shape) == len(w.shape)
     }

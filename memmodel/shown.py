@@ -1,0 +1,63 @@
+"""How results show themselves: printed, in a notebook, as a dict, as LaTeX, as a file.
+
+A result knows no renderer. `memmodel.report` names one for each type and form; it is imported when a result of that
+type is first shown, so that computing results loads nothing that draws.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
+_RENDERERS: dict[str, Mapping[str, str]] = {}
+
+
+def register(renderers: Mapping[str, Mapping[str, str]]) -> None:
+    """Name the renderers of types: {"module.Type": {form: "module:function"}}. Subclasses inherit them."""
+    _RENDERERS.update(renderers)
+
+
+def rendered(form: str, result: object, *arguments: Any) -> Any:
+    """A result in a form: "screen", "text", "notebook", "dict", "latex" or "file".
+
+    Raises TypeError where no renderer is registered for the type.
+    """
+    for kind in type(result).__mro__:
+        name = _RENDERERS.get(f"{kind.__module__}.{kind.__qualname__}", {}).get(form)
+        if name is not None:
+            render: Callable[..., Any] = resolve_name(name)
+            return render(result, *arguments)
+    raise TypeError(f"no {form} is registered for {type(result).__name__}: memmodel.report lists the renderers")
+
+
+class Shown:
+    """A result that can be printed, shown in a notebook and turned into a dict."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented JSON form."""
+        found: dict[str, Any] = rendered("dict", self)
+        return found
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator[Any]:
+        yield from rendered("screen", self)
+
+    def __str__(self) -> str:
+        return str(rendered("text", self))
+
+    def _repr_html_(self) -> str:
+        return str(rendered("notebook", self))
+
+
+class Drawing(Shown):
+    """A result that is a picture."""
+
+    __slots__ = ()
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Draw into a .svg or .png file, over one that is there. Needs matplotlib. Raises UsageError for others."""
+        rendered("file", self, file)
