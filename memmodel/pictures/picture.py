@@ -1,0 +1,159 @@
+"""A picture as data: axes, series, legend and notes. One drawer per medium draws it, and none knows what it shows.
+
+`memmodel.pictures.describe` makes one from a Timeline, Roofline, Frontier or HeatMap. `memmodel.report.figure` draws it
+with matplotlib, `memmodel.report.terminal` with characters. As JSON, for a page's script, it is `dataclasses.asdict` of
+it: the field names below are the keys, tuples are lists.
+
+    {"title": "...", "subtitle": "...", "verdict": {look, cells: [text]} or null, "aspect": height / width of the axes,
+     "x": {"label", "low", "high", "log", "ticks": [[value, text], ...]}, "y": the same,
+     "areas": [{look, "lower": [...], "upper": [...], "hatched": [...]}],
+     "lines": [{look, "points": [[x, y], ...], "name", "step"}],
+     "marks": [{look, "x", "y"}],
+     "cells": [{"x", "y", "share", "text"}],
+     "columns": ["header", ...], "legend": [{look, "cells": [text, ...]}], "notes": [{look, "cells": [text]}]}
+    with look = {"key", "tone", "dash", "width", "shape", "fill"}
+
+How a drawer draws it, from back to front:
+
+- areas are stacks of steps: from x = i to i + 1 an area reaches from lower[i] to upper[i], and from lower[i] to
+  hatched[i] it is hatched too. Its key is written inside where there is room;
+- lines join their points; a stepped line keeps y until the next x. A look with a shape puts a mark at each point.
+  `name` is written at the line's end outside the axes if the line is level, beside it otherwise;
+- marks stand at points. Those of one look that would cover each other are one, with all keys; those of other looks
+  stand side by side. A key that is not the shape itself is written beside the mark;
+- cells fill a unit square around (x, y), coloured by a share from 0 to 1; without a share they are hatched;
+- no text covers a mark or another text; what finds no room is left out, for the legend says it.
+
+Colours are never the only difference: a key, a dash, a shape or a hatch says the same.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memmodel.units import bytes_text
+
+SERIES = 7  # tones "1" to "7"
+SHAPES = "●■▲◆▼✚✖★"
+DASHES = ("solid", "dashed", "dashdot", "dotted")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a series and its entry in the legend look.
+
+    Attributes:
+        key: a letter or character that names it without colours.
+        tone: "ink", "faint", "light", "limit" (what must not be exceeded), "roof", or "1" to "7".
+        dash: of a line, one of DASHES; "" for what is no line. width: of a line, 1 is normal.
+        shape: of marks, one of SHAPES; "" for what has none.
+        fill: "full", "hollow" or "hatched".
+    """
+
+    key: str = ""
+    tone: str = "ink"
+    dash: str = ""
+    width: float = 1.0
+    shape: str = ""
+    fill: str = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis: its ends in SI units, whether it is logarithmic, and (value, text) of its ticks."""
+
+    label: str
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[tuple[float, str], ...]
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high one."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A layer of a stack: from i to i + 1 it reaches from lower[i] to upper[i], hatched up to hatched[i]."""
+
+    look: Look
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    hatched: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points joined straight, or in steps that keep y until the next x; `name` is written beside it."""
+
+    look: Look
+    points: tuple[tuple[float, float], ...]
+    name: str = ""
+    step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point."""
+
+    look: Look
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A unit square around (x, y), coloured by a share from 0 to 1; hatched, without text, where that is None."""
+
+    x: int
+    y: int
+    share: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the legend, or a note of one cell."""
+
+    look: Look
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One pair of axes with what is in it, above it and below it; the columns of the legend by importance."""
+
+    title: str
+    subtitle: str
+    x: Axis
+    y: Axis
+    verdict: Entry | None = None
+    aspect: float = 0.45
+    areas: tuple[Area, ...] = ()
+    lines: tuple[Line, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    columns: tuple[str, ...] = ()
+    legend: tuple[Entry, ...] = ()
+    notes: tuple[Entry, ...] = ()
+
+
+def memory_axis(top: float, about: int = 5) -> Axis:
+    """Bytes from 0 to `top`, with some `about` ticks at round numbers of one binary unit."""
+    unit = 1024 ** min(int(math.log(max(top, 1), 1024)), 6)
+    rough = top / unit / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    name = bytes_text(unit).partition(" ")[2]
+    count = math.floor(top / unit / step)
+    return Axis("memory", 0, top, False, tuple((i * step * unit, f"{i * step:g} {name}") for i in range(count + 1)))
+
+
+def log_axis(label: str, low: float, high: float, text: Callable[[float], str], base: int = 10, most: int = 8) -> Axis:
+    """A logarithmic axis with ticks at powers of a base, of which at most so many are labelled."""
+    powers = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
+    ticks = tuple((float(base) ** power, text(float(base) ** power)) for power in powers)
+    return Axis(label, low, high, True, ticks[:: 1 + (len(ticks) - 1) // most])
