@@ -9,7 +9,7 @@ _KEYS = {"heads", "kv_heads", "head_dim", "mask", "window", "dtype"}
 
 def models() -> dict[str, dict[str, Any]]:
     """All model shapes by name, each with its source."""
-    from memmodel.gpus.toml import DATA, read_toml
+    from memmodel.files import DATA, read_toml
 
     return read_toml(DATA, "models.toml")
 

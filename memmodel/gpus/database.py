@@ -1,27 +1,26 @@
-"""The database: one file per GPU. A lookup parses the table of names and that one file."""
+"""The database, one file per GPU, and users' files. A lookup parses the table of names and that one file."""
 
 from dataclasses import replace
 from functools import cache
 from os import PathLike, fspath
 from os.path import basename, splitext
 
-from memmodel.errors import UsageError
-from memmodel.gpus.files import parse_gpu
+from memmodel.files import DATA, read_toml
+from memmodel.gpus.files import gpu_of
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.names import gpu_ids, ids_named
-from memmodel.gpus.toml import DATA, read_toml
 
 
 @cache
 def _gpu(id_: str) -> Gpu:
-    file = f"{id_}.toml"
-    return parse_gpu(read_toml(DATA, "gpus", file), id_, where=file)
+    return gpu_of(read_toml(DATA, "gpus", f"{id_}.toml"), id_)
 
 
 def load_gpu(name: str) -> Gpu:
     """Load the GPU called `name`: an id, torch's device name or a short name.
 
-    A name that fits several GPUs takes the first; the result's `ambiguity` then says so.
+    A name that fits several GPUs takes the first; the result's `ambiguity` then says so. Raises UsageError for a name
+    that fits none.
     """
     taken, *others = ids_named(name)
     gpu = _gpu(taken)
@@ -31,13 +30,18 @@ def load_gpu(name: str) -> Gpu:
 
 
 def load_gpu_file(path: str | PathLike[str]) -> Gpu:
-    """Load a user's file. With `base = "a10"` it only holds what differs from that GPU."""
-    document = read_toml(fspath(path))
-    name = basename(path)
-    base = document.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise UsageError(f"{name}: base must be the name of a GPU in quotes, not {base!r}")
-    return parse_gpu(document, splitext(name)[0], where=name, base=None if base is None else load_gpu(base))
+    """Load a user's file (docs/gpus.md describes it). With `base = "a10"` it holds only what differs from that GPU.
+
+    Raises UsageError that names the file, the key, what was given and what was expected.
+    """
+    from memmodel.gpus.schema import check_document, check_gpu  # msgspec is slow to import, and only this needs it
+
+    document, name = read_toml(fspath(path)), basename(path)
+    check_document(document, name)
+    start = {"base": load_gpu(document["base"])} if "base" in document else {}
+    gpu = gpu_of(document, splitext(name)[0], f"user file {name}", **start)
+    check_gpu(gpu, name)
+    return gpu
 
 
 def all_gpus() -> tuple[Gpu, ...]:

@@ -6,8 +6,7 @@ from typing import Literal
 
 from memmodel.dtypes import DType, short_name
 from memmodel.errors import UsageError, unknown
-from memmodel.gpus.keys import PEAK_NAMES, file_key
-from memmodel.gpus.sources import source_text
+from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 
 Pipe = Literal["tensor", "vector"]
 

@@ -1,8 +1,10 @@
-"""The keys of a GPU file. A key ends in its unit; inside memmodel every quantity is in its SI base unit."""
+"""The vocabulary of GPU files: keys, which end in their unit, and the short names of sources."""
 
+from functools import cache
 from types import MappingProxyType
 
 from memmodel.errors import unknown
+from memmodel.files import DATA, read_toml
 
 KiB, MiB, GiB = 2**10, 2**20, 2**30
 
@@ -36,7 +38,6 @@ PEAK_NAMES = (
     *("fp16", "fp16_fp16acc", "bf16", "tf32", "fp32", "fp64"),
 )
 TEXT_KEYS = ("name", "vendor", "arch", "rates", "note")
-REQUIRED = ("bandwidth",)
 
 
 def file_key(quantity: str) -> str:
@@ -48,3 +49,18 @@ def file_key(quantity: str) -> str:
         if known == quantity:
             return key
     raise unknown("quantity of a GPU", quantity, {known for known, _ in KEYS.values()})
+
+
+@cache
+def known_sources() -> dict[str, str]:
+    """Load the texts of the sources, by the short names that shipped GPU files give them."""
+    return read_toml(DATA, "gpu_sources.toml")
+
+
+def source_text(source: str) -> str:
+    """Return the text of a source named `ds-a100` or, with a detail, `xla:h100_sxm`. Other text stands for itself."""
+    key, _, detail = source.partition(":")
+    text = known_sources().get(key)
+    if text is None:
+        return source
+    return f"{text} ({detail})" if detail else text

@@ -3,7 +3,7 @@
 from functools import cache
 
 from memmodel.errors import unknown
-from memmodel.gpus.toml import DATA, read_toml
+from memmodel.files import DATA, read_toml
 
 
 def normal(name: str) -> str:

@@ -4,18 +4,15 @@ It is kept apart from the datasheet: a `Gpu` holds what the vendor lists, a `Cal
 says where: "local" (measured on this machine), "community" (fitted to other people's runs of that GPU).
 """
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike, fspath
 from typing import Any
 
-from memmodel.errors import UsageError, unknown
+from memmodel.files import read_bytes
 
 SCHEMA = 1
-BASES = ("local", "community")
 _DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")
 
 # Every constant the time model can use: its unit and meaning. A curve is over the size named in its meaning.
@@ -124,70 +121,32 @@ class Calibration:
 
 
 def read_calibration(path: str | PathLike[str]) -> Calibration:
-    """The calibration in a JSON file. Raises UsageError that names the file and what is wrong with it."""
+    """Read a user's calibration, a JSON file.
+
+    Raises UsageError that names the file, the constant, what was given and what was expected.
+    """
+    from memmodel.timing.schema import check_document  # msgspec is slow to import, and shipped files need no check
+
     name = fspath(path)
-    try:
-        with open(name, encoding="utf-8") as file:
-            document = json.load(file)
-    except OSError as error:
-        raise UsageError(f"cannot read {name} ({error.strerror}): make one with `memmodel calibrate`") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is no JSON ({error}): make a calibration with `memmodel calibrate`") from error
-    return parse_calibration(document, name)
+    document = check_document(read_bytes(name, "make one with `memmodel calibrate`"), name)
+    return calibration_of(document)
 
 
-def parse_calibration(document: Any, where: str) -> Calibration:
-    """The calibration in a JSON document; `where` is what errors call it. Raises UsageError."""
-    if not isinstance(document, dict) or document.get("kind") != "calibration":
-        raise UsageError(f'{where} is no calibration: expected an object with "kind": "calibration"')
-    if document.get("schema") != SCHEMA:
-        raise UsageError(f"{where} has schema {document.get('schema')!r}: this version reads {SCHEMA}; calibrate again")
-    basis = document.get("basis")
-    if basis not in BASES:
-        raise unknown(f"basis in {where}", basis, BASES)
-    machine, constants = document.get("machine"), document.get("constants")
-    if not isinstance(machine, dict) or not isinstance(constants, dict) or not constants:
-        raise UsageError(
-            f"{where} is not whole: expected the objects machine and constants, with at least one constant"
-        )
+def calibration_of(document: Mapping[str, Any]) -> Calibration:
+    """Build the calibration of a JSON document whose format has been checked, or that is shipped."""
     return Calibration(
-        str(document.get("name", where)),
-        basis,
-        {str(key): str(value) for key, value in machine.items()},
-        {name: _constant(name, entry, where) for name, entry in constants.items()},
-        tuple(map(str, document.get("notes") or ())),
+        document["name"],
+        document["basis"],
+        document["machine"],
+        {name: _constant(entry) for name, entry in document["constants"].items()},
+        tuple(document.get("notes", ())),
     )
 
 
-def _constant(name: str, entry: Any, where: str) -> Constant:
-    if name not in CONSTANTS:
-        raise unknown(f"constant in {where}", name, CONSTANTS)
-    if not isinstance(entry, dict) or "value" not in entry:
-        raise UsageError(f"{where}: {name} must be an object with a value")
-    unit, _ = CONSTANTS[name]
-    if entry.get("unit", unit) != unit:
-        raise UsageError(f"{where}: {name} is in {entry['unit']!r}, expected {unit!r}")
-    spread = entry.get("spread")
-    if spread is not None and not _is_number(spread):
-        raise UsageError(f"{where}: the spread of {name} is {spread!r}, expected a number of at least 0")
-    return Constant(_value(name, entry["value"], where), str(entry.get("origin", where)), spread)
-
-
-def _value(name: str, raw: Any, where: str) -> float | Curve:
-    if isinstance(raw, list):
-        if not raw or not all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in raw):
-            raise UsageError(f"{where}: {name} must be a number, or points [size, rate] of numbers")
-        sizes = [size for size, _ in raw]
-        if sizes != sorted(set(sizes)) or min(rate for _, rate in raw) <= 0 or sizes[0] <= 0:
-            raise UsageError(f"{where}: the points of {name} need rising sizes and rates above 0")
-        return Curve((float(size), float(rate)) for size, rate in raw)
-    if not _is_number(raw) or (raw == 0 and "flash" not in name and CONSTANTS[name][0] != "s"):
-        raise UsageError(f"{where}: {name} is {raw!r}, expected a finite number above 0")
-    return float(raw)
-
-
-def _is_number(raw: Any) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw) and raw >= 0
+def _constant(entry: Mapping[str, Any]) -> Constant:
+    value = entry["value"]
+    rate = Curve((float(size), float(rate)) for size, rate in value) if isinstance(value, list) else float(value)
+    return Constant(rate, entry["origin"], entry.get("spread"))
 
 
 def _constant_dict(name: str, constant: Constant) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Calibrations that are there: shipped ones fitted to recorded runs, and those that this machine's user made."""
+"""Where calibrations are found: those shipped for a GPU, and those that the user made on this machine."""
 
+import json
 import os
-from collections.abc import Iterator
 from functools import cache
 
-from memmodel.timing.calibration import Calibration, read_calibration
+from memmodel.files import DATA, read_bytes
+from memmodel.timing.calibration import Calibration, calibration_of, read_calibration
 
-_SHIPPED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "calibrations")
+_SHIPPED = os.path.join(DATA, "calibrations")
 HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and runs are kept
 
 
@@ -14,7 +15,7 @@ HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and 
 def community(gpu_id: str) -> Calibration | None:
     """The shipped calibration of a GPU, fitted to other people's runs; None where there is none."""
     path = os.path.join(_SHIPPED, f"{gpu_id}.json")
-    return read_calibration(path) if os.path.exists(path) else None
+    return calibration_of(json.loads(read_bytes(path))) if os.path.exists(path) else None
 
 
 def local(gpu_id: str) -> Calibration | None:
@@ -37,8 +38,6 @@ def home() -> str:
     return os.path.join(base, "memmodel")
 
 
-def shipped_ids() -> Iterator[str]:
+def shipped_ids() -> list[str]:
     """GPUs with a shipped calibration."""
-    for name in sorted(os.listdir(_SHIPPED)):
-        if name.endswith(".json"):
-            yield name.removesuffix(".json")
+    return [name.removesuffix(".json") for name in sorted(os.listdir(_SHIPPED)) if name.endswith(".json")]

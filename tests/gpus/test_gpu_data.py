@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from identity import rate_tables
 
 from memmodel.dtypes import bfloat16, float16, float64, int64
 from memmodel.errors import UsageError
+from memmodel.files import DATA
 from memmodel.gpus import Gpu, all_gpus, gpu_ids, load_gpu
-from memmodel.gpus.identity import rate_tables
-from memmodel.gpus.sources import known_sources, source_text
-from memmodel.gpus.toml import DATA
+from memmodel.gpus.keys import known_sources, source_text
 
 
 def gpus_with(*quantities: str) -> pytest.MarkDecorator:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memmodel.errors import UsageError
+from memmodel.files import DATA, read_toml
 from memmodel.gpus import Gpu, all_gpus, gpu_ids, load_gpu
 from memmodel.gpus.names import ids_named, normal, spellings
-from memmodel.gpus.toml import DATA, read_toml
 
 DOCUMENT = read_toml(DATA, "gpu_names.toml")
 KNOWN = {normal(name) for name in spellings()}

@@ -1,17 +1,18 @@
 """The identity that a listed peak should obey: SMs x FLOP per clock per SM x clock."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from memmodel.errors import UsageError
+from memmodel.files import read_toml
 from memmodel.gpus.gpu import Gpu, Pipe
-from memmodel.gpus.toml import DATA, read_toml
 
 
 @cache
 def rate_tables() -> dict[str, dict[str, Any]]:
     """Load FLOP per clock per SM: architecture -> pipe -> element type."""
-    return read_toml(DATA, "gpu_rates.toml")
+    return read_toml(str(Path(__file__).with_name("gpu_rates.toml")))
 
 
 def flop_per_clock_per_sm(gpu: Gpu, name: str, pipe: Pipe) -> int | None:

@@ -1,0 +1,65 @@
+"""The format of a calibration's file, and what its values must be."""
+
+import json
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from memmodel.checked import MOST, Number, Strict, Text, checked
+from memmodel.errors import UsageError, unknown
+from memmodel.timing.calibration import CONSTANTS, SCHEMA
+
+_NotNegative = Annotated[float, Meta(ge=0, le=MOST)]
+_Curve = Annotated[list[tuple[Number, Number]], Meta(min_length=1)]
+
+
+class _Constant(Strict):
+    value: Number | _Curve
+    origin: Text
+    unit: Text | None = None
+    spread: _NotNegative | None = None
+
+
+class _MayBeZero(_Constant):
+    value: _NotNegative | _Curve
+
+
+class _Calibration(Strict):
+    schema: int
+    kind: str
+    name: Text
+    basis: Literal["local", "community"]
+    machine: dict[str, Text]
+    constants: Annotated[dict[str, Any], Meta(min_length=1)]
+    notes: tuple[Text, ...] = ()
+
+
+def check_document(text: bytes, where: str) -> dict[str, Any]:
+    """Check the JSON text of a calibration that is called `where`, and return its document. Raises UsageError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where} is not JSON ({error}): make a calibration with `memmodel calibrate`") from None
+    if not isinstance(document, dict) or document.get("kind") != "calibration":
+        raise UsageError(f'{where} is not a calibration: expected an object with "kind": "calibration"')
+    if document.get("schema") != SCHEMA:
+        raise UsageError(f"{where} has schema {document.get('schema')!r}, this version reads {SCHEMA}: calibrate again")
+    for name, entry in checked(document, _Calibration, where).constants.items():
+        _check_constant(name, entry, where)
+    return document
+
+
+def _check_constant(name: str, entry: Any, where: str) -> None:
+    if name not in CONSTANTS:
+        raise unknown(f"constant in {where}", name, CONSTANTS)
+    unit, _ = CONSTANTS[name]
+    zero = unit == "s" or name.endswith((".overlap", ".prologue", ".tail", ".flop_per_clock", ".warp_rows"))
+    constant = checked(entry, _MayBeZero if zero else _Constant, f"{where}, {name}")
+    if constant.unit not in (None, unit):
+        raise UsageError(f"{where}: {name} is in {constant.unit!r}, expected {unit!r}")
+    if isinstance(constant.value, list):
+        if any(first >= second for (first, _), (second, _) in pairwise(constant.value)):
+            raise UsageError(f"{where}: the sizes of {name} must rise from point to point")
+    elif name.endswith(".overlap") and constant.value > 1:
+        raise UsageError(f"{where}: {name} is {constant.value}, expected a share from 0 to 1")
