@@ -33,7 +33,7 @@ from memmodel.predictor import time_of  # noqa: E402
 from memmodel.program import Launch, Program  # noqa: E402
 from memmodel.recording import CPU  # noqa: E402
 from memmodel.timing import Calibration, Machine  # noqa: E402
-from memmodel.timing.calibration import read_calibration  # noqa: E402
+from memmodel.timing.known import read_calibration  # noqa: E402
 from memmodel_validate.calibrate.run import calibrate  # noqa: E402
 from memmodel_validate.cpu import cpu, with_cpu_blocks  # noqa: E402
 from memmodel_validate.steps import attention, fill, inputs, step  # noqa: E402

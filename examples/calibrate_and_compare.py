@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
-from memmodel.timing.calibration import Calibration, read_calibration
-from memmodel.timing.known import community
+from memmodel.timing.calibration import Calibration
+from memmodel.timing.known import community, read_calibration
 from memmodel_validate.fits import fit_of
 from memmodel_validate.ledger import Ledger
 from memmodel_validate.programs import program_of

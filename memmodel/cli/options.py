@@ -113,8 +113,7 @@ def calibration_option(function: F) -> F:
 
 def chosen_calibration(path: str | None, gpu: str | None, device: Any) -> Any:
     """The calibration that the options name: a file, this machine's for `--gpu local`, or None for a shipped one."""
-    from memmodel.timing.calibration import read_calibration
-    from memmodel.timing.known import local
+    from memmodel.timing.known import local, read_calibration
 
     if path is not None:
         return read_calibration(path)

@@ -129,7 +129,7 @@ def _default_ledger() -> str:
 
 
 def _calibration(path: str | None) -> Any:
-    from memmodel.timing.calibration import read_calibration
+    from memmodel.timing.known import read_calibration
 
     return None if path is None else read_calibration(path)
 

@@ -7,10 +7,7 @@ says where: "local" (measured on this machine), "community" (fitted to other peo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from os import PathLike, fspath
 from typing import Any
-
-from memmodel.files import read_bytes
 
 SCHEMA = 1
 _DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")
@@ -118,18 +115,6 @@ class Calibration:
             "constants": {name: _constant_dict(name, constant) for name, constant in self.constants.items()},
             "notes": list(self.notes),
         }
-
-
-def read_calibration(path: str | PathLike[str]) -> Calibration:
-    """Read a user's calibration, a JSON file.
-
-    Raises UsageError that names the file, the constant, what was given and what was expected.
-    """
-    from memmodel.timing.schema import check_document  # msgspec is slow to import, and shipped files need no check
-
-    name = fspath(path)
-    document = check_document(read_bytes(name, "make one with `memmodel calibrate`"), name)
-    return calibration_of(document)
 
 
 def calibration_of(document: Mapping[str, Any]) -> Calibration:

@@ -1,11 +1,12 @@
-"""Where calibrations are found: those shipped for a GPU, and those that the user made on this machine."""
+"""Finding calibrations: those shipped for a GPU, those made on this machine, and files that the user names."""
 
 import json
 import os
 from functools import cache
+from os import PathLike, fspath
 
 from memmodel.files import DATA, read_bytes
-from memmodel.timing.calibration import Calibration, calibration_of, read_calibration
+from memmodel.timing.calibration import Calibration, calibration_of
 
 _SHIPPED = os.path.join(DATA, "calibrations")
 HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and runs are kept
@@ -16,6 +17,18 @@ def community(gpu_id: str) -> Calibration | None:
     """The shipped calibration of a GPU, fitted to other people's runs; None where there is none."""
     path = os.path.join(_SHIPPED, f"{gpu_id}.json")
     return calibration_of(json.loads(read_bytes(path))) if os.path.exists(path) else None
+
+
+def read_calibration(path: str | PathLike[str]) -> Calibration:
+    """Read a user's calibration, a JSON file.
+
+    Raises UsageError that names the file, the constant, what was given and what was expected.
+    """
+    from memmodel.timing.schema import check_document  # msgspec is slow to import, and shipped files need no check
+
+    name = fspath(path)
+    document = check_document(read_bytes(name, "make one with `memmodel calibrate`"), name)
+    return calibration_of(document)
 
 
 def local(gpu_id: str) -> Calibration | None:

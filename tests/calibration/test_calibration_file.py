@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from memmodel.errors import UsageError
 from memmodel.files import DATA
 from memmodel.timing import Calibration, Constant, Curve
-from memmodel.timing.calibration import CONSTANTS, calibration_of, read_calibration
-from memmodel.timing.known import community, shipped_ids
+from memmodel.timing.calibration import CONSTANTS, calibration_of
+from memmodel.timing.known import community, read_calibration, shipped_ids
 from memmodel.timing.schema import check_document
 from memmodel_validate.calibrate.store import check_writable, save
 

@@ -15,7 +15,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
-from memmodel.timing.calibration import read_calibration
+from memmodel.timing.known import read_calibration
 from memmodel_validate.community import MADE_OF, SHIPPED, published_products, shipped_calibration
 from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
 from memmodel_validate.ledger import Ledger, Source

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from memmodel.timing import Calibration
-from memmodel.timing.calibration import read_calibration
-from memmodel.timing.known import local
+from memmodel.timing.known import local, read_calibration
 from memmodel_validate.expected import expected, target
 from memmodel_validate.ledger import Run, Source
 from memmodel_validate.records import DATA
