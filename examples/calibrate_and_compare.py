@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from memmodel.timing.calibration import Calibration
 from memmodel.timing.known import community, read_calibration
-from memmodel_validate.fits import fit_of
+from memmodel_evidence.fits import fit_of
+from memmodel_evidence.programs import program_of
+from memmodel_evidence.records import everything
+from memmodel_evidence.times import machine_of, predicted_seconds, times
 from memmodel_validate.ledger import Ledger
-from memmodel_validate.programs import program_of
-from memmodel_validate.records import with_shipped
-from memmodel_validate.times import machine_of, predicted_seconds, times
 
 IMPLEMENTATIONS = ("naive", "naive-by-hand", "FlashAttention-2")
 SHORTEST = 8192  # of other people's runs: they are fitted at 4096
@@ -55,7 +55,7 @@ def main(path: str | None = None, *ledgers: str) -> None:
     """A line for each recorded time, and the median error of both predictions."""
     calibration = read_calibration(path) if path else community("h20")
     assert calibration is not None
-    found = list(rows(calibration, with_shipped(*ledgers)))
+    found = list(rows(calibration, everything(*ledgers)))
     if not found:
         sys.exit(f"no time on record of {calibration.machine['gpu_id']}: give the ledger of `memmodel validate`")
     print(f"{calibration.name}, times in ms\n{'':44}measured       datasheet      calibrated")

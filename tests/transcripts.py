@@ -154,5 +154,5 @@ def main() -> None:
 sys.path.append(str(ROOT / "tests" / "snapshot"))  # for snapshot_data
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "validate")]
+    sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("kernels", "validate", "evidence"))]
     main()

@@ -41,18 +41,15 @@ def command(
     """Compare today's model with every run on record."""
     from memmodel_validate import accuracy_table as report
     from memmodel_validate.accuracy import accuracy
-    from memmodel_validate.records import with_shipped
 
     if markdown and as_json:
         raise UsageError("--markdown and --json: give one of them")
     if plot is not None:
         check_output(plot, force, SUFFIXES)
         check_plotting()
-    found = accuracy(with_shipped(*ledgers)).only(gpu, quantity)
+    found = accuracy(*ledgers).only(gpu, quantity)
     if plot is not None:
-        from memmodel_validate.accuracy_plot import accuracy_picture
-
-        write(plot, accuracy_picture(found.judged, kind_of(plot)))
+        write(plot, report.picture(found.judged, kind_of(plot)))
     if markdown:
         click.echo(report.markdown(found, by_table))
     elif as_json:

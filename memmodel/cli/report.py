@@ -73,7 +73,7 @@ def command(
 def _known(predicted: Any) -> list[Any]:
     """The accuracy on runs on record, of the kinds of algorithms that the report is about; none without the ledger."""
     try:
-        from memmodel_validate.known_accuracy import known_accuracy
+        from memmodel_validate.accuracy import known_accuracy
     except ModuleNotFoundError:
         return []
     found: list[Any] = known_accuracy(predicted.gpu.id, [p.case.algorithm for p in predicted.predictions])

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 
 from memmodel.cli import cli
 from memmodel.errors import UsageError
+from memmodel_evidence.records import everything, rows
 from memmodel_validate.accuracy_table import markdown
-from memmodel_validate.judged import Judged, summaries
+from memmodel_validate.judged import Accuracy, Judged, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
-from memmodel_validate.records import rows, shipped
 
 
 def run(*args: str) -> str:
@@ -35,7 +35,7 @@ def test_json_counts_what_it_lists() -> None:
 
 def test_filters_narrow() -> None:
     printed = run("--quantity", "memory", "--gpu", "b200")
-    on_b200 = {name for name, source in shipped().sources.items() if "B200" in source.gpu}
+    on_b200 = {name for name, source in everything().sources.items() if "B200" in source.gpu}
     numbers = sum(len(row.printed) for row in rows() if row.table in on_b200)
     assert f"memory {numbers:>22} {numbers:>6}" in printed
     assert "naive" not in printed
@@ -58,7 +58,7 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
 def test_a_ledger_of_ones_own_is_judged_too(tmp_path: Path) -> None:
     """A naive forward on an H100 table's name: its time is one more number."""
     path = tmp_path / "mine.jsonl"
-    source = shipped().sources["yyin-eager"]
+    source = everything().sources["yyin-eager"]
     case = {"batch": 8, "heads": 1, "kv_heads": 1, "seq": 32768, "kv_seq": 32768, "head_dim": 64, "dtype": "fp32"}
     measured = {"forward_time": Measurement("ms", (216.0,))}  # four times the table's 16384 row
     append(path, [source, Run("yyin-eager", "naive-by-hand", {**case, "mask": "tensor"}, measured)])
@@ -86,7 +86,5 @@ def test_inexact_memory_would_show() -> None:
     (summary,) = summaries([wrong, right])
     assert (summary.count, summary.exact, summary.worst, summary.worst_row) == (2, 1, pytest.approx(0.02), "a row")
     from collections import Counter
-
-    from memmodel_validate.accuracy import Accuracy
 
     assert "| 2 | 1 | 1.0 % |" in markdown(Accuracy((wrong, right), Counter()), by_table=False)

@@ -121,22 +121,22 @@ def test_calibrated_times_of_the_runs_on_record(capsys: pytest.CaptureFixture[st
     from statistics import median
 
     from memmodel.timing.known import community
-    from memmodel_validate.fits import fit_of
-    from memmodel_validate.records import shipped
-    from memmodel_validate.times import times
+    from memmodel_evidence.fits import fit_of
+    from memmodel_evidence.records import everything
+    from memmodel_evidence.times import times
 
     module = example("calibrate_and_compare")
     calibration = community("h20")
     assert calibration is not None
-    rows = list(module.rows(calibration, shipped()))
+    rows = list(module.rows(calibration, everything()))
     errors = [abs(row.calibrated / row.measured - 1) for row in rows]
     assert all(row.datasheet < row.measured for row in rows)  # a lower bound
     module.main()
     assert f"calibrated: median error {median(errors):.1%} of {len(rows)} times" in capsys.readouterr().out
     fitted = {
         timed.seconds
-        for run in shipped().runs
-        if (source := shipped().sources[run.source]).gpu_id == "h20" and (fit := fit_of(run, source))
+        for run in everything().runs
+        if (source := everything().sources[run.source]).gpu_id == "h20" and (fit := fit_of(run, source))
         for timed in times(run)
         if fit.trains_on(timed)
     }

@@ -231,10 +231,9 @@ def test_drawing_needs_no_display_and_leaves_matplotlib_as_it_was(tmp_path: Path
 
 def test_accuracy_draws_what_it_lists(tmp_path: Path) -> None:
     from memmodel_validate.accuracy import accuracy
-    from memmodel_validate.accuracy_plot import plotted
-    from memmodel_validate.records import shipped
+    from memmodel_validate.accuracy_table import plotted
 
-    judged = [j for j in accuracy(shipped()).judged if j.unit]
+    judged = [j for j in accuracy().judged if j.unit]
     found = list(plotted(judged))
     assert len(found) >= 0.95 * len(judged)
     assert all(one.measured > 0 for one in found)

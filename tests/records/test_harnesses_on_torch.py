@@ -4,10 +4,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+from traced_harnesses import EAGER
 
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row
-from memmodel_validate.traced import EAGER
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row
 from torch_events import real_events, recorded_events, without_empty
 
 FACTORIES = ("randn", "ones", "empty", "full", "arange")

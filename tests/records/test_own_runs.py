@@ -9,7 +9,6 @@ import pytest
 
 from memmodel.timing import known
 from memmodel_validate import environment, own
-from memmodel_validate.accuracy import accuracy
 from memmodel_validate.events import packed
 from memmodel_validate.expected import expected, target
 from memmodel_validate.judged import Judged
@@ -40,7 +39,7 @@ def run_as_predicted(trial: Trial, source: Source = SOURCE, **more: Measurement)
 def judged(tmp_path: Path, run: Run, source: Source = SOURCE) -> list[Judged]:
     path = tmp_path / "runs.jsonl"
     append(path, [source, run])
-    found = accuracy(read(path))
+    found = own.judged_runs(read(path))
     assert not any("own runs" not in reason for reason in found.left_out)
     return list(found.judged)
 

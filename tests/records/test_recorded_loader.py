@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from memmodel.errors import UsageError
-from memmodel_validate import records, traces
+from memmodel_evidence import records, traces
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_a_wrong_trace_is_named_by_file_and_line(line: str, tmp_path: Path, monk
 
 
 def test_every_record_says_where_it_is_from() -> None:
-    for source in records.shipped().sources.values():
+    for source in records.everything().sources.values():
         provenance = source.provenance
         if provenance.get("repo"):
             assert provenance["path"]

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from memmodel.gpus import load_gpu
-from memmodel_validate.comparison import Comparison, accuracy, comparison, replayed_run, steady
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row, rows, tables
+from memmodel_evidence.comparison import Comparison, accuracy, comparison, replayed_run, steady
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row, rows, tables
 
 
 def runs_of(table: str) -> list[Row]:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from memmodel.allocator.trace import replay_trace
-from memmodel_validate.traces import load_trace, traces
+from memmodel_evidence.traces import load_trace, traces
 
 
 @pytest.mark.parametrize("name", traces())

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from traced_harnesses import EAGER, traced
 
 from memmodel.program import Program
-from memmodel_validate.comparison import Comparison, comparison, recorded
+from memmodel_evidence.comparison import Comparison, comparison, recorded
+from memmodel_evidence.records import Row, rows
 from memmodel_validate.events import in_order, program_events
-from memmodel_validate.records import Row, rows
-from memmodel_validate.traced import EAGER, traced
 from torch_events import without_empty
 
 PAGE = Path(__file__).parents[2] / "docs" / "trace.md"

@@ -11,7 +11,7 @@ from memmodel.snapshot.emptied import emptied_by_program
 from memmodel.snapshot.snapshot import Snapshot, parse_snapshot
 from memmodel.snapshot.study import study
 from memmodel.snapshot.what_if import BEFORE_THE_FIRST, RanOut
-from memmodel_validate.traces import traces
+from memmodel_evidence.traces import traces
 
 EXPANDABLE = parse_alloc_conf("expandable_segments:True")
 CONFIGS = [

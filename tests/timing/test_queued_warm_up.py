@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from memmodel_evidence.programs import program_of
+from memmodel_evidence.records import everything
+from memmodel_evidence.times import machine_of, predicted_seconds, times
 from memmodel_validate.ledger import Source
-from memmodel_validate.programs import program_of
-from memmodel_validate.records import shipped
-from memmodel_validate.times import machine_of, predicted_seconds, times
 
 
 def test_the_first_of_a_hundred_forwards_holds_five_steps() -> None:
-    ledger = shipped()
+    ledger = everything()
     queued = ledger.sources["sara-eager"]
     waited = Source(queued.name, queued.environment, {k: v for k, v in queued.protocol.items() if "queued" not in k})
     run = ledger.of("sara-eager")[0]
@@ -27,7 +27,7 @@ def test_the_first_of_a_hundred_forwards_holds_five_steps() -> None:
 @pytest.mark.parametrize(("table", "steps"), [("sara-eager", True), ("sara-eager-2", True), ("jennjwang-eager", False)])
 def test_recorded_forwards_differ_from_a_table_that_waits_by_just_that(table: str, steps: bool) -> None:
     """Three B200s, one script each: what subha-eager, which waits for each warm-up, would have had."""
-    ledger = shipped()
+    ledger = everything()
     shapes = {}
     for run in ledger.of("subha-eager"):
         shapes[run.case["seq"], run.case["head_dim"]] = [timed.seconds for timed in times(run)]

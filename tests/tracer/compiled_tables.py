@@ -18,9 +18,9 @@ from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
 from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.watch.functions import Functions
-from memmodel_validate.comparison import Comparison, predicted
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row, Table, tables
+from memmodel_evidence.comparison import Comparison, predicted
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row, Table, tables
 
 FACTORIES = ("randn", "ones", "empty", "arange")
 REPEATS_BACKWARD = (

@@ -5,8 +5,8 @@ import torch
 from compiled_tables import compared
 
 from memmodel.cublas import parse_torch_version
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row, rows
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row, rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

@@ -1,109 +1,74 @@
-"""Today's model against every record: counts, exact ones, and errors by GPU and quantity.
+"""Today's model against runs on record: counts, exact numbers, and errors by GPU and quantity.
 
-Memory is exact or not: a printed number counts where the model prints the same digits, an own run where its bytes
+Memory is exact or not: a printed number counts where the model prints the same digits, a run of ours where its bytes
 are equal. Times are judged only on rows that no constant was fitted to, beside the datasheet's roofline on those rows.
+
+Our own runs are judged anew each time. Other people's need their scripts, which are in the repository (`evidence/`)
+and not in the package: in a checkout they are judged anew, elsewhere `data/accuracy.jsonl` says how they were at
+release. A test of the repository holds that file to what the evidence computes.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
-from memmodel.errors import unknown
-from memmodel_validate import own
-from memmodel_validate.comparison import Comparison, comparison
-from memmodel_validate.judged import Judged
-from memmodel_validate.ledger import Ledger, Source
-from memmodel_validate.records import rows
-from memmodel_validate.time_accuracy import judged_times
-from memmodel_validate.verdict import Verdict
+import msgspec
 
+from memmodel.pictures.page import Known
+from memmodel_validate.judged import Accuracy, Judged, summaries
+from memmodel_validate.ledger import read
+from memmodel_validate.own import DATA, is_own, judged_runs, own_runs
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Every judged number, and what of the ledger was not judged, by reason."""
-
-    judged: tuple[Judged, ...]
-    left_out: Counter[str]
-
-    def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
-        """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
-        found = self.judged
-        for kind, text, name_of in (("GPU on record", gpu, _gpu), ("quantity on record", quantity, _quantity)):
-            if text is not None:
-                kept = tuple(j for j in found if _folded(text) in _folded(name_of(j)))
-                if not kept:
-                    raise unknown(kind, text, {name_of(j) for j in found})
-                found = kept
-        whole = len(found) == len(self.judged)
-        return Accuracy(found, self.left_out if whole else Counter())
+EVIDENCE = "memmodel_evidence"  # by name: the evidence imports this package, never the other way round
+AT_RELEASE = DATA / "accuracy.jsonl"
 
 
-def _gpu(one: Judged) -> str:
-    return one.gpu
+def accuracy(*ledgers: str) -> Accuracy:
+    """Judge the runs that the package knows and those of some ledgers' files. Raises UsageError for a damaged file."""
+    if find_spec(EVIDENCE) is not None:
+        found: Accuracy = import_module(f"{EVIDENCE}.judging").accuracy(*ledgers)
+        return found
+    ledger = read(*ledgers, onto=own_runs())
+    others = sum(not is_own(ledger.sources[run.source]) for run in ledger.runs)
+    needs_checkout = Counter({"other people's runs: only a checkout of the repository can judge them": others})
+    return at_release()[0] + judged_runs(ledger) + Accuracy((), +needs_checkout)
 
 
-def _quantity(one: Judged) -> str:
-    return one.quantity
+class _Header(msgspec.Struct):
+    """The first line of the file: database ids of the GPUs by their names on record, and what was not judged."""
+
+    gpu_ids: dict[str, str]
+    left_out: dict[str, int]
 
 
-def _folded(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
+@cache
+def at_release() -> tuple[Accuracy, dict[str, str]]:
+    """How other people's runs were judged at release, and the database ids of their GPUs by name."""
+    first, *lines = AT_RELEASE.read_bytes().splitlines()
+    header = msgspec.json.decode(first, type=_Header)
+    decode = msgspec.json.Decoder(Judged).decode
+    return Accuracy(tuple(map(decode, lines)), Counter(header.left_out)), header.gpu_ids
 
 
-def accuracy(ledger: Ledger) -> Accuracy:
-    """Judge a ledger."""
-    left_out: Counter[str] = Counter()
-    judged = [*_memory(ledger), *_own(ledger, left_out), *judged_times(ledger, left_out)]
-    return Accuracy(tuple(judged), left_out)
+def release_lines(found: Accuracy, gpu_ids: dict[str, str]) -> Iterator[bytes]:
+    """The lines of the file that `at_release` reads."""
+    yield msgspec.json.encode(_Header(gpu_ids, dict(found.left_out)))
+    yield from map(msgspec.json.encode, found.judged)
 
 
-def _memory(ledger: Ledger) -> Iterator[Judged]:
-    for row in rows():
-        if row.table in ledger.sources:
-            for compared in comparison(row):
-                yield _memory_row(compared)
+def known_accuracy(gpu_id: str, algorithms: Iterable[str]) -> list[Known]:
+    """How far off memory and the times of such algorithms are known to be: on a GPU, and on all GPUs on record."""
+    kinds = {"memory", *("flash" if name.startswith("flash") else "naive" for name in algorithms)}
+    kinds |= {name for name in algorithms if name == "compiled"}
+    ours, (others, gpu_ids) = own_runs(), at_release()
+    gpu_ids = gpu_ids | {source.gpu: source.gpu_id for source in ours.sources.values()}
+    judged = [one for one in (others + judged_runs(ours)).judged if one.quantity.split()[0] in kinds]
+    here = [one for one in judged if gpu_ids.get(one.gpu) == gpu_id]
+    return [*_known(here, "this GPU"), *_known(judged, "all GPUs")]
 
 
-def _memory_row(compared: Comparison) -> Judged:
-    printed = float(compared.printed) * compared.table.unit_bytes
-    source = compared.table.source
-    return Judged(source.gpu, "memory", source.name, str(compared), printed, compared.predicted, "B", compared.exact)
-
-
-def _own(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
-    """Our own runs: bytes are equal or not, and so is the longest sequence; times by the calibration made with them."""
-    for name, source in ledger.sources.items():
-        for verdict, plain in own.verdicts(ledger.of(name), source) if own.is_own(source) else ():
-            yield from _own_memory(verdict, source)
-            yield from _own_times(verdict, plain, source)
-            unknown_times = sum(timing.predicted is None for timing in verdict.times)
-            if unknown_times:
-                left_out[f"own runs: {verdict.expected.no_time}"] += unknown_times
-
-
-def _own_memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
-    found = [(row.quantity, row.measured, row.predicted, "B") for row in verdict.memory]
-    if verdict.boundary and verdict.expected.boundary:
-        ends = zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
-        found += [(*end, "") for end in ends]
-    if verdict.events is not None:
-        found.append(("events", verdict.events.measured, verdict.events.equal, ""))
-    for quantity, measured, predicted, unit in found:
-        if measured is not None and predicted is not None:
-            what = f"{verdict.trial.name}, {quantity}: measured {measured}, predicted {predicted}"
-            machine, subject = own.machine_name(source), f"own runs, torch {source.environment['torch']}"
-            yield Judged(machine, "memory", subject, what, measured, predicted, unit, measured == predicted)
-
-
-def _own_times(verdict: Verdict, plain: Mapping[str, float], source: Source) -> Iterator[Judged]:
-    flash = "flash" in verdict.trial.implementation
-    for timing in verdict.times:
-        on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"
-        quantity = "CPU time" if source.gpu_id == "cpu" else on_gpu
-        if timing.predicted is not None:
-            seconds = f"measured {timing.measured * 1e3:.4g} ms, predicted {timing.predicted * 1e3:.4g} ms"
-            what = f"{verdict.trial.name}, {timing.quantity}: {seconds}"
-            subject = f"own runs, torch {source.environment['torch']}"
-            roofline = abs(plain[timing.quantity] / timing.measured - 1) if timing.quantity in plain else None
-            machine = own.machine_name(source)
-            yield Judged(machine, quantity, subject, what, timing.measured, timing.predicted, "s", None, roofline)
+def _known(judged: list[Judged], where: str) -> Iterator[Known]:
+    for found in summaries(judged, by_subject=False):
+        yield Known(found.quantity, where, found.count, found.exact, found.median, found.p90, found.worst)

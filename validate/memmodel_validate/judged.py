@@ -1,8 +1,13 @@
 """One recorded number beside the model's, and summaries of many: counts, exact ones, errors."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+
+import numpy as np
+
+from memmodel.errors import unknown
 
 QUANTITIES = (
     "memory",
@@ -44,8 +49,42 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Every judged number, and how many times were not judged, by reason."""
+
+    judged: tuple[Judged, ...]
+    left_out: Counter[str]
+
+    def __add__(self, more: "Accuracy") -> "Accuracy":
+        return Accuracy(self.judged + more.judged, self.left_out + more.left_out)
+
+    def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
+        """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
+        found = self.judged
+        for attribute, text in (("gpu", gpu), ("quantity", quantity)):
+            if text is not None:
+                names = {getattr(one, attribute) for one in found}
+                kept = {name for name in names if _folded(text) in _folded(name)}
+                if not kept:
+                    raise unknown(f"{'GPU' if attribute == 'gpu' else attribute} on record", text, names)
+                found = tuple(one for one in found if getattr(one, attribute) in kept)
+        whole = len(found) == len(self.judged)
+        return Accuracy(found, self.left_out if whole else Counter())
+
+
+def _folded(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """Errors of a group: how many, how many exact, mean, median, 90th percentile, worst and which row that is."""
+    """Errors of a group of numbers, as fractions.
+
+    Attributes:
+        count: how many numbers. exact: how many of them are exact; None for times. p90: the 90th percentile.
+        worst_row: the row with the worst error, in words. roofline: median error of the datasheet's roofline on the
+            same rows; None where no GPU is known.
+    """
 
     gpu: str
     quantity: str
@@ -57,45 +96,34 @@ class Summary:
     p90: float
     worst: float
     worst_row: str
-    roofline: float | None  # median error of the datasheet's roofline on the same rows
+    roofline: float | None
 
 
 def summaries(judged: Iterable[Judged], by_subject: bool = True) -> list[Summary]:
     """Judged numbers by quantity, GPU and subject; or by quantity alone."""
     groups: dict[tuple[str, str, str], list[Judged]] = {}
     for one in judged:
-        key = (one.quantity, one.gpu, one.subject) if by_subject else (one.quantity, "all", "")
+        key = (one.gpu, one.quantity, one.subject) if by_subject else ("all", one.quantity, "")
         groups.setdefault(key, []).append(one)
-    return [
-        _summary(key, found) for key, found in sorted(groups.items(), key=lambda item: QUANTITIES.index(item[0][0]))
-    ]
+    in_order = sorted(groups.items(), key=lambda item: QUANTITIES.index(item[0][1]))
+    return [_summary(*key, found) for key, found in in_order]
 
 
-def _summary(key: tuple[str, str, str], found: Sequence[Judged]) -> Summary:
+def _summary(gpu: str, quantity: str, subject: str, found: Sequence[Judged]) -> Summary:
     errors = [one.error for one in found]
     exact = [one.exact for one in found if one.exact is not None]
-    plain = [one.roofline for one in found if one.roofline is not None]
+    rooflines = [one.roofline for one in found if one.roofline is not None]
     worst = max(found, key=lambda one: one.error)
-    quantity, gpu, subject = key
     return Summary(
         gpu,
         quantity,
         subject,
-        len(found),
-        sum(exact) if exact else None,
-        fmean(errors),
-        median(errors),
-        percentile(errors, 0.9),
-        worst.error,
-        worst.what,
-        median(plain) if plain else None,
+        count=len(found),
+        exact=sum(exact) if exact else None,
+        mean=fmean(errors),
+        median=median(errors),
+        p90=float(np.quantile(errors, 0.9)),
+        worst=worst.error,
+        worst_row=worst.what,
+        roofline=median(rooflines) if rooflines else None,
     )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies, linear between them."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -175,15 +175,15 @@ class Ledger:
         return [run for run in self.runs if run.source == source]
 
 
-def read(*paths: str | os.PathLike[str]) -> Ledger:
-    """The records of some files, every line checked.
+def read(*paths: str | os.PathLike[str], onto: Ledger | None = None) -> Ledger:
+    """The records of some files, every line checked, after those of a ledger that was read before.
 
     A last line without an end is a write that was interrupted: it is left out and reported, not an error. Raises
     UsageError that names file and line for anything else that is wrong.
     """
-    sources: dict[str, Source] = {}
-    runs: list[Run] = []
-    incomplete: list[str] = []
+    sources: dict[str, Source] = dict(onto.sources) if onto else {}
+    runs: list[Run] = list(onto.runs) if onto else []
+    incomplete: list[str] = list(onto.incomplete) if onto else []
     for path in paths:
         for where, line, whole in _lines(path):
             if not whole:

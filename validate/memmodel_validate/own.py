@@ -1,26 +1,32 @@
-"""Our own runs on record, judged by today's model: what `memmodel validate` wrote, here or on another machine."""
+"""Our own runs, judged by today's model: what `memmodel validate` wrote, here or on another machine."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from memmodel.timing import Calibration
 from memmodel.timing.known import local, read_calibration
 from memmodel_validate.expected import expected, target
-from memmodel_validate.ledger import Run, Source
-from memmodel_validate.records import DATA
+from memmodel_validate.judged import Accuracy, Judged
+from memmodel_validate.ledger import Ledger, Run, Source, read
 from memmodel_validate.suite import TIME_PROGRAMS, Trial, case_of
 from memmodel_validate.verdict import Verdict, judge
+
+DATA = Path(__file__).parent / "data"
+
+
+@cache
+def own_runs() -> Ledger:
+    """Our own runs that come with the package."""
+    return read(*sorted((DATA / "ledger").glob("*.jsonl")))
 
 
 def is_own(source: Source) -> bool:
     """Whether a source is a validation of this package."""
     return source.name.startswith("validate-") and "warm_up" in source.protocol
-
-
-def machine_name(source: Source) -> str:
-    """The GPU, or the processor of a run without one."""
-    return source.environment["cpu"] if source.gpu_id == "cpu" else source.gpu
 
 
 def calibration_of(source: Source) -> Calibration | None:
@@ -29,18 +35,29 @@ def calibration_of(source: Source) -> Calibration | None:
     return read_calibration(shipped) if shipped.exists() else local(source.gpu_id)
 
 
-def verdicts(runs: list[Run], source: Source) -> Iterator[tuple[Verdict, Mapping[str, float]]]:
+def judged_runs(ledger: Ledger) -> Accuracy:
+    """Our own runs of a ledger: bytes, events and longest sequences are equal or not; times have an error."""
+    judged: list[Judged] = []
+    left_out: Counter[str] = Counter()
+    for source in filter(is_own, ledger.sources.values()):
+        for verdict, roofline in _verdicts(ledger.of(source.name), source):
+            judged += [*_memory(verdict, source), *_times(verdict, roofline, source)]
+            left_out[f"own runs: {verdict.expected.no_time}"] += sum(time.predicted is None for time in verdict.times)
+    return Accuracy(tuple(judged), +left_out)
+
+
+def _verdicts(runs: list[Run], source: Source) -> Iterator[tuple[Verdict, Mapping[str, float]]]:
     """The verdict on each run that came to an end, and the seconds of a plain roofline by quantity."""
     calibration = calibration_of(source)
-    of, plain = (target(source.environment, c) for c in (calibration, _peaks(calibration, source)))
+    model, roofline = (target(source.environment, c) for c in (calibration, _peaks(calibration, source)))
     for run in runs:
         if "failed" not in run.detail:
             trial = _trial(run, source)
-            yield judge(trial, run, expected(trial, of)), expected(trial, plain).times or {}
+            yield judge(trial, run, expected(trial, model)), expected(trial, roofline).times or {}
 
 
 def _peaks(calibration: Calibration | None, source: Source) -> Calibration | None:
-    """What a plain roofline knows: a GPU's datasheet; of a processor its square products and largest transfers."""
+    """The rates of a plain roofline: a GPU's datasheet; of a processor its square products and largest transfers."""
     if calibration is None or source.gpu_id != "cpu":
         return None
     constants = {n: c for n, c in calibration.constants.items() if n.startswith("matmul.") and n.count(".") == 1}
@@ -53,8 +70,42 @@ def _peaks(calibration: Calibration | None, source: Source) -> Calibration | Non
 
 
 def _trial(run: Run, source: Source) -> Trial:
-    """What was run; a search for the longest sequence has a capacity in the place of a sequence."""
+    """The trial of a record; a search for the longest sequence has a capacity in the place of a sequence."""
     cap = run.case.get("capacity")
     sizes = {"seq": 64, "kv_seq": 64, **run.case}
     case = case_of(sizes, TIME_PROGRAMS.get(run.implementation, "naive"), source.environment["torch"])
     return Trial(str(run.detail.get("name", run.implementation)), run.implementation, case, cap)
+
+
+def _judged(source: Source, quantity: str, what: str, measured: float, predicted: float, unit: str) -> Judged:
+    machine = source.environment["cpu"] if source.gpu_id == "cpu" else source.gpu
+    subject = f"own runs, torch {source.environment['torch']}"
+    exact = None if unit == "s" else measured == predicted
+    return Judged(machine, quantity, subject, what, measured, predicted, unit, exact)
+
+
+def _memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
+    found = [(row.quantity, row.measured, row.predicted, "B") for row in verdict.memory]
+    if verdict.boundary and verdict.expected.boundary:
+        ends = zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
+        found += [(*end, "") for end in ends]
+    if verdict.events is not None:
+        found.append(("events", verdict.events.measured, verdict.events.equal, ""))
+    for quantity, measured, predicted, unit in found:
+        if measured is not None and predicted is not None:
+            what = f"{verdict.trial.name}, {quantity}: measured {measured}, predicted {predicted}"
+            yield _judged(source, "memory", what, measured, predicted, unit)
+
+
+def _times(verdict: Verdict, roofline: Mapping[str, float], source: Source) -> Iterator[Judged]:
+    flash = "flash" in verdict.trial.implementation
+    for timing in verdict.times:
+        on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"
+        quantity = "CPU time" if source.gpu_id == "cpu" else on_gpu
+        if timing.predicted is not None:
+            seconds = f"measured {timing.measured * 1e3:.4g} ms, predicted {timing.predicted * 1e3:.4g} ms"
+            what = f"{verdict.trial.name}, {timing.quantity}: {seconds}"
+            found = _judged(source, quantity, what, timing.measured, timing.predicted, "s")
+            seconds_of_roofline = roofline.get(timing.quantity)
+            error = None if seconds_of_roofline is None else abs(seconds_of_roofline / timing.measured - 1)
+            yield replace(found, roofline=error)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from memmodel.allocator.trace import Segment, TraceEvent
 from memmodel.errors import UsageError
-from memmodel_validate.records import DATA
+from memmodel_evidence.records import DATA
 
 T = TypeVar("T")
 _FIELDS = ("record", "address", "size", "stream", "detail")

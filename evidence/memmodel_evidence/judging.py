@@ -1,31 +1,58 @@
-"""Recorded times judged: which are, which are not and why, and how far off the model is on them."""
+"""Other people's runs, judged: memory digit by digit; times where no constant was fitted to them, or why not."""
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 from memmodel.errors import UsageError
 from memmodel.program import Program
 from memmodel.timing import Calibration
-from memmodel_validate import own
-from memmodel_validate.fit import calibration_of, on_its_host
-from memmodel_validate.fits import FITTED_N, KERNELS, Fit, fit_of
-from memmodel_validate.implementations import IMPLEMENTATIONS
-from memmodel_validate.judged import Judged
+from memmodel_evidence.comparison import Comparison, comparison
+from memmodel_evidence.fit import calibration_of, on_its_host
+from memmodel_evidence.fits import FITTED_N, KERNELS, Fit, fit_of
+from memmodel_evidence.implementations import IMPLEMENTATIONS
+from memmodel_evidence.programs import program_of
+from memmodel_evidence.records import everything, rows
+from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
+from memmodel_validate.judged import Accuracy, Judged
 from memmodel_validate.ledger import Ledger, Run, Source
-from memmodel_validate.programs import program_of
-from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
+from memmodel_validate.own import is_own, judged_runs
 
 
 class _LeftOut(Exception):  # noqa: N818 - it is no error: the reason is counted
     """Why a time is not judged."""
 
 
-def judged_times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
+def accuracy(*ledgers: str) -> Accuracy:
+    """Judge every run on record, our own among them, and those of more files."""
+    ledger = everything(*ledgers)
+    return of_others(ledger) + judged_runs(ledger)
+
+
+def of_others(ledger: Ledger) -> Accuracy:
+    """Judge other people's runs: the memory of the tables, and every time."""
+    left_out: Counter[str] = Counter()
+    judged = [*_memory(), *_times(ledger, left_out)]
+    return Accuracy(tuple(judged), left_out)
+
+
+@cache
+def _memory() -> tuple[Judged, ...]:
+    return tuple(_memory_of(compared) for row in rows() for compared in comparison(row))
+
+
+def _memory_of(compared: Comparison) -> Judged:
+    printed = float(compared.printed) * compared.table.unit_bytes
+    source, what = compared.table.source, str(compared)
+    return Judged(source.gpu, "memory", source.name, what, printed, compared.predicted, "B", compared.exact)
+
+
+def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
     """Every recorded time that can be judged; the reasons for the others are counted in `left_out`."""
     calibrations: dict[str, Calibration] = {}
     for run in ledger.runs:
         source = ledger.sources[run.source]
-        measured = [] if own.is_own(source) else list(times(run))
+        measured = [] if is_own(source) else list(times(run))
         try:
             model = _model(run, source, ledger, calibrations) if measured else None
         except _LeftOut as reason:

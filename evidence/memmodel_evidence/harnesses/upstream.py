@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel_validate.harnesses.script import (
+from memmodel_evidence.harnesses.script import (
     MEASURED,
     WARM_UP,
     Attention,
@@ -13,7 +13,7 @@ from memmodel_validate.harnesses.script import (
     iterations,
     shape,
 )
-from memmodel_validate.records import Row
+from memmodel_evidence.records import Row
 
 
 def upstream_gradient(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:

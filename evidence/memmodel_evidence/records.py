@@ -1,4 +1,4 @@
-"""The shipped ledger, and its tables of attention's memory: other people's runs, as printed, each with its origin.
+"""The runs on record, and tables of attention's memory among them: as their scripts printed it, each with its origin.
 
 Shapes of these tables are (batch, seq, d), in fp32 and without heads.
 """
@@ -8,24 +8,20 @@ from functools import cache
 from pathlib import Path
 
 from memmodel_validate.ledger import UNITS, Ledger, Source, read
+from memmodel_validate.own import own_runs
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = ("mem_after_inputs", "mem_before_backward", "saved", "peak_fwd", "peak_bwd", "peak_total")
 
 
 @cache
-def shipped() -> Ledger:
-    """Every record that comes with the package: recorded tables, published figures, our own runs."""
-    return read(*_files())
+def _on_record() -> Ledger:
+    return read(*sorted((DATA / "ledger").glob("*.jsonl")), onto=own_runs())
 
 
-def with_shipped(*paths: str) -> Ledger:
-    """The shipped records and those of some files more."""
-    return read(*_files(), *paths)
-
-
-def _files() -> list[Path]:
-    return sorted((DATA / "ledger").glob("*.jsonl"))
+def everything(*ledgers: str) -> Ledger:
+    """Every record of the repository (our own runs, recorded tables, published figures), then those of more files."""
+    return read(*ledgers, onto=_on_record()) if ledgers else _on_record()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +69,14 @@ class Row:
 @cache
 def tables() -> dict[str, Table]:
     """The tables that say how their memory was printed, by name."""
-    return {name: Table(source) for name, source in shipped().sources.items() if "memory_format" in source.protocol}
+    return {name: Table(source) for name, source in everything().sources.items() if "memory_format" in source.protocol}
 
 
 @cache
 def rows() -> tuple[Row, ...]:
     """The rows of all tables: those with memory, and those that ran out of it."""
     found = []
-    for run in shipped().runs:
+    for run in everything().runs:
         printed = {column: run.measured[column].printed for column in COLUMNS if column in run.measured}
         if run.source in tables() and (printed or run.out_of_memory):
             shape = (run.case["batch"], run.case["seq"], run.case["head_dim"])

@@ -11,11 +11,11 @@ from memmodel.dtypes import DType, dtype
 from memmodel.errors import UsageError
 from memmodel.masks import mask
 from memmodel.program import Launch, Program
-from memmodel_validate import attention as scripts
-from memmodel_validate.comparison import recorded
-from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_evidence import attention as scripts
+from memmodel_evidence.comparison import recorded
+from memmodel_evidence.implementations import IMPLEMENTATIONS
+from memmodel_evidence.records import Row
 from memmodel_validate.ledger import Run, Source
-from memmodel_validate.records import Row
 
 
 def program_of(run: Run, source: Source) -> Program:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from memmodel_validate.records import Row
+from memmodel_evidence.records import Row
 
 Mark = Callable[[str], None]
 Attention = Callable[..., Any]  # (xp, q, k, v) or (xp, q, k, v, mask)

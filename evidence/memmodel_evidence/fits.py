@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from memmodel.algorithms import ALGORITHMS
 from memmodel.gpus import load_gpu
 from memmodel.timing import Constant
-from memmodel_validate.implementations import IMPLEMENTATIONS
+from memmodel_evidence.implementations import IMPLEMENTATIONS
+from memmodel_evidence.programs import STANDARD
+from memmodel_evidence.records import everything
+from memmodel_evidence.times import Timed, times
 from memmodel_validate.ledger import Ledger, Run, Source
-from memmodel_validate.programs import STANDARD
-from memmodel_validate.records import shipped
-from memmodel_validate.times import Timed, times
 
 KERNELS = (*IMPLEMENTATIONS, STANDARD)
 FITTED_N = 4096
@@ -177,7 +177,7 @@ def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
     """
     found = [fit for fit in fits if fit.judges(run)]
     described = "attention" in source.protocol and run.implementation in ALGORITHMS
-    if described and not found and run.source not in shipped().sources:
+    if described and not found and run.source not in everything().sources:
         return _of_its_own(source, str(run.case["dtype"]))
     return min(found, key=lambda fit: _distance(fit.gpu, source.gpu_id), default=None)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel_validate import attention as scripts
+from memmodel_evidence import attention as scripts
 
 
 def at_most_eight_graphs(xp: Any, q: Any, k: Any, v: Any) -> Any:

@@ -2,16 +2,16 @@
 
 A harness takes the library (`torch` or `memmodel.recording`), a row's shape, `mark` and the attention
 function. `mark` begins a phase where the script resets the peak or reads `memory_allocated()`; the phases
-that are read back are "forward" and "backward" (see `memmodel_validate.comparison`). Loops of 100 are cut to
+that are read back are "forward" and "backward" (see `memmodel_evidence.comparison`). Loops of 100 are cut to
 what reaches the steady state: WARM_UP iterations that are not measured, then MEASURED ones.
 """
 
 from functools import partial
 
-from memmodel_validate import attention as scripts
-from memmodel_validate.harnesses import summed, upstream
-from memmodel_validate.harnesses.compiled import at_most_eight_graphs, last_size_runs_eager
-from memmodel_validate.harnesses.script import Harness
+from memmodel_evidence import attention as scripts
+from memmodel_evidence.harnesses import summed, upstream
+from memmodel_evidence.harnesses.compiled import at_most_eight_graphs, last_size_runs_eager
+from memmodel_evidence.harnesses.script import Harness
 
 HARNESSES: dict[str, Harness] = {
     "seed-eager": partial(upstream.upstream_gradient, attention=scripts.handout),

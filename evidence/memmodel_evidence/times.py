@@ -8,9 +8,9 @@ from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
-from memmodel_validate.community import published_products
+from memmodel_evidence.community import published_products
+from memmodel_evidence.programs import launches
 from memmodel_validate.ledger import Run, Source
-from memmodel_validate.programs import launches
 
 # A time quantity, or the rate that stands for it: the phases that it holds, and its FLOP in forwards of attention.
 PHASES: dict[str, tuple[tuple[str, ...], float]] = {

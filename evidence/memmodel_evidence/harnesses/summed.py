@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-from memmodel_validate.harnesses.script import (
+from memmodel_evidence.harnesses.script import (
     MEASURED,
     WARM_UP,
     Attention,
@@ -14,7 +14,7 @@ from memmodel_validate.harnesses.script import (
     iterations,
     shape,
 )
-from memmodel_validate.records import Row
+from memmodel_evidence.records import Row
 
 
 def zeroed_grads(xp: Any, run: Row, mark: Mark, attention: Attention) -> None:

@@ -6,8 +6,8 @@ from memmodel.program import Program
 from memmodel.recording.device import CUDA
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row
 
 EAGER = [name for name in HARNESSES if "compiled" not in name]  # compiled code is not traced
 

@@ -1,7 +1,7 @@
 """The shipped calibrations, one per GPU: what recorded runs of it give, put together.
 
 Elementwise and reduction bandwidths and fp32 products from naive attention, 16-bit products from published GEMM
-measurements, flash constants from the kernel nearest to this package's own. `python -m memmodel_validate.fit` writes
+measurements, flash constants from the kernel nearest to this package's own. `python -m memmodel_evidence.fit` writes
 their files.
 """
 

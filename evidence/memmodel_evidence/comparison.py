@@ -12,8 +12,8 @@ from memmodel.allocator import CachingAllocator
 from memmodel.cublas import workspace
 from memmodel.program import Program
 from memmodel.replay import Replay, Usage, replay
-from memmodel_validate.harnesses import HARNESSES
-from memmodel_validate.records import Row, Table, rows, tables
+from memmodel_evidence.harnesses import HARNESSES
+from memmodel_evidence.records import Row, Table, rows, tables
 
 # What a column holds: a phase of the harness, and which of its statistics.
 READINGS: dict[str, tuple[str, Callable[[Usage], int]]] = {
@@ -66,7 +66,7 @@ class Accuracy:
 def comparison(run: Row, program_of: Callable[[Row], Program] | None = None) -> list[Comparison]:
     """Every number of a row beside its prediction; none where the row ran out of memory.
 
-    `program_of` runs the row's harness: on recording tensors (`recorded`), or otherwise (`memmodel_validate.traced`).
+    `program_of` runs the row's harness: on recording tensors (`recorded`), or otherwise (`memmodel_evidence.traced`).
     """
     if not run.printed:
         return []

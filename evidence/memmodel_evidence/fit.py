@@ -1,4 +1,4 @@
-"""Calibrations fitted to recorded runs. `python -m memmodel_validate.fit` fits them all again (it needs scipy)."""
+"""Calibrations fitted to recorded runs. `python -m memmodel_evidence.fit` fits them all again (it needs scipy)."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.known import read_calibration
-from memmodel_validate.community import MADE_OF, SHIPPED, published_products, shipped_calibration
-from memmodel_validate.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
+from memmodel_evidence.community import MADE_OF, SHIPPED, published_products, shipped_calibration
+from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
+from memmodel_evidence.programs import launches, program_of
+from memmodel_evidence.records import DATA, everything
+from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
 from memmodel_validate.ledger import Ledger, Source
-from memmodel_validate.programs import launches, program_of
-from memmodel_validate.records import DATA, shipped
-from memmodel_validate.times import Timed, machine_of, predicted_seconds, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ def main(report: Callable[[str], None] = print) -> None:
     """Fit every calibration and write its file, and those of the GPUs that are shipped."""
     CALIBRATIONS.mkdir(exist_ok=True)
     for fit in FITS:
-        calibration = fitted(fit, shipped())
+        calibration = fitted(fit, everything())
         write(CALIBRATIONS / f"{fit.name}.json", calibration)
         report(
             f"{fit.name}: "

@@ -1,0 +1,65 @@
+"""What the package ships of the evidence. `python -m memmodel_evidence.release` writes it anew.
+
+How other people's runs are judged (`memmodel accuracy` of a package without their scripts), and recorded runs as points
+of a roofline picture. Written after a change of the model; a test holds both files to what is computed.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from memmodel.dtypes import dtype
+from memmodel.errors import UsageError
+from memmodel.pictures.roofline import MeasuredPoint
+from memmodel.timing.known import community
+from memmodel.work import Work
+from memmodel_evidence.judging import of_others
+from memmodel_evidence.programs import launches, program_of
+from memmodel_evidence.records import everything
+from memmodel_evidence.times import PHASES, machine_of, predicted_seconds, times
+from memmodel_validate.accuracy import AT_RELEASE, release_lines
+from memmodel_validate.ledger import Run, Source
+from memmodel_validate.measured_points import POINTS, Recorded
+
+
+def accuracy_lines() -> Iterator[bytes]:
+    """The file of `memmodel_validate.accuracy.at_release`."""
+    ledger = everything()
+    return release_lines(of_others(ledger), {source.gpu: source.gpu_id for source in ledger.sources.values()})
+
+
+def points() -> Iterator[Recorded]:
+    """Every time on record whose program is known, on GPUs of the database."""
+    ledger = everything()
+    for run in ledger.runs:
+        source = ledger.sources[run.source]
+        if source.gpu_id not in ("", "cpu") and {"head_dim", "mask", "dtype"} <= run.case.keys():
+            yield from _points(run, source)
+
+
+def _points(run: Run, source: Source) -> Iterator[Recorded]:
+    """The points of a run; none where its program is not known, or its GPU lacks a rate."""
+    machine, case = machine_of(source, community(source.gpu_id)), run.case
+    for timed in times(run):
+        try:
+            program = program_of(run, source)
+            predicted = predicted_seconds(program, timed.phase, source, machine)
+        except UsageError:
+            return
+        work = sum((launch.work for launch in launches(program, PHASES[timed.phase][0])), start=Work())
+        flops, intensity = float(work.flops), float(work.flops) / float(work.hbm_bytes)
+        what = f"{run}, {timed.phase}"
+        point = MeasuredPoint(run.implementation, what, flops, intensity, timed.seconds, predicted)
+        itemsize = dtype(case["dtype"]).itemsize
+        yield Recorded(source.gpu_id, case["head_dim"], case["mask"], itemsize, source.name, point)
+
+
+def write(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file of lines."""
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+if __name__ == "__main__":
+    write(AT_RELEASE, accuracy_lines())
+    write(POINTS, map(msgspec.json.encode, points()))

@@ -1,0 +1,53 @@
+"""What the package ships of the evidence is what the evidence computes, and serves where there is no evidence."""
+
+from dataclasses import replace
+
+import pytest
+
+from memmodel_evidence.judging import accuracy as computed
+from memmodel_evidence.judging import of_others
+from memmodel_evidence.records import everything
+from memmodel_evidence.release import points
+from memmodel_validate import accuracy as judging
+from memmodel_validate.accuracy import accuracy, at_release, known_accuracy
+from memmodel_validate.accuracy_table import markdown
+from memmodel_validate.ledger import append
+from memmodel_validate.measured_points import recorded
+
+STALE = "run `python -m memmodel_evidence.release`"
+
+
+def test_the_shipped_accuracy_is_what_the_evidence_computes() -> None:
+    shipped, gpu_ids = at_release()
+    now = of_others(everything())
+    assert shipped.left_out == now.left_out, STALE
+    for before, after in zip(shipped.judged, now.judged, strict=True):
+        near = replace(after, predicted=pytest.approx(after.predicted), roofline=pytest.approx(after.roofline))
+        assert before == near, STALE
+    assert gpu_ids == {source.gpu: source.gpu_id for source in everything().sources.values()}
+
+
+def test_the_shipped_points_are_what_the_evidence_computes() -> None:
+    for before, after in zip(recorded(), points(), strict=True):
+        seconds = pytest.approx(after.point.predicted_seconds)
+        assert before == replace(after, point=after.point._replace(predicted_seconds=seconds)), STALE
+
+
+@pytest.fixture
+def _no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("_no_evidence")
+def test_a_package_without_the_evidence_gives_the_same_answer() -> None:
+    assert markdown(accuracy(), by_table=True) == markdown(computed(), by_table=True)
+    assert {known.where for known in known_accuracy("h100-sxm", ["flash", "naive"])} == {"this GPU", "all GPUs"}
+
+
+@pytest.mark.usefixtures("_no_evidence")
+def test_a_package_without_the_evidence_says_what_it_cannot_judge(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "mine.jsonl"
+    table = everything().sources["yyin-eager"]
+    append(path, [table, *everything().of("yyin-eager")[:3]])
+    reasons = {reason: count for reason, count in accuracy(str(path)).left_out.items() if "checkout" in reason}
+    assert list(reasons.values()) == [3]
