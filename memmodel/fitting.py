@@ -8,7 +8,7 @@ from memmodel.cublas import workspace
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory
 from memmodel.program import Program
-from memmodel.replay import Replay, Usage, replay
+from memmodel.replay import Replay, Usage, replay, replay_by_event
 from memmodel.timeline import phase_peaks, saved_bytes
 
 STEPS = 3  # the first two fill the allocator's cache, the third is read
@@ -63,15 +63,24 @@ def _run(program: Program, case: Case, gpu: Gpu, allocator: CachingAllocator) ->
 
 
 def _replayed(program: Program, case: Case, gpu: Gpu, config: AllocatorConfig | None) -> tuple[Replay, bool | None]:
-    """The replay to read, and whether it fits; one is enough where endless memory is not used beyond the room."""
-    endless = _run(program, case, gpu, CachingAllocator(config=config))
+    """The replay to read, and whether it fits: that with the GPU's memory, or with endless memory where that is out."""
     room = room_bytes(gpu)
-    if room is None:
-        return endless, None
-    if max(usage.reserved_peak for _, usage in endless.phases) <= room:
-        return endless, True
-    limited = _run(program, case, gpu, CachingAllocator(room, config))
-    return (limited, True) if limited.out_of_memory is None else (endless, False)
+    if room is not None:
+        limited = _run(program, case, gpu, CachingAllocator(room, config))
+        if limited.out_of_memory is None:
+            return limited, True
+    return _run(program, case, gpu, CachingAllocator(config=config)), None if room is None else False
+
+
+def usage_by_event(
+    program: Program, torch: str, gpu: Gpu, memory: Memory, config: AllocatorConfig | None = None, steps: int = STEPS
+) -> list[tuple[int, int]]:
+    """(allocated, reserved) bytes at each event of the step that `memory` describes, from the "forward" mark on.
+
+    `torch` is its version; the last of so many `steps` is read: 1 for a program that holds several.
+    """
+    allocator = CachingAllocator(room_bytes(gpu) if memory.fits else None, config)
+    return replay_by_event(program, allocator, workspace(torch, gpu.compute_capability), steps)
 
 
 def _of_step(result: Replay) -> Iterable[Usage]:

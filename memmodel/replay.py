@@ -1,10 +1,9 @@
-"""A program run through the caching allocator: allocated and reserved bytes by phase, and out of memory."""
+"""A program run through the caching allocator: allocated and reserved bytes by phase or by event; out of memory."""
 
-from collections.abc import Iterable
-from itertools import chain
 from typing import NamedTuple
 
-from memmodel.allocator import Block, CachingAllocator, OutOfMemory
+from memmodel.allocator import CachingAllocator, OutOfMemory
+from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.cublas import Workspace
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
 
@@ -31,46 +30,80 @@ class Replay(NamedTuple):
         return next(usage for name, usage in reversed(self.phases) if name == phase)
 
 
+class _Phase(NamedTuple):
+    """A phase of a program as requests; `seen[i]` is the number of them that the kernel of event i has behind it."""
+
+    name: str
+    requests: list[Request]
+    seen: list[int]
+
+
 def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1) -> Replay:
-    """Give `allocator` the program's events, those from the first "forward" on `steps` times over.
+    """Give `allocator` the program's requests, those from the first "forward" on `steps` times over.
 
     `reserved` depends on the steps before: the cache settles in the first two. Peaks are reset at each mark; the
     replay stops at the first request that does not fit.
     """
-    blocks: dict[int, Block | None] = {}
-    threads: set[str] = set()
+    blocks: Blocks = {}
     phases: list[tuple[str, Usage]] = []
-    phase, start = "start", allocator.allocated
-    malloc, free = allocator.malloc, allocator.free
-
-    def finish() -> None:
-        usage = Usage(start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved)
-        phases.append((phase, usage))
-
-    events = program.events if steps == 1 else _repeated(program.events, steps)
-    for event in events:
-        kind = type(event)
-        if kind is Alloc:
-            blocks[event.key] = malloc(event.nbytes)  # type: ignore[union-attr]
-        elif kind is Free:
-            free(blocks.pop(event.key))  # type: ignore[union-attr]
-        elif kind is Launch:
-            if event.cublas and workspace.nbytes:  # type: ignore[union-attr]
-                if workspace.per_call:
-                    free(malloc(workspace.nbytes))
-                elif event.thread not in threads:  # type: ignore[union-attr]
-                    threads.add(event.thread)  # type: ignore[union-attr]
-                    malloc(workspace.nbytes)
-        elif kind is Mark:
-            finish()
-            phase, start = event.phase, allocator.allocated  # type: ignore[union-attr]
+    before, step = _phases(program, workspace)
+    for name, requests, _ in (*before, *step * steps):
+        start = allocator.allocated
+        if phases:  # peaks of the first phase are those since the allocator's own reset
             allocator.reset_peak()
+        for _ in serve(requests, allocator, blocks):
+            pass
+        usage = Usage(start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved)
+        phases.append((name, usage))
         if allocator.failed is not None:
             break
-    finish()
     return Replay(tuple(phases), allocator.failed, allocator.retries)
 
 
-def _repeated(events: list[Event], steps: int) -> Iterable[Event]:
-    first = next(i for i, event in enumerate(events) if isinstance(event, Mark) and event.phase == "forward")
-    return chain(events[:first], *(events[first:] for _ in range(steps)))
+def replay_by_event(
+    program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1
+) -> list[tuple[int, int]]:
+    """(allocated, reserved) bytes at each event of the last of `steps`, from the "forward" mark on.
+
+    A workspace that lives only for its kernel counts at that kernel.
+    """
+    blocks: Blocks = {}
+    before, step = _phases(program, workspace)
+    for _, requests, _ in (*before, *step * (steps - 1)):
+        for _ in serve(requests, allocator, blocks):
+            pass
+    found = []
+    for _, requests, seen in step:
+        after = [(allocator.allocated, allocator.reserved), *serve(requests, allocator, blocks)]
+        found += [after[count] for count in seen]
+    return found
+
+
+def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[_Phase]]:
+    """The phases before the first "forward", and those from there on, which may be run again."""
+    phases, current = [], _Phase("start", [], [])
+    for event in program.events:
+        if type(event) is Mark:
+            phases.append(current)
+            current = _Phase(event.phase, [], [])
+        _ask(event, workspace, current)
+    phases.append(current)
+    first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
+    return phases[:first], phases[first:]
+
+
+def _ask(event: Event, workspace: Workspace, phase: _Phase) -> None:
+    """Add what an event asks of the allocator."""
+    kind, requests = type(event), phase.requests
+    given_back = False
+    if kind is Alloc:
+        requests.append(Request(MALLOC, event.key, event.nbytes))  # type: ignore[union-attr]
+    elif kind is Free:
+        requests.append(Request(FREE, event.key))  # type: ignore[union-attr]
+    elif kind is Launch and event.cublas and workspace.nbytes:  # type: ignore[union-attr]
+        given_back = workspace.per_call
+        key = f"workspace of {event.thread}"  # type: ignore[union-attr]
+        requests.append(Request(KEEP, key, workspace.nbytes))
+    phase.seen.append(len(requests))
+    if given_back:
+        requests.append(Request(FREE, key))

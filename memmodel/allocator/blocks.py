@@ -1,10 +1,14 @@
 """Blocks of device memory and the pools of free ones.
 
-A block is a piece of a segment; the blocks of a segment form a doubly linked list in address order. Free blocks are
-kept sorted by (stream, size, address), so the first that is large enough is the best fit (BlockComparatorSize).
+A block is a piece of a segment; the blocks of a segment form a doubly linked list in address order. A pool keeps the
+free blocks of each stream sorted by (size, address), so the first that is large enough is the best fit.
+
+Source: c10/cuda/CUDACachingAllocator.cpp (Block, BlockPool, BlockComparatorSize, try_merge_blocks).
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterator
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -17,94 +21,91 @@ ROUND_LARGE = 2 * MiB  # kRoundLarge: rounded up to this
 
 
 class Block:
-    """A piece of a segment: allocated, free, or (expandable segments) address space without memory."""
+    """A piece of a segment: allocated, free, or (expandable segments) address space without memory.
 
-    __slots__ = (
-        "address",
-        "allocated",
-        "expandable",
-        "mapped",
-        "next",
-        "prev",
-        "requested",
-        "size",
-        "small",
-        "stream",
-    )
+    `small` says which pool it belongs to; `base` is the first address of its expandable segment, None in others.
+    Sizes are bytes; `requested` is what was asked for, 0 in a free block.
+    """
 
-    def __init__(self, stream: int, size: int, small: bool, address: int, expandable: "object | None" = None) -> None:
+    __slots__ = ("address", "allocated", "base", "mapped", "next", "prev", "requested", "size", "small", "stream")
+
+    def __init__(
+        self, stream: int, size: int, small: bool, address: int, base: int | None = None, mapped: bool = True
+    ) -> None:
         self.stream = stream
         self.size = size
         self.small = small
         self.address = address
-        self.expandable = expandable
+        self.base = base
+        self.mapped = mapped
         self.allocated = False
-        self.mapped = True
         self.requested = 0
         self.prev: Block | None = None
         self.next: Block | None = None
 
     @property
     def whole_segment(self) -> bool:
-        """Whether nothing was split off."""
+        """Whether the block is all of its segment."""
         return self.prev is None and self.next is None
 
-    def insert_before(self, other: "Block") -> None:
-        """Link this block in front of `other`."""
-        self.prev, self.next = other.prev, other
-        if self.prev is not None:
-            self.prev.next = self
-        other.prev = self
-
-    def insert_after(self, other: "Block") -> None:
-        """Link this block behind `other`."""
-        self.prev, self.next = other, other.next
+    def split(self, size: int, mapped: bool = True) -> "Block":
+        """Keep the first `size` bytes; the rest, `mapped` or not, is a new block behind, which is returned."""
+        rest = Block(self.stream, self.size - size, self.small, self.address + size, self.base, mapped)
+        rest.prev, rest.next = self, self.next
         if self.next is not None:
-            self.next.prev = self
-        other.next = self
+            self.next.prev = rest
+        self.next, self.size = rest, size
+        return rest
+
+    def append(self, other: "Block") -> None:
+        """Link `other` behind this block, the last of its segment."""
+        self.next, other.prev = other, self
 
 
 class Pool:
-    """Free mapped blocks by (stream, size, address), and unmapped ones by (stream, address)."""
+    """The free blocks of small or of large segments: mapped ones by stream, size and address, unmapped by address."""
 
     def __init__(self, small: bool) -> None:
         self.small = small
-        self.free: list[tuple[int, int, int, Block]] = []
-        self.unmapped: list[tuple[int, int, Block]] = []
+        self.free: dict[int, list[tuple[int, int, Block]]] = defaultdict(list)
+        self.unmapped: dict[int, list[tuple[int, Block]]] = defaultdict(list)
+
+    def blocks(self) -> Iterator[Block]:
+        """The free blocks that have memory."""
+        return (block for free in self.free.values() for *_, block in free)
 
     def add(self, block: Block) -> None:
         """Make a block available."""
         if block.mapped:
-            insort(self.free, (block.stream, block.size, block.address, block))
+            insort(self.free[block.stream], (block.size, block.address, block))
         else:
-            insort(self.unmapped, (block.stream, block.address, block))
+            insort(self.unmapped[block.stream], (block.address, block))
 
     def remove(self, block: Block) -> None:
         """Take a block out."""
         if block.mapped:
-            del self.free[bisect_left(self.free, (block.stream, block.size, block.address))]
+            free = self.free[block.stream]
+            del free[bisect_left(free, (block.size, block.address))]
         else:
-            del self.unmapped[bisect_left(self.unmapped, (block.stream, block.address))]
+            unmapped = self.unmapped[block.stream]
+            del unmapped[bisect_left(unmapped, (block.address,))]
 
-    def first_fit_index(self, size: int, stream: int) -> int | None:
-        """Index of the smallest free block of the stream with at least `size` bytes."""
-        index = bisect_left(self.free, (stream, size, -1))
-        return index if index < len(self.free) and self.free[index][0] == stream else None
-
-    def merge(self, block: Block, neighbour: Block | None) -> None:
-        """Absorb a free neighbour of the same kind into `block` (try_merge_blocks)."""
-        if neighbour is None or neighbour.allocated or neighbour.mapped != block.mapped:
-            return
-        self.remove(neighbour)
-        if block.prev is neighbour:
-            block.address, block.prev = neighbour.address, neighbour.prev
+    def merge(self, block: Block) -> None:
+        """Absorb the free neighbours of a block that is not in the pool."""
+        before, behind = block.prev, block.next
+        if before is not None and not before.allocated and before.mapped == block.mapped:
+            self.remove(before)
+            block.address = before.address
+            block.size += before.size
+            block.prev = before.prev
             if block.prev is not None:
                 block.prev.next = block
-        else:
-            block.next = neighbour.next
+        if behind is not None and not behind.allocated and behind.mapped == block.mapped:
+            self.remove(behind)
+            block.size += behind.size
+            block.next = behind.next
             if block.next is not None:
                 block.next.prev = block
-        block.size += neighbour.size
 
 
 def round_up(size: int, multiple: int) -> int:

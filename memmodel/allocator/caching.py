@@ -5,6 +5,8 @@ Not modelled: private pools of CUDA graphs, cross-stream frees (record_stream), 
 backend:cudaMallocAsync.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,8 +72,8 @@ class CachingAllocator:
         if block is None:
             self.failed = self.failed or OutOfMemory(requested, self.allocated, self.reserved)
             return None
-        if self.source.splits(block, size):
-            block = self._split(block, size, pool)
+        if block.size != size and self.source.splits(block, size):
+            pool.add(block.split(size))
         block.allocated, block.requested = True, requested
         self.allocated += block.size
         if self.allocated > self.allocated_peak:
@@ -82,11 +84,10 @@ class CachingAllocator:
         """Take a block back; it merges with free neighbours."""
         if block is None:
             return
-        block.allocated = False
+        block.allocated, block.requested = False, 0
         self.allocated -= block.size
         pool = self.small if block.small else self.large
-        pool.merge(block, block.prev)
-        pool.merge(block, block.next)
+        pool.merge(block)
         pool.add(block)
 
     def empty_cache(self) -> None:
@@ -97,7 +98,7 @@ class CachingAllocator:
     def give_back(self, address: int) -> None:
         """Give the driver back the free block that holds an address, as a recorded run did."""
         for pool in (self.large, self.small):
-            for *_, block in pool.free:
+            for block in pool.blocks():
                 if block.address <= address < block.address + block.size:
                     if block.whole_segment or self.config.expandable_segments:
                         self.source.release_block(block, pool)
@@ -107,23 +108,37 @@ class CachingAllocator:
         """Take over a segment as it was recorded: its blocks in address order, allocated, free or unmapped."""
         self.driver.take(sum(block.size for block in blocks if block.mapped))
         for left, right in pairwise(blocks):
-            right.insert_after(left)
+            left.append(right)
         for block in blocks:
             if block.allocated:
                 self.allocated += block.size
             else:
                 (self.small if block.small else self.large).add(block)
 
+    def segments(self, in_use: Iterable[Block]) -> Iterator[list[Block]]:
+        """The blocks of each segment, or run of mapped pages, in address order, given the blocks that are in use."""
+        for block in (*in_use, *self.small.blocks(), *self.large.blocks()):
+            if block.prev is None or not block.prev.mapped:
+                run, behind = [block], block.next
+                while behind is not None and behind.mapped:
+                    run.append(behind)
+                    behind = behind.next
+                yield run
+
     def _cached(self, size: int, stream: int, pool: Pool) -> Block | None:
         """The best fit among free blocks (get_free_block)."""
-        index = pool.first_fit_index(size, stream)
-        if index is None:
+        free = pool.free[stream]
+        index = bisect_left(free, (size,))
+        if index == len(free):
             return None
-        block = pool.free[self.source.prefer(index, pool)][3]
-        oversize = not self.config.unsplittable(size) or block.size >= size + self.config.max_non_split_rounding
-        if self.config.unsplittable(block.size) and oversize:
-            return None
-        pool.remove(block)
+        index = self.source.prefer(index, free)
+        block = free[index][2]
+        limit = self.config.max_split_size
+        if limit is not None and block.size >= limit:
+            rounding = self.config.max_non_split_rounding
+            if size < limit or (rounding is not None and block.size >= size + rounding):
+                return None
+        del free[index]
         return block
 
     def _fresh(self, size: int, stream: int, pool: Pool) -> Block | None:
@@ -142,23 +157,15 @@ class CachingAllocator:
         if self.config.max_split_size is None or not isinstance(self.source, WholeSegments):
             return False
         wanted = max(size, self.config.max_split_size)
-        index = pool.first_fit_index(wanted, stream)
-        if index is not None:
-            self.source.release_block(pool.free[index][3], pool)
+        free = pool.free[stream]
+        index = bisect_left(free, (wanted,))
+        if index < len(free):
+            self.source.release_block(free[index][2], pool)
             return True
         released = 0
-        for at, bytes_, _, block in reversed(list(pool.free)):
-            if released >= wanted or at != stream or not self.config.unsplittable(bytes_):
+        for bytes_, _, block in reversed(free.copy()):
+            if released >= wanted or not self.config.unsplittable(bytes_):
                 break
             self.source.release_block(block, pool)
             released += bytes_
         return released >= wanted
-
-    def _split(self, block: Block, size: int, pool: Pool) -> Block:
-        """The front of `block`; its rest becomes a free block."""
-        front = Block(block.stream, size, block.small, block.address, block.expandable)
-        front.insert_before(block)
-        block.address += size
-        block.size -= size
-        pool.add(block)
-        return front

@@ -9,8 +9,11 @@ from memmodel.allocator.blocks import (
     ROUND_LARGE,
     SMALL,
     SMALL_SEGMENT,
+    MiB,
     round_up,
 )
+
+INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice the one before, the last without an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +23,40 @@ class AllocatorConfig:
     Attributes:
         expandable_segments: map pages on demand into one address range per stream and pool.
         max_split_size: blocks of at least this are never split, nor given to smaller requests; None is no limit.
-        max_non_split_rounding: how much larger than the request such a block may be.
-        roundup_power2_divisions: steps between powers of two that requests are rounded to; 0 or 1 is off.
+        max_non_split_rounding: how much larger than the request such a block may be; as given by `large_segment`
+            where it is None.
+        roundup_power2_divisions: steps between powers of two that requests are rounded to; 0 or 1 is off. A tuple
+            holds the steps of each of the 16 intervals.
         large_segment: the segment for requests between 1 and 10 MiB.
     """
 
     expandable_segments: bool = False
     max_split_size: int | None = None
-    max_non_split_rounding: int = LARGE_SEGMENT
-    roundup_power2_divisions: int = 0
+    max_non_split_rounding: int | None = None
+    roundup_power2_divisions: int | tuple[int, ...] = 0
     large_segment: int = LARGE_SEGMENT
+
+    def __post_init__(self) -> None:
+        """One form for equal settings, so that they compare equal."""
+        if self.max_non_split_rounding is None:
+            object.__setattr__(self, "max_non_split_rounding", self.large_segment)
+        steps = self.roundup_power2_divisions
+        if isinstance(steps, tuple) and len({max(step, 1) for step in steps}) == 1:
+            object.__setattr__(self, "roundup_power2_divisions", steps[0])
+        if self.roundup_power2_divisions == 1:
+            object.__setattr__(self, "roundup_power2_divisions", 0)
 
     def block_size(self, requested: int) -> int:
         """The block a request needs (round_size)."""
         if requested < MIN_BLOCK:
             return MIN_BLOCK
         divisions = self.roundup_power2_divisions
-        if divisions > 1 and requested > MIN_BLOCK * divisions:
-            return _next_division(requested, divisions)
-        return round_up(requested, MIN_BLOCK)
+        if divisions:
+            if isinstance(divisions, tuple):
+                divisions = divisions[_interval(requested)]
+            if divisions > 1 and requested > MIN_BLOCK * divisions:
+                return _next_division(requested, divisions)
+        return -(-requested // MIN_BLOCK) * MIN_BLOCK
 
     def segment_size(self, block: int) -> int:
         """The segment asked of the driver for a block (get_allocation_size)."""
@@ -49,6 +67,11 @@ class AllocatorConfig:
     def unsplittable(self, size: int) -> bool:
         """Whether a block of this size is kept whole."""
         return self.max_split_size is not None and size >= self.max_split_size
+
+
+def _interval(requested: int) -> int:
+    """Which interval of roundup_power2_divisions a request falls into."""
+    return min(max(0, (requested // MiB).bit_length() - 1), INTERVALS - 1)
 
 
 def _next_division(size: int, divisions: int) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 from memmodel.allocator.blocks import MIN_BLOCK, SMALL, SMALL_SEGMENT, Block, Pool, round_up
 from memmodel.allocator.config import AllocatorConfig
 
-Place = Callable[[int], int]  # the address the driver gives a new segment of that many bytes
+Place = Callable[[], int | None]  # the address of the driver's next segment; None where nothing is known about it
 
 
 class Source(Protocol):
@@ -18,7 +18,7 @@ class Source(Protocol):
     def grow(self, size: int, stream: int, pool: Pool) -> Block | None:
         """A free block of at least `size` bytes from the driver, or None where it has no more."""
 
-    def prefer(self, index: int, pool: Pool) -> int:
+    def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
         """The free block to take, given the index of the best fit."""
 
     def splits(self, block: Block, size: int) -> bool:
@@ -34,19 +34,23 @@ class Source(Protocol):
 class Driver:
     """The device's memory: bytes reserved so far against a capacity (None: endless)."""
 
+    GAP = 1 << 30  # between segments, so that blocks of two of them are never taken for neighbours
+
     def __init__(self, capacity: int | None, place: Place | None = None) -> None:
         self.capacity = capacity
         self.reserved = 0
         self.reserved_peak = 0
-        self._next = 1 << 40
+        self._next = 1 << 64  # above every address of a real device
         self._place = place
 
     def take(self, size: int) -> bool:
         """Reserve memory; False where it does not fit."""
-        if self.capacity is not None and self.reserved + size > self.capacity:
+        reserved = self.reserved + size
+        if self.capacity is not None and reserved > self.capacity:
             return False
-        self.reserved += size
-        self.reserved_peak = max(self.reserved_peak, self.reserved)
+        self.reserved = reserved
+        if reserved > self.reserved_peak:
+            self.reserved_peak = reserved
         return True
 
     def give_back(self, size: int) -> None:
@@ -54,11 +58,13 @@ class Driver:
         self.reserved -= size
 
     def address(self, size: int) -> int:
-        """Where a new segment lands: increasing addresses, unless a recorded run says otherwise."""
-        if self._place is not None:
-            return self._place(size)
-        self._next += round_up(size, SMALL_SEGMENT) + (1 << 30)
-        return self._next
+        """Where a new segment lies: where a recorded run had it, else behind all others."""
+        known = self._place() if self._place is not None else None
+        if known is not None:
+            return known
+        address = self._next
+        self._next += round_up(size, SMALL_SEGMENT) + self.GAP
+        return address
 
 
 class WholeSegments:
@@ -75,7 +81,7 @@ class WholeSegments:
             return None
         return Block(stream, segment, pool.small, self.driver.address(segment))
 
-    def prefer(self, index: int, pool: Pool) -> int:
+    def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
         """The best fit."""
         return index
 
@@ -84,16 +90,16 @@ class WholeSegments:
         rest = block.size - size
         if block.small:
             return rest >= MIN_BLOCK
-        return not self.config.unsplittable(size) and rest > SMALL
+        return rest > SMALL and not self.config.unsplittable(size)
 
     def release(self, pool: Pool) -> None:
         """cudaFree of every free block that is a whole segment."""
-        for *_, block in list(pool.free):
+        for block in list(pool.blocks()):
             if block.whole_segment:
                 self.release_block(block, pool)
 
     def release_block(self, block: Block, pool: Pool) -> None:
-        """cudaFree of one block."""
+        """cudaFree of one block, a whole segment."""
         pool.remove(block)
         self.driver.give_back(block.size)
 
@@ -101,7 +107,7 @@ class WholeSegments:
 class ExpandableSegments:
     """One address range per stream and pool; pages of 2 MiB (small) or 20 MiB (large) are mapped as it grows."""
 
-    RANGE = 1 << 160  # address space of a segment: more than any request asks for
+    RANGE = 1 << 160  # address space of a range: more than any request asks for
 
     def __init__(self, driver: Driver, config: AllocatorConfig) -> None:
         self.driver = driver
@@ -125,17 +131,9 @@ class ExpandableSegments:
         pool.remove(block)
         return block
 
-    def prefer(self, index: int, pool: Pool) -> int:
+    def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
         """Of blocks that fit, the one that can expand least: the end of a range counts with its unmapped tail."""
-
-        def extent(block: Block) -> int:
-            tail = block.next
-            return block.size + (tail.size if tail is not None and not tail.mapped else 0)
-
-        stream = pool.free[index][0]
-        while index + 1 < len(pool.free) and pool.free[index + 1][0] == stream:
-            if extent(pool.free[index + 1][3]) >= extent(pool.free[index][3]):
-                break
+        while index + 1 < len(free) and _extent(free[index + 1][2]) < _extent(free[index][2]):
             index += 1
         return index
 
@@ -145,14 +143,12 @@ class ExpandableSegments:
 
     def release(self, pool: Pool) -> None:
         """Unmap the whole pages inside every free block."""
-        for *_, block in list(pool.free):
+        for block in list(pool.blocks()):
             self.release_block(block, pool)
 
     def _candidate(self, size: int, stream: int, pool: Pool) -> Block:
         """The first free or unmapped run of at least `size` bytes of address space, else a new range."""
-        for at, _, block in pool.unmapped:
-            if at != stream:
-                continue
+        for _, block in pool.unmapped[stream]:
             start = block.prev if block.prev is not None and not block.prev.allocated else block
             room, end = 0, start
             while room < size and end is not None and not end.allocated:
@@ -160,47 +156,45 @@ class ExpandableSegments:
             if room >= size:
                 return start
         page = self.page(pool.small)
-        block = Block(stream, self.RANGE // page * page, pool.small, self.driver.address(self.RANGE))
-        block.expandable, block.mapped = block.address, False  # a range is known by its base address
+        base = self.driver.address(self.RANGE)
+        block = Block(stream, self.RANGE // page * page, pool.small, base, base, mapped=False)
         pool.add(block)
         return block
 
     def _map(self, block: Block, size: int, pool: Pool) -> bool:
+        """Give the first pages of an unmapped block memory; False where the driver has none."""
         mapped = round_up(size, self.page(pool.small))
         if not self.driver.take(mapped):
             return False
         pool.remove(block)
-        block.mapped = True
         if mapped < block.size:
-            rest = Block(block.stream, block.size - mapped, pool.small, block.address + mapped, block.expandable)
-            rest.mapped = False
-            rest.insert_after(block)
-            block.size = mapped
-            pool.add(rest)
-        pool.merge(block, block.prev)
-        pool.merge(block, block.next)
+            pool.add(block.split(mapped, mapped=False))
+        block.mapped = True
+        pool.merge(block)
         pool.add(block)
         return True
 
     def release_block(self, block: Block, pool: Pool) -> None:
         """Unmap the whole pages inside one free block."""
-        base, page = block.expandable, self.page(pool.small)
-        assert isinstance(base, int)
+        base, page = block.base, self.page(pool.small)
+        assert base is not None
         start = base + round_up(block.address - base, page)
         end = base + (block.address + block.size - base) // page * page
         if end <= start:
             return
         pool.remove(block)
         if start > block.address:
-            before = Block(block.stream, start - block.address, pool.small, block.address, base)
-            before.insert_before(block)
-            pool.add(before)
+            front, block = block, block.split(start - block.address)
+            pool.add(front)
         if block.address + block.size > end:
-            after = Block(block.stream, block.address + block.size - end, pool.small, end, base)
-            after.insert_after(block)
-            pool.add(after)
-        block.address, block.size, block.mapped = start, end - start, False
-        pool.merge(block, block.prev)
-        pool.merge(block, block.next)
+            pool.add(block.split(end - block.address))
+        block.mapped = False
+        pool.merge(block)
         pool.add(block)
         self.driver.give_back(end - start)
+
+
+def _extent(block: Block) -> int:
+    """The bytes of a block, and those of the address space behind it that can still be mapped."""
+    tail = block.next
+    return block.size + (tail.size if tail is not None and not tail.mapped else 0)

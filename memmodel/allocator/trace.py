@@ -58,7 +58,7 @@ def replay_trace(
     emptied cache, a retry after running out) is given back by the model too.
     """
     placed: list[int] = []  # where the driver put what the next request needed
-    allocator = CachingAllocator(config=config, place=lambda _: placed[0] if placed else 0)
+    allocator = CachingAllocator(config=config, place=lambda: placed[0] if placed else None)
     blocks = start_state(allocator, events, segments)
     equal = new_segments = 0
     for event in events:
@@ -135,7 +135,7 @@ def _ranges(
             position = first + size
         blocks.append(_unmapped(stream, small, position, end - position))
         for block in blocks:
-            block.expandable = base
+            block.base = base
         if mapped:
             yield blocks
 
@@ -174,9 +174,7 @@ def _runs(pages: Iterable[int], page: int) -> Iterator[tuple[int, int]]:
 
 
 def _unmapped(stream: int, small: bool, address: int, size: int) -> Block:
-    block = Block(stream, size, small, address)
-    block.mapped = False
-    return block
+    return Block(stream, size, small, address, mapped=False)
 
 
 def _blocks(config: AllocatorConfig, segment: Segment, addresses: list[int], live: Live) -> list[Block]:

@@ -114,9 +114,10 @@ class CachingAllocator {
     if (this.reserved + segment > this.capacity) return null;
     this.reserved += segment;
     this.reservedPeak = Math.max(this.reservedPeak, this.reserved);
+    const address = this.nextAddress;
     this.nextAddress += roundUp(segment, SMALL_SEGMENT) + 1024 * MiB;
     if (this.nextAddress > Number.MAX_SAFE_INTEGER) throw new TooLarge();
-    return {size: segment, address: this.nextAddress, small: pool.small, allocated: false, prev: null, next: null};
+    return {size: segment, address, small: pool.small, allocated: false, prev: null, next: null};
   }
 
   release(pool) {

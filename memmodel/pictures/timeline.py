@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
-from memmodel.fitting import memory
+from memmodel.fitting import memory, usage_by_event
 from memmodel.gpus import Gpu
 from memmodel.origin import names
-from memmodel.pictures.usage import usage_by_event
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
 from memmodel.shown import Drawing

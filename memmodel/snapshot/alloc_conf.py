@@ -1,23 +1,26 @@
 """The settings string of `PYTORCH_ALLOC_CONF`: "key:value,key:value", as PyTorch reads it.
 
-Source: c10/core/AllocatorConfig.cpp and c10/cuda/CUDAAllocatorConfig.cpp of torch 2.13, whose bounds are kept.
+Source: c10/core/AllocatorConfig.cpp and c10/cuda/CUDAAllocatorConfig.cpp of torch 2.13. A test holds this reading to
+torch's own parser.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.blocks import LARGE_SEGMENT
+from memmodel.allocator.config import INTERVALS
 from memmodel.errors import UsageError, unknown
 from memmodel.units import MiB
 
-INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice the one before, the last without an end
 _HINT = "as in expandable_segments:True,max_split_size_mb:128"
 _NO_DEVICE_MEMORY = (
     "graph_capture_record_stream_reuse",
     "pinned_free_catch_all",
+    "pinned_max_cached_size_mb",
+    "pinned_max_round_threshold_mb",
     "pinned_num_register_threads",
     "pinned_reserve_segment_size_mb",
     "pinned_use_background_threads",
@@ -32,24 +35,11 @@ _NOT_MODELLED = {
     "per_process_memory_fraction": "--capacity sets such a limit",
 }
 _SIZES = ("large_segment_size_mb", "max_split_size_mb", "max_non_split_rounding_mb")
-KEYS = ("backend", "expandable_segments", "roundup_power2_divisions", *_SIZES, *_NOT_MODELLED, *_NO_DEVICE_MEMORY)
-
-
-@dataclass(frozen=True, slots=True)
-class IntervalConfig(AllocatorConfig):
-    """Settings whose `roundup_power2_divisions` differ by the size of the request: one number for each interval."""
-
-    intervals: tuple[int, ...] = ()
-
-    def block_size(self, requested: int) -> int:
-        """The block a request needs, in bytes."""
-        index = max(0, (requested >> 20).bit_length() - 1)
-        return _uniform(self.intervals[min(index, INTERVALS - 1)]).block_size(requested)
-
-
-@lru_cache
-def _uniform(divisions: int) -> AllocatorConfig:
-    return AllocatorConfig(roundup_power2_divisions=divisions)
+_DIVISIONS = "roundup_power2_divisions"
+KEYS = ("backend", "expandable_segments", _DIVISIONS, *_SIZES, *_NOT_MODELLED, *_NO_DEVICE_MEMORY)
+_WHOLE = re.compile(r"[+-]?[0-9]+")  # C++ reads the digits at the start and passes over what follows
+_FRACTION = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_ENDLESS = 1 << 62  # no limit: where a negative number wraps to, and what PyTorch holds by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +50,26 @@ class AllocConf:
     notes: tuple[str, ...] = ()
 
 
-def parse_alloc_conf(text: str) -> AllocConf:
-    """Settings from a string; of a key given twice the last counts. Raises UsageError with the nearest key or bound."""
-    given = dict(_pair(item) for item in _items("".join(text.split(" "))))
+def parse_alloc_conf(text: str, torch: tuple[int, int] = (2, 13)) -> AllocConf:
+    """Settings from a string, as that version of torch reads it; of a key given twice the last counts.
+
+    Raises UsageError with the nearest key or the bound that is exceeded.
+    """
+    pairs = [_pair(item) for item in _items("".join(text.split()))]
+    given = dict(pairs)
     for key in given:
         if key not in KEYS:
-            raise unknown("allocator setting", key, KEYS, hint=_HINT)
+            raise unknown("allocator setting", key[:40], KEYS, hint=_HINT)
     if given.get("backend", "native") != "native":
         raise UsageError(
-            f"backend:{given['backend']} does not cache as the model does: only backend:native is modelled"
+            f"backend:{given['backend'][:40]} does not cache as the model does: only backend:native is modelled"
         )
-    config = AllocatorConfig(
-        expandable_segments=_flag(given, "expandable_segments"),
-        **_sizes(given),
-    )
-    notes = tuple(f"{key} is not modelled: {why}" for key, why in _NOT_MODELLED.items() if _fraction(given, key))
-    divisions = given.get("roundup_power2_divisions")
-    return AllocConf(config if divisions is None else with_divisions(config, _divisions(divisions)), notes)
-
-
-def with_divisions(config: AllocatorConfig, intervals: tuple[int, ...]) -> AllocatorConfig:
-    """The same settings with these divisions by interval; 1 is no rounding, as 0 is."""
-    steps = tuple(0 if step == 1 else step for step in intervals)
-    if len(set(steps)) == 1:
-        return replace(config, roundup_power2_divisions=steps[0])
-    return IntervalConfig(
-        expandable_segments=config.expandable_segments,
-        max_split_size=config.max_split_size,
-        max_non_split_rounding=config.max_non_split_rounding,
-        large_segment=config.large_segment,
-        intervals=steps,
-    )
+    steps = (0,) * INTERVALS
+    for key, value in pairs:
+        if key == _DIVISIONS:
+            steps = _divisions(value, steps, overlaps=torch < (2, 9))
+    config = AllocatorConfig(_flag(given, "expandable_segments"), roundup_power2_divisions=steps, **_sizes(given))
+    return AllocConf(config, tuple(_not_modelled(given)))
 
 
 def _items(text: str) -> list[str]:
@@ -102,28 +81,31 @@ def _items(text: str) -> list[str]:
             items.append(text[start:index])
             start = index + 1
     if depth:
-        raise UsageError(f"{text!r}: expected a closing bracket, as in roundup_power2_divisions:[256:1,>:4]")
+        raise UsageError(f"{text[:80]!r}: expected a closing bracket, as in roundup_power2_divisions:[256:1,>:4]")
     return [item for item in (*items, text[start:]) if item]
 
 
 def _pair(item: str) -> tuple[str, str]:
     key, colon, value = item.partition(":")
     if not colon or not value:
-        raise UsageError(f"allocator setting {item!r}: expected key:value, {_HINT}")
+        raise UsageError(f"allocator setting {item[:80]!r}: expected key:value, {_HINT}")
     return key, value
 
 
 def _flag(given: Mapping[str, str], key: str) -> bool:
     value = given.get(key, "False")
     if value not in ("True", "False"):
-        raise UsageError(f"{key}:{value}: expected True or False")
+        raise UsageError(f"{key}:{value[:40]}: expected True or False")
     return value == "True"
 
 
 def _whole(key: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 16):
-        raise UsageError(f"{key}:{value}: expected a whole number")
-    return int(value)
+    """A whole number as C++ holds it in 64 bits: a negative one is very large."""
+    found = _WHOLE.match(value)
+    number = int(found[0]) if found and len(found[0]) < 24 else 1 << 64
+    if abs(number) >= 1 << 64:
+        raise UsageError(f"{key}:{value[:40]}: expected a whole number")
+    return number % (1 << 64)
 
 
 def _sizes(given: Mapping[str, str]) -> dict[str, Any]:
@@ -137,45 +119,54 @@ def _sizes(given: Mapping[str, str]) -> dict[str, Any]:
             raise UsageError(
                 f"{key}:{values[key] // MiB}: expected at least {large // MiB}, the size of large segments"
             )
-    fields = ("large_segment", "max_split_size", "max_non_split_rounding")
-    return {field: values[key] for field, key in zip(fields, _SIZES, strict=True) if key in values}
+    limit = values.get("max_split_size_mb", _ENDLESS)
+    return {
+        "large_segment": large,
+        "max_split_size": limit if limit < _ENDLESS else None,
+        "max_non_split_rounding": values.get("max_non_split_rounding_mb"),
+    }
 
 
-def _fraction(given: Mapping[str, str], key: str) -> bool:
-    """Whether a share of the device's memory is given, and that it is one."""
-    if key not in given:
-        return False
-    try:
-        share = float(given[key])
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise UsageError(f"{key}:{given[key]}: expected a number between 0 and 1")
-    return True
-
-
-def _divisions(value: str) -> tuple[int, ...]:
-    """Divisions of each interval from "4", or from "[256:1,512:2,>:4]" with intervals in MiB."""
-    if not value.startswith("["):
-        return (_power("roundup_power2_divisions", value),) * INTERVALS
-    found, last = [0] * INTERVALS, 0
-    for position, item in enumerate(part for part in value.strip("[]").split(",") if part):
-        start, colon, steps = item.partition(":")
-        if not colon:
-            raise UsageError(f"roundup_power2_divisions:{value}: expected entries such as 256:4")
-        count = 0 if steps == "0" else _power("roundup_power2_divisions", steps)
-        if start == ">":
-            found[last:] = [count] * (INTERVALS - last)
+def _not_modelled(given: Mapping[str, str]) -> Iterator[str]:
+    """A note for each setting that the model leaves out, after a look at its bounds."""
+    for key, why in _NOT_MODELLED.items():
+        if key not in given:
             continue
-        index = min(_power("roundup_power2_divisions", start).bit_length() - 1, INTERVALS - 1)
-        if position == 0:
-            found[:index] = [count] * index
-        found[index], last = count, index
+        found = _FRACTION.match(given[key])
+        share = float(found[0]) if found else -1.0
+        within = 0 <= share <= 1 if key == "per_process_memory_fraction" else 0 < share < 1
+        if not within:
+            raise UsageError(f"{key}:{given[key][:40]}: expected a number between 0 and 1")
+        yield f"{key} is not modelled: {why}"
+
+
+def _divisions(value: str, steps: tuple[int, ...], overlaps: bool) -> tuple[int, ...]:
+    """Divisions of each interval from "4", or from "[256:1,512:2,>:4]" with intervals in MiB.
+
+    An entry holds for its own interval alone, the first also for those below it; ">" holds for all above the entry
+    before. Where `overlaps`, as torch before 2.9 has it, ">" holds for that entry's own interval too.
+    """
+    if not value.startswith("["):
+        return (_power(value),) * INTERVALS
+    found, last, first = list(steps), 0, True
+    for item in (part for part in value.strip("[]").split(",") if part):
+        start, colon, count = item.partition(":")
+        if not colon:
+            raise UsageError(f"{_DIVISIONS}:{value[:40]}: expected entries such as 256:4")
+        divisions = 0 if _whole(_DIVISIONS, count) == 0 else _power(count)
+        if start == ">":
+            above = last if overlaps else last + 1
+            found[above:] = [divisions] * (INTERVALS - above)
+            continue
+        last = min(_power(start).bit_length() - 1, INTERVALS - 1)
+        if first:
+            found[:last] = [divisions] * last
+        found[last], first = divisions, False
     return tuple(found)
 
 
-def _power(key: str, value: str) -> int:
-    number = _whole(key, value)
+def _power(value: str) -> int:
+    number = _whole(_DIVISIONS, value)
     if number.bit_count() != 1:
-        raise UsageError(f"{key}:{value}: expected powers of two, such as 4")
+        raise UsageError(f"{_DIVISIONS}:{value[:40]}: expected powers of two, such as 4")
     return number

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig
+from memmodel.allocator.config import INTERVALS
 from memmodel.allocator.trace import Segment, TraceEvent
 from memmodel.errors import UsageError
-from memmodel.snapshot.alloc_conf import INTERVALS, AllocConf, parse_alloc_conf, with_divisions
+from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain
 
 ALLOC, FREE = "alloc", "free_completed"
@@ -133,7 +134,7 @@ def recorded_settings(settings: Any) -> AllocConf:
         config = replace(config, max_split_size=limit if 0 < limit < 1 << 62 else None)
     steps = settings.get("roundup_power2_divisions")
     if isinstance(steps, Mapping) and len(steps) == INTERVALS and all(_is_whole(step) for step in steps.values()):
-        config = with_divisions(config, tuple(steps.values()))  # written in ascending order
+        config = replace(config, roundup_power2_divisions=tuple(steps.values()))  # written in ascending order
     return AllocConf(config, read.notes)
 
 

@@ -7,7 +7,6 @@ then asked for anew, the largest first, and recorded addresses only name blocks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
 from memmodel.allocator.trace import TraceEvent, start_state
@@ -17,7 +16,6 @@ from memmodel.snapshot.snapshot import ALLOC, FREE, GROW, OUT_OF_MEMORY, SHRINK,
 from memmodel.snapshot.timeline import BlockSizes, Timeline, reserved_before
 
 BEFORE_THE_FIRST = -1
-_BEYOND = 1 << 62  # where segments land whose address no recording tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,6 @@ class _Run:
         self.snapshot = snapshot
         self.following = exact  # until the first different address
         self.placed: list[int] = []  # where the driver put what the next request needed
-        self.fresh = count(_BEYOND, config.large_segment << 40)
         self.allocator = CachingAllocator(capacity, config, self.place)
         self.blocks: dict[int, Block] = {}
         self.granted: dict[int, int] = {}
@@ -127,9 +124,9 @@ class _Run:
         self.first_different: int | None = None
         self.ran_out: RanOut | None = None
 
-    def place(self, size: int) -> int:
-        """The address of a new segment."""
-        return self.placed[0] if self.following and self.placed else next(self.fresh)
+    def place(self) -> int | None:
+        """Where the recorded run had the next segment."""
+        return self.placed[0] if self.following and self.placed else None
 
     def start_as_recorded(self) -> None:
         """The segments and blocks before the first event, rebuilt from the end."""
@@ -201,7 +198,7 @@ class _Run:
     def outcome(self) -> Outcome:
         """What the run took."""
         model = self.allocator
-        free = [entry[3] for pool in (model.small, model.large) for entry in pool.free]
+        free = [*model.small.blocks(), *model.large.blocks()]
         end = fragmentation_of_blocks(free, self.blocks.values())
         return Outcome(
             model.allocated_peak,

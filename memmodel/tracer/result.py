@@ -69,14 +69,14 @@ class Trace(Shown):
 
     def timeline(self) -> "Timeline":
         """The picture of what is in memory through the last step."""
+        from memmodel.fitting import usage_by_event
         from memmodel.pictures.timeline import timeline_of
-        from memmodel.pictures.usage import usage_by_event
         from memmodel.tracer.letters.closed import last_step
         from memmodel.tracer.memory import runs_of
 
         step = last_step(self.program)
         usage = usage_by_event(
-            self.program, self.torch, self.gpu, self.memory, self.config, times=runs_of(self.program)
+            self.program, self.torch, self.gpu, self.memory, self.config, steps=runs_of(self.program)
         )
         own = len(step.events) - step.events.index(Mark("forward"))
         return timeline_of(step, usage[-own:], self.memory, self.gpu, self.title, self.described)

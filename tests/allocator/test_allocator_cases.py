@@ -1,8 +1,11 @@
 """Cases worked out by hand from c10/cuda/CUDACachingAllocator.cpp; sizes in MiB unless said otherwise."""
 
+from itertools import pairwise
+
 import pytest
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
+from memmodel.predictor import predict
 
 MiB = 1 << 20
 
@@ -202,3 +205,20 @@ def test_an_expandable_segment_gives_back_the_pages_inside_a_hole() -> None:
     allocator.free(second)
     allocator.empty_cache()
     assert usage(allocator) == (0, 0)
+
+
+def test_a_new_segment_never_reaches_into_the_one_before() -> None:
+    """Sizes fall by more than the gap between segments, so each address has to count its own segment's size."""
+    allocator = CachingAllocator()
+    blocks = [malloc(allocator, size) for size in (8192, 12, 4096, 12)]
+    for block, following in pairwise(blocks):
+        assert block.address + block.size <= following.address
+    for block in blocks:
+        allocator.free(block)
+    assert malloc(allocator, 12).address == blocks[1].address  # of equal holes the lower
+
+
+def test_dropout_of_64_sequences_is_predicted() -> None:
+    """Its program takes segments of 4 GiB and then of 128 MiB, which used to overlap."""
+    (prediction,) = predict("A100", "naive", batch=64, seq=1024, dropout=0.1).predictions
+    assert prediction.memory.fits

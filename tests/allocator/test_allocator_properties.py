@@ -69,7 +69,7 @@ class Run:
 
 
 def free_blocks(allocator: CachingAllocator) -> list[Block]:
-    return [entry[3] for pool in (allocator.small, allocator.large) for entry in pool.free]
+    return [*allocator.small.blocks(), *allocator.large.blocks()]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)
@@ -109,7 +109,7 @@ def test_all_freed_and_the_cache_emptied_nothing_is_reserved(config: AllocatorCo
 
 
 def best_fit(pool: Pool, size: int, stream: int) -> Block | None:
-    fitting = [block for at, bytes_, _, block in pool.free if at == stream and bytes_ >= size]
+    fitting = [block for block in pool.blocks() if block.stream == stream and block.size >= size]
     return min(fitting, key=lambda block: (block.size, block.address), default=None)
 
 

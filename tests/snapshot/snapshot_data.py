@@ -26,7 +26,7 @@ class Recording:
 
     def __init__(self, config: AllocatorConfig | None = None, capacity: int | None = None) -> None:
         addresses = count(1 << 40, 1 << 36)  # of 64 bit, unlike the model's own ranges
-        self.allocator = CachingAllocator(capacity, config, lambda _: next(addresses))
+        self.allocator = CachingAllocator(capacity, config, lambda: next(addresses))
         self.events: list[Data] = []
         self.live: dict[int, tuple[Block, int, list[Data]]] = {}
         self.seen: set[Block] = set()
@@ -109,7 +109,7 @@ class Recording:
         """The blocks of every segment, or run of mapped pages, in address order."""
         model = self.allocator
         blocks = {block for block, *_ in self.live.values()}
-        blocks |= {entry[3] for pool in (model.small, model.large) for entry in pool.free}
+        blocks |= {*model.small.blocks(), *model.large.blocks()}
         for block in sorted(blocks, key=lambda found: found.address):
             if block.prev is None or not block.prev.mapped:
                 run, following = [block], block.next
