@@ -2,9 +2,9 @@
 
 import click
 
-from memmodel.cli.files import check_output, kind_of, tell, write
+from memmodel.cli.files import check_output, tell
 from memmodel.cli.options import examples, print_json, show
-from memmodel.cli.pictures import SUFFIXES, check_plotting
+from memmodel.cli.pictures import SUFFIXES, check_plotting, save
 from memmodel.errors import UsageError
 
 
@@ -49,7 +49,9 @@ def command(
         check_plotting()
     found = accuracy(*ledgers).only(gpu, quantity)
     if plot is not None:
-        write(plot, report.picture(found.judged, kind_of(plot)))
+        from memmodel_validate.accuracy_plot import accuracy_pictures
+
+        save(accuracy_pictures(found.judged), plot)
     if markdown:
         click.echo(report.markdown(found, by_table))
     elif as_json:

@@ -43,7 +43,7 @@ def put(pictures: Sequence[Any], output: str | None, force: bool, data: bool) ->
 
 def save(pictures: Sequence[Any], output: str) -> None:
     """Draw into a file. Raises UsageError where that cannot be."""
-    from memmodel.report.plots import drawn
+    from memmodel.report.figure import drawn
 
     write(output, drawn(pictures, kind_of(output)))
 
@@ -51,7 +51,7 @@ def save(pictures: Sequence[Any], output: str) -> None:
 def check_plotting() -> None:
     """Raise UsageError, which says what to install, where the plotting library is missing."""
     try:
-        import memmodel.report.figures  # noqa: F401 - the first that needs it
+        import memmodel.report.figure  # noqa: F401 - the first that needs it
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("memmodel"):
             raise

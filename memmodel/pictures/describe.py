@@ -37,6 +37,11 @@ def pictures_of(shown: object) -> list[Picture]:
     raise TypeError(f"no picture is known of {type(shown).__name__}")
 
 
+@pictures_of.register
+def _picture(shown: Picture) -> list[Picture]:
+    return [shown]
+
+
 def _tone(i: int) -> str:
     return str(i % SERIES + 1)
 
@@ -177,7 +182,7 @@ def _roofline(shown: Roofline) -> list[Picture]:
 
 
 _BALANCE = Look(":", "limit", "dotted")
-_MEASURED = Look("x", "6", shape="✖")
+_MEASURED = Look("✖", "6", shape="✖")
 
 
 def _roofline_axes(shown: Roofline) -> tuple[Axis, Axis]:

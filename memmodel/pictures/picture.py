@@ -19,8 +19,10 @@ How a drawer draws it, from back to front:
   hatched[i] it is hatched too. Its key is written inside where there is room;
 - lines join their points; a stepped line keeps y until the next x. A look with a shape puts a mark at each point.
   `name` is written at the line's end outside the axes if the line is level, beside it otherwise;
-- marks stand at points. Those of one look that would cover each other are one, with all keys; those of other looks
-  stand side by side. A key that is not the shape itself is written beside the mark;
+- marks stand at points. Without keys they are a cloud, and may cover each other. With keys, those of one look that
+  would cover each other are one, with all keys; those of other looks stand side by side. A key that is not the shape
+  itself is written beside the mark, of a line beside its first one. A hollow mark is another state of the full one that
+  a line joins it to, and its key is written only where marks are characters;
 - cells fill a unit square around (x, y), coloured by a share from 0 to 1; without a share they are hatched;
 - no text covers a mark or another text; what finds no room is left out, for the legend says it.
 

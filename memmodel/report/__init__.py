@@ -6,7 +6,7 @@ register(
     {
         "memmodel.shown.Shown": {"text": "memmodel.report.tables:text", "notebook": "memmodel.report.tables:html"},
         "memmodel.shown.Drawing": {
-            "screen": "memmodel.report.terminal_plots:screen",
+            "screen": "memmodel.report.terminal:screen",
             "notebook": "memmodel.report.saving:notebook",
             "file": "memmodel.report.saving:save",
             "dict": "memmodel.report.picture_data:picture_dict",

@@ -87,7 +87,7 @@ def _body(page: Page) -> Iterator[str]:
 
 def _pictures(page: Page) -> Iterator[tuple[str, bytes]]:
     """(caption, SVG) of each."""
-    from memmodel.report.plots import drawn
+    from memmodel.report.figure import drawn
 
     for shown in page.timelines:
         yield f"memory of {shown.title} over one step", drawn([shown], "svg")

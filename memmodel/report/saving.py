@@ -11,7 +11,7 @@ KINDS = ("svg", "png")
 
 def save(picture: Drawing, file: str | PathLike[str]) -> None:
     """Draw into a file. Raises UsageError for a name that ends in neither .svg nor .png."""
-    from memmodel.report.plots import drawn
+    from memmodel.report.figure import drawn
 
     kind = path.splitext(fspath(file))[1].lower().removeprefix(".")
     if kind not in KINDS:
@@ -24,7 +24,7 @@ def save(picture: Drawing, file: str | PathLike[str]) -> None:
 def notebook(picture: Drawing) -> str:
     """An SVG, or text where matplotlib is not installed."""
     try:
-        from memmodel.report.plots import drawn
+        from memmodel.report.figure import drawn
     except ModuleNotFoundError:
         return f"<pre>{escape(str(picture))}</pre>"
     svg = drawn([picture], "svg").decode()

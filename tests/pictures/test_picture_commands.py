@@ -16,7 +16,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
 from memmodel.report.tables import text
-from memmodel.report.terminal_plots import NARROWEST
+from memmodel.report.terminal import NARROWEST
 
 COMMANDS = (
     ("timeline", "--gpu", "A100", "--seq", "16384"),
@@ -122,7 +122,11 @@ def test_without_matplotlib_a_sentence_says_what_to_install(
 def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name in [name for name in sys.modules if name.startswith(("memmodel.report.plot", "memmodel.report.figures"))]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("memmodel.report.figure", "memmodel.report.style", "memmodel.report.labels"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     imported = builtins.__import__
 
@@ -231,7 +235,7 @@ def test_drawing_needs_no_display_and_leaves_matplotlib_as_it_was(tmp_path: Path
 
 def test_accuracy_draws_what_it_lists(tmp_path: Path) -> None:
     from memmodel_validate.accuracy import accuracy
-    from memmodel_validate.accuracy_table import plotted
+    from memmodel_validate.accuracy_plot import plotted
 
     judged = [j for j in accuracy().judged if j.unit]
     found = list(plotted(judged))

@@ -1,4 +1,4 @@
-"""Accuracy as tables, Markdown, JSON and a picture; errors are of times, in per cent, memory is exact or not."""
+"""Accuracy as tables, Markdown and JSON; errors are of times, in per cent, memory is exact or not."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -7,10 +7,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from memmodel_validate.judged import Accuracy, Judged, Summary, summaries
+from memmodel_validate.judged import Accuracy, Summary, summaries
 
 SCHEMA = 1
-_SMALLEST_BLOCK = 512  # bytes, of the allocator: below it nothing is drawn
 _COLUMNS = ("numbers", "exact", "mean", "median", "p90", "worst", "roofline")
 
 
@@ -69,18 +68,3 @@ def accuracy_dict(found: Accuracy) -> dict[str, Any]:
         "judged": [{**asdict(j), "error": j.error} for j in found.judged],
         "not_judged": dict(found.left_out),
     }
-
-
-def plotted(judged: Iterable[Judged]) -> Iterator[Judged]:
-    """The numbers that the picture shows: bytes and seconds, no counts of events and no lengths of sequences."""
-    return (one for one in judged if one.unit == "s" or (one.unit == "B" and one.measured >= _SMALLEST_BLOCK))
-
-
-def picture(judged: Iterable[Judged], kind: str) -> bytes:
-    """Predicted against measured, as an "svg" or a "png"."""
-    from memmodel.report.plot_accuracy import accuracy_drawn
-
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for one in plotted(judged):
-        pairs.setdefault(one.quantity, []).append((one.measured, one.predicted))
-    return accuracy_drawn(pairs, kind)

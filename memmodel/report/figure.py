@@ -1,0 +1,169 @@
+"""Pictures drawn by matplotlib, as SVG or PNG: no display, no global state, the same bytes for the same numbers."""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import offset_copy
+
+from memmodel.pictures.describe import pictures_of
+from memmodel.pictures.picture import Area, Entry, Line, Picture
+from memmodel.report.labels import move_apart, name_levels, write_labels
+from memmodel.report.style import FAINT, INK, PAPER, SIZE, TONES, line_look, mark_look, styled
+
+WIDE, NARROW = 9.0, 3.6  # inches: of a page, and of a phone
+_DOTS_PER_INCH = 144
+_AXES = 0.86  # of the width: what the axes take
+_CROWDED = 150  # steps of a stack: with more, outlines would cover what they enclose
+
+
+def drawn(results: Iterable[object], kind: str, width: float = WIDE, words: bool = True) -> bytes:
+    """Pictures of results below each other, as an "svg" or a "png"; `words` are their titles and legends."""
+    pictures = [picture for result in results for picture in pictures_of(result)]
+    with styled():
+        file = io.BytesIO()
+        nothing = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        figure = figure_of(pictures, width, words)
+        figure.savefig(file, format=kind, dpi=_DOTS_PER_INCH, metadata=nothing, facecolor=PAPER)
+        return file.getvalue()
+
+
+def figure_of(pictures: Sequence[Picture], width: float = WIDE, words: bool = True) -> Figure:
+    """The figure, laid out: what stands beside marks and lines is placed when their places on paper are known."""
+    heights = [_height(picture, width, words) for picture in pictures]
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained", dpi=_DOTS_PER_INCH)
+    axes = figure.subplots(len(pictures), 1, squeeze=False, height_ratios=heights)[:, 0]
+    names = []
+    for ax, picture in zip(axes, pictures, strict=True):
+        _axes(ax, picture)
+        if words:
+            _words(ax, picture)
+        _cells(ax, picture)
+        _areas(ax, picture.areas)
+        for line in picture.lines:
+            _line(ax, line)
+        names.append(name_levels(ax, picture, words))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # labels find room in the axes as they are now
+    for ax, picture, beside in zip(axes, pictures, names, strict=True):
+        move_apart(ax, beside)
+        write_labels(ax, picture)
+    return figure
+
+
+def _height(picture: Picture, width: float, words: bool) -> float:
+    """Inches: the axes with their labels, and a line for each row of the legend."""
+    aspect = picture.aspect if width > NARROW else max(picture.aspect, 0.75)
+    rows = 1 + len(picture.legend) + len(picture.notes) + 3 if words else 0
+    return _AXES * width * aspect + 0.45 + 0.145 * rows
+
+
+def _axes(ax: Axes, picture: Picture) -> None:
+    """Scales, ends, ticks and their names."""
+    for axis, set_scale, set_ends, drawn_axis in (
+        (picture.x, ax.set_xscale, ax.set_xlim, ax.xaxis),
+        (picture.y, ax.set_yscale, ax.set_ylim, ax.yaxis),
+    ):
+        set_scale("log" if axis.log else "linear")
+        set_ends(axis.low, axis.high)
+        drawn_axis.set_ticks([value for value, _ in axis.ticks], [text for _, text in axis.ticks])
+        drawn_axis.set_label_text(axis.label)
+    ax.minorticks_off()
+    if picture.areas:
+        ax.tick_params(axis="x", length=0)  # names of phases, in their middles
+    elif not picture.cells:
+        ax.grid(True, color=FAINT, linewidth=0.4, alpha=0.6)
+        ax.set_axisbelow(True)
+
+
+def _words(ax: Axes, picture: Picture) -> None:
+    """The title above; the legend below, as a table in columns: each entry's look before its row."""
+    verdict = [(picture.verdict.cells[0], 8, "normal", TONES[picture.verdict.look.tone])] if picture.verdict else []
+    lines = [(picture.title, 10, "bold", INK), (picture.subtitle, 8, "normal", INK), *verdict]
+    for i, (words, size, weight, color) in enumerate(reversed(lines)):
+        place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 7 + 12 * i), "textcoords": "offset points"}
+        ax.annotate(words, (0, 1), fontsize=size, fontweight=weight, color=color, **place)
+    handles = [_sample(entry) for entry in (*picture.legend, *picture.notes)]
+    table = list(aligned([picture.columns, *(entry.cells for entry in picture.legend)])) if picture.legend else [""]
+    keys = [entry.look.key if entry.look.key != entry.look.shape else "" for entry in picture.legend]
+    rows = [f"{key:<3}{row}" for key, row in zip(("", *keys), table, strict=True)]
+    title, *labels = (row.replace("  ", 2 * "\N{NO-BREAK SPACE}") for row in rows)
+    font: dict[str, Any] = {"family": "monospace", "size": 7}
+    legend = ax.legend(
+        handles,
+        [*labels, *(note.cells[0] for note in picture.notes)],
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=offset_copy(ax.transAxes, fig=ax.get_figure(root=True), y=-34, units="points"),
+        frameon=False,
+        prop=font,
+        title=title,
+        title_fontproperties=font,
+        alignment="left",
+        borderaxespad=0.0,
+    )
+    legend.get_title().set_x(34)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as text in columns: numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [i > 0 and any(c[:1].isdigit() for c in column[1:]) for i, column in enumerate(zip(*rows, strict=True))]
+    for row in rows:
+        cells = zip(row, widths, right, strict=True)
+        yield "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells).rstrip()
+
+
+def _sample(entry: Entry) -> Line2D | Patch:
+    """What the legend shows of a look."""
+    look = entry.look
+    if look.shape or look.dash:
+        return Line2D([], [], **line_look(look), **(mark_look(look, SIZE) if look.shape else {}))
+    if look.fill == "hatched":
+        return Patch(facecolor=PAPER, edgecolor=INK, hatch="////", linewidth=0.4)
+    if look.key and look.tone != "ink":
+        return Patch(facecolor=TONES[look.tone], edgecolor=INK, linewidth=0.4)
+    return Line2D([], [], linestyle="none")
+
+
+def _cells(ax: Axes, picture: Picture) -> None:
+    """Squares, each of one piece: an image beneath would shine through at their edges."""
+    for cell in picture.cells:
+        look: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#777777", "hatch": "xxx", "linewidth": 0.0}
+        if cell.share is not None:
+            scaled = 1 + math.log10(max(cell.share, 0.002)) / -math.log10(0.002)
+            color = mpl.colormaps["cividis"](scaled)
+            look = {"facecolor": color, "edgecolor": color, "linewidth": 0.5}
+            ax.text(cell.x, cell.y, cell.text, ha="center", va="center", color=PAPER if scaled < 0.55 else "black")
+        ax.add_patch(Rectangle((cell.x - 0.5, cell.y - 0.5), 1, 1, **look))
+
+
+def _areas(ax: Axes, areas: Sequence[Area]) -> None:
+    """A stack of steps; the part that is hatched over its colour."""
+    for area in areas:
+        outline = 0.0 if len(area.lower) > _CROWDED else 0.4
+        _filled(ax, area.lower, area.upper, facecolor=TONES[area.look.tone], edgecolor=INK, linewidth=outline)
+        _filled(ax, area.lower, area.hatched, facecolor="none", edgecolor=INK, linewidth=0.0, hatch="////")
+
+
+def _filled(ax: Axes, lower: Sequence[float], upper: Sequence[float], **look: Any) -> None:
+    """Areas where the upper level is above the lower, from each step to the next."""
+    where = [high > low for low, high in zip(lower, upper, strict=True) for _ in range(2)]
+    if any(where):
+        edges = [i + end for i in range(len(lower)) for end in (0, 1)]
+        low, high = ([level for level in levels for _ in range(2)] for levels in (lower, upper))
+        ax.fill_between(edges, low, high, where=where, antialiased=len(lower) <= _CROWDED, **look)
+
+
+def _line(ax: Axes, line: Line) -> None:
+    look = line_look(line.look)
+    if line.step and len(line.points) > _CROWDED and line.look.dash == "solid":
+        look["linewidth"] = 0.25
+    x, y = zip(*line.points, strict=True) if line.points else ((), ())
+    ax.plot(x, y, drawstyle="steps-post" if line.step else "default", **look)

@@ -1,0 +1,200 @@
+"""Marks and texts in a drawn picture, each where it covers no other."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from memmodel.pictures.picture import Area, Line, Look, Mark, Picture
+from memmodel.report.style import SIZE, SMALL, TONES, mark_look
+
+_FEW = 5.0  # inches: axes that are narrower have small marks
+_ON_WHITE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+
+
+def write_labels(ax: Axes, picture: Picture) -> None:
+    """Marks side by side, then every text where it covers no mark and no other text."""
+    _clouds(ax, [mark for mark in picture.marks if not mark.look.key])
+    marks = [mark for mark in picture.marks if mark.look.key]
+    groups = list(_beside(ax, [*marks, *(mark for line in picture.lines for mark in _marks(line))]))
+    room = _Room(ax, picture.lines)
+    for look, _, place in groups:
+        x, y = ax.transData.inverted().transform(place)
+        ax.plot(x, y, linestyle="none", clip_on=False, zorder=5, **mark_look(look, _size(ax)))
+        room.take(*place)
+    for area in picture.areas:
+        _area_key(ax, area)
+    for look, keys, (x, y) in groups:
+        words = ", ".join(key for key in keys if key and key != look.shape)
+        if words and look.fill == "full":  # a hollow mark is joined to the full one of its kernel
+            room.label(words, x, y, fontweight="bold")
+    for line in picture.lines:
+        if line.name and not _level(line):
+            (x0, y0), (x1, y1) = ax.transData.transform((line.points[0], line.points[-1]))
+            weight = "bold" if line.look.width > 1 else "normal"
+            room.label(line.name, (x0 + x1) / 2, (y0 + y1) / 2, fontsize=7, fontweight=weight)
+
+
+def _clouds(ax: Axes, marks: Iterable[Mark]) -> None:
+    """Marks without keys: so many that they may cover each other."""
+    looks: dict[Look, list[Mark]] = {}
+    for mark in marks:
+        looks.setdefault(mark.look, []).append(mark)
+    for look, same in looks.items():
+        ax.plot([m.x for m in same], [m.y for m in same], linestyle="none", **mark_look(look, SMALL))
+
+
+def _marks(line: Line) -> Iterator[Mark]:
+    """Those at a line's points, the first with its key."""
+    for i, (x, y) in enumerate(line.points if line.look.shape else ()):
+        yield Mark(replace(line.look, key="" if i else line.look.key), x, y)
+
+
+def _size(ax: Axes) -> float:
+    return SIZE if ax.bbox.width / ax.figure.dpi > _FEW else SMALL
+
+
+def _beside(ax: Axes, marks: Iterable[Mark]) -> Iterator[tuple[Look, list[str], tuple[float, float]]]:
+    """(look, keys, place) of marks on paper: those that touch are one for each look, the looks side by side."""
+    size = _size(ax) * ax.figure.dpi / 72
+    groups: list[list[tuple[Mark, tuple[float, float]]]] = []
+    for mark in marks:
+        place = tuple(ax.transData.transform((mark.x, mark.y)))
+        near = next(
+            (g for g in groups if math.dist(g[0][1], place) < size and g[0][0].look.fill == mark.look.fill), None
+        )
+        if near is None:
+            groups.append([(mark, place)])
+        else:
+            near.append((mark, place))
+    for group in groups:
+        looks: dict[tuple[str, str], list[Mark]] = {}
+        for mark, _ in group:
+            looks.setdefault((mark.look.tone, mark.look.shape), []).append(mark)
+        x, y = (sum(place[i] for _, place in group) / len(group) for i in (0, 1))
+        for i, same in enumerate(looks.values()):
+            keys = list(dict.fromkeys(mark.look.key for mark in same))
+            yield same[0].look, keys, (x + (i - (len(looks) - 1) / 2) * 1.1 * size, y)
+
+
+class _Room:
+    """Which part of the axes is taken, on paper: by marks and texts, which nothing may cover, and by lines."""
+
+    def __init__(self, ax: Axes, lines: Sequence[Line]) -> None:
+        self.ax, self.size, self.scale = ax, _size(ax), ax.figure.dpi / 72
+        self.taken: list[Bbox] = []
+        self.dots = [dot for line in lines for dot in self._dots(line)]
+
+    def _dots(self, line: Line) -> Iterator[tuple[float, float]]:
+        """Points along a line, closer than a letter is wide."""
+        places = [self.ax.transData.transform(point) for point in line.points]
+        for (x0, y0), (x1, y1) in pairwise(places):
+            count = max(1, int(math.dist((x0, y0), (x1, y1)) / (3 * self.scale)))
+            yield from ((x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(count + 1))
+
+    def take(self, x: float, y: float) -> None:
+        """A mark's place."""
+        half = (self.size + 1) / 2 * self.scale
+        self.taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
+
+    def label(self, words: str, x: float, y: float, **look: Any) -> None:
+        """Write near a place, where it crosses fewest lines; nothing where there is no room."""
+        text = self.ax.text(0.5, 0.5, words, transform=self.ax.transAxes, va="center", ha="center", zorder=6, **look)
+        size = text.get_window_extent()
+        best = min(self._places(size, x, y), default=None)
+        if best is None:
+            text.remove()
+            return
+        _, x, y = best
+        text.set_position(tuple(self.ax.transAxes.inverted().transform((x, y))))
+        self.taken.append(_box(size, x, y))
+
+    def _places(self, size: Bbox, x: float, y: float) -> Iterator[tuple[float, float, float]]:
+        """(cost, x, y) of centres around a place that are free: a step farther costs as much as two dots crossed."""
+        inside = self.ax.bbox
+        for ring in range(6):
+            away = (self.size / 2 + 2 + 5 * ring) * self.scale
+            for turn in range(16):
+                angle = math.pi * (1 / 4 + turn / 8)
+                at_x = x + math.cos(angle) * (away + size.width / 2)
+                at_y = y + math.sin(angle) * (away + size.height / 2)
+                box = _box(size, at_x, at_y)
+                if box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1:
+                    continue
+                if not box.count_overlaps(self.taken):
+                    yield 2 * ring + sum(box.contains(*dot) for dot in self.dots) + 0.01 * turn, at_x, at_y
+
+
+def _box(size: Bbox, x: float, y: float) -> Bbox:
+    return Bbox.from_bounds(x - size.width / 2, y - size.height / 2, size.width, size.height)
+
+
+def _area_key(ax: Axes, area: Area) -> None:
+    """The key, in the middle of where the area is longest at its highest; none where there is no room."""
+    start, end = _longest(area)
+    (x0, y0), (x1, y1) = ax.transData.transform(((start, area.lower[start]), (end, area.upper[start])))
+    text = ax.text((start + end) / 2, (area.lower[start] + area.upper[start]) / 2, area.look.key)
+    text.set(ha="center", va="center", fontweight="bold", color="black", bbox=_ON_WHITE)
+    size = text.get_window_extent()
+    if x1 - x0 < size.width + 2 or y1 - y0 < size.height:
+        text.remove()
+
+
+def _longest(area: Area) -> tuple[int, int]:
+    """The longest run of steps in which an area keeps its largest height and its place."""
+    steps = list(zip(area.lower, area.upper, strict=True))
+    most = max(high - low for low, high in steps)
+    start, best = 0, (0, 0)
+    for (low, high), run in groupby(steps):
+        count = len(list(run))
+        if high - low == most and count > best[1] - best[0]:
+            best = (start, start + count)
+        start += count
+    return best
+
+
+def _level(line: Line) -> bool:
+    return line.points[0][1] == line.points[-1][1]
+
+
+def name_levels(ax: Axes, picture: Picture, words: bool) -> list[Annotation]:
+    """Names of level lines right of the axes, the highest first; their keys where there is no room for words."""
+    found = []
+    for line in sorted((line for line in picture.lines if line.name and _level(line)), key=lambda x: -x.points[0][1]):
+        place = ax.annotate(
+            line.name if words else line.look.key,
+            (1.0, picture.y.share(line.points[0][1])),
+            xytext=(1.015, picture.y.share(line.points[0][1])),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7,
+            fontweight="bold" if line.look.width > 1 else "normal",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": TONES[line.look.tone]},
+            annotation_clip=False,
+        )
+        found.append(place)
+    return found
+
+
+def move_apart(ax: Axes, names: Sequence[Annotation]) -> None:
+    """Names that would touch move apart; their lines still lead to them."""
+    gap = 9 * ax.figure.dpi / 72 / ax.bbox.height
+    for name, place in zip(names, spread([name.xyann[1] for name in names], gap), strict=True):
+        name.xyann = (name.xyann[0], place)
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Falling places moved apart, as little as needed, until they are `gap` from each other."""
+    found = list(places)
+    for _ in range(50):
+        for i in range(len(found) - 1):
+            lacking = gap - (found[i] - found[i + 1])
+            if lacking > 1e-9:
+                found[i], found[i + 1] = found[i] + lacking / 2, found[i + 1] - lacking / 2
+    return found
