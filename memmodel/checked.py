@@ -48,11 +48,10 @@ def checked(document: object, kind: type[T], where: str) -> T:
 def decoded(text: bytes, kind: type[T], where: str) -> T:
     """Read JSON as a `kind`. Raises UsageError as `checked` does, and for what is not JSON."""
     try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.ValidationError as error:
-        raise _error(str(error), msgspec.json.decode(text), kind, where) from None
+        document = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{where} is not JSON: {error}") from None
+    return checked(document, kind, where)
 
 
 def _error(message: str, document: Any, kind: Any, where: str) -> UsageError:

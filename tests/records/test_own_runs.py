@@ -1,11 +1,11 @@
 """Our own runs on record: judged again by today's model, to the byte, with a calibration where there is one."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from memmodel.timing import known
 from memmodel_validate import environment, own
@@ -59,6 +59,13 @@ def test_one_byte_more_is_not_exact(tmp_path: Path, trial: Trial) -> None:
     (wrong,) = (one for one in judged(tmp_path, off) if not one.exact)
     assert (wrong.measured, wrong.predicted) == (measured + 1, measured)
     assert "live_peak_bwd" in wrong.what
+
+
+def test_a_part_of_a_byte_more_is_not_exact(tmp_path: Path, trial: Trial) -> None:
+    run = run_as_predicted(trial)
+    more = Measurement("B", (run.measured["saved"].value + 0.5,))
+    found = judged(tmp_path, replace(run, measured={**run.measured, "saved": more}))
+    assert [one.what.split(":")[0] for one in found if not one.exact] == [f"{trial.name}, saved"]
 
 
 def test_an_event_that_differs_is_counted(tmp_path: Path, trial: Trial) -> None:

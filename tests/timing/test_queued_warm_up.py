@@ -1,8 +1,7 @@
 """A mean forward that holds a warm-up which nothing waits for: by the definition of a mean, and on recorded runs."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from memmodel_evidence.programs import program_of
 from memmodel_evidence.records import everything

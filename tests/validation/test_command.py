@@ -33,6 +33,7 @@ def run(*args: str) -> tuple[object, str, str]:
         (["--timeout", "0"], "timeout 0: expected seconds above 0"),
         (["--threads", "0"], "threads 0: expected a whole number from 1 to 1024"),
         (["--calibration", "/nowhere/at/all"], "cannot read /nowhere/at/all"),
+        (["--ledger", "/dev/full", "--device", "cpu"], "cannot read /dev/full (it is a device"),
         (["--ledger", "/proc/nowhere/runs.jsonl", "--device", "cpu"], "cannot write the ledger /proc/nowhere"),
     ],
 )
@@ -104,15 +105,22 @@ def test_an_interrupt_is_status_130_and_leaves_no_process(tmp_path: Path) -> Non
         [sys.executable, "-c", code, "validate", "--device", "cpu", "--ledger", str(ledger)],
         stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"})  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    for _ in range(300):
-        if ledger.exists() and children.read_text().strip():
-            break
-        time.sleep(0.05)
-    worker = children.read_text().split()[0]
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    try:
+        for _ in range(1200):
+            if ledger.exists() and children.read_text().strip():
+                break
+            time.sleep(0.05)
+        worker = children.read_text().split()[0]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # where it did not end: nothing is left to run on
     assert process.returncode == 130
     assert err == (
         f"memmodel: interrupted after 0 of 14 cases, which are in {ledger}; the same command goes on from there\n"
     )
+    for _ in range(200):  # one that had only just been started ends when it finds nobody there
+        if not Path(f"/proc/{worker}").exists():
+            break
+        time.sleep(0.05)
     assert not Path(f"/proc/{worker}").exists()

@@ -1,6 +1,7 @@
 """Whatever happens to a worker's process is an answer, and nothing of it is left behind."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from memmodel_validate.processes import ask
+
+PATHS = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 def worker(code: str) -> tuple[str, ...]:
@@ -32,7 +35,7 @@ def test_a_failure_is_an_answer(code: str, why: str) -> None:
 
 
 def test_the_job_arrives_and_the_answer_comes_back() -> None:
-    assert ask({"a": 1}, 20, worker("print(input())")) == {"a": 1}
+    assert ask({"a": 1}, 20, worker("print(input())")) == {"a": 1, "parent": os.getpid()}
 
 
 def test_a_worker_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
@@ -45,6 +48,20 @@ def test_a_worker_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> No
     )
     assert ask({}, 1.5, worker(code)) == {"failed": "no answer within 1.5 s"}
     assert [pid for pid in map(int, pids.read_text().split()) if _runs(pid)] == []
+
+
+def test_a_worker_ends_with_the_process_that_asked_it() -> None:
+    """That one is killed, so that it can end nothing itself."""
+    work = (
+        "import os, time, memmodel_validate.worker as w; w.end_with(os.getppid()); print(os.getpid()); time.sleep(60)"
+    )
+    asks = f"import subprocess, sys; subprocess.run([sys.executable, '-uc', {work!r}])"
+    process = subprocess.Popen([sys.executable, "-c", asks], stdout=subprocess.PIPE, text=True, env=PATHS)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.communicate(timeout=30)
+    assert not _runs(pid)
 
 
 def _runs(pid: int) -> bool:

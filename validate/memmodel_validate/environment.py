@@ -86,9 +86,9 @@ def environment(device: str, threads: int, gpu: Mapping[str, Any] | None = None)
     }
 
 
-def source(environment: Mapping[str, str], protocol: Mapping[str, str]) -> Source:
+def source(environment: dict[str, str], protocol: dict[str, str]) -> Source:
     """The source of runs in an environment by a protocol: the same of both has the same name, on any day."""
-    text = json.dumps([dict(environment), dict(protocol)], sort_keys=True)
+    text = json.dumps([environment, protocol], sort_keys=True)
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     place = environment["gpu_id"] or "gpu"
     return Source(f"validate-{place}-{short}", environment, protocol, {"citation": "own run of memmodel validate"})

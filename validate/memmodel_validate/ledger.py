@@ -9,17 +9,24 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta, Struct, field
+
+from memmodel.case import SIZES
+from memmodel.checked import MOST, Text, checked, decoded
 from memmodel.errors import UsageError, unknown
+from memmodel.files import read_bytes
 
 SCHEMA = 1
+MOST_BYTES = 1 << 28  # of a file: some 100,000 runs
 
 # Each unit: the base unit it is a multiple of, and how many of those it is.
 UNITS: dict[str, tuple[str, float]] = {
@@ -64,38 +71,39 @@ QUANTITIES: dict[str, tuple[str, str]] = {
     "largest_seq": ("", "the longest sequence that ran"),
     "first_failing_seq": ("", "the shortest sequence, on the same grid, that did not"),
 }
-_SOURCE_KEYS = {"name": str, "environment": dict, "protocol": dict, "provenance": dict, "note": str}
-_RUN_KEYS = {
-    "source": str,
-    "implementation": str,
-    "case": dict,
-    "measured": dict,
-    "out_of_memory": bool,
-    "detail": dict,
-    "note": str,
-}
+Sample = Annotated[float, Meta(ge=0, le=MOST)]
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What was read, in a unit of `UNITS`: raw samples, or the text that a table prints."""
+class Measurement(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A measured quantity in a unit of `UNITS`: raw samples, or the text that a table prints."""
 
     unit: str
-    samples: tuple[float, ...] = ()
+    samples: tuple[Sample, ...] = ()
     printed: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless there is exactly one of samples and a printed number."""
+        if self.unit not in UNITS:
+            raise ValueError(f"the unit is {self.unit!r}, expected one of {', '.join(map(repr, UNITS))}")
+        if bool(self.samples) == bool(self.printed):
+            raise ValueError("either samples or printed is needed")
+        if self.printed and not _is_number(self.printed):
+            raise ValueError(f"printed as {self.printed!r}, expected the text of a number from 0 to {MOST:g}")
 
     @property
     def value(self) -> float:
         """In the base unit: the median of the samples, or the printed number."""
         return (float(self.printed) if self.printed else median(self.samples)) * UNITS[self.unit][1]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The form in a line."""
-        return {"unit": self.unit, **({"printed": self.printed} if self.printed else {"samples": list(self.samples)})}
+
+def _is_number(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= MOST  # false for nan
+    except ValueError:
+        return False
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True, forbid_unknown_fields=True):
     """Where runs are from.
 
     Attributes:
@@ -104,10 +112,10 @@ class Source:
         provenance: repo, path, commit; or a citation; or "own run" with its date.
     """
 
-    name: str
-    environment: Mapping[str, str]
-    protocol: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, str] = field(default_factory=dict)
+    name: Text
+    environment: dict[str, Text]
+    protocol: dict[str, Text] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -120,14 +128,8 @@ class Source:
         """The database's id of the GPU; empty where it is not known."""
         return self.environment.get("gpu_id", "")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The form in a line."""
-        found = {key: getattr(self, key) for key in _SOURCE_KEYS}
-        return {"record": "source", **{k: dict(v) if isinstance(v, Mapping) else v for k, v in found.items()}}
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
     """One measured configuration.
 
     Attributes:
@@ -136,30 +138,38 @@ class Run:
         measured: quantity -> measurement; empty where it ran out of memory. detail: what else is worth keeping.
     """
 
-    source: str
-    implementation: str
-    case: Mapping[str, Any]
-    measured: Mapping[str, Measurement]
+    source: Text
+    implementation: Text
+    case: dict[str, Any]
+    measured: dict[str, Measurement]
     out_of_memory: bool = False
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The form in a line."""
-        return {
-            "record": "run",
-            "source": self.source,
-            "implementation": self.implementation,
-            "case": dict(self.case),
-            "measured": {name: found.to_dict() for name, found in self.measured.items()},
-            "out_of_memory": self.out_of_memory,
-            "detail": dict(self.detail),
-            "note": self.note,
-        }
+    def __post_init__(self) -> None:
+        """Raises ValueError for a size below 1, and for a quantity that is unknown, in a wrong unit, or a time of 0."""
+        for name, value in self.case.items():
+            if name in _WHOLE and value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}, expected a whole number above 0")
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"{name} is {value!r}, expected text without control characters")
+        for name, found in self.measured.items():
+            if name not in QUANTITIES:
+                raise ValueError(str(unknown("quantity", name, QUANTITIES)))
+            base, _ = QUANTITIES[name]
+            if UNITS[found.unit][0] != base:
+                allowed = ", ".join(repr(unit) for unit, (of, _) in UNITS.items() if of == base)
+                raise ValueError(f"{name} is in {found.unit!r}, expected one of {allowed}")
+            if base in ("s", "FLOP/s") and not found.value:
+                raise ValueError(f"{name} is 0")
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{key} {value}" for key, value in self.case.items())
         return f"{self.source}: {self.implementation}, {sizes}"
+
+
+_WHOLE = (*SIZES, "chunk", "window", "capacity")
+RECORDS: dict[str, type[Source | Run]] = {"source": Source, "run": Run}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +211,7 @@ def read(*paths: str | os.PathLike[str], onto: Ledger | None = None) -> Ledger:
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes, bool]]:
     """(file and line, the line, whether it has its end)."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the ledger {os.fspath(path)} ({error.strerror})") from error
+    data = read_bytes(path, "give a ledger that `memmodel validate` wrote", MOST_BYTES)
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
         if line.strip():
             yield f"{os.fspath(path)}, line {number}", line, line.endswith(b"\n")
@@ -223,6 +230,8 @@ def append(path: str | os.PathLike[str], records: Iterable[Source | Run]) -> Non
     except OSError as error:
         raise UsageError(f"cannot write the ledger {os.fspath(path)} ({error.strerror}): name another file") from error
     try:
+        if not S_ISREG(os.fstat(handle).st_mode):
+            raise UsageError(f"cannot write the ledger {os.fspath(path)} (it is not a regular file): name another file")
         fcntl.flock(handle, fcntl.LOCK_EX)
         _append(handle, data, os.fspath(path))
     finally:
@@ -257,7 +266,8 @@ def _unfinished(handle: int, size: int) -> int:
 
 
 def _line(record: Source | Run) -> bytes:
-    content = {"schema": SCHEMA, **record.to_dict()}
+    kind = "source" if isinstance(record, Source) else "run"
+    content = {"schema": SCHEMA, "record": kind, **msgspec.to_builtins(record)}
     text = json.dumps({**content, "sha256": checksum(content)}, ensure_ascii=False, separators=(",", ":"))
     _parsed(text.encode(), "a new record")  # nothing is written that could not be read
     return text.encode() + b"\n"
@@ -271,65 +281,13 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def _parsed(line: bytes, where: str) -> Source | Run:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON ({error}); the line was damaged") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{where}: expected an object, not {type(content).__name__}")
+    content = decoded(line, dict[str, Any], where)
     if content.get("schema") != SCHEMA:
         raise UsageError(f"{where}: schema {content.get('schema')!r}, this version reads {SCHEMA}")
     if content.get("sha256") != checksum(content):
         raise UsageError(f"{where}: the checksum is {content.get('sha256')!r}, not that of the line: it was changed")
     kind = content.get("record")
     if kind not in ("source", "run"):
-        raise unknown(f"record in {where}", kind, ("source", "run"))
-    keys = _SOURCE_KEYS if kind == "source" else _RUN_KEYS
-    _check_keys(content, keys, where)
-    fields = {key: content[key] for key in keys}
-    if kind == "source":
-        return Source(**fields)
-    return Run(**{**fields, "measured": {n: _measurement(n, m, where) for n, m in content["measured"].items()}})
-
-
-def _check_keys(content: dict[str, Any], keys: Mapping[str, type], where: str) -> None:
-    for key, kind in keys.items():
-        if not isinstance(content.get(key), kind):
-            raise UsageError(f"{where}: {key} is {content.get(key)!r}, expected {_KINDS[kind]}")
-    extra = content.keys() - keys.keys() - {"schema", "record", "sha256"}
-    if extra:
-        raise unknown(f"key in {where}", sorted(extra)[0], keys)
-
-
-_KINDS = {str: "text", dict: "an object", bool: "true or false"}
-
-
-def _measurement(name: str, content: Any, where: str) -> Measurement:
-    if name not in QUANTITIES:
-        raise unknown(f"quantity in {where}", name, QUANTITIES)
-    if not isinstance(content, dict) or ("samples" in content) == ("printed" in content):
-        raise UsageError(f"{where}: {name} needs a unit, and either samples or printed")
-    base, _ = QUANTITIES[name]
-    unit = content.get("unit")
-    allowed = [u for u, (b, _) in UNITS.items() if b == base]
-    if unit not in allowed:
-        raise UsageError(f"{where}: {name} is in {unit!r}, expected one of {', '.join(map(repr, allowed))}")
-    if "printed" in content:
-        return Measurement(unit, printed=_printed(name, content["printed"], where))
-    samples = content["samples"]
-    if not isinstance(samples, list) or not samples or not all(map(_is_number, samples)):
-        raise UsageError(f"{where}: the samples of {name} are {samples!r}, expected finite numbers")
-    return Measurement(unit, tuple(float(sample) for sample in samples))
-
-
-def _printed(name: str, text: Any, where: str) -> str:
-    try:
-        if isinstance(text, str) and math.isfinite(float(text)):
-            return text
-    except ValueError:
-        pass
-    raise UsageError(f"{where}: {name} is printed as {text!r}, expected the text of a number")
-
-
-def _is_number(raw: Any) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
+        raise unknown(f"record in {where}", kind, RECORDS)
+    fields = {key: value for key, value in content.items() if key not in ("schema", "record", "sha256")}
+    return checked(fields, RECORDS[kind], where)

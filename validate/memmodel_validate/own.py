@@ -26,7 +26,8 @@ def own_runs() -> Ledger:
 
 def is_own(source: Source) -> bool:
     """Whether a source is a validation of this package."""
-    return source.name.startswith("validate-") and "warm_up" in source.protocol
+    complete = {"gpu_id", "compute_capability", "torch", "cpu"} <= source.environment.keys()
+    return source.name.startswith("validate-") and "warm_up" in source.protocol and complete
 
 
 def calibration_of(source: Source) -> Calibration | None:

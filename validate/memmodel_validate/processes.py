@@ -24,7 +24,7 @@ def ask(job: Mapping[str, Any], timeout: float, command: Sequence[str] = WORKER)
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
     )
     try:
-        out, said = process.communicate(json.dumps(job).encode(), timeout)
+        out, said = process.communicate(json.dumps({"parent": os.getpid(), **job}).encode(), timeout)
     except subprocess.TimeoutExpired:
         return {"failed": f"no answer within {timeout:g} s"}
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 from memmodel.algorithms import ALGORITHMS
 from memmodel.case import SIZES, Case, make_case
 from memmodel.dtypes import short_name
-from memmodel.errors import choice
+from memmodel.errors import UsageError, choice
 from memmodel.masks import mask
 from memmodel.units import GiB
 
@@ -74,7 +74,10 @@ def case_dict(case: Case) -> dict[str, Any]:
 
 
 def case_of(found: Mapping[str, Any], algorithm: str, torch: str = "2.13") -> Case:
-    """The case of a dict that `case_dict` made. Raises UsageError for sizes that are none."""
+    """The case of a dict that `case_dict` made. Raises UsageError for one that is incomplete or impossible."""
+    missing = {*SIZES, "chunk", "mask", "window", "dropout", "phase", "dtype"} - found.keys()
+    if missing:
+        raise UsageError(f"the case on record lacks {', '.join(sorted(missing))}")
     sizes = {size: found[size] for size in (*SIZES, "chunk")}
     seen = mask(found["mask"], found["window"])
     kept = {name: found[name] for name in ("dropout", "phase")}

@@ -245,7 +245,7 @@ def _job(plan: Plan, trial: Trial) -> dict[str, Any]:
 def _run(
     plan: Plan,
     trial: Trial,
-    measured: Mapping[str, Measurement],
+    measured: dict[str, Measurement],
     detail: Mapping[str, Any],
     out_of_memory: bool = False,
 ) -> Run:

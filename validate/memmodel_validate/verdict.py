@@ -20,7 +20,7 @@ class Memory:
     """One quantity in bytes; None where it was not measured or is not modelled."""
 
     quantity: str
-    measured: int | None
+    measured: float | None
     predicted: int | None
 
     @property
@@ -98,10 +98,18 @@ def judge(trial: Trial, run: Run, expected: Expected) -> Verdict:
 
 def _memory(run: Run, expected: Expected) -> Iterator[Memory]:
     for name in _MEMORY:
-        measured = int(run.measured[name].value) if name in run.measured else None
+        measured = _bytes(run, name)
         predicted = expected.memory.get(name)
         if measured is not None or predicted is not None:
             yield Memory(name, measured, predicted)
+
+
+def _bytes(run: Run, name: str) -> float | None:
+    """A quantity as measured; bytes are whole, and a record of others is not rounded to what was predicted."""
+    if name not in run.measured:
+        return None
+    value = float(run.measured[name].value)
+    return int(value) if value.is_integer() else value
 
 
 def _events(run: Run, expected: Expected) -> Comparison | None:

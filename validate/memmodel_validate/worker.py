@@ -4,13 +4,18 @@
 what takes the process down is seen from outside.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from memmodel.errors import UsageError
 from memmodel_validate.suite import Trial, case_of
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -49,11 +54,21 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     return on_cpu.measure(trial, job["threads"], job["protocol"])
 
 
+def end_with(parent: int) -> None:
+    """Have Linux kill this process when its parent ends, even by SIGKILL; elsewhere it ends with its trial."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it was watched
+        raise SystemExit("the process that asked is gone")
+
+
 def main() -> None:
     """Answer one job. Whatever libraries print goes to stderr."""
     kept = os.dup(1)
     os.dup2(2, 1)
-    found = answer(json.loads(sys.stdin.buffer.read()))
+    job = json.loads(sys.stdin.buffer.read())
+    end_with(job["parent"])
+    found = answer(job)
     with os.fdopen(kept, "w", encoding="utf-8") as out:
         json.dump(found, out)
 
