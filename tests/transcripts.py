@@ -113,11 +113,13 @@ def _printed(run: Callable[[], object]) -> str:
 @contextlib.contextmanager
 def workspace() -> Iterator[None]:
     """A folder to run in, with the examples and a snapshot (a recorded training step) as a reader would have them."""
-    from snapshot_data import from_trace, written
+    from snapshot_data import written
+
+    from memmodel_evidence.traces import load_trace
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "examples").symlink_to(ROOT / "examples")
-        written(from_trace("okazaki-small-training"), Path(folder))
+        written(load_trace("okazaki-small-training"), Path(folder))
         alone = {"COLUMNS": "80", "MEMMODEL_HOME": folder}
         with contextlib.chdir(folder), patch.dict(os.environ, alone):
             yield

@@ -6,13 +6,12 @@ followed by its blocks in use. `detail` is a segment's pool, or the bytes that a
 
 import csv
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from memmodel.allocator.trace import Segment, TraceEvent
 from memmodel.errors import UsageError
 from memmodel_evidence.records import DATA
 
@@ -49,22 +48,40 @@ def traces() -> dict[str, Trace]:
     return {trace.name: trace for trace in found}
 
 
-def load_trace(name: str) -> tuple[list[TraceEvent], list[Segment]]:
-    """A trace's events in order and the segments at its end. Raises UsageError for another form of file."""
+def load_trace(name: str) -> dict[str, Any]:
+    """A trace as the plain data of a snapshot, for `memmodel.snapshot`. Raises UsageError for another form of file."""
     path = DATA / "traces" / f"{name}.csv.xz"
     lines = parse_lines(lzma.decompress(path.read_bytes()).decode(), str(path), _FIELDS, _line)
-    events = [TraceEvent(x.record, x.address, x.size, x.stream) for x in lines if x.record in _EVENTS]
-    return events, _segments(lines)
+    events = [
+        {"action": x.record, "addr": x.address, "size": x.size, "stream": x.stream}
+        for x in lines
+        if x.record in _EVENTS
+    ]
+    return {"device_traces": [events], "segments": list(_segments(lines))}
 
 
-def _segments(lines: tuple[_Line, ...]) -> list[Segment]:
-    found: list[tuple[_Line, list[tuple[int, int, int]]]] = []
-    for line in lines:
-        if line.record == "segment":
-            found.append((line, []))
-        elif line.record == "block":
-            found[-1][1].append((line.address, line.size, int(line.detail)))
-    return [Segment(x.address, x.size, x.detail == "small", x.stream, tuple(blocks)) for x, blocks in found]
+def _segments(lines: tuple[_Line, ...]) -> Iterator[dict[str, Any]]:
+    """Each segment with its blocks; the gaps between those in use are free blocks."""
+    starts = [i for i, line in enumerate(lines) if line.record == "segment"]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        segment, position = lines[start], lines[start].address
+        blocks: list[dict[str, Any]] = []
+        for block in sorted(lines[start + 1 : end], key=lambda line: line.address):
+            blocks += _gap(block.address - position)
+            blocks.append({"size": block.size, "requested_size": int(block.detail), "state": "active_allocated"})
+            position = block.address + block.size
+        blocks += _gap(segment.address + segment.size - position)
+        yield {
+            "address": segment.address,
+            "total_size": segment.size,
+            "stream": segment.stream,
+            "segment_type": segment.detail,
+            "blocks": blocks,
+        }
+
+
+def _gap(size: int) -> list[dict[str, Any]]:
+    return [{"size": size, "requested_size": 0, "state": "inactive"}] if size else []
 
 
 def _line(line: dict[str, str]) -> _Line:

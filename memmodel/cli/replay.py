@@ -21,7 +21,7 @@ class BytesType(click.ParamType):  # type: ignore[type-arg]
         """The bytes."""
         text = str(value).replace(" ", "").upper()
         digits = text.rstrip("BIKMGT")
-        factor = _UNITS.get(text[len(digits) :])
+        factor = None if "_" in text else _UNITS.get(text[len(digits) :])  # float() reads 1_0 as 10
         try:
             size = float(digits) * factor if factor else -1.0
         except ValueError:
@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Read a CUDA memory SNAPSHOT: its peak by line of code, and its replay under other settings.
 
-    SNAPSHOT is a file of torch.cuda.memory._dump_snapshot. Nothing in it is run.
+    SNAPSHOT is a file that torch.cuda.memory._dump_snapshot wrote, packed or not. No code in it is run.
     """
     from memmodel.snapshot.alloc_conf import parse_alloc_conf
     from memmodel.snapshot.snapshot import read_snapshot

@@ -44,10 +44,14 @@ _ENDLESS = 1 << 62  # no limit: where a negative number wraps to, and what PyTor
 
 @dataclass(frozen=True, slots=True)
 class AllocConf:
-    """What a settings string means to the model, and what of it the model leaves out."""
+    """What a settings string means to the model, and what of it the model leaves out.
+
+    Where `collects_garbage`, cached segments may go back to the driver while it still has memory.
+    """
 
     config: AllocatorConfig
     notes: tuple[str, ...] = ()
+    collects_garbage: bool = False
 
 
 def parse_alloc_conf(text: str, torch: tuple[int, int] = (2, 13)) -> AllocConf:
@@ -69,7 +73,7 @@ def parse_alloc_conf(text: str, torch: tuple[int, int] = (2, 13)) -> AllocConf:
         if key == _DIVISIONS:
             steps = _divisions(value, steps, overlaps=torch < (2, 9))
     config = AllocatorConfig(_flag(given, "expandable_segments"), roundup_power2_divisions=steps, **_sizes(given))
-    return AllocConf(config, tuple(_not_modelled(given)))
+    return AllocConf(config, tuple(_not_modelled(given)), "garbage_collection_threshold" in given)
 
 
 def _items(text: str) -> list[str]:

@@ -5,11 +5,11 @@ Source: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py, torch 2.1 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeGuard
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.config import INTERVALS
-from memmodel.allocator.trace import Segment, TraceEvent
 from memmodel.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain
@@ -17,6 +17,7 @@ from memmodel.snapshot.unpickle import load_plain
 ALLOC, FREE = "alloc", "free_completed"
 GROW, SHRINK = ("segment_alloc", "segment_map"), ("segment_free", "segment_unmap")
 OUT_OF_MEMORY = "oom"
+_MEMORY = frozenset({ALLOC, FREE, OUT_OF_MEMORY, *GROW, *SHRINK})
 _OTHER = ("free_requested", "snapshot", "user_defined")
 _ADDRESSES = 1 << 64
 _SIZES = 1 << 42  # 4 TiB: more than any device has
@@ -25,8 +26,16 @@ _ADVICE = "give the file that torch.cuda.memory._dump_snapshot wrote"
 DEFAULT_POOL = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockState:
+class Event(NamedTuple):
+    """One entry of `device_traces`: "alloc", "free_completed", "segment_alloc", "segment_map", ...; `size` in bytes."""
+
+    action: str
+    address: int
+    size: int
+    stream: int
+
+
+class BlockState(NamedTuple):
     """A block at the end; sizes in bytes. `frames` is the stack that allocated it, as recorded and not yet checked."""
 
     address: int
@@ -36,9 +45,8 @@ class BlockState:
     frames: Any
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentState:
-    """A segment at the end, and its blocks in address order; sizes in bytes.
+class Segment(NamedTuple):
+    """A segment at the end, or a run of mapped pages, and its blocks in address order; sizes in bytes.
 
     `stream` is a number of its own for each stream of each private pool: their blocks never mix with others.
     """
@@ -47,14 +55,8 @@ class SegmentState:
     size: int
     small: bool
     stream: int
-    expandable: bool
-    pool: tuple[int, int]
-    blocks: tuple[BlockState, ...]
-
-    def traced(self) -> Segment:
-        """The form that the allocator's replay takes."""
-        used = tuple((b.address, b.size, b.requested) for b in self.blocks if b.in_use)
-        return Segment(self.address, self.size, self.small, self.stream, used)
+    pool: tuple[int, int] = DEFAULT_POOL
+    blocks: tuple[BlockState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,17 @@ class Snapshot:
         events: in the order of recording; what happened before is lost.
         frames: the stack of each event, innermost first, as recorded and not yet checked.
         device_free: bytes that the driver had left, by index of the out-of-memory event.
-        segments: at the end.
+        segments: at the end, by address.
         settings: the allocator's settings when the snapshot was written.
         notes: what of the file was left out or assumed.
     """
 
     path: str
     device: int
-    events: list[TraceEvent]
+    events: list[Event]
     frames: list[Any]
     device_free: dict[int, int]
-    segments: list[SegmentState]
+    segments: list[Segment]
     settings: AllocConf
     notes: tuple[str, ...] = field(default=())
 
@@ -95,7 +97,8 @@ class Snapshot:
 def read_snapshot(path: str, device: int | None = None) -> Snapshot:
     """Read a file that `torch.cuda.memory._dump_snapshot` wrote; no code in it is run.
 
-    `device` chooses one of several; by default it is the one with events. Raises UsageError for anything else.
+    `device` chooses one of several; by default it is the one with events, or with segments where none has events.
+    Raises UsageError for anything else.
     """
     return parse_snapshot(load_plain(path), path, device)
 
@@ -105,12 +108,17 @@ def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     reader = _Reader(path)
     whole = reader.mapping(data, "the file")
     traces = reader.items(reader.key(whole, "device_traces", "the file"), "device_traces")
-    chosen = _device(path, [len(reader.items(t, f"device_traces[{i}]")) for i, t in enumerate(traces)], device)
+    listed = reader.items(reader.key(whole, "segments", "the file"), "segments")
+    counts = {i: len(reader.items(trace, f"device_traces[{i}]")) for i, trace in enumerate(traces)}
+    chosen = _device(path, counts, [reader.mapping(s, f"segments[{i}]") for i, s in enumerate(listed)], device)
     streams = _Streams()
-    segments = sorted(_segments(reader, whole, chosen, streams), key=lambda segment: segment.address)
+    segments = sorted(_segments(reader, listed, chosen, streams), key=lambda segment: segment.address)
+    for before, behind in pairwise(segments):
+        if before.address + before.size > behind.address:
+            raise UsageError(f"{path}: segments overlap at {behind.address:#x}, or one is listed twice: {_ADVICE}")
     settings = recorded_settings(whole.get("allocator_settings"))
     found = Snapshot(path, chosen, [], [], {}, segments, settings, settings.notes)
-    unknown = _read_events(reader, traces[chosen], found, streams)
+    unknown = _read_events(reader, traces[chosen] if chosen in counts else [], found, streams)
     notes = [f"events of kind {name!r} have no part in the model" for name in sorted(unknown)]
     if streams.private:
         notes.append("private pools (CUDA graphs, MemPool) are replayed as streams of their own")
@@ -130,12 +138,14 @@ def recorded_settings(settings: Any) -> AllocConf:
     expandable, limit = settings.get("expandable_segments"), settings.get("max_split_size")
     if isinstance(expandable, bool):
         config = replace(config, expandable_segments=expandable)
-    if isinstance(limit, int) and not isinstance(limit, bool):
+    if _is_whole(limit):
         config = replace(config, max_split_size=limit if 0 < limit < 1 << 62 else None)
     steps = settings.get("roundup_power2_divisions")
     if isinstance(steps, Mapping) and len(steps) == INTERVALS and all(_is_whole(step) for step in steps.values()):
         config = replace(config, roundup_power2_divisions=tuple(steps.values()))  # written in ascending order
-    return AllocConf(config, read.notes)
+    threshold = settings.get("garbage_collection_threshold")
+    collects = read.collects_garbage or (isinstance(threshold, float) and threshold > 0)
+    return AllocConf(config, read.notes, collects)
 
 
 class _Streams:
@@ -198,6 +208,13 @@ class _Reader:
         """Bytes, at least one."""
         return self.whole(mapping, key, where, _SIZES, least=1)
 
+    def name(self, mapping: dict[Any, Any], key: str, where: str) -> str:
+        """A text."""
+        value = self.key(mapping, key, where)
+        if not isinstance(value, str):
+            raise self.wrong(f"{key!r} of {where}", "a name", f"a {type(value).__name__}")
+        return value
+
     def pool(self, value: Any, where: str) -> tuple[int, int]:
         """The id of a pool: two whole numbers."""
         if not isinstance(value, tuple | list) or len(value) != 2 or not all(_is_whole(part) for part in value):
@@ -205,51 +222,49 @@ class _Reader:
         return value[0], value[1]
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _device(path: str, counts: list[int], device: int | None) -> int:
-    """The device to read, given the number of events of each."""
-    busy = [index for index, count in enumerate(counts) if count]
-    if not busy:
+def _device(path: str, counts: Mapping[int, int], segments: list[dict[Any, Any]], device: int | None) -> int:
+    """The device to read, given the number of events of each and all segments."""
+    busy = [index for index, count in counts.items() if count]
+    held = sorted({d for segment in segments if _is_whole(d := segment.get("device", busy[0] if busy else 0))})
+    if not busy and not held:
         raise UsageError(
-            f"{path} holds no events: call torch.cuda.memory._record_memory_history() before what is to be recorded"
+            f"{path} holds no events and no segments: "
+            "call torch.cuda.memory._record_memory_history() before what is to be recorded"
         )
+    known = busy or held
     if device is None:
-        if len(busy) > 1:
-            listed = ", ".join(f"{index} ({counts[index]})" for index in busy)
-            raise UsageError(f"{path} holds events of devices {listed}: choose one with --device")
-        return busy[0]
-    if device not in busy:
-        raise UsageError(f"{path} holds no events of device {device}: choose --device {' or '.join(map(str, busy))}")
+        if len(known) > 1:
+            kind = "events" if busy else "segments"
+            listed = ", ".join(f"{index} ({counts[index]})" if busy else f"{index}" for index in known)
+            raise UsageError(f"{path} holds {kind} of devices {listed}: choose one with --device")
+        return known[0]
+    if device not in {*busy, *held}:
+        offered = " or ".join(map(str, sorted({*busy, *held})))
+        raise UsageError(f"{path} holds nothing of device {device}: choose --device {offered}")
     return device
 
 
-def _segments(reader: _Reader, whole: dict[Any, Any], device: int, streams: _Streams) -> Iterator[SegmentState]:
+def _segments(reader: _Reader, listed: list[Any], device: int, streams: _Streams) -> Iterator[Segment]:
     """The segments of the device."""
-    for index, item in enumerate(reader.items(reader.key(whole, "segments", "the file"), "segments")):
-        where = f"segments[{index}]"
-        given = reader.mapping(item, where)
+    for index, given in enumerate(listed):
         if given.get("device", device) != device:
             continue
+        where = f"segments[{index}]"
         pool = reader.pool(given.get("segment_pool_id", DEFAULT_POOL), where)
-        kind = reader.key(given, "segment_type", where)
+        kind = reader.name(given, "segment_type", where)
         if kind not in ("small", "large"):
-            raise reader.wrong(
-                f"'segment_type' of {where}",
-                "small or large",
-                repr(kind[:30]) if isinstance(kind, str) else f"a {type(kind).__name__}",
-            )
+            raise reader.wrong(f"'segment_type' of {where}", "small or large", repr(kind[:30]))
         address = reader.whole(given, "address", where)
         blocks = tuple(_blocks(reader, given, where, address))
         size = reader.size(given, "total_size", where)
         if sum(block.size for block in blocks) != size:
             raise UsageError(f"{reader.path}: the blocks of {where} do not add up to its {size} bytes: {_ADVICE}")
         stream = streams.number(reader.whole(given, "stream", where), pool)
-        yield SegmentState(
-            address, size, kind == "small", stream, given.get("is_expandable", False) is True, pool, blocks
-        )
+        yield Segment(address, size, kind == "small", stream, pool, blocks)
 
 
 def _blocks(reader: _Reader, segment: dict[Any, Any], where: str, address: int) -> Iterator[BlockState]:
@@ -267,29 +282,39 @@ def _blocks(reader: _Reader, segment: dict[Any, Any], where: str, address: int) 
 def _read_events(reader: _Reader, trace: Iterable[Any], into: Snapshot, streams: _Streams) -> set[str]:
     """Fill in the events; returns the actions that the model does not know."""
     unknown: set[str] = set()
-    pools = {s.address: s for s in into.segments if s.pool != DEFAULT_POOL}
+    pools = [segment for segment in into.segments if segment.pool != DEFAULT_POOL]
     for index, item in enumerate(trace):
-        where = f"event {index}"
-        given = reader.mapping(item, where)
-        action = reader.key(given, "action", where)
-        if not isinstance(action, str):
-            raise reader.wrong(f"'action' of {where}", "a name", f"a {type(action).__name__}")
+        given = item if type(item) is dict else reader.mapping(item, f"event {index}")
+        action = given.get("action")
+        if type(action) is not str:
+            action = reader.name(given, "action", f"event {index}")
         address = size = stream = 0
-        if action == OUT_OF_MEMORY:
-            into.device_free[index] = reader.whole(given, "device_free", where)
-        if action in (ALLOC, FREE, OUT_OF_MEMORY, *GROW, *SHRINK):
-            if action != OUT_OF_MEMORY:
-                address = reader.whole(given, "addr", where)
-            size = reader.size(given, "size", where)
-            own = given["pool_id"] if "pool_id" in given else _pool_at(address, pools.values())
-            stream = streams.number(reader.whole(given, "stream", where), reader.pool(own, where))
+        if action in _MEMORY:
+            address, size, stream = _numbers(reader, given, action, index)
+            if action == OUT_OF_MEMORY:
+                into.device_free[index] = reader.whole(given, "device_free", f"event {index}")
+            pool = given.get("pool_id") if "pool_id" in given else _pool_at(address, pools) if pools else DEFAULT_POOL
+            if pool != DEFAULT_POOL:
+                stream = streams.number(stream, reader.pool(pool, f"event {index}"))
         elif action not in _OTHER:
             unknown.add(action[:30])
-        into.events.append(TraceEvent(action, address, size, stream))
+        into.events.append(Event(action, address, size, stream))
         into.frames.append(given.get("frames"))
     return unknown
 
 
-def _pool_at(address: int, private: Iterable[SegmentState]) -> tuple[int, int]:
+def _numbers(reader: _Reader, given: dict[Any, Any], action: str, index: int) -> tuple[int, int, int]:
+    """Address, size and stream of an event."""
+    address, size, stream = given.get("addr", 0), given.get("size"), given.get("stream")
+    if type(address) is int and type(size) is int and type(stream) is int and "addr" in given:
+        within = 0 <= address < _ADDRESSES and 0 < size < _SIZES and 0 <= stream < _ADDRESSES
+        if within:  # the common case, without the names that an error needs
+            return address, size, stream
+    where = f"event {index}"
+    address = 0 if action == OUT_OF_MEMORY else reader.whole(given, "addr", where)
+    return address, reader.size(given, "size", where), reader.whole(given, "stream", where)
+
+
+def _pool_at(address: int, private: Iterable[Segment]) -> tuple[int, int]:
     """The private pool whose segment holds an address, where events do not tell theirs."""
     return next((s.pool for s in private if s.address <= address < s.address + s.size), DEFAULT_POOL)

@@ -1,50 +1,44 @@
 """Everything that one recording tells: its peak, what fills it, and how it would have gone otherwise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memmodel.errors import UsageError
-from memmodel.snapshot.account import Entry, account
 from memmodel.snapshot.alloc_conf import AllocConf
-from memmodel.snapshot.fragmentation import Fragmentation, fragmentation
-from memmodel.snapshot.snapshot import OUT_OF_MEMORY, Snapshot
-from memmodel.snapshot.timeline import Timeline, block_sizes, timeline
-from memmodel.snapshot.what_if import (
-    Landing,
-    Outcome,
+from memmodel.snapshot.fragmentation import Fragmentation, by_pool
+from memmodel.snapshot.history import History, Recorded, history, recorded_blocks
+from memmodel.snapshot.owners import Owner, owners
+from memmodel.snapshot.releases import Capacity, known_capacity
+from memmodel.snapshot.runs import (
+    Addresses,
     RanOut,
-    known_capacity,
-    recorded,
+    Run,
+    recorded_run,
     replay_exactly,
-    replay_packed,
     replay_under,
     starts_as_recorded,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """One way that the run went or would have gone. `capacity` is in bytes; None is not known, and then so is `fits`.
-
-    `start` says what was in use before the first event: "recorded", or its blocks "packed" anew.
-    """
-
-    name: str
-    outcome: Outcome
-    start: str
-    capacity: int | None
-    fits: bool | None
+from memmodel.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A snapshot read, accounted for and replayed; `courses` has the recording first."""
+    """A snapshot read, accounted for and replayed.
+
+    Attributes:
+        history: bytes after each event. owners: of what is in use at its peak, the largest first.
+        pools: free memory at the end. addresses: how many the model chose too.
+        runs: the recording first, then its replays. capacity: of the recorded run, where it was at its limit.
+        out_of_memory: each recorded error, and the bytes that the driver had left.
+        before: blocks in use before the first event, and their bytes.
+    """
 
     snapshot: Snapshot
-    timeline: Timeline
-    account: list[Entry]
+    history: History
+    owners: list[Owner]
     pools: list[Fragmentation]
-    landing: Landing
-    courses: list[Course]
+    addresses: Addresses
+    runs: list[Run]
+    capacity: Capacity | None
     out_of_memory: list[tuple[RanOut, int]]
     before: tuple[int, int]
     notes: tuple[str, ...]
@@ -53,7 +47,8 @@ class Study:
 def study(snapshot: Snapshot, conf: AllocConf | None = None, capacity: int | None = None) -> Study:
     """Read a snapshot's peak, replay it, and replay it under `conf` and with `capacity` bytes where they are given.
 
-    Without a capacity that of a recorded out-of-memory error is taken.
+    Without a capacity that of the recorded run is taken, where it ran out of memory or released its cache to make room.
+    Raises UsageError where the file contradicts itself.
     """
     try:
         return _study(snapshot, conf, capacity)
@@ -65,51 +60,51 @@ def study(snapshot: Snapshot, conf: AllocConf | None = None, capacity: int | Non
 
 
 def _study(snapshot: Snapshot, conf: AllocConf | None, capacity: int | None) -> Study:
-    exact, landing, sizes = replay_exactly(snapshot, block_sizes(snapshot))
-    course = timeline(snapshot, sizes)
-    pools = fragmentation(snapshot)
-    as_recorded = recorded(snapshot, course, pools[-1])
-    courses = [
-        Course("recorded", as_recorded, "recorded", None, as_recorded.ran_out is None),
-        Course("replayed", exact, "recorded", None, None),
-    ]
-    notes = [*snapshot.notes, *(conf.notes if conf else ())]
+    exact, addresses, recorded = replay_exactly(snapshot, recorded_blocks(snapshot))
+    course = history(snapshot, recorded)
+    pools = by_pool(snapshot)
+    known = known_capacity(snapshot, course)
+    runs = [recorded_run(snapshot, course, pools[-1]), exact]
     if conf is not None or capacity is not None:
-        if capacity is None:
-            capacity = known_capacity(snapshot, course)
-        courses[1:] = _otherwise(snapshot, conf, capacity)
+        limits = known if capacity is None else Capacity(capacity, None)
+        runs[1:] = _otherwise(snapshot, recorded, conf, limits)
     return Study(
         snapshot,
         course,
-        account(snapshot, sizes, course.peak),
+        owners(snapshot, recorded, course.peak),
         pools,
-        landing,
-        courses,
+        addresses,
+        runs,
+        known,
         _out_of_memory(snapshot, course),
-        (len(sizes.start), course.allocated[0]),
-        tuple(notes),
+        (len(recorded.start), course.allocated[0]),
+        (*snapshot.notes, *(conf.notes if conf else ())),
     )
 
 
-def _otherwise(snapshot: Snapshot, conf: AllocConf | None, capacity: int | None) -> list[Course]:
+def _otherwise(snapshot: Snapshot, recorded: Recorded, conf: AllocConf | None, limits: Capacity | None) -> list[Run]:
     """The run as asked for; where its start is packed, also the recorded settings so, to compare like with like."""
     config = conf.config if conf else snapshot.config
-    asked = replay_under(snapshot, config, capacity)
-    if config == snapshot.config:
-        start = "recorded" if starts_as_recorded(snapshot, config, capacity) else "packed"
-        return [_course("replayed", asked, start, capacity)]
-    control = replay_packed(snapshot, capacity)
-    return [_course("same settings", control, "packed", capacity), _course("as asked", asked, "packed", capacity)]
+
+    def within(name: str, same: bool, capacity: int | None) -> Run:
+        settings = snapshot.config if same else config
+        packed = config != snapshot.config or not starts_as_recorded(snapshot, settings, capacity)
+        return replay_under(name, snapshot, recorded, settings, capacity, packed)
+
+    names = [("replayed", True)] if config == snapshot.config else [("same settings", True), ("as asked", False)]
+    runs = []
+    for name, same in names:
+        run = within(name, same, limits and limits.at_least)
+        if run.fits is False and limits is not None and limits.at_most not in (None, limits.at_least):
+            most = within(name, same, limits.at_most)
+            run = most if most.fits is False else replace(run, fits=None)
+        runs.append(run)
+    return runs
 
 
-def _course(name: str, outcome: Outcome, start: str, capacity: int | None) -> Course:
-    return Course(name, outcome, start, capacity, None if capacity is None else outcome.ran_out is None)
-
-
-def _out_of_memory(snapshot: Snapshot, course: Timeline) -> list[tuple[RanOut, int]]:
+def _out_of_memory(snapshot: Snapshot, course: History) -> list[tuple[RanOut, int]]:
     """Each recorded out-of-memory error, and the bytes that the driver had left."""
     return [
-        (RanOut(index, event.size, course.allocated[index], course.reserved[index]), snapshot.device_free[index])
-        for index, event in enumerate(snapshot.events)
-        if event.action == OUT_OF_MEMORY
+        (RanOut(index, snapshot.events[index].size, course.allocated[index], course.reserved[index]), free)
+        for index, free in snapshot.device_free.items()
     ]

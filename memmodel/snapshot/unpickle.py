@@ -4,30 +4,40 @@ A pickle is a program for a stack machine. Only the instructions that build list
 scalars are let through, as the `pickle` module writes them for a snapshot; they are checked before the first runs.
 """
 
+import gc
 import io
 import pickle
-import pickletools
+import re
 import stat
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from memmodel.errors import UsageError
 
-MAX_BYTES = 2 << 30
-MAX_OPCODES = 50_000_000  # a snapshot has about 50 for each of its events
+MAX_BYTES = 1 << 29  # of the file, unpacked
+MAX_INSTRUCTION_BYTES = 1 << 28  # without texts; each byte makes at most 12 of memory, and an event has about 100
 MAX_CONTAINERS = 5_000_000  # an empty list is one byte of the file and 56 of memory; a snapshot has 2 for each event
 
 _ADVICE = "give the file that torch.cuda.memory._dump_snapshot wrote"
-_INTEGERS = frozenset({"BININT", "BININT1", "BININT2", "LONG1"})
-_CONTAINERS = frozenset({"EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PLAIN = (
-    _INTEGERS
-    | _CONTAINERS
-    | {"PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
-    | {"NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-    | {"APPEND", "APPENDS", "SETITEM", "SETITEMS"}
+_UNPACKED_BY = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "lzma", b"BZh": "bz2"}  # first bytes -> module
+_PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"\x04\x22\x4d\x18": "lz4"}
+
+# Instructions of fixed length that make nothing larger than a number, as one pattern: going through them one by one, as
+# pickletools does, takes five times as long as unpickling. A tuple is let through right behind its whole numbers only:
+# hashing deeply nested tuples would overflow the interpreter's stack.
+_LENGTHS = b"|".join(b"\\x%02x.{%d}" % (length, length) for length in (6, 7, 5, 8, 4, 3, 2, 1, 9, *range(10, 17), 0))
+_WHOLE = rb"(?>K.|M..|J.{4}|\x8a(?>" + _LENGTHS + rb"))(?>\x95.{8})?"  # BININT1, BININT2, BININT, LONG1; FRAME
+_WHOLES = b"%b(?>\\x85|%b(?>\\x86|%b\\x87))?" % (_WHOLE, _WHOLE, _WHOLE)  # and TUPLE1, TUPLE2, TUPLE3
+_RUN = re.compile(
+    rb"(?>[hq].|[(N\x88\x89\x94aesu]|"  # BINGET, BINPUT; MARK, NONE, NEWTRUE, NEWFALSE, MEMOIZE, APPEND(S), SETITEM(S)
+    + _WHOLES
+    + rb"|j.{4}|G.{8}|\x95.{8}|\x80.)*+",  # LONG_BINGET, BINFLOAT, FRAME, PROTO
+    re.DOTALL,
 )
+_CONTAINERS = b"]})"  # EMPTY_LIST, EMPTY_DICT, EMPTY_TUPLE
+_TEXT_LENGTHS = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8 -> bytes of the text's length
+_LONG_BINPUT, _STOP, _TUPLES = ord("r"), ord("."), b"\x85\x86\x87"
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -43,61 +53,103 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain(path: str) -> Any:
-    """The plain data in a pickle. Raises UsageError for anything else, before any of it is built."""
+    """The plain data in a pickle, which may be packed by gzip, xz or bzip2.
+
+    Raises UsageError for anything else, before any of it is built.
+    """
     data = _bytes(path)
+    _scan(path, data)
+    collecting = gc.isenabled()
+    gc.disable()  # nothing that is built here is garbage, and looking for some takes as long as building
     try:
-        _scan(path, data)
         return _PlainUnpickler(io.BytesIO(data)).load()
-    except UsageError:
-        raise
     except Exception as error:  # damaged bytes fail in as many ways as the machine has instructions
-        raise UsageError(f"{path} is damaged or no pickle ({_reason(error)}): {_ADVICE}") from None
+        raise _damaged(path, error) from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _bytes(path: str) -> bytes:
+    """The unpacked bytes of a regular file, at most so many."""
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would have no end
             raise UsageError(f"{path} is no regular file: {_ADVICE}")
-        if status.st_size > MAX_BYTES:
-            raise UsageError(f"{path} has {status.st_size} bytes, more than {MAX_BYTES}: record fewer events")
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES)
+            start = file.read(8)
+        for first, packer in _PACKED.items():
+            if start.startswith(first):
+                raise UsageError(f"{path} is packed by {packer}: unpack it first")
+        packed = next((module for first, module in _UNPACKED_BY.items() if start.startswith(first)), None)
+        with import_module(packed).open(path) if packed else open(path, "rb") as file:
+            data: bytes = file.read(MAX_BYTES + 1)
+    except UsageError:
+        raise
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror or error}): {_ADVICE}") from None
+    except Exception as error:  # each packer has errors of its own
+        raise _damaged(path, error) from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{path} holds more than {MAX_BYTES} bytes: record fewer events")
     if not data:
         raise UsageError(f"{path} is empty: {_ADVICE}")
     return data
 
 
 def _scan(path: str, data: bytes) -> None:
-    """Hold every instruction to what plain data needs.
+    """Hold every instruction to what plain data needs, and their number to what a snapshot needs.
 
-    Tuples hold whole numbers only, since hashing deeply nested ones overflows the interpreter's stack; a memo's index
-    is at most the number of instructions before it, since the memo is an array of that length.
+    A memo's index is at most the number of bytes before it, since the memo is an array of that length.
     """
-    integers = containers = 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        name = opcode.name
-        if name in _INTEGERS:
-            integers += 1
-            continue
-        if name == "FRAME":  # a mark in the file between any two instructions, also those of one tuple
-            continue
-        if name not in _PLAIN:
-            raise UsageError(f"{path} holds the pickle instruction {name}, which plain data does not need: {_ADVICE}")
-        if name in _CONTAINERS:
-            containers += 1
-            if integers < _TUPLES.get(name, 0):
-                raise UsageError(f"{path} holds a tuple of other things than whole numbers: {_ADVICE}")
-        elif name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
-            raise UsageError(f"{path} reserves {argument} memo places after {count} instructions: {_ADVICE}")
-        integers = 0
-        if count >= MAX_OPCODES or containers > MAX_CONTAINERS:
-            limit = f"{MAX_OPCODES} instructions or {MAX_CONTAINERS} containers"
+    position = instructions = containers = 0
+    while (at := _run_end(data, position)) < len(data):
+        code = data[at]
+        instructions += at + 1 - position
+        containers += code in _CONTAINERS
+        if instructions > MAX_INSTRUCTION_BYTES or containers > MAX_CONTAINERS:
+            limit = f"{MAX_INSTRUCTION_BYTES} bytes of instructions or {MAX_CONTAINERS} containers"
             raise UsageError(f"{path} holds more than {limit}: record fewer events")
+        if code == _STOP:
+            return
+        position = at + 1
+        if code in _TEXT_LENGTHS:
+            length = data[position : position + _TEXT_LENGTHS[code]]
+            position += len(length) + int.from_bytes(length, "little")
+        elif code == _LONG_BINPUT:
+            index = int.from_bytes(data[position : position + 4], "little")
+            if index > position:
+                raise UsageError(f"{path} reserves {index} memo places after {position} bytes: {_ADVICE}")
+            position += 4
+        elif code not in _CONTAINERS:
+            raise _refused(path, data, at)
+    raise _damaged(path, "it ends early")
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong, short enough for a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:80].rstrip(".")
+def _run_end(data: bytes, position: int) -> int:
+    """Where the instructions of `_RUN` end that begin at a position."""
+    if position >= len(data):
+        return position
+    found = _RUN.match(data, position)
+    return position if found is None else found.end()
+
+
+def _refused(path: str, data: bytes, at: int) -> UsageError:
+    """Why the instruction at a position stops the scan."""
+    import pickletools  # its table of names is needed for errors only
+
+    if data[at] in _TUPLES:
+        return UsageError(f"{path} holds a tuple of other things than whole numbers: {_ADVICE}")
+    if _run_end(data[at : at + 1] + bytes(8), 0):
+        return _damaged(path, "it ends early, or holds a number of more than 16 bytes")
+    name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(data[at])), None)
+    if name is None:
+        return _damaged(path, f"byte {at} is no instruction")
+    return UsageError(f"{path} holds the pickle instruction {name}, which plain data does not need: {_ADVICE}")
+
+
+def _damaged(path: str, error: Exception | str) -> UsageError:
+    """The error for bytes that are no pickle; the reason is cut to what fits into a sentence."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:80].rstrip(".")
+    printable = "".join(letter if letter.isprintable() else "?" for letter in reason)
+    return UsageError(f"{path} is damaged or no pickle ({printable}): {_ADVICE}")

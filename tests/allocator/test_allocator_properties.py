@@ -1,5 +1,6 @@
-"""What holds for any sequence of requests, with whole and with expandable segments."""
+"""What holds for any sequence of requests, under every setting."""
 
+import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,14 +14,20 @@ from memmodel.allocator.blocks import SMALL, Pool
 MiB = 1 << 20
 WHOLE = AllocatorConfig()
 EXPANDABLE = AllocatorConfig(expandable_segments=True)
-CONFIGS = [
-    WHOLE,
-    EXPANDABLE,
-    AllocatorConfig(max_split_size=24 * MiB),
-    AllocatorConfig(roundup_power2_divisions=4),
-    AllocatorConfig(expandable_segments=True, roundup_power2_divisions=8),
-]
-IDS = ["whole", "expandable", "max split", "power of two", "expandable, power of two"]
+CONFIGS = {
+    "whole": WHOLE,
+    "expandable": EXPANDABLE,
+    "max split": AllocatorConfig(max_split_size=24 * MiB),
+    "max split, rounding": AllocatorConfig(max_split_size=30 * MiB, max_non_split_rounding=50 * MiB),
+    "power of two": AllocatorConfig(roundup_power2_divisions=4),
+    "power of two by interval": AllocatorConfig(roundup_power2_divisions=(8, 2, 0, 4) * 4),
+    "segments of 12": AllocatorConfig(large_segment=12 * MiB),
+    "segments of 40, max split": AllocatorConfig(large_segment=40 * MiB, max_split_size=64 * MiB),
+    "expandable, power of two": AllocatorConfig(expandable_segments=True, roundup_power2_divisions=8),
+    "expandable, max split": AllocatorConfig(expandable_segments=True, max_split_size=24 * MiB, large_segment=12 * MiB),
+}
+IDS, EVERY = list(CONFIGS), list(CONFIGS.values())
+PROGRAMS = 1000 // len(CONFIGS)  # of each setting in the slow test
 
 edges = st.sampled_from([1, 512, 513, SMALL - 1, SMALL, SMALL + 1, 10 * MiB - 1, 10 * MiB, 20 * MiB, 21 * MiB])
 sizes = st.one_of(edges, st.integers(1, 4 * MiB), st.integers(1, 64).map(lambda n: n * MiB // 2))
@@ -64,6 +71,8 @@ class Run:
         assert all(block.size % 512 == 0 and block.address % 512 == 0 for block in blocks)
         assert allocator.allocated == sum(block.size for block in self.live)
         assert allocator.reserved == sum(block.size for block in blocks)
+        for left, right in pairwise(blocks):
+            assert left.allocated or right.allocated or left.next is not right  # free neighbours are merged
         assert allocator.allocated <= allocator.allocated_peak <= allocator.reserved_peak
         assert allocator.driver.capacity is None or allocator.reserved <= allocator.driver.capacity
 
@@ -72,31 +81,45 @@ def free_blocks(allocator: CachingAllocator) -> list[Block]:
     return [*allocator.small.blocks(), *allocator.large.blocks()]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-@settings(max_examples=40, deadline=None)
-@given(history=histories)
-def test_blocks_never_overlap_and_add_up(config: AllocatorConfig, history: History) -> None:
-    run = Run(CachingAllocator(config=config))
+def runs(config: AllocatorConfig, history: History, capacity: int | None) -> Run:
+    run = Run(CachingAllocator(capacity, config))
     for action in history:
         run.step(*action)
+    return run
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-@settings(max_examples=40, deadline=None)
-@given(history=histories)
-def test_nothing_exceeds_the_capacity(config: AllocatorConfig, history: History) -> None:
-    run = Run(CachingAllocator(capacity=100 * MiB, config=config))
-    for action in history:
-        run.step(*action)
+@pytest.mark.parametrize("config", EVERY, ids=IDS)
+@settings(max_examples=15, deadline=None)
+@given(history=histories, capacity=st.sampled_from([None, 100 * MiB]))
+def test_blocks_never_overlap_and_add_up_within_the_capacity(
+    config: AllocatorConfig, history: History, capacity: int | None
+) -> None:
+    runs(config, history, capacity)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-@settings(max_examples=40, deadline=None)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", EVERY, ids=IDS)
+@pytest.mark.parametrize("capacity", [None, 300 * MiB], ids=["endless", "300 MiB"])
+def test_long_random_programs_keep_every_invariant(config: AllocatorConfig, capacity: int | None) -> None:
+    """Of two blocks that a program holds it frees one somewhat more often than it asks for a third."""
+    for seed in range(PROGRAMS // 2):
+        dice = random.Random(seed)
+        run = Run(CachingAllocator(capacity, config))
+        for _ in range(150):
+            if run.live and dice.random() < 0.52:
+                run.step("free", dice.randrange(1 << 20), 0)
+            elif dice.random() < 0.02:
+                run.step("empty cache", 0, 0)
+            else:
+                size = dice.choice([dice.randrange(1, MiB), dice.randrange(1, 12 * MiB), dice.randrange(1, 80 * MiB)])
+                run.step("malloc", size, dice.choice([0, 0, 0, 7]))
+
+
+@pytest.mark.parametrize("config", EVERY, ids=IDS)
+@settings(max_examples=15, deadline=None)
 @given(history=histories)
 def test_all_freed_and_the_cache_emptied_nothing_is_reserved(config: AllocatorConfig, history: History) -> None:
-    run = Run(CachingAllocator(config=config))
-    for action in history:
-        run.step(*action)
+    run = runs(config, history, None)
     for block in run.live:
         run.allocator.free(block)
     run.live.clear()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
+from memmodel.allocator.blocks import round_up
 from memmodel.allocator.segments import ExpandableSegments
-from memmodel_evidence.traces import load_trace
 
 KiB, MiB = 1 << 10, 1 << 20
 Data = dict[str, Any]
@@ -35,20 +35,28 @@ class Recording:
 
     def _watch(self) -> None:
         source: Any = self.allocator.source
+        release = source.release_block
         if isinstance(source, ExpandableSegments):
             mapping = source._map
 
             def mapped(block: Block, size: int, pool: Any) -> bool:
-                page = source.page(pool.small)
-                address, bytes_ = block.address, -(-size // page) * page
-                done = mapping(block, size, pool)
+                address, bytes_ = block.address, round_up(size, source.page(pool.small))
+                done: bool = mapping(block, size, pool)
                 if done:
                     self.note("segment_map", address, bytes_, block.stream)
                 return done
 
-            source._map = mapped
+            def unmapped(block: Block, pool: Any) -> None:
+                assert block.base is not None
+                first = block.base + round_up(block.address - block.base, source.page(pool.small))
+                before = self.allocator.reserved
+                release(block, pool)
+                if self.allocator.reserved < before:
+                    self.note("segment_unmap", first, before - self.allocator.reserved, block.stream)
+
+            source._map, source.release_block = mapped, unmapped
             return
-        grow, release = source.grow, source.release_block
+        grow = source.grow
 
         def grown(size: int, stream: int, pool: Any) -> Block | None:
             block: Block | None = grow(size, stream, pool)
@@ -141,24 +149,6 @@ def segment(address: int, small: bool, blocks: list[Data], stream: int = 0) -> D
         "segment_pool_id": (0, 0),
         "blocks": blocks,
     }
-
-
-def from_trace(name: str) -> Data:
-    """A recorded trace as a snapshot; gaps between blocks in use are free blocks."""
-    events, segments = load_trace(name)
-    listed = [{"action": e.action, "addr": e.address, "size": e.size, "stream": e.stream} for e in events]
-    found = []
-    for known in segments:
-        blocks: list[Data] = []
-        position = known.address
-        for address, size, requested in (*sorted(known.in_use), (known.address + known.size, 0, 0)):
-            if address > position:
-                blocks.append({"size": address - position, "requested_size": 0, "state": "inactive"})
-            if size:
-                blocks.append({"size": size, "requested_size": requested, "state": "active_allocated"})
-            position = address + size
-        found.append(segment(known.address, known.small, blocks, known.stream))
-    return {"segments": found, "device_traces": [listed]}
 
 
 def written(data: Any, folder: Path, protocol: int = 4) -> str:

@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_data import KiB, MiB, Recording, frame, segment
 
-from memmodel.snapshot.account import BEFORE, NO_FRAMES, NO_STACK, CodeLine, code_line
 from memmodel.snapshot.fragmentation import Fragmentation
+from memmodel.snapshot.history import history, recorded_blocks
+from memmodel.snapshot.owners import BEFORE, NO_FRAMES, NO_STACK, CodeLine, code_line
 from memmodel.snapshot.snapshot import parse_snapshot
 from memmodel.snapshot.study import Study, study
-from memmodel.snapshot.timeline import block_sizes, timeline
 
 UNWIND = frame("??", 0, "torch::unwind::unwind()")
 LINEAR = frame("/env/lib/python3.12/site-packages/torch/nn/modules/linear.py", 125, "forward")
@@ -28,7 +28,7 @@ def test_timeline_by_hand() -> None:
     run.free(first)
     run.malloc(14 * MiB)
     run.malloc(512 * KiB)
-    course = studied(run).timeline
+    course = studied(run).history
     in_mib = [(a / MiB, r / MiB) for a, r in zip(course.allocated, course.reserved, strict=True)]
     assert in_mib == [
         (0, 0),
@@ -55,7 +55,7 @@ def test_the_account_of_the_peak_by_hand() -> None:
     dead = run.malloc(600, frames=[UNWIND, frame("", 0, "torch::autograd::generated::MmBackward0::apply(int)")])
     run.free(dead)
     run.malloc(100, frames=[USER])
-    found = studied(run, since).account
+    found = studied(run, since).owners
     assert [(entry.where, entry.nbytes, entry.blocks) for entry in found] == [
         (CodeLine("/home/me/site/model.py", 31, "forward"), 13 * MiB, 2),
         (CodeLine("", 0, BEFORE), 2 * MiB, 1),
@@ -71,7 +71,7 @@ def test_a_block_from_before_the_recording_keeps_the_stack_that_the_end_still_kn
     since = len(run.events)
     run.malloc(4 * MiB, frames=[CALLER])
     run.free(lost)
-    found = {entry.where.function: entry.nbytes for entry in studied(run, since).account}
+    found = {entry.where.function: entry.nbytes for entry in studied(run, since).owners}
     assert found == {"forward": 2 * MiB, BEFORE: 3 * MiB, "<module>": 4 * MiB}
 
 
@@ -96,7 +96,7 @@ def test_fragmentation_by_hand() -> None:
     assert large == Fragmentation("large", 2, 32 * MiB, 23 * MiB, 12 * MiB, 11 * MiB)
     assert small == Fragmentation("small", 1, 2 * MiB, 2 * MiB - 512, 2 * MiB - 512, 2 * MiB - 512)
     assert together == Fragmentation("all", 3, 34 * MiB, 25 * MiB - 512, 12 * MiB, 13 * MiB - 512)
-    assert studied(run).courses[1].outcome.end == together
+    assert studied(run).runs[1].end == together
 
 
 def test_a_private_pool_has_its_own_line() -> None:
@@ -125,12 +125,12 @@ def test_the_account_adds_up_to_the_peak_and_the_timeline_ends_at_the_segments(
         if run.live and data.draw(st.booleans()):
             run.free(data.draw(st.sampled_from(sorted(run.live))))
     found = studied(run, since)
-    assert sum(entry.nbytes for entry in found.account) == max(found.timeline.allocated)
-    assert found.timeline.allocated[-1] == run.allocator.allocated
-    assert found.timeline.reserved[-1] == run.allocator.reserved
-    assert all(a <= r for a, r in zip(found.timeline.allocated, found.timeline.reserved, strict=True))
+    assert sum(entry.nbytes for entry in found.owners) == max(found.history.allocated)
+    assert found.history.allocated[-1] == run.allocator.allocated
+    assert found.history.reserved[-1] == run.allocator.reserved
+    assert all(a <= r for a, r in zip(found.history.allocated, found.history.reserved, strict=True))
     pools = found.pools[-1]
-    assert pools.reserved - pools.free == run.allocator.allocated
+    assert pools.reserved_bytes - pools.free_bytes == run.allocator.allocated
 
 
 def test_a_rest_that_stays_inside_a_freed_block_is_known_from_the_replay() -> None:
@@ -138,5 +138,5 @@ def test_a_rest_that_stays_inside_a_freed_block_is_known_from_the_replay() -> No
     run = Recording()
     run.free(run.malloc(11 * MiB + 512 * KiB))
     snapshot = parse_snapshot(run.data(), "x.pickle")
-    assert max(timeline(snapshot, block_sizes(snapshot)).allocated) == 11 * MiB + 512 * KiB
-    assert max(studied(run).timeline.allocated) == 12 * MiB
+    assert max(history(snapshot, recorded_blocks(snapshot)).allocated) == 11 * MiB + 512 * KiB
+    assert max(studied(run).history.allocated) == 12 * MiB

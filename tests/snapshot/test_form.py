@@ -77,7 +77,7 @@ def test_optional_keys_may_be_missing() -> None:
         ("is_expandable", ("segments", 0)),
         ("frames", ("device_traces", 0, 0)),
     ]:
-        assert study(parse_snapshot(without(key, *path), "x.pickle")).courses == whole.courses
+        assert study(parse_snapshot(without(key, *path), "x.pickle")).runs == whole.runs
 
 
 def test_values_of_another_kind_are_named() -> None:
@@ -99,19 +99,53 @@ def test_devices() -> None:
     for segment in data["segments"]:
         segment["device"] = 1
     assert parse_snapshot(data, "x.pickle").device == 1
-    assert "no events of device 0: choose --device 1" in refusal(data, device=0)
-    assert "no events of device -1" in refusal(data, device=-1)
+    assert "nothing of device 0: choose --device 1" in refusal(data, device=0)
+    assert "nothing of device -1" in refusal(data, device=-1)
     data["device_traces"].append(copy.deepcopy(data["device_traces"][1]))
     count = len(data["device_traces"][1])
     assert f"events of devices 1 ({count}), 2 ({count}): choose one with --device" in refusal(data)
     assert parse_snapshot(data, "x.pickle", 1).device == 1
 
 
-def test_no_events() -> None:
-    assert "holds no events: call torch.cuda.memory._record_memory_history()" in refusal(
-        small_run() | {"device_traces": [[], []]}
-    )
-    assert "holds no events" in refusal(small_run() | {"device_traces": []})
+def test_without_events_its_segments_and_owners_are_read() -> None:
+    """On stream 0 are left 12 MiB and 5 MiB; 2 MiB + 20 MiB on stream 7 hold 512 bytes and 1 KiB: by hand below."""
+    run = Recording()
+    run.malloc(12 * MiB, frames=MODEL)
+    kept = run.malloc(9 * MiB, frames=MODEL)
+    run.free(kept)
+    run.malloc(700)
+    found = study(parse_snapshot(run.data() | {"device_traces": [[]]}, "x.pickle"))
+    assert [(owner.where.function, owner.nbytes) for owner in found.owners] == [
+        ("forward", 12 * MiB),
+        ("no stack recorded", 1024),
+    ]
+    large, small, together = found.pools
+    assert (large.reserved_bytes, large.free_bytes, large.largest_free_bytes) == (32 * MiB, 20 * MiB, 20 * MiB)
+    assert (small.reserved_bytes, together.segments) == (2 * MiB, 3)
+    assert found.addresses.compared == 0
+    assert "no events are recorded" in "".join(map(str, snapshot_parts(found)))
+
+
+def test_without_events_the_device_is_the_one_with_segments() -> None:
+    data = small_run() | {"device_traces": [[], [], []]}
+    for segment in data["segments"]:
+        segment["device"] = 2
+    assert parse_snapshot(data, "x.pickle").device == 2
+    data["segments"][0]["device"] = 1
+    assert "holds segments of devices 1, 2: choose one with --device" in refusal(data)
+    assert len(parse_snapshot(data, "x.pickle", 1).segments) == 1
+
+
+def test_neither_events_nor_segments() -> None:
+    assert "no events and no segments: call" in refusal({"device_traces": [[], []], "segments": []})
+
+
+def test_a_segment_that_is_listed_twice_is_refused() -> None:
+    data = small_run()
+    again = copy.deepcopy(data["segments"][0])
+    assert f"segments overlap at {again['address']:#x}" in refusal(data | {"segments": [*data["segments"], again]})
+    again["address"] += again["total_size"] - 512  # only its first block
+    assert "segments overlap" in refusal(data | {"segments": [*data["segments"], again]})
 
 
 def test_events_missing_at_the_end_are_noticed() -> None:

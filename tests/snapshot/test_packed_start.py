@@ -56,8 +56,8 @@ def errors(config: AllocatorConfig, change: Change) -> list[float]:
         train(truth, random.Random(seed), change)
         same = config == recorded.allocator.config  # a limit that nothing reaches makes them other settings
         other = AllocConf(AllocatorConfig(max_split_size=1 << 50) if same else config)
-        outcome = study(parse_snapshot(recorded.data(half), "x.pickle"), other).courses[-1].outcome
-        found.append(outcome.reserved_peak / truth.allocator.reserved_peak - 1)
+        outcome = study(parse_snapshot(recorded.data(half), "x.pickle"), other).runs[-1]
+        found.append(outcome.reserved_peak_bytes / truth.allocator.reserved_peak - 1)
     return found
 
 

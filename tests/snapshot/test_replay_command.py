@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from snapshot_data import MODEL, MiB, Recording, frame, from_trace, written
+from snapshot_data import MODEL, MiB, Recording, frame, written
 
 import memmodel
 from memmodel import cli as module
 from memmodel.cli import cli
+from memmodel_evidence.traces import load_trace
 
 ROOT = Path(memmodel.__file__).parents[1]
 PAGE = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
@@ -43,12 +44,12 @@ def out_of_memory(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return written(from_trace("okazaki-small-training"), tmp_path_factory.mktemp("traces"))
+    return written(load_trace("okazaki-small-training"), tmp_path_factory.mktemp("traces"))
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_a_recorded_trace_is_told(protocol: int, tmp_path: Path) -> None:
-    path = written(from_trace("okazaki-small-forward"), tmp_path, protocol)
+    path = written(load_trace("okazaki-small-forward"), tmp_path, protocol)
     output = run(path)
     assert "replayed as recorded: all 644 addresses are the real allocator's" in output
     for needed in ("allocated", "reserved peak", "What fills the allocated peak", "Free at the end", "█"):
@@ -89,6 +90,17 @@ def test_the_screen_is_80_columns_wide_and_obeys_no_file(tmp_path: Path) -> None
     assert max(map(len, output.splitlines())) <= 80
     assert "\x1b" not in output
     assert output.count("?[31m[bold]??[/red]very_long_name") == 2  # the account and a note
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    recording = Recording()
+    recording.malloc(5 * MiB, frames=[frame("/home/" + "a" * 200_000 + ".py", 1, "f" * 200_000)])
+    data = recording.data()
+    data["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"] = "max_split_size_mb" * 20_000
+    data["device_traces"][0][0]["action"] = "odd" * 100_000
+    path = written(data, tmp_path)
+    assert len(run(path)) < 5_000
+    assert len(run(path, "--json")) < 10_000
 
 
 def test_the_mark_stands_below_the_highest_bar(trace: str) -> None:
@@ -140,12 +152,13 @@ WRONG = [
     (["/nowhere/snapshot.pickle"], "cannot read /nowhere/snapshot.pickle"),
     (["."], ". is no regular file"),
     ([], "Missing argument 'SNAPSHOT'"),
-    (["TRACE", "--device", "3"], "no events of device 3: choose --device 0"),
+    (["TRACE", "--device", "3"], "holds nothing of device 3: choose --device 0"),
     (["TRACE", "--alloc-conf", "expandable_segment:True"], "did you mean expandable_segments"),
     (["TRACE", "--capacity", "many"], "--capacity many: expected memory such as 40GiB"),
     (["TRACE", "--capacity", "0"], "expected memory such as 40GiB"),
     (["TRACE", "--capacity", "-4GiB"], "expected memory such as 40GiB"),
     (["TRACE", "--capacity", "4XiB"], "expected memory such as 40GiB"),
+    (["TRACE", "--capacity", "1_0GiB"], "expected memory such as 40GiB"),
     (["TRACE", "--capacity", "inf"], "expected memory such as 40GiB"),
     (["TRACE", "--capacity", "4GiB", "--gpu", "A100"], "give one of them"),
     (["TRACE", "--gpu", "A1000"], "unknown GPU 'A1000'"),

@@ -3,15 +3,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snapshot_data import MiB, Recording, frame, from_trace
+from snapshot_data import MiB, Recording, frame
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
-from memmodel.snapshot.emptied import emptied_by_program
+from memmodel.snapshot.releases import Capacity, releases
+from memmodel.snapshot.runs import BEFORE_THE_FIRST, RanOut
 from memmodel.snapshot.snapshot import Snapshot, parse_snapshot
 from memmodel.snapshot.study import study
-from memmodel.snapshot.what_if import BEFORE_THE_FIRST, RanOut
-from memmodel_evidence.traces import traces
 
 EXPANDABLE = parse_alloc_conf("expandable_segments:True")
 CONFIGS = [
@@ -28,28 +27,6 @@ def snapshot_of(run: Recording, since: int = 0) -> Snapshot:
     return parse_snapshot(run.data(since), "x.pickle")
 
 
-@pytest.mark.parametrize("name", traces())
-def test_the_recorded_traces_land_on_every_address(name: str) -> None:
-    data = from_trace(name)
-    found = study(parse_snapshot(data, name))
-    requests = sum(event["action"] == "alloc" for event in data["device_traces"][0])
-    assert (found.landing.equal, found.landing.compared, found.landing.first_different) == (requests, requests, None)
-    as_recorded, replayed = (course.outcome for course in found.courses)
-    assert replayed.allocated_peak == as_recorded.allocated_peak == max(found.timeline.allocated)
-    assert replayed.reserved_peak == as_recorded.reserved_peak
-    assert replayed.end == as_recorded.end
-
-
-def test_another_address_is_counted_and_the_first_is_named() -> None:
-    data = from_trace("okazaki-small-forward")
-    events = data["device_traces"][0]
-    first = next(event["addr"] for event in events if event["action"] == "alloc")
-    moved = [event | {"addr": first + 512} if event["addr"] == first else event for event in events]
-    landing = study(parse_snapshot(data | {"device_traces": [moved]}, "x.pickle")).landing
-    assert landing.first_different == next(i for i, event in enumerate(moved) if event["addr"] == first + 512)
-    assert 0 < landing.equal < landing.compared
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=["whole", "expandable", "max split", "power of two"])
 @settings(max_examples=40, deadline=None)
 @given(requests=st.lists(sizes, min_size=2, max_size=30), data=st.data())
@@ -62,13 +39,14 @@ def test_a_run_of_the_model_lands_from_anywhere_in_it(
     for index, size in enumerate(requests):
         if index == cut:
             since = len(run.events)
-        run.malloc(size)
+        run.malloc(size, data.draw(st.sampled_from([0, 0, 7])))
         if run.live and data.draw(st.booleans()):
             run.free(data.draw(st.sampled_from(sorted(run.live))))
     snapshot = snapshot_of(run, since)
     assert snapshot.config == config
-    if config.max_split_size is None:  # else a freed block larger than its request is not in the file
-        assert study(snapshot).landing.first_different is None
+    found = study(snapshot)
+    assert found.addresses.first_different_event is None
+    assert found.history.allocated[-1] == found.runs[1].allocated_end_bytes == run.allocator.allocated
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["whole", "expandable", "max split", "power of two"])
@@ -87,11 +65,11 @@ def test_a_recording_from_the_first_request_on_tells_what_another_setting_takes(
             address = data.draw(st.sampled_from(sorted(blocks)))
             run.free(address)
             other.free(blocks.pop(address))
-    outcome = study(snapshot_of(run), AllocConf(config)).courses[-1].outcome
-    assert outcome.allocated_peak == other.allocated_peak
-    assert outcome.reserved_peak == other.reserved_peak
-    assert outcome.reserved_end == other.reserved
-    assert outcome.end.free == other.reserved - other.allocated
+    outcome = study(snapshot_of(run), AllocConf(config)).runs[-1]
+    assert outcome.allocated_peak_bytes == other.allocated_peak
+    assert outcome.reserved_peak_bytes == other.reserved_peak
+    assert outcome.reserved_end_bytes == other.reserved
+    assert outcome.end.free_bytes == other.reserved - other.allocated
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,9 +86,9 @@ def test_no_replay_exceeds_its_capacity(requests: list[int], capacity: int, conf
         if index == min(cut, len(requests) - 1):
             since = len(run.events)
         run.malloc(size)
-    for course in study(snapshot_of(run, since), config, capacity).courses[1:]:
-        outcome = course.outcome
-        assert outcome.allocated_peak <= outcome.reserved_peak <= capacity
+    for course in study(snapshot_of(run, since), config, capacity).runs[1:]:
+        outcome = course
+        assert outcome.allocated_peak_bytes <= outcome.reserved_peak_bytes <= capacity
         assert course.fits == (outcome.ran_out is None)
 
 
@@ -129,31 +107,31 @@ def a_hole_of_two_halves() -> Recording:
 
 def test_the_capacity_is_known_where_memory_ran_out() -> None:
     found = study(snapshot_of(a_hole_of_two_halves()), EXPANDABLE)
-    recorded, same, asked = found.courses
+    recorded, same, asked = found.runs
     ((out, free),) = found.out_of_memory
     assert (out, free) == (RanOut(10, 18 * MiB, 18 * MiB, 40 * MiB), 10 * MiB)
     assert recorded.fits is False
-    assert recorded.outcome.ran_out == out
-    assert same.capacity == asked.capacity == 50 * MiB
+    assert recorded.ran_out == out
+    assert same.capacity_bytes == asked.capacity_bytes == 50 * MiB
     assert same.fits is False
-    assert same.outcome.ran_out == out
-    assert same.outcome.retries == 1
+    assert same.ran_out == out
+    assert same.retries == 1
 
 
 def test_expandable_segments_join_the_two_halves() -> None:
     """In one range the blocks lie at 0, 9, 18 and 27 MiB: the middle two are 18 MiB in one piece, of 40 mapped."""
-    asked = study(snapshot_of(a_hole_of_two_halves()), EXPANDABLE).courses[-1]
+    asked = study(snapshot_of(a_hole_of_two_halves()), EXPANDABLE).runs[-1]
     assert asked.fits is True
-    assert asked.outcome.allocated_peak == 36 * MiB
-    assert asked.outcome.reserved_peak == 40 * MiB
-    assert asked.outcome.end.segments == 1
-    assert (asked.outcome.end.largest_free, asked.outcome.end.free) == (18 * MiB, 22 * MiB)
+    assert asked.allocated_peak_bytes == 36 * MiB
+    assert asked.reserved_peak_bytes == 40 * MiB
+    assert asked.end.segments == 1
+    assert (asked.end.largest_free_bytes, asked.end.free_bytes) == (18 * MiB, 22 * MiB)
 
 
 def test_a_capacity_that_is_given_counts_and_not_the_recorded_one() -> None:
     snapshot = snapshot_of(a_hole_of_two_halves())
-    assert study(snapshot, None, 58 * MiB).courses[-1].fits is True  # 40 and a segment of 18
-    assert study(snapshot, None, 58 * MiB - 1).courses[-1].fits is False
+    assert study(snapshot, None, 58 * MiB).runs[-1].fits is True  # 40 and a segment of 18
+    assert study(snapshot, None, 58 * MiB - 1).runs[-1].fits is False
 
 
 def test_a_start_that_does_not_fit_is_packed_and_then_does() -> None:
@@ -165,13 +143,13 @@ def test_a_start_that_does_not_fit_is_packed_and_then_does() -> None:
     since = len(run.events)
     run.malloc(MiB // 2)
     snapshot = snapshot_of(run, since)
-    (course,) = study(snapshot, None, 42 * MiB).courses[1:]
-    assert (course.start, course.outcome.reserved_peak) == ("recorded", 42 * MiB)
-    (course,) = study(snapshot, None, 22 * MiB).courses[1:]
-    assert (course.start, course.fits, course.outcome.reserved_peak) == ("packed", True, 22 * MiB)
-    (course,) = study(snapshot, None, 19 * MiB).courses[1:]
-    assert course.outcome.ran_out is not None
-    assert course.outcome.ran_out.event == BEFORE_THE_FIRST
+    (course,) = study(snapshot, None, 42 * MiB).runs[1:]
+    assert (course.start, course.reserved_peak_bytes) == ("recorded", 42 * MiB)
+    (course,) = study(snapshot, None, 22 * MiB).runs[1:]
+    assert (course.start, course.fits, course.reserved_peak_bytes) == ("packed", True, 22 * MiB)
+    (course,) = study(snapshot, None, 19 * MiB).runs[1:]
+    assert course.ran_out is not None
+    assert course.ran_out.event == BEFORE_THE_FIRST
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -184,11 +162,12 @@ def test_a_cache_that_the_program_emptied_is_emptied_under_other_settings(named:
         run.free(keep)  # what follows is no new segment
     run.malloc(512)
     snapshot = snapshot_of(run)
-    (index,) = emptied_by_program(snapshot)
-    assert snapshot.events[index].action == "segment_free"
-    asked = study(snapshot, AllocConf(AllocatorConfig(roundup_power2_divisions=2))).courses[-1].outcome
-    assert asked.reserved_peak == (12 + 16) * MiB  # 14 MiB are rounded up to 16
-    assert asked.reserved_end == (12 + 2) * MiB
+    (release,) = releases(snapshot)
+    assert release.by_program
+    assert snapshot.events[release.last].action == "segment_free"
+    asked = study(snapshot, AllocConf(AllocatorConfig(roundup_power2_divisions=2))).runs[-1]
+    assert asked.reserved_peak_bytes == (12 + 16) * MiB  # 14 MiB are rounded up to 16
+    assert asked.reserved_end_bytes == (12 + 2) * MiB
 
 
 def test_a_cache_that_the_allocator_released_to_make_room_is_left_to_the_model() -> None:
@@ -197,11 +176,96 @@ def test_a_cache_that_the_allocator_released_to_make_room_is_left_to_the_model()
     run.free(run.malloc(12 * MiB))
     run.malloc(20 * MiB)
     snapshot = snapshot_of(run)
-    assert emptied_by_program(snapshot) == set()
+    (release,) = releases(snapshot)
+    assert not release.by_program
     exact = study(snapshot)
-    assert exact.landing.first_different is None
-    assert exact.courses[1].outcome.reserved_peak == 20 * MiB
-    asked = study(snapshot, EXPANDABLE, 30 * MiB).courses[1].outcome
-    assert (asked.reserved_peak, asked.retries) == (20 * MiB, 1)
-    roomy = study(snapshot, EXPANDABLE, 60 * MiB).courses[1].outcome
-    assert (roomy.reserved_peak, roomy.retries) == (32 * MiB, 0)
+    assert exact.addresses.first_different_event is None
+    assert exact.runs[1].reserved_peak_bytes == 20 * MiB
+    asked = study(snapshot, EXPANDABLE, 30 * MiB).runs[1]
+    assert (asked.reserved_peak_bytes, asked.retries) == (20 * MiB, 1)
+    roomy = study(snapshot, EXPANDABLE, 60 * MiB).runs[1]
+    assert (roomy.reserved_peak_bytes, roomy.retries) == (32 * MiB, 0)
+
+
+def at_its_limit() -> Recording:
+    """12 MiB cached are given back for a segment of 20 MiB: with 30 MiB 12 and 20 do not fit together."""
+    run = Recording(capacity=30 * MiB)
+    run.free(run.malloc(12 * MiB))
+    run.malloc(20 * MiB)
+    return run
+
+
+def test_a_released_cache_bounds_the_capacity() -> None:
+    """20 MiB were reserved, and 12 + 20 MiB were refused."""
+    found = study(snapshot_of(at_its_limit()))
+    assert found.capacity == Capacity(20 * MiB, 32 * MiB - 1)
+    assert [run.retries for run in found.runs] == [1, 1]
+
+
+def test_a_cache_that_the_program_emptied_bounds_nothing() -> None:
+    run = Recording()
+    run.free(run.malloc(12 * MiB))
+    run.empty_cache([frame("/env/site-packages/torch/cuda/memory.py", 1, "empty_cache")])
+    run.malloc(20 * MiB)
+    assert study(snapshot_of(run)).capacity is None
+
+
+def test_collecting_garbage_gives_memory_back_without_a_refusal() -> None:
+    data = at_its_limit().data()
+    data["allocator_settings"]["garbage_collection_threshold"] = 0.8
+    assert study(parse_snapshot(data, "x.pickle")).capacity is None
+
+
+@pytest.mark.parametrize(
+    ("more_MiB", "fits", "capacity_MiB"),
+    [
+        (0, True, 20),  # steps of 16 / 4: 20 MiB stay 20
+        (1, None, 20),  # 21 are rounded up to 24: more than the 20 that were held, less than the 32 that were refused
+        (13, False, None),  # 33 are 40: refused at any capacity below 32
+    ],
+)
+def test_whether_a_setting_would_have_fitted_is_asked_of_both_bounds(
+    more_MiB: int, fits: bool | None, capacity_MiB: int | None
+) -> None:
+    """A request larger than the recorded one stands in for a setting that needs more."""
+    data = at_its_limit().data()
+    last = data["device_traces"][0][-1]
+    size = last["size"] + more_MiB * MiB
+    last["size"] = size
+    asked = study(parse_snapshot(data, "x.pickle"), parse_alloc_conf("roundup_power2_divisions:4")).runs[-1]
+    assert asked.fits is fits
+    assert asked.capacity_bytes == (32 * MiB - 1 if capacity_MiB is None else capacity_MiB * MiB)
+
+
+def test_with_expandable_segments_what_was_mapped_after_the_release_bounds_the_capacity() -> None:
+    """Pages of 2 MiB of small blocks are mapped; 20 MiB are then refused at 28 MiB in all."""
+    run = Recording(AllocatorConfig(expandable_segments=True), capacity=28 * MiB)
+    small = [run.malloc(MiB) for _ in range(10)]
+    for address in small:
+        run.free(address)
+    run.malloc(15 * MiB)
+    snapshot = snapshot_of(run)
+    assert study(snapshot).addresses.first_different_event is None
+    assert study(snapshot).capacity == Capacity(20 * MiB, 30 * MiB - 1)
+
+
+def test_a_rest_of_a_block_of_the_start_is_read_off_the_next_request() -> None:
+    """4.5 MiB in a hole of 5 MiB keep its rest, and 10 MiB behind it are free; then 6 MiB are asked for.
+
+    Freed later, the block of 5 MiB is known by its request of 4.5 MiB alone: its end is where the 6 MiB begin.
+    """
+    run = Recording()
+    first, hole, *behind = [run.malloc(5 * MiB) for _ in range(4)]
+    run.free(hole)
+    kept = run.malloc(9 * MiB // 2)
+    assert kept == hole
+    for address in behind:
+        run.free(address)
+    since = len(run.events)
+    run.malloc(6 * MiB)
+    run.free(kept)
+    run.free(first)
+    run.malloc(10 * MiB)
+    found = study(snapshot_of(run, since))
+    assert (found.addresses.equal, found.addresses.first_different_event) == (2, None)
+    assert found.history.allocated[0] == 10 * MiB

@@ -1,15 +1,16 @@
-"""What is in use at the peak, by line of code."""
+"""Whose the bytes in use are, by line of code."""
 
 import re
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+from memmodel.snapshot.history import Recorded
 from memmodel.snapshot.snapshot import ALLOC, FREE, Snapshot
-from memmodel.snapshot.timeline import BlockSizes
 
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
 _NODE = re.compile(r"\b(\w*Backward\d*|AccumulateGrad)\b")
+_LONGEST = 200  # letters of a name that are shown
 
 BEFORE = "before the recording"
 NO_STACK = "no stack recorded"
@@ -24,7 +25,7 @@ class CodeLine(NamedTuple):
     function: str
 
 
-class Entry(NamedTuple):
+class Owner(NamedTuple):
     """Blocks in use that one line asked for."""
 
     where: CodeLine
@@ -32,20 +33,21 @@ class Entry(NamedTuple):
     blocks: int
 
 
-def account(snapshot: Snapshot, sizes: BlockSizes, at: int) -> list[Entry]:
+def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
     """The blocks in use before event `at`, by the innermost frame outside PyTorch; the largest first, in bytes."""
+    without = NO_STACK if not snapshot.events else BEFORE
     kept = _kept_frames(snapshot)
-    live = {address: (size, code_line(kept.get(address), BEFORE)) for address, size in sizes.start.items()}
+    live = {address: (block.size, kept.get(address), without) for address, block in recorded.start.items()}
     for index, event in enumerate(snapshot.events[:at]):
         if event.action == ALLOC:
-            live[event.address] = sizes.granted[index], code_line(snapshot.frames[index])
+            live[event.address] = recorded.granted[index], snapshot.frames[index], NO_STACK
         elif event.action == FREE:
             del live[event.address]
     found: dict[CodeLine, list[int]] = defaultdict(list)
-    for size, where in live.values():
-        found[where].append(size)
-    entries = [Entry(where, sum(blocks), len(blocks)) for where, blocks in found.items()]
-    return sorted(entries, key=lambda entry: (-entry.nbytes, entry.where))
+    for size, frames, nothing in live.values():
+        found[code_line(frames, nothing)].append(size)
+    listed = [Owner(where, sum(blocks), len(blocks)) for where, blocks in found.items()]
+    return sorted(listed, key=lambda owner: (-owner.nbytes, owner.where))
 
 
 def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
@@ -72,10 +74,10 @@ def code_line(frames: Any, without: str = NO_STACK) -> CodeLine:
 
 
 def _frame(frame: Any) -> CodeLine | None:
-    """A frame as recorded; None for data of another form."""
+    """A frame as recorded, its names cut; None for data of another form."""
     if not isinstance(frame, dict):
         return None
     filename, line, name = (frame.get(key) for key in ("filename", "line", "name"))
     if not (isinstance(filename, str) and isinstance(line, int) and isinstance(name, str) and 0 <= line < 1 << 32):
         return None
-    return CodeLine(filename, line, name)
+    return CodeLine(filename[-_LONGEST:], line, name[:_LONGEST])

@@ -1,0 +1,97 @@
+"""Allocated and reserved bytes after every event of a recording."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memmodel.errors import UsageError
+from memmodel.snapshot.snapshot import ALLOC, FREE, GROW, SHRINK, Snapshot
+
+
+class StartBlock(NamedTuple):
+    """A block in use before the first event: bytes requested, and of the block; its event if it is freed later."""
+
+    requested: int
+    size: int
+    freed: int | None
+
+
+class Recorded(NamedTuple):
+    """The blocks of a recording: those in use before the first event by address, and the bytes granted by event."""
+
+    start: dict[int, StartBlock]
+    granted: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Bytes after each event; the first entry is the state before them, so entry `i + 1` follows event `i`."""
+
+    allocated: list[int]
+    reserved: list[int]
+
+    @property
+    def peak(self) -> int:
+        """The first entry at which most is allocated."""
+        return self.allocated.index(max(self.allocated))
+
+
+def recorded_blocks(snapshot: Snapshot) -> Recorded:
+    """The blocks, read backwards from the end.
+
+    A block in use at the end has its recorded size. One that was freed is the request rounded up; a rest too small to
+    split off, which the real block may have kept, is not in the file. Raises UsageError where an event contradicts the
+    blocks at the end.
+    """
+    live = {
+        block.address: StartBlock(block.requested, block.size, None)
+        for segment in snapshot.segments
+        for block in segment.blocks
+        if block.in_use
+    }
+    granted: dict[int, int] = {}
+    block_size = snapshot.config.block_size
+    for index in range(len(snapshot.events) - 1, -1, -1):
+        action, address, size, _ = snapshot.events[index]
+        if action == ALLOC:
+            if address not in live:
+                raise _contradiction(snapshot, index, "allocates a block that is neither freed nor in use at the end")
+            granted[index] = live.pop(address).size
+        elif action == FREE:
+            if address in live:
+                raise _contradiction(snapshot, index, "frees a block that is in use after it")
+            live[address] = StartBlock(size, block_size(size), index)
+    return Recorded(live, granted)
+
+
+def _contradiction(snapshot: Snapshot, index: int, what: str) -> UsageError:
+    advice = "call torch.cuda.memory._dump_snapshot while the recording still runs"
+    return UsageError(f"{snapshot.path}: event {index} {what}, so events are missing: {advice}")
+
+
+def history(snapshot: Snapshot, recorded: Recorded) -> History:
+    """Bytes after each event of a recording whose blocks are known."""
+    in_use = {address: block.size for address, block in recorded.start.items()}
+    allocated, reserved = sum(in_use.values()), reserved_before(snapshot)
+    after_allocated, after_reserved = [allocated], [reserved]
+    for index, (action, address, size, _) in enumerate(snapshot.events):
+        if action == ALLOC:
+            in_use[address] = recorded.granted[index]
+            allocated += recorded.granted[index]
+        elif action == FREE:
+            allocated -= in_use.pop(address)
+        else:
+            reserved += growth(action, size)
+        after_allocated.append(allocated)
+        after_reserved.append(reserved)
+    return History(after_allocated, after_reserved)
+
+
+def reserved_before(snapshot: Snapshot) -> int:
+    """Bytes held from the driver before the first event."""
+    grown = sum(growth(event.action, event.size) for event in snapshot.events)
+    return sum(segment.size for segment in snapshot.segments) - grown
+
+
+def growth(action: str, size: int) -> int:
+    """By how many bytes an event changes what is held from the driver."""
+    return size if action in GROW else -size if action in SHRINK else 0

@@ -1,0 +1,211 @@
+"""The recorded run, and the same requests served again: exactly as it was, or under other settings.
+
+Exactly, the state before the first event is rebuilt from the file, new segments land where the driver put them, and
+every address is compared. Under other settings the past is not known; the blocks in use before the first event are
+then asked for anew, the largest first, and recorded addresses only name blocks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
+from memmodel.allocator.replay import EMPTY_CACHE, FREE, GIVE_BACK, MALLOC, Blocks, Request, serve
+from memmodel.snapshot import snapshot as recording
+from memmodel.snapshot.fragmentation import Fragmentation, fragmentation
+from memmodel.snapshot.history import History, Recorded, StartBlock, reserved_before
+from memmodel.snapshot.releases import releases
+from memmodel.snapshot.snapshot import ALLOC, GROW, OUT_OF_MEMORY, SHRINK, Event, Snapshot
+from memmodel.snapshot.start import start
+
+BEFORE_THE_FIRST = -1
+
+
+@dataclass(frozen=True, slots=True)
+class RanOut:
+    """The request that did not fit, in bytes; `event` is `BEFORE_THE_FIRST` for blocks from before the recording."""
+
+    event: int
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the recorded run took, or a replay of it, in bytes.
+
+    Attributes:
+        name: "recorded", "replayed", "same settings", "as asked".
+        start: what was in use before the first event: "recorded", or its blocks "packed" anew.
+        capacity_bytes: what the allocator may hold; None where not known.
+        fits: whether every request is served; None where not known.
+        ran_out: the request that did not fit, or None.
+        allocated_peak_bytes, reserved_peak_bytes: largest values in the window.
+        allocated_end_bytes, reserved_end_bytes: at its end, or where it ran out.
+        retries: how often the cache was released to make room.
+        end: free memory at the end.
+    """
+
+    name: str
+    start: str
+    capacity_bytes: int | None
+    fits: bool | None
+    ran_out: RanOut | None
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    allocated_end_bytes: int
+    reserved_end_bytes: int
+    retries: int
+    end: Fragmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """How many addresses of the recording the model chose too; `first_different_event` is None where all are equal."""
+
+    equal: int
+    compared: int
+    first_different_event: int | None
+
+
+def recorded_run(snapshot: Snapshot, course: History, end: Fragmentation) -> Run:
+    """What the recording itself says."""
+    events, allocated, reserved = snapshot.events, course.allocated, course.reserved
+    ran_out = None
+    if snapshot.device_free:
+        at = min(snapshot.device_free)
+        ran_out = RanOut(at, events[at].size, allocated[at], reserved[at])
+    retries = sum(not release.by_program for release in releases(snapshot))
+    ends = max(allocated), max(reserved), allocated[-1], reserved[-1]
+    return Run("recorded", "recorded", None, ran_out is None, ran_out, *ends, retries, end)
+
+
+def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Addresses, Recorded]:
+    """Replay under the settings it was recorded with; block sizes are better known where every address is equal."""
+    replay = _Replay(snapshot, snapshot.config, None, exact=True)
+    replay.start_as_recorded(recorded.start)
+    sizes = {address: block.size for address, block in replay.in_use()}
+    run = replace(replay.run("replayed", "recorded"), retries=sum(not r.by_program for r in releases(snapshot)))
+    addresses = Addresses(replay.equal, len(recorded.granted), replay.first_different)
+    if replay.first_different is None and sizes.keys() == recorded.start.keys():
+        before = {address: block._replace(size=sizes[address]) for address, block in recorded.start.items()}
+        recorded = Recorded(before, replay.granted)
+    return run, addresses, recorded
+
+
+def replay_under(
+    name: str, snapshot: Snapshot, recorded: Recorded, config: AllocatorConfig, capacity: int | None, packed: bool
+) -> Run:
+    """Replay under settings and a capacity in bytes (None: endless), from a packed start or the recorded one."""
+    replay = _Replay(snapshot, config, capacity)
+    if packed:
+        replay.start_packed(recorded.start)
+    else:
+        replay.start_as_recorded(recorded.start)
+    return replay.run(name, "packed" if packed else "recorded")
+
+
+def starts_as_recorded(snapshot: Snapshot, config: AllocatorConfig, capacity: int | None) -> bool:
+    """Whether a replay can start from the recorded segments."""
+    return config == snapshot.config and (capacity is None or reserved_before(snapshot) <= capacity)
+
+
+class _Replay:
+    """The allocator of the model and what of the recording it has served; blocks go by their recorded address."""
+
+    def __init__(self, snapshot: Snapshot, config: AllocatorConfig, capacity: int | None, exact: bool = False) -> None:
+        self.snapshot = snapshot
+        self.following = exact  # until the first different address
+        self.placed: list[int] = []  # where the driver put what the next request needed
+        self.allocator = CachingAllocator(capacity, config, self.place)
+        self.blocks: Blocks = {}
+        self.granted: dict[int, int] = {}
+        self.equal = 0
+        self.first_different: int | None = None
+        self.at = BEFORE_THE_FIRST  # the event that is served
+
+    def place(self) -> int | None:
+        """Where the recorded run had the next segment."""
+        return self.placed[0] if self.following and self.placed else None
+
+    def in_use(self) -> Iterator[tuple[int, Block]]:
+        """The blocks in use, by recorded address."""
+        return ((cast(int, key), block) for key, block in self.blocks.items() if block is not None)
+
+    def start_as_recorded(self, blocks: dict[int, StartBlock]) -> None:
+        """The segments and blocks before the first event, rebuilt from the end."""
+        self.blocks |= start(self.snapshot, self.allocator, blocks)
+
+    def start_packed(self, blocks: dict[int, StartBlock]) -> None:
+        """The blocks in use before the first event, the largest first, in segments that are new."""
+        streams = _streams(self.snapshot)
+        largest = sorted(blocks.items(), key=lambda item: (-item[1].requested, item[0]))
+        requests = (Request(MALLOC, address, block.requested, streams[address]) for address, block in largest)
+        for _ in serve(requests, self.allocator, self.blocks):
+            pass
+        self.allocator.reset_peak()
+
+    def run(self, name: str, start: str) -> Run:
+        """Serve every event, until one does not fit; what that took."""
+        model, events = self.allocator, self.snapshot.events
+        if model.failed is None:
+            for _ in serve(self.requests(), model, self.blocks):
+                if events[self.at].action == ALLOC:
+                    self.compare(events[self.at])
+        out, capacity = model.failed, model.driver.capacity
+        segments = model.segments(block for _, block in self.in_use())
+        return Run(
+            name,
+            start,
+            capacity,
+            None if capacity is None else out is None,
+            out and RanOut(self.at, out.requested, out.allocated, out.reserved),
+            model.allocated_peak,
+            model.reserved_peak,
+            model.allocated,
+            model.reserved,
+            model.retries,
+            fragmentation("all", ([(block.size, block.allocated) for block in run] for run in segments)),
+        )
+
+    def requests(self) -> Iterator[Request]:
+        """What the events ask of the allocator.
+
+        Memory that the allocator gave back is left to the model, unless the model follows the recording. The program
+        went on without a request that ran out, so its block is returned at once.
+        """
+        emptied = {release.last for release in releases(self.snapshot) if release.by_program}
+        for index, (action, address, size, stream) in enumerate(self.snapshot.events):
+            self.at = index
+            if action == ALLOC:
+                yield Request(MALLOC, address, size, stream)
+            elif action == recording.FREE:
+                yield Request(FREE, address)
+            elif action in GROW:
+                self.placed.append(address)
+            elif action in SHRINK and self.following:
+                yield Request(GIVE_BACK, address)
+            elif index in emptied:
+                yield Request(EMPTY_CACHE, address)
+            elif action == OUT_OF_MEMORY and self.allocator.driver.capacity is not None:
+                yield Request(MALLOC, OUT_OF_MEMORY, size, stream)
+                yield Request(FREE, OUT_OF_MEMORY)
+
+    def compare(self, event: Event) -> None:
+        """Hold the address of a request that was served to the recorded one."""
+        self.placed.clear()
+        block = self.blocks[event.address]
+        assert block is not None
+        self.granted[self.at] = block.size
+        if block.address == event.address:
+            self.equal += 1
+        elif self.first_different is None:
+            self.first_different, self.following = self.at, False
+
+
+def _streams(snapshot: Snapshot) -> dict[int, int]:
+    """The stream of each block in use before the first event, by address."""
+    ended = {b.address: segment.stream for segment in snapshot.segments for b in segment.blocks if b.in_use}
+    freed = {e.address: e.stream for e in reversed(snapshot.events) if e.action == recording.FREE}
+    return ended | freed
