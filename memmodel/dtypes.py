@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memmodel.errors import unknown
+from memmodel.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ def dtype(name: "str | DType") -> DType:
         return name
     found = (_SHORT | _LONG).get(str(name).casefold().removeprefix("torch."))
     if found is None:
+        if str(name).casefold().startswith(("fp8", "float8", "fp4", "fp6", "int")):
+            raise UsageError(f"dtype {name} is not modelled yet: take fp16, bf16, fp32 or fp64")
         raise unknown("dtype", name, ["fp16", "bf16", "fp32", "fp64"])
     return found
 

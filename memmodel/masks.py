@@ -108,17 +108,15 @@ class Mask:
 NO_MASK = Mask()
 
 
-def mask(name: str, window: int | None = None) -> Mask:
-    """The mask called `name`, in any case: none, causal, or window (with its size).
+def mask(name: str | None, window: int | None = None) -> Mask:
+    """The mask called `name`, in any case: none, causal, or window (with its size); without a name as `window` says.
 
     Raises UsageError for another name, and for a window without its size.
     """
-    name = choice("mask", name, ("none", "causal", "window"))
-    if window is not None:
-        return Mask(causal=True, window=window)
-    if name == "window":
+    name = choice("mask", name or ("none" if window is None else "window"), ("none", "causal", "window"))
+    if window is None and name == "window":
         raise UsageError("mask 'window' needs its size: add --window")
-    return Mask(causal=name == "causal")
+    return Mask(causal=name == "causal" or window is not None, window=window)
 
 
 def _triangle(n: Dim) -> Dim:

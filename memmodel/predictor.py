@@ -15,6 +15,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
+from memmodel.models import model_shape
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.program import Launch, Program
 from memmodel.timeline import account
@@ -25,20 +26,22 @@ from memmodel.timing.terms import exp_known
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
+DEFAULTS: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128, "dtype": "bf16"}
 
 
 def predict(
     gpu: str | Gpu = "A100",
     algorithms: str | Sequence[str] | None = None,
     *,
+    like: str | None = None,
     batch: int = 1,
-    heads: int = 32,
+    heads: int | None = None,
     kv_heads: int | None = None,
     seq: int = 4096,
     kv_seq: int | None = None,
-    head_dim: int = 128,
-    dtype: str | DType = "bf16",
-    mask: str | Mask = "none",
+    head_dim: int | None = None,
+    dtype: str | DType | None = None,
+    mask: str | Mask | None = None,
     window: int | None = None,
     dropout: float = 0.0,
     phase: str = "train",
@@ -47,15 +50,34 @@ def predict(
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
 ) -> Report:
-    """What attention takes on a GPU: memory, work and time for each algorithm.
+    """What one layer's attention takes on a GPU: memory, work and time for each algorithm.
 
-    Sizes are numbers of elements: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, kv_seq, head_dim). Without
-    `algorithms`, naive and flash, or those of them that can run the configuration. `calibration` holds rates measured
-    on the GPU (`memmodel calibrate`); without one, a shipped one is taken where there is one. Raises UsageError for
-    anything that is not a valid configuration.
+    Args:
+        gpu: a name (`memmodel gpus` lists them), or a `Gpu`.
+        algorithms: names; without any, naive and flash, or those of them that can run the configuration.
+        like: a model (`memmodel models` lists them) that gives heads, kv_heads, head_dim and mask where they are not
+            given. Without one they are 32, heads, 128 and no mask.
+        batch: sequences.
+        heads: query heads: q is (batch, heads, seq, head_dim).
+        kv_heads: key and value heads, a divisor of heads: k and v are (batch, kv_heads, kv_seq, head_dim).
+        seq: queries.
+        kv_seq: keys; as many as queries where not given.
+        head_dim: size of a head.
+        dtype: "bf16" (the default), "fp16", "fp32" or "fp64".
+        mask: "none", "causal" or "window", or a `Mask`.
+        window: keys a query sees, itself included.
+        dropout: its probability.
+        phase: "inference", "forward" (kept for backward) or "train" (forward and backward).
+        chunk: queries at a time in "chunked".
+        torch: version of PyTorch, whose workspaces differ.
+        config: settings of the caching allocator.
+        calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
+
+    Raises UsageError for anything that is not a valid configuration.
     """
     cases = cases_of(
         (algorithms,) if isinstance(algorithms, str) else algorithms,
+        like=like,
         batch=batch,
         heads=heads,
         kv_heads=kv_heads,
@@ -76,23 +98,27 @@ def predict(
 def cases_of(
     algorithms: Sequence[str] | None,
     *,
-    heads: int = 32,
-    seq: int = 4096,
-    head_dim: int = 128,
-    dtype: str | DType = "bf16",
-    mask: str | Mask = "none",
+    like: str | None = None,
+    mask: str | Mask | None = None,
     window: int | None = None,
-    **sizes: Any,
+    **given: Any,
 ) -> list[Case]:
     """The checked case of each algorithm, from the arguments of `predict`."""
     names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
+    model = {} if like is None else model_shape(like)
+    of_model = model.pop("mask", None), model.pop("window", None)
+    named = mask.casefold() if isinstance(mask, str) else ""
+    if mask is None and window is None:
+        mask, window = of_model
+    elif window is None and named == "window":
+        window = of_model[1]
+    elif window is not None and named == "none":
+        raise UsageError(f"--mask none and --window {window}: give one of them")
+    arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
     case = make_case(
-        heads=heads,
-        seq=seq,
-        head_dim=head_dim,
-        dtype_name=dtype,
+        dtype_name=arguments.pop("dtype"),
         mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
-        **sizes,
+        **arguments,
     )
     cases = [replace(case, algorithm=name) for name in names]
     return cases if algorithms else [case for case in cases if supported(case)]

@@ -2,11 +2,40 @@
 
 import re
 
+from memmodel.errors import UsageError
+
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 GIGA, TERA = 10**9, 10**12
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+_BYTES = {"": 1, "B": 1, "KIB": KiB, "MIB": MiB, "GIB": GiB, "TIB": 1 << 40}
+_BYTES |= {"KB": 10**3, "MB": 10**6, "GB": GIGA, "TB": TERA}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
+
+
+def parse_size(text: str, name: str = "size") -> int:
+    """A size as people write it: 4096, 4_096, 16k (= 16384) or 1M (= 1048576). Raises UsageError that names `name`."""
+    given = text.strip().casefold()
+    digits = given.removesuffix(given[-1:]) if given[-1:] in ("k", "m") else given
+    try:
+        return int(digits) * _FACTORS[given[len(digits) :]]
+    except ValueError:
+        shown = text if text.strip() else repr(text)
+        raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """An amount of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9) or bytes. Raises UsageError."""
+    given = text.replace(" ", "").upper()
+    digits = given.rstrip("BIKMGT")
+    try:
+        size = -1.0 if "_" in digits else float(digits) * _BYTES[given[len(digits) :]]  # float() reads 1_0 as 10
+    except (KeyError, ValueError):
+        size = -1.0
+    if not 0 < size <= 1 << 50:
+        raise UsageError(f"{name} {text}: expected memory such as 40GiB or 23.7GiB")
+    return int(size)
 
 
 def bytes_text(count: float) -> str:

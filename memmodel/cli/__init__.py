@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from memmodel import __version__
-from memmodel.cli.plain import make_printable
+from memmodel.cli.output import make_printable
 from memmodel.errors import UsageError
 
 _COMMANDS = {
@@ -17,6 +17,7 @@ _COMMANDS = {
     "max": "The largest size that fits, and the first that does not.",
     "formulas": "The closed forms of memory and work, derived from the running code.",
     "gpus": "The GPUs known, and where each value comes from.",
+    "models": "The models whose shapes --like takes.",
     "timeline": "A picture of what is in memory through one step.",
     "roofline": "A picture of every kernel under the GPU's ceilings.",
     "frontier": "A picture of the longest sequence that fits, by batch or heads.",

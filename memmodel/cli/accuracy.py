@@ -2,17 +2,12 @@
 
 import click
 
-from memmodel.cli.files import check_output, tell
-from memmodel.cli.options import examples, print_json, show
-from memmodel.cli.pictures import SUFFIXES, check_plotting, save
-from memmodel.errors import UsageError
+from memmodel.cli.options import at_most_one, json_option, subcommand
+from memmodel.cli.output import check_picture, force_option, print_json, save, show, tell
 
 
-@click.command(
-    "accuracy",
-    epilog=examples(
-        "memmodel accuracy", "memmodel accuracy --gpu H100 --quantity time", "memmodel accuracy --markdown"
-    ),
+@subcommand(
+    "accuracy", "memmodel accuracy", "memmodel accuracy --gpu H100 --quantity time", "memmodel accuracy --markdown"
 )
 @click.option("--gpu", metavar="NAME", help="Only GPUs whose name contains this.")
 @click.option(
@@ -25,9 +20,9 @@ from memmodel.errors import UsageError
 @click.option(
     "--markdown", is_flag=True, help="As Markdown: the README's table, with --by-table that of docs/accuracy.md."
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
+@json_option
 @click.option("--plot", metavar="FILE", help="Draw predicted against measured into FILE.svg or FILE.png.")
-@click.option("--force", is_flag=True, help="Overwrite the plot's file.")
+@force_option
 def command(
     gpu: str | None,
     quantity: str | None,
@@ -42,11 +37,9 @@ def command(
     from memmodel_validate import accuracy_table as report
     from memmodel_validate.accuracy import accuracy
 
-    if markdown and as_json:
-        raise UsageError("--markdown and --json: give one of them")
+    at_most_one(markdown=markdown, json=as_json)
     if plot is not None:
-        check_output(plot, force, SUFFIXES)
-        check_plotting()
+        check_picture(plot, force)
     found = accuracy(*ledgers).only(gpu, quantity)
     if plot is not None:
         from memmodel_validate.accuracy_plot import accuracy_pictures

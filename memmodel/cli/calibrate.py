@@ -6,25 +6,23 @@ from typing import Any
 
 import click
 
-from memmodel.cli.files import check_free
-from memmodel.cli.options import examples, print_json, show
+from memmodel.cli.options import json_option, subcommand
+from memmodel.cli.output import check_free, force_option, print_json, show
 from memmodel.errors import UsageError
 
 
-@click.command(
+@subcommand(
     "calibrate",
-    epilog=examples(
-        "memmodel calibrate",
-        "memmodel calibrate --device cpu --threads 4 -o cpu.json",
-        "memmodel predict --gpu local --seq 16384   # uses it",
-    ),
+    "memmodel calibrate",
+    "memmodel calibrate --device cpu --threads 4 -o cpu.json",
+    "memmodel predict --gpu local --seq 16384   # uses it",
 )
 @click.option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
 @click.option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@force_option
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
 @click.option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
-@click.option("--json", "as_json", is_flag=True, help="Print the calibration as JSON.")
+@json_option
 def command(device: str | None, out: str | None, force: bool, threads: int, even_if_busy: bool, as_json: bool) -> None:
     """Measure this machine's rates in about a minute, for expected times."""
     run, store = _harness("run"), _harness("store")

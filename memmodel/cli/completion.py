@@ -2,13 +2,13 @@
 
 import click
 
-from memmodel.cli.options import examples
+from memmodel.cli.options import subcommand
 from memmodel.errors import choice
 
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", epilog=examples('eval "$(memmodel completion bash)"'))
+@subcommand("completion", 'eval "$(memmodel completion bash)"')
 @click.argument("shell", default="bash")
 def command(shell: str) -> None:
     """Print the completion script of a SHELL: bash, zsh or fish."""

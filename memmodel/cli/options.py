@@ -1,14 +1,42 @@
-"""Options that commands share: the case, the GPU, the output."""
+"""What commands share: their options, and the values that these stand for."""
 
-import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from memmodel.errors import UsageError
+from memmodel.units import parse_size
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from memmodel.allocator import AllocatorConfig
+    from memmodel.case import Case
+    from memmodel.gpus import Gpu
+    from memmodel.prediction import Report
+    from memmodel.timing import Calibration
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Any]
+
+
+class Command(click.Command):
+    """A command that refuses an empty value: "" is a variable that a script left unset, not a choice."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, and name the first empty value. Raises UsageError."""
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            given = ctx.params.get(param.name or "")
+            if given == "" or (isinstance(given, tuple) and "" in given):
+                raise UsageError(f"{param.opts[0]} '': expected a value, or leave {param.opts[0]} out")
+        return rest
+
+
+def subcommand(name: str, *examples: str) -> Decorator:
+    """Make a function the command `name`, with examples at the end of its help."""
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
+    return click.command(name, cls=Command, epilog=epilog)
 
 
 class SizeType(click.ParamType):  # type: ignore[type-arg]
@@ -17,140 +45,200 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
-        text = str(value).strip().replace("_", "").casefold()
-        factor = {"k": 1024, "m": 1024**2}.get(text[-1:], 1)
-        digits = text[:-1] if factor > 1 else text
-        try:
-            return int(digits) * factor
-        except ValueError:
-            name = param.opts[0] if param else "size"
-            shown = value if str(value).strip() else repr(value)
-            raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
+        """The number. Raises UsageError for anything else."""
+        return parse_size(str(value), param.opts[0] if param else "size")
 
 
 SIZE = SizeType()
 
 
-def _complete_gpus(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+class LikeOption(click.Option):
+    """`--like`, whose help lists the models: they are read only where help is printed."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option's line in the help text."""
+        from memmodel.models import models
+
+        self.help = f"Take heads, head dim and mask of a model: {', '.join(models())}."
+        return super().get_help_record(ctx)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """Complete an option's value in the shell from the names that begin as it does."""
+    return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
+
+
+def _gpu_names() -> list[str]:
     from memmodel.gpus import gpu_ids
 
-    return [name for name in (*gpu_ids(), "local") if name.startswith(incomplete.casefold())]
+    return [*gpu_ids(), "local"]
 
 
-def _complete_algorithms(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def _algorithm_names() -> list[str]:
     from memmodel.algorithms import ALGORITHMS
 
-    return [name for name in ALGORITHMS if name.startswith(incomplete.casefold())]
+    return list(ALGORITHMS)
 
 
-def gpu_options(function: F) -> F:
-    """Which GPU."""
-    function = click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")(function)
-    return click.option(
-        "--gpu",
-        metavar="NAME",
-        shell_complete=_complete_gpus,
-        help="A GPU's name (`memmodel gpus` lists them), or `local` for this machine's. [default: A100]",
-    )(function)
+def _model_names() -> list[str]:
+    from memmodel.models import models
+
+    return list(models())
 
 
-def case_options(function: F) -> F:
-    """The configuration of attention."""
-    options = [
+_SIZES = {
+    "batch": "Sequences in the batch. [default: 1]",
+    "heads": "Query heads. [default: 32]",
+    "kv_heads": "Key and value heads, a divisor of heads. [default: heads]",
+    "seq": "Queries. [default: 4096]",
+    "kv_seq": "Keys. [default: seq]",
+    "head_dim": "Size of a head. [default: 128]",
+}
+SIZES = tuple(_SIZES)
+_LIKE = click.option("--like", cls=LikeOption, metavar="MODEL", shell_complete=completing(_model_names))
+_KIND = (
+    click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]"),
+    click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]"),
+    click.option("--window", type=SIZE, help="Keys a query sees, itself included."),
+    click.option("--dropout", type=float, help="Probability of dropout. [default: 0]"),
+    click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]"),
+    click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]"),
+    click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
+)
+_GROUPS: dict[str, tuple[Decorator, ...]] = {
+    "gpu": (
         click.option(
-            "--like",
-            metavar="MODEL",
-            help="Take heads, head dim and mask of a known model: llama-3-8b, gpt2, ...",
+            "--gpu",
+            metavar="NAME",
+            shell_complete=completing(_gpu_names),
+            help="A GPU's name (`memmodel gpus` lists them), or `local` for this machine's. [default: A100]",
         ),
-        click.option("--batch", type=SIZE, help="Sequences in the batch. [default: 1]"),
-        click.option("--heads", type=SIZE, help="Query heads. [default: 32]"),
-        click.option("--kv-heads", type=SIZE, help="Key and value heads, a divisor of heads. [default: heads]"),
-        click.option("--seq", type=SIZE, help="Queries. [default: 4096]"),
-        click.option("--kv-seq", type=SIZE, help="Keys. [default: seq]"),
-        click.option("--head-dim", type=SIZE, help="Size of a head. [default: 128]"),
-        click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]"),
-        click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]"),
-        click.option("--window", type=SIZE, help="Keys a query sees, itself included."),
-        click.option("--dropout", type=float, help="Probability of dropout. [default: 0]"),
-        click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]"),
-        click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]"),
-        click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+        click.option(
+            "--gpu-file", metavar="FILE", help="A TOML file that describes the GPU (`memmodel gpus --help` shows one)."
+        ),
+    ),
+    "case": (_LIKE, *(click.option(_flag(name), type=SIZE, help=text) for name, text in _SIZES.items()), *_KIND),
+    "ranges": (
+        _LIKE,
+        *(click.option(_flag(name), metavar="SIZES", help=text) for name, text in _SIZES.items()),
+        *_KIND,
+    ),
+    "algorithms": (
+        click.option(
+            "--algorithm",
+            "-a",
+            "algorithms",
+            metavar="NAMES",
+            shell_complete=completing(_algorithm_names),
+            help="naive, naive-by-hand, flash, flash-deterministic, chunked, checkpointed, compiled, decode; several "
+            "with commas. [default: naive,flash]",
+        ),
+    ),
+    "allocator": (
+        click.option("--expandable-segments", is_flag=True, help="As PYTORCH_ALLOC_CONF=expandable_segments:True."),
+    ),
+    "rates": (
+        click.option(
+            "--calibration",
+            metavar="FILE",
+            help="Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
+        ),
+    ),
+}
+_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", "torch")
+_SHARED = {*_CASE, "gpu", "gpu_file", "algorithms", "expandable_segments", "calibration"}
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 
-def algorithm_option(function: F) -> F:
-    """Which algorithms."""
-    return click.option(
-        "--algorithm",
-        "-a",
-        "algorithms",
-        metavar="NAMES",
-        shell_complete=_complete_algorithms,
-        help="naive, naive-by-hand, flash, flash-deterministic, chunked, checkpointed, compiled, decode; several with "
-        "commas. [default: naive,flash]",
-    )(function)
+def inputs(*groups: str) -> Decorator:
+    """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
+
+    The groups are "gpu", "case" or (with ranges of sizes) "ranges", "algorithms", "allocator" and "rates".
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def run(**given: Any) -> Any:
+            own = {name: given.pop(name) for name in list(given) if name in _SHARED}
+            return function(Inputs(own), **given)
+
+        decorated: Function = run
+        for option in reversed([option for group in groups for option in _GROUPS[group]]):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
-def alloc_option(function: F) -> F:
-    """The allocator's setting that matters most."""
-    return click.option(
-        "--expandable-segments", is_flag=True, help="As with PYTORCH_ALLOC_CONF=expandable_segments:True."
-    )(function)
+class Inputs:
+    """The values of the shared options. Each is read when it is first used, and raises UsageError if it is wrong."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def algorithms(self) -> list[str] | None:
+        """The names given; None where the defaults are to be taken."""
+        return split_names(self.given.get("algorithms"))
+
+    @cached_property
+    def gpu(self) -> "Gpu":
+        """The GPU."""
+        return chosen_gpu(self.given.get("gpu", "A100"), self.given.get("gpu_file"), "gpu" in self.given)
+
+    @property
+    def gpus(self) -> "list[Gpu]":
+        """Several GPUs, for names with commas between."""
+        names = split_names(self.given.get("gpu"))
+        return [self.gpu] if names is None or "gpu_file" in self.given else list(map(chosen_gpu, names))
+
+    @property
+    def allocator(self) -> "AllocatorConfig":
+        """The caching allocator's settings."""
+        from memmodel.allocator import AllocatorConfig
+
+        return AllocatorConfig(expandable_segments=self.given.get("expandable_segments", False))
+
+    @cached_property
+    def calibration(self) -> "Calibration | None":
+        """The rates in a file, or this machine's for `--gpu local`; None where shipped ones are to be taken."""
+        from memmodel.timing.known import local, read_calibration
+
+        if "calibration" in self.given:
+            return read_calibration(self.given["calibration"])
+        return local(self.gpu.id) if self.given.get("gpu", "").casefold() == "local" else None
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """The configuration, as the arguments of `predict`."""
+        return {name: self.given[name] for name in _CASE if name in self.given}
+
+    def cases(self) -> "list[Case]":
+        """The case of each algorithm, on the GPU."""
+        from memmodel.predictor import cases_of, on_gpu
+
+        return on_gpu(cases_of(self.algorithms, **self.case), self.gpu)
+
+    def report(self) -> "Report":
+        """The prediction."""
+        from memmodel.predictor import predict
+
+        return predict(self.gpu, self.algorithms, config=self.allocator, calibration=self.calibration, **self.case)
 
 
-def calibration_option(function: F) -> F:
-    """Where expected times come from."""
-    return click.option(
-        "--calibration",
-        metavar="FILE",
-        help="Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
-    )(function)
-
-
-def chosen_calibration(path: str | None, gpu: str | None, device: Any) -> Any:
-    """The calibration that the options name: a file, this machine's for `--gpu local`, or None for a shipped one."""
-    from memmodel.timing.known import local, read_calibration
-
-    if path is not None:
-        return read_calibration(path)
-    return local(device.id) if gpu is not None and gpu.casefold() == "local" else None
-
-
-def chosen_gpu(gpu: str | None, gpu_file: str | None) -> Any:
-    """The GPU that the options name."""
+def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False) -> "Gpu":
+    """The GPU of a file, of this machine ("local") or of the database. `named`: the user gave the name."""
     from memmodel.gpus import load_gpu, load_gpu_file, local_gpu
 
-    if gpu_file is not None:
-        if gpu is not None:
-            raise UsageError(f"--gpu {gpu} and --gpu-file {gpu_file}: give one of them")
-        return load_gpu_file(gpu_file)
-    name = "A100" if gpu is None else gpu
+    if file is not None:
+        if named:
+            raise UsageError(f"--gpu {name} and --gpu-file {file}: give one of them")
+        return load_gpu_file(file)
     return local_gpu() if name.casefold() == "local" else load_gpu(name)
-
-
-def case_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `predict` from the case options given, on top of a model's shape."""
-    from memmodel.models import model_shape
-
-    like = options.pop("like", None)
-    given = {name: value for name, value in options.items() if value is not None}
-    shape = {} if like is None else model_shape(like)
-    if "mask" in given and given["mask"].casefold() != "window":
-        shape.pop("window", None)
-        if given["mask"].casefold() == "none" and "window" in given:
-            raise UsageError(f"--mask none and --window {given['window']}: give one of them")
-    return {**shape, **given}
-
-
-def config(expandable_segments: bool) -> Any:
-    """Allocator settings from the options."""
-    from memmodel.allocator import AllocatorConfig
-
-    return AllocatorConfig(expandable_segments=expandable_segments)
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -163,25 +251,8 @@ def split_names(text: str | None) -> list[str] | None:
     return names
 
 
-def print_json(data: Any) -> None:
-    """Print as indented JSON."""
-    import json
-
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
-
-
-def examples(*commands: str) -> str:
-    """Commands as the epilogue of a help text, one a line."""
-    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
-
-
-def show(*parts: Any) -> None:
-    """Print in the terminal's width; where output is not a terminal in 80 columns, without spaces at line ends."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console(highlight=False).print(*parts, sep="\n")
-    else:
-        from memmodel.report.tables import text
-
-        sys.stdout.write("".join(text(part, width=80) for part in parts))
+def at_most_one(**given: object) -> None:
+    """Raise UsageError where more than one of some options is given that exclude each other."""
+    names = [_flag(name) for name, value in given.items() if value]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)}: give one of them")

@@ -4,12 +4,10 @@ from typing import Any
 
 import click
 
-from memmodel.cli.options import chosen_gpu, examples, print_json, show
+from memmodel.cli.options import chosen_gpu, json_option, subcommand
+from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError
-
-_UNITS = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1, "": 1}
-_MOST = 1 << 50
+from memmodel.units import parse_bytes
 
 
 class BytesType(click.ParamType):  # type: ignore[type-arg]
@@ -18,26 +16,15 @@ class BytesType(click.ParamType):  # type: ignore[type-arg]
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes."""
-        text = str(value).replace(" ", "").upper()
-        digits = text.rstrip("BIKMGT")
-        factor = None if "_" in text else _UNITS.get(text[len(digits) :])  # float() reads 1_0 as 10
-        try:
-            size = float(digits) * factor if factor else -1.0
-        except ValueError:
-            size = -1.0
-        if not 0 < size <= _MOST:
-            raise UsageError(f"--capacity {value}: expected memory such as 40GiB or 23.7GiB")
-        return int(size)
+        """The bytes. Raises UsageError for anything else."""
+        return parse_bytes(str(value), param.opts[0] if param else "memory")
 
 
-@click.command(
+@subcommand(
     "replay",
-    epilog=examples(
-        "memmodel replay snapshot.pickle",
-        "memmodel replay snapshot.pickle --alloc-conf expandable_segments:True",
-        "memmodel replay snapshot.pickle --gpu A100-40GB",
-    ),
+    "memmodel replay snapshot.pickle",
+    "memmodel replay snapshot.pickle --alloc-conf expandable_segments:True",
+    "memmodel replay snapshot.pickle --gpu A100-40GB",
 )
 @click.argument("snapshot", metavar="SNAPSHOT")
 @click.option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
@@ -45,7 +32,7 @@ class BytesType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
 @click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
 @click.option("--capacity", type=BytesType(), metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/replay.md.")
+@json_option
 def command(
     snapshot: str,
     device: int | None,
@@ -75,14 +62,14 @@ def command(
 
 
 def _room(gpu: str | None, gpu_file: str | None, capacity: int | None) -> int | None:
-    """The bytes that the allocator can get; None where no option tells."""
+    """The bytes that the allocator can get; None where no option says."""
     if gpu is None and gpu_file is None:
         return capacity
     if capacity is not None:
         raise UsageError(f"--capacity and --gpu {gpu or gpu_file}: give one of them")
     from memmodel.fitting import room_bytes
 
-    chosen = chosen_gpu(gpu, gpu_file)
+    chosen = chosen_gpu(gpu or "", gpu_file, gpu is not None)
     room: int | None = room_bytes(chosen)
     if room is None:
         raise UsageError(f"no capacity is known for {chosen}: give --capacity")

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memmodel.cli.files import check_output
-from memmodel.cli.options import alloc_option, chosen_gpu, config, examples, gpu_options, print_json, show
-from memmodel.cli.pictures import SUFFIXES, check_plotting, put
+from memmodel.cli.options import Inputs, at_most_one, inputs, json_option, subcommand
+from memmodel.cli.output import check_picture, force_option, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
 
@@ -17,15 +16,13 @@ if TYPE_CHECKING:
     from memmodel.tracer.result import Trace
 
 
-@click.command(
+@subcommand(
     "trace",
-    epilog=examples(
-        "memmodel trace model:attention --input q=B,H,N,D:bf16 --input k=B,H,N,D:bf16 \\",
-        "    --input v=B,H,N,D:bf16 --train --at B=8,H=12,N=16k,D=64 --gpu A100",
-        "memmodel trace train.py:step --input x=B,N,512 --step --at B=8,N=2048",
-        "memmodel trace train.py:step --input x=B,N,512 --step --at B=8 --sweep N=1k:8k:*2",
-        "memmodel trace train.py:step --input x=B,N,512 --step -o timeline.svg",
-    ),
+    "memmodel trace model:attention --input q=B,H,N,D:bf16 --input k=B,H,N,D:bf16 \\",
+    "    --input v=B,H,N,D:bf16 --train --at B=8,H=12,N=16k,D=64 --gpu A100",
+    "memmodel trace train.py:step --input x=B,N,512 --step --at B=8,N=2048",
+    "memmodel trace train.py:step --input x=B,N,512 --step --at B=8 --sweep N=1k:8k:*2",
+    "memmodel trace train.py:step --input x=B,N,512 --step -o timeline.svg",
 )
 @click.argument("function", metavar="PACKAGE.MODULE:FUNCTION")
 @click.option(
@@ -40,15 +37,15 @@ if TYPE_CHECKING:
 @click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]")
 @click.option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
 @click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
-@gpu_options
-@alloc_option
+@inputs("gpu", "allocator")
 @click.option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
 @click.option("--latex", is_flag=True, help="The formulas alone, as LaTeX.")
 @click.option("--timeline", is_flag=True, help="A picture of what is in memory through the step.")
 @click.option("--output", "-o", metavar="FILE", help="Draw that picture into FILE.svg or FILE.png.")
-@click.option("--force", is_flag=True, help="Overwrite the picture's file.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/trace.md.")
+@force_option
+@json_option
 def command(
+    asked: Inputs,
     function: str,
     inputs: tuple[str, ...],
     train: bool,
@@ -60,9 +57,6 @@ def command(
     torch: str | None,
     no_formulas: bool,
     most_operators: int | None,
-    gpu: str | None,
-    gpu_file: str | None,
-    expandable_segments: bool,
     sweep: str | None,
     latex: bool,
     timeline: bool,
@@ -74,7 +68,7 @@ def command(
 
     Runs the function's code on tensors that have shapes and no data.
     """
-    device = chosen_gpu(gpu, gpu_file)
+    device = asked.gpu
     try:
         from memmodel.tracer.api import trace
         from memmodel.tracer.specs import parse_at
@@ -84,16 +78,11 @@ def command(
         if error.name != "torch":
             raise
         raise UsageError("tracing a function needs PyTorch: pip install torch (its CPU build is enough)") from None
-    steps = [name for name, given in (("train", train), ("forward", forward), ("own", own)) if given]
-    if len(steps) > 1:
-        raise UsageError("of --train, --forward and --step: choose one")
+    at_most_one(train=train, forward=forward, step=own)
     pictured = timeline or output is not None
-    shown = [name for name, given in (("--sweep", sweep), ("--latex", latex), ("--timeline", pictured)) if given]
-    if len(shown) > 1:
-        raise UsageError(f"{' and '.join(shown)}: give one of them")
+    at_most_one(sweep=sweep, latex=latex, timeline=pictured)
     if output is not None:
-        check_output(output, force, SUFFIXES)
-        check_plotting()
+        check_picture(output, force)
     called = target(function)
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
@@ -101,14 +90,14 @@ def command(
             return trace(
                 called,
                 inputs,
-                step=steps[0] if steps else "inference",
+                step="train" if train else "forward" if forward else "own" if own else "inference",
                 at=sizes,
                 gpu=device,
                 torch_version=torch,
                 over=over,
                 formulas=formulas,
                 compiled=compiled,
-                config=config(expandable_segments),
+                config=asked.allocator,
                 most_operators=most_operators or MOST_OPERATORS,
             )
 
@@ -116,13 +105,13 @@ def command(
         letter, _, sizes = sweep.partition("=")
         if not letter or not sizes:
             raise UsageError(f"--sweep {sweep}: expected a letter and its sizes, such as N=1k:64k:*2")
-        asked = parse_at(at or "")
-        rows = (traced({**asked, letter: size}, False).row() for size in ranges(sizes, f"--sweep {letter}"))
+        at_sizes = parse_at(at or "")
+        rows = (traced({**at_sizes, letter: size}, False).row() for size in ranges(sizes, f"--sweep {letter}"))
         write_rows(rows, "json" if as_json else "csv", sys.stdout)
         return
     found = traced(at, not (no_formulas or pictured))
     if pictured:
-        put([found.timeline()], output, force, as_json)
+        put([found.timeline()], output, as_json)
     elif latex:
         click.echo(found.latex())
     elif as_json:

@@ -1,32 +1,29 @@
 """`memmodel validate`."""
 
+import os
 import sys
 from typing import Any
 
 import click
 
-from memmodel.cli.options import SIZE, examples, print_json, show
+from memmodel.cli.options import SIZE, completing, json_option, subcommand
+from memmodel.cli.output import print_json, show
+from memmodel.errors import UsageError, choice
 
 _MOST_THREADS = 1024
 _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
 
 
-def _complete(names: tuple[str, ...]) -> Any:
-    return lambda ctx, param, incomplete: [name for name in names if name.startswith(incomplete.casefold())]
-
-
-@click.command(
+@subcommand(
     "validate",
-    epilog=examples(
-        "memmodel validate",
-        "memmodel validate --suite full --ledger runs.jsonl",
-        "memmodel validate --device cpu --case naive-512 --case chunked-512 --json",
-    ),
+    "memmodel validate",
+    "memmodel validate --suite full --ledger runs.jsonl",
+    "memmodel validate --device cpu --case naive-512 --case chunked-512 --json",
 )
 @click.option(
     "--device",
     metavar="DEVICE",
-    shell_complete=_complete(_DEVICES),
+    shell_complete=completing(lambda: _DEVICES),
     help="cpu or cuda. [default: cuda where torch can use a GPU, else cpu]",
 )
 @click.option(
@@ -34,7 +31,7 @@ def _complete(names: tuple[str, ...]) -> Any:
     default="quick",
     show_default=True,
     metavar="SUITE",
-    shell_complete=_complete(_SUITES),
+    shell_complete=completing(lambda: _SUITES),
     help="quick (a minute or two) or full.",
 )
 @click.option("--case", "names", multiple=True, metavar="NAME", help="Only this case, of either suite; repeatable.")
@@ -49,7 +46,7 @@ def _complete(names: tuple[str, ...]) -> Any:
 @click.option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
 @click.option("--threads", type=SIZE, help="Threads of PyTorch on a CPU. [default: the calibration's, else 1]")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/validation.md.")
+@json_option
 def command(
     device: str | None,
     suite: str,
@@ -64,21 +61,23 @@ def command(
 ) -> int:
     """Run attention for real, and compare with what was predicted.
 
-    Each case runs in a process of its own, and its record is appended to the ledger as soon as it is there: an
-    interrupted run goes on where it stopped. Memory is promised to the byte, and allocator events in order, for every
-    implementation whose program is recorded; exit status 1 says that a promise is broken or could not be checked.
+    Each case runs in its own process, and its record is appended to the ledger as soon as it is finished, so that the
+    same command resumes an interrupted run. Memory must agree to the byte, and allocator events in order, for every
+    implementation whose program is recorded; exit status 1 means that one did not, or could not be checked.
 
-    torch.compile (whose model is of CUDA), the allocator's blocks and the search for the longest sequence need a GPU.
+    torch.compile (modelled for CUDA alone), the allocator's blocks and the search for the longest sequence need a GPU.
     """
+    from memmodel.timing.known import home, read_calibration
     from memmodel_validate import validation
     from memmodel_validate.document import document
 
-    device = None if device is None else device.casefold()
+    device = None if device is None else choice("device", device, _DEVICES)
     if listed:
         return _list(device, suite)
-    chosen = ledger or _default_ledger()
     _check(timeout, threads)
-    plan = validation.plan(device, suite, names, chosen, _calibration(calibration), timeout, again, threads)
+    rates = None if calibration is None else read_calibration(calibration)
+    kept = os.path.join(home(), "runs.jsonl") if ledger is None else ledger
+    plan = validation.plan(device, suite, names, kept, rates, timeout, again, threads)
     found = _executed(plan)
     if found is None:
         return 130
@@ -98,7 +97,7 @@ def _executed(plan: Any) -> Any:
     from memmodel.report.validation import Display
     from memmodel_validate.validation import execute
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: as by Ctrl-C, no worker is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended as by Ctrl-C, which stops the worker too
     display = Display(len(plan.trials))
     try:
         with display:
@@ -120,24 +119,8 @@ def _list(device: str | None, suite: str) -> int:
     return 0
 
 
-def _default_ledger() -> str:
-    import os
-
-    from memmodel.timing.known import home
-
-    return os.path.join(home(), "runs.jsonl")
-
-
-def _calibration(path: str | None) -> Any:
-    from memmodel.timing.known import read_calibration
-
-    return None if path is None else read_calibration(path)
-
-
 def _check(timeout: float, threads: int | None) -> None:
     """Raises UsageError for numbers that make no sense."""
-    from memmodel.errors import UsageError
-
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout {timeout:g}: expected seconds above 0, such as 300")
     if threads is not None and not 1 <= threads <= _MOST_THREADS:

@@ -1,7 +1,7 @@
 """Tables for the terminal and for notebooks: verdict first, then why, then what would help, then what was assumed."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -255,6 +255,17 @@ def value_text(quantity: str, value: float) -> str:
     if pipe in ("sm_count", "exp_per_clock_per_sm"):
         return f"{value:g}"
     return {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB"}.get(pipe) or bytes_text(value)
+
+
+def model_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Attention shapes of models by name, as --like takes them, with their sources."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("model", "heads", "kv heads", "head dim", "mask", "source"):
+        table.add_column(name, justify="right" if name.endswith(("heads", "dim")) else "left")
+    for name, shape in models.items():
+        mask = f"window {shape['window']}" if shape["window"] else shape["mask"]
+        table.add_row(name, *(str(shape[size]) for size in ("heads", "kv_heads", "head_dim")), mask, shape["source"])
+    return table
 
 
 _COUNTED = {"heads": "number of heads"}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import memmodel
 from memmodel.cli import cli
-from memmodel.cli.plain import plain
+from memmodel.cli.output import plain
 from memmodel.errors import UsageError
 from memmodel.units import number_text, seconds_text
 

@@ -12,6 +12,9 @@ from click.testing import CliRunner
 import memmodel
 from memmodel.cli import cli
 from memmodel.errors import UsageError
+from memmodel.gpus.keys import KEYS, PEAK_TABLES
+from memmodel.models import models
+from memmodel.predictor import predict
 
 ROOT = Path(memmodel.__file__).parents[1]
 
@@ -45,7 +48,17 @@ WRONG = [
     (["predict", "--mask", "casual"], "unknown mask 'casual': did you mean causal"),
     (["predict", "--mask", "window"], "add --window"),
     (["predict", "--window", "64", "--mask", "none"], "--mask none and --window 64: give one of them"),
-    (["predict", "--gpu", ""], "unknown GPU ''"),
+    (["predict", "--gpu", ""], "--gpu '': expected a value, or leave --gpu out"),
+    (["validate", "--device", ""], "--device '': expected a value"),
+    (["validate", "--ledger", ""], "--ledger '': expected a value"),
+    (["validate", "--device", "tpu"], "unknown device 'tpu': did you mean cpu"),
+    (["frontier", "--sizes", ""], "--sizes '': expected a value"),
+    (["trace", "m:f", "--input", ""], "--input '': expected a value"),
+    (["predict", "--kv-seq", "1_"], "--kv-seq 1_: expected a whole number"),
+    (["predict", "--seq", "_1k"], "--seq _1k: expected a whole number"),
+    (["predict", "--dtype", "fp8"], "dtype fp8 is not modelled yet: take fp16, bf16, fp32 or fp64"),
+    (["predict", "--dtype", "float8_e4m3fn"], "is not modelled yet"),
+    (["models", "llama-9"], "unknown model 'llama-9': did you mean llama"),
     (["predict", "--seq", ""], "--seq '': expected a whole number"),
     (["predict", "--window", "8k"], "window 8192 with 4096 keys: give a window from 1 to 4096"),
     (["predict", "--dropout", "1.5"], "dropout 1.5: expected a probability"),
@@ -140,6 +153,29 @@ def test_a_model_gives_its_shape_and_options_override_it() -> None:
     report = json.loads(run("predict", "--json", "--like", "llama-3-8b", "--seq", "1k", "--heads", "16"))
     case = report["predictions"][0]["case"]
     assert (case["heads"], case["kv_heads"], case["mask"]) == (16, 8, "causal")
+
+
+@pytest.mark.parametrize("name", models())
+def test_every_model_can_be_taken(name: str) -> None:
+    report = predict(like=name, seq=8192, phase="inference")
+    case, shape = report.predictions[0].case, models()[name]
+    assert (case.heads, case.kv_heads, case.head_dim) == (shape["heads"], shape["kv_heads"], shape["head_dim"])
+    assert case.mask.name == shape["mask"]
+    assert name in run("predict", "--help").replace("\n", "")
+    assert name in run("models")
+
+
+def test_sizes_of_a_model_give_way_to_those_given() -> None:
+    mistral = predict(like="mistral-7b", seq=8192, mask="causal", heads=16, algorithms="naive")
+    (prediction,) = mistral.predictions
+    assert (prediction.case.heads, prediction.case.kv_heads, prediction.case.mask.name) == (16, 8, "causal")
+    assert predict(like="mistral-7b", seq=8192, algorithms="naive")["naive"].case.mask.window == 4096
+
+
+def test_the_help_of_gpus_names_every_key_of_a_gpu_file() -> None:
+    text = run("gpus", "--help")
+    short = {"bandwidth_TBps": "_TBps", "capacity_MiB": "_MiB", "capacity_bytes": "_bytes"}
+    assert [key for key in (*KEYS, *PEAK_TABLES) if short.get(key, key) not in text] == []
 
 
 def test_explain_gives_every_ceiling_and_its_source() -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json"),
     "formulas": ("formulas naive --json",),
     "gpus": ("gpus --json", "gpus A100 --json"),
+    "models": ("models --json",),
     "sweep": ("sweep --seq 1k,2k --format json",),
 }
 Rows = dict[str, str]
