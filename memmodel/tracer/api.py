@@ -18,9 +18,9 @@ from memmodel.timeline import account, phase_peaks
 from memmodel.timing import Calibration
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
+from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.job import Job
 from memmodel.tracer.letters.closed import Forms, last_step
-from memmodel.tracer.letters.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.letters.symbolic import hints
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.memory import Largest, fits, is_closed, largest, memory_of, step_phases, time_of

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_leaves
 
+from memmodel.tracer.private.dispatch import modes_on, tensors_in, tree_leaves
 from memmodel.tracer.watch.watcher import Watcher, is_users
 
 _MAXIMUM, _QUOTIENT = {"max", "amax"}, {"div", "__truediv__", "true_divide"}
@@ -63,7 +62,7 @@ class Finder(TorchFunctionMode):
         kwargs = kwargs or {}
         self.calls += 1
         out = func(*args, **kwargs)
-        if any(isinstance(x, Tensor) for x in tree_leaves(out)):
+        if tensors_in(out):
             self._held.append((args, out))
             self._follow(getattr(func, "__name__", ""), args, kwargs, out)
         return out
@@ -139,7 +138,7 @@ class Rewriter(TorchFunctionMode):
 
 @contextmanager
 def _unseen() -> Iterator[None]:
-    watcher = next(mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Watcher))
+    watcher = next(mode for mode in modes_on() if isinstance(mode, Watcher))
     with watcher.unseen():
         yield
 

@@ -12,8 +12,8 @@ import torch
 
 from memmodel.program import Mark, Program
 from memmodel.recording.device import CPU
-from memmodel.tracer.compiled.chip import Chip
 from memmodel.tracer.compiled.run import Compiled, traced_compiled
+from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting
 from memmodel_validate import cpu_events

@@ -12,10 +12,11 @@ from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.recording.device import CUDA
 from memmodel.replay import replay
-from memmodel.tracer.compiled.chip import Chip
-from memmodel.tracer.compiled.compiler import Compiler, fresh_dynamo
+from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
+from memmodel.tracer.private.chip import Chip
+from memmodel.tracer.private.compiler import fresh_dynamo
 from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.watch.functions import Functions
 from memmodel_evidence.comparison import Comparison, predicted

@@ -60,7 +60,7 @@ MISSING = """
 import json, sys, torch, memmodel
 import torch._compile
 from unittest import mock
-from memmodel.tracer.watch import fake
+from memmodel.tracer.private import fake
 from traced_functions import INPUTS, SIZES, three_names
 
 with mock.patch.object(fake, NAME, GONE):
@@ -90,7 +90,7 @@ def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, go
 
 
 def test_no_tensor_waits_for_the_garbage_collector_beside_the_compiler() -> None:
-    assert run(f"from memmodel.tracer.watch import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
+    assert run(f"from memmodel.tracer.private import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
 
 
 DECORATED = """

@@ -13,8 +13,8 @@ from memmodel.gpus import load_gpu
 from memmodel.program import Alloc, Mark, Program
 from memmodel.recording.device import CPU
 from memmodel.timeline import phase_peaks
+from memmodel.tracer.forms import forms_of
 from memmodel.tracer.job import Job
-from memmodel.tracer.letters.forms import forms_of
 from memmodel.tracer.specs import inputs_of, letters_of
 from memmodel.tracer.watch.run import Setting, traced
 from memmodel_validate.cpu_events import mark, profiled

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch._C._profiler import _EventType
+from torch._C._profiler import _EventType  # noqa: TID251  # the only name of an event's kind
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from memmodel_validate.events import MemoryEvent, Numbering

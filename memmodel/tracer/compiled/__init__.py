@@ -4,7 +4,6 @@ The code that Inductor generates for a graph (its wrapper: allocations, kernel c
 AOTAutograd's own runtime on tensors without data, with the kernels left out. So buffers live exactly as long as
 PyTorch's own code lets them.
 
-    chip.py     the GPU as Inductor asks for it, where there is none
     moving.py   graphs moved to that GPU before they are partitioned and lowered
     plan.py     a graph's wrapper code, and what its buffers are called
     wrapper.py  runs it without kernels
@@ -17,7 +16,7 @@ PyTorch's own code lets them.
     run.py      one traced run
 """
 
-from memmodel.tracer.compiled.chip import Chip
 from memmodel.tracer.compiled.summary import Graphs
+from memmodel.tracer.private.chip import Chip
 
 __all__ = ["Chip", "Graphs"]

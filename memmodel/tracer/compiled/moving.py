@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_map
 
+from memmodel.tracer.private.dispatch import tree_map
+from memmodel.tracer.private.fake import FakeTensor
 from memmodel.tracer.watch.functions import indexed
 
 aten = torch.ops.aten
-_CPU, _GPU = torch.device("cpu"), torch.device("cuda", 0)
+_CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def on_gpu(value: Any) -> Any:
@@ -32,9 +32,9 @@ def on_gpu(value: Any) -> Any:
     offset = value.storage_offset()
     with mode, torch.no_grad():
         if not offset:
-            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_GPU)
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=GPU)
         elements = value.untyped_storage().nbytes() // value.element_size()
-        whole = torch.empty_strided((elements,), (1,), dtype=value.dtype, device=_GPU)
+        whole = torch.empty_strided((elements,), (1,), dtype=value.dtype, device=GPU)
         return aten.as_strided.default(whole, value.shape, value.stride(), offset)
 
 
@@ -55,7 +55,7 @@ def moved(gm: Any) -> None:
 
 
 def _place_on_gpu(value: Any) -> Any:
-    return _GPU if isinstance(value, torch.device) and value.type == "cpu" else value
+    return GPU if isinstance(value, torch.device) and value.type == "cpu" else value
 
 
 def on_cpu(value: Any) -> Any:
@@ -139,13 +139,3 @@ def _for_gpu(method: Callable[..., Any], usual: Callable[..., Any]) -> Callable[
         return (method if x.device.type == "cuda" else usual)(x, *args, **kwargs)
 
     return called
-
-
-def places() -> Iterator[tuple[Any, str, Any]]:
-    """(class, name, method) of dynamo's tensors: where they are, as the user's code sees it."""
-    from torch._dynamo.variables import ConstantVariable
-    from torch._dynamo.variables.tensor import TensorVariable
-
-    for name, seen in (("device", _GPU), ("is_cuda", True), ("is_cpu", False)):
-        if hasattr(TensorVariable, f"method_attr_{name}"):
-            yield TensorVariable, f"method_attr_{name}", lambda *_, seen=seen: ConstantVariable.create(seen)

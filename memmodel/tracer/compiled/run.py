@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Alloc, Free, Mark, Program
-from memmodel.tracer.compiled.chip import Chip
-from memmodel.tracer.compiled.compiler import Compiler, fresh_dynamo
+from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.summary import Graphs
 from memmodel.tracer.compiled.told import first_line, told_as_the_compilers
 from memmodel.tracer.compiled.watching import PlanWatcher
+from memmodel.tracer.private.chip import Chip
+from memmodel.tracer.private.compiler import fresh_dynamo, fused_attention, graph_breaks
+from memmodel.tracer.private.fake import FakeTensorMode
+from memmodel.tracer.private.patches import no_autocast, watched_engine
 from memmodel.tracer.watch import run as eager
 from memmodel.tracer.watch.failures import told_as_theirs
 from memmodel.tracer.watch.functions import Functions
 from memmodel.tracer.watch.modules import made_fake
-from memmodel.tracer.watch.patches import Hooks, no_autocast, watched_engine
 from memmodel.tracer.watch.run import STEPS, Setting, Traced
 
 _STEPS = 3  # the last is read
@@ -63,9 +64,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(1 + setting.iterations):
                 run.step()
-        counted = torch._dynamo.utils.counters
-        breaks = tuple(first_line(reason) for reason in counted["graph_break"])
-        fused = bool(counted["inductor"]["fuse_attention"])
+        breaks, fused = tuple(map(first_line, graph_breaks())), fused_attention()
         program = watcher.program
         watcher.close()
     found = Traced(
@@ -109,11 +108,9 @@ def watched_backward(watcher: PlanWatcher, begins: Callable[[Any], None], ends: 
         if not watcher.compiling:
             ends()
 
-    outside: Any = nullcontext()  # nothing is rerouted there
-    hooks = Hooks(begun, ended, outside)
     autocast = torch.amp.autocast_mode.autocast
     with (
-        mock.patch.object(torch.autograd, "_engine_run_backward", watched_engine(hooks)),
+        mock.patch.object(torch.autograd, "_engine_run_backward", watched_engine(begun, ended, nullcontext())),
         mock.patch.object(autocast, "__init__", no_autocast(autocast.__init__)),
     ):
         yield

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from memmodel.errors import UsageError
+from memmodel.tracer.private.compiler import errors, leaves_to_eager
 
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in ')
 _INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's words for an operator's own error
@@ -13,19 +14,14 @@ _INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's wor
 @contextmanager
 def told_as_the_compilers() -> Iterator[None]:
     """Within, what dynamo, AOTAutograd and Inductor raise says so."""
-    from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
-    from torch._inductor.exc import InductorError
-
     try:
         yield
-    except (BackendCompilerFailed, TorchDynamoException, InductorError) as error:
+    except errors() as error:
         raise _told(error) from error
 
 
 def _told(error: BaseException) -> UsageError:
     """The compiler's error as one sentence with the user's line; a UsageError inside it as it is."""
-    from torch._dynamo.exc import SkipFrame
-
     causes = list(_causes(error))
     own = next((cause for cause in causes if isinstance(cause, UsageError)), None)
     if own is not None:
@@ -37,7 +33,7 @@ def _told(error: BaseException) -> UsageError:
     said = inner["what"] if inner else f"{type(causes[-1]).__name__}: {first_line(str(causes[-1]))}"
     if "UsageError: " in said:
         return UsageError(said.partition("UsageError: ")[2] + where)
-    if isinstance(causes[-1], SkipFrame):
+    if leaves_to_eager(causes[-1]):
         return UsageError(
             f"torch.compile leaves the code to eager PyTorch on this GPU ({causes[-1]}): trace it without compiled"
         )

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import HigherOrderOperator
 
 from memmodel.program import Program, Site
 from memmodel.recording.device import Device
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
+from memmodel.tracer.private.dispatch import HigherOrderOperator
 from memmodel.tracer.watch.watcher import Watcher
 
 _SAVES, _REPEATS = "run_and_save_rng_state", "run_with_rng_state"

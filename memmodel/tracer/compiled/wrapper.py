@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from memmodel.dims import product
 from memmodel.program import Launch
 from memmodel.tracer.compiled.plan import Buffer, Plan
+from memmodel.tracer.private.compiler import names_in_wrappers
+from memmodel.tracer.private.dispatch import OpOverload, tree_map
 from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
 from memmodel.tracer.rules.work import launches_of
 from memmodel.work import Work
@@ -54,24 +55,22 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
         with watcher.unseen():
             return torch.as_strided(x, size, stride, x.storage_offset() + offset).data  # no view of x to autograd
 
-    guards: Any = torch._C._dynamo.guards
     scope = {
         "__name__": "memmodel.tracer.compiled.generated",
         "torch": _Torch(),
         "aten": torch.ops.aten,
         "inductor_ops": torch.ops.inductor,
-        "_quantized": torch.ops._quantized,
         "math": math,
         "inf": math.inf,
         "nan": math.nan,
         "device": torch.device,
-        "assert_size_stride": guards.assert_size_stride,
         "assert_alignment": lambda *_: None,
         "copy_if_misaligned": copy_if_misaligned,
         "get_raw_stream": lambda *_: 0,
         "extern_kernels": _Library(watcher),
         "reinterpret_tensor": viewed,
         **dict.fromkeys(("empty_strided_cuda", "empty_strided_cpu", "empty_strided_cpu_pinned"), allocated),
+        **names_in_wrappers(),
         **plan.constants,
     }
     return scope | {name: _Kernel(name, source, plan, watcher) for name, source in plan.kernels.items()}
@@ -170,7 +169,7 @@ def _arithmetic(buffers: list[Buffer], watcher: "PlanWatcher") -> tuple[Any, Any
     vector: Any = 0
     exponentials: Any = 0
     for node in dict.fromkeys(n for buffer in buffers for n in buffer.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, OpOverload):
             continue
         args, kwargs = (tree_map(_value, x) for x in (node.args, node.kwargs))
         launches, _ = launches_of(node.target, args, kwargs, node.meta.get("val"), "main", watcher.device)

@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 
 import sympy
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.tracer.private.fake import (
+    FakeTensorMode,
+    expression_of,
+    fake_mode,
+    shape_environment,
+    symbol,
+    uncompiled,
+)
 from memmodel.tracer.rules.scratch import is_shared_scratch
-from memmodel.tracer.watch.fake import fake_mode, shape_environment, symbol, uncompiled
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
@@ -87,7 +93,7 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int], tied: Multipl
         found = traced(setting, sizes | product, mode)
     program = found.program
     inner = {x: size.node.expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
-    originals = {x: size.node._expr for x, size in sizes.items() if isinstance(size, torch.SymInt)}
+    originals = {x: expression_of(size) for x, size in sizes.items() if isinstance(size, torch.SymInt)}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in free}
     fixed = {x: int(value) for x, value in inner.items() if value.is_number}
     fixed |= {x: value for x, value in free.items() if value == 1}

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from memmodel.recording.layout import is_dense
+from memmodel.tracer.private.fake import fake_mode, uncompiled
 from memmodel.tracer.rules.kinds import number
-from memmodel.tracer.watch.fake import fake_mode, uncompiled
 
 aten = torch.ops.aten
 _DISPATCH = ("memmodel.tracer.", "torch._compile", "torch._dynamo", "torch.utils._python_dispatch")

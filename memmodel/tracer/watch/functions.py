@@ -12,10 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from memmodel.tracer.private.dispatch import (
+    IS_CPU,
+    IS_CUDA,
+    VARIABLE_FUNCTIONS,
+    converting_log_softmax,
+    converting_softmax,
+    is_wrapped,
+)
+from memmodel.tracer.private.fake import DataDependentOutputException
 from memmodel.tracer.rules.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
 from memmodel.tracer.rules.norms import FUSED_SINCE, rms_norm
 from memmodel.tracer.rules.not_known import FAST_PATH, RECURRENT
@@ -23,10 +31,7 @@ from memmodel.tracer.rules.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
-_PLACES: dict[Any, Any] = {  # what Python code sees when it asks where a tensor is
-    vars(torch._C.TensorBase)["is_cuda"].__get__: True,
-    vars(torch._C.TensorBase)["is_cpu"].__get__: False,
-}
+_PLACES: dict[Any, Any] = {IS_CUDA: True, IS_CPU: False}  # what Python code sees when it asks where a tensor is
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
@@ -79,7 +84,7 @@ class Functions(TorchFunctionMode):
         yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
-            yield torch._VF, "dropout", _dropout
+            yield VARIABLE_FUNCTIONS, "dropout", _dropout
             for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):
                 yield kind, "forward", self._without_fast_path(kind)
             yield torch.Tensor, "softmax", _softmax
@@ -120,7 +125,7 @@ class Functions(TorchFunctionMode):
     @contextmanager
     def _adding_in_place(self, given: Iterable[Any]) -> Iterator[None]:
         """Not where torch.func wraps an operand: then PyTorch too adds into a new tensor."""
-        wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in given if isinstance(x, Tensor))
+        wrapped = any(is_wrapped(x) for x in given if isinstance(x, Tensor))
         before, self.watcher.adds_in_place = self.watcher.adds_in_place, not wrapped
         try:
             yield
@@ -146,14 +151,14 @@ def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
 def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax, of float16 in float32 by a kernel that converts."""
     if dtype is torch.float32 and x.dtype is torch.float16:
-        return torch._softmax(x, dim, True)
+        return converting_softmax(x, dim, True)
     return _SOFTMAX(x, dim, dtype)
 
 
 def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Likewise."""
     if dtype is torch.float32 and x.dtype is torch.float16:
-        return torch._log_softmax(x, dim, True)
+        return converting_log_softmax(x, dim, True)
     return _LOG_SOFTMAX(x, dim, dtype)
 
 

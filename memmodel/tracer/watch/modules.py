@@ -6,17 +6,18 @@ They are found as the function itself, as what it is bound to, and among the nam
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from memmodel.tracer.watch.watcher import Watcher
+from memmodel.tracer.private.dispatch import tables_of
+from memmodel.tracer.private.fake import is_fake
+from memmodel.tracer.watch.watcher import Watcher
 
 
 @contextmanager
-def made_fake(function: Any, watcher: "Watcher") -> Iterator[None]:
+def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
     """Within, every parameter and buffer that the function reaches is fake, and optimizers start afresh.
 
     Tensors that are found only as the code uses them stay the user's own, and get their gradients back.
@@ -71,12 +72,12 @@ def _content(cell: Any) -> Any:
 
 
 def _swap_module(
-    module: torch.nn.Module, prefix: str, fakes: dict[int, Tensor], watcher: "Watcher", stack: ExitStack
+    module: torch.nn.Module, prefix: str, fakes: dict[int, Tensor], watcher: Watcher, stack: ExitStack
 ) -> None:
     for path, part in module.named_modules():
-        for table in (part._parameters, part._buffers):
+        for table in tables_of(part):
             for name, tensor in list(table.items()):
-                if tensor is not None and type(tensor).__name__ != "FakeTensor" and not _is_fake(tensor):
+                if tensor is not None and not is_fake(tensor):
                     fake = fakes.get(id(tensor))
                     if fake is None:
                         fake = fakes[id(tensor)] = _fake(tensor, f"{prefix}{path}{'.' if path else ''}{name}", watcher)
@@ -84,13 +85,7 @@ def _swap_module(
                     table[name] = fake
 
 
-def _is_fake(tensor: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return isinstance(tensor, FakeTensor)
-
-
-def _fake(tensor: Tensor, name: str, watcher: "Watcher") -> Tensor:
+def _fake(tensor: Tensor, name: str, watcher: Watcher) -> Tensor:
     fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     if isinstance(tensor, torch.nn.Parameter):
         fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)

@@ -5,17 +5,18 @@ latest parameter on the way. Operators on lists do so element by element.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from memmodel.program import Launch
+from memmodel.recording.device import Device
+from memmodel.tracer.private.dispatch import name_of, tensors_in
 from memmodel.tracer.rules.work import launches_of
+from memmodel.tracer.watch.storages import Storages
 from memmodel.work import Work
 
-if TYPE_CHECKING:
-    from memmodel.tracer.watch.watcher import Watcher
+_ON_LISTS = ("_foreach", "_fused_adam")
 
 
 class Owners:
@@ -27,8 +28,9 @@ class Owners:
         parts: number of a kernel on lists -> work and owner of each element, where its sizes are plain numbers.
     """
 
-    def __init__(self, watcher: "Watcher") -> None:
-        self.watcher = watcher
+    def __init__(self, storages: Storages, device: Device) -> None:
+        self.storages = storages
+        self.device = device
         self.given: set[int] = set()
         self.of: dict[int, int] = {}
         self.launches: list[int | None] = []
@@ -37,7 +39,7 @@ class Owners:
     def note(self, func: Any, args: Any, out: Any, born: Sequence[int], events: Iterable[Any]) -> None:
         """Note an operator's results and kernels."""
         kernels = [event for event in events if isinstance(event, Launch)]
-        elements = _elements(args) if "_foreach" in func._schema.name or "_fused_adam" in func._schema.name else []
+        elements = _elements(args) if any(kind in name_of(func) for kind in _ON_LISTS) else []
         if elements:
             self._note_elements(func, elements, out, born)
         owner = self._owner(args)
@@ -49,10 +51,10 @@ class Owners:
         owners = [self._owner(each) for each in elements]
         made = out if isinstance(out, list | tuple) and len(out) == len(elements) else [None] * len(elements)
         for each, owner in zip(made, owners, strict=True):
-            key = self.watcher.key_of(each) if isinstance(each, Tensor) else None
+            key = self.storages.key_of(each) if isinstance(each, Tensor) else None
             self._set([key] if key in born else [], owner)
         works = [
-            launches_of(func, each, {}, None if x is None else [x], "", self.watcher.device)[0][0].work
+            launches_of(func, each, {}, None if x is None else [x], "", self.device)[0][0].work
             for each, x in zip(elements, made, strict=True)
         ]
         if all(isinstance(work.hbm_bytes, int) for work in works):
@@ -63,8 +65,8 @@ class Owners:
             self.of.update((key, owner) for key in keys if key is not None)
 
     def _owner(self, args: Any) -> int | None:
-        keys = [self.watcher.key_of(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
-        named = next((key for key in keys if key in self.watcher.names and key not in self.given), None)
+        keys = [self.storages.key_of(x) for x in tensors_in(args)]
+        named = next((key for key in keys if key in self.storages.names and key not in self.given), None)
         return named or next((self.of[key] for key in keys if key in self.of), None)
 
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
 from memmodel.recording.device import Device
+from memmodel.tracer.private.dispatch import tensors_in, tree_leaves
+from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch.failures import told_as_theirs
@@ -137,7 +137,7 @@ class _Run:
             self._forget_gradients()
 
     def _backward(self, out: Any) -> None:
-        roots = [x for x in _leaves_of(out) if isinstance(x, Tensor) and x.requires_grad]
+        roots = [x for x in tensors_in(_leaves_of(out)) if x.requires_grad]
         if not roots:
             raise UsageError(
                 "a training step of a function whose result needs no gradient: return the output or loss with its "
@@ -188,7 +188,7 @@ class _Run:
         self.watcher.saved = {}
 
     def _leaves(self) -> Iterator[Tensor]:
-        yield from (x for x in tree_leaves(self.arguments) if isinstance(x, Tensor))
+        yield from tensors_in(self.arguments)
         if isinstance(self.function, torch.nn.Module):
             yield from self.function.parameters()
         yield from self.watcher.leaves

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from memmodel.tracer.private.autograd import COPY_SLICES, base_of, is_view, next_number, version_of
+from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.watch.watcher import Watcher
-
-_WRITTEN = "torch::autograd::CopySlices"  # the node of the write into the base
 
 
 @contextmanager
@@ -25,23 +24,23 @@ def following(watcher: Watcher, args: Sequence[Any]) -> Iterator[None]:
     if not torch.is_grad_enabled():
         yield
         return
-    views = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad and x._is_view()]
+    views = [x for x in tensors_in(args) if x.requires_grad and is_view(x)]
     for view in views:
-        before = torch._C._autograd._get_sequence_nr()
-        if view.grad_fn is not None and torch._C._autograd._get_sequence_nr() > before:  # asked for, it is made anew
+        before = next_number()
+        if view.grad_fn is not None and next_number() > before:  # asked for, it is made anew
             _read_as_strided(view, watcher)
         del view
     del views
-    first = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
-    version = -1 if first is None else first._version
+    first = args[0] if args and isinstance(args[0], Tensor) and is_view(args[0]) else None
+    version = -1 if first is None else version_of(first)
     yield
-    if first is not None and first._version != version and first.grad_fn is not None:
+    if first is not None and version_of(first) != version and first.grad_fn is not None:
         _read_as_strided(first, watcher)
 
 
 def _read_as_strided(view: Tensor, watcher: Watcher) -> None:
     """Let backward of what stands between the view and the write go by `as_strided`."""
-    base: Any = view._base
+    base = base_of(view)
     repeated = _nodes_to_write(view.grad_fn)
     if not repeated or base.dtype is not view.dtype:
         return
@@ -70,7 +69,7 @@ def _read_as_strided(view: Tensor, watcher: Watcher) -> None:
 def _nodes_to_write(node: Any) -> list[Any]:
     """The nodes of views from here to the write; none where something else comes between."""
     found = []
-    while node is not None and node.name() != _WRITTEN:
+    while node is not None and node.name() != COPY_SLICES:
         found.append(node)
         node = node.next_functions[0][0] if len(node.next_functions) == 1 else None
     return found if node is not None else []

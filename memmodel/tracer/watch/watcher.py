@@ -14,14 +14,14 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
 from memmodel.recording.device import Device
+from memmodel.tracer.private.autograd import label_of, running_node
+from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
+from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.rules.composites import COMPOSITES
 from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
 from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
@@ -31,9 +31,9 @@ from memmodel.tracer.rules.scratch import copies, scratch
 from memmodel.tracer.rules.symbols import computed
 from memmodel.tracer.rules.types import check_types
 from memmodel.tracer.rules.work import launches_of
-from memmodel.tracer.watch.fake import fake_of
 from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
+from memmodel.tracer.watch.storages import Storages
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000
@@ -45,40 +45,36 @@ _QUERIES = frozenset(
 )
 
 
-class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the events of what runs inside, by the habits of `device`.
 
     Attributes:
-        events, names, gradients: of the program, as in `memmodel.program.Program`.
+        events: of the program, as in `memmodel.program.Program`.
         unknown: operator -> what is not known about it ("work", "scratch").
         backward: whether autograd's engine runs now.
         operators: how many were seen.
     """
 
     def __init__(self, device: Device, most_operators: int = MOST_OPERATORS) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        Storages.__init__(self)
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         use_counts_alone()
         self.device = device
         self.most_operators = most_operators
         self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
         self.events: list[Event] = []
-        self.names: dict[int, str] = {}
-        self.gradients: dict[int, int] = {}
         self.unknown: dict[str, str] = {}
         self.backward = False
         self.operators = 0
         self.paused = False
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
-        self._keys: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
-        self.last_key = 0
         self._handed_over: set[int] = set()
         self._constants: list[Alloc] = []
         self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
-        self.forward_of: dict[int, Site] = {}  # storage made in backward -> the line whose backward it is
-        self.owners = Owners(self)
+        self.owners = Owners(self, device)
         self.nodes = Nodes(self)
         self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
         self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
@@ -108,11 +104,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.paused = False
 
-    def key_of(self, tensor: Tensor) -> int | None:
-        """The key of a tensor's storage, if it is known; that of what torch.func wraps, where it does."""
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            tensor = torch._C._functorch.get_unwrapped(tensor)
-        return self._keys.get(tensor.untyped_storage()._cdata)
+    def note_thread(self) -> None:
+        """A tensor was used in another thread."""
+        self.used_elsewhere = True
 
     def born(
         self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None, nbytes: Any = None
@@ -122,7 +116,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         With `at`, the birth goes to that place among the events. `nbytes`: where it holds more than it seems to.
         """
         storage = tensor.untyped_storage()
-        address = storage._cdata
+        address = address_of(storage)
         if address in self._keys:
             return None
         nbytes = plain_dims((storage.nbytes(),))[0] if nbytes is None else nbytes
@@ -159,13 +153,13 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.key_of(tensor) is not None or tensor.numel() == 0:
             return
         key = self._new_key()
-        self._keys[tensor.untyped_storage()._cdata] = key
+        self._keys[address_of(tensor.untyped_storage())] = key
         shape, kind = tuple(tensor.shape), kind_of(tensor.dtype)
         self._constants.append(Alloc(key, tensor.untyped_storage().nbytes(), shape, kind, "constant", None, "input"))
         self.names[key] = "constant"
         fake = fake_of(tensor)  # whose views are views of it
         self._fakes.append(fake)
-        self._keys[fake.untyped_storage()._cdata] = key
+        self._keys[address_of(fake.untyped_storage())] = key
         if tensor.requires_grad and tensor.is_leaf:
             self.leaves.append(tensor)
             mine = tensor.grad is not None and is_fake(tensor.grad)  # given by the code within the trace
@@ -180,7 +174,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name
+        name = name_of(func)
         if name in _QUERIES or self.paused:
             if name == "prim::device":
                 self._handed_over.add(id(args[0]))
@@ -194,11 +188,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole = COMPOSITES[func](*args, **kwargs)
             if whole is not NotImplemented:
                 return whole
-        node = torch._C._current_autograd_node() if self.backward else None
+        node = running_node() if self.backward else None
         accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
-            for given in _tensors((args, kwargs)):
+            for given in tensors_in((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
@@ -206,10 +200,10 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = laid_out(func, args, computed(func, args, kwargs))
         before = self.last_key
         launched = len(self.events)
-        self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else _label(node))
+        self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else label_of(node))
         self.owners.note(func, args, out, range(before + 1, self.last_key + 1), self.events[launched:])
         if node is None:
-            self.nodes.remember(out)
+            self.nodes.remember(out, self.site())
         elif not accumulates:
             self._attribute(node, out, range(before + 1, self.last_key + 1))
         return out
@@ -225,9 +219,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             temporary = self._births(planned, op, label)
         else:
             inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*copies(func, args, out, self.device), *_tensors(out), *inside], op, label)
+            temporary = self._births([*copies(func, args, out, self.device), *tensors_in(out), *inside], op, label)
         launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
-        if all(self.key_of(x) is None for x in _tensors((args, kwargs, out))):
+        if all(self.key_of(x) is None for x in tensors_in((args, kwargs, out))):
             launches = []  # numbers on the host, such as an optimizer's step counters
         self._note_unknown(func._schema.name, known, scratch_not_known(op, args) if self.device.name == "cuda" else "")
         self.events += launches
@@ -241,7 +235,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _used(self, args: Any, kwargs: Any, out: Any) -> None:
         at = len(self.events)
-        for x in _tensors((args, kwargs, out)):
+        for x in tensors_in((args, kwargs, out)):
             key = self.key_of(x)
             if key is not None:
                 self.last_use[key] = at
@@ -277,10 +271,6 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"the trace takes longer than {MOST_SECONDS:.0f} s ({self.operators:,} operators so far): trace fewer "
                 "layers or loop iterations"
             )
-
-    def _new_key(self) -> int:
-        self.last_key += 1
-        return self.last_key
 
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
@@ -322,21 +312,8 @@ def is_users(frame: FrameType) -> bool:
     return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
 
 
-def is_fake(tensor: Tensor) -> bool:
-    """Whether a tensor has no data."""
-    return type(tensor).__name__ == "FakeTensor" or type(tensor).__module__.startswith("torch._subclasses")
-
-
-def _tensors(out: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-
-
 def _bynumber(name: str, x: Tensor) -> Any:
     """What an operator in C++ that asks for plain numbers is told, without fixing the sizes (torch 2.11 and before)."""
     if name == "aten::storage_offset":
         return number(x.storage_offset())
     return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]
-
-
-def _label(node: Any) -> str:
-    return "" if node is None else str(node.name()).rpartition("::")[2]

@@ -5,12 +5,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
+from memmodel.tracer.private.patches import Hooks, patched
 from memmodel.tracer.rules.attention import Backends
-from memmodel.tracer.watch.fake import fake_mode, uncompiled
 from memmodel.tracer.watch.functions import Functions
-from memmodel.tracer.watch.patches import Hooks, patched
 from memmodel.tracer.watch.watcher import Watcher
 
 
@@ -34,8 +33,9 @@ def watching(
         watcher.backward = False
 
     functions = Functions(watcher, backends or Backends())
+    hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread)
     with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
-        stack.enter_context(patched(Hooks(begins or backward, ends or forward, functions)))
+        stack.enter_context(patched(hooks, functions.replacements(), functions.cuda))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode or fake_mode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)

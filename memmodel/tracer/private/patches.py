@@ -5,30 +5,36 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 import torch.utils.checkpoint
 
 from memmodel.errors import UsageError
+from memmodel.tracer.private.autograd import next_number, number_of, running_node
+from memmodel.tracer.private.dispatch import tables_of
+from memmodel.tracer.private.fake import FakeTensor
 
-if TYPE_CHECKING:
-    from memmodel.tracer.watch.functions import Functions
-    from memmodel.tracer.watch.watcher import Watcher
+Replacement = tuple[Any, str, Any]  # where, the name there, what it becomes
 
 
 class Hooks(NamedTuple):
-    """Called with the roots before autograd's engine runs, and after it; `mode` is on while it runs.
+    """What is called when something happens.
 
-    A backward may run functions again (checkpointing), and `backward` is itself a function that left the mode.
+    Attributes:
+        begins: before autograd's engine runs, with the roots. ends: after it.
+        mode: on while the engine runs: a backward may run functions again (checkpointing), and `backward` is itself a
+            function that left the mode.
+        elsewhere: a tensor is used in another thread.
     """
 
     begins: Callable[[Sequence[Any]], None]
     ends: Callable[[], None]
-    mode: "Functions"
+    mode: AbstractContextManager[Any]
+    elsewhere: Callable[[], None]
 
 
 _GPU = torch.device("cuda", 0)
@@ -36,13 +42,16 @@ packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks
 
 
 @contextmanager
-def patched(hooks: Hooks) -> Iterator[None]:
-    """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so."""
+def patched(hooks: Hooks, more: Iterable[Replacement], cuda: bool) -> Iterator[None]:
+    """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so.
+
+    `more`: what else is replaced. `cuda`: whether tensors say that they are on a GPU.
+    """
     packed.clear()
     with ExitStack() as stack:
         for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
             stack.enter_context(_silent(logging.getLogger(name)))
-        replacements = [*_replacements(hooks), *hooks.mode.replacements(), *(_places() if hooks.mode.cuda else ())]
+        replacements = [*_replacements(hooks), *more, *(_places() if cuda else ())]
         for target, name, replacement in replacements:
             stack.enter_context(mock.patch.object(target, name, replacement, create=not hasattr(target, name)))
         yield
@@ -58,24 +67,21 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = before
 
 
-def _noting_threads(watcher: "Watcher") -> Any:
+def _noting_threads(elsewhere: Callable[[], None]) -> Any:
     """Fake tensors that are used outside their mode: in a thread that the code started."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
     really, here = FakeTensor.__torch_dispatch__, threading.get_ident()
 
     def dispatch(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        watcher.used_elsewhere |= threading.get_ident() != here
+        if threading.get_ident() != here:
+            elsewhere()
         return really(*args, **kwargs)
 
     return classmethod(dispatch)
 
 
-def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.mode.watcher)
-    yield torch.autograd, "_engine_run_backward", watched_engine(hooks)
+def _replacements(hooks: Hooks) -> Iterator[Replacement]:
+    yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.elsewhere)
+    yield torch.autograd, "_engine_run_backward", watched_engine(hooks.begins, hooks.ends, hooks.mode)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
@@ -92,10 +98,8 @@ def _replacements(hooks: Hooks) -> Iterator[tuple[Any, str, Any]]:
         yield triton.JITFunction, "run", _no_kernel
 
 
-def _places() -> Iterator[tuple[Any, str, Any]]:
+def _places() -> Iterator[Replacement]:
     """Where a tensor is, as the user's code and PyTorch's optimizers see it: on the GPU that is modelled."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
     def device(self: Any) -> torch.device:
@@ -108,18 +112,20 @@ def _places() -> Iterator[tuple[Any, str, Any]]:
     yield FakeTensor, "device", property(device)
 
 
-def watched_engine(hooks: Hooks) -> Callable[..., Any]:
-    """Autograd's engine between the hooks; where a node runs it again (a reentrant checkpoint), without them."""
+def watched_engine(
+    begins: Callable[[Sequence[Any]], None], ends: Callable[[], None], mode: AbstractContextManager[Any]
+) -> Callable[..., Any]:
+    """Autograd's engine between two calls; where a node runs it again (a reentrant checkpoint), without them."""
     engine = torch.autograd.graph._engine_run_backward
 
     def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch._C._current_autograd_node() is not None:
-            with hooks.mode:
+        if running_node() is not None:
+            with mode:
                 return engine(roots, *args, **kwargs)
-        hooks.begins(roots)
-        with hooks.mode:
+        begins(roots)
+        with mode:
             result = engine(roots, *args, **kwargs)
-        hooks.ends()
+        ends()
         return result
 
     return run
@@ -163,18 +169,19 @@ def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
     """`module.to(...)`: a parameter that changes is another; PyTorch would swap fake ones, which they do not allow."""
     for child in self.children() if recurse else ():
         child._apply(function)
-    for table in (self._parameters, self._buffers):
+    parameters, buffers = tables_of(self)
+    for table in (parameters, buffers):
         for name in [name for name, tensor in table.items() if tensor is not None]:
             with torch.no_grad():
                 applied = function(table[name])
             if applied is not table[name]:
                 wanted = table[name].requires_grad
-                table[name] = torch.nn.Parameter(applied, wanted) if table is self._parameters else applied
+                table[name] = torch.nn.Parameter(applied, wanted) if table is parameters else applied
             del applied
     return self
 
 
-def _uncompiled() -> Iterator[tuple[Any, str, Any]]:
+def _uncompiled() -> Iterator[Replacement]:
     """What the code passes to torch.compile, before or now, runs as it is."""
 
     def compile_(model: Any = None, **_: Any) -> Any:
@@ -197,7 +204,7 @@ def _no_kernel(self: Any, *_: Any, **__: Any) -> Any:
 
 def _packing(enter: Callable[..., Any]) -> Callable[..., Any]:
     def entered(self: Any) -> Any:
-        packed.append((torch._C._autograd._get_sequence_nr(), -1))
+        packed.append((next_number(), -1))
         return enter(self)
 
     return entered
@@ -205,7 +212,7 @@ def _packing(enter: Callable[..., Any]) -> Callable[..., Any]:
 
 def _packed(leave: Callable[..., Any]) -> Callable[..., Any]:
     def left(self: Any, *error: Any) -> Any:
-        number = torch._C._autograd._get_sequence_nr()
+        number = next_number()
         for index in reversed(range(len(packed))):
             if packed[index][1] < 0:
                 packed[index] = packed[index][0], number
@@ -217,5 +224,5 @@ def _packed(leave: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_packed(node: Any) -> bool:
     """Whether hooks (checkpointing) hold what the node saved: asking for it would run them."""
-    number = int(node._sequence_nr())
+    number = number_of(node)
     return any(start <= number and (end < 0 or number < end) for start, end in packed)

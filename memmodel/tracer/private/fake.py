@@ -1,9 +1,10 @@
-"""Fake tensors without torch.compile: they need the compiler's settings, and no more of it.
+"""Tensors without data, and symbolic sizes, without importing torch.compile.
 
 `FakeTensorMode` reads `torch._dynamo.config`, dispatch modes ask `torch._dynamo` to leave them uncompiled, and a shape
-environment notes for each guard the user's line, by a list of the compiler's files. Importing all that takes longer
-than a trace. So the settings are imported alone, the modes are told, and guards have no line. Where anything else
-imports the compiler, it comes whole; so it does, at first, on a PyTorch whose private names are not those used here.
+environment notes the user's line for each guard, by a list of the compiler's files. Importing all that takes longer
+than a trace. So the settings are imported alone, the modes are marked as uncompiled, and guards have no line. Where
+anything else imports the compiler, all of it is imported; so it is, at first, on a PyTorch whose private names are not
+those used here.
 """
 
 import importlib
@@ -19,13 +20,28 @@ from unittest import mock
 
 import torch
 import torch.utils.checkpoint
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from memmodel.tracer.private import torch_2_9
+
+__all__ = [
+    "DataDependentOutputException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "expression_of",
+    "fake_mode",
+    "fake_of",
+    "is_fake",
+    "shape_environment",
+    "symbol",
+    "uncompiled",
+]
 
 _COMPILER = "torch._dynamo"
 _FOLDER = [str(Path(torch.__file__).parent / "_dynamo")]
 _VALIDATOR = "torch.fx.experimental.validator"
-_TOLD = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled function
+_MARK = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled function
 
 
 def fake_mode(environment: Any = None, **options: Any) -> FakeTensorMode:
@@ -60,6 +76,16 @@ def fake_of(tensor: torch.Tensor) -> torch.Tensor:
     return mode.fake_tensor_converter.from_real_tensor(mode, tensor, source=_source("constant"))  # type: ignore[no-any-return]
 
 
+def expression_of(size: torch.SymInt) -> Any:
+    """The expression that a size was made with, whatever the shape environment has replaced in it since."""
+    return size.node._expr
+
+
+def is_fake(tensor: Any) -> bool:
+    """Whether a tensor has no data."""
+    return type(tensor).__module__.startswith("torch._subclasses")  # functional tensors around fake ones too
+
+
 @cache
 def does_without_compiler() -> bool:
     """Whether this PyTorch's private parts are as this file has them: tried once; if not, the compiler is imported."""
@@ -79,10 +105,10 @@ def _trial() -> bool:
 
     with _in_place_of(_VALIDATOR, translation_validation_enabled=lambda: False):
         environment = ShapeEnv(duck_shape=False)
-    with _told(FakeTensorMode), _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
+    with _marked(FakeTensorMode), _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
         mode = FakeTensorMode(shape_env=environment)
     symbolic = sys.modules[ShapeEnv.__module__]
-    with _told(FakeTensorMode), _without_lines(symbolic), _settings_at_hand(), mode:
+    with _marked(FakeTensorMode), _without_lines(symbolic), _settings_at_hand(), mode:
         x = torch.empty(symbol(environment, "N", 7), 3)
         grown = torch.cat((x + 1, x))
     rows: Any = grown.shape[0]
@@ -93,20 +119,20 @@ def _trial() -> bool:
 def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
     """Within, these modes run without asking the compiler, where that is known how, and guards have no line."""
     symbolic = sys.modules.get("torch.fx.experimental.symbolic_shapes")
-    with _told(*modes) if does_without_compiler() else nullcontext(), _without_lines(symbolic), _settings_at_hand():
+    with _marked(*modes) if does_without_compiler() else nullcontext(), _without_lines(symbolic), _settings_at_hand():
         yield
 
 
 @contextmanager
-def _told(*modes: type[TorchDispatchMode]) -> Iterator[None]:
-    told = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _TOLD)]
-    for function in told:
-        setattr(function, _TOLD, function)
+def _marked(*modes: type[TorchDispatchMode]) -> Iterator[None]:
+    marked = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _MARK)]
+    for function in marked:
+        setattr(function, _MARK, function)
     try:
         yield
     finally:
-        for function in told:
-            delattr(function, _TOLD)
+        for function in marked:
+            delattr(function, _MARK)
 
 
 def _without_lines(symbolic: ModuleType | None) -> Any:
@@ -196,11 +222,11 @@ def _in_place_of(name: str, **contents: Any) -> Iterator[None]:
 
 @cache
 def _letters() -> Any:
-    """Where a symbol comes from: nowhere but a letter."""
+    """Makes a symbol's source: nowhere but a letter."""
     from torch._guards import GuardSource, Source
 
-    if callable(Source.name):  # torch 2.9 and before: a method
-        return None
+    if callable(Source.name):
+        return torch_2_9.source
 
     class Letter(Source):
         def __init__(self, letter: str) -> None:
@@ -219,11 +245,7 @@ def _letters() -> Any:
 
 def _source(letter: str) -> Any:
     try:
-        made = _letters()
+        make = _letters()
     except (ImportError, AttributeError):
-        made = None
-    if made is None:
-        from torch._dynamo.source import ConstantSource
-
-        made = ConstantSource
-    return made(letter)
+        make = torch_2_9.source
+    return make(letter)

@@ -1,0 +1,75 @@
+"""Autograd's graph: which node runs, in which order forward made them, and which tensors they keep."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memmodel.tracer.private.dispatch import tensors_in
+
+COPY_SLICES = "torch::autograd::CopySlices"  # the node of a write into a view
+
+
+def running_node() -> Any:
+    """The node whose backward runs now, or None."""
+    return torch._C._current_autograd_node()
+
+
+def number_of(node: Any) -> int:
+    """The place of a node in the order of forward."""
+    return int(node._sequence_nr())
+
+
+def next_number() -> int:
+    """The number that the next node will get."""
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+def label_of(node: Any) -> str:
+    """A node's name without its namespace; empty for None."""
+    return "" if node is None else str(node.name()).rpartition("::")[2]
+
+
+def nodes_behind(roots: Iterable[Any]) -> list[Any]:
+    """The nodes behind these tensors, but for those that fill `grad`, in the order of forward."""
+    seen: dict[Any, None] = {}
+    stack = [root.grad_fn for root in roots if getattr(root, "grad_fn", None) is not None]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen[node] = None
+            stack += [after for after, _ in node.next_functions if after is not None]
+    return sorted((node for node in seen if "AccumulateGrad" not in node.name()), key=number_of)
+
+
+def kept_by(node: Any) -> Iterator[Tensor]:
+    """What a node keeps for backward: generated nodes show it as `_saved_...`, Python's as `saved_tensors`."""
+    fields = [field for field in dir(node) if field.startswith("_saved_")]
+    values = [getattr(node, field, None) for field in fields]
+    if not fields and hasattr(node, "saved_tensors"):
+        try:
+            values = list(node.saved_tensors)
+        except RuntimeError:  # freed already, or packed away by hooks
+            values = []
+    yield from tensors_in(values)
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd knows it as a view of another."""
+    return bool(tensor._is_view())
+
+
+def base_of(view: Tensor) -> Any:
+    """The tensor that a view is a view of."""
+    return view._base
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often it was written into."""
+    return tensor._version
+
+
+def holders_of(tensor: Tensor) -> tuple[int, int]:
+    """How many in C++ hold the tensor, and its storage."""
+    return int(tensor._use_count()), int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))  # type: ignore[attr-defined]

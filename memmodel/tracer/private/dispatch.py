@@ -1,0 +1,70 @@
+"""What PyTorch dispatches: operators and modes, the trees that arguments are, and which storage a tensor has."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+__all__ = [
+    "IS_CPU",
+    "IS_CUDA",
+    "VARIABLE_FUNCTIONS",
+    "HigherOrderOperator",
+    "OpOverload",
+    "TorchDispatchMode",
+    "address_of",
+    "converting_log_softmax",
+    "converting_softmax",
+    "is_wrapped",
+    "modes_on",
+    "name_of",
+    "storage_of",
+    "tables_of",
+    "tensors_in",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+    "without_modes",
+]
+
+IS_CUDA = vars(torch._C.TensorBase)["is_cuda"].__get__  # what a function mode sees of `x.is_cuda`
+IS_CPU = vars(torch._C.TensorBase)["is_cpu"].__get__
+VARIABLE_FUNCTIONS = torch._VF  # what torch.nn.functional calls: torch.dropout and others
+modes_on = _get_current_dispatch_mode_stack
+without_modes = _disable_current_modes
+converting_softmax, converting_log_softmax = torch._softmax, torch._log_softmax  # (x, dim, half to float)
+
+
+def name_of(operator: Any) -> str:
+    """An operator's name without its overload: "aten::add"."""
+    return str(operator._schema.name)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in lists, tuples and dicts of arguments or results, in order."""
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a transform of torch.func (grad, vmap) has put its own tensor around another."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def address_of(storage: torch.UntypedStorage) -> int:
+    """What tells a storage from all others that are alive."""
+    return int(storage._cdata)
+
+
+def storage_of(tensor: Tensor) -> torch.UntypedStorage:
+    """The storage of a tensor; where torch.func wraps one, that of the innermost."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage()
+
+
+def tables_of(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A module's own parameters and buffers by name, to be changed in place."""
+    return module._parameters, module._buffers
