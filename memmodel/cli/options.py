@@ -150,7 +150,6 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
     ),
 }
 _CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", "torch")
-_SHARED = {*_CASE, "gpu", "gpu_file", "algorithms", "expandable_segments", "calibration"}
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 
@@ -163,13 +162,14 @@ def inputs(*groups: str) -> Decorator:
     def decorate(function: Function) -> Function:
         @wraps(function)
         def run(**given: Any) -> Any:
-            own = {name: given.pop(name) for name in list(given) if name in _SHARED}
-            return function(Inputs(own), **given)
+            return function(Inputs({name: given.pop(name) for name in names}), **given)
 
-        decorated: Function = run
+        params: list[click.Parameter] = run.__dict__.setdefault("__click_params__", [])
+        others = len(params)
         for option in reversed([option for group in groups for option in _GROUPS[group]]):
-            decorated = option(decorated)
-        return decorated
+            option(run)
+        names = [str(param.name) for param in params[others:]]
+        return run
 
     return decorate
 

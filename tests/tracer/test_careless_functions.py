@@ -189,7 +189,7 @@ def test_two_kinds_of_step_are_one_too_many() -> None:
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "memmodel: of --train, --forward and --step: choose one\n"
+    assert run.stderr == "memmodel: --train and --step: give one of them\n"
 
 
 INTERRUPTED = """
