@@ -5,7 +5,7 @@ from typing import NamedTuple
 from memmodel.allocator import CachingAllocator, OutOfMemory
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.cublas import Workspace
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
+from memmodel.program import Alloc, Free, Launch, Mark, Program
 
 
 class Usage(NamedTuple):
@@ -81,29 +81,21 @@ def replay_by_event(
 
 def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[_Phase]]:
     """The phases before the first "forward", and those from there on, which may be run again."""
-    phases, current = [], _Phase("start", [], [])
+    current = _Phase("start", [], [])
+    phases = [current]
     for event in program.events:
-        if type(event) is Mark:
-            phases.append(current)
+        if isinstance(event, Mark):
             current = _Phase(event.phase, [], [])
-        _ask(event, workspace, current)
-    phases.append(current)
+            phases.append(current)
+        requests = current.requests
+        if isinstance(event, Alloc):
+            requests.append(Request(MALLOC, event.key, event.nbytes))
+        elif isinstance(event, Free):
+            requests.append(Request(FREE, event.key))
+        elif isinstance(event, Launch) and event.cublas and workspace.nbytes:
+            requests.append(Request(KEEP, event.thread, workspace.nbytes))
+        current.seen.append(len(requests))
+        if workspace.per_call and requests and requests[-1].action == KEEP:
+            requests.append(Request(FREE, requests[-1].key))  # given back after the kernel
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
     return phases[:first], phases[first:]
-
-
-def _ask(event: Event, workspace: Workspace, phase: _Phase) -> None:
-    """Add what an event asks of the allocator."""
-    kind, requests = type(event), phase.requests
-    given_back = False
-    if kind is Alloc:
-        requests.append(Request(MALLOC, event.key, event.nbytes))  # type: ignore[union-attr]
-    elif kind is Free:
-        requests.append(Request(FREE, event.key))  # type: ignore[union-attr]
-    elif kind is Launch and event.cublas and workspace.nbytes:  # type: ignore[union-attr]
-        given_back = workspace.per_call
-        key = f"workspace of {event.thread}"  # type: ignore[union-attr]
-        requests.append(Request(KEEP, key, workspace.nbytes))
-    phase.seen.append(len(requests))
-    if given_back:
-        requests.append(Request(FREE, key))

@@ -7,7 +7,7 @@ backend:cudaMallocAsync.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from memmodel.allocator.blocks import SMALL, Block, Pool
@@ -95,10 +95,11 @@ class CachingAllocator:
         self.source.release(self.large)
         self.source.release(self.small)
 
-    def give_back(self, address: int) -> None:
-        """Give the driver back the free block that holds an address, as a recorded run did."""
+    def give_back(self, address: int, size: int, stream: int) -> None:
+        """Give the driver back the free block that holds `size` bytes at an address, as a recorded run did."""
         for pool in (self.large, self.small):
-            for block in pool.blocks():
+            free = pool.free[stream]
+            for *_, block in islice(free, bisect_left(free, (size,)), None):
                 if block.address <= address < block.address + block.size:
                     if block.whole_segment or self.config.expandable_segments:
                         self.source.release_block(block, pool)

@@ -12,7 +12,7 @@ from memmodel.allocator.caching import CachingAllocator
 MALLOC, FREE = "malloc", "free"
 KEEP = "keep"  # a request for what its key does not hold yet: cuBLAS asks for a workspace once and keeps it
 EMPTY_CACHE = "empty cache"
-GIVE_BACK = "give back"  # the free segment at the address `key` returns to the driver
+GIVE_BACK = "give back"  # `nbytes` of the free segment at the address `key` return to the driver
 
 
 class Request(NamedTuple):
@@ -46,5 +46,5 @@ def serve(requests: Iterable[Request], allocator: CachingAllocator, blocks: Bloc
             allocator.empty_cache()
         elif action == GIVE_BACK:
             assert isinstance(key, int)
-            allocator.give_back(key)
+            allocator.give_back(key, nbytes, stream)
         yield allocator.allocated, driver.reserved

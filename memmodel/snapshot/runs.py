@@ -185,7 +185,7 @@ class _Replay:
             elif action in GROW:
                 self.placed.append(address)
             elif action in SHRINK and self.following:
-                yield Request(GIVE_BACK, address)
+                yield Request(GIVE_BACK, address, size, stream)
             elif index in emptied:
                 yield Request(EMPTY_CACHE, address)
             elif action == OUT_OF_MEMORY and self.allocator.driver.capacity is not None:

@@ -3,7 +3,8 @@
 Source: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py, torch 2.1 to 2.13; keys vary with the version.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
@@ -315,6 +316,7 @@ def _numbers(reader: _Reader, given: dict[Any, Any], action: str, index: int) ->
     return address, reader.size(given, "size", where), reader.whole(given, "stream", where)
 
 
-def _pool_at(address: int, private: Iterable[Segment]) -> tuple[int, int]:
-    """The private pool whose segment holds an address, where events do not tell theirs."""
-    return next((s.pool for s in private if s.address <= address < s.address + s.size), DEFAULT_POOL)
+def _pool_at(address: int, private: Sequence[Segment]) -> tuple[int, int]:
+    """The private pool whose segment holds an address, where events do not tell theirs; segments are sorted."""
+    at = bisect_right(private, address, key=lambda segment: segment.address) - 1
+    return private[at].pool if at >= 0 and address < private[at].address + private[at].size else DEFAULT_POOL

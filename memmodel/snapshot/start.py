@@ -13,7 +13,7 @@ from memmodel.allocator.blocks import SMALL, SMALL_SEGMENT, Block
 from memmodel.allocator.replay import Blocks
 from memmodel.allocator.segments import ExpandableSegments
 from memmodel.snapshot.history import StartBlock
-from memmodel.snapshot.snapshot import ALLOC, GROW, SHRINK, Event, Segment, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREE, GROW, SHRINK, Event, Segment, Snapshot
 
 
 def start(snapshot: Snapshot, allocator: CachingAllocator, blocks: dict[int, StartBlock]) -> Blocks:
@@ -38,6 +38,7 @@ class _Layout:
         self.events, self.segments = snapshot.events, snapshot.segments
         self.live = blocks
         self.addresses = sorted(blocks)
+        self.freed = sorted((event.address, event.size) for event in snapshot.events if event.action == FREE)
         self.placed = sorted((event.address, i) for i, event in enumerate(snapshot.events) if event.action == ALLOC)
 
     def whole_segments(self) -> Iterator[list[Block]]:
@@ -79,8 +80,18 @@ class _Layout:
             self._map(found, segment.small, Event(SHRINK[1], segment.address, segment.size, segment.stream))
         for event in reversed(self.events):
             if event.action in (GROW[1], SHRINK[1]):
-                self._map(found, event.size % self.config.large_segment != 0, event)
+                self._map(found, self._of_small(event), event)
         return found
+
+    def _of_small(self, event: Event) -> bool:
+        """Whether pages are of the small pool: such are mapped one at a time, but any number is unmapped at once.
+
+        An unmapped run as long as large pages is of the small pool where a small block was freed in it.
+        """
+        if event.action == GROW[1] or event.size % self.config.large_segment:
+            return event.size % self.config.large_segment != 0
+        at = bisect_left(self.freed, (event.address,))
+        return any(size <= SMALL for _, size in self.freed[at : bisect_left(self.freed, (event.address + event.size,))])
 
     def _map(self, found: dict[tuple[int, bool], "_Pages"], small: bool, event: Event) -> None:
         """Before pages were unmapped they were mapped, and the other way round."""

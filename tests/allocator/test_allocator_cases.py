@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
+from memmodel.allocator import AllocatorConfig, Block, CachingAllocator, OutOfMemory
+from memmodel.allocator.replay import EMPTY_CACHE, FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.predictor import predict
 
 MiB = 1 << 20
@@ -222,3 +223,109 @@ def test_dropout_of_64_sequences_is_predicted() -> None:
     """Its program takes segments of 4 GiB and then of 128 MiB, which used to overlap."""
     (prediction,) = predict("A100", "naive", batch=64, seq=1024, dropout=0.1).predictions
     assert prediction.memory.fits
+
+
+def cached(allocator: CachingAllocator, *sizes_MiB: float) -> None:
+    """Free blocks of these sizes, each a segment of its own."""
+    for block in [malloc(allocator, size) for size in sizes_MiB]:
+        allocator.free(block)
+
+
+def test_several_oversize_blocks_are_given_back_largest_first_until_they_are_enough() -> None:
+    """No single one holds 80: 60 and then 40 go, 34 stay; of 150 the driver then has 116."""
+    allocator = CachingAllocator(150 * MiB, MAX_SPLIT_32)
+    cached(allocator, 34, 40, 60)
+    malloc(allocator, 80)
+    assert usage(allocator) == (80, 34 + 80)
+    assert allocator.retries == 0
+
+
+def test_where_oversize_blocks_are_not_enough_the_rest_of_the_cache_goes_too() -> None:
+    """40 is less than the 75 asked for, so the 20 that may be split go as well: the release of a retry."""
+    allocator = CachingAllocator(100 * MiB, MAX_SPLIT_32)
+    cached(allocator, 20, 40)
+    malloc(allocator, 75)
+    assert usage(allocator) == (75 + 1, 76)  # a segment of 76, of which 1 is kept unsplit
+    assert allocator.retries == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "cached_MiB", "request_MiB", "allocated", "reserved"),
+    [
+        # an oversize block may be 50 too large instead of 20: 80 is less than 35 + 50, not less than 29 + 50
+        (AllocatorConfig(max_split_size=30 * MiB, max_non_split_rounding=50 * MiB), 80, 35, 80, 80),
+        (AllocatorConfig(max_split_size=29 * MiB, max_non_split_rounding=50 * MiB), 80, 29, 30, 110),
+        # 33 are rounded up to 40 by steps of 32 / 4, which is oversize: the cached 48 are given whole
+        (AllocatorConfig(max_split_size=36 * MiB, roundup_power2_divisions=4), 48, 33, 48, 48),
+        (AllocatorConfig(max_split_size=42 * MiB, roundup_power2_divisions=4), 48, 33, 40, 88),
+        # segments of 40 for requests below 10, and so limits of rounding of 40
+        (AllocatorConfig(large_segment=40 * MiB), 5, 9, 9, 40),
+        (AllocatorConfig(large_segment=40 * MiB, max_split_size=40 * MiB), 79, 41, 80, 80),
+        (AllocatorConfig(large_segment=40 * MiB, max_split_size=40 * MiB), 81, 41, 42, 124),
+        # pages of large segments: 31 take one of 40, 41 take two; of 12, three and four
+        (AllocatorConfig(large_segment=40 * MiB, expandable_segments=True), 31, 41, 41, 80),
+        (AllocatorConfig(large_segment=12 * MiB, expandable_segments=True), 31, 41, 41, 48),
+        # rounded up, then split off to the last 512 bytes
+        (AllocatorConfig(roundup_power2_divisions=4, expandable_segments=True), 1, 5.25, 6, 22),
+        # the oversize block is no best fit, but free address space: it is split all the same
+        (AllocatorConfig(max_split_size=24 * MiB, expandable_segments=True), 50, 10, 10, 60),
+    ],
+)
+def test_settings_and_their_combinations(
+    config: AllocatorConfig, cached_MiB: float, request_MiB: float, allocated: float, reserved: float
+) -> None:
+    allocator = CachingAllocator(config=config)
+    cached(allocator, cached_MiB)
+    malloc(allocator, request_MiB)
+    assert usage(allocator) == (allocated, reserved)
+
+
+def test_expandable_segments_of_two_streams_do_not_share_pages() -> None:
+    allocator = CachingAllocator(config=EXPANDABLE)
+    allocator.free(allocator.malloc(15 * MiB, stream=0))
+    allocator.malloc(15 * MiB, stream=7)
+    assert usage(allocator) == (15, 40)
+
+
+def test_at_capacity_free_pages_are_unmapped_and_mapped_where_they_are_needed() -> None:
+    """Holes of 20 before and 20 behind a block of 20: 40 in one piece need the first page behind the last."""
+    allocator = CachingAllocator(60 * MiB, EXPANDABLE)
+    first, middle, last = (malloc(allocator, 20) for _ in range(3))
+    allocator.free(first)
+    allocator.free(last)
+    block = malloc(allocator, 40)
+    assert block.address == middle.address + middle.size
+    assert usage(allocator) == (60, 60)
+    assert allocator.retries == 1
+
+
+def test_the_replay_gives_usage_after_each_request() -> None:
+    allocator = CachingAllocator()
+    requests = [
+        Request(MALLOC, "a", 12 * MiB),
+        Request(KEEP, "workspace", 512),
+        Request(KEEP, "workspace", 512),  # it is there
+        Request(MALLOC, "nothing", 0),
+        Request(FREE, "nothing"),
+        Request(FREE, "a"),
+        Request(EMPTY_CACHE, ""),
+    ]
+    in_MiB = [(allocated / MiB, reserved / MiB) for allocated, reserved in serve(requests, allocator, {})]
+    small = 512 / MiB
+    assert in_MiB == [
+        (12, 12),
+        *[(12 + small, 14)] * 4,
+        (small, 14),
+        (small, 2),
+    ]
+
+
+def test_the_replay_ends_at_the_first_request_that_does_not_fit() -> None:
+    allocator = CachingAllocator(20 * MiB)
+    blocks: Blocks = {}
+    requests = [Request(MALLOC, "a", 12 * MiB), Request(MALLOC, "b", 12 * MiB), Request(FREE, "a")]
+    assert list(serve(requests, allocator, blocks)) == [(12 * MiB, 12 * MiB)]
+    assert allocator.failed == OutOfMemory(12 * MiB, 12 * MiB, 12 * MiB)
+    assert list(blocks) == ["a"]
+    with pytest.raises(KeyError):
+        list(serve([Request(FREE, "never asked for")], CachingAllocator(), {}))

@@ -8,7 +8,7 @@ from snapshot_data import MiB, Recording, frame
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.releases import Capacity, releases
-from memmodel.snapshot.runs import BEFORE_THE_FIRST, RanOut
+from memmodel.snapshot.runs import BEFORE_THE_FIRST, Addresses, RanOut
 from memmodel.snapshot.snapshot import Snapshot, parse_snapshot
 from memmodel.snapshot.study import study
 
@@ -269,3 +269,20 @@ def test_a_rest_of_a_block_of_the_start_is_read_off_the_next_request() -> None:
     found = study(snapshot_of(run, since))
     assert (found.addresses.equal, found.addresses.first_different_event) == (2, None)
     assert found.history.allocated[0] == 10 * MiB
+
+
+def test_small_pages_that_are_unmapped_together_are_as_long_as_a_large_one() -> None:
+    """20 blocks of 1 MiB fill 10 pages of 2 MiB; given back they are 20 MiB in one piece, one page of large blocks."""
+    run = Recording(AllocatorConfig(expandable_segments=True))
+    blocks = [run.malloc(MiB) for _ in range(20)]
+    large = run.malloc(30 * MiB)
+    since = len(run.events)
+    for address in blocks:
+        run.free(address)
+    run.empty_cache()
+    run.malloc(512)
+    run.free(large)
+    run.malloc(35 * MiB)
+    snapshot = snapshot_of(run, since)
+    assert ("segment_unmap", 20 * MiB) in {(event.action, event.size) for event in snapshot.events}
+    assert study(snapshot).addresses == Addresses(2, 2, None)
