@@ -29,9 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "validate")]  # als
 from memmodel.algorithms import record  # noqa: E402
 from memmodel.case import Case, make_case  # noqa: E402
 from memmodel.masks import mask  # noqa: E402
-from memmodel.predictor import time_of  # noqa: E402
 from memmodel.program import Launch, Program  # noqa: E402
 from memmodel.recording import CPU  # noqa: E402
+from memmodel.step import time_of  # noqa: E402
 from memmodel.timing import Calibration, Machine  # noqa: E402
 from memmodel.timing.known import read_calibration  # noqa: E402
 from memmodel_validate.calibrate.run import calibrate  # noqa: E402

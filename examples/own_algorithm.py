@@ -6,10 +6,11 @@ The same function runs on torch tensors: nothing in it belongs to memmodel.
 from collections.abc import Callable
 from typing import Any
 
+from memmodel.account import account
 from memmodel.dtypes import bfloat16
+from memmodel.liveness import phase_peaks
 from memmodel.program import Program
 from memmodel.recording import Tape, empty
-from memmodel.timeline import account, phase_peaks
 from memmodel.units import bytes_text
 
 

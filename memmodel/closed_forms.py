@@ -1,23 +1,24 @@
-"""Closed forms: the same run on sympy symbols.
+"""Closed forms of the built-in algorithms: the same run on sympy symbols.
 
-A peak is the largest of several moments' sums; which moment wins depends on the sizes. Moments that never win (each
-term at most another's) are dropped, so that what is left is short: usually one expression, else one per region.
+A peak is the largest of several moments' sums; which moment wins depends on the sizes (see `memmodel.moments`). Usually
+one expression is left, else one per region.
 """
 
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
 from typing import Any
 
 import sympy
-from sympy import Expr, Integer, Poly, Rational, Symbol
+from sympy import Poly, Symbol
 
 from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
 from memmodel.errors import UsageError
+from memmodel.liveness import saved_bytes
+from memmodel.moments import Branch, condition, expression_of, largest_moments, moments_of
 from memmodel.origin import names
-from memmodel.program import Alloc, Free, Launch, Mark, Program
-from memmodel.timeline import saved_bytes
+from memmodel.polynomials import around_ones, lies_below, short
+from memmodel.program import Program
 from memmodel.work import Work
 
 SYMBOLS = {
@@ -25,17 +26,7 @@ SYMBOLS = {
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
 WINDOW = Symbol("w", integer=True, positive=True)
-WEIGHTS = [Rational(i, 12) for i in range(1, 12)]
 CHUNKS = 4  # how many chunks the closed form of chunked attention has
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A moment that makes the peak: its bytes, what is alive then, and where it wins (None: everywhere)."""
-
-    expression: Any
-    moment: str
-    wins: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +91,14 @@ def formulas(case: Case) -> Formulas:
     """The closed forms of a case's algorithm, mask, dtype and phase; its sizes only say which are equal."""
     sym = symbolic(case)
     program = record(sym, sites=True)
-    back = _in_n(sym)
-    launches = [e for e in program.events if isinstance(e, Launch)]
-    work = sum((launch.work for launch in launches), start=Work())
+    back, labels = _in_n(sym), names(program)
+    work = sum((launch.work for launch in program.launches()), start=Work())
     return Formulas(
         sym,
         _region(sym),
         tuple(
-            (name, tuple(back(size) for size in alloc.shape), short(back(alloc.nbytes)))
-            for alloc, name in _named(program)
+            (labels[birth.key], tuple(back(size) for size in birth.shape), short(back(birth.nbytes)))
+            for birth in program.births()
         ),
         short(back(saved_bytes(program))),
         {phase: _branches(program, phase, back) for phase in ("forward", "backward") if phase in program.phases()},
@@ -148,106 +138,18 @@ def _region(case: Case) -> str:
     return ", ".join(parts)
 
 
-def _named(program: Program) -> list[tuple[Alloc, str]]:
-    labels = names(program)
-    return [(event, labels[event.key]) for event in program.events if isinstance(event, Alloc)]
-
-
-def short(expression: Any) -> Any:
-    """Factored, with powers of two in front."""
-    return sympy.factor(sympy.sympify(expression))
-
-
 def _branches(program: Program, phase: str, back: Any) -> tuple[Branch, ...]:
-    """The undominated moments of a phase."""
-    moments: dict[Expr, str] = {}
-    live: dict[int, Any] = {}
-    current, labels = "", names(program)
-    for event in program.events:
-        if isinstance(event, Mark):
-            current = event.phase
-            if current == phase:
-                moments[_total(live, back)] = "at its start"
-        elif isinstance(event, Alloc):
-            live[event.key] = event.nbytes
-            if current == phase:
-                moments.setdefault(_total(live, back), f"when {labels[event.key]} is made")
-        elif isinstance(event, Free):
-            live.pop(event.key)
-    winners = _winners([m for m in moments if not any(other != m and dominates(other, m) for other in moments)])
+    """The moments that are the phase's peak at some sizes, in order; none is left out that is not proven to be none."""
+    moments = moments_of(program, phase, back)
+    letters = sorted({s for moment in moments for term, _ in moment for s in term.free_symbols}, key=str)
+    found = largest_moments(moments, letters)
+    shifted = {m: around_ones(m) for m in (*found.moments, *found.unproven)}
+    below = {m for m in found.unproven if lies_below(shifted[m], [x for other, x in shifted.items() if other != m])}
+    shown = [m for m in moments if m in shifted and m not in below]
+    forms = {moment: expression_of(moment) for moment in shown}
     return tuple(
-        Branch(short(m), moments[m], None if len(winners) == 1 else wins_where(m, [w for w in winners if w != m]))
-        for m in winners
+        Branch(forms[m], moments[m].what, condition(forms[m], [forms[w] for w in shown if w != m])) for m in shown
     )
-
-
-def _winners(moments: list[Expr]) -> list[Expr]:
-    """The moments that are the largest somewhere: none below a weighted mean of two others everywhere."""
-    kept = list(moments)
-    for moment in moments:
-        others = [m for m in kept if m != moment]
-        if any(
-            dominates(weighted_mean(a, b, weight), moment) for a, b in combinations(others, 2) for weight in WEIGHTS
-        ):
-            kept = others
-    return kept
-
-
-def weighted_mean(a: Expr, b: Expr, weight: Expr) -> Expr:
-    """Between two expressions: a at weight 1, b at 0."""
-    return weight * a + (1 - weight) * b
-
-
-def _total(live: dict[int, Any], back: Any) -> Any:
-    return sympy.expand(back(sum(live.values(), start=Integer(0))))
-
-
-def dominates(a: Expr, b: Expr) -> bool:
-    """Whether a >= b for all sizes of at least one: every coefficient of the difference, around ones, is positive."""
-    difference = sympy.expand(a - b)
-    symbols = sorted(difference.free_symbols, key=str)
-    if not symbols:
-        return bool(difference >= 0)
-    try:
-        around_ones = Poly(difference.subs({s: s + 1 for s in symbols}, simultaneous=True), *symbols)
-    except sympy.PolynomialError:
-        return False
-    return all(coefficient >= 0 for coefficient in around_ones.coeffs())
-
-
-def wins_where(winner: Expr, others: list[Expr]) -> Any:
-    """Where a moment is the largest: one condition for each other, common positive factors divided out."""
-    conditions = [_difference(winner - other) for other in others]
-    kept = [c for i, c in enumerate(conditions) if not any(_implies(b, c) for j, b in enumerate(conditions) if i != j)]
-    return sympy.And(*map(_at_least, kept or conditions[:1]))
-
-
-def _difference(expression: Expr) -> Expr:
-    """An expression with the same sign, without its common positive factors."""
-    constant, factors = sympy.factor_list(expression)
-    core = sympy.Mul(*(f for f, _ in factors if any(c < 0 for c in Poly(f).coeffs())))
-    return sympy.expand(core * sympy.sign(constant))
-
-
-def _implies(stronger: Expr, weaker: Expr) -> bool:
-    """Whether `stronger` >= 0 makes `weaker` >= 0: some positive multiple of it is at most `weaker`, term by term."""
-    for term in sympy.Add.make_args(stronger):
-        coefficient, monomial = term.as_coeff_Mul()
-        if coefficient >= 0 or monomial == 1:
-            continue
-        factor = weaker.as_coefficients_dict()[monomial] / coefficient
-        rest = sympy.expand(weaker - factor * stronger)
-        if factor > 0 and rest != 0 and all(t.as_coeff_Mul()[0] >= 0 for t in sympy.Add.make_args(rest)):
-            return True
-    return False
-
-
-def _at_least(difference: Expr) -> Any:
-    """difference >= 0, with its negative terms brought to the other side."""
-    terms = sympy.Add.make_args(difference)
-    positive = [t for t in terms if t.as_coeff_Mul()[0] > 0]
-    negative = [-t for t in terms if t.as_coeff_Mul()[0] < 0]
-    return sympy.Ge(sympy.Add(*positive), sympy.Add(*negative), evaluate=False)
 
 
 def largest_size(case: Case, over: str, room: int) -> int:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
-from memmodel.fitting import memory
 from memmodel.gpus import Gpu
 from memmodel.masks import Mask
 from memmodel.prediction import Mitigation, Prediction
+from memmodel.step import memory_of
 
 MOST_CHUNKS = 4  # of a suggested chunked attention
 WINDOW = 4096  # of a suggested sliding window (Mistral 7B's)
@@ -25,7 +25,7 @@ def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorCo
     before = first.memory.allocated_peak_bytes
     found = []
     for change, case, settings in _changes(first, config):
-        after = known.get(case) or memory(record(case), case, gpu, settings)
+        after = known.get(case) or memory_of(record(case), case.torch, gpu, settings)
         if after.allocated_peak_bytes < before or (after.fits and first.memory.fits is False):
             less = before - after.allocated_peak_bytes
             found.append(Mitigation(change, after.allocated_peak_bytes, less, after.fits))

@@ -12,7 +12,7 @@ from itertools import islice
 from types import CodeType
 from typing import NamedTuple
 
-from memmodel.program import Alloc, Program, Site
+from memmodel.program import Program, Site
 
 LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
 _OWN_NAMES = {"max indices", "dropout mask"}  # second results, which the code does not name
@@ -37,10 +37,10 @@ class _Source(NamedTuple):
 def names(program: Program) -> dict[int, str]:
     """A name for every storage: given, assigned in the code, `x.grad` or grad(x) for gradients, or the operation's."""
     found: dict[int, str] = dict(program.names)
-    for event in program.events:
-        if type(event) is Alloc and event.key not in found:
-            place = origin(event.site)
-            found[event.key] = place.name if place and place.name and event.op not in _OWN_NAMES else event.op
+    for birth in program.births():
+        if birth.key not in found:
+            place = origin(birth.site)
+            found[birth.key] = place.name if place and place.name and birth.op not in _OWN_NAMES else birth.op
     for key, of in program.gradients.items():
         if key in found and key not in program.names:
             found[key] = f"{found[of]}.grad" if of in program.names else f"grad({found.get(of, 'output')})"

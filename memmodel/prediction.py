@@ -4,13 +4,29 @@
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
+from memmodel.account import TensorRecord
 from memmodel.case import Case
 from memmodel.gpus import Gpu
 from memmodel.shown import Shown
-from memmodel.timeline import TensorRecord
 from memmodel.timing import KernelTime
+from memmodel.units import bytes_text
 from memmodel.work import Work
+
+Excess = Literal["tensors", "fragmentation"]  # what does not fit: the blocks in use, or only the segments around them
+
+
+def room_of(capacity_bytes: int | None, context_bytes: tuple[int, int] | None) -> int | None:
+    """What is left to the allocator: capacity less the highest context, or all of it where no context is known."""
+    if capacity_bytes is None:
+        return None
+    return capacity_bytes - (context_bytes[1] if context_bytes else 0)
+
+
+def excess_of(allocated_peak_bytes: int, room_bytes: int) -> Excess:
+    """Why a step that does not fit does not: its blocks exceed the room, or they would fit but for fragmentation."""
+    return "tensors" if allocated_peak_bytes > room_bytes else "fragmentation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +59,34 @@ class Memory:
     def device_bytes(self) -> int:
         """What nvidia-smi would show for the process: reserved and the context (0 where not known)."""
         return self.reserved_peak_bytes + (self.context_bytes[1] if self.context_bytes else 0)
+
+    @property
+    def room_bytes(self) -> int | None:
+        """What the GPU leaves to the allocator; None where its capacity is not known."""
+        return room_of(self.capacity_bytes, self.context_bytes)
+
+    @property
+    def excess(self) -> Excess | None:
+        """What is too large; None where the step fits, or where that is not known."""
+        if self.fits is not False or self.room_bytes is None:
+            return None
+        return excess_of(self.allocated_peak_bytes, self.room_bytes)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the step fits, and what is too large where it does not, in words."""
+        allocated, device = bytes_text(self.allocated_peak_bytes), bytes_text(self.device_bytes)
+        if self.fits is None or self.capacity_bytes is None:
+            return f"needs {device}; the GPU's capacity is not known"
+        capacity = bytes_text(self.capacity_bytes)
+        if self.fits:
+            return f"fits: {device} of {capacity}"
+        words = f"does not fit in {capacity}: it allocates {allocated}"
+        if self.excess == "fragmentation":
+            return f"{words}, and reserves {device} by fragmentation"
+        if self.context_bytes and self.allocated_peak_bytes <= self.capacity_bytes:
+            return f"{words}, and the context takes {bytes_text(self.context_bytes[1])}"
+        return words
 
 
 @dataclass(frozen=True, slots=True)

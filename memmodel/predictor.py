@@ -4,25 +4,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case, make_case
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
-from memmodel.fitting import memory
 from memmodel.gpus import Gpu, load_gpu
+from memmodel.liveness import step_launches
 from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.models import model_shape
 from memmodel.prediction import Prediction, Report, Time
-from memmodel.program import Launch, Program
-from memmodel.timeline import account
-from memmodel.timing import Calibration, Machine, kernel_times, share_by_ceiling, step_seconds
+from memmodel.program import Program
+from memmodel.step import memory_of, time_or_why
+from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
-from memmodel.timing.terms import exp_known
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
@@ -171,16 +171,16 @@ def predict_case(
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
     if algorithm(case.algorithm).fused and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
-    time, missing = _time(program, case, Machine(gpu))
+    time, missing = _time(program, Machine(gpu))
     measured = Machine(gpu, calibration, torch=parse_torch_version(case.torch))
-    calibrated, unknown = (None, []) if calibration is None else _time(program, case, measured)
+    calibrated, unknown = (None, []) if calibration is None else _time(program, measured)
     if calibrated is None and time is not None:
         missing += [note.replace("no time:", "no expected time:") for note in unknown]
     return Prediction(
         case,
         algorithm(case.algorithm).title,
-        memory(program, case, gpu, config),
-        sum((launch.work for launch in step(program)), start=Work()),
+        memory_of(program, case.torch, gpu, config),
+        sum((launch.work for launch in step_launches(program)), start=Work()),
         _compulsory(case),
         time,
         calibrated,
@@ -189,39 +189,12 @@ def predict_case(
     )
 
 
-def step(program: Program) -> tuple[Launch, ...]:
-    """The kernels of the last step, forward and backward."""
-    phases = program.phases()
-    return tuple(e for name in ("forward", "backward") for e in phases.get(name, []) if isinstance(e, Launch))
-
-
-def _time(program: Program, case: Case, machine: Machine) -> tuple[Time | None, list[str]]:
-    gpu = machine.gpu
-    try:
-        time = time_of(program, machine)
-    except UsageError as missing:
-        advice = "; try --dtype fp16" if "bf16" in str(missing) and "tensor.fp16" in gpu.values else ""
-        return None, [f"no time: {missing}{advice}"]
-    return time, [] if exp_known(machine) else [f"the exp ceiling is left out: {gpu.name} has no known exp rate"]
-
-
-def time_of(program: Program, machine: Machine) -> Time:
-    """The time of a program's last forward and backward. Raises UsageError where the GPU's data lack a rate."""
-    phases = program.phases()
-    timed = {
-        name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine)
-        for name in ("forward", "backward")
-        if name in phases
-    }
-    kernels = tuple(kernel for part in timed.values() for kernel in part)
-    seconds: dict[str, float] = {name: step_seconds(name, part, machine) for name, part in timed.items()}
-    shares = share_by_ceiling(kernels)
-    waiting = sum(seconds.values()) - sum(kernel.seconds for kernel in kernels)
-    if waiting > 1e-12:
-        shares = dict(sorted({**shares, "dispatch": waiting}.items(), key=lambda item: -item[1]))
-    calibration = machine.calibration
-    name = "datasheet" if calibration is None else calibration.name
-    return Time(sum(seconds.values()), seconds, next(iter(shares)), shares, kernels, machine.basis, name)
+def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
+    """The time of the step, None where a rate is missing; what to know about it, with the option that may help."""
+    time, notes = time_or_why(program, machine)
+    if time is None and "bf16" in notes[0] and "tensor.fp16" in machine.gpu.values:
+        notes = [f"{notes[0]}; try --dtype fp16"]
+    return time, notes
 
 
 def _compulsory(case: Case) -> int:

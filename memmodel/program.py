@@ -4,7 +4,7 @@ Recording tensors produce programs, so can a tracer or a real run; timeline, all
 Bytes are raw (no allocator rounding); dims inside are ints, arrays or symbols.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import CodeType
 from typing import NamedTuple
 
@@ -92,6 +92,24 @@ class Program(NamedTuple):
     names: dict[int, str]
     gradients: dict[int, int]
 
+    def births(self) -> Iterator[Alloc]:
+        """The allocations, in order."""
+        return (event for event in self.events if isinstance(event, Alloc))
+
+    def without(self, keys: Collection[int]) -> "Program":
+        """The program without these storages."""
+        return self._replace(events=[e for e in self.events if getattr(e, "key", None) not in keys])
+
+    def reshaped(self, shapes: Mapping[int, Shape]) -> "Program":
+        """The program with other shapes of the storages that `shapes` has by key."""
+        return self._replace(
+            events=[e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in self.events]
+        )
+
+    def mapped(self, number: Callable[[Dim], Dim]) -> "Program":
+        """The program with another number for every size, byte count and amount of work."""
+        return self._replace(events=[_mapped(event, number) for event in self.events])
+
     def launches(self) -> Iterator[Launch]:
         """The kernels, in order."""
         return (event for event in self.events if isinstance(event, Launch))
@@ -105,3 +123,12 @@ class Program(NamedTuple):
                 current = parts[event.phase] = []
             current.append(event)
         return parts
+
+
+def _mapped(event: Event, number: Callable[[Dim], Dim]) -> Event:
+    if isinstance(event, Alloc):
+        return event._replace(nbytes=number(event.nbytes), shape=tuple(map(number, event.shape)))
+    if isinstance(event, Launch):
+        sizes = tuple(map(number, event.sizes))
+        return event._replace(work=event.work.mapped(number), parallel=number(event.parallel), sizes=sizes)
+    return event

@@ -17,9 +17,9 @@ from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
+from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.program import Launch
 from memmodel.tiles import ceilings
-from memmodel.timeline import phase_peaks, saved_bytes
 from memmodel.work import Work
 
 Column = NDArray[Any]

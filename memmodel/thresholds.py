@@ -8,9 +8,9 @@ from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case
 from memmodel.errors import UsageError, choice
-from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory
+from memmodel.step import fits, memory_of, room_bytes
 
 OVER = ("seq", "batch", "heads")
 
@@ -67,7 +67,7 @@ def threshold(
 
     def runs(count: int) -> bool:
         sized = resized(case, over, count * step)
-        return bool(fits(record(sized), sized, gpu, config))
+        return bool(fits(record(sized), sized.torch, gpu, config))
 
     largest = last_true(runs, LARGEST // step)
     first = None if largest >= LARGEST // step else (largest + 1) * step
@@ -75,24 +75,25 @@ def threshold(
     at = None
     if largest:
         sized = resized(case, over, size)
-        at = memory(record(sized), sized, gpu, config)
+        at = memory_of(record(sized), sized.torch, gpu, config)
     return Threshold(resized(case, over, max(size, step)), over, step, size, first, at, closed_form(case, gpu, over))
 
 
-def last_true(runs: Callable[[int], bool], end: int) -> int:
-    """The last count from 1 to `end` that runs before one that does not; 0 if the first does not."""
-    if not runs(1):
-        return 0
-    low, high = 1, 2
-    while high <= end and runs(high):
-        low, high = high, high * 2
-    high = min(high, end + 1)
+def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
+    """The last count from 1 to `end` that runs before one that does not; 0 if the first does not.
+
+    The search begins at the guess, doubles its steps away from there and bisects: both sides of the answer are tried.
+    """
+    low, high = 0, end + 1  # low runs (or is none), high does not (or is beyond the end)
+    at, stride = min(max(guess, 1), end), 1
     while high - low > 1:
-        middle = (low + high) // 2
-        if runs(middle):
-            low = middle
+        if runs(at):
+            low, at = at, min(at + stride, end)
         else:
-            high = middle
+            high, at = at, max(at - stride, 1)
+        stride *= 2
+        if low and high <= end:
+            at = (low + high) // 2
     return low
 
 

@@ -3,6 +3,7 @@
 One fused multiply-add counts as 2 FLOP, here and everywhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from memmodel.dims import Dim
@@ -33,6 +34,10 @@ class Work:
 
     def __mul__(self, times: Dim) -> "Work":
         return Work(*(amount if _is_zero(amount) else amount * times for amount in self._amounts()))
+
+    def mapped(self, number: Callable[[Dim], Dim]) -> "Work":
+        """The work with another number for each amount."""
+        return Work(*map(number, self._amounts()))
 
     def _amounts(self) -> tuple[Dim, ...]:
         return self.matmul, self.vector, self.exp, self.read, self.written, self.l2

@@ -67,7 +67,7 @@ def _room(gpu: str | None, gpu_file: str | None, capacity: int | None) -> int | 
         return capacity
     if capacity is not None:
         raise UsageError(f"--capacity and --gpu {gpu or gpu_file}: give one of them")
-    from memmodel.fitting import room_bytes
+    from memmodel.step import room_bytes
 
     chosen = chosen_gpu(gpu or "", gpu_file, gpu is not None)
     room: int | None = room_bytes(chosen)

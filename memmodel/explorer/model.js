@@ -1,4 +1,4 @@
-// A state evaluated: memory as memmodel/fitting.py reads it, work and time, the verdict in words.
+// A state evaluated: memory as memmodel/step.py reads it, work and time, the verdict in words.
 
 class StateError extends Error {} // its message is for the reader
 

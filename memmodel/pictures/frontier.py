@@ -8,11 +8,11 @@ from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case
 from memmodel.errors import UsageError, choice
-from memmodel.fitting import fits, memory, room_bytes
 from memmodel.gpus import Gpu
 from memmodel.predictor import on_gpu
 from memmodel.shown import Drawing
-from memmodel.thresholds import resized
+from memmodel.step import fits, memory_of, room_bytes
+from memmodel.thresholds import last_true, resized
 
 AGAINST = ("batch", "heads")
 STEP = 128  # the grid of sequences: GPUs' tiles are this long
@@ -113,39 +113,16 @@ def _line(case: Case, gpu: Gpu, against: str, sizes: Sequence[int], step: int, c
         sized = resized(case, against, size)
         before = walls[-1] if walls else None
         guess = before.largest * before.size // size // step if before else 0
-        walls.append(Wall(size, step * wall(_runs(sized, gpu, step, config), LARGEST // step, guess)))
+        walls.append(Wall(size, step * last_true(_runs(sized, gpu, step, config), LARGEST // step, guess)))
     return Line(case.algorithm, algorithm(case.algorithm).title, gpu.name, gpu.id, tuple(walls))
 
 
 def _runs(case: Case, gpu: Gpu, step: int, config: AllocatorConfig | None) -> Callable[[int], bool]:
     def runs(count: int) -> bool:
         sized = resized(case, "seq", count * step)
-        return bool(fits(record(sized), sized, gpu, config))
+        return bool(fits(record(sized), sized.torch, gpu, config))
 
     return runs
-
-
-def wall(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
-    """The last count from 1 to `end` that runs before one that does not, near a guess; 0 if the first does not.
-
-    A size's neighbour tells where its wall is about, and the search doubles its steps away from there: both sides of
-    what it returns have been tried.
-    """
-    low, high = 0, end + 1  # low runs (or is none), high does not (or is beyond the end)
-    at, stride = min(max(guess, 1), end), 1
-    while high - low > 1:
-        if runs(at):
-            low = at
-            if high > end:
-                at = min(low + stride, end)
-        else:
-            high = at
-            if low == 0:
-                at = max(high - stride, 1)
-        stride *= 2
-        if low and high <= end:
-            at = (low + high) // 2
-    return low
 
 
 def heat_map(
@@ -166,7 +143,7 @@ def heat_map(
     for seq in seqs:
         for size in sizes:
             at = resized(resized(sized, against, size), "seq", seq)
-            taken = memory(record(at), at, gpu, config)
+            taken = memory_of(record(at), at.torch, gpu, config)
             cells.append(Cell(size, seq, taken.reserved_peak_bytes, bool(taken.fits)))
     return HeatMap(
         *(_words(case, against), against, line.title, gpu.name, gpu.capacity_bytes),

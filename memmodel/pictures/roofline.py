@@ -11,8 +11,8 @@ from memmodel.algorithms import record
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.liveness import step_launches
 from memmodel.prediction import Prediction, Report
-from memmodel.predictor import step
 from memmodel.shown import Drawing
 
 _SAME = 1.02  # ceilings closer than this are drawn as one
@@ -181,7 +181,7 @@ def _points(prediction: Prediction) -> Iterator[Point]:
     """The kernels of the step in order of their first launch, equal ones together."""
     if prediction.time is None:
         return
-    launches = step(record(prediction.case))
+    launches = step_launches(record(prediction.case))
     expected: Sequence[float | None] = [None] * len(launches)
     if prediction.calibrated is not None:
         expected = [kernel.seconds for kernel in prediction.calibrated.kernels]

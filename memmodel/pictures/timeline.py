@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
-from memmodel.fitting import memory, usage_by_event
 from memmodel.gpus import Gpu
 from memmodel.origin import names
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
 from memmodel.shown import Drawing
+from memmodel.step import memory_of, usage_by_event
 
 NAMED = 7  # tensors with a band of their own, besides the inputs: more colours cannot be told apart
 
@@ -76,7 +76,7 @@ class Timeline(Drawing):
 def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Timeline:
     """The picture of a checked case (see `memmodel.predictor.cases_of`) on a GPU."""
     program = record(case.lettered(), sites=True)
-    figures = memory(program, case, gpu, config)
+    figures = memory_of(program, case.torch, gpu, config)
     usage = usage_by_event(program, case.torch, gpu, figures, config)
     return timeline_of(program, usage, figures, gpu, algorithm(case.algorithm).title, case.describe(), case)
 

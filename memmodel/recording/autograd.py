@@ -53,9 +53,13 @@ class Saved:
 
     def release(self) -> None:
         """Let the tensor go."""
-        if self._unpack is None:
+        if self._unpack is None and self._packed is not None:
             self._packed.storage.tape.release(self._packed.storage.key, self.node)
         self._packed = None
+
+    def __del__(self) -> None:
+        """A graph that nothing refers to any more keeps nothing."""
+        self.release()
 
 
 class Op:

@@ -8,8 +8,9 @@ import sympy
 from rich.table import Table
 from rich.text import Text
 
-from memmodel.closed_forms import Branch, Formulas
+from memmodel.closed_forms import Formulas
 from memmodel.dtypes import short_name
+from memmodel.moments import Branch
 from memmodel.units import formula_text
 
 _LETTERS = {

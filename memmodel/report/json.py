@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from memmodel.account import TensorRecord
 from memmodel.case import SIZES, Case
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Prediction, Report, Time
-from memmodel.timeline import TensorRecord
 from memmodel.work import Work
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memmodel.account import TensorRecord
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory, Mitigation, Prediction, Report
-from memmodel.timeline import TensorRecord
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -86,22 +86,13 @@ def report_parts(report: Report) -> Iterator[Any]:
 def verdicts(report: Report) -> Iterator[Text]:
     """One line per algorithm: whether it fits, and why not."""
     for prediction in report.predictions:
-        memory = prediction.memory
-        style = {None: "yellow", True: "green", False: "red"}[memory.fits]
-        yield Text.assemble((f"{prediction.title} {_verdict(memory)}", style))
+        yield verdict_text(prediction.memory, f"{prediction.title} ")
 
 
-def _verdict(memory: Memory) -> str:
-    """Whether it fits; if not, what is too large: the blocks in use, or only the segments around them."""
-    allocated, device = bytes_text(memory.allocated_peak_bytes), bytes_text(memory.device_bytes)
-    if memory.fits is None or memory.capacity_bytes is None:
-        return f"needs {device}; the GPU's capacity is not known"
-    capacity = bytes_text(memory.capacity_bytes)
-    if memory.fits:
-        return f"fits: {device} of {capacity}"
-    if memory.allocated_peak_bytes > memory.capacity_bytes:
-        return f"does not fit in {capacity}: it allocates {allocated}"
-    return f"does not fit in {capacity}: it allocates {allocated}, and reserves {device} by fragmentation"
+def verdict_text(memory: Memory, subject: str = "") -> Text:
+    """Whether a step fits, and why not, in its colour."""
+    style = {None: "yellow", True: "green", False: "red"}[memory.fits]
+    return Text(f"{subject}{memory.verdict}", style=style)
 
 
 def comparison_table(report: Report) -> Table:

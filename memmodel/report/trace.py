@@ -7,11 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memmodel.account import TensorRecord
 from memmodel.origin import wildcard
 from memmodel.report.formulas import latex_rows
 from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict, work_dict
-from memmodel.report.tables import bullets
-from memmodel.timeline import TensorRecord
+from memmodel.report.tables import bullets, verdict_text
 from memmodel.units import bytes_text, decimal_text, formula_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
     """The whole report, part by part."""
     yield Text.assemble((trace.gpu.name, "bold"), f": {trace.described}")
     yield Text()
-    yield _verdict(trace)
+    yield verdict_text(trace.memory)
     yield Padding(_numbers(trace), (1, 0, 0, 0))
     yield Padding(_formulas(trace), (1, 0, 0, 0))
     if trace.lines:
@@ -38,17 +38,6 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
     yield bullets("Assumed", trace.notes)
     if trace.unknown:
         yield bullets("Not known", (f"{op}: {what}" for op, what in trace.unknown.items()))
-
-
-def _verdict(trace: "Trace") -> Text:
-    memory = trace.memory
-    needed = bytes_text(memory.device_bytes)
-    if memory.fits is None or memory.capacity_bytes is None:
-        return Text(f"needs {needed}; the GPU's capacity is not known", style="yellow")
-    capacity = bytes_text(memory.capacity_bytes)
-    if memory.fits:
-        return Text(f"fits: {needed} of {capacity}", style="green")
-    return Text(f"does not fit in {capacity}: it needs {needed}", style="red")
 
 
 def _numbers(trace: "Trace") -> Table:

@@ -9,10 +9,9 @@ library's (`by_hand.py`).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from memmodel.liveness import at_peak, phase_peaks, places
 from memmodel.origin import origin
-from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Save
-from memmodel.tracer.lines import at_peak
-from memmodel.tracer.memory import live_peak
+from memmodel.program import Alloc, Event, Free, Mark, Program, Save
 
 _IN_PLACE = {  # operators whose gradient needs neither operand nor result, where the other operand is a number or mask
     "div": "/=",
@@ -37,94 +36,83 @@ class Advice:
 
 def advice(program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]) -> list[Advice]:
     """What the events say would help, most first. `last_use`: storage -> place among the events of its last use."""
-    before = live_peak(program)
-    found: dict[str, Advice] = {}
-    early = _past_use(program, labels, last_use)
-    changes = [(change, _freed_early(program, {key: use})) for change, key, use in early]
+    before = phase_peaks(program)["peak"]
+    held = _Held(program, labels, last_use)
+    early = list(held.past_use())
+    changes = [(change, held.freed_early({key: use})) for change, key, use in early]
     if len(early) > 1:
-        together = _freed_early(program, {key: use for _, key, use in early})
+        together = held.freed_early({key: use for _, key, use in early})
         changes.append((f"each of these {len(early)} names: del, or bound again", together))
-    for change, events in (*changes, *_merged(program, labels, last_use)):
-        after = live_peak(Program(events, program.names, program.gradients))
+    found: dict[str, Advice] = {}
+    for change, events in (*changes, *held.merged()):
+        after = phase_peaks(program._replace(events=events))["peak"]
         less = before - after
         if less > _LEAST * before and (change not in found or found[change].less_bytes < less):
             found[change] = Advice(change, after, less, "on the events")
     return sorted(found.values(), key=lambda a: -a.less_bytes)
 
 
-def _held_by_python(program: Program) -> dict[int, Alloc]:
-    """Storages of the last step alive at its peak that are no inputs and that autograd does not keep."""
-    _, keys = at_peak(program)
-    saved = {e.key for e in program.events if isinstance(e, Save)}
-    alive = set(keys) - saved
-    return {
-        e.key: e for e in program.events if isinstance(e, Alloc) and e.key in alive and e.role == "tensor" and e.site
-    }
+class _Held:
+    """The storages that Python alone holds at the peak, and the events without some of them."""
 
+    def __init__(self, program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]) -> None:
+        self.events, self.labels, self.last_use = program.events, labels, last_use
+        self.births, self.deaths = places(program)
+        self.peak, alive = at_peak(program)
+        saved = {event.key for event in program.events if isinstance(event, Save)}
+        at_the_peak = [birth for birth in program.births() if birth.key in alive]
+        self.results = [birth for birth in at_the_peak if birth.site]
+        self.droppable = [birth for birth in at_the_peak if birth.role == "tensor" and birth.key not in saved]
 
-def _past_use(program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]) -> list[tuple[str, int, int]]:
-    """(change, storage, place of its last use) of each that a name holds past its last use and past the peak."""
-    peak, _ = at_peak(program)
-    end = max(i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "after")
-    freed = {e.key: i for i, e in enumerate(program.events[:end]) if isinstance(e, Free)}  # later: the caller's
-    found = []
-    for key, alloc in _held_by_python(program).items():
-        used, place = last_use.get(key, peak), origin(alloc.site)
-        if used < peak < freed.get(key, 0) and place is not None and labels[key].isidentifier():
-            found.append(
-                (f"line {place.line}: del {labels[key]} after its last use, or bind its name again", key, used)
-            )
-    return found
+    def past_use(self) -> Iterator[tuple[str, int, int]]:
+        """(change, storage, place of its last use) of each that a name holds past its last use and past the peak."""
+        end = max(i for i, e in enumerate(self.events) if isinstance(e, Mark) and e.phase == "after")
+        for birth in self.droppable:
+            key, place = birth.key, origin(birth.site)
+            used, died = self.last_use.get(key, self.peak), self.deaths.get(key, 0)
+            # what dies after `end` is the caller's result
+            if place and used < self.peak < died < end and self.labels[key].isidentifier():
+                change = f"line {place.line}: del {self.labels[key]} after its last use, or bind its name again"
+                yield change, key, used
 
+    def freed_early(self, uses: Mapping[int, int]) -> list[Event]:
+        """The events with these storages freed right after their last use."""
+        late = {self.deaths[key] for key in uses}
+        events: list[Event] = []
+        for index, event in enumerate(self.events):
+            if index not in late:
+                events.append(event)
+            events += [Free(key) for key, use in uses.items() if use == index + 1]
+        return events
 
-def _freed_early(program: Program, uses: Mapping[int, int]) -> list[Event]:
-    """The events with these storages freed right after their last use."""
-    events: list[Event] = []
-    for index, event in enumerate(program.events):
-        if not (isinstance(event, Free) and event.key in uses):
-            events.append(event)
-        events += [Free(key) for key, use in uses.items() if use == index + 1]
-    return events
+    def merged(self) -> Iterator[tuple[str, list[Event]]]:
+        """Each operator of `_IN_PLACE` whose operand of the same size is used last by it, writing into that operand.
 
+        The peak falls only where both are alive there.
+        """
+        for result in self.results:
+            place = origin(result.site)
+            operand = next((x for x in self.droppable if self._could_hold(x, result)), None)
+            if result.op in _IN_PLACE and operand is not None and place is not None:
+                change = f"line {place.line}: in place ({_IN_PLACE[result.op]}) instead of a new"
+                yield f"{change} {self.labels[result.key]}", self._written_into(operand.key, result.key)
 
-def _merged(
-    program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]
-) -> Iterator[tuple[str, list[Event]]]:
-    """Each operator of `_IN_PLACE` whose operand of the same size is used last by it, writing into that operand."""
-    saved = {e.key for e in program.events if isinstance(e, Save)}
-    alive = set(at_peak(program)[1])  # the peak falls only where both are alive there
-    births = {e.key: i for i, e in enumerate(program.events) if isinstance(e, Alloc)}
-    allocs = {e.key: e for e in program.events if isinstance(e, Alloc) and e.key in alive}
-    for key, alloc in allocs.items():
-        if alloc.op not in _IN_PLACE or alloc.site is None:
-            continue
-        operand = next(
-            (
-                k
-                for k, other in allocs.items()
-                if k != key
-                and births[k] < births[key]
-                and births[key] <= last_use.get(k, -1) <= births[key] + 3
-                and other.nbytes == alloc.nbytes
-                and other.dtype == alloc.dtype
-                and other.role == "tensor"
-                and k not in saved
-            ),
-            None,
+    def _could_hold(self, operand: Alloc, result: Alloc) -> bool:
+        """Whether an operand can hold the result: of the same size and type, and used last by the operator."""
+        born = self.births[result.key]
+        return (
+            self.births[operand.key] < born <= self.last_use.get(operand.key, -1) <= born + 3
+            and operand.nbytes == result.nbytes
+            and operand.dtype == result.dtype
         )
-        place = origin(alloc.site)
-        if operand is None or place is None:
-            continue
-        events = [
-            e
-            for e in program.events
-            if not (isinstance(e, Alloc) and e.key == key) and not (isinstance(e, Free) and e.key == operand)
+
+    def _written_into(self, operand: int, result: int) -> list[Event]:
+        """The events where a result takes its operand's storage and dies when the result did."""
+        gone = {self.births[result], self.deaths.get(operand)}
+        kept = (event for index, event in enumerate(self.events) if index not in gone)
+        return [
+            event._replace(key=operand)  # type: ignore[call-arg]
+            if getattr(event, "key", None) == result
+            else event
+            for event in kept
         ]
-        events = [_renamed(e, key, operand) for e in events]
-        yield f"line {place.line}: in place ({_IN_PLACE[alloc.op]}) instead of a new {labels[key]}", events
-
-
-def _renamed(event: Event, key: int, to: int) -> Event:
-    if isinstance(event, Free | Save | Release) and event.key == key:
-        return event._replace(key=to)
-    return event

@@ -5,27 +5,26 @@ from typing import Any
 
 import torch
 
+from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.errors import UsageError
-from memmodel.fitting import room_bytes
 from memmodel.gpus import Gpu, load_gpu
+from memmodel.liveness import is_closed, last_step, phase_peaks, step_launches
 from memmodel.origin import names
-from memmodel.prediction import Time
-from memmodel.program import Launch, Program
-from memmodel.timeline import account, phase_peaks
-from memmodel.timing import Calibration
+from memmodel.program import Program
+from memmodel.step import fits, memory_of, room_bytes, time_or_why
+from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.job import Job
-from memmodel.tracer.letters.closed import Forms, last_step
+from memmodel.tracer.letters.closed import Forms
 from memmodel.tracer.letters.symbolic import hints
 from memmodel.tracer.lines import lines_of
-from memmodel.tracer.memory import Largest, fits, is_closed, largest, memory_of, step_phases, time_of
 from memmodel.tracer.repeat import Drawing, check_alike
-from memmodel.tracer.result import Trace
+from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.rules.scratch import habits
@@ -106,8 +105,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     shown = lettered(program, symbolic) if forms else program
     labels = names(shown)
     step = last_step(shown)
-    launches = [e for name in step_phases(step) for e in step.phases()[name] if isinstance(e, Launch)]
-    time, no_time = _time(program, job, None)
+    time, no_time = time_or_why(program, job.machine(None))
     rates = community(job.gpu.id)
     return Trace(
         getattr(job.setting.function, "__qualname__", type(job.setting.function).__qualname__),
@@ -115,10 +113,10 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         tuple(x.text() for x in job.setting.inputs),
         job.sizes,
         job.gpu,
-        memory_of(program, job.gpu, job.version, job.config),
-        sum((launch.work for launch in launches), start=Work()),
+        memory_of(program, job.version, job.gpu, job.config),
+        sum((launch.work for launch in step_launches(step)), start=Work()),
         time,
-        _time(program, job, rates)[0] if rates else None,
+        time_or_why(program, job.machine(rates))[0] if rates else None,
         program,
         account(step),
         lines_of(program, labels, found.forward_of),
@@ -135,23 +133,18 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     )
 
 
-def _time(program: Program, job: Job, rates: Calibration | None) -> tuple[Time | None, list[str]]:
-    try:
-        return time_of(program, job.gpu, job.version, rates), []
-    except UsageError as missing:
-        return None, [f"no time: {missing}"]
-
-
 def _largest(job: Job, over: str) -> Largest:
+    """The largest multiple of a power of two that fits; both sides of the answer are traced."""
     if room_bytes(job.gpu) is None:
         job.gpu.listed("capacity")  # raises, naming the key
     step = next(s for s in (128, 64, 32, 16, 8, 4, 2, 1) if job.sizes[over] % s == 0)
 
-    def runs(size: int) -> bool:
-        program = job.run(job.setting, job.sizes | {over: size}).program
-        return bool(fits(program, job.gpu, job.version, job.config))
+    def runs(count: int) -> bool:
+        program = job.run(job.setting, job.sizes | {over: count * step}).program
+        return bool(fits(program, job.version, job.gpu, job.config))
 
-    return largest(over, runs, step, LARGEST)
+    count = last_true(runs, LARGEST // step)
+    return Largest(over, count * step, None if count >= LARGEST // step else (count + 1) * step)
 
 
 def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:

@@ -2,11 +2,18 @@
 
 from memmodel.case import Size
 from memmodel.errors import UsageError
-from memmodel.program import Alloc, Mark, Program
+from memmodel.liveness import last_step
+from memmodel.program import Mark, Program
 from memmodel.tracer.job import Job
 from memmodel.tracer.letters.closed import Forms, closed_forms
-from memmodel.tracer.letters.symbolic import Symbolic, divides_letters, hints, multiples_among, traced_in_letters
-from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.tracer.letters.symbolic import (
+    Symbolic,
+    divides_letters,
+    hints,
+    multiples_among,
+    traced_in_letters,
+    without_shared_scratch,
+)
 from memmodel.units import formula_text
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
@@ -44,7 +51,7 @@ def _enough(program: Program) -> Program:
     if len(starts) < 3:
         return program
     second, third = (
-        [(e.op, e.nbytes, e.dtype, e.site) for e in part if isinstance(e, Alloc)]
+        [(birth.op, birth.nbytes, birth.dtype, birth.site) for birth in program._replace(events=part).births()]
         for part in (program.events[starts[-2] : starts[-1]], program.events[starts[-1] :])
     )
     return program._replace(events=program.events[: starts[-1]]) if second == third else program
@@ -65,20 +72,13 @@ def lettered(program: Program, symbolic: Symbolic | None) -> Program:
     """The program with sizes that show as letters, where the run in letters has the same storages."""
     if symbolic is None:
         return program
+    ours, theirs = (list(without_shared_scratch(last_step(x)).births()) for x in (program, symbolic.program))
     shapes = {
-        e.key: tuple(Size(int(n), _letter(formula_text(s))) for n, s in zip(e.shape, w.shape, strict=True))
-        for e, w in zip(_of_last_step(program), _of_last_step(symbolic.program), strict=True)
-        if len(e.shape) == len(w.shape)
+        birth.key: tuple(Size(int(n), _letter(formula_text(s))) for n, s in zip(birth.shape, same.shape, strict=True))
+        for birth, same in zip(ours, theirs, strict=True)
+        if len(birth.shape) == len(same.shape)
     }
-    events = [e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in program.events]
-    return Program(events, program.names, program.gradients)
-
-
-def _of_last_step(program: Program) -> list[Alloc]:
-    """The births among the inputs and in the last step."""
-    marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
-    events = (*program.events[: marks[0]], *program.events[marks[-1] :])
-    return [e for e in events if isinstance(e, Alloc) and not is_shared_scratch(e)]
+    return program.reshaped(shapes)
 
 
 def _letter(text: str) -> str:

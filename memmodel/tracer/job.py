@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memmodel.allocator import AllocatorConfig
+from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu
+from memmodel.liveness import is_closed
+from memmodel.timing import Calibration, Machine
 from memmodel.tracer.compiled import Chip, Graphs
-from memmodel.tracer.memory import is_closed
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
@@ -25,6 +27,10 @@ class Job:
     version: str
     config: AllocatorConfig | None
     compiled: bool = False
+
+    def machine(self, rates: Calibration | None) -> Machine:
+        """The GPU for the time model, with a calibration's rates or the datasheet's alone."""
+        return Machine(self.gpu, rates, torch=parse_torch_version(self.version))
 
     def steady(self) -> tuple[Traced, Graphs | None]:
         """The steady step at the sizes asked for; after torch.compile, with what it compiled."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memmodel.liveness import at_peak
 from memmodel.origin import origin
-from memmodel.program import Alloc, Free, Mark, Program, Site
-from memmodel.tracer.memory import step_phases
+from memmodel.program import Program, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +26,16 @@ class Line:
     backward: bool
 
 
-def at_peak(program: Program) -> tuple[int, list[int]]:
-    """(place among the events, keys alive) at the last step's peak."""
-    last = max(i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward")
-    phases = set(step_phases(program))
-    live: dict[int, int] = {}
-    total, best, at, keys, current = 0, -1, 0, [0], ""
-    for index, event in enumerate(program.events):
-        if isinstance(event, Mark):
-            current = event.phase
-        elif isinstance(event, Alloc):
-            live[event.key] = int(event.nbytes)
-            total += int(event.nbytes)
-        elif isinstance(event, Free):
-            total -= live.pop(event.key)
-        if index >= last and current in phases and total > best:
-            best, at, keys = total, index, list(live)
-    return at, keys
-
-
 def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[int, Site]) -> tuple[Line, ...]:
     """Lines by the bytes of the peak that they made, most first; the inputs belong to none."""
-    _, keys = at_peak(program)
-    alive = set(keys)
+    _, alive = at_peak(program)
     found: dict[tuple[str, int, bool], list[tuple[int, str, str]]] = {}
-    for event in program.events:
-        if isinstance(event, Alloc) and event.key in alive and event.role != "input":
-            site = event.site or forward_of.get(event.key)
-            place = origin(site)
+    for birth in program.births():
+        if birth.key in alive and birth.role != "input":
+            place = origin(birth.site or forward_of.get(birth.key))
             if place is not None:
-                key = place.file, place.line, event.site is None
-                found.setdefault(key, []).append((int(event.nbytes), labels[event.key], place.function))
+                key = place.file, place.line, birth.site is None
+                found.setdefault(key, []).append((int(birth.nbytes), labels[birth.key], place.function))
     lines = [
         Line(
             file,

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from memmodel.errors import UsageError
-from memmodel.program import Alloc, Free, Program
+from memmodel.liveness import births_and_deaths
+from memmodel.program import Program
 
 
 @dataclass
@@ -35,16 +36,10 @@ def _states() -> dict[str, str]:
 
 def check_alike(first: Program, again: Callable[[], Program], times: int) -> None:
     """Trace again so many times. Raises UsageError where the storages differ from those of the first time."""
-    expected = _storages(first)
+    expected = births_and_deaths(first)
     for _ in range(times):
-        if _storages(again()) != expected:
+        if births_and_deaths(again()) != expected:
             raise UsageError(
                 "two traces of the function allocate differently: it draws numbers in Python (random, numpy) or "
                 "changes state that it depends on; seed what it draws (random.seed(0) in the function), or pass it in"
             )
-
-
-def _storages(program: Program) -> list[tuple[int, int]]:
-    births = ((e.key, int(e.nbytes)) for e in program.events if isinstance(e, Alloc))
-    deaths = ((e.key, -1) for e in program.events if isinstance(e, Free))
-    return [*births, *deaths]

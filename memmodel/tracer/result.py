@@ -1,25 +1,34 @@
 """The result of a trace, as frozen data that renders itself."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memmodel.account import TensorRecord
 from memmodel.allocator import AllocatorConfig
 from memmodel.cublas import DEFAULT_TORCH
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.liveness import last_step
 from memmodel.prediction import Memory, Time
 from memmodel.program import Mark, Program
 from memmodel.shown import Shown, rendered
-from memmodel.timeline import TensorRecord
+from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.letters.closed import Forms
 from memmodel.tracer.lines import Line
-from memmodel.tracer.memory import Largest
 from memmodel.work import Work
 
 if TYPE_CHECKING:
     from memmodel.pictures.timeline import Timeline
+
+
+class Largest(NamedTuple):
+    """The largest value of a letter that fits, and the next, which does not; 0 where none does, None where all do."""
+
+    over: str
+    largest: int
+    first_failing: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +78,10 @@ class Trace(Shown):
 
     def timeline(self) -> "Timeline":
         """The picture of what is in memory through the last step."""
-        from memmodel.fitting import usage_by_event
         from memmodel.pictures.timeline import timeline_of
-        from memmodel.tracer.letters.closed import last_step
-        from memmodel.tracer.memory import runs_of
 
         step = last_step(self.program)
-        usage = usage_by_event(
-            self.program, self.torch, self.gpu, self.memory, self.config, steps=runs_of(self.program)
-        )
+        usage = usage_by_event(self.program, self.torch, self.gpu, self.memory, self.config)
         own = len(step.events) - step.events.index(Mark("forward"))
         return timeline_of(step, usage[-own:], self.memory, self.gpu, self.title, self.described)
 

@@ -7,21 +7,21 @@ from typing import Any
 import torch
 
 from memmodel.errors import UsageError
+from memmodel.liveness import phase_peaks
 from memmodel.program import Program
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.job import Job
-from memmodel.tracer.memory import live_peak
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
 def advice_of(job: Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
     """Changes on the events, and those that are traced again; most first."""
-    before = live_peak(found.program)
+    before = phase_peaks(found.program)["peak"]
     tips = [] if job.compiled else advice(found.program, labels, found.last_use)
     for change, setting in _rewritten(job, found.program):
         try:
-            after = live_peak(job.run(setting, job.sizes).program)
+            after = phase_peaks(job.run(setting, job.sizes).program)["peak"]
         except UsageError:
             continue
         if after < before:

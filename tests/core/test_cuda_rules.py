@@ -8,9 +8,9 @@ import pytest
 from memmodel import recording
 from memmodel.algorithms import record
 from memmodel.case import make_case
+from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.program import Alloc
 from memmodel.recording import CPU, CUDA, Device
-from memmodel.timeline import phase_peaks, saved_bytes
 
 B, H, N, D = 2, 3, 64, 16
 S, T, ROW = B * H * N * N * 4, B * H * N * D * 4, B * H * N * 4  # scores, one of q k v, a row vector, in fp32

@@ -9,17 +9,18 @@ import sympy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, record
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.case import SIZES, Case, make_case
 from memmodel.closed_forms import SYMBOLS, formulas
 from memmodel.cublas import workspace
 from memmodel.dtypes import bfloat16, float32
+from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.masks import Mask
 from memmodel.program import Alloc, Free, Launch
 from memmodel.replay import replay
 from memmodel.sweeps import sweep
-from memmodel.timeline import account, phase_peaks, saved_bytes
 from memmodel.work import Work
 
 

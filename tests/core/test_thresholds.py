@@ -5,10 +5,10 @@ import pytest
 from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.errors import UsageError
-from memmodel.fitting import fits, room_bytes
 from memmodel.gpus import load_gpu
+from memmodel.liveness import phase_peaks
+from memmodel.step import fits, room_bytes
 from memmodel.thresholds import OVER, resized, threshold
-from memmodel.timeline import phase_peaks
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -19,10 +19,10 @@ def test_largest_fits_and_next_does_not(gpu: str, algorithm: str, over: str) -> 
     case = make_case(algorithm, batch=2, heads=8, kv_heads=4, seq=2048, head_dim=64, dtype_name="fp16")
     found = threshold(case, device, over)
     largest = resized(case, over, found.largest)
-    assert fits(record(largest), largest, device)
+    assert fits(record(largest), largest.torch, device)
     assert found.first_failing is not None
     after = resized(case, over, found.first_failing)
-    assert not fits(record(after), after, device)
+    assert not fits(record(after), after.torch, device)
 
 
 def test_steps_are_multiples() -> None:

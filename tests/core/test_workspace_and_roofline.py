@@ -129,7 +129,7 @@ def test_a_capacity_that_is_not_known_leaves_fits_open() -> None:
 
 
 def test_the_context_is_taken_off_the_capacity() -> None:
-    from memmodel.fitting import room_bytes
+    from memmodel.step import room_bytes
 
     gpu = load_gpu("H100")
     assert gpu.context_bytes is not None

@@ -105,7 +105,7 @@ def test_softmax_gradient_needs_the_row_sum() -> None:
 
 def test_wall_is_where_the_allocator_model_says() -> None:
     from memmodel.algorithms import record
-    from memmodel.fitting import fits
+    from memmodel.step import fits
     from memmodel.thresholds import resized
 
     module = example("find_the_wall")
@@ -114,7 +114,7 @@ def test_wall_is_where_the_allocator_model_says() -> None:
     gpu = module.load_gpu("RTX 4090")
     for size, runs in ((found.largest, True), (found.first_failing, False)):
         case = resized(found.case, "seq", size)
-        assert fits(record(case), case, gpu) is runs
+        assert fits(record(case), case.torch, gpu) is runs
 
 
 def test_calibrated_times_of_the_runs_on_record(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_a_calibration_without_runs_is_told(tmp_path: Path) -> None:
 
 
 def test_own_algorithm_peaks() -> None:
-    from memmodel.timeline import phase_peaks
+    from memmodel.liveness import phase_peaks
 
     module = example("own_algorithm")
     b, h, n, d, bf16, fp32 = 2, 3, 512, 64, 2, 4

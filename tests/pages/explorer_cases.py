@@ -8,10 +8,10 @@ from memmodel.algorithms import ALGORITHMS, record
 from memmodel.case import Case, make_case
 from memmodel.dtypes import short_name
 from memmodel.explorer.programs import OFFERED
-from memmodel.fitting import fits
 from memmodel.gpus import Gpu, all_gpus
 from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu, predict_case
+from memmodel.step import fits
 
 GPUS = [gpu for gpu in all_gpus() if "capacity" in gpu.values]
 MOST_BYTES = 1 << 50  # below what the page refuses: every number is a whole one there
@@ -97,7 +97,7 @@ def numbers(case: Case, gpu: Gpu) -> dict[str, Any]:
 
 def runs(case: Case, gpu: Gpu) -> bool:
     """Whether a case fits a GPU."""
-    return bool(fits(record(case), case, gpu))
+    return bool(fits(record(case), case.torch, gpu))
 
 
 def resized_to(case: Case, **sizes: int) -> Case:

@@ -12,11 +12,11 @@ from memmodel.allocator import CachingAllocator
 from memmodel.case import PHASES, Case, make_case
 from memmodel.cublas import workspace
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
-from memmodel.fitting import STEPS, room_bytes
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu
 from memmodel.replay import replay
+from memmodel.step import STEPS, room_bytes
 from memmodel.thresholds import last_true
 
 COUNT = 1000

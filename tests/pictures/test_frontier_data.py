@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel.pictures.frontier import frontier, heat_map, wall
+from memmodel.pictures.frontier import frontier, heat_map
 from memmodel.predictor import cases_of, on_gpu
-from memmodel.thresholds import resized, threshold
+from memmodel.thresholds import last_true, resized, threshold
 
 
 @given(last=st.integers(0, 5000), end=st.integers(1, 5000), guess=st.integers(0, 6000))
@@ -20,7 +20,7 @@ def test_the_search_finds_the_wall_from_any_guess(last: int, end: int, guess: in
         tried.append(count)
         return count <= last
 
-    assert wall(runs, end, guess) == min(last, end)
+    assert last_true(runs, end, guess) == min(last, end)
     assert len(tried) == len(set(tried)) <= 2 * end.bit_length() + 2
 
 

@@ -12,10 +12,9 @@ import memmodel
 from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.closed_forms import formulas
-from memmodel.fitting import memory
-from memmodel.predictor import time_of
 from memmodel.program import Alloc, Launch
 from memmodel.recording.device import CUDA
+from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.tracer.letters.symbolic import hints, traced_in_letters
 from memmodel.tracer.rules.attention import Backends, Call, chosen
@@ -62,7 +61,7 @@ def test_memory_work_and_time_are_the_built_in_ones(name: str, function: Any) ->
     found = memmodel.trace(function, INPUTS, step="train", at=SIZES, gpu="H100", formulas=False)
     case = make_case(name, batch=2, heads=3, seq=256, head_dim=32, torch=torch.__version__)
     program = record(case)
-    assert found.memory == memory(program, case, found.gpu)
+    assert found.memory == memory_of(program, case.torch, found.gpu)
     mine, theirs = ([(e.kind, e.sizes, e.parallel, e.work) for e in p.launches()] for p in (found.program, program))
     assert mine == theirs
     assert found.time is not None

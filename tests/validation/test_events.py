@@ -8,8 +8,8 @@ import pytest
 from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.cublas import workspace
+from memmodel.liveness import phase_peaks
 from memmodel.recording import CPU
-from memmodel.timeline import phase_peaks
 from memmodel_validate.cuda_trace import Position, entries, trace_events
 from memmodel_validate.events import MemoryEvent, compared, live_peaks, packed, program_events, unpacked
 from memmodel_validate.suite import trials

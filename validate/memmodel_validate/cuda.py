@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from memmodel.fitting import STEPS
+from memmodel.step import STEPS
 from memmodel_validate.cuda_trace import Position, entries, trace_events
 from memmodel_validate.events import packed
 from memmodel_validate.sampling import sampled

@@ -129,7 +129,7 @@ def _words(event: tuple[str, int, int] | None) -> str:
 
 
 def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
-    """The most bytes alive at once within each phase, as `memmodel.timeline.phase_peaks` counts them."""
+    """The most bytes alive at once within each phase, as `memmodel.liveness.phase_peaks` counts them."""
     live, phase = 0, "start"
     peaks: dict[str, int] = {}
     for kind, _, nbytes in events:

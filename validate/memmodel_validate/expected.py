@@ -10,14 +10,14 @@ from memmodel.case import Case
 from memmodel.cublas import parse_torch_version, workspace
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
-from memmodel.fitting import STEPS, fits
 from memmodel.gpus import Gpu, Value, load_gpu
-from memmodel.predictor import on_gpu, time_of
+from memmodel.liveness import phase_peaks, saved_bytes
+from memmodel.predictor import on_gpu
 from memmodel.program import Program
 from memmodel.recording import CPU, CUDA
 from memmodel.replay import replay
+from memmodel.step import STEPS, fits, time_of
 from memmodel.thresholds import threshold
-from memmodel.timeline import phase_peaks, saved_bytes
 from memmodel.timing import Calibration, Machine
 from memmodel_validate.cpu import cpu, with_cpu_blocks
 from memmodel_validate.events import MemoryEvent, live_peaks, program_events
@@ -96,7 +96,7 @@ def expected(trial: Trial, of: Target) -> Expected:
     scratch = workspace(case.torch, of.gpu.compute_capability)
     events = tuple(program_events(program, scratch, STEPS))
     memory = _on_allocator(program, case, of.gpu)
-    return Expected(memory, events, fits=fits(program, case, of.gpu), context=of.gpu.context_bytes, **timed)
+    return Expected(memory, events, fits=fits(program, case.torch, of.gpu), context=of.gpu.context_bytes, **timed)
 
 
 def needed_bytes(trial: Trial, of: Target) -> int:

@@ -14,8 +14,7 @@ import sympy
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Launch, Mark, Program
 from memmodel.tracer.letters.closed import Forms, closed_forms
-from memmodel.tracer.letters.symbolic import Symbolic
-from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.tracer.letters.symbolic import Symbolic, without_shared_scratch
 from memmodel.work import Work
 
 Run = Callable[[Mapping[str, int]], Program]
@@ -27,7 +26,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
     `run` compiles at other sizes. Raises UsageError where another size is planned otherwise.
     """
     free = [x for x, n in sizes.items() if n > 1]
-    base = _kept(program)
+    base = without_shared_scratch(program).events
     doubled = {x: _matching(base, run({**sizes, x: 2 * sizes[x]}), f"{x}={2 * sizes[x]}") for x in free}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in sizes}
 
@@ -37,9 +36,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
         return sympy.Rational(value, unit) * sympy.prod(symbols[x] ** p for x, p in powers.items())
 
     events = [_in_letters(event, {x: doubled[x][i] for x in free}, fitted) for i, event in enumerate(base)]
-    symbolic = Symbolic(
-        Program(events, program.names, program.gradients), symbols, (), {x: 1 for x, n in sizes.items() if n == 1}
-    )
+    symbolic = Symbolic(program._replace(events=events), symbols, (), {x: 1 for x, n in sizes.items() if n == 1})
     twice = {x: 2 * n if x in free else n for x, n in sizes.items()}
     if not closed_forms(symbolic, run(twice), twice).checked:
         raise UsageError("twice all sizes are planned otherwise than each size doubled alone tells")
@@ -53,15 +50,9 @@ def _region(sizes: Mapping[str, int], free: Sequence[str]) -> str:
     return f"as planned at {at}, at twice each of them and twice all{fixed}; other sizes may be planned otherwise"
 
 
-def _kept(program: Program) -> list[Event]:
-    """The events without scratch of whole sums, which formulas leave out."""
-    dropped = {e.key for e in program.events if isinstance(e, Alloc) and is_shared_scratch(e)}
-    return [e for e in program.events if getattr(e, "key", None) not in dropped]
-
-
 def _matching(base: Sequence[Event], other: Program, where: str) -> list[Event]:
     """The events at other sizes, one for one."""
-    found = _kept(other)
+    found = without_shared_scratch(other).events
     if _skeleton(base) != _skeleton(found):
         raise UsageError(f"at {where} the compiler plans other buffers than at the sizes asked for")
     return found

@@ -8,7 +8,8 @@ from unittest import mock
 import torch
 
 from memmodel.errors import UsageError, unknown
-from memmodel.program import Alloc, Free, Mark, Program
+from memmodel.liveness import alive_at
+from memmodel.program import Mark, Program
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.summary import Graphs
@@ -91,9 +92,9 @@ def _last_steps(program: Program, steps: int) -> Program:
     """Without the step that compiled, where that step left nothing behind."""
     marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
     first, kept = marks[0], marks[-steps]
-    dropped = program.events[first:kept]
-    born, dead = ({e.key for e in dropped if isinstance(e, kind)} for kind in (Alloc, Free))
-    return program._replace(events=program.events[:first] + program.events[kept:]) if born == dead else program
+    if alive_at(program, first).keys() != alive_at(program, kept).keys():
+        return program
+    return program._replace(events=program.events[:first] + program.events[kept:])
 
 
 @contextmanager

@@ -4,30 +4,25 @@ A phase has as many moments as births. Numbers at sample sizes find those that c
 is then shown to lie below one of them, term by term, or counted as unproven.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.closed_forms import Branch, short, wins_where
-from memmodel.origin import names
-from memmodel.program import Alloc, Free, Launch, Mark, Program
-from memmodel.timeline import saved_storages
-from memmodel.tracer.letters.layers import Layers, alive_at, layers_of, progress
-from memmodel.tracer.letters.polynomials import Terms, add, around_ones, exact, lies_below, terms
-from memmodel.tracer.letters.symbolic import Symbolic, in_multiples
-from memmodel.tracer.rules.scratch import is_shared_scratch
+from memmodel.liveness import alive_at, births_and_deaths, last_step, saved_storages, step_phases
+from memmodel.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
+from memmodel.polynomials import short, terms
+from memmodel.program import Program
+from memmodel.tracer.letters.layers import Layers, layers_of, progress
+from memmodel.tracer.letters.symbolic import Symbolic, in_multiples, without_shared_scratch
 from memmodel.units import formula_text
 from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
-_MOST_COMPARED = 6  # branches whose means others are compared with
 _MOST_LAYERED = 32  # moments, the largest, that are followed to more layers
-_SIZES = (2, 5, 16, 64, 256, 1024, 4096, 16384, 131072)
-_POINTS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +58,6 @@ class Forms:
         return int(sympy.sympify(expression).subs(numbers))
 
 
-def last_step(program: Program) -> Program:
-    """The last step alone: what was alive before it stands among the inputs."""
-    marks = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"]
-    before, rest = program.events[: marks[-1]], program.events[marks[-1] :]
-    dead = {e.key for e in before if isinstance(e, Free)}
-    alive: list[Any] = [e for e in before if isinstance(e, Alloc) and e.key not in dead]
-    return Program([Mark("inputs"), *alive, *rest], program.names, program.gradients)
-
-
 def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]) -> Forms:
     """The forms of a symbolic run's last step, checked against the run on numbers."""
     whole = symbolic
@@ -81,9 +67,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
     numbers = {symbolic.symbols[x]: Integer(n) for x, n in sizes.items() if x in symbolic.symbols}
     layers = layers_of(symbolic.program, symbolic.run, symbolic.symbols) if symbolic.run else None
     peaks, unproven = {}, 0
-    for phase in step.phases():
-        if phase in ("inputs", "after"):
-            continue
+    for phase in step_phases(step):
         branches, missing = _branches(step, phase, free, numbers, layers)
         if branches:
             peaks[phase] = branches
@@ -112,7 +96,7 @@ def _saved(step: Program, layers: Layers | None) -> Expr:
 
 
 def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
-    plain = sum((amount(e.work) for e in step.events if isinstance(e, Launch)), start=Integer(0))
+    plain = sum((amount(launch.work) for launch in step.launches()), start=Integer(0))
     return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
 
 
@@ -140,96 +124,72 @@ def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | N
 
 def _agrees(program: Program, concrete: Program, numbers: Mapping[Any, Any]) -> bool:
     """Whether both runs have the same births and deaths, with the same bytes."""
-    known: dict[Any, int] = {}
-
-    def number(expression: Any) -> int:
-        if expression not in known:
-            known[expression] = int(sympy.sympify(expression).xreplace(dict(numbers)))
-        return known[expression]
-
-    def plain_events(events: list[Any], value: Any) -> list[tuple[int, int]]:
-        births = {e.key: i for i, e in enumerate(x for x in events if isinstance(x, Alloc))}
-        return [
-            (births[e.key], value(e.nbytes) if isinstance(e, Alloc) else -1)
-            for e in events
-            if isinstance(e, Alloc | Free)
-        ]
-
-    dropped = {e.key for e in concrete.events if isinstance(e, Alloc) and is_shared_scratch(e)}
-    ours = list(program.events)
-    theirs = [e for e in concrete.events if getattr(e, "key", None) not in dropped]
+    number = _at(numbers)
     try:
-        return plain_events(ours, number) == plain_events(theirs, int)
+        ours = births_and_deaths(program, lambda birth: number(birth.nbytes))
+        return ours == births_and_deaths(without_shared_scratch(concrete), lambda birth: int(birth.nbytes))
     except TypeError:
         return False
+
+
+def _at(numbers: Mapping[Any, Any]) -> Callable[[Any], int]:
+    """The value of an expression at these sizes, each expression once."""
+
+    @cache
+    def number(expression: Any) -> int:
+        return int(sympy.sympify(expression).xreplace(dict(numbers)))
+
+    return number
 
 
 def _branches(
     step: Program, phase: str, free: Sequence[Symbol], numbers: Mapping[Any, Any], layers: Layers | None
 ) -> tuple[tuple[Branch, ...], int]:
     """The moments that are the largest somewhere, and how many others are not proven to lie below one of them."""
-    moments = _moments(step, phase)
-    at = _at_points({t for moment in moments for t, _ in moment}, [numbers, *_points(free)])
-    values = {m: [sum(c * point[t] for t, c in m) for point in at] for m in moments}
-    best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(at)))) if moments else []
-    shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
-    unproven = sum(not _below(m, best) and not lies_below(around_ones(m), shifted) for m in moments if m not in best)
-    shown = best if len(best) <= _MOST_BRANCHES else [max(values, key=lambda m: values[m][0])]
-    forms = {m: _form(m, moments[m][1:], step, phase, layers) for m in shown}
+    moments = moments_of(step, phase)
+    found = largest_moments(moments, free, [numbers])
+    best, bytes_here = found.moments, {m: values[0] for m, values in found.values.items()}
+    shown = best if len(best) <= _MOST_BRANCHES else [max(moments, key=lambda m: bytes_here[m])]
+    forms = {m: _form(m, moments[m], step, phase, layers) for m in shown}
     if layers is not None:
-        largest = sorted(moments, key=lambda m: values[m][0])[-_MOST_LAYERED:]
+        largest = sorted(moments, key=lambda m: bytes_here[m])[-_MOST_LAYERED:]
         if not all(layers.counts(forms[m]) for m in shown) or _outgrown(
             step, phase, [moments[m] for m in largest], [forms[m] for m in shown], numbers, layers
         ):
-            forms = {m: _form(m, moments[m][1:], step, phase, None) for m in shown}
+            forms = {m: expression_of(m) for m in shown}
     if len(best) > _MOST_BRANCHES:
-        return (Branch(forms[shown[0]], moments[shown[0]][0], "at these sizes"),), unproven
+        return (Branch(forms[shown[0]], moments[shown[0]].what, "at these sizes"),), len(found.unproven)
     return tuple(
-        Branch(forms[m], moments[m][0], _condition(forms[m], [forms[w] for w in best if w != m])) for m in best
-    ), unproven
-
-
-def _at_points(wanted: Collection[Any], points: Iterable[Mapping[Any, Any]]) -> list[dict[Any, Any]]:
-    """The terms' values at each point but those that are no sizes of the run: a division by zero, half an element."""
-    found = []
-    for point in points:
-        with suppress(ZeroDivisionError):
-            values = {t: t.xreplace(dict(point)) for t in wanted}
-            if all(value.is_Rational for value in values.values()):
-                found.append({t: exact(value) for t, value in values.items()})
-    return found
+        Branch(forms[m], moments[m].what, condition(forms[m], [forms[w] for w in best if w != m])) for m in best
+    ), len(found.unproven)
 
 
 def _outgrown(
     step: Program, phase: str, moments: Any, forms: Sequence[Expr], numbers: Mapping[Any, Any], layers: Layers
 ) -> bool:
     """Whether, in a model of more layers, another of these moments is larger than the forms say."""
-    known: dict[Any, int] = {}
-
-    def number(expression: Any) -> int:
-        if expression not in known:
-            known[expression] = int(sympy.sympify(expression).xreplace(dict(numbers)))
-        return known[expression]
-
-    def alive(until: int) -> dict[int, int]:
-        return {key: number(size) for key, size in alive_at(step, until).items()}
-
+    number = _at(numbers)
     said = {n: max(number(form.xreplace({layers.symbol: Integer(n)})) for form in forms) for n in layers.more}
     for _, first, last in moments:
-        sizes, again, done = alive(first), alive_at(step, last), progress(step, layers, first)
+        sizes = {key: number(size) for key, size in _sizes(step, first).items()}
+        again, done = alive_at(step, last), progress(step, layers, first)
         if any(layers.at(n, sizes, again, phase, done) > most for n, most in said.items()):
             return True
     return False
 
 
-def _form(moment: Any, places: tuple[int, int], step: Program, phase: str, layers: Layers | None) -> Expr:
+def _form(moment: Sum, when: Moment, step: Program, phase: str, layers: Layers | None) -> Expr:
     """The bytes of a moment, factored; in the number of layers where that is the same sum."""
-    plain = sympy.Add(*(coefficient * term for term, coefficient in moment))
+    plain = expression_of(moment)
     if layers is None:
-        return short(plain)
-    first, last = places
-    found = layers.alive(alive_at(step, first), alive_at(step, last), phase, progress(step, layers, first))
+        return plain
+    found = layers.alive(_sizes(step, when.first), alive_at(step, when.last), phase, progress(step, layers, when.first))
     return _same(found, plain, layers)
+
+
+def _sizes(step: Program, index: int) -> dict[int, Any]:
+    """Storage -> bytes of what is alive after the event at a place."""
+    return {key: birth.nbytes for key, birth in alive_at(step, index).items()}
 
 
 def _same(found: Expr | None, plain: Any, layers: Layers) -> Expr:
@@ -238,52 +198,3 @@ def _same(found: Expr | None, plain: Any, layers: Layers) -> Expr:
         return short(plain)
     same = terms(found.subs(layers.symbol, layers.count)) == terms(plain)
     return found if same and found.has(layers.symbol) else short(plain)
-
-
-def _condition(winner: Expr, others: list[Expr]) -> Any:
-    if not others:
-        return None
-    try:
-        return wins_where(winner, others)
-    except sympy.PolynomialError:
-        return "for some sizes"
-
-
-def _moments(program: Program, phase: str) -> dict[Any, tuple[str, int, int]]:
-    """Live bytes after each birth of a phase and at its start, as terms: what is made first, first and last event."""
-    labels = names(program)
-    live: Terms = {}
-    found: dict[Any, tuple[str, int, int]] = {}
-    sizes: dict[int, Mapping[Any, Any]] = {}
-    current = ""
-    for index, event in enumerate(program.events):
-        if isinstance(event, Mark):
-            current = event.phase
-            if current == phase:
-                found[frozenset(live.items())] = "at its start", index, index
-        elif isinstance(event, Alloc):
-            sizes[event.key] = terms(event.nbytes)
-            add(live, sizes[event.key], 1)
-            if current == phase:
-                moment = frozenset(live.items())
-                what, first, _ = found.get(moment, (f"when {labels[event.key]} is made", index, index))
-                found[moment] = what, first, index
-        elif isinstance(event, Free):
-            add(live, sizes.pop(event.key), -1)
-    return found
-
-
-def _below(moment: Any, winners: Sequence[Any]) -> bool:
-    """Whether some winner has at least as much of every term, all terms positive."""
-    mine = dict(moment)
-    return any(
-        all(dict(w).get(term, 0) >= coefficient for term, coefficient in mine.items())
-        and all(coefficient >= 0 for coefficient in dict(w).values())
-        for w in winners
-    )
-
-
-def _points(free: Sequence[Symbol]) -> Iterable[dict[Symbol, Integer]]:
-    for i in range(_POINTS if free else 0):
-        picks = (_SIZES[(i * (2 * j + 1) + i // len(_SIZES) * j + j) % len(_SIZES)] for j in range(len(free)))
-        yield {s: Integer(n) for s, n in zip(free, picks, strict=True)}

@@ -11,14 +11,16 @@ one thing assumed.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
+from memmodel.liveness import states
 from memmodel.origin import LAYER_NUMBER, wildcard
-from memmodel.program import Alloc, Free, Launch, Mark, Program, Site
-from memmodel.tracer.letters.polynomials import terms
+from memmodel.polynomials import terms
+from memmodel.program import Alloc, Launch, Mark, Program, Site
 from memmodel.tracer.letters.repeats import own_runs, runs
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.run import Traced
@@ -193,13 +195,13 @@ class _Section(NamedTuple):
 def _sections(program: Program) -> list[_Section]:
     found: list[_Section] = []
     launched = 0
-    for event in program.events:
-        if isinstance(event, Mark):
-            found.append(_Section(event.phase, [], []))
-        elif isinstance(event, Alloc):
-            found[-1].births.append(event)
-        elif isinstance(event, Launch):
-            found[-1].launches.append((launched, event))
+    for now in states(program):
+        if isinstance(now.event, Mark):
+            found.append(_Section(now.phase, [], []))
+        elif now.born:
+            found[-1].births.append(now.born)
+        elif isinstance(now.event, Launch):
+            found[-1].launches.append((launched, now.event))
             launched += 1
     return found
 
@@ -268,25 +270,14 @@ def progress(step: Program, layers: Layers, until: int) -> float:
     """How much of its phase's longest run is born before an event."""
     phase, born = "", Counter[int]()
     total = Counter(place.run for place in layers.places.values())
-    for event in step.events[: until + 1]:
-        if isinstance(event, Mark):
-            phase, born = event.phase, Counter()
-        elif isinstance(event, Alloc) and event.key in layers.places:
-            born[layers.places[event.key].run] += 1
+    for now in islice(states(step), until + 1):
+        if isinstance(now.event, Mark):
+            phase, born = now.phase, Counter()
+        elif now.born and now.born.key in layers.places:
+            born[layers.places[now.born.key].run] += 1
     longest = max((run for run in total if _phase(layers, run) == phase), key=lambda r: total[r], default=None)
     return 1.0 if longest is None else born[longest] / total[longest]
 
 
 def _phase(layers: Layers, run: int) -> str:
     return next(place.phase for place in layers.places.values() if place.run == run)
-
-
-def alive_at(step: Program, until: int) -> dict[int, Any]:
-    """Storage -> bytes of what is alive after an event."""
-    alive: dict[int, Any] = {}
-    for event in step.events[: until + 1]:
-        if isinstance(event, Alloc):
-            alive[event.key] = event.nbytes
-        elif isinstance(event, Free):
-            del alive[event.key]
-    return alive

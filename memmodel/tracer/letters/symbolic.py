@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sympy
 import torch
 
-from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.program import Program
 from memmodel.tracer.private.fake import (
     FakeTensorMode,
     expression_of,
@@ -100,13 +100,15 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int], tied: Multipl
     replaced = dict(environment.replacements)
     renamed = {originals[x]: sympy.Integer(fixed[x]) if x in fixed else symbols[x] for x in originals}
     in_letters = _renaming(replaced, renamed)
-    left_out = {e.key for e in program.events if isinstance(e, Alloc) and is_shared_scratch(e)}
-    kept = (e for e in program.events if getattr(e, "key", None) not in left_out)
-    rewritten = [_rewritten(event, in_letters) for event in kept]
+    used = without_shared_scratch(program).mapped(in_letters)
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
-    used = Program(rewritten, program.names, program.gradients)
     return Symbolic(used, symbols, tuple(conditions), fixed, found, tied)
+
+
+def without_shared_scratch(program: Program) -> Program:
+    """The program without the scratch of whole reductions, which formulas leave out."""
+    return program.without({birth.key for birth in program.births() if is_shared_scratch(birth)})
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
@@ -174,17 +176,16 @@ def _evenly(symbolic: Symbolic, divisors: Mapping[str, int]) -> Symbolic:
             known[expression] = _plainer(sympy.sympify(expression).subs(finer)).xreplace(back)
         return known[expression]
 
-    program = symbolic.program
-    events = [_rewritten(event, once) for event in program.events]
+    program = symbolic.program.mapped(once)
     free = [s for x, s in symbols.items() if x not in symbolic.fixed]
     factors = {symbols[x]: d for x, d in divisors.items()}
     conditions = _conditions((once(c) for c in symbolic.conditions), free, factors)
-    return symbolic._replace(program=Program(events, program.names, program.gradients), conditions=tuple(conditions))
+    return symbolic._replace(program=program, conditions=tuple(conditions))
 
 
 def _divisors(symbolic: Symbolic) -> dict[str, int]:
     """For each letter the least number that the divisions of it go by, where nothing inside them is rounded."""
-    expressions = {e.nbytes for e in symbolic.program.events if isinstance(e, Alloc)} | set(symbolic.conditions)
+    expressions = {birth.nbytes for birth in symbolic.program.births()} | set(symbolic.conditions)
     names = {s: x for x, s in symbolic.symbols.items() if x not in symbolic.fixed}
     found: dict[str, int] = {}
     for expression in expressions:
@@ -209,18 +210,6 @@ def _division(part: Any) -> Iterable[tuple[Any, int]]:
         divisor = sympy.fraction(sympy.together(part.args[0]))[1]
         if divisor.is_Integer:
             yield part.args[0], int(divisor)
-
-
-def _rewritten(event: Event, in_letters: Any) -> Event:
-    if isinstance(event, Alloc):
-        return event._replace(nbytes=in_letters(event.nbytes), shape=tuple(map(in_letters, event.shape)))
-    if isinstance(event, Launch):
-        work = event.work
-        amounts = (work.matmul, work.vector, work.exp, work.read, work.written, work.l2)
-        new = type(work)(*(in_letters(x) for x in amounts))
-        sizes = tuple(map(in_letters, event.sizes))
-        return event._replace(work=new, parallel=in_letters(event.parallel), sizes=sizes)
-    return event
 
 
 def _conditions(

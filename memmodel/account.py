@@ -1,0 +1,115 @@
+"""The account of a step: every storage that lives in it, who made it, who keeps it, whether it makes the peak."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from memmodel.dims import Shape
+from memmodel.dtypes import DType
+from memmodel.liveness import at_peak, states, step_start
+from memmodel.origin import names, origin
+from memmodel.program import Alloc, Program, Save
+
+_POWERS = {2: "²", 3: "³"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One storage of the last step.
+
+    Attributes:
+        name: as the code names it.
+        shape, dtype, nbytes: of the tensor that the storage was made for.
+        formula: its bytes in letters.
+        born: the phase that allocates it.
+        freed: the phase that frees it; None where it outlives the step.
+        where: the function and line that made it, or the autograd node.
+        kept_by: what keeps it alive: a variable, a node that saved it, the caller.
+        at_peak: whether it is alive at the live peak.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    nbytes: int
+    formula: str
+    born: str
+    freed: str | None
+    where: str
+    kept_by: str
+    at_peak: bool
+
+
+def account(program: Program) -> tuple[TensorRecord, ...]:
+    """Every storage that is alive at some time of the last step, largest first. Sizes must be ints."""
+    lives, labels = _lives(program), names(program)
+    _, alive = at_peak(program)
+    records = [_record(life, labels, life.alloc.key in alive) for life in lives.values()]
+    return tuple(sorted(records, key=lambda r: (-r.nbytes, not r.at_peak)))
+
+
+@dataclass(slots=True)
+class _Life:
+    """A storage from its birth to its death: the phases of both, and the autograd node that saved it first."""
+
+    alloc: Alloc
+    born: str
+    freed: str = ""
+    saved_by: str = ""
+
+
+def _lives(program: Program) -> dict[int, _Life]:
+    """The storages that are alive at some time of the last step, in order of birth."""
+    start = step_start(program)
+    lives: dict[int, _Life] = {}
+    for index, now in enumerate(states(program)):
+        if now.born:
+            lives[now.born.key] = _Life(now.born, now.phase)
+        elif now.died and index < start:
+            del lives[now.died.key]
+        elif now.died:
+            lives[now.died.key].freed = now.phase
+        elif type(now.event) is Save:
+            lives[now.event.key].saved_by = lives[now.event.key].saved_by or now.event.node
+    return lives
+
+
+def _record(life: _Life, labels: dict[int, str], at_peak: bool) -> TensorRecord:
+    alloc = life.alloc
+    place = origin(alloc.site)
+    made_by = f"{place.function}, line {place.line}" if place else alloc.op
+    return TensorRecord(
+        labels[alloc.key],
+        tuple(alloc.shape),
+        alloc.dtype,
+        alloc.nbytes,
+        formula(alloc.shape, alloc.dtype),
+        life.born,
+        None if life.freed in ("", "after") else life.freed,
+        "caller" if life.born == "inputs" else made_by,
+        _keeper(life, labels[alloc.key]),
+        at_peak,
+    )
+
+
+def _keeper(life: _Life, label: str) -> str:
+    """What keeps a storage alive."""
+    if life.born == "inputs":
+        return "caller's variable"
+    if label.endswith(".grad"):
+        return "gradient of its leaf"
+    if life.saved_by:
+        return f"saved for {life.saved_by}"
+    if life.alloc.site is not None and label.isidentifier():
+        return f"variable {label}"
+    return "temporary"
+
+
+def formula(shape: Shape, dtype: DType) -> str:
+    """A tensor's bytes in letters, such as "2·b·h·n²"; sizes without a letter are plain numbers."""
+    letters = "·".join(getattr(size, "letter", None) or str(size) for size in shape if not _is_one(size)).split("·")
+    powers = {letter: letters.count(letter) for letter in letters if letter}
+    return "·".join([str(dtype.itemsize), *(letter + _POWERS.get(count, "") for letter, count in powers.items())])
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1 and not getattr(size, "letter", "")

@@ -1,0 +1,191 @@
+"""Live bytes: which storages are alive after each event of a program, and what autograd keeps of them.
+
+`states` is the one fold over events. Peaks, saved bytes, accounts, pictures and closed forms read the states that it
+yields. Bytes are raw (the allocator model alone rounds them) and may be ints, arrays or symbols.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from itertools import chain, islice
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from memmodel.dims import Dim, maximum
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save
+
+OUTSIDE_A_STEP = ("start", "inputs", "after")  # phases whose memory is no part of the step's peak
+
+
+class State(NamedTuple):
+    """The memory of a program after one of its events.
+
+    `alive` and `kept` go on changing with the fold: copy what must last.
+
+    Attributes:
+        event: the event.
+        phase: the phase that it belongs to; a mark belongs to the phase that it begins.
+        live: bytes of the storages alive.
+        born: the storage that the event allocates, if it is an allocation.
+        died: the storage that the event frees, if it is a free.
+        alive: storage -> its allocation, in order of birth.
+        kept: storage -> number of autograd nodes that keep it for backward; the inputs, which the caller keeps anyway,
+            are left out.
+    """
+
+    event: Event
+    phase: str
+    live: Dim
+    born: Alloc | None
+    died: Alloc | None
+    alive: dict[int, Alloc]
+    kept: dict[int, int]
+
+    @property
+    def saved(self) -> Dim:
+        """Bytes that autograd keeps for backward, beyond the inputs."""
+        return sum(self.saved_storages().values(), start=0)
+
+    def saved_storages(self) -> dict[int, Dim]:
+        """Storage -> bytes of what autograd keeps for backward, beyond the inputs."""
+        return {key: self.alive[key].nbytes for key in self.kept}
+
+
+def states(
+    program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes"), nothing: Any = 0
+) -> Iterator[State]:
+    """The state after each event.
+
+    Args:
+        program: the events.
+        nbytes: the size of an allocation, in whatever `live` is to add up; its bytes by default.
+        nothing: the size of no storages at all.
+    """
+    alive: dict[int, Alloc] = {}
+    kept: dict[int, int] = {}
+    inputs: set[int] = set()
+    live, phase = nothing, "start"
+    for event in program.events:
+        born: Alloc | None = None
+        died: Alloc | None = None
+        if isinstance(event, Alloc):
+            born = alive[event.key] = event
+            live = live + nbytes(event)
+            if phase == "inputs":
+                inputs.add(event.key)
+        elif isinstance(event, Free):
+            died = alive.pop(event.key)
+            live = live - nbytes(died)
+            kept.pop(event.key, None)  # the graph that kept it is gone, or the operator freed what it had saved
+        elif isinstance(event, Save):
+            if event.key not in inputs:
+                kept[event.key] = kept.get(event.key, 0) + 1
+        elif isinstance(event, Release):
+            nodes = kept.pop(event.key, 0)
+            if nodes > 1:
+                kept[event.key] = nodes - 1
+        elif isinstance(event, Mark):
+            phase = event.phase
+        yield State(event, phase, live, born, died, alive, kept)
+
+
+def phase_peaks(program: Program) -> dict[str, Dim]:
+    """The most live bytes within each phase (its last occurrence), and as "peak" within the last step."""
+    peaks: dict[str, Dim] = {}
+    for now in states(program):
+        if type(now.event) is Mark:
+            peaks[now.phase] = now.live
+        elif now.born:
+            peaks[now.phase] = maximum(peaks.get(now.phase, 0), now.live)
+    step = [peaks[phase] for phase in step_phases(program)]
+    return {**peaks, "peak": reduce(maximum, step)}
+
+
+def saved_storages(program: Program) -> dict[int, Dim]:
+    """Storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs."""
+    phase, found = "", dict[int, Dim]()
+    for now in states(program):
+        if phase == "forward" and type(now.event) is Mark:
+            found = now.saved_storages()
+        phase = now.phase
+    return found
+
+
+def saved_bytes(program: Program) -> Dim:
+    """Bytes that autograd keeps at the end of the last forward, beyond the inputs."""
+    return sum(saved_storages(program).values(), start=0)
+
+
+def at_peak(program: Program) -> tuple[int, frozenset[int]]:
+    """(place among the events, storages alive) where the last step first holds the most bytes, which must be ints."""
+    most, found = -1, (0, frozenset[int]())
+    start, phases = step_start(program), set(step_phases(program))
+    for index, now in enumerate(states(program)):
+        if index >= start and now.phase in phases and now.live > most:
+            most, found = now.live, (index, frozenset(now.alive))
+    return found
+
+
+def step_start(program: Program) -> int:
+    """The place of the last step's first event: the last mark of "forward"."""
+    return max(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
+
+
+def step_phases(program: Program) -> list[str]:
+    """The phases of a step, in order: "forward", and in training "backward", "optimizer"."""
+    phases = dict.fromkeys(event.phase for event in program.events if type(event) is Mark)
+    return [phase for phase in phases if phase not in OUTSIDE_A_STEP]
+
+
+def step_launches(program: Program) -> tuple[Launch, ...]:
+    """The kernels of the last step."""
+    phases = program.phases()
+    return tuple(e for phase in step_phases(program) for e in phases[phase] if isinstance(e, Launch))
+
+
+def last_step(program: Program) -> Program:
+    """The last step alone: what was alive before it stands among the inputs."""
+    start = step_start(program)
+    events = [Mark("inputs"), *alive_at(program, start).values(), *program.events[start:]]
+    return program._replace(events=events)
+
+
+def alive_at(program: Program, index: int) -> dict[int, Alloc]:
+    """Storage -> its allocation, of what is alive after the event at a place; at -1, at the end."""
+    place = index % len(program.events)
+    return dict(next(islice(states(program), place, None)).alive)
+
+
+def is_closed(program: Program) -> bool:
+    """Whether a step leaves nothing behind and takes nothing away: only then can its events repeat as they are."""
+    first = next(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
+    return alive_at(program, first).keys() == alive_at(program, -1).keys()
+
+
+def places(program: Program) -> tuple[dict[int, int], dict[int, int]]:
+    """Storage -> the place among the events of its allocation; and of its free, for those that are freed."""
+    births, deaths = dict[int, int](), dict[int, int]()
+    for index, now in enumerate(states(program)):
+        if now.born:
+            births[now.born.key] = index
+        elif now.died:
+            deaths[now.died.key] = index
+    return births, deaths
+
+
+def births_and_deaths(program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes")) -> list[tuple[int, Any]]:
+    """(storage, size) of each allocation and (storage, -1) of each free; storages are numbered in order of birth."""
+    numbers: dict[int, int] = {}
+    found: list[tuple[int, Any]] = []
+    for now in states(program):
+        if now.born:
+            numbers[now.born.key] = len(numbers)
+            found.append((numbers[now.born.key], nbytes(now.born)))
+        elif now.died:
+            found.append((numbers[now.died.key], -1))
+    return found
+
+
+def repeated(program: Program, steps: int) -> Iterator[Event]:
+    """The events with those from the first "forward" on `steps` times over."""
+    first = next(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
+    return chain(program.events[:first], *(program.events[first:] for _ in range(steps)))

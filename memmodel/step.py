@@ -1,0 +1,114 @@
+"""A step of a program on a GPU: the memory that it takes, whether it fits, and the time of its kernels.
+
+Programs come from recording tensors and from the tracer alike.
+"""
+
+from memmodel.allocator import AllocatorConfig, CachingAllocator
+from memmodel.cublas import workspace
+from memmodel.errors import UsageError
+from memmodel.gpus import Gpu
+from memmodel.liveness import is_closed, phase_peaks, saved_bytes, step_phases
+from memmodel.prediction import Memory, Time, room_of
+from memmodel.program import Launch, Program
+from memmodel.replay import Replay, replay, replay_by_event
+from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_seconds
+from memmodel.timing.terms import exp_known
+
+STEPS = 3  # the first two fill the allocator's cache, the third is read
+
+
+def steps_of(program: Program) -> int:
+    """How often a program is run so that the last step is steady: once where it holds several steps already."""
+    return STEPS if is_closed(program) else 1
+
+
+def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:
+    """The memory of a program's last step on a GPU.
+
+    Allocator figures are those of a run with the GPU's memory; where that runs out, of one with endless memory: what
+    the step would need. `torch` is the version whose cuBLAS workspaces are taken.
+    """
+    scratch = workspace(torch, gpu.compute_capability)
+    result, fitting = _replayed(program, torch, gpu, config)
+    phases, peaks = step_phases(program), phase_peaks(program)
+    usages = [result.last(phase) for phase in phases]
+    threads = {launch.thread for launch in program.launches() if launch.cublas}
+    return Memory(
+        live_peak_bytes=int(peaks["peak"]),
+        allocated_peak_bytes=max(usage.allocated_peak for usage in usages),
+        reserved_peak_bytes=max(usage.reserved_peak for usage in usages),
+        saved_bytes=int(saved_bytes(program)),
+        workspace_bytes=scratch.nbytes * (1 if scratch.per_call else len(threads)),
+        phase_peaks={phase: int(peaks[phase]) for phase in phases},
+        context_bytes=gpu.context_bytes,
+        capacity_bytes=_capacity(gpu),
+        fits=fitting,
+    )
+
+
+def fits(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> bool | None:
+    """Whether the allocator gets through a program with the room that a GPU has; None where that is not known."""
+    room = room_bytes(gpu)
+    if room is None:
+        return None
+    if phase_peaks(program)["peak"] > room:
+        return False  # the allocator only adds to live bytes: no replay needed
+    return _run(program, torch, gpu, CachingAllocator(room, config)).out_of_memory is None
+
+
+def room_bytes(gpu: Gpu) -> int | None:
+    """What a GPU leaves to the allocator; None where its capacity is not known (see `memmodel.prediction.room_of`)."""
+    return room_of(_capacity(gpu), gpu.context_bytes)
+
+
+def _capacity(gpu: Gpu) -> int | None:
+    return gpu.capacity_bytes if "capacity" in gpu.values else None
+
+
+def _run(program: Program, torch: str, gpu: Gpu, allocator: CachingAllocator) -> Replay:
+    return replay(program, allocator, workspace(torch, gpu.compute_capability), steps_of(program))
+
+
+def _replayed(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None) -> tuple[Replay, bool | None]:
+    """The replay to read, and whether it fits: that with the GPU's memory, or with endless memory where that is out."""
+    room = room_bytes(gpu)
+    if room is not None:
+        limited = _run(program, torch, gpu, CachingAllocator(room, config))
+        if limited.out_of_memory is None:
+            return limited, True
+    return _run(program, torch, gpu, CachingAllocator(config=config)), None if room is None else False
+
+
+def usage_by_event(
+    program: Program, torch: str, gpu: Gpu, memory: Memory, config: AllocatorConfig | None = None
+) -> list[tuple[int, int]]:
+    """(allocated, reserved) bytes at each event of the step that `memory` describes, from the "forward" mark on."""
+    allocator = CachingAllocator(room_bytes(gpu) if memory.fits else None, config)
+    return replay_by_event(program, allocator, workspace(torch, gpu.compute_capability), steps_of(program))
+
+
+def time_of(program: Program, machine: Machine) -> Time:
+    """The time of a program's last step. Raises UsageError where the GPU's data lack a rate."""
+    phases = program.phases()
+    timed = {
+        name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine) for name in step_phases(program)
+    }
+    seconds: dict[str, float] = {name: step_seconds(name, part, machine) for name, part in timed.items()}
+    kernels = tuple(kernel for part in timed.values() for kernel in part)
+    shares = share_by_ceiling(kernels)
+    waiting = sum(seconds.values()) - sum(kernel.seconds for kernel in kernels)
+    if waiting > 1e-12:
+        shares = dict(sorted({**shares, "dispatch": waiting}.items(), key=lambda item: -item[1]))
+    calibration = machine.calibration
+    name = "datasheet" if calibration is None else calibration.name
+    return Time(sum(seconds.values()), seconds, next(iter(shares), "nothing"), shares, kernels, machine.basis, name)
+
+
+def time_or_why(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
+    """The time of a program's last step, None where the GPU's data lack a rate; and what to know about it."""
+    try:
+        time = time_of(program, machine)
+    except UsageError as missing:
+        return None, [f"no time: {missing}"]
+    without_exp = exp_known(machine) or not any(launch.work.exp for launch in program.launches())
+    return time, [] if without_exp else [f"the exp ceiling is left out: {machine.gpu.name} has no known exp rate"]
