@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
-from memmodel.errors import UsageError, unknown
+from memmodel.errors import UsageError, shortened, unknown
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def _error(message: str, document: Any, kind: Any, where: str) -> UsageError:
         return unknown(f"{path} in {where}", found[1], _literals(inspect.type_info(kind)))
     if not problem.startswith("Expected"):  # raised by a format's own __post_init__
         return UsageError(f"{where}: {path}{': ' if path else ''}{problem}")
-    given = "" if "[...]" in path or "`key`" in place else f" is {_shortened(_at(path, document))},"
+    given = "" if "[...]" in path or "`key`" in place else f" is {shortened(_at(path, document))},"
     return UsageError(f"{where}: {path or 'the whole'}{given} expected {_expected(problem)}")
 
 
@@ -88,11 +88,6 @@ def _at(path: str, document: Any) -> Any:
     for key, index in re.findall(r"(\w+)|\[(\d+)\]", path):
         document = document[int(index)] if index else document[key]
     return document
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _types(info: inspect.Type) -> Iterator[inspect.Type]:

@@ -29,4 +29,10 @@ def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> U
         advice = f"choose one of {', '.join(names)}"
     else:
         advice = f"there are {len(names)}, for example {', '.join(names[:3])}"
-    return UsageError(f"unknown {kind} {str(given)!r}: {advice}{f' ({hint})' if hint else ''}")
+    return UsageError(f"unknown {kind} {shortened(str(given))}: {advice}{f' ({hint})' if hint else ''}")
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """What was given, as Python writes it, cut to fit into a sentence."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

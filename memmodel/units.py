@@ -2,7 +2,7 @@
 
 import re
 
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, shortened
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 GIGA, TERA = 10**9, 10**12
@@ -21,7 +21,7 @@ def parse_size(text: str, name: str = "size") -> int:
     try:
         return int(digits) * _FACTORS[given[len(digits) :]]
     except ValueError:
-        shown = text if text.strip() else repr(text)
+        shown = text if text.strip() and len(text) <= 80 else shortened(text)
         raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
 
 

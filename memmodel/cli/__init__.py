@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
@@ -57,6 +59,13 @@ class LazyGroup(click.Group):
             raise unknown("command", args[0], _COMMANDS)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a closed pipe ends the process here, where click would exit with status 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _end_by_closed_pipe()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
@@ -79,21 +88,33 @@ def cli(ctx: click.Context) -> None:
 def main() -> None:
     """Entry point: run the command and end with its status."""
     gc.disable()  # a command is short; nothing it makes in cycles needs collecting
-    make_printable(sys.stdout, sys.stderr)
-    status = run()
+    status = run() if _opened_streams() else _fail("standard output is closed: give a file, a pipe or /dev/null")
     try:
         sys.stdout.flush()
+        sys.stderr.flush()
     except OSError:
-        os._exit(status)  # `run` has told; the interpreter would try again, and fail again
+        os._exit(status)  # the error has been reported; the interpreter would flush again, and fail again
     if status:
         sys.exit(status)
     os._exit(0)  # no time spent on taking the interpreter down
 
 
+def _opened_streams() -> bool:
+    """Make the standard streams writable in any encoding; whether standard output was open.
+
+    Closed ones are opened on the null device: the next file opened would take their place and get what is printed.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - open to the end
+    make_printable(sys.stdout, sys.stderr)
+    return "stdout" not in closed
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command (of `sys.argv`, unless given) and return its exit status.
 
-    Errors of use are one line and status 2, an interruption is 130, a closed pipe is silence.
+    Errors of use are one line and status 2, an interruption is 130; a closed pipe ends the process as SIGPIPE does.
     """
     try:
         status = cli.main(arguments, prog_name="memmodel", standalone_mode=False)
@@ -106,12 +127,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(f"{error.format_message().rstrip('.')}; see --help")
     except BrokenPipeError:
-        os._exit(0)  # the reader has gone: nothing is left to flush
+        _end_by_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}: see that there is room and permission to read and write")
 
 
+def _end_by_closed_pipe() -> NoReturn:
+    """End as other commands do when their reader has gone (`| head -1`): by the signal, which the shell reports."""
+    import signal
+
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(1)
+
+
 def _fail(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"memmodel: {message}\n")
+    """Write an error, as one line without control characters, and return the status."""
+    with suppress(OSError):  # where standard error is closed, the status says it
+        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in message)}\n")
+        sys.stderr.flush()
     return status

@@ -18,13 +18,11 @@ force_option = click.option("--force", is_flag=True, help="Overwrite the output 
 
 def show(*parts: Any) -> None:
     """Print in the terminal's width; where output is not a terminal in 80 columns, without spaces at line ends."""
+    from memmodel.report.tables import Screen, text
+
     if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console(highlight=False).print(*parts, sep="\n")
+        Screen().print(*parts, sep="\n")
     else:
-        from memmodel.report.tables import text
-
         sys.stdout.write("".join(text(part, width=80) for part in parts))
 
 

@@ -1,0 +1,107 @@
+"""Files that never end, streams that are closed, text that drives a terminal: one sentence, or the shell's status."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import memmodel
+from memmodel.errors import UsageError
+from memmodel.files import read_bytes
+from memmodel.gpus import load_gpu
+from memmodel.predictor import predict
+from memmodel.report.tables import text
+
+ROOT = Path(memmodel.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "validate"))}
+
+
+def shell(arguments: str, redirected: str = "") -> "subprocess.CompletedProcess[bytes]":
+    """A command as somebody types it into a shell."""
+    command = f"{sys.executable} -m memmodel {arguments} {redirected}"
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, env=ENVIRONMENT, check=False, timeout=60
+    )
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    """A pipe that nobody writes into: opening it to read blocks."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("option", ["predict --gpu-file", "predict --calibration", "accuracy --ledger", "replay"])
+def test_devices_and_pipes_are_not_read(option: str, fifo: str) -> None:
+    for path in (fifo, "/dev/zero"):
+        done = shell(f"{option} {path}")
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"memmodel: ")
+        assert path.encode() in done.stderr
+        assert b"regular file" in done.stderr
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, most=5) == b"12345"
+    with pytest.raises(UsageError, match=r"longer than 4 bytes.*: cut it"):
+        read_bytes(path, "cut it", most=4)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "", "x" * 5000])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        read_bytes(name)
+
+
+def test_a_reader_that_goes_away_ends_a_command_by_the_signal() -> None:
+    done = shell("sweep --seq 1k:64k:1 -a naive", "| head -n 1")
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirected", "status", "said"),
+    [
+        ("predict", ">&-", 2, b"memmodel: standard output is closed"),
+        ("predict --json", "2>&-", 0, b""),
+        ("predict --seq x", "2>&-", 2, b""),
+        ("predict --seq x", "2>/dev/full", 2, b""),
+        ("predict --seq x", "2> >(true)", 2, b""),
+        ("predict", "<&- >&- 2>&-", 2, b""),
+        ("predict --help", ">/dev/full", 2, b"memmodel: No space left on device"),
+    ],
+)
+def test_closed_and_full_streams(arguments: str, redirected: str, status: int, said: bytes) -> None:
+    done = shell(arguments, redirected)
+    assert done.returncode == status
+    assert done.stderr.startswith(said)
+    assert done.stderr.count(b"\n") == (1 if said else 0)
+
+
+def test_closed_output_does_not_end_up_in_the_next_file(tmp_path: Path) -> None:
+    shell(f"sweep -o {tmp_path / 'rows.csv'}", ">&-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_of_a_file_drives_no_terminal() -> None:
+    """The name of a GPU file is refused; what comes from elsewhere is cleaned where it is printed."""
+    from dataclasses import replace
+
+    gpu = replace(load_gpu("A10"), name="\x1b]0;title\x07 [red]A[/b]")
+    shown = text(predict(gpu, "naive", seq=512))
+    assert "]0;title [red]A[/b]" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_an_error_is_one_line_without_control_characters() -> None:
+    done = shell(r"predict --gpu $'\e[31mred\nA100'")
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stderr
