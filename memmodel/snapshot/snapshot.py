@@ -4,13 +4,17 @@ Source: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py, torch 2.1 
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.config import INTERVALS
+from memmodel.checked import checked
 from memmodel.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain
@@ -19,7 +23,8 @@ ALLOC, FREE = "alloc", "free_completed"
 GROW, SHRINK = ("segment_alloc", "segment_map"), ("segment_free", "segment_unmap")
 OUT_OF_MEMORY = "oom"
 _MEMORY = frozenset({ALLOC, FREE, OUT_OF_MEMORY, *GROW, *SHRINK})
-_OTHER = ("free_requested", "snapshot", "user_defined")
+_OTHER = frozenset({"free_requested", "snapshot", "user_defined"})
+T = TypeVar("T")
 _ADDRESSES = 1 << 64
 _SIZES = 1 << 42  # 4 TiB: more than any device has
 _MAX_ITEMS = 2_000_000  # a list may be named more than once in a pickle: counted before it is read
@@ -106,24 +111,34 @@ def read_snapshot(path: str, device: int | None = None) -> Snapshot:
 
 def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     """A snapshot from its plain data; `path` is for messages."""
-    reader = _Reader(path)
-    whole = reader.mapping(data, "the file")
-    traces = reader.items(reader.key(whole, "device_traces", "the file"), "device_traces")
-    listed = reader.items(reader.key(whole, "segments", "the file"), "segments")
-    counts = {i: len(reader.items(trace, f"device_traces[{i}]")) for i, trace in enumerate(traces)}
-    chosen = _device(path, counts, [reader.mapping(s, f"segments[{i}]") for i, s in enumerate(listed)], device)
+    _limit_items(data, path)
+    whole = _checked(data, _File, path)
+    chosen = _device(path, whole, device)
     streams = _Streams()
-    segments = sorted(_segments(reader, listed, chosen, streams), key=lambda segment: segment.address)
+    segments = sorted(_segments(whole, chosen, streams, path), key=lambda segment: segment.address)
     for before, behind in pairwise(segments):
         if before.address + before.size > behind.address:
             raise UsageError(f"{path}: segments overlap at {behind.address:#x}, or one is listed twice: {_ADVICE}")
-    settings = recorded_settings(whole.get("allocator_settings"))
-    found = Snapshot(path, chosen, [], [], {}, segments, settings, settings.notes)
-    unknown = _read_events(reader, traces[chosen] if chosen in counts else [], found, streams)
-    notes = [f"events of kind {name!r} have no part in the model" for name in sorted(unknown)]
+    trace = whole.device_traces[chosen] if chosen < len(whole.device_traces) else []
+    listed = _checked(trace, list[_Event], f"{path}, device_traces[{chosen}]")
+    events = list(_events(listed, segments, streams, path))
+    settings = recorded_settings(whole.allocator_settings)
+    notes = [
+        f"events of kind {name!r} have no part in the model"
+        for name in sorted({event.action[:30] for event in events} - _MEMORY - _OTHER)
+    ]
     if streams.private:
         notes.append("private pools (CUDA graphs, MemPool) are replayed as streams of their own")
-    return replace(found, notes=(*found.notes, *notes))
+    return Snapshot(
+        path,
+        chosen,
+        events,
+        [event.frames for event in listed],
+        {index: event.device_free for index, event in enumerate(listed) if event.action == OUT_OF_MEMORY},
+        segments,
+        settings,
+        (*settings.notes, *notes),
+    )
 
 
 def recorded_settings(settings: Any) -> AllocConf:
@@ -149,6 +164,10 @@ def recorded_settings(settings: Any) -> AllocConf:
     return AllocConf(config, read.notes, collects)
 
 
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 class _Streams:
     """A number for each stream of each pool: the stream itself in the default pool, negative ones in private pools."""
 
@@ -162,158 +181,117 @@ class _Streams:
         return self.private.setdefault((stream, pool), -1 - len(self.private))
 
 
-class _Reader:
-    """Reads keys of plain data, and says in one sentence what was expected where."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.read = 0
-
-    def wrong(self, where: str, expected: str, given: str) -> UsageError:
-        """The error for data of another form."""
-        return UsageError(f"{self.path}: {where} is {given} where {expected} was expected: {_ADVICE}")
-
-    def mapping(self, value: Any, where: str) -> dict[Any, Any]:
-        """A dict."""
-        if not isinstance(value, dict):
-            raise self.wrong(where, "a dict", f"a {type(value).__name__}")
-        return value
-
-    def items(self, value: Any, where: str) -> list[Any]:
-        """A list, not too long together with those before."""
-        if not isinstance(value, list):
-            raise self.wrong(where, "a list", f"a {type(value).__name__}")
-        self.read += len(value)
-        if self.read > _MAX_ITEMS:
-            raise UsageError(f"{self.path}: more than {_MAX_ITEMS} segments, blocks and events: record fewer events")
-        return value
-
-    def key(self, mapping: dict[Any, Any], key: str, where: str) -> Any:
-        """The value of a key that must be there."""
-        try:
-            return mapping[key]
-        except KeyError:
-            there = ", ".join(repr(k[:30]) for k in list(mapping)[:8] if isinstance(k, str)) or "no names"
-            message = f"{self.path}: expected key {key!r} in {where}, which has {there}: {_ADVICE}"
-            raise UsageError(message) from None
-
-    def whole(self, mapping: dict[Any, Any], key: str, where: str, limit: int = _ADDRESSES, least: int = 0) -> int:
-        """A whole number from `least`, below `limit`."""
-        value = self.key(mapping, key, where)
-        if not _is_whole(value) or not least <= value < limit:
-            given = f"{value}" if _is_whole(value) and abs(value) < _ADDRESSES else f"a {type(value).__name__}"
-            raise self.wrong(f"{key!r} of {where}", f"a whole number from {least} to {limit - 1}", given)
-        return int(value)
-
-    def size(self, mapping: dict[Any, Any], key: str, where: str) -> int:
-        """Bytes, at least one."""
-        return self.whole(mapping, key, where, _SIZES, least=1)
-
-    def name(self, mapping: dict[Any, Any], key: str, where: str) -> str:
-        """A text."""
-        value = self.key(mapping, key, where)
-        if not isinstance(value, str):
-            raise self.wrong(f"{key!r} of {where}", "a name", f"a {type(value).__name__}")
-        return value
-
-    def pool(self, value: Any, where: str) -> tuple[int, int]:
-        """The id of a pool: two whole numbers."""
-        if not isinstance(value, tuple | list) or len(value) != 2 or not all(_is_whole(part) for part in value):
-            raise self.wrong(f"the pool of {where}", "two whole numbers", f"a {type(value).__name__}")
-        return value[0], value[1]
+Whole = Annotated[int, Meta(ge=0)]
+Size = Annotated[int, Meta(ge=1, lt=_SIZES)]
+Pool = tuple[int, int]
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+class _Block(msgspec.Struct):
+    size: Size
+    state: str
+    requested_size: Annotated[int, Meta(ge=0, lt=_SIZES)] | None = None
+    frames: Any = None
 
 
-def _device(path: str, counts: Mapping[int, int], segments: list[dict[Any, Any]], device: int | None) -> int:
-    """The device to read, given the number of events of each and all segments."""
-    busy = [index for index, count in counts.items() if count]
-    held = sorted({d for segment in segments if _is_whole(d := segment.get("device", busy[0] if busy else 0))})
-    if not busy and not held:
-        raise UsageError(
-            f"{path} holds no events and no segments: "
-            "call torch.cuda.memory._record_memory_history() before what is to be recorded"
-        )
-    known = busy or held
-    if device is None:
-        if len(known) > 1:
-            kind = "events" if busy else "segments"
-            listed = ", ".join(f"{index} ({counts[index]})" if busy else f"{index}" for index in known)
-            raise UsageError(f"{path} holds {kind} of devices {listed}: choose one with --device")
-        return known[0]
-    if device not in {*busy, *held}:
-        offered = " or ".join(map(str, sorted({*busy, *held})))
-        raise UsageError(f"{path} holds nothing of device {device}: choose --device {offered}")
-    return device
+class _Segment(msgspec.Struct):
+    address: Whole
+    total_size: Size
+    stream: Whole
+    segment_type: Literal["small", "large"]
+    blocks: list[_Block]
+    segment_pool_id: Pool = DEFAULT_POOL
+    device: Whole | None = None
 
 
-def _segments(reader: _Reader, listed: list[Any], device: int, streams: _Streams) -> Iterator[Segment]:
-    """The segments of the device."""
-    for index, given in enumerate(listed):
-        if given.get("device", device) != device:
+class _Event(msgspec.Struct):
+    """What of an event is there depends on its action; -1 and 0 stand for what is not."""
+
+    action: str
+    addr: int = -1
+    size: int = 0
+    stream: int = -1
+    device_free: int = -1
+    pool_id: Pool | None = None
+    frames: Any = None
+
+
+class _File(msgspec.Struct):
+    segments: list[_Segment]
+    device_traces: list[list[Any]]
+    allocator_settings: Any = None
+
+
+def _checked(data: Any, kind: type[T], where: str) -> T:
+    try:
+        return checked(data, kind, where)
+    except UsageError as error:
+        raise UsageError(f"{error}: {_ADVICE}") from None
+
+
+def _limit_items(data: Any, path: str) -> None:
+    """Refuse more than a snapshot needs before any of it is read: a few bytes of a pickle name a list many times."""
+    whole = data if isinstance(data, dict) else {}
+    lists = [part for key in ("segments", "device_traces") if isinstance(part := whole.get(key), list)]
+    count = sum(map(len, lists))
+    if count <= _MAX_ITEMS:
+        inner = (item.get("blocks") if isinstance(item, dict) else item for part in lists for item in part)
+        count += sum(len(part) for part in inner if isinstance(part, list))
+    if count > _MAX_ITEMS:
+        raise UsageError(f"{path}: more than {_MAX_ITEMS} segments, blocks and events: record fewer events")
+
+
+def _device(path: str, whole: _File, device: int | None) -> int:
+    """The device to read: that with events, or with segments where none has events."""
+    busy = [index for index, trace in enumerate(whole.device_traces) if trace]
+    first = busy[0] if busy else 0  # where a segment does not tell its device
+    held = sorted({first if segment.device is None else segment.device for segment in whole.segments})
+    known, usual = sorted({*busy, *held}), busy or held
+    if not known:
+        advice = "call torch.cuda.memory._record_memory_history() before what is to be recorded"
+        raise UsageError(f"{path} holds no events and no segments: {advice}")
+    if device is None and len(usual) > 1:
+        kind = "events" if busy else "segments"
+        raise UsageError(f"{path} holds {kind} of devices {', '.join(map(str, usual))}: choose one with --device")
+    if device not in (None, *known):
+        raise UsageError(f"{path} holds nothing of device {device}: choose --device {' or '.join(map(str, known))}")
+    return usual[0] if device is None else device
+
+
+def _segments(whole: _File, device: int, streams: _Streams, path: str) -> Iterator[Segment]:
+    """The segments of the device; each block begins where the one before ends."""
+    for index, given in enumerate(whole.segments):
+        if given.device not in (None, device):
             continue
-        where = f"segments[{index}]"
-        pool = reader.pool(given.get("segment_pool_id", DEFAULT_POOL), where)
-        kind = reader.name(given, "segment_type", where)
-        if kind not in ("small", "large"):
-            raise reader.wrong(f"'segment_type' of {where}", "small or large", repr(kind[:30]))
-        address = reader.whole(given, "address", where)
-        blocks = tuple(_blocks(reader, given, where, address))
-        size = reader.size(given, "total_size", where)
-        if sum(block.size for block in blocks) != size:
-            raise UsageError(f"{reader.path}: the blocks of {where} do not add up to its {size} bytes: {_ADVICE}")
-        stream = streams.number(reader.whole(given, "stream", where), pool)
-        yield Segment(address, size, kind == "small", stream, pool, blocks)
+        if sum(block.size for block in given.blocks) != given.total_size:
+            raise UsageError(
+                f"{path}: the blocks of segments[{index}] do not add up to its {given.total_size} bytes: {_ADVICE}"
+            )
+        blocks = []
+        address = given.address
+        for block in given.blocks:
+            requested = block.size if block.requested_size is None else block.requested_size
+            blocks.append(BlockState(address, block.size, requested, block.state != "inactive", block.frames))
+            address += block.size
+        stream = streams.number(given.stream, given.segment_pool_id)
+        small = given.segment_type == "small"
+        yield Segment(given.address, given.total_size, small, stream, given.segment_pool_id, tuple(blocks))
 
 
-def _blocks(reader: _Reader, segment: dict[Any, Any], where: str, address: int) -> Iterator[BlockState]:
-    """A segment's blocks; each begins where the one before ends."""
-    for index, item in enumerate(reader.items(reader.key(segment, "blocks", where), f"'blocks' of {where}")):
-        place = f"block {index} of {where}"
-        given = reader.mapping(item, place)
-        size = reader.size(given, "size", place)
-        requested = reader.whole({"requested_size": size} | given, "requested_size", place, _SIZES)
-        state = reader.key(given, "state", place)
-        yield BlockState(address, size, requested, state != "inactive", given.get("frames"))
-        address += size
-
-
-def _read_events(reader: _Reader, trace: Iterable[Any], into: Snapshot, streams: _Streams) -> set[str]:
-    """Fill in the events; returns the actions that the model does not know."""
-    unknown: set[str] = set()
-    pools = [segment for segment in into.segments if segment.pool != DEFAULT_POOL]
-    for index, item in enumerate(trace):
-        given = item if type(item) is dict else reader.mapping(item, f"event {index}")
-        action = given.get("action")
-        if type(action) is not str:
-            action = reader.name(given, "action", f"event {index}")
-        address = size = stream = 0
-        if action in _MEMORY:
-            address, size, stream = _numbers(reader, given, action, index)
-            if action == OUT_OF_MEMORY:
-                into.device_free[index] = reader.whole(given, "device_free", f"event {index}")
-            pool = given.get("pool_id") if "pool_id" in given else _pool_at(address, pools) if pools else DEFAULT_POOL
-            if pool != DEFAULT_POOL:
-                stream = streams.number(stream, reader.pool(pool, f"event {index}"))
-        elif action not in _OTHER:
-            unknown.add(action[:30])
-        into.events.append(Event(action, address, size, stream))
-        into.frames.append(given.get("frames"))
-    return unknown
-
-
-def _numbers(reader: _Reader, given: dict[Any, Any], action: str, index: int) -> tuple[int, int, int]:
-    """Address, size and stream of an event."""
-    address, size, stream = given.get("addr", 0), given.get("size"), given.get("stream")
-    if type(address) is int and type(size) is int and type(stream) is int and "addr" in given:
-        within = 0 <= address < _ADDRESSES and 0 < size < _SIZES and 0 <= stream < _ADDRESSES
-        if within:  # the common case, without the names that an error needs
-            return address, size, stream
-    where = f"event {index}"
-    address = 0 if action == OUT_OF_MEMORY else reader.whole(given, "addr", where)
-    return address, reader.size(given, "size", where), reader.whole(given, "stream", where)
+def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams, path: str) -> Iterator[Event]:
+    """The events, with numbers of their own for the streams of private pools."""
+    private = [segment for segment in segments if segment.pool != DEFAULT_POOL]
+    for index, given in enumerate(listed):
+        action, address, size, stream = given.action, given.addr, given.size, given.stream
+        if action not in _MEMORY:
+            yield Event(action, 0, 0, 0)
+            continue
+        if action == OUT_OF_MEMORY:
+            address = given.device_free
+        if not (0 <= address < _ADDRESSES and 0 < size < _SIZES and stream >= 0):
+            given_as = f"{action} with address {address}, size {size} and stream {stream} (-1: none)"
+            raise UsageError(f"{path}: event {index} is {given_as}, expected 1 byte to 4 TiB at an address: {_ADVICE}")
+        pool = given.pool_id or (_pool_at(address, private) if private else DEFAULT_POOL)
+        yield Event(action, address, size, stream if pool == DEFAULT_POOL else streams.number(stream, pool))
 
 
 def _pool_at(address: int, private: Sequence[Segment]) -> tuple[int, int]:
