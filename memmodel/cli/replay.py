@@ -29,6 +29,7 @@ class BytesType(click.ParamType):  # type: ignore[type-arg]
 @click.argument("snapshot", metavar="SNAPSHOT")
 @click.option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
 @click.option("--alloc-conf", metavar="SETTINGS", help="Replay under these, written as in PYTORCH_ALLOC_CONF.")
+@click.option("--torch", metavar="VERSION", default="2.13", help="The PyTorch that reads SETTINGS. [default: 2.13]")
 @click.option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
 @click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
 @click.option("--capacity", type=BytesType(), metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
@@ -37,6 +38,7 @@ def command(
     snapshot: str,
     device: int | None,
     alloc_conf: str | None,
+    torch: str,
     gpu: str | None,
     gpu_file: str | None,
     capacity: int | None,
@@ -46,11 +48,12 @@ def command(
 
     SNAPSHOT is a file that torch.cuda.memory._dump_snapshot wrote, packed or not. No code in it is run.
     """
+    from memmodel.cublas import parse_torch_version
     from memmodel.snapshot.alloc_conf import parse_alloc_conf
     from memmodel.snapshot.snapshot import read_snapshot
     from memmodel.snapshot.study import study
 
-    conf = None if alloc_conf is None else parse_alloc_conf(alloc_conf)
+    conf = None if alloc_conf is None else parse_alloc_conf(alloc_conf, parse_torch_version(torch))
     room = _room(gpu, gpu_file, capacity)
     found = study(read_snapshot(snapshot, device), conf, room)
     from memmodel.report.snapshot import snapshot_dict, snapshot_parts

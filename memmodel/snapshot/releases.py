@@ -50,6 +50,12 @@ def releases(snapshot: Snapshot) -> list[Release]:
     return found
 
 
+def retries(snapshot: Snapshot) -> int:
+    """How often the allocator released its cache to make room; before an out-of-memory error it did so too."""
+    made_room = (not r.by_program and snapshot.events[r.last + 1].action in GROW for r in releases(snapshot))
+    return sum(made_room) + len(snapshot.device_free)
+
+
 def _names_empty_cache(frames: Any) -> bool:
     names = [frame.get("name") for frame in frames if isinstance(frame, dict)] if isinstance(frames, list) else []
     return any(isinstance(name, str) and ("empty_cache" in name or "emptyCache" in name) for name in names)

@@ -14,7 +14,7 @@ from memmodel.allocator.replay import EMPTY_CACHE, FREE, GIVE_BACK, MALLOC, Bloc
 from memmodel.snapshot import snapshot as recording
 from memmodel.snapshot.fragmentation import Fragmentation, fragmentation
 from memmodel.snapshot.history import History, Recorded, StartBlock, reserved_before
-from memmodel.snapshot.releases import releases
+from memmodel.snapshot.releases import releases, retries
 from memmodel.snapshot.snapshot import ALLOC, GROW, OUT_OF_MEMORY, SHRINK, Event, Snapshot
 from memmodel.snapshot.start import start
 
@@ -76,9 +76,8 @@ def recorded_run(snapshot: Snapshot, course: History, end: Fragmentation) -> Run
     if snapshot.device_free:
         at = min(snapshot.device_free)
         ran_out = RanOut(at, events[at].size, allocated[at], reserved[at])
-    retries = sum(not release.by_program for release in releases(snapshot))
     ends = max(allocated), max(reserved), allocated[-1], reserved[-1]
-    return Run("recorded", "recorded", None, ran_out is None, ran_out, *ends, retries, end)
+    return Run("recorded", "recorded", None, ran_out is None, ran_out, *ends, retries(snapshot), end)
 
 
 def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Addresses, Recorded]:
@@ -86,7 +85,7 @@ def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Address
     replay = _Replay(snapshot, snapshot.config, None, exact=True)
     replay.start_as_recorded(recorded.start)
     sizes = {address: block.size for address, block in replay.in_use()}
-    run = replace(replay.run("replayed", "recorded"), retries=sum(not r.by_program for r in releases(snapshot)))
+    run = replace(replay.run("replayed", "recorded"), retries=retries(snapshot))
     addresses = Addresses(replay.equal, len(recorded.granted), replay.first_different)
     if replay.first_different is None and sizes.keys() == recorded.start.keys():
         before = {address: block._replace(size=sizes[address]) for address, block in recorded.start.items()}

@@ -154,6 +154,10 @@ WRONG = [
     ([], "Missing argument 'SNAPSHOT'"),
     (["TRACE", "--device", "3"], "holds nothing of device 3: choose --device 0"),
     (["TRACE", "--alloc-conf", "expandable_segment:True"], "did you mean expandable_segments"),
+    (
+        ["TRACE", "--alloc-conf", "backend:native", "--torch", "1.13"],
+        "torch version 1.13: the model was",
+    ),
     (["TRACE", "--capacity", "many"], "--capacity many: expected memory such as 40GiB"),
     (["TRACE", "--capacity", "0"], "expected memory such as 40GiB"),
     (["TRACE", "--capacity", "-4GiB"], "expected memory such as 40GiB"),
