@@ -4,9 +4,9 @@ A result knows no renderer. `memmodel.report` names one for each type and form; 
 type is first shown, so that computing results loads nothing that draws.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from os import PathLike
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def rendered(form: str, result: object, *arguments: Any) -> Any:
     for kind in type(result).__mro__:
         name = _RENDERERS.get(f"{kind.__module__}.{kind.__qualname__}", {}).get(form)
         if name is not None:
-            render: Callable[..., Any] = resolve_name(name)
-            return render(result, *arguments)
+            module, _, function = name.partition(":")
+            return getattr(import_module(module), function)(result, *arguments)
     raise TypeError(f"no {form} is registered for {type(result).__name__}: memmodel.report lists the renderers")
 
 

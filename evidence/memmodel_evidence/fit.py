@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -53,7 +53,7 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
         wide = _in_wide_tiles(fit, constants, part, start, origin)
         clearly = wide and 2 * _loss(fit, constants | wide, part) < _loss(fit, constants | narrow, part)
         constants |= wide if clearly else narrow
-    return replace(completed(fit, constants), machine=_machine(fit, rows), notes=_notes(fit, rows))
+    return completed(fit, constants)._replace(machine=_machine(fit, rows), notes=_notes(fit, rows))
 
 
 def completed(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
@@ -241,7 +241,7 @@ def on_its_host(calibration: Calibration, source: Source, ledger: Ledger) -> Cal
     described = "attention" in source.protocol
     rows = [run for run in ledger.of(source.name) if described and dispatches(run)]
     own = _dispatch([_row(timed, source) for run in rows for timed in times(run)])
-    return replace(calibration, constants={**calibration.constants, **own})
+    return calibration._replace(constants={**calibration.constants, **own})
 
 
 def write(path: Path, calibration: Calibration) -> None:

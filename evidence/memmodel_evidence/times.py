@@ -55,7 +55,7 @@ def at_clock(gpu: Gpu, clock: float) -> Gpu:
     """A GPU whose tensor cores run at another clock, in Hz, than that of their listed peaks."""
     faster = clock / gpu.tensor_clock
     scaled = {
-        name: replace(listed, value=listed.value * faster)
+        name: listed._replace(value=listed.value * faster)
         for name, listed in gpu.values.items()
         if name == "tensor_clock" or name.startswith("tensor.")
     }
@@ -94,8 +94,8 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     if stated is not None:
         gpu, listed = at_clock(gpu, float(stated) * 1e6), gpu
         faster = gpu.tensor_clock / listed.tensor_clock
-        products = {name: replace(of, value=of.at(0.0) * faster) for name, of in products.items()}
-    return Machine(gpu, replace(calibration, constants={**products, **calibration.constants}), tf32, _version(source))
+        products = {name: of._replace(value=of.at(0.0) * faster) for name, of in products.items()}
+    return Machine(gpu, calibration._replace(constants={**products, **calibration.constants}), tf32, _version(source))
 
 
 def _version(source: Source) -> tuple[int, int]:

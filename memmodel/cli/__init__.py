@@ -1,6 +1,5 @@
 """The command line. Commands are thin: parse, call the library, render. Wrong use is one sentence and exit status 2."""
 
-import gc
 import importlib
 import os
 import sys
@@ -87,7 +86,6 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point: run the command and end with its status."""
-    gc.disable()  # a command is short; nothing it makes in cycles needs collecting
     status = run() if _opened_streams() else _fail("standard output is closed: give a file, a pipe or /dev/null")
     try:
         sys.stdout.flush()

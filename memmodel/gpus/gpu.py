@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.dtypes import DType, short_name
 from memmodel.errors import UsageError, unknown
@@ -11,8 +11,7 @@ from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 Pipe = Literal["tensor", "vector"]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """One listed number, in its SI base unit, and where it is from. `note` holds what is doubtful."""
 
     value: float
@@ -20,8 +19,7 @@ class Value:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """A published measurement. It is no datasheet value, and no prediction uses it unasked."""
 
     what: str

@@ -5,9 +5,8 @@ says where: "local" (measured on this machine), "community" (fitted to other peo
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA = 1
 _DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")
@@ -71,8 +70,7 @@ class Curve(tuple[tuple[float, float], ...]):
         return points[-1][1]
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(NamedTuple):
     """A calibrated number or curve.
 
     Attributes:
@@ -89,8 +87,7 @@ class Constant:
         return self.value.rate(size) if isinstance(self.value, Curve) else self.value
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(NamedTuple):
     """Constants of one machine.
 
     Attributes:
@@ -102,7 +99,7 @@ class Calibration:
     basis: str
     machine: Mapping[str, str]
     constants: Mapping[str, Constant]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The documented JSON form."""

@@ -64,10 +64,10 @@ def _peaks(calibration: Calibration | None, source: Source) -> Calibration | Non
     constants = {n: c for n, c in calibration.constants.items() if n.startswith("matmul.") and n.count(".") == 1}
     bandwidth, products = calibration.constants.get("bandwidth"), constants.get("matmul.fp32")
     if bandwidth is not None:
-        constants["bandwidth"] = replace(bandwidth, value=bandwidth.at(math.inf))
+        constants["bandwidth"] = bandwidth._replace(value=bandwidth.at(math.inf))
     if products is not None:
         constants |= {"flash.flops": products, "flash_backward.flops": products}
-    return replace(calibration, constants=constants)
+    return calibration._replace(constants=constants)
 
 
 def _trial(run: Run, source: Source) -> Trial:
