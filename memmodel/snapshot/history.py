@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.errors import UsageError
-from memmodel.snapshot.snapshot import ALLOC, FREE, GROW, SHRINK, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Snapshot
 
 
 class StartBlock(NamedTuple):
-    """A block in use before the first event: bytes requested, and of the block; its event if it is freed later."""
+    """A block in use before the first event: bytes requested, and of the block; the event that frees it, or None."""
 
     requested: int
     size: int
+    stream: int
     freed: int | None
 
 
@@ -43,7 +44,7 @@ def recorded_blocks(snapshot: Snapshot) -> Recorded:
     blocks at the end.
     """
     live = {
-        block.address: StartBlock(block.requested, block.size, None)
+        block.address: StartBlock(block.requested, block.size, segment.stream, None)
         for segment in snapshot.segments
         for block in segment.blocks
         if block.in_use
@@ -51,15 +52,15 @@ def recorded_blocks(snapshot: Snapshot) -> Recorded:
     granted: dict[int, int] = {}
     block_size = snapshot.config.block_size
     for index in range(len(snapshot.events) - 1, -1, -1):
-        action, address, size, _ = snapshot.events[index]
+        action, address, size, stream = snapshot.events[index]
         if action == ALLOC:
             if address not in live:
                 raise _contradiction(snapshot, index, "allocates a block that is neither freed nor in use at the end")
             granted[index] = live.pop(address).size
-        elif action == FREE:
+        elif action == FREED:
             if address in live:
                 raise _contradiction(snapshot, index, "frees a block that is in use after it")
-            live[address] = StartBlock(size, block_size(size), index)
+            live[address] = StartBlock(size, block_size(size), stream, index)
     return Recorded(live, granted)
 
 
@@ -77,7 +78,7 @@ def history(snapshot: Snapshot, recorded: Recorded) -> History:
         if action == ALLOC:
             in_use[address] = recorded.granted[index]
             allocated += recorded.granted[index]
-        elif action == FREE:
+        elif action == FREED:
             allocated -= in_use.pop(address)
         else:
             reserved += growth(action, size)

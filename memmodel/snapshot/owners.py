@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from memmodel.snapshot.history import Recorded
-from memmodel.snapshot.snapshot import ALLOC, FREE, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREED, Snapshot
 
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
@@ -41,7 +41,7 @@ def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
     for index, event in enumerate(snapshot.events[:at]):
         if event.action == ALLOC:
             live[event.address] = recorded.granted[index], snapshot.frames[index], NO_STACK
-        elif event.action == FREE:
+        elif event.action == FREED:
             del live[event.address]
     found: dict[CodeLine, list[int]] = defaultdict(list)
     for size, frames, nothing in live.values():
@@ -52,7 +52,7 @@ def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
 
 def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
     """The stacks, by address, of blocks in use from before the first event to the end: only blocks still know them."""
-    freed = {event.address for event in snapshot.events if event.action == FREE}
+    freed = {event.address for event in snapshot.events if event.action == FREED}
     blocks = (block for segment in snapshot.segments for block in segment.blocks)
     return {block.address: block.frames for block in blocks if block.in_use and block.address not in freed}
 

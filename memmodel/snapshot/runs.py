@@ -11,11 +11,10 @@ from typing import cast
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
 from memmodel.allocator.replay import EMPTY_CACHE, FREE, GIVE_BACK, MALLOC, Blocks, Request, serve
-from memmodel.snapshot import snapshot as recording
 from memmodel.snapshot.fragmentation import Fragmentation, fragmentation
 from memmodel.snapshot.history import History, Recorded, StartBlock, reserved_before
 from memmodel.snapshot.releases import releases, retries
-from memmodel.snapshot.snapshot import ALLOC, GROW, OUT_OF_MEMORY, SHRINK, Event, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, OUT_OF_MEMORY, SHRINK, Event, Snapshot
 from memmodel.snapshot.start import start
 
 BEFORE_THE_FIRST = -1
@@ -138,9 +137,8 @@ class _Replay:
 
     def start_packed(self, blocks: dict[int, StartBlock]) -> None:
         """The blocks in use before the first event, the largest first, in segments that are new."""
-        streams = _streams(self.snapshot)
         largest = sorted(blocks.items(), key=lambda item: (-item[1].requested, item[0]))
-        requests = (Request(MALLOC, address, block.requested, streams[address]) for address, block in largest)
+        requests = (Request(MALLOC, address, block.requested, block.stream) for address, block in largest)
         for _ in serve(requests, self.allocator, self.blocks):
             pass
         self.allocator.reset_peak()
@@ -179,7 +177,7 @@ class _Replay:
             self.at = index
             if action == ALLOC:
                 yield Request(MALLOC, address, size, stream)
-            elif action == recording.FREE:
+            elif action == FREED:
                 yield Request(FREE, address)
             elif action in GROW:
                 self.placed.append(address)
@@ -201,10 +199,3 @@ class _Replay:
             self.equal += 1
         elif self.first_different is None:
             self.first_different, self.following = self.at, False
-
-
-def _streams(snapshot: Snapshot) -> dict[int, int]:
-    """The stream of each block in use before the first event, by address."""
-    ended = {b.address: segment.stream for segment in snapshot.segments for b in segment.blocks if b.in_use}
-    freed = {e.address: e.stream for e in reversed(snapshot.events) if e.action == recording.FREE}
-    return ended | freed

@@ -19,10 +19,10 @@ from memmodel.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain
 
-ALLOC, FREE = "alloc", "free_completed"
+ALLOC, FREED = "alloc", "free_completed"
 GROW, SHRINK = ("segment_alloc", "segment_map"), ("segment_free", "segment_unmap")
 OUT_OF_MEMORY = "oom"
-_MEMORY = frozenset({ALLOC, FREE, OUT_OF_MEMORY, *GROW, *SHRINK})
+_MEMORY = frozenset({ALLOC, FREED, OUT_OF_MEMORY, *GROW, *SHRINK})
 _OTHER = frozenset({"free_requested", "snapshot", "user_defined"})
 T = TypeVar("T")
 _ADDRESSES = 1 << 64

@@ -13,7 +13,7 @@ from memmodel.allocator.blocks import SMALL, SMALL_SEGMENT, Block
 from memmodel.allocator.replay import Blocks
 from memmodel.allocator.segments import ExpandableSegments
 from memmodel.snapshot.history import StartBlock
-from memmodel.snapshot.snapshot import ALLOC, FREE, GROW, SHRINK, Event, Segment, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Event, Segment, Snapshot
 
 
 def start(snapshot: Snapshot, allocator: CachingAllocator, blocks: dict[int, StartBlock]) -> Blocks:
@@ -38,7 +38,7 @@ class _Layout:
         self.events, self.segments = snapshot.events, snapshot.segments
         self.live = blocks
         self.addresses = sorted(blocks)
-        self.freed = sorted((event.address, event.size) for event in snapshot.events if event.action == FREE)
+        self.freed = sorted((event.address, event.size) for event in snapshot.events if event.action == FREED)
         self.placed = sorted((event.address, i) for i, event in enumerate(snapshot.events) if event.action == ALLOC)
 
     def whole_segments(self) -> Iterator[list[Block]]:
