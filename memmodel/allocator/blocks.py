@@ -70,9 +70,9 @@ class Pool:
         self.free: dict[int, list[tuple[int, int, Block]]] = defaultdict(list)
         self.unmapped: dict[int, list[tuple[int, Block]]] = defaultdict(list)
 
-    def blocks(self) -> Iterator[Block]:
-        """The free blocks that have memory."""
-        return (block for free in self.free.values() for *_, block in free)
+    def blocks(self, but: frozenset[int] = frozenset()) -> Iterator[Block]:
+        """The free blocks that have memory, of all streams but some."""
+        return (block for stream, free in self.free.items() if stream not in but for *_, block in free)
 
     def add(self, block: Block) -> None:
         """Make a block available."""

@@ -1,8 +1,8 @@
 """The CUDA caching allocator, exactly: which block each request gets, what is allocated and what is reserved.
 
 Source: c10/cuda/CUDACachingAllocator.cpp, unchanged in these rules from torch 2.4 to 2.15. All sizes are bytes.
-Not modelled: private pools of CUDA graphs, cross-stream frees (record_stream), garbage_collection_threshold,
-backend:cudaMallocAsync.
+A private pool (CUDA graphs, MemPool) is a stream of its own. Not modelled: cross-stream frees (record_stream),
+garbage_collection_threshold, backend:cudaMallocAsync.
 """
 
 from bisect import bisect_left
@@ -31,6 +31,7 @@ class CachingAllocator:
         allocated_peak: its largest value since the last `reset_peak`.
         retries: how often the cache was released to make room (`num_alloc_retries`).
         failed: the first request that did not fit, or None.
+        kept: streams whose free segments stay: those of private pools that live on.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class CachingAllocator:
         self.allocated = self.allocated_peak = 0
         self.retries = 0
         self.failed: OutOfMemory | None = None
+        self.kept: frozenset[int] = frozenset()
 
     @property
     def reserved(self) -> int:
@@ -92,8 +94,8 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Give free segments back to the driver (`torch.cuda.empty_cache`)."""
-        self.source.release(self.large)
-        self.source.release(self.small)
+        self.source.release(self.large, self.kept)
+        self.source.release(self.small, self.kept)
 
     def give_back(self, address: int, size: int, stream: int) -> None:
         """Give the driver back the free block that holds `size` bytes at an address, as a recorded run did."""

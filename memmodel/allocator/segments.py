@@ -24,8 +24,8 @@ class Source(Protocol):
     def splits(self, block: Block, size: int) -> bool:
         """Whether the rest of `block` is worth a block of its own."""
 
-    def release(self, pool: Pool) -> None:
-        """Give the driver back what is free."""
+    def release(self, pool: Pool, but: frozenset[int]) -> None:
+        """Give the driver back what is free, of all streams but some."""
 
     def release_block(self, block: Block, pool: Pool) -> None:
         """Give the driver back one free block, as far as that goes."""
@@ -92,9 +92,9 @@ class WholeSegments:
             return rest >= MIN_BLOCK
         return rest > SMALL and not self.config.unsplittable(size)
 
-    def release(self, pool: Pool) -> None:
+    def release(self, pool: Pool, but: frozenset[int]) -> None:
         """cudaFree of every free block that is a whole segment."""
-        for block in list(pool.blocks()):
+        for block in list(pool.blocks(but)):
             if block.whole_segment:
                 self.release_block(block, pool)
 
@@ -141,9 +141,9 @@ class ExpandableSegments:
         """Any rest that can be a block."""
         return block.size - size >= MIN_BLOCK
 
-    def release(self, pool: Pool) -> None:
+    def release(self, pool: Pool, but: frozenset[int]) -> None:
         """Unmap the whole pages inside every free block."""
-        for block in list(pool.blocks()):
+        for block in list(pool.blocks(but)):
             self.release_block(block, pool)
 
     def _candidate(self, size: int, stream: int, pool: Pool) -> Block:

@@ -117,6 +117,7 @@ class _Replay:
         self.following = exact  # until the first different address
         self.placed: list[int] = []  # where the driver put what the next request needed
         self.allocator = CachingAllocator(capacity, config, self.place)
+        self.allocator.kept = snapshot.kept_streams
         self.blocks: Blocks = {}
         self.granted: dict[int, int] = {}
         self.equal = 0

@@ -95,6 +95,12 @@ class Snapshot:
         return self.settings.config
 
     @property
+    def kept_streams(self) -> frozenset[int]:
+        """Those of private pools that gave nothing back: PyTorch keeps a pool's segments as long as the pool lives."""
+        private = {segment.stream for segment in self.segments} | {event.stream for event in self.events}
+        return frozenset(n for n in private if n < 0) - {e.stream for e in self.events if e.action in SHRINK}
+
+    @property
     def allocations(self) -> int:
         """Number of requests that were served."""
         return sum(event.action == ALLOC for event in self.events)

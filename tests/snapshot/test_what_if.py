@@ -286,3 +286,18 @@ def test_small_pages_that_are_unmapped_together_are_as_long_as_a_large_one() -> 
     snapshot = snapshot_of(run, since)
     assert ("segment_unmap", 20 * MiB) in {(event.action, event.size) for event in snapshot.events}
     assert study(snapshot).addresses == Addresses(2, 2, None)
+
+
+@pytest.mark.parametrize(("pool", "fits"), [((0, 0), True), ((1, 0), False)], ids=["default pool", "private pool"])
+def test_the_cache_of_a_private_pool_is_not_given_back_to_make_room(pool: tuple[int, int], fits: bool) -> None:
+    """30 MiB lie free in a segment; 40 MiB are asked for with 60 in all: they fit if the 30 go back to the driver."""
+    run = Recording()
+    run.free(run.malloc(30 * MiB, stream=7))
+    run.malloc(40 * MiB)
+    data = run.data()
+    for event in data["device_traces"][0]:
+        event["pool_id"] = pool if event["stream"] == 7 else (0, 0)
+    for segment in data["segments"]:
+        segment["segment_pool_id"] = pool if segment["stream"] == 7 else (0, 0)
+    asked = study(parse_snapshot(data, "x.pickle"), None, 60 * MiB).runs[-1]
+    assert asked.fits is fits
