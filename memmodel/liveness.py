@@ -6,7 +6,7 @@ yields. Bytes are raw (the allocator model alone rounds them) and may be ints, a
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from itertools import chain, islice
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -183,9 +183,3 @@ def births_and_deaths(program: Program, nbytes: Callable[[Alloc], Any] = attrget
         elif now.died:
             found.append((numbers[now.died.key], -1))
     return found
-
-
-def repeated(program: Program, steps: int) -> Iterator[Event]:
-    """The events with those from the first "forward" on `steps` times over."""
-    first = next(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
-    return chain(program.events[:first], *(program.events[first:] for _ in range(steps)))

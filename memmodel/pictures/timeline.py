@@ -1,17 +1,19 @@
 """The timeline picture: live bytes after each allocation and free of one step, stacked by tensor."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
 from memmodel.gpus import Gpu
+from memmodel.liveness import OUTSIDE_A_STEP, State, states
 from memmodel.origin import names
 from memmodel.prediction import Memory
-from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.program import Alloc, Launch, Mark, Program
 from memmodel.shown import Drawing
 from memmodel.step import memory_of, usage_by_event
 
@@ -91,114 +93,101 @@ def timeline_of(
     configuration: Case | None = None,
 ) -> Timeline:
     """The picture of a program of one step, with (allocated, reserved) bytes at each event from "forward" on."""
-    walk = _Walk(step, usage)
-    moments = tuple(walk.moments())
+    stack = _Stack(step, usage)
+    moments = tuple(stack.moments())
     peak = max(range(len(moments)), key=lambda i: moments[i].live_bytes)
-    return Timeline(gpu.name, title, case, configuration, memory, moments, tuple(_bands(walk)), peak)
+    return Timeline(gpu.name, title, case, configuration, memory, moments, tuple(_bands(stack)), peak)
 
 
 _INPUTS = ""  # stands for the names of all inputs
 
 
-class _Walk:
-    """One pass over the step: what happened at each moment, and by how much each name's bytes changed there.
+_Changes = dict[str, dict[int, int]]  # name -> moment -> change of bytes
+
+
+class _Stack:
+    """What happens at each moment of a step, and by how much each name's bytes change there.
 
     `usage` is (allocated, reserved) at each event from the "forward" mark on.
     """
 
     def __init__(self, program: Program, usage: Sequence[tuple[int, int]]) -> None:
         self.labels = names(program)
-        self.inputs: list[int] = []
-        self.sizes: dict[int, int] = {}
-        self.holds: dict[int, int] = {}
-        self.live: dict[str, dict[int, int]] = {}  # name -> moment -> change of bytes
-        self.saved: dict[str, dict[int, int]] = {}
-        self.events: list[tuple[str, str, tuple[int, int]]] = []  # phase, what, usage
-        self._walk(program, usage)
+        self.inputs: dict[int, None] = {}
+        self.live: _Changes = {}
+        self.saved: _Changes = {}
+        self.events: list[tuple[str, str, int, tuple[int, int]]] = []  # phase, what, live bytes, usage
+        self._kept: set[int] = set()
+        before, readings = (0, 0), iter(usage)
+        for now in states(program):
+            if now.phase == "after":
+                break
+            if now.phase == "inputs" and now.born:
+                self.inputs[now.born.key] = None
+            self._change(now)
+            if now.phase not in OUTSIDE_A_STEP:
+                reading = next(readings)
+                what = self._what(now, reading[0] - before[0])
+                if what:
+                    self.events.append((now.phase, what, int(now.live), reading))
+                before = reading
 
-    def _walk(self, program: Program, usage: Sequence[tuple[int, int]]) -> None:
-        phase, position = "inputs", -1
-        for event in program.events:
-            if isinstance(event, Mark):
-                phase = event.phase
-                position = 0 if phase == "forward" else position
-            if phase == "after":
-                return
-            what = self._apply(event, phase)
-            if position < 0:
-                continue
-            if isinstance(event, Launch) and usage[position][0] > usage[position - 1][0]:
-                what = f"workspace of {event.name} is taken"
-            if what:
-                self.events.append((phase, what, usage[position]))
-            position += 1
+    def _what(self, now: State, taken: int) -> str:
+        """What happened, in words; nothing where the picture does not change."""
+        if isinstance(now.event, Mark):
+            return f"{now.phase} begins"
+        if now.born:
+            return f"{self.labels[now.born.key]} is made"
+        if now.died:
+            return f"{self.labels[now.died.key]} is freed"
+        return f"workspace of {now.event.name} is taken" if isinstance(now.event, Launch) and taken > 0 else ""
 
-    def _apply(self, event: Any, phase: str) -> str:
-        """Note what an event changes, from the moment that begins with it on; what it is in words, if it is one."""
-        now = len(self.events)
-        if isinstance(event, Mark):
-            return f"{phase} begins"
-        if isinstance(event, Alloc):
-            self.sizes[event.key] = int(event.nbytes)
-            if phase == "inputs":
-                self.inputs.append(event.key)
-            self._change(self.live, event.key, now, 1)
-            return f"{self.labels[event.key]} is made"
-        if isinstance(event, Free):
-            if self.holds.pop(event.key, 0):
-                self._change(self.saved, event.key, now, -1)
-            self._change(self.live, event.key, now, -1)
-            return f"{self.labels[event.key]} is freed"
-        if isinstance(event, Save):
-            self.holds[event.key] = self.holds.get(event.key, 0) + 1
-            if self.holds[event.key] == 1:  # kept from the moment on in which it was made
-                self._change(self.saved, event.key, max(now - 1, 0), 1)
-        elif isinstance(event, Release):
-            self.holds[event.key] -= 1
-            if not self.holds[event.key]:
-                self._change(self.saved, event.key, now, -1)
-        return ""
+    def _change(self, now: State) -> None:
+        """Note what an event changes, from the moment that begins with it on."""
+        moment, one = len(self.events), now.born or now.died
+        if one:
+            self._add(self.live, one, moment, 1 if now.born else -1)
+        key: int = getattr(now.event, "key", -1)
+        if (key in now.kept) != (key in self._kept):
+            self._kept ^= {key}
+            if key in now.kept:  # from the moment on in which it was made
+                self._add(self.saved, now.alive[key], max(moment - 1, 0), 1)
+            else:
+                self._add(self.saved, now.died or now.alive[key], moment, -1)
 
-    def _change(self, changes: dict[str, dict[int, int]], key: int, moment: int, sign: int) -> None:
-        own = key in self.inputs
-        if own and changes is self.saved:
-            return  # the caller keeps it anyway
-        of_name = changes.setdefault(_INPUTS if own else self.labels[key], {})
-        of_name[moment] = of_name.get(moment, 0) + sign * self.sizes[key]
+    def _add(self, changes: _Changes, storage: Alloc, moment: int, sign: int) -> None:
+        of_name = changes.setdefault(_INPUTS if storage.key in self.inputs else self.labels[storage.key], {})
+        of_name[moment] = of_name.get(moment, 0) + sign * int(storage.nbytes)
 
-    def levels(self, changes: dict[str, dict[int, int]], shown: Iterable[str]) -> tuple[int, ...]:
+    def levels(self, changes: _Changes, shown: Iterable[str]) -> tuple[int, ...]:
         """Bytes of some names together, at each moment."""
-        total: dict[int, int] = {}
+        total = Counter[int]()
         for name in shown:
-            for moment, change in changes.get(name, {}).items():
-                total[moment] = total.get(moment, 0) + change
-        return tuple(accumulate(total.get(moment, 0) for moment in range(len(self.events))))
+            total.update(changes.get(name, {}))
+        return tuple(accumulate(total[moment] for moment in range(len(self.events))))
 
     def moments(self) -> Iterator[Moment]:
         """The step, moment by moment."""
-        live, saved = self.levels(self.live, self.live), self.levels(self.saved, self.saved)
-        for i, (phase, what, usage) in enumerate(self.events):
-            yield Moment(phase, what, live[i], *usage, saved[i])
+        for (phase, what, live, usage), saved in zip(self.events, self.levels(self.saved, self.saved), strict=True):
+            yield Moment(phase, what, live, *usage, saved)
+
+    def most(self, name: str) -> int:
+        """The most bytes of a name."""
+        return max(accumulate(change for _, change in sorted(self.live[name].items())))
+
+    def band(self, title: str, kind: str, shown: Sequence[str]) -> Band:
+        """The bytes of some names together, at each moment."""
+        return Band(title, kind, self.levels(self.live, shown), self.levels(self.saved, shown))
 
 
-def _bands(walk: _Walk) -> Iterator[Band]:
+def _bands(stack: _Stack) -> Iterator[Band]:
     """Inputs lowest, then what is kept for backward, then the other large tensors, then the rest."""
-    tensors = [name for name in walk.live if name != _INPUTS]
-    largest = sorted(tensors, key=lambda name: -_most(walk.live[name]))
+    tensors = [name for name in stack.live if name != _INPUTS]
+    largest = sorted(tensors, key=lambda name: -stack.most(name))
     shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest
-    stacked = sorted((name for name in tensors if name in shown), key=lambda name: name not in walk.saved)
-    yield _band(walk, ", ".join(walk.labels[key] for key in walk.inputs), "inputs", [_INPUTS])
-    for name in stacked:
-        yield _band(walk, name, "tensor", [name])
+    yield stack.band(", ".join(stack.labels[key] for key in stack.inputs), "inputs", [_INPUTS])
+    for name in sorted((name for name in tensors if name in shown), key=lambda name: name not in stack.saved):
+        yield stack.band(name, "tensor", [name])
     rest = [name for name in tensors if name not in shown]
     if rest:
-        yield _band(walk, f"{len(rest)} more tensors", "rest", rest)
-
-
-def _most(changes: dict[int, int]) -> int:
-    """The most bytes that changes add up to."""
-    return max(accumulate(change for _, change in sorted(changes.items())))
-
-
-def _band(walk: _Walk, name: str, kind: str, shown: Sequence[str]) -> Band:
-    return Band(name, kind, walk.levels(walk.live, shown), walk.levels(walk.saved, shown))
+        yield stack.band(f"{len(rest)} more tensors", "rest", rest)

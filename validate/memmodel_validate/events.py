@@ -6,11 +6,12 @@ k-th storage (from 1) is -k, a phase its name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, zip_longest
-from typing import NamedTuple
+from itertools import zip_longest
+from typing import NamedTuple, TypeGuard
 
 from memmodel.cublas import Workspace
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program
+from memmodel.liveness import states
+from memmodel.program import Event, Launch, Mark, Program
 from memmodel.units import bytes_text
 
 NO_WORKSPACE = Workspace(0, False)
@@ -75,28 +76,33 @@ def program_events(program: Program, workspace: Workspace = NO_WORKSPACE, steps:
     """
     found = Numbering()
     threads: dict[str, int] = {}
-    for event in _repeated(program.events, steps):
-        if isinstance(event, Alloc):
-            found.birth(event.key, int(event.nbytes))
-        elif isinstance(event, Free):
-            found.death(event.key)
-        elif isinstance(event, Mark):
-            found.phase(event.phase)
-        elif isinstance(event, Launch) and event.cublas and workspace.nbytes and event.thread not in threads:
+    for now in states(program._replace(events=_repeated(program.events, steps))):
+        if now.born:
+            found.birth(now.born.key, int(now.born.nbytes))
+        elif now.died:
+            found.death(now.died.key)
+        elif isinstance(now.event, Mark):
+            found.phase(now.phase)
+        elif _takes_workspace(now.event, workspace) and now.event.thread not in threads:
             name = -1 - len(threads)  # no storage of a recording has a key below 0
             found.birth(name, workspace.nbytes)
             if workspace.per_call:
                 found.death(name)
             else:
-                threads[event.thread] = name
+                threads[now.event.thread] = name
     return found.events
 
 
-def _repeated(events: list[Event], steps: int) -> Iterable[Event]:
+def _takes_workspace(event: Event, workspace: Workspace) -> TypeGuard[Launch]:
+    return isinstance(event, Launch) and event.cublas and workspace.nbytes > 0
+
+
+def _repeated(events: list[Event], steps: int) -> list[Event]:
+    """The events with those from the first "forward" on `steps` times over."""
     if steps == 1:
         return events
     first = next(i for i, event in enumerate(events) if isinstance(event, Mark) and event.phase == "forward")
-    return chain(events[:first], *(events[first:] for _ in range(steps)))
+    return [*events[:first], *events[first:] * steps]
 
 
 def in_order(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
