@@ -6,10 +6,10 @@ one expression is left, else one per region.
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
-from sympy import Poly, Symbol
+from sympy import Poly, Symbol, sympify
 
 from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
@@ -29,19 +29,27 @@ WINDOW = Symbol("w", integer=True, positive=True)
 CHUNKS = 4  # how many chunks the closed form of chunked attention has
 
 
+class TensorForm(NamedTuple):
+    """A storage: its name in the code, its shape and its bytes in letters."""
+
+    name: str
+    shape: tuple[Any, ...]
+    nbytes: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Formulas:
     """Closed forms of an algorithm, in bytes and FLOP of one step.
 
     Attributes:
         case: with symbols for sizes. region: what the forms assume.
-        tensors: (name, shape, bytes) in order of birth. saved: kept for backward.
+        tensors: in order of birth. saved: kept for backward.
         peaks: branches by phase. flops, hbm_bytes, intensity: of the step.
     """
 
     case: Case
     region: str
-    tensors: tuple[tuple[str, tuple[Any, ...], Any], ...]
+    tensors: tuple[TensorForm, ...]
     saved: Any
     peaks: dict[str, tuple[Branch, ...]]
     matmul_flops: Any
@@ -52,7 +60,7 @@ class Formulas:
     def value(self, expression: Any, case: Case) -> float:
         """An expression at a case's sizes."""
         sizes = {SYMBOLS[name]: getattr(case, name) for name in SIZES}
-        return float(sympy.sympify(expression).subs(sizes | {WINDOW: case.mask.window or 0}))
+        return float(sympify(expression).subs(sizes | {WINDOW: case.mask.window or 0}))
 
     def winning(self, case: Case) -> Branch:
         """The moment that makes the step's live peak at a case's sizes."""
@@ -97,7 +105,7 @@ def formulas(case: Case) -> Formulas:
         sym,
         _region(sym),
         tuple(
-            (labels[birth.key], tuple(back(size) for size in birth.shape), short(back(birth.nbytes)))
+            TensorForm(labels[birth.key], tuple(sympify(back(size)) for size in birth.shape), short(back(birth.nbytes)))
             for birth in program.births()
         ),
         short(back(saved_bytes(program))),
@@ -122,7 +130,7 @@ def _in_n(case: Case) -> Any:
     if case.algorithm != "chunked":
         return lambda expression: expression
     c, n = case.chunk, SYMBOLS["seq"]
-    return lambda expression: sympy.sympify(expression).subs(c, n / CHUNKS)
+    return lambda expression: sympify(expression).subs(c, n / CHUNKS)
 
 
 def _region(case: Case) -> str:

@@ -19,13 +19,15 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
     """
     from memmodel.closed_forms import formulas
     from memmodel.predictor import cases_of
-    from memmodel.report.formulas import formula_parts, formulas_dict, latex_lines
+    from memmodel.report.formulas import formula_parts, latex_lines
 
     at_most_one(latex=latex, json=as_json)
     (case,) = cases_of([algorithm], **asked.case)
     forms = formulas(case)
     if as_json:
-        print_json(formulas_dict(forms))
+        from memmodel.report.json import document
+
+        print_json(document(forms))
     elif latex:
         click.echo("\n".join(latex_lines(forms, tensors)))
     else:

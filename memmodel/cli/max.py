@@ -21,9 +21,9 @@ def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     check_size("step", step)
     found = [threshold(case, asked.gpu, over, step, asked.allocator) for case in asked.cases()]
     if as_json:
-        from memmodel.report.json import threshold_dict
+        from memmodel.report.json import encoded
 
-        print_json({"schema": 1, "thresholds": [threshold_dict(t, asked.gpu) for t in found]})
+        print_json({"schema": 1, "thresholds": [{**encoded(t), "gpu": encoded(asked.gpu)} for t in found]})
     else:
         from memmodel.report.tables import threshold_table
 

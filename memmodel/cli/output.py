@@ -51,7 +51,7 @@ def pictures(function: Callable[..., Sequence[Any]]) -> Any:
 def put(drawn: Sequence[Any], output: str | None, data: bool) -> None:
     """Draw pictures of one kind on the screen or into a file, or print their numbers."""
     if data:
-        from memmodel.report.picture_data import pictures_dict
+        from memmodel.report.json import pictures_dict
 
         print_json(pictures_dict(drawn))
     elif output is None:

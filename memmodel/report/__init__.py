@@ -9,19 +9,19 @@ register(
             "screen": "memmodel.report.terminal:screen",
             "notebook": "memmodel.report.saving:notebook",
             "file": "memmodel.report.saving:save",
-            "dict": "memmodel.report.picture_data:picture_dict",
+            "dict": "memmodel.report.json:picture_dict",
         },
         "memmodel.prediction.Report": {
             "screen": "memmodel.report.tables:report_parts",
-            "dict": "memmodel.report.json:report_dict",
+            "dict": "memmodel.report.json:document",
         },
         "memmodel.prediction.Prediction": {
             "screen": "memmodel.report.tables:prediction_parts",
-            "dict": "memmodel.report.json:prediction_dict",
+            "dict": "memmodel.report.json:encoded",
         },
         "memmodel.tracer.result.Trace": {
             "screen": "memmodel.report.trace:trace_parts",
-            "dict": "memmodel.report.trace:trace_dict",
+            "dict": "memmodel.report.json:document",
         },
         "memmodel.tracer.letters.closed.Forms": {"latex": "memmodel.report.trace:forms_latex"},
     }

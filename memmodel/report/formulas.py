@@ -1,4 +1,4 @@
-"""Closed forms as a table, as LaTeX and as JSON."""
+"""Closed forms as a table and as LaTeX."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -95,32 +95,3 @@ def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([_&%#{}$])", r"\\\1", text)
-
-
-def formulas_dict(forms: Formulas) -> dict[str, Any]:
-    """Expressions as text that sympy can read back."""
-    return {
-        "schema": 1,
-        "algorithm": forms.case.algorithm,
-        "phase": forms.case.phase,
-        "dtype": short_name(forms.case.dtype),
-        "mask": forms.case.mask.name,
-        "region": forms.region,
-        "saved_bytes": str(forms.saved),
-        "peaks": {
-            phase: [
-                {
-                    "bytes": str(b.expression),
-                    "moment": b.moment,
-                    "where": None if b.wins is None else str(b.wins),
-                }
-                for b in branches
-            ]
-            for phase, branches in forms.peaks.items()
-        },
-        "matmul_flops": str(forms.matmul_flops),
-        "flops": str(forms.flops),
-        "hbm_bytes": str(forms.hbm_bytes),
-        "intensity": str(forms.intensity),
-        "tensors": [{"name": n, "shape": [str(s) for s in shape], "bytes": str(x)} for n, shape, x in forms.tensors],
-    }

@@ -1,33 +1,61 @@
-"""The JSON form of a report. Its keys are documented in docs/json.md and stable; sizes are bytes, times seconds."""
+"""Results as JSON: a result's fields are its keys, documented in docs/json.md, docs/trace.md and docs/pictures.md.
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+What differs from the fields stands in one table here. Sizes are bytes, times seconds; expressions are text that
+`sympy.sympify` reads.
+"""
 
-from memmodel.account import TensorRecord
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
 from memmodel.case import SIZES, Case
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
-from memmodel.prediction import Memory, Prediction, Report, Time
-from memmodel.work import Work
-
-if TYPE_CHECKING:
-    from memmodel.thresholds import Threshold
 
 SCHEMA = 1
 
 
-def report_dict(report: Report) -> dict[str, Any]:
-    """The whole report."""
-    return {
-        "schema": SCHEMA,
-        "gpu": gpu_dict(report.gpu),
-        "predictions": [prediction_dict(p) for p in report.predictions],
-        "mitigations": [asdict(m) for m in report.mitigations],
-        "assumptions": list(report.assumptions),
-    }
+def document(result: Any) -> dict[str, Any]:
+    """A result as a whole JSON document, with the version of its form."""
+    return {"schema": SCHEMA, **encoded(result)}
 
 
-def gpu_dict(gpu: Gpu) -> dict[str, Any]:
+def encoded(value: Any) -> Any:
+    """A value as JSON has it: a result as an object with the keys of its fields."""
+    if value is None or isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, int):
+        return int(value)  # a size with a letter is a number too
+    form = _FORMS.get(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("memmodel."))
+    if form is not None:
+        return form(value)
+    if is_dataclass(value) or hasattr(value, "_fields"):
+        return _keys(value)
+    if isinstance(value, Mapping):
+        return {str(key): encoded(one) for key, one in value.items()}
+    if isinstance(value, Sequence):
+        return [encoded(one) for one in value]
+    return str(value)  # an expression
+
+
+def _keys(value: Any, also: Collection[str] = (), hidden: Collection[str] = (), **renamed: str) -> dict[str, Any]:
+    """The fields of a result by key.
+
+    Args:
+        value: a dataclass or named tuple.
+        also: attributes that are keys too, or paths to one, whose last name is the key.
+        hidden: fields that are no keys.
+        renamed: field -> key, where they differ. `nbytes` is always "bytes".
+    """
+    names = (field.name for field in fields(value)) if is_dataclass(value) else value._fields
+    renamed = {"nbytes": "bytes", **renamed}
+    shown = {renamed.get(name, name): encoded(getattr(value, name)) for name in names if name not in hidden}
+    return shown | {path.rpartition(".")[2]: encoded(attrgetter(path)(value)) for path in also}
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
     """A GPU's identity."""
     capability = gpu.compute_capability
     return {
@@ -38,21 +66,14 @@ def gpu_dict(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def case_dict(case: Case) -> dict[str, Any]:
+def _case(case: Case) -> dict[str, Any]:
     """The configuration: sizes, dtype, mask, phase."""
-    return {
-        **{size: int(getattr(case, size)) for size in SIZES},
-        "dtype": short_name(case.dtype),
-        "mask": case.mask.name,
-        "window": case.mask.window,
-        "dropout": case.dropout,
-        "phase": case.phase,
-        "chunk": case.chunk,
-        "torch": case.torch,
-    }
+    names = (*SIZES, "dtype", "dropout", "phase", "chunk", "torch")
+    mask = {"mask": case.mask.name, "window": case.mask.window}
+    return {name: encoded(getattr(case, name)) for name in names} | mask
 
 
-def work_dict(work: Work) -> dict[str, int]:
+def _work(work: Any) -> dict[str, int]:
     """FLOP and operations by kind, and bytes to and from memory, of one step."""
     return {
         "flops": int(work.flops),
@@ -63,87 +84,84 @@ def work_dict(work: Work) -> dict[str, int]:
     }
 
 
-def prediction_dict(prediction: Prediction) -> dict[str, Any]:
-    """One algorithm."""
+def _prediction(prediction: Any) -> dict[str, Any]:
     work = prediction.work
-    return {
-        "algorithm": prediction.case.algorithm,
-        "title": prediction.title,
-        "case": case_dict(prediction.case),
-        "memory": memory_dict(prediction.memory),
-        "work": {
-            **work_dict(work),
-            "hbm_read_bytes": int(work.read),
-            "hbm_written_bytes": int(work.written),
-            "l2_bytes": int(work.l2),
-            "compulsory_bytes": prediction.compulsory_bytes,
-            "intensity": float(work.intensity),
-        },
-        "time": None if prediction.time is None else time_dict(prediction.time),
-        "calibrated_time": None if prediction.calibrated is None else time_dict(prediction.calibrated),
-        "tensors": [tensor_dict(record) for record in prediction.tensors],
-        "notes": list(prediction.notes),
+    more = {
+        "hbm_read_bytes": int(work.read),
+        "hbm_written_bytes": int(work.written),
+        "l2_bytes": int(work.l2),
+        "compulsory_bytes": prediction.compulsory_bytes,
+        "intensity": float(work.intensity),
     }
+    shown = _keys(prediction, ["case.algorithm"], ["compulsory_bytes"], calibrated="calibrated_time")
+    return {**shown, "work": _work(work) | more}
 
 
-def memory_dict(memory: Memory) -> dict[str, Any]:
-    """Memory in bytes."""
-    found = asdict(memory)
-    found["context_bytes"] = None if memory.context_bytes is None else list(memory.context_bytes)
-    return {**found, "device_bytes": memory.device_bytes}
+def _kernel(kernel: Any) -> dict[str, Any]:
+    ceilings = {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings}
+    return _keys(kernel, ["seconds"]) | {"binding": kernel.binding.name, "ceilings": ceilings}
 
 
-def time_dict(time: Time) -> dict[str, Any]:
-    """Time in seconds, with every kernel's ceilings."""
-    return {
-        "seconds": time.seconds,
-        "phases": time.phases,
-        "binding": time.binding,
-        "shares": time.shares,
-        "basis": time.basis,
-        "calibration": time.calibration,
-        "kernels": [
-            {
-                "name": kernel.name,
-                "seconds": kernel.seconds,
-                "binding": kernel.binding.name,
-                "ceilings": {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings},
-                "beside": dict(kernel.beside),
-            }
-            for kernel in time.kernels
-        ],
-    }
+def _trace(trace: Any) -> dict[str, Any]:
+    names = {"title": "function", "calibrated": "calibrated_time", "forms": "formulas", "graphs": "compiled"}
+    shown = _keys(trace, hidden=["program", "torch", "config", "why_no_forms"], **names)
+    return {**shown, "no_formulas": trace.why_no_forms or None}
 
 
-def tensor_dict(record: TensorRecord) -> dict[str, Any]:
-    """One row of the account."""
-    return {
-        "name": record.name,
-        "shape": [int(size) for size in record.shape],
-        "dtype": short_name(record.dtype),
-        "bytes": int(record.nbytes),
-        "formula": record.formula,
-        "born": record.born,
-        "freed": record.freed,
-        "where": record.where,
-        "kept_by": record.kept_by,
-        "at_peak": record.at_peak,
-    }
+def _forms(forms: Any) -> dict[str, Any]:
+    letters = {str(x.symbol): {"count": x.count, "what": x.what} for x in (forms.layers,) if x}
+    return _keys(forms, hidden=["symbols", "checked", "layers"], saved="saved_bytes") | {"letters": letters}
 
 
-def threshold_dict(threshold: "Threshold", gpu: Gpu) -> dict[str, Any]:
-    """The largest size that fits."""
-    return {
-        "algorithm": threshold.case.algorithm,
-        "case": case_dict(threshold.case),
-        "gpu": gpu_dict(gpu),
-        "over": threshold.over,
-        "step": threshold.step,
-        "largest": threshold.largest,
-        "first_failing": threshold.first_failing,
-        "closed_form": threshold.closed_form,
-        "memory": None if threshold.memory is None else memory_dict(threshold.memory),
-    }
+def _formulas(forms: Any) -> dict[str, Any]:
+    shown = _keys(forms, ["case.algorithm", "case.phase", "case.dtype"], ["case"], saved="saved_bytes")
+    return {**shown, "mask": forms.case.mask.name}
+
+
+def _timeline(shown: Any) -> dict[str, Any]:
+    case = shown.configuration
+    found = _keys(shown, hidden=["configuration"]) | {"algorithm": case and case.algorithm}
+    return found if case is None else {**found, "case": _case(case)}
+
+
+def _roofline(shown: Any) -> dict[str, Any]:
+    return _keys(shown, without="without_arithmetic") | {"kind": "roofline", "peak": shown.peak.name}
+
+
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "dtypes.DType": short_name,
+    "gpus.gpu.Gpu": _gpu,
+    "case.Case": _case,
+    "work.Work": _work,
+    "prediction.Memory": partial(_keys, also=["device_bytes"]),
+    "prediction.Prediction": _prediction,
+    "timing.ceiling.KernelTime": _kernel,
+    "thresholds.Threshold": partial(_keys, also=["case.algorithm"]),
+    "closed_forms.Formulas": _formulas,
+    "moments.Branch": partial(_keys, expression="bytes", wins="where"),
+    "tracer.result.Trace": _trace,
+    "tracer.lines.Line": partial(_keys, names="tensors"),
+    "tracer.letters.closed.Forms": _forms,
+    "pictures.timeline.Timeline": _timeline,
+    "pictures.roofline.Roofline": _roofline,
+    "pictures.roofline.Point": partial(_keys, also=["rate", "expected_rate"]),
+    "pictures.roofline.MeasuredPoint": partial(_keys, also=["rate"]),
+    "pictures.frontier.Frontier": lambda shown: _keys(shown) | {"kind": "frontier"},
+    "pictures.frontier.HeatMap": lambda shown: _keys(shown, hidden=["title", "sizes", "seqs"]) | {"kind": "heat map"},
+}
+
+
+def pictures_dict(pictures: Sequence[Any]) -> dict[str, Any]:
+    """Pictures of one kind; a timeline has a panel for each algorithm."""
+    if hasattr(pictures[0], "moments"):
+        return {"schema": SCHEMA, "kind": "timeline", "panels": encoded(pictures)}
+    (shown,) = pictures
+    return document(shown)
+
+
+def picture_dict(shown: Any) -> dict[str, Any]:
+    """One picture."""
+    return pictures_dict([shown])
 
 
 def gpu_values_dict(gpu: Gpu) -> dict[str, Any]:
@@ -153,4 +171,4 @@ def gpu_values_dict(gpu: Gpu) -> dict[str, Any]:
         for quantity, listed in gpu.values.items()
     }
     balance = gpu.balance_points()
-    return {**gpu_dict(gpu), "vendor": gpu.vendor, "arch": gpu.arch, "balance_points": balance, "values": values}
+    return {**_gpu(gpu), "vendor": gpu.vendor, "arch": gpu.arch, "balance_points": balance, "values": values}

@@ -1,4 +1,4 @@
-"""A trace as text and as JSON: verdict, peak, formulas, the lines that make it, what would lower it."""
+"""A trace as text: verdict, peak, formulas, the lines that make it, what would lower it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,6 @@ from rich.text import Text
 from memmodel.account import TensorRecord
 from memmodel.origin import wildcard
 from memmodel.report.formulas import latex_rows
-from memmodel.report.json import gpu_dict, memory_dict, tensor_dict, time_dict, work_dict
 from memmodel.report.tables import bullets, verdict_text
 from memmodel.units import bytes_text, decimal_text, formula_text, percent_text, seconds_text
 
@@ -151,69 +150,3 @@ def _table(title: str, *columns: str) -> Table:
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
     return table
-
-
-def trace_dict(trace: "Trace") -> dict[str, Any]:
-    """The JSON form; its keys stand in docs/trace.md."""
-    return {
-        "schema": 1,
-        "function": trace.title,
-        "step": trace.step,
-        "compiled": None if trace.graphs is None else trace.graphs.to_dict(),
-        "inputs": list(trace.inputs),
-        "sizes": trace.sizes,
-        "gpu": gpu_dict(trace.gpu),
-        "memory": memory_dict(trace.memory),
-        "work": work_dict(trace.work),
-        "time": None if trace.time is None else time_dict(trace.time),
-        "calibrated_time": None if trace.calibrated is None else time_dict(trace.calibrated),
-        "formulas": None if trace.forms is None else _forms_dict(trace.forms),
-        "no_formulas": trace.why_no_forms or None,
-        "lines": [
-            {
-                "file": line.file,
-                "line": line.line,
-                "function": line.function,
-                "text": line.text,
-                "bytes": line.nbytes,
-                "tensors": list(line.names),
-                "backward": line.backward,
-            }
-            for line in trace.lines
-        ],
-        "tensors": [tensor_dict(record) for record in trace.tensors],
-        "advice": [
-            {
-                "change": tip.change,
-                "live_peak_bytes": tip.live_peak_bytes,
-                "less_bytes": tip.less_bytes,
-                "verified": tip.verified,
-            }
-            for tip in trace.advice
-        ],
-        "largest": None if trace.largest is None else trace.largest._asdict(),
-        "unknown": trace.unknown,
-        "operators": trace.operators,
-        "notes": list(trace.notes),
-    }
-
-
-def _forms_dict(forms: "Forms") -> dict[str, Any]:
-    return {
-        "region": forms.region,
-        "conditions": [str(condition) for condition in forms.conditions],
-        "fixed": forms.fixed,
-        "letters": {str(x.symbol): {"count": x.count, "what": x.what} for x in (forms.layers,) if x},
-        "saved_bytes": str(forms.saved),
-        "peaks": {
-            phase: [
-                {"bytes": str(b.expression), "moment": b.moment, "where": None if b.wins is None else str(b.wins)}
-                for b in branches
-            ]
-            for phase, branches in forms.peaks.items()
-        },
-        "matmul_flops": str(forms.matmul_flops),
-        "flops": None if forms.flops is None else str(forms.flops),
-        "hbm_bytes": None if forms.hbm_bytes is None else str(forms.hbm_bytes),
-        "unproven": forms.unproven,
-    }

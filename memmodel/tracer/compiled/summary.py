@@ -1,6 +1,6 @@
 """What torch.compile made of a function: its graphs, and where the code broke into several."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -44,11 +44,3 @@ class Graphs(NamedTuple):
         if self.fused_attention:
             shown.append("Inductor replaced attention by scaled_dot_product_attention; its buffers have no lines")
         return [f"{planned}graphs: {counted}{broken}", *shown, NOT_PLANNED]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The documented JSON form."""
-        return {
-            "graphs": [graph._asdict() for graph in self.graphs],
-            "breaks": list(self.breaks),
-            "fused_attention": self.fused_attention,
-        }
