@@ -27,6 +27,7 @@ _HOMES = {
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
     "make_case": "memmodel.case",
+    "predict": "memmodel.predictor",
     "sweep": "memmodel.sweeps",
     "threshold": "memmodel.thresholds",
 }
@@ -39,28 +40,26 @@ if TYPE_CHECKING:
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
     from memmodel.prediction import Prediction, Report
+    from memmodel.predictor import predict
     from memmodel.sweeps import sweep
     from memmodel.thresholds import threshold
-    from memmodel.tracer.result import Trace
+    from memmodel.tracer.api import trace
+else:
 
+    def trace(fn: Any, inputs: Any = (), **options: Any) -> Any:
+        """The memory of your own PyTorch function; see `memmodel.tracer.api.trace` for the arguments. Needs torch."""
+        with _old_objects_aside():
+            try:
+                run = import_module("memmodel.tracer.api").trace
+            except ModuleNotFoundError as error:
+                if error.name != "torch":
+                    raise
+                from memmodel.errors import UsageError
 
-def predict(*args: Any, **kwargs: Any) -> "Report":
-    """What attention takes on a GPU; see `memmodel.predictor.predict` for the arguments."""
-    return import_module("memmodel.predictor").predict(*args, **kwargs)  # type: ignore[no-any-return]
-
-
-def trace(*args: Any, **kwargs: Any) -> "Trace":
-    """The memory of your own PyTorch function; see `memmodel.tracer.api.trace` for the arguments. Needs torch."""
-    with _old_objects_aside():
-        try:
-            run = import_module("memmodel.tracer.api").trace
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            from memmodel.errors import UsageError
-
-            raise UsageError("tracing a function needs PyTorch: pip install torch (its CPU build is enough)") from None
-        return run(*args, **kwargs)  # type: ignore[no-any-return]
+                raise UsageError(
+                    "tracing a function needs PyTorch: pip install torch (its CPU build is enough)"
+                ) from None
+            return run(fn, inputs, **options)
 
 
 @contextmanager

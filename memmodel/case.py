@@ -26,6 +26,9 @@ class Size(int):
         size.letter = letter
         return size
 
+    def __reduce__(self) -> tuple[type["Size"], tuple[int, str]]:
+        return Size, (int(self), self.letter)  # `pickle` and `copy` would leave the letter out
+
     def __mul__(self, other: Any) -> Any:
         product = int(self) * other
         if isinstance(other, Size):

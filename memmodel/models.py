@@ -16,7 +16,7 @@ def models() -> dict[str, dict[str, Any]]:
 def model_shape(name: str) -> dict[str, Any]:
     """The shape of a model as arguments of `predict`. Raises UsageError for a name that is not there."""
     known = models()
-    shape = known.get(name.strip().casefold())
+    shape = known.get(str(name).strip().casefold())
     if shape is None:
         raise unknown("model", name, known, "`memmodel models` lists them")
     return {key: value for key, value in shape.items() if key != "source"}

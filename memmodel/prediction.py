@@ -3,11 +3,13 @@
 `print(report)` shows a table in a terminal, `report` at the end of a notebook's cell one there; see `memmodel.shown`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from memmodel.account import TensorRecord
 from memmodel.case import Case
+from memmodel.errors import unknown
 from memmodel.gpus import Gpu
 from memmodel.shown import Shown
 from memmodel.timing import KernelTime
@@ -149,4 +151,14 @@ class Report(Shown):
     assumptions: tuple[str, ...]
 
     def __getitem__(self, algorithm: str) -> Prediction:
-        return next(p for p in self.predictions if p.case.algorithm == algorithm)
+        """The prediction of an algorithm. Raises UsageError, which names those that there are."""
+        found = {prediction.case.algorithm: prediction for prediction in self.predictions}
+        if algorithm not in found:
+            raise unknown("algorithm of this report", algorithm, found)
+        return found[algorithm]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        return len(self.predictions)

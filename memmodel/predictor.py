@@ -7,7 +7,7 @@ from typing import Any
 from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import Case, make_case
+from memmodel.case import Case, check_size, make_case
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
@@ -86,7 +86,7 @@ def predict(
         head_dim=head_dim,
         dtype=dtype,
         mask=mask,
-        window=window,
+        window=None if window is None else check_size("window", window),
         dropout=dropout,
         phase=phase,
         chunk=chunk,
@@ -128,7 +128,7 @@ def predict_cases(
     cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
 ) -> Report:
     """`predict` for checked cases."""
-    device = load_gpu(gpu) if isinstance(gpu, str) else gpu
+    device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
     rates = calibration or community(device.id)
     predictions = tuple(predict_case(case, device, config, rates) for case in cases)

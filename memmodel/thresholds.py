@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, Case
+from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.prediction import Memory
@@ -56,9 +56,9 @@ def threshold(
     """The largest multiple of `step` that fits on the GPU, and the next, which does not: both checked.
 
     Heads come in groups that share a key/value head: their grid is the multiples of `step` that are whole groups.
-    Raises UsageError for an unknown size or a GPU without a known capacity.
+    Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
-    over = choice("size", over, OVER)
+    over, step = choice("size", over, OVER), check_size("step", step)
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
 

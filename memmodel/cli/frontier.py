@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 @pictures
 def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: bool) -> "list[Frontier] | list[HeatMap]":
     """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (several with commas)."""
-    from memmodel.case import check_size
     from memmodel.pictures.frontier import AGAINST, frontier, heat_map
     from memmodel.predictor import cases_of
 
-    check_size("step", step)
     against = choice("size", against, AGAINST)
     for name in ("seq", against):
         if name in asked.case and name != "heads":

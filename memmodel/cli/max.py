@@ -15,10 +15,8 @@ from memmodel.cli.output import print_json, show
 @json_option
 def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     """Find the largest size that fits, and the first that does not."""
-    from memmodel.case import check_size
     from memmodel.thresholds import threshold
 
-    check_size("step", step)
     found = [threshold(case, asked.gpu, over, step, asked.allocator) for case in asked.cases()]
     if as_json:
         from memmodel.report.json import encoded

@@ -43,7 +43,7 @@ def spellings() -> list[str]:
 
 def ids_named(name: str) -> tuple[str, ...]:
     """Return the ids that `name` fits, the one to take first. Raises UsageError where none does."""
-    found = _table().get(normal(name))
+    found = _table().get(normal(str(name)))
     if found is None:
         raise unknown("GPU", name, spellings(), "`memmodel gpus` lists them, --gpu-file describes another")
     return found

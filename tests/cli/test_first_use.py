@@ -1,10 +1,15 @@
 """What somebody meets who types commands for the first time: help, pipes, typos, missing options."""
 
+import copy
+import inspect
 import json
+import pickle
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import memmodel
 from memmodel.cli import cli
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
@@ -96,3 +101,38 @@ def test_values_of_a_gpu_carry_units() -> None:
 
 def test_text_of_a_report_has_no_spaces_at_line_ends() -> None:
     assert all(line == line.rstrip() for line in text(predict("A100")).splitlines())
+
+
+def test_a_report_is_read_by_algorithm_and_in_order() -> None:
+    report = predict("A100", ["naive", "flash"], seq=512)
+    assert [prediction.case.algorithm for prediction in report] == ["naive", "flash"]
+    assert len(report) == 2
+    assert report["flash"] is report.predictions[1]
+    with pytest.raises(UsageError, match="unknown algorithm of this report 'falsh': did you mean flash"):
+        report["falsh"]
+
+
+def test_a_report_can_be_copied_and_pickled() -> None:
+    report = predict("A100", "naive", seq=512)
+    for twin in (copy.deepcopy(report), pickle.loads(pickle.dumps(report))):
+        assert twin == report
+        assert text(twin) == text(report)  # sizes keep their letters
+
+
+def test_python_sees_the_arguments_of_predict() -> None:
+    assert {"gpu", "algorithms", "like", "seq", "calibration"} <= inspect.signature(memmodel.predict).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"window": "x"}, "window x: expected a whole number"),
+        ({"seq": 4096.9}, "seq 4096.9: expected a whole number"),
+        ({"gpu": 3}, "unknown GPU '3'"),
+        ({"like": 3}, "unknown model '3'"),
+        ({"mask": "none", "window": 64}, "--mask none and --window 64"),
+    ],
+)
+def test_wrong_arguments_in_python_are_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        predict(**given)
