@@ -1,7 +1,8 @@
 """The program of a recorded time: the source's own attention, or its flash kernel's tiles, on recording tensors."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from memmodel import recording
@@ -12,23 +13,32 @@ from memmodel.errors import UsageError
 from memmodel.masks import mask
 from memmodel.program import Launch, Program
 from memmodel_evidence import attention as scripts
-from memmodel_evidence.comparison import recorded
 from memmodel_evidence.implementations import IMPLEMENTATIONS
-from memmodel_evidence.records import Row
+from memmodel_evidence.memory import recorded, row_of
 from memmodel_validate.ledger import Run, Source
 
 
 def program_of(run: Run, source: Source) -> Program:
     """One forward and backward of a run. Raises UsageError, with the reason, where it cannot be restated."""
+    return restated(run, source)()
+
+
+def restated(run: Run, source: Source) -> Callable[[], Program]:
+    """What records `program_of`: to restate a script costs nothing, to record it a few milliseconds."""
     if run.implementation in IMPLEMENTATIONS:
-        return _flash(run)
+        case = flash_case(run)
+        tiles = IMPLEMENTATIONS[run.implementation].tiles(int(case.head_dim), case.mask)
+        return partial(_flash, replace(case, tiles=tiles))
     if run.implementation == STANDARD and source.protocol.get("standard") == "flash_benchmark":
-        return _standard(run)
+        return partial(_standard, flash_case(run))
     if source.protocol.get("attention") == HARNESS:
-        return _harness(run)
+        return partial(recorded, run.source, row_of(run))  # a phase is that of its last iteration
     if "attention" in source.protocol and run.implementation in ALGORITHMS:
         return _script(run, source)
     raise UsageError("its script is not restated here")
+
+
+_flash = cache(record)
 
 
 STANDARD = "PyTorch standard"
@@ -41,12 +51,12 @@ def launches(program: Program, phases: tuple[str, ...]) -> list[Launch]:
     return [event for phase in phases for event in found.get(phase, []) if isinstance(event, Launch)]
 
 
-def _script(run: Run, source: Source) -> Program:
+def _script(run: Run, source: Source) -> Callable[[], Program]:
     """The attention of a source's script on (b, n, d) tensors, and backward from an upstream gradient."""
     protocol = source.protocol
     b, n, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
     attention = run.detail.get("attention", protocol["attention"])  # a row may have run another
-    return _attention(attention, (b, n, d), run.case["dtype"], protocol["learns"], bool(protocol["mask"]))
+    return partial(_attention, attention, (b, n, d), run.case["dtype"], protocol["learns"], bool(protocol["mask"]))
 
 
 @cache  # many tables ran the same
@@ -64,15 +74,9 @@ def _attention(name: str, shape: tuple[int, int, int], dtype_name: str, learns: 
     return tape.program
 
 
-def _harness(run: Run) -> Program:
-    """A table's harness; a phase is that of its last iteration."""
-    batch, seq, d = (run.case[name] for name in ("batch", "seq", "head_dim"))
-    return recorded(Row(run.source, batch, seq, d, printed={}, out_of_memory=False))
-
-
-def _standard(run: Run) -> Program:
+@cache
+def _standard(case: Case) -> Program:
     """The baseline of FlashAttention's benchmark, in 16 bits, on (b, n, h, d) tensors."""
-    case = flash_case(run)
     shape = case.batch, case.seq, case.heads, case.head_dim
     with recording.Tape(sites=False) as tape:
         q, k, v, upstream = (
@@ -88,11 +92,6 @@ def _standard(run: Run) -> Program:
 
 def _input(shape: tuple[int, ...], kind: DType, learns: bool) -> Any:
     return recording.randn(*shape, dtype=kind, device="cuda", requires_grad=learns)
-
-
-def _flash(run: Run) -> Program:
-    case = flash_case(run)
-    return record(replace(case, tiles=IMPLEMENTATIONS[run.implementation].tiles(int(case.head_dim), case.mask)))
 
 
 def flash_case(run: Run) -> Case:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from memmodel.cli import cli
 from memmodel.errors import UsageError
-from memmodel_evidence.records import everything, rows
+from memmodel_evidence.records import everything, printed, rows
 from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.judged import Accuracy, Judged, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
@@ -34,11 +34,11 @@ def test_json_counts_what_it_lists() -> None:
 
 
 def test_filters_narrow() -> None:
-    printed = run("--quantity", "memory", "--gpu", "b200")
+    shown = run("--quantity", "memory", "--gpu", "b200")
     on_b200 = {name for name, source in everything().sources.items() if "B200" in source.gpu}
-    numbers = sum(len(row.printed) for row in rows() if row.table in on_b200)
-    assert f"memory {numbers:>22} {numbers:>6}" in printed
-    assert "naive" not in printed
+    numbers = sum(len(printed(row)) for row in rows() if row.source in on_b200)
+    assert f"memory {numbers:>22} {numbers:>6}" in shown
+    assert "naive" not in shown
 
 
 @pytest.mark.parametrize(

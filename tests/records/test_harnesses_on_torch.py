@@ -7,7 +7,7 @@ import pytest
 from traced_harnesses import EAGER
 
 from memmodel_evidence.harnesses import HARNESSES
-from memmodel_evidence.records import Row
+from memmodel_evidence.harnesses.script import Row
 from torch_events import real_events, recorded_events, without_empty
 
 FACTORIES = ("randn", "ones", "empty", "full", "arange")
@@ -31,9 +31,9 @@ def _without_device(factory: Any, *args: Any, device: str, **kwargs: Any) -> Any
 
 @pytest.mark.parametrize("table", EAGER)
 def test_events_agree_with_pytorch(table: str) -> None:
-    run = Row(table, batch=2, seq=48, d=24, printed={}, out_of_memory=False)
+    row = Row(batch=2, seq=48, d=24, warm_up=2, measured=2)
 
     def body(xp: Any) -> None:
-        HARNESSES[table](OnTheCpu(xp), run, lambda phase: None)
+        HARNESSES[table](OnTheCpu(xp), row, lambda phase: None)
 
     assert without_empty(recorded_events(body)) == real_events(body)

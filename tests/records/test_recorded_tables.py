@@ -3,73 +3,68 @@ from dataclasses import replace
 import pytest
 
 from memmodel.gpus import load_gpu
-from memmodel_evidence.comparison import Comparison, accuracy, comparison, replayed_run, steady
 from memmodel_evidence.harnesses import HARNESSES
-from memmodel_evidence.records import Row, rows, tables
+from memmodel_evidence.memory import Printed, numbers, readings, recorded, replayed_row, row_of
+from memmodel_evidence.records import printed, rows, tables
+from memmodel_validate.ledger import Run
 
 
-def runs_of(table: str) -> list[Row]:
-    return [run for run in rows() if run.table == table]
+def runs_of(table: str) -> list[Run]:
+    return [run for run in rows() if run.source == table]
 
 
 @pytest.mark.parametrize("table", tables())
 def test_every_number_of_the_table_is_predicted_as_printed(table: str) -> None:
-    compared = [c for run in runs_of(table) for c in comparison(run)]
-    wrong = [str(c) for c in compared if not c.exact]
-    assert compared
+    found = [number for run in runs_of(table) for number in numbers(run)]
+    wrong = [str(number) for number in found if not number.exact]
+    assert len(found) == sum(len(printed(run)) for run in runs_of(table)) > 0
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("table", tables())
-def test_measured_iterations_are_alike_so_their_mean_is_each(table: str) -> None:
-    run = next(run for run in runs_of(table) if run.printed)
-    replayed = replayed_run(run)
-    assert all(steady(replayed, column) for column in run.printed)
+def test_one_iteration_is_the_steady_state_so_a_mean_is_each(table: str) -> None:
+    run = next(run for run in runs_of(table) if printed(run))
+    longer = replayed_row(tables()[table], recorded(table, row_of(run)._replace(warm_up=3, measured=3)))
+    for number in numbers(run):
+        assert set(readings(longer, number.column)) == {number.predicted}
 
 
-@pytest.mark.parametrize("table", [name for name, table in tables().items() if table.source.gpu_id])
+@pytest.mark.parametrize("table", [name for name, table in tables().items() if table.gpu_id])
 def test_memory_runs_out_exactly_where_the_table_says_so(table: str) -> None:
-    gpu = load_gpu(tables()[table].source.gpu_id)
+    gpu = load_gpu(tables()[table].gpu_id)
     _, context = gpu.context_bytes or (0, 1 << 30)  # not known: at most 1 GiB
     for run in runs_of(table):
-        failed = replayed_run(run, capacity=gpu.capacity_bytes - context).out_of_memory
+        program = recorded(table, row_of(run))
+        failed = replayed_row(tables()[table], program, gpu.capacity_bytes - context).out_of_memory
         assert (failed is not None) == run.out_of_memory, (str(run), failed)
 
 
 def test_every_table_has_a_harness_and_rows() -> None:
-    assert set(tables()) == set(HARNESSES) == {run.table for run in rows()}
+    assert set(tables()) == set(HARNESSES) == {run.source for run in rows()}
 
 
-def test_accuracy_counts_the_numbers_of_all_rows() -> None:
-    found = accuracy()
-    assert sum(a.rows for a in found) == sum(len(run.printed) for run in rows())
-    assert all(a.exact == a.rows for a in found)
-    coarsest = 0.001 * (1 << 30)  # the last place that GiB are printed with
-    assert max(abs(a.worst_residual) for a in found) <= coarsest / 2
+def one_number(table: str) -> Printed:
+    return next(number for run in runs_of(table) for number in numbers(run))
 
 
-def one_comparison(table: str) -> Comparison:
-    return next(c for run in runs_of(table) for c in comparison(run))
-
-
-def last_place(compared: Comparison) -> int:
+def last_place(number: Printed) -> int:
     """Bytes of one unit in the last printed place, but at least one byte."""
-    decimals = len(compared.printed.partition(".")[2])
-    return max(1, round(10.0**-decimals * compared.table.unit_bytes))
+    decimals = len(number.text.partition(".")[2])
+    return max(1, round(10.0**-decimals * number.unit_bytes))
 
 
 @pytest.mark.parametrize("table", tables())
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_prediction_one_unit_off_in_the_last_place_fails(table: str, sign: int) -> None:
-    compared = one_comparison(table)
-    assert compared.exact
-    wrong = replace(compared, predicted=compared.predicted + sign * last_place(compared))
+    number = one_number(table)
+    assert number.exact
+    wrong = replace(number, predicted=number.predicted + sign * last_place(number))
     assert not wrong.exact
-    assert compared.printed in str(wrong)
+    assert number.text in str(wrong)
     assert str(wrong.predicted) in str(wrong)
-    assert f"seq {compared.run.seq}" in str(wrong)
+    assert f"seq {number.row.seq}" in str(wrong)
 
 
 def test_exact_tables_see_a_single_block() -> None:
-    compared = one_comparison("sara-eager")
-    assert not replace(compared, predicted=compared.predicted + 512).exact
+    number = one_number("sara-eager")
+    assert not replace(number, predicted=number.predicted + 512).exact

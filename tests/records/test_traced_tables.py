@@ -7,20 +7,23 @@ import pytest
 from traced_harnesses import EAGER, traced
 
 from memmodel.program import Program
-from memmodel_evidence.comparison import Comparison, comparison, recorded
-from memmodel_evidence.records import Row, rows
+from memmodel_evidence.harnesses.script import Row
+from memmodel_evidence.memory import Printed, numbers, recorded, replayed_row, row_of
+from memmodel_evidence.records import printed, rows, tables
 from memmodel_validate.events import in_order, program_events
+from memmodel_validate.ledger import Run
 from torch_events import without_empty
 
 PAGE = Path(__file__).parents[2] / "docs" / "trace.md"
 
 
-def runs_of(table: str) -> list[Row]:
-    return [run for run in rows() if run.table == table and run.printed]
+def runs_of(table: str) -> list[Run]:
+    return [run for run in rows() if run.source == table and printed(run)]
 
 
-def compared(table: str) -> list[Comparison]:
-    return [c for run in runs_of(table) for c in comparison(run, traced)]
+def compared(table: str) -> list[Printed]:
+    source = tables()[table]
+    return [n for run in runs_of(table) for n in numbers(run, replayed_row(source, traced(table, row_of(run))))]
 
 
 def births_and_deaths(program: Program) -> list[tuple[str, int, int]]:
@@ -37,11 +40,11 @@ def test_every_number_of_the_table_is_traced_as_printed(table: str) -> None:
 
 @pytest.mark.parametrize("table", EAGER)
 def test_traced_events_are_the_recorded_ones(table: str) -> None:
-    run = Row(table, batch=2, seq=48, d=24, printed={}, out_of_memory=False)
-    assert births_and_deaths(traced(run)) == births_and_deaths(recorded(run))
+    row = Row(batch=2, seq=48, d=24, warm_up=2, measured=2)
+    assert births_and_deaths(traced(table, row)) == births_and_deaths(recorded(table, row))
 
 
 def test_the_page_counts_these_tables_and_numbers() -> None:
-    numbers = sum(len(run.printed) for table in EAGER for run in runs_of(table))
+    numbers = sum(len(printed(run)) for table in EAGER for run in runs_of(table))
     (said,) = re.findall(r"all (\d+) numbers of the (\d+)\s+recorded tables", PAGE.read_text(encoding="utf-8"))
     assert said == (str(numbers), str(len(EAGER)))

@@ -7,16 +7,16 @@ from memmodel.recording.device import CUDA
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel_evidence.harnesses import HARNESSES
-from memmodel_evidence.records import Row
+from memmodel_evidence.harnesses.script import Row
 
 EAGER = [name for name in HARNESSES if "compiled" not in name]  # compiled code is not traced
 
 
-def traced(run: Row) -> Program:
+def traced(table: str, row: Row) -> Program:
     """The program of a row's harness on tensors without data, as CUDA allocates; the table is one of EAGER."""
     watcher = Watcher(CUDA)
     with watching(watcher):
-        HARNESSES[run.table](torch, run, watcher.mark)
+        HARNESSES[table](torch, row, watcher.mark)
     program = watcher.program
     watcher.close()
     return program

@@ -6,12 +6,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memmodel.allocator import CachingAllocator
-from memmodel.cublas import workspace
 from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.recording.device import CUDA
-from memmodel.replay import replay
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
@@ -19,9 +16,10 @@ from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.compiler import fresh_dynamo
 from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.watch.functions import Functions
-from memmodel_evidence.comparison import Comparison, predicted
 from memmodel_evidence.harnesses import HARNESSES
-from memmodel_evidence.records import Row, Table, tables
+from memmodel_evidence.memory import Printed, compute_capability, numbers, replayed_row, row_of
+from memmodel_evidence.records import tables
+from memmodel_validate.ledger import Run, Source
 
 FACTORIES = ("randn", "ones", "empty", "arange")
 REPEATS_BACKWARD = (
@@ -43,18 +41,18 @@ class OnTheCpu:
         return lambda *args, device=None, **kwargs: made(*args, **kwargs)
 
 
-def compiled_program(run: Row) -> Program:
+def compiled_program(run: Run) -> Program:
     """The events of a row's script, its attention compiled by the installed PyTorch for the row's GPU."""
     import torch._functorch.config
 
-    table = tables()[run.table]
-    harness: Any = HARNESSES[run.table]
+    table = tables()[run.source]
+    harness: Any = HARNESSES[run.source]
     attention = harness.keywords["attention"]
-    major, minor = (int(part) for part in table.torch.split(".")[:2])
+    major, minor = (int(part) for part in table.environment["torch"].split(".")[:2])
     chip = _chip(table)
     watcher = PlanWatcher(CUDA)
     functions = Functions(watcher, Backends(chip.arch, (major, minor)))
-    donated = run.table not in REPEATS_BACKWARD
+    donated = run.source not in REPEATS_BACKWARD
 
     def begins(_: Any) -> None:
         watcher.backward = True
@@ -67,22 +65,23 @@ def compiled_program(run: Row) -> Program:
         stack.enter_context(watcher)
         stack.enter_context(Compiler(watcher, functions, chip).installed())
         stack.enter_context(torch._functorch.config.patch({"donated_buffer": donated}))
-        harness(OnTheCpu(), run, watcher.mark, attention=lambda _, *tensors: attention(torch, *tensors))
+        harness(
+            OnTheCpu(),
+            row_of(run)._replace(warm_up=2, measured=2),
+            watcher.mark,
+            attention=lambda _, *tensors: attention(torch, *tensors),
+        )
         program = watcher.program
         watcher.close()
     return program
 
 
-def _chip(table: Table) -> Chip:
+def _chip(table: Source) -> Chip:
     """The table's GPU, or one of its compute capability where the source does not say which it was."""
-    assert table.compute_capability is not None
-    major, minor = table.compute_capability
-    gpu = table.source.environment.get("gpu_id")
-    return Chip(10 * major + minor, load_gpu(str(gpu)).sm_count) if gpu else Chip(10 * major + minor)
+    major, minor = compute_capability(table)
+    return Chip(10 * major + minor, load_gpu(table.gpu_id).sm_count) if table.gpu_id else Chip(10 * major + minor)
 
 
-def compared(run: Row) -> list[Comparison]:
+def compared(run: Run) -> list[Printed]:
     """The row's printed numbers beside those of the plans."""
-    table = tables()[run.table]
-    replayed = replay(compiled_program(run), CachingAllocator(None), workspace(table.torch, table.compute_capability))
-    return [Comparison(run, c, text, predicted(replayed, c), table) for c, text in run.printed.items()]
+    return list(numbers(run, replayed_row(tables()[run.source], compiled_program(run))))

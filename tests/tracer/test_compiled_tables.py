@@ -6,7 +6,8 @@ from compiled_tables import compared
 
 from memmodel.cublas import parse_torch_version
 from memmodel_evidence.harnesses import HARNESSES
-from memmodel_evidence.records import Row, rows
+from memmodel_evidence.records import printed, rows
+from memmodel_validate.ledger import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -14,9 +15,9 @@ pytestmark = [
 ]
 
 
-def ends(table: str) -> tuple[Row, Row]:
-    printed = [run for run in rows() if run.table == table and run.printed]
-    return printed[0], printed[-1]
+def ends(table: str) -> tuple[Run, Run]:
+    of_table = [run for run in rows() if run.source == table and printed(run)]
+    return of_table[0], of_table[-1]
 
 
 @pytest.mark.parametrize("table", [name for name in HARNESSES if "compiled" in name])

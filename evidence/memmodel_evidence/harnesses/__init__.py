@@ -1,16 +1,14 @@
 """One harness per recorded table: what its script does with memory, in the script's order.
 
-A harness takes the library (`torch` or `memmodel.recording`), a row's shape, `mark` and the attention
+A harness takes the library (`torch` or `memmodel.recording`), a row, `mark` and the attention
 function. `mark` begins a phase where the script resets the peak or reads `memory_allocated()`; the phases
-that are read back are "forward" and "backward" (see `memmodel_evidence.comparison`). Loops of 100 are cut to
-what reaches the steady state: WARM_UP iterations that are not measured, then MEASURED ones.
+that are read back are "forward" and "backward" (see `memmodel_evidence.memory`).
 """
 
 from functools import partial
 
 from memmodel_evidence import attention as scripts
 from memmodel_evidence.harnesses import summed, upstream
-from memmodel_evidence.harnesses.compiled import at_most_eight_graphs, last_size_runs_eager
 from memmodel_evidence.harnesses.script import Harness
 
 HARNESSES: dict[str, Harness] = {
@@ -30,16 +28,16 @@ HARNESSES: dict[str, Harness] = {
     "wuyh11-eager": partial(upstream.earlier_output, attention=scripts.handout),
     "ab2163-eager": partial(summed.dropped_grads, attention=scripts.inverted_mask),
     "brandon-eager": partial(summed.only_queries_learn, attention=scripts.handout),
-    "brandon-compiled": partial(summed.only_queries_learn, attention=at_most_eight_graphs),
+    "brandon-compiled": partial(summed.only_queries_learn, attention=scripts.at_most_eight_graphs),
     "sara-eager": partial(summed.last_grads, attention=scripts.unnamed_difference),
     "sara-eager-2": partial(summed.last_grads, attention=scripts.unnamed_difference),
     "sara-compiled": partial(summed.last_grads, attention=scripts.compiled_by_hand),
     "duoan-eager": partial(summed.mask_of_positions, attention=scripts.handout),
     "tianqguo-h100-eager": partial(summed.named_loss, attention=scripts.library_softmax),
     "tianqguo-h100-eager-2": partial(summed.named_loss, attention=scripts.library_softmax),
-    "tianqguo-h100-compiled": partial(summed.named_loss, attention=last_size_runs_eager),
+    "tianqguo-h100-compiled": partial(summed.named_loss, attention=scripts.last_size_runs_eager),
     "tianqguo-h200-eager": partial(summed.named_loss, attention=scripts.library_softmax),
-    "tianqguo-h200-compiled": partial(summed.named_loss, attention=last_size_runs_eager),
+    "tianqguo-h200-compiled": partial(summed.named_loss, attention=scripts.last_size_runs_eager),
     "tianqguo-laptop-eager": partial(summed.named_loss, attention=scripts.library_softmax),
     "subha-eager": partial(summed.named_loss, attention=scripts.handout),
     "subha-compiled": partial(summed.named_loss, attention=scripts.compiled_by_hand),
@@ -53,10 +51,10 @@ HARNESSES: dict[str, Harness] = {
     "shanning-eager": partial(upstream.forwards_first, attention=scripts.library_softmax),
     "shanning-eager-2": partial(upstream.forwards_first, attention=scripts.library_softmax),
     "jennjwang-eager": partial(
-        summed.fresh_processes, attention=scripts.handout, first={(256, 16), (1024, 16), (4096, 32)}
+        summed.fresh_processes, attention=scripts.handout, first=frozenset({(256, 16), (1024, 16), (4096, 32)})
     ),
     "jennjwang-compiled": partial(
-        summed.fresh_processes, attention=scripts.compiled_by_hand, first={(256, 16), (256, 32), (1024, 32)}
+        summed.fresh_processes, attention=scripts.compiled_by_hand, first=frozenset({(256, 16), (256, 32), (1024, 32)})
     ),
     "christine-compiled": partial(upstream.ones_upstream, attention=scripts.compiled_by_hand),
     "damek-eager": partial(summed.two_graphs, attention=scripts.handout),
