@@ -1,14 +1,11 @@
 """Calibrations fitted to recorded runs. `python -m memmodel_evidence.fit` fits them all again (it needs scipy)."""
 
-import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from statistics import fmean, median
 
 from memmodel.errors import UsageError
@@ -21,6 +18,7 @@ from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, d
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import DATA, everything
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
+from memmodel_validate.calibrate.store import save
 from memmodel_validate.ledger import Ledger, Source
 
 
@@ -244,26 +242,19 @@ def on_its_host(calibration: Calibration, source: Source, ledger: Ledger) -> Cal
     return calibration._replace(constants={**calibration.constants, **own})
 
 
-def write(path: Path, calibration: Calibration) -> None:
-    """Write a calibration's file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(json.dumps(calibration.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    Path(file.name).replace(path)
-
-
 def main(report: Callable[[str], None] = print) -> None:
     """Fit every calibration and write its file, and those of the GPUs that are shipped."""
     CALIBRATIONS.mkdir(exist_ok=True)
     for fit in FITS:
         calibration = fitted(fit, everything())
-        write(CALIBRATIONS / f"{fit.name}.json", calibration)
+        save(calibration, str(CALIBRATIONS / f"{fit.name}.json"))
         report(
             f"{fit.name}: "
             + ", ".join(f"{n} {c.value:.4g}" for n, c in calibration.constants.items() if n in fit.start)
         )
     stored.cache_clear()
     for gpu, parts in MADE_OF.items():
-        write(SHIPPED / f"{gpu}.json", shipped_calibration(gpu, [stored(part) for part in parts]))
+        save(shipped_calibration(gpu, [stored(part) for part in parts]), str(SHIPPED / f"{gpu}.json"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import builtins
 import json
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from memmodel.errors import UsageError
 from memmodel.report.calibration import amount, constant_table, progress
 from memmodel.report.tables import text
 from memmodel.timing import Calibration, Constant
+from memmodel_validate import nvml
 from memmodel_validate.calibrate import machine, run
 from memmodel_validate.cpu import cpu
 
@@ -101,17 +104,14 @@ def test_a_busy_machine_is_refused_unless_told_otherwise(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(("others", "used", "said"), [(1, 0, "1 other process "), (2, 0, "2 other processes "),
                                                       (0, 40, "the GPU is 40 % busy"), (0, 1, "")])  # fmt: skip
 def test_a_busy_gpu_is_noticed(others: int, used: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Process:
-        pid = -1
-
-    class Nvml:
-        NVMLError = RuntimeError
-        nvmlInit = nvmlShutdown = staticmethod(lambda: None)  # noqa: N815
-        nvmlDeviceGetHandleByIndex = staticmethod(lambda index: index)  # noqa: N815
-        nvmlDeviceGetComputeRunningProcesses = staticmethod(lambda handle: [Process] * others)  # noqa: N815
-        nvmlDeviceGetUtilizationRates = staticmethod(lambda handle: type("U", (), {"gpu": used}))  # noqa: N815
-
-    monkeypatch.setattr(machine, "_nvml", lambda: Nvml)
+    answers = {
+        "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=-1)] * others,
+        "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=used),
+    }
+    calls = {name: lambda *_, answer=answer: answer for name, answer in answers.items()}
+    library = SimpleNamespace(nvmlInit=lambda: None, nvmlShutdown=lambda: None, **calls)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(nvml, "_handle", lambda library: 0)
     assert machine.reason_busy("cuda").startswith(said)
     assert bool(machine.reason_busy("cuda")) == bool(said)
 

@@ -10,8 +10,17 @@ from memmodel.case import make_case
 from memmodel.cublas import workspace
 from memmodel.liveness import phase_peaks
 from memmodel.recording import CPU
-from memmodel_validate.cuda_trace import Position, entries, trace_events
-from memmodel_validate.events import MemoryEvent, compared, live_peaks, packed, program_events, unpacked
+from memmodel_validate.events import (
+    MemoryEvent,
+    Position,
+    compared,
+    entries,
+    live_peaks,
+    packed,
+    program_events,
+    trace_events,
+    unpacked,
+)
 from memmodel_validate.suite import trials
 
 # Naive attention without gradients, 128 queries and keys, head dim 64, bf16. The product of q and k makes the scores,

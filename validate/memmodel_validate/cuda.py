@@ -1,16 +1,14 @@
 """One trial measured on a CUDA GPU: memory by the caching allocator's statistics and history, times by CUDA events."""
 
-import os
 from itertools import pairwise
 from typing import Any
 
 import torch
 
 from memmodel.step import STEPS
-from memmodel_validate.cuda_trace import Position, entries, trace_events
-from memmodel_validate.events import packed
-from memmodel_validate.sampling import sampled
-from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, saved_bytes, step
+from memmodel_validate import nvml
+from memmodel_validate.events import Position, entries, packed, trace_events
+from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 from memmodel_validate.suite import Trial
 
 _DEVICE = "cuda"
@@ -33,7 +31,7 @@ def probe() -> dict[str, Any]:
         "compute_capability": f"{major}.{minor}",
         "free": free,
         "total": total,
-        "driver": _driver(),
+        "driver": nvml.driver(),
     }
 
 
@@ -52,7 +50,7 @@ def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, A
     fill(given)
     measured.update((name, ("s", samples)) for name, samples in _times(given, run, trial, protocol).items())
     measured["saved"] = "B", [saved_bytes(given, run, trial.case)]
-    return {"measured": measured, "events": packed(events), "detail": _clocks()}
+    return {"measured": measured, "events": packed(events), "detail": nvml.clocks()}
 
 
 def runs_within(trial: Trial, cap: int) -> bool:
@@ -122,53 +120,8 @@ def _times(given: Inputs, run: Attention, trial: Trial, protocol: dict[str, str]
 def _context_bytes() -> int:
     """Memory of this process outside the allocator: by NVML, else the device's use by anybody less what is reserved."""
     reserved = torch.cuda.memory_reserved()
-    used = _nvml_used()
+    used = nvml.used_bytes()
     if used is None:
         free, total = torch.cuda.mem_get_info(0)
         used = total - free
     return max(used - reserved, 0)
-
-
-def _nvml_used() -> int | None:
-    """What NVML counts for this process; None where it does not say (no NVML, or a container's own process ids)."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(pynvml))
-    except Exception:  # NVML's errors come and go with its version: without it there is another way
-        return None
-    return next((p.usedGpuMemory for p in running if p.pid == os.getpid() and p.usedGpuMemory), None)
-
-
-def _clocks() -> dict[str, Any]:
-    """SM and memory clocks in MHz, temperature in degrees Celsius, power in W, just after the times were taken."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = _handle(pynvml)
-        return {
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-            "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-            "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        }
-    except Exception:  # as above: readings that not every GPU and driver gives
-        return {}
-
-
-def _handle(pynvml: Any) -> Any:
-    """NVML's handle of torch's first GPU, which CUDA_VISIBLE_DEVICES may have made another than NVML's first."""
-    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") if uuid else pynvml.nvmlDeviceGetHandleByIndex(0)
-
-
-def _driver() -> str:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # as above
-        return ""

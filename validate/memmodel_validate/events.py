@@ -1,13 +1,13 @@
-"""Allocator events as both sides have them: of a recorded program, and of a real run. Pure: no torch.
+"""Allocator events as both sides have them: of a recorded program, and of a real run. No torch is imported here.
 
 An event is (kind, storage, bytes): "alloc" and "free" of the storage with that number in order of birth, or the
 beginning of a phase, whose name is the kind. In the ledger they are a list: a birth is its bytes, the death of the
 k-th storage (from 1) is -k, a phase its name.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from memmodel.cublas import Workspace
 from memmodel.liveness import states
@@ -171,3 +171,36 @@ def _unpacked(items: Sequence[int | str]) -> Iterator[MemoryEvent]:
             yield MemoryEvent("free", -item - 1, sizes[-item - 1])
         else:
             raise ValueError(f"no storage {-item} is born before it dies")
+
+
+class Position(NamedTuple):
+    """Where a phase begins: before the entry with that index."""
+
+    phase: str
+    entry: int
+
+
+def entries(snapshot: Mapping[str, Any], device: int = 0) -> Sequence[Mapping[str, Any]]:
+    """The trace of a device in what `torch.cuda.memory._snapshot()` returns, oldest entry first."""
+    traces: Sequence[Sequence[Mapping[str, Any]]] = snapshot["device_traces"]
+    return traces[device] if device < len(traces) else ()
+
+
+def trace_events(trace: Sequence[Mapping[str, Any]], positions: Sequence[Position] = ()) -> list[MemoryEvent]:
+    """Births and deaths of a trace with their requested bytes, and the phases that begin between them.
+
+    An entry's size is what was asked for, before rounding (torch/csrc, CUDACachingAllocator.cpp: `orig_size`).
+    Segments, snapshots and requests to free say nothing about storages.
+    """
+    found = Numbering()
+    waiting = list(positions)
+    for index, entry in enumerate(trace):
+        while waiting and waiting[0].entry <= index:
+            found.phase(waiting.pop(0).phase)
+        if entry["action"] == "alloc":
+            found.birth(entry["addr"], entry["size"])
+        elif entry["action"] == "free_completed":
+            found.death(entry["addr"])
+    for position in waiting:
+        found.phase(position.phase)
+    return found.events

@@ -8,8 +8,7 @@ import torch
 
 from memmodel_validate import cpu_events
 from memmodel_validate.events import live_peaks, packed
-from memmodel_validate.sampling import sampled
-from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, saved_bytes, step
+from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 from memmodel_validate.suite import Trial
 
 

@@ -1,6 +1,6 @@
 """The step that is measured, on torch tensors: the same that `memmodel.algorithms.record` records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from memmodel_validate.suite import PROGRAMS
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Mark = Callable[[str], None]
+Sample = Mapping[str, float]  # quantity -> seconds
 
 _BACKENDS = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
@@ -120,6 +121,24 @@ def step(given: Inputs, run: Attention, case: Case, mark: Mark) -> None:
         given.q.grad = given.k.grad = given.v.grad = None
 
 
+def sampled(once: Callable[[], Sample], warm_up: int, least: int, most: int, budget: float) -> dict[str, list[float]]:
+    """Samples of what `once` measures: at least `least`, and up to `most` while they take less than `budget` seconds.
+
+    The first `warm_up` calls are made and forgotten.
+    """
+    for _ in range(warm_up):
+        once()
+    samples: dict[str, list[float]] = {}
+    spent = 0.0
+    for count in range(most):
+        if count >= least and spent >= budget:
+            break
+        for name, seconds in once().items():
+            samples.setdefault(name, []).append(seconds)
+            spent += seconds
+    return samples
+
+
 def saved_bytes(given: Inputs, run: Attention, case: Case) -> int:
     """Bytes of the storages that autograd's nodes keep after a forward, beyond the inputs.
 
@@ -139,6 +158,3 @@ def saved_bytes(given: Inputs, run: Attention, case: Case) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         run(given.q, given.k, given.v)
     return sum(nbytes for nbytes, _ in kept.values())
-
-
-__all__ = ["Attention", "Inputs", "Mark", "attention", "fill", "inputs", "saved_bytes", "step"]

@@ -6,6 +6,7 @@ itself records, so that there are as many equations as unknowns and nothing is f
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -43,16 +44,14 @@ def flash_constants(clock: Clock) -> Iterator[tuple[str, Constant]]:
 
 def solve(first: Equation, second: Equation) -> tuple[float, float]:
     """Rates (flops, exp) with products / flops + exponentials / exp = seconds for both. Raises UsageError."""
-    (p0, e0, t0), (p1, e1, t1) = first, second
-    determinant = p0 * e1 - p1 * e0
-    per_flop = (t0 * e1 - t1 * e0) / determinant if determinant else 0.0
-    per_exp = (p0 * t1 - p1 * t0) / determinant if determinant else 0.0
+    work, seconds = np.array([first[:2], second[:2]]), np.array([first[2], second[2]])
+    per_flop, per_exp = np.linalg.solve(work, seconds) if np.linalg.det(work) else (0.0, 0.0)
     if per_flop <= 0 or per_exp <= 0:
         raise UsageError(
-            f"flash attention took {t0:.3g} s and {t1:.3g} s at two head dims, where more work must take longer: "
-            "calibrate again on an idle machine"
+            f"flash attention took {seconds[0]:.3g} s and {seconds[1]:.3g} s at two head dims, but more work takes "
+            "longer: calibrate again on an idle machine"
         )
-    return 1 / per_flop, 1 / per_exp
+    return float(1 / per_flop), float(1 / per_exp)
 
 
 def work_of(head_dim: int, phase: str) -> Work:

@@ -88,21 +88,13 @@ def _overhead_steps(clock: Clock) -> Iterator[Step]:
 
 
 def _row_steps(clock: Clock) -> Iterator[Step]:
-    for name, make, per_element, devices, origin in rows.CURVES:
-        if clock.device not in devices.split():
-            continue
+    for kind in rows.KINDS:
+        if clock.device in kind.devices.split():
 
-        def measure(
-            known: Mapping[str, Constant],
-            name: str = name,
-            make: rows.Make = make,
-            size: float = per_element,
-            origin: str = origin,
-        ) -> Found:
-            overhead = known["launch"].at(0.0)
-            return [(name, rows.measure_curve(name, make, size, clock, overhead, origin))]
+            def measure(known: Mapping[str, Constant], kind: rows.Kind = kind) -> Found:
+                return [(kind.name, rows.measure_curve(kind, clock, known["launch"].at(0.0)))]
 
-        yield name.replace("_", " "), measure
+            yield kind.name.replace("_", " "), measure
 
 
 def _product_steps(clock: Clock, gpu: Gpu) -> Iterator[Step]:

@@ -23,7 +23,7 @@ def check_writable(path: str) -> None:
 
 def save(calibration: Calibration, path: str) -> None:
     """Write a calibration's file. What was there is replaced only once the new one is whole. Raises UsageError."""
-    text = json.dumps(calibration.to_dict(), indent=2) + "\n"
+    text = json.dumps(calibration.to_dict(), indent=2, ensure_ascii=False) + "\n"
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=_folder(path), prefix=".calibration-", suffix=".tmp")
