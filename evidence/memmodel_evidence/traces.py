@@ -6,25 +6,24 @@ followed by its blocks in use. `detail` is a segment's pool, or the bytes that a
 
 import csv
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, get_args
+
+import msgspec
 
 from memmodel.errors import UsageError
 from memmodel_evidence.records import DATA
 
-T = TypeVar("T")
-_FIELDS = ("record", "address", "size", "stream", "detail")
-_EVENTS = ("alloc", "free_requested", "free_completed", "segment_alloc", "segment_free")
+Action = Literal["alloc", "free_requested", "free_completed", "segment_alloc", "segment_free"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """Where a trace is from: the snapshot's repository, path and commit, and its GPU."""
 
-    name: str
+    trace: str
     repo: str
     path: str
     commit: str
@@ -33,34 +32,45 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    record: str
+    record: Action | Literal["segment", "block"]
     address: int
     size: int
     stream: int
-    detail: str
+    detail: Literal["small", "large", ""] | int
 
 
 @cache
 def traces() -> dict[str, Trace]:
     """The traces, by name."""
-    fields = ("trace", "repo", "path", "commit", "gpu")
-    found = read_lines(DATA / "traces.csv", fields, lambda line: Trace(*line.values()))
-    return {trace.name: trace for trace in found}
+    lines = csv.DictReader((DATA / "traces.csv").read_text(encoding="utf-8").splitlines())
+    return {line["trace"]: msgspec.convert(line, Trace) for line in lines}
 
 
 def load_trace(name: str) -> dict[str, Any]:
-    """A trace as the plain data of a snapshot, for `memmodel.snapshot`. Raises UsageError for another form of file."""
+    """A trace as the plain data of a snapshot, for `memmodel.snapshot`. Raises UsageError that names a wrong line."""
     path = DATA / "traces" / f"{name}.csv.xz"
-    lines = parse_lines(lzma.decompress(path.read_bytes()).decode(), str(path), _FIELDS, _line)
+    lines = []
+    for number, line in enumerate(csv.DictReader(lzma.decompress(path.read_bytes()).decode().splitlines()), start=2):
+        try:
+            lines.append(_parsed(line))
+        except (msgspec.ValidationError, ValueError) as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
     events = [
         {"action": x.record, "addr": x.address, "size": x.size, "stream": x.stream}
         for x in lines
-        if x.record in _EVENTS
+        if x.record in get_args(Action)
     ]
     return {"device_traces": [events], "segments": list(_segments(lines))}
 
 
-def _segments(lines: tuple[_Line, ...]) -> Iterator[dict[str, Any]]:
+def _parsed(line: dict[str, str]) -> _Line:
+    found = msgspec.convert({**line, "address": int(line["address"], 16)}, _Line, strict=False)
+    if isinstance(found.detail, int) != (found.record == "block") or (found.record == "segment" and not found.detail):
+        raise ValueError(f"the detail of a {found.record} is {found.detail!r}")
+    return found
+
+
+def _segments(lines: Sequence[_Line]) -> Iterator[dict[str, Any]]:
     """Each segment with its blocks; the gaps between those in use are free blocks."""
     starts = [i for i, line in enumerate(lines) if line.record == "segment"]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
@@ -68,7 +78,7 @@ def _segments(lines: tuple[_Line, ...]) -> Iterator[dict[str, Any]]:
         blocks: list[dict[str, Any]] = []
         for block in sorted(lines[start + 1 : end], key=lambda line: line.address):
             blocks += _gap(block.address - position)
-            blocks.append({"size": block.size, "requested_size": int(block.detail), "state": "active_allocated"})
+            blocks.append({"size": block.size, "requested_size": block.detail, "state": "active_allocated"})
             position = block.address + block.size
         blocks += _gap(segment.address + segment.size - position)
         yield {
@@ -82,33 +92,3 @@ def _segments(lines: tuple[_Line, ...]) -> Iterator[dict[str, Any]]:
 
 def _gap(size: int) -> list[dict[str, Any]]:
     return [{"size": size, "requested_size": 0, "state": "inactive"}] if size else []
-
-
-def _line(line: dict[str, str]) -> _Line:
-    record, detail = line["record"], line["detail"]
-    if record not in (*_EVENTS, "segment", "block"):
-        raise ValueError(f"{record!r} is no record: expected segment, block, {', '.join(_EVENTS)}")
-    if record == "segment" and detail not in ("small", "large"):
-        raise ValueError(f"{detail!r} is no pool: expected small or large")
-    if record == "block":
-        int(detail)
-    return _Line(record, int(line["address"], 16), int(line["size"]), int(line["stream"]), detail)
-
-
-def read_lines(path: Path, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
-    """Parse each line of a CSV file with the header `fields`. Raises UsageError that names file and line."""
-    return parse_lines(path.read_text(encoding="utf-8"), str(path), fields, parse)
-
-
-def parse_lines(text: str, name: str, fields: tuple[str, ...], parse: Callable[[dict[str, str]], T]) -> tuple[T, ...]:
-    """`read_lines` of a text; `name` is what an error calls it."""
-    header, *lines = list(csv.reader(text.splitlines())) or [[]]
-    if tuple(header) != fields:
-        raise UsageError(f"{name}, line 1: expected the columns {','.join(fields)}, not {','.join(header)}")
-    parsed = []
-    for number, values in enumerate(lines, start=2):
-        try:
-            parsed.append(parse(dict(zip(fields, values, strict=True))))
-        except ValueError as error:
-            raise UsageError(f"{name}, line {number}: {error}") from error
-    return tuple(parsed)

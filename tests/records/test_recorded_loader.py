@@ -30,4 +30,4 @@ def test_every_record_says_where_it_is_from() -> None:
             assert provenance.get("citation") or provenance.get("own run"), source.name
     for trace in traces.traces().values():
         assert trace.path.endswith(".pickle")
-        assert len(trace.commit) == 40, trace.name
+        assert len(trace.commit) == 40, trace.trace
