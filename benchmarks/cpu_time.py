@@ -36,7 +36,7 @@ from memmodel.timing import Calibration, Machine  # noqa: E402
 from memmodel.timing.known import read_calibration  # noqa: E402
 from memmodel_validate.calibrate.run import calibrate  # noqa: E402
 from memmodel_validate.cpu import cpu, with_cpu_blocks  # noqa: E402
-from memmodel_validate.steps import attention, fill, inputs, step  # noqa: E402
+from memmodel_validate.torch_step import attention, fill, inputs, step  # noqa: E402
 
 SECONDS = 0.4  # of steps in a round of a case
 IMPLEMENTATIONS = ("naive", "naive-by-hand", "sdpa-flash")

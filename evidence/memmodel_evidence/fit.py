@@ -13,7 +13,7 @@ from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.known import read_calibration
-from memmodel_evidence.community import MADE_OF, SHIPPED, published_products, shipped_calibration
+from memmodel_evidence.calibrations import MADE_OF, SHIPPED, published_products, shipped_calibration
 from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import DATA, everything

@@ -14,18 +14,18 @@ from memmodel_evidence.memory import Printed, numbers
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import everything, rows
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
-from memmodel_validate.judged import Accuracy, Judged
+from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source
-from memmodel_validate.own import is_own, judged_runs
+from memmodel_validate.validation_runs import is_validation, judge_runs
 
 
 def accuracy(*ledgers: str) -> Accuracy:
     """Judge every run on record, our own among them, and those of more files."""
     ledger = everything(*ledgers)
-    return of_others(ledger) + judged_runs(ledger)
+    return judge_others(ledger) + judge_runs(ledger)
 
 
-def of_others(ledger: Ledger) -> Accuracy:
+def judge_others(ledger: Ledger) -> Accuracy:
     """Judge other people's runs: the memory of the tables, and every time."""
     left_out: Counter[str] = Counter()
     judged = [*_memory(), *_times(ledger, left_out)]
@@ -33,21 +33,21 @@ def of_others(ledger: Ledger) -> Accuracy:
 
 
 @cache
-def _memory() -> tuple[Judged, ...]:
+def _memory() -> tuple[Comparison, ...]:
     return tuple(_memory_of(number) for run in rows() for number in numbers(run))
 
 
-def _memory_of(number: Printed) -> Judged:
+def _memory_of(number: Printed) -> Comparison:
     measured, table = float(number.text) * number.unit_bytes, number.table
-    return Judged(table.gpu, "memory", table.name, str(number), measured, number.predicted, "B", number.exact)
+    return Comparison(table.gpu, "memory", table.name, str(number), measured, number.predicted, "B", number.exact)
 
 
-def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Judged]:
+def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison]:
     """Every recorded time that can be judged; the reasons for the others are counted in `left_out`."""
     calibrations: dict[tuple[str, str], Calibration] = {}
     for run in ledger.runs:
         source = ledger.sources[run.source]
-        measured = [] if is_own(source) else list(times(run))
+        measured = [] if is_validation(source) else list(times(run))
         if not measured:
             continue
         try:
@@ -77,7 +77,7 @@ def _model(
     return program, fit, calibrations[key]
 
 
-def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: Fit, rates: Calibration) -> Judged:
+def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: Fit, rates: Calibration) -> Comparison:
     machine = machine_of(source, rates)
     _check(timed, fit, rates, "tf32" if machine.tf32 else timed.run.case["dtype"])
     predicted = predicted_seconds(program(), timed.phase, source, machine)
@@ -86,7 +86,7 @@ def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: F
     quantity = f"flash {timed.phase} time" if fit.flash else naive
     subject = timed.run.implementation if timed.run.implementation in KERNELS else source.name
     roofline = _roofline_error(timed, program(), source)
-    return Judged(source.gpu, quantity, subject, what, timed.seconds, predicted, "s", None, roofline)
+    return Comparison(source.gpu, quantity, subject, what, timed.seconds, predicted, "s", None, roofline)
 
 
 def _check(timed: Timed, fit: Fit, rates: Calibration, kind: str) -> None:

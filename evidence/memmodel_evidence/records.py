@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from memmodel_validate.ledger import Ledger, Run, Source, read
-from memmodel_validate.own import own_runs
+from memmodel_validate.validation_runs import shipped_runs
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = ("mem_after_inputs", "mem_before_backward", "saved", "peak_fwd", "peak_bwd", "peak_total")
@@ -15,7 +15,7 @@ COLUMNS = ("mem_after_inputs", "mem_before_backward", "saved", "peak_fwd", "peak
 
 @cache
 def _on_record() -> Ledger:
-    return read(*sorted((DATA / "ledger").glob("*.jsonl")), onto=own_runs())
+    return read(*sorted((DATA / "ledger").glob("*.jsonl")), onto=shipped_runs())
 
 
 def everything(*ledgers: str) -> Ledger:

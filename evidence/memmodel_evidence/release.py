@@ -14,7 +14,7 @@ from memmodel.errors import UsageError
 from memmodel.pictures.roofline import MeasuredPoint
 from memmodel.timing.known import community
 from memmodel.work import Work
-from memmodel_evidence.judging import of_others
+from memmodel_evidence.judging import judge_others
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import everything
 from memmodel_evidence.times import PHASES, machine_of, predicted_seconds, times
@@ -26,7 +26,7 @@ from memmodel_validate.measured_points import POINTS, Recorded
 def accuracy_lines() -> Iterator[bytes]:
     """The file of `memmodel_validate.accuracy.at_release`."""
     ledger = everything()
-    return release_lines(of_others(ledger), {source.gpu: source.gpu_id for source in ledger.sources.values()})
+    return release_lines(judge_others(ledger), {source.gpu: source.gpu_id for source in ledger.sources.values()})
 
 
 def points() -> Iterator[Recorded]:

@@ -8,7 +8,7 @@ from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
-from memmodel_evidence.community import published_products
+from memmodel_evidence.calibrations import published_products
 from memmodel_evidence.programs import launches
 from memmodel_validate.ledger import Run, Source
 

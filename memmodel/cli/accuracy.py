@@ -44,7 +44,7 @@ def command(
     if plot is not None:
         from memmodel_validate.accuracy_plot import accuracy_pictures
 
-        save(accuracy_pictures(found.judged), plot)
+        save(accuracy_pictures(found.comparisons), plot)
     if markdown:
         click.echo(report.markdown(found, by_table))
     elif as_json:

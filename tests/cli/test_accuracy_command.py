@@ -10,7 +10,7 @@ from memmodel.cli import cli
 from memmodel.errors import UsageError
 from memmodel_evidence.records import everything, printed, rows
 from memmodel_validate.accuracy_table import markdown
-from memmodel_validate.judged import Accuracy, Judged, summaries
+from memmodel_validate.comparison import Accuracy, Comparison, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
 
 
@@ -81,8 +81,8 @@ def test_markdown_has_a_cell_for_every_column() -> None:
 
 
 def test_inexact_memory_would_show() -> None:
-    wrong = Judged("GPU", "memory", "table", "a row", 100.0, 102.0, "B", exact=False)
-    right = Judged("GPU", "memory", "table", "another", 100.4, 100.0, "B", exact=True)
+    wrong = Comparison("GPU", "memory", "table", "a row", 100.0, 102.0, "B", exact=False)
+    right = Comparison("GPU", "memory", "table", "another", 100.4, 100.0, "B", exact=True)
     (summary,) = summaries([wrong, right])
     assert (summary.count, summary.exact, summary.worst, summary.worst_row) == (2, 1, pytest.approx(0.02), "a row")
     from collections import Counter

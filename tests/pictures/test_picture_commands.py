@@ -237,7 +237,7 @@ def test_accuracy_draws_what_it_lists(tmp_path: Path) -> None:
     from memmodel_validate.accuracy import accuracy
     from memmodel_validate.accuracy_plot import plotted
 
-    judged = [j for j in accuracy().judged if j.unit]
+    judged = [j for j in accuracy().comparisons if j.unit]
     found = list(plotted(judged))
     assert len(found) >= 0.95 * len(judged)
     assert all(one.measured > 0 for one in found)

@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from memmodel.timing import known
-from memmodel_validate import environment, own
+from memmodel_validate import environment, validation_runs
+from memmodel_validate.comparison import Comparison
 from memmodel_validate.events import packed
-from memmodel_validate.expected import expected, target
-from memmodel_validate.judged import Judged
 from memmodel_validate.ledger import Measurement, Run, Source, append, read
+from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import Trial, case_dict, trials
 
 ENVIRONMENT = {
@@ -29,19 +29,19 @@ def trial() -> Trial:
 
 def run_as_predicted(trial: Trial, source: Source = SOURCE, **more: Measurement) -> Run:
     """A record of a run in which everything was as the model says."""
-    model = expected(trial, target(source.environment, None))
+    model = predict_trial(trial, target(source.environment, None))
     assert model.events is not None
     measured = {name: Measurement("B", (float(n),)) for name, n in model.memory.items()}
     detail: dict[str, Any] = {"name": trial.name, "events": packed(list(model.events))}
     return Run(source.name, trial.implementation, case_dict(trial.case), {**measured, **more}, detail=detail)
 
 
-def judged(tmp_path: Path, run: Run, source: Source = SOURCE) -> list[Judged]:
+def judged(tmp_path: Path, run: Run, source: Source = SOURCE) -> list[Comparison]:
     path = tmp_path / "runs.jsonl"
     append(path, [source, run])
-    found = own.judged_runs(read(path))
+    found = validation_runs.judge_runs(read(path))
     assert not any("own runs" not in reason for reason in found.left_out)
-    return list(found.judged)
+    return list(found.comparisons)
 
 
 def test_a_run_as_predicted_is_exact_in_every_quantity(tmp_path: Path, trial: Trial) -> None:
@@ -96,7 +96,7 @@ def test_times_are_judged_by_this_machines_calibration(
     tmp_path: Path, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate_by_hand(tmp_path / "home", monkeypatch)
-    model = expected(trial, target(ENVIRONMENT, own.calibration_of(SOURCE)))
+    model = predict_trial(trial, target(ENVIRONMENT, validation_runs.calibration_of(SOURCE)))
     assert model.times is not None
     seconds = model.times["forward_time"]
     run = run_as_predicted(trial, forward_time=Measurement("s", (seconds / 2,)))
@@ -117,7 +117,7 @@ def test_the_longest_sequence_is_a_number_of_memory_too(tmp_path: Path) -> None:
     gpu = {**ENVIRONMENT, "gpu": "NVIDIA H200", "gpu_id": "h200-sxm", "compute_capability": "9.0"}
     source = environment.source(gpu, environment.CUDA_PROTOCOL)
     trial = next(t for t in trials("cuda", "quick") if t.cap is not None)
-    model = expected(trial, target(gpu, None))
+    model = predict_trial(trial, target(gpu, None))
     assert model.boundary is not None
     sizes = dict(zip(("largest_seq", "first_failing_seq"), model.boundary, strict=True))
     case = {k: v for k, v in case_dict(trial.case).items() if k not in ("seq", "kv_seq")} | {"capacity": trial.cap}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from memmodel_evidence.judging import accuracy as computed
-from memmodel_evidence.judging import of_others
+from memmodel_evidence.judging import judge_others
 from memmodel_evidence.records import everything
 from memmodel_evidence.release import points
 from memmodel_validate import accuracy as judging
@@ -19,9 +19,9 @@ STALE = "run `python -m memmodel_evidence.release`"
 
 def test_the_shipped_accuracy_is_what_the_evidence_computes() -> None:
     shipped, gpu_ids = at_release()
-    now = of_others(everything())
+    now = judge_others(everything())
     assert shipped.left_out == now.left_out, STALE
-    for before, after in zip(shipped.judged, now.judged, strict=True):
+    for before, after in zip(shipped.comparisons, now.comparisons, strict=True):
         near = replace(after, predicted=pytest.approx(after.predicted), roofline=pytest.approx(after.roofline))
         assert before == near, STALE
     assert gpu_ids == {source.gpu: source.gpu_id for source in everything().sources.values()}

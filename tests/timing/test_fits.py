@@ -7,14 +7,14 @@ from statistics import fmean
 import pytest
 
 from memmodel.timing import Calibration, Constant
-from memmodel_evidence.community import MADE_OF, SHIPPED, shipped_calibration
+from memmodel_evidence.calibrations import MADE_OF, SHIPPED, shipped_calibration
 from memmodel_evidence.fit import BACKWARD, completed, stored
 from memmodel_evidence.fits import FITS, Fit, fit_of, training_rows
 from memmodel_evidence.programs import program_of
 from memmodel_evidence.records import everything
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
 from memmodel_validate.accuracy import accuracy
-from memmodel_validate.judged import Judged, summaries
+from memmodel_validate.comparison import Comparison, summaries
 from memmodel_validate.ledger import Source
 
 
@@ -68,7 +68,7 @@ def test_stored_constants_say_where_they_are_from(fit: Fit) -> None:
 
 
 def test_no_row_is_judged_that_a_constant_was_fitted_to() -> None:
-    judged = {one.what.partition(": measured")[0] for one in accuracy().judged if one.quantity != "memory"}
+    judged = {one.what.partition(": measured")[0] for one in accuracy().comparisons if one.quantity != "memory"}
     trained = {f"{row.run}, {row.phase}" for fit in FITS for row in training_rows(fit, everything())}
     assert judged
     assert trained
@@ -142,7 +142,7 @@ BEYOND = {
 
 def test_naive_attention_keeps_what_is_promised() -> None:
     """n >= 4096, on rows that no constant was taken from: median at most 5 %; 90th percentile 12 % but for BEYOND."""
-    judged = accuracy().only(None, "naive").judged
+    judged = accuracy().only(None, "naive").comparisons
     (found,) = summaries(judged, by_subject=False)
     assert found.count >= 700
     assert found.median <= 0.05
@@ -153,7 +153,7 @@ def test_naive_attention_keeps_what_is_promised() -> None:
 
 def test_flash_attention_keeps_what_is_promised() -> None:
     """Mean error on published rows: forward at most 8 %, backward at most 12 %."""
-    by_quantity = {s.quantity: s for s in summaries(accuracy().judged, by_subject=False)}
+    by_quantity = {s.quantity: s for s in summaries(accuracy().comparisons, by_subject=False)}
     assert by_quantity["flash forward time"].mean <= 0.08
     assert by_quantity["flash backward time"].mean <= 0.12
     assert by_quantity["flash step time"].mean <= 0.12
@@ -161,14 +161,14 @@ def test_flash_attention_keeps_what_is_promised() -> None:
 
 def test_a_model_off_by_ten_per_cent_would_not_keep_it() -> None:
     """A companion: the same rows with every prediction 10 % too slow."""
-    judged = accuracy().only(None, "naive").judged
+    judged = accuracy().only(None, "naive").comparisons
     assert summaries([replace(one, predicted=1.1 * one.predicted) for one in judged], by_subject=False)[0].median > 0.05
 
 
 def test_every_time_is_judged_or_left_out_with_a_reason() -> None:
     found = accuracy()
     all_times = sum(1 for run in everything().runs for _ in times(run))
-    assert sum(one.quantity != "memory" for one in found.judged) + found.left_out.total() == all_times
+    assert sum(one.quantity != "memory" for one in found.comparisons) + found.left_out.total() == all_times
     assert all(found.left_out)
 
 
@@ -184,5 +184,5 @@ def test_shipped_calibrations_are_made_of_the_fits(gpu: str) -> None:
 
 @pytest.mark.parametrize(("errors", "p90"), [([0.0, 1.0], 0.9), ([5.0], 5.0), ([0.2, 0.0, 0.1, 0.3], 0.27)])
 def test_a_percentile_lies_between_its_neighbours(errors: list[float], p90: float) -> None:
-    judged = [Judged("GPU", "naive time", "table", "a row", 1.0, 1.0 + error, "s") for error in errors]
+    judged = [Comparison("GPU", "naive time", "table", "a row", 1.0, 1.0 + error, "s") for error in errors]
     assert summaries(judged)[0].p90 == pytest.approx(p90)

@@ -7,7 +7,7 @@ from typing import Any
 
 from memmodel_validate.environment import CPU_PROTOCOL, CUDA_PROTOCOL, source
 from memmodel_validate.events import packed
-from memmodel_validate.expected import expected, target
+from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import GRID, Trial, case_of, trials
 from memmodel_validate.validation import Plan
 
@@ -33,10 +33,10 @@ def as_predicted(of: Plan) -> Answer:
     def answer(job: Job, timeout: float) -> Job:
         trial = Trial(job["name"], job["implementation"], case_of(job["case"], job["algorithm"]))
         if job["do"] == "fit":
-            longest = expected(replace(trial, cap=job["cap"]), of.target).boundary
+            longest = predict_trial(replace(trial, cap=job["cap"]), of.target).boundary
             assert longest is not None
             return {"runs": trial.case.seq <= longest[0], "grid": GRID}
-        model = expected(trial, of.target)
+        model = predict_trial(trial, of.target)
         measured: Job = {name: ["B", [nbytes]] for name, nbytes in model.memory.items()}
         phases = ("forward", "backward") if trial.case.phase == "train" else ("forward",)
         measured |= {f"{phase}_time": ["s", [0.002, 0.001, 0.003, 0.002]] for phase in phases}

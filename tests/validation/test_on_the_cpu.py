@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from answers import CPU
 
-from memmodel_validate.expected import expected, target
 from memmodel_validate.on_cpu import measure
+from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import Trial, trials
 from memmodel_validate.validation import Measurement, Run
 from memmodel_validate.verdict import Verdict, judge
@@ -23,7 +23,7 @@ def verdict(trial: Trial, predicted: Trial | None = None) -> Verdict:
     found: dict[str, Any] = measure(trial, threads, ONCE)
     measured = {name: Measurement(unit, tuple(samples)) for name, (unit, samples) in found["measured"].items()}
     run = Run("test", trial.implementation, {}, measured, detail={"events": found["events"]})
-    return judge(trial, run, expected(predicted or trial, target(CPU, None)))
+    return judge(trial, run, predict_trial(predicted or trial, target(CPU, None)))
 
 
 @pytest.mark.parametrize("trial", SMALL, ids=lambda trial: trial.name)

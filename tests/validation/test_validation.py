@@ -15,7 +15,7 @@ from memmodel.timing import Calibration, Constant
 from memmodel_validate import ledger, validation
 from memmodel_validate.document import document
 from memmodel_validate.environment import source
-from memmodel_validate.expected import expected, target
+from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import trials
 
 NAMES = ("naive-512", "chunked-512", "by-hand-512")
@@ -140,7 +140,7 @@ def test_a_record_is_held_against_todays_model(path: Path, answer_with: Patch, m
     of = plan(path, "naive-512")
     answer_with(as_predicted(of))
     assert validation.execute(of, Watched()).kept
-    other = expected(replace(of.trials[0], case=trials("cpu", names=["naive-causal-512"])[0].case), of.target)
+    other = predict_trial(replace(of.trials[0], case=trials("cpu", names=["naive-causal-512"])[0].case), of.target)
     monkeypatch.setattr(validation, "expected", lambda trial, target: other)
     found = validation.execute(of, Watched())
     assert found.outcomes[0].resumed
@@ -236,16 +236,16 @@ def test_times_of_a_processor_are_those_of_its_calibration() -> None:
     constants = {name: Constant(rate, "by hand") for name, rate in rates.items()}
     of = target(CPU, Calibration("by hand", "local", {"gpu_id": "cpu"}, constants))
     by_name = {trial.name: trial for trial in trials("cpu")}
-    found = expected(by_name["naive-inference-512"], of)
+    found = predict_trial(by_name["naive-inference-512"], of)
     assert found.times == {"forward_time": pytest.approx(2 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)}
     assert found.binding == "fp32 units"
-    assert expected(by_name["naive-bf16-512"], of).no_time == "the calibration has no rates of bf16 arithmetic"
-    assert expected(by_name["sdpa-flash-512"], of).no_time == "the calibration has no rates of flash attention"
-    assert expected(by_name["naive-512"], target(CPU, None)).no_time.endswith("run `memmodel calibrate`")
+    assert predict_trial(by_name["naive-bf16-512"], of).no_time == "the calibration has no rates of bf16 arithmetic"
+    assert predict_trial(by_name["sdpa-flash-512"], of).no_time == "the calibration has no rates of flash attention"
+    assert predict_trial(by_name["naive-512"], target(CPU, None)).no_time.endswith("run `memmodel calibrate`")
     flash = {f"{p}.{name}": Constant(1e9 if name == "flops" else 1e15, "by hand")
              for p in ("flash", "flash_backward") for name in ("flops", "exp")}  # fmt: skip
     of = target(CPU, Calibration("by hand", "local", {"gpu_id": "cpu"}, {**constants, **flash}))
-    times = expected(by_name["sdpa-flash-512"], of).times
+    times = predict_trial(by_name["sdpa-flash-512"], of).times
     assert times is not None  # two products forward, five backward
     assert times["forward_time"] == pytest.approx(2 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)
     assert times["backward_time"] == pytest.approx(5 * 4 * 512**2 * 64 * 2 / 1e9, rel=1e-3)

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 import msgspec
 
 from memmodel.pictures.page import Known
-from memmodel_validate.judged import Accuracy, Judged, summaries
+from memmodel_validate.comparison import Accuracy, Comparison, summaries
 from memmodel_validate.ledger import read
-from memmodel_validate.own import DATA, is_own, judged_runs, own_runs
+from memmodel_validate.validation_runs import DATA, is_validation, judge_runs, shipped_runs
 
 EVIDENCE = "memmodel_evidence"  # by name: the evidence imports this package, never the other way round
 AT_RELEASE = DATA / "accuracy.jsonl"
@@ -30,10 +30,10 @@ def accuracy(*ledgers: str) -> Accuracy:
     if find_spec(EVIDENCE) is not None:
         found: Accuracy = import_module(f"{EVIDENCE}.judging").accuracy(*ledgers)
         return found
-    ledger = read(*ledgers, onto=own_runs())
-    others = sum(not is_own(ledger.sources[run.source]) for run in ledger.runs)
+    ledger = read(*ledgers, onto=shipped_runs())
+    others = sum(not is_validation(ledger.sources[run.source]) for run in ledger.runs)
     needs_checkout = Counter({"other people's runs: only a checkout of the repository can judge them": others})
-    return at_release()[0] + judged_runs(ledger) + Accuracy((), +needs_checkout)
+    return at_release()[0] + judge_runs(ledger) + Accuracy((), +needs_checkout)
 
 
 class _Header(msgspec.Struct):
@@ -48,27 +48,27 @@ def at_release() -> tuple[Accuracy, dict[str, str]]:
     """How other people's runs were judged at release, and the database ids of their GPUs by name."""
     first, *lines = AT_RELEASE.read_bytes().splitlines()
     header = msgspec.json.decode(first, type=_Header)
-    decode = msgspec.json.Decoder(Judged).decode
+    decode = msgspec.json.Decoder(Comparison).decode
     return Accuracy(tuple(map(decode, lines)), Counter(header.left_out)), header.gpu_ids
 
 
 def release_lines(found: Accuracy, gpu_ids: dict[str, str]) -> Iterator[bytes]:
     """The lines of the file that `at_release` reads."""
     yield msgspec.json.encode(_Header(gpu_ids, dict(found.left_out)))
-    yield from map(msgspec.json.encode, found.judged)
+    yield from map(msgspec.json.encode, found.comparisons)
 
 
 def known_accuracy(gpu_id: str, algorithms: Iterable[str]) -> list[Known]:
     """How far off memory and the times of such algorithms are known to be: on a GPU, and on all GPUs on record."""
     kinds = {"memory", *("flash" if name.startswith("flash") else "naive" for name in algorithms)}
     kinds |= {name for name in algorithms if name == "compiled"}
-    ours, (others, gpu_ids) = own_runs(), at_release()
+    ours, (others, gpu_ids) = shipped_runs(), at_release()
     gpu_ids = gpu_ids | {source.gpu: source.gpu_id for source in ours.sources.values()}
-    judged = [one for one in (others + judged_runs(ours)).judged if one.quantity.split()[0] in kinds]
+    judged = [one for one in (others + judge_runs(ours)).comparisons if one.quantity.split()[0] in kinds]
     here = [one for one in judged if gpu_ids.get(one.gpu) == gpu_id]
     return [*_known(here, "this GPU"), *_known(judged, "all GPUs")]
 
 
-def _known(judged: list[Judged], where: str) -> Iterator[Known]:
+def _known(judged: list[Comparison], where: str) -> Iterator[Known]:
     for found in summaries(judged, by_subject=False):
         yield Known(found.quantity, where, found.count, found.exact, found.median, found.p90, found.worst)

@@ -5,25 +5,25 @@ from dataclasses import replace
 
 from memmodel.pictures.picture import SERIES, SHAPES, Entry, Line, Look, Mark, Picture, log_axis
 from memmodel.units import bytes_text, seconds_text
-from memmodel_validate.judged import Judged
+from memmodel_validate.comparison import Comparison
 
 _LEAST = 512  # bytes: the allocator's smallest block
 _EQUAL, _NEAR = Look("/", dash="solid", width=0.8), Look(".", dash="dotted", width=0.8)
 
 
-def plotted(judged: Iterable[Judged]) -> Iterator[Judged]:
+def plotted(judged: Iterable[Comparison]) -> Iterator[Comparison]:
     """Bytes and seconds; counts of events, lengths of sequences and memory below one block are left out."""
     return (one for one in judged if one.unit == "s" or (one.unit == "B" and one.measured >= _LEAST))
 
 
-def accuracy_pictures(judged: Iterable[Judged]) -> list[Picture]:
+def accuracy_pictures(judged: Iterable[Comparison]) -> list[Picture]:
     """Memory, then times: both axes alike, equality as a line, a look for each quantity."""
     found = list(plotted(judged))
     units = [[one for one in found if one.unit == unit] for unit in ("B", "s")]
     return [_picture(of_unit) for of_unit in units if of_unit]
 
 
-def _picture(found: Sequence[Judged]) -> Picture:
+def _picture(found: Sequence[Comparison]) -> Picture:
     memory = found[0].unit == "B"
     values = [value for one in found for value in (one.measured, one.predicted) if value > 0]
     low, high = min(values) / 2, max(values) * 2

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from memmodel_validate.judged import Accuracy, Summary, summaries
+from memmodel_validate.comparison import Accuracy, Summary, summaries
 
 SCHEMA = 1
 _COLUMNS = ("numbers", "exact", "mean", "median", "p90", "worst", "roofline")
@@ -19,14 +19,14 @@ def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
     table.add_column("against every record", overflow="fold")
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    for summary in summaries(found.judged, by_subject=False):
+    for summary in summaries(found.comparisons, by_subject=False):
         table.add_row(summary.quantity, *_cells(summary), style="bold" if by_table else "")
-        for one in summaries(j for j in found.judged if j.quantity == summary.quantity) if by_table else ():
+        for one in summaries(j for j in found.comparisons if j.quantity == summary.quantity) if by_table else ():
             table.add_row(f"  {one.gpu}: {one.subject}", *_cells(one))
     yield table
     yield Text("errors are |predicted / measured - 1| on rows that no constant was fitted to;")
     yield Text("roofline: the median error of a roofline on datasheet peaks, on the same rows\n")
-    worst = [s for s in summaries(found.judged, by_subject=False) if s.worst > 0]
+    worst = [s for s in summaries(found.comparisons, by_subject=False) if s.worst > 0]
     for summary in worst:
         yield Text(f"worst {summary.quantity}: {summary.worst_row}")
     if found.left_out:
@@ -47,9 +47,9 @@ def markdown(found: Accuracy, by_table: bool) -> str:
     """The same as Markdown: the README's table, or by recorded table or kernel and GPU that of docs/accuracy.md."""
     named = ("quantity", "GPU", "recorded table or kernel") if by_table else ("quantity",)
     lines = [_row((*named, *_COLUMNS)), "| --- " * len(named) + "| ---: " * len(_COLUMNS) + "|"]
-    for summary in summaries(found.judged) if by_table else ():
+    for summary in summaries(found.comparisons) if by_table else ():
         lines.append(_row((summary.quantity, summary.gpu, summary.subject, *_cells(summary))))
-    for summary in summaries(found.judged, by_subject=False):
+    for summary in summaries(found.comparisons, by_subject=False):
         cells = (summary.quantity, "all", "", *_cells(summary)) if by_table else (summary.quantity, *_cells(summary))
         lines.append(_row(f"**{cell}**" if cell and by_table else cell for cell in cells))
     return "\n".join(lines)
@@ -63,8 +63,8 @@ def accuracy_dict(found: Accuracy) -> dict[str, Any]:
     """The documented JSON form: errors as fractions."""
     return {
         "schema": SCHEMA,
-        "quantities": [asdict(s) for s in summaries(found.judged, by_subject=False)],
-        "groups": [asdict(s) for s in summaries(found.judged)],
-        "judged": [{**asdict(j), "error": j.error} for j in found.judged],
+        "quantities": [asdict(s) for s in summaries(found.comparisons, by_subject=False)],
+        "groups": [asdict(s) for s in summaries(found.comparisons)],
+        "judged": [{**asdict(j), "error": j.error} for j in found.comparisons],
         "not_judged": dict(found.left_out),
     }

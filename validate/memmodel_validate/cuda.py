@@ -8,8 +8,8 @@ import torch
 from memmodel.step import STEPS
 from memmodel_validate import nvml
 from memmodel_validate.events import Position, entries, packed, trace_events
-from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 from memmodel_validate.suite import Trial
+from memmodel_validate.torch_step import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 
 _DEVICE = "cuda"
 _HISTORY = 1_000_000  # entries kept: a trial makes some thousands

@@ -42,7 +42,7 @@ def _promises(verdicts: list[Verdict]) -> dict[str, int]:
 
 
 def _case(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
-    model, fits = verdict.expected, verdict.expected.fits
+    model, fits = verdict.prediction, verdict.prediction.fits
     return {
         "name": verdict.trial.name,
         "implementation": verdict.trial.implementation,
@@ -78,7 +78,7 @@ def _longest(verdict: Verdict) -> dict[str, Any]:
     return {
         "capacity": verdict.trial.cap,
         "measured": _listed(verdict.boundary),
-        "predicted": _listed(verdict.expected.boundary),
+        "predicted": _listed(verdict.prediction.boundary),
     }
 
 

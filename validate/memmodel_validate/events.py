@@ -26,7 +26,7 @@ class MemoryEvent(NamedTuple):
     nbytes: int
 
 
-class Comparison(NamedTuple):
+class EventMatch(NamedTuple):
     """Two runs' events, place by place.
 
     Attributes:
@@ -118,13 +118,13 @@ def in_order(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int
     return result + sorted(frees)
 
 
-def compared(measured: Iterable[tuple[str, int, int]], predicted: Iterable[tuple[str, int, int]]) -> Comparison:
+def compared(measured: Iterable[tuple[str, int, int]], predicted: Iterable[tuple[str, int, int]]) -> EventMatch:
     """The events of a run beside those of the model; phases do not count, only the order of births and deaths."""
     real, model = in_order(measured), in_order(predicted)
     equal = sum(a == b for a, b in zip(real, model, strict=False))
     pairs = enumerate(zip_longest(real, model), start=1)
     first = next((f"event {i}: {_words(a)}, predicted {_words(b)}" for i, (a, b) in pairs if a != b), "")
-    return Comparison(len(real), len(model), equal, first)
+    return EventMatch(len(real), len(model), equal, first)
 
 
 def _words(event: tuple[str, int, int] | None) -> str:

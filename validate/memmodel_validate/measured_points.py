@@ -11,7 +11,7 @@ import msgspec
 
 from memmodel.case import Case
 from memmodel.pictures.roofline import MeasuredPoint
-from memmodel_validate.own import DATA
+from memmodel_validate.validation_runs import DATA
 
 POINTS = DATA / "measured_points.jsonl"
 

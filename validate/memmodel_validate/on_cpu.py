@@ -8,8 +8,8 @@ import torch
 
 from memmodel_validate import cpu_events
 from memmodel_validate.events import live_peaks, packed
-from memmodel_validate.steps import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 from memmodel_validate.suite import Trial
+from memmodel_validate.torch_step import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
 
 
 def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from memmodel_validate.environment import (
     source,
     today,
 )
-from memmodel_validate.expected import Expected, Target, expected, needed_bytes, target
 from memmodel_validate.ledger import Measurement, Run, Source
+from memmodel_validate.predictions import Target, TrialPrediction, needed_bytes, predict_trial, target
 from memmodel_validate.processes import ask
 from memmodel_validate.suite import GRID, Trial, case_dict, trials
 from memmodel_validate.verdict import Verdict, judge
@@ -178,7 +178,7 @@ def execute(plan: Plan, watcher: Watcher) -> Validation:
 
 
 def _outcome(plan: Plan, trial: Trial, on_record: Run | None) -> Outcome:
-    model = expected(trial, plan.target)
+    model = predict_trial(trial, plan.target)
     if on_record is not None:
         return Outcome(trial, judge(trial, on_record, model), resumed=True)
     why = _too_large(plan, trial)
@@ -211,7 +211,7 @@ class _NoAnswerError(Exception):
     """A try of a search failed otherwise than by running out of memory."""
 
 
-def _searched(plan: Plan, trial: Trial, model: Expected) -> Run:
+def _searched(plan: Plan, trial: Trial, model: TrialPrediction) -> Run:
     """The longest sequence within the cap, each try in a process of its own."""
 
     def runs(count: int) -> bool:

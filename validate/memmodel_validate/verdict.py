@@ -6,9 +6,9 @@ from math import log
 from statistics import median, quantiles
 
 from memmodel.units import bytes_text
-from memmodel_validate.events import Comparison, compared, unpacked
-from memmodel_validate.expected import Expected
+from memmodel_validate.events import EventMatch, compared, unpacked
 from memmodel_validate.ledger import Run
+from memmodel_validate.predictions import TrialPrediction
 from memmodel_validate.suite import Trial
 
 _MEMORY = ("saved", "live_peak_fwd", "live_peak_bwd", "peak_fwd", "peak_bwd", "reserved_peak_fwd", "reserved_peak_bwd")
@@ -52,23 +52,23 @@ class Verdict:
     Attributes:
         trial: what ran. run: its record. memory, times: by quantity. events: place by place; None where not modelled.
         context: bytes outside the allocator: measured, None on a CPU. boundary: (largest, first failing) as measured.
-        expected: the prediction. broken: the promises that do not hold, in words.
+        prediction: the model's. broken: the promises that do not hold, in words.
     """
 
     trial: Trial
     run: Run
     memory: tuple[Memory, ...]
     times: tuple[Timing, ...]
-    events: Comparison | None
+    events: EventMatch | None
     context: int | None
     boundary: tuple[int, int] | None
-    expected: Expected
+    prediction: TrialPrediction
     broken: tuple[str, ...]
 
     @property
     def failed(self) -> str:
         """Why there is no measurement; empty where there is one."""
-        if self.run.out_of_memory and self.expected.fits is None and self.trial.cap is None:
+        if self.run.out_of_memory and self.prediction.fits is None and self.trial.cap is None:
             return "ran out of memory"  # of which nothing was predicted, as on a CPU
         return str(self.run.detail.get("failed", ""))
 
@@ -84,22 +84,22 @@ class Verdict:
         return len(self.broken), bool(self.failed), max(off, default=0.0)
 
 
-def judge(trial: Trial, run: Run, expected: Expected) -> Verdict:
+def judge(trial: Trial, run: Run, prediction: TrialPrediction) -> Verdict:
     """The verdict on a run; its events are held against today's model, however old the record is."""
     ran = not run.detail.get("failed") and not run.out_of_memory
-    memory = tuple(_memory(run, expected)) if ran else ()
-    events = _events(run, expected) if ran else None
+    memory = tuple(_memory(run, prediction)) if ran else ()
+    events = _events(run, prediction) if ran else None
     boundary = _boundary(run)
-    broken = tuple(_broken(trial, run, expected, memory, events, boundary)) if trial.promised else ()
-    times = tuple(_times(run, expected))
+    broken = tuple(_broken(trial, run, prediction, memory, events, boundary)) if trial.promised else ()
+    times = tuple(_times(run, prediction))
     context = int(run.measured["context"].value) if "context" in run.measured else None
-    return Verdict(trial, run, memory, times, events, context, boundary, expected, broken)
+    return Verdict(trial, run, memory, times, events, context, boundary, prediction, broken)
 
 
-def _memory(run: Run, expected: Expected) -> Iterator[Memory]:
+def _memory(run: Run, prediction: TrialPrediction) -> Iterator[Memory]:
     for name in _MEMORY:
         measured = _bytes(run, name)
-        predicted = expected.memory.get(name)
+        predicted = prediction.memory.get(name)
         if measured is not None or predicted is not None:
             yield Memory(name, measured, predicted)
 
@@ -112,20 +112,20 @@ def _bytes(run: Run, name: str) -> float | None:
     return int(value) if value.is_integer() else value
 
 
-def _events(run: Run, expected: Expected) -> Comparison | None:
-    if expected.events is None:
+def _events(run: Run, prediction: TrialPrediction) -> EventMatch | None:
+    if prediction.events is None:
         return None
     try:
-        return compared(unpacked(run.detail.get("events", [])), expected.events)
+        return compared(unpacked(run.detail.get("events", [])), prediction.events)
     except (ValueError, TypeError):
-        return Comparison(0, len(expected.events), 0, "the record's events cannot be read")
+        return EventMatch(0, len(prediction.events), 0, "the record's events cannot be read")
 
 
-def _times(run: Run, expected: Expected) -> Iterator[Timing]:
+def _times(run: Run, prediction: TrialPrediction) -> Iterator[Timing]:
     for name in _TIMES:
         if name in run.measured:
             samples = run.measured[name].samples
-            yield Timing(name, median(samples), _spread(samples), len(samples), (expected.times or {}).get(name))
+            yield Timing(name, median(samples), _spread(samples), len(samples), (prediction.times or {}).get(name))
 
 
 def _spread(samples: tuple[float, ...]) -> float:
@@ -147,14 +147,14 @@ def _boundary(run: Run) -> tuple[int, int] | None:
 def _broken(
     trial: Trial,
     run: Run,
-    expected: Expected,
+    prediction: TrialPrediction,
     memory: tuple[Memory, ...],
-    events: Comparison | None,
+    events: EventMatch | None,
     boundary: tuple[int, int] | None,
 ) -> Iterator[str]:
     if run.detail.get("failed"):
         return  # nothing was measured: reported as failed, which says nothing about the model
-    if expected.fits is not None and run.out_of_memory == expected.fits:
+    if prediction.fits is not None and run.out_of_memory == prediction.fits:
         yield "ran out of memory, predicted to fit" if run.out_of_memory else "ran, predicted to run out of memory"
     for row in memory:
         if row.predicted is not None and row.measured != row.predicted:
@@ -162,5 +162,5 @@ def _broken(
             yield f"{row.quantity}: {real}, predicted {row.predicted} B ({bytes_text(row.predicted)})"
     if events is not None and not events.all_equal:
         yield f"{events.equal} of {max(events.measured, events.predicted)} events equal; {events.first_difference}"
-    if boundary is not None and boundary != expected.boundary:
-        yield f"longest sequence {boundary[0]}, first that fails {boundary[1]}, predicted {expected.boundary}"
+    if boundary is not None and boundary != prediction.boundary:
+        yield f"longest sequence {boundary[0]}, first that fails {boundary[1]}, predicted {prediction.boundary}"

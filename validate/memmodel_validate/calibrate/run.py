@@ -6,7 +6,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel.timing.calibration import CONSTANTS
-from memmodel_validate.calibrate import faults, flash_cpu, flash_cuda, machine, overheads, products, rows, tiles
+from memmodel_validate.calibrate import bandwidths, faults, flash_cpu, flash_cuda, machine, overheads, products, tiles
 from memmodel_validate.calibrate.clock import Clock, CudaClock, threads
 from memmodel_validate.calibrate.samples import faster
 
@@ -62,7 +62,7 @@ def cpu_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
         yield f"fresh pages{again}", lambda _: _faults(clock)  # first, while nothing else has filled the heap
         for name, measure in (*_overhead_steps(clock), *_row_steps(clock), *_product_steps(clock, gpu)):
             yield f"{name}{again}", measure
-        yield f"exponentials{again}", lambda _: [("exp", rows.measure_exp(clock))]
+        yield f"exponentials{again}", lambda _: [("exp", bandwidths.measure_exp(clock))]
     yield "flash attention", lambda _: _if_possible(flash_cpu.flash_constants(clock), notes)
 
 
@@ -88,11 +88,11 @@ def _overhead_steps(clock: Clock) -> Iterator[Step]:
 
 
 def _row_steps(clock: Clock) -> Iterator[Step]:
-    for kind in rows.KINDS:
+    for kind in bandwidths.KINDS:
         if clock.device in kind.devices.split():
 
-            def measure(known: Mapping[str, Constant], kind: rows.Kind = kind) -> Found:
-                return [(kind.name, rows.measure_curve(kind, clock, known["launch"].at(0.0)))]
+            def measure(known: Mapping[str, Constant], kind: bandwidths.Kind = kind) -> Found:
+                return [(kind.name, bandwidths.measure_curve(kind, clock, known["launch"].at(0.0)))]
 
             yield kind.name.replace("_", " "), measure
 

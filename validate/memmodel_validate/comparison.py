@@ -1,4 +1,4 @@
-"""One recorded number beside the model's, and summaries of many: counts, exact ones, errors."""
+"""Recorded numbers beside the model's: single comparisons, and summaries of many (counts, exact ones, errors)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ QUANTITIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One recorded number beside the model's.
+class Comparison:
+    """A recorded number beside the model's.
 
     Attributes:
         gpu: as the source names it. quantity: of QUANTITIES. subject: table or implementation. what: the row in words.
@@ -50,17 +50,17 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Every judged number, and how many times were not judged, by reason."""
+    """Every comparison that can be made, and how many recorded times cannot be judged, by reason."""
 
-    judged: tuple[Judged, ...]
+    comparisons: tuple[Comparison, ...]
     left_out: Counter[str]
 
     def __add__(self, more: "Accuracy") -> "Accuracy":
-        return Accuracy(self.judged + more.judged, self.left_out + more.left_out)
+        return Accuracy(self.comparisons + more.comparisons, self.left_out + more.left_out)
 
     def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
         """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
-        found = self.judged
+        found = self.comparisons
         for attribute, text in (("gpu", gpu), ("quantity", quantity)):
             if text is not None:
                 names = {getattr(one, attribute) for one in found}
@@ -68,7 +68,7 @@ class Accuracy:
                 if not kept:
                     raise unknown(f"{'GPU' if attribute == 'gpu' else attribute} on record", text, names)
                 found = tuple(one for one in found if getattr(one, attribute) in kept)
-        whole = len(found) == len(self.judged)
+        whole = len(found) == len(self.comparisons)
         return Accuracy(found, self.left_out if whole else Counter())
 
 
@@ -99,17 +99,17 @@ class Summary:
     roofline: float | None
 
 
-def summaries(judged: Iterable[Judged], by_subject: bool = True) -> list[Summary]:
-    """Judged numbers by quantity, GPU and subject; or by quantity alone."""
-    groups: dict[tuple[str, str, str], list[Judged]] = {}
-    for one in judged:
+def summaries(comparisons: Iterable[Comparison], by_subject: bool = True) -> list[Summary]:
+    """Comparison numbers by quantity, GPU and subject; or by quantity alone."""
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
+    for one in comparisons:
         key = (one.gpu, one.quantity, one.subject) if by_subject else ("all", one.quantity, "")
         groups.setdefault(key, []).append(one)
     in_order = sorted(groups.items(), key=lambda item: QUANTITIES.index(item[0][1]))
     return [_summary(*key, found) for key, found in in_order]
 
 
-def _summary(gpu: str, quantity: str, subject: str, found: Sequence[Judged]) -> Summary:
+def _summary(gpu: str, quantity: str, subject: str, found: Sequence[Comparison]) -> Summary:
     errors = [one.error for one in found]
     exact = [one.exact for one in found if one.exact is not None]
     rooflines = [one.roofline for one in found if one.roofline is not None]

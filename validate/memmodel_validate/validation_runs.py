@@ -9,9 +9,9 @@ from pathlib import Path
 
 from memmodel.timing import Calibration
 from memmodel.timing.known import local, read_calibration
-from memmodel_validate.expected import expected, target
-from memmodel_validate.judged import Accuracy, Judged
+from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source, read
+from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import TIME_PROGRAMS, Trial, case_of
 from memmodel_validate.verdict import Verdict, judge
 
@@ -19,12 +19,12 @@ DATA = Path(__file__).parent / "data"
 
 
 @cache
-def own_runs() -> Ledger:
+def shipped_runs() -> Ledger:
     """Our own runs that come with the package."""
     return read(*sorted((DATA / "ledger").glob("*.jsonl")))
 
 
-def is_own(source: Source) -> bool:
+def is_validation(source: Source) -> bool:
     """Whether a source is a validation of this package."""
     complete = {"gpu_id", "compute_capability", "torch", "cpu"} <= source.environment.keys()
     return source.name.startswith("validate-") and "warm_up" in source.protocol and complete
@@ -36,14 +36,14 @@ def calibration_of(source: Source) -> Calibration | None:
     return read_calibration(shipped) if shipped.exists() else local(source.gpu_id)
 
 
-def judged_runs(ledger: Ledger) -> Accuracy:
+def judge_runs(ledger: Ledger) -> Accuracy:
     """Our own runs of a ledger: bytes, events and longest sequences are equal or not; times have an error."""
-    judged: list[Judged] = []
+    judged: list[Comparison] = []
     left_out: Counter[str] = Counter()
-    for source in filter(is_own, ledger.sources.values()):
+    for source in filter(is_validation, ledger.sources.values()):
         for verdict, roofline in _verdicts(ledger.of(source.name), source):
             judged += [*_memory(verdict, source), *_times(verdict, roofline, source)]
-            left_out[f"own runs: {verdict.expected.no_time}"] += sum(time.predicted is None for time in verdict.times)
+            left_out[f"own runs: {verdict.prediction.no_time}"] += sum(time.predicted is None for time in verdict.times)
     return Accuracy(tuple(judged), +left_out)
 
 
@@ -54,7 +54,7 @@ def _verdicts(runs: list[Run], source: Source) -> Iterator[tuple[Verdict, Mappin
     for run in runs:
         if "failed" not in run.detail:
             trial = _trial(run, source)
-            yield judge(trial, run, expected(trial, model)), expected(trial, roofline).times or {}
+            yield judge(trial, run, predict_trial(trial, model)), predict_trial(trial, roofline).times or {}
 
 
 def _peaks(calibration: Calibration | None, source: Source) -> Calibration | None:
@@ -78,17 +78,17 @@ def _trial(run: Run, source: Source) -> Trial:
     return Trial(str(run.detail.get("name", run.implementation)), run.implementation, case, cap)
 
 
-def _judged(source: Source, quantity: str, what: str, measured: float, predicted: float, unit: str) -> Judged:
+def _judged(source: Source, quantity: str, what: str, measured: float, predicted: float, unit: str) -> Comparison:
     machine = source.environment["cpu"] if source.gpu_id == "cpu" else source.gpu
     subject = f"own runs, torch {source.environment['torch']}"
     exact = None if unit == "s" else measured == predicted
-    return Judged(machine, quantity, subject, what, measured, predicted, unit, exact)
+    return Comparison(machine, quantity, subject, what, measured, predicted, unit, exact)
 
 
-def _memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
+def _memory(verdict: Verdict, source: Source) -> Iterator[Comparison]:
     found = [(row.quantity, row.measured, row.predicted, "B") for row in verdict.memory]
-    if verdict.boundary and verdict.expected.boundary:
-        ends = zip(("longest", "first that fails"), verdict.boundary, verdict.expected.boundary, strict=True)
+    if verdict.boundary and verdict.prediction.boundary:
+        ends = zip(("longest", "first that fails"), verdict.boundary, verdict.prediction.boundary, strict=True)
         found += [(*end, "") for end in ends]
     if verdict.events is not None:
         found.append(("events", verdict.events.measured, verdict.events.equal, ""))
@@ -98,7 +98,7 @@ def _memory(verdict: Verdict, source: Source) -> Iterator[Judged]:
             yield _judged(source, "memory", what, measured, predicted, unit)
 
 
-def _times(verdict: Verdict, roofline: Mapping[str, float], source: Source) -> Iterator[Judged]:
+def _times(verdict: Verdict, roofline: Mapping[str, float], source: Source) -> Iterator[Comparison]:
     flash = "flash" in verdict.trial.implementation
     for timing in verdict.times:
         on_gpu = f"flash {timing.quantity.replace('_', ' ')}" if flash else "naive time"

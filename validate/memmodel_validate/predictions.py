@@ -28,7 +28,7 @@ NO_CALIBRATION = "no calibration of this machine: run `memmodel calibrate`"
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class TrialPrediction:
     """A prediction in the ledger's quantities.
 
     Attributes:
@@ -78,25 +78,27 @@ def target(environment: Mapping[str, str], calibration: Calibration | None, tota
     return Target("cuda", found, environment["torch"], calibration)
 
 
-def expected(trial: Trial, of: Target) -> Expected:
+def predict_trial(trial: Trial, of: Target) -> TrialPrediction:
     """The prediction of a trial."""
     case = _case(trial, of)
     if trial.cap is not None:
-        return Expected({}, boundary=_boundary(case, of.gpu, trial.cap))
+        return TrialPrediction({}, boundary=_boundary(case, of.gpu, trial.cap))
     if trial.implementation not in TIME_PROGRAMS:
-        return Expected({}, no_time="not modelled")
+        return TrialPrediction({}, no_time="not modelled")
     if of.device == "cpu" and algorithm(case.algorithm).fused:
         case = with_cpu_blocks(case)
     program = record(case, device=CPU if of.device == "cpu" else CUDA)
     timed = _times(program, case, of)
     if trial.implementation not in PROGRAMS:
-        return Expected({}, **timed)
+        return TrialPrediction({}, **timed)
     if of.device == "cpu":
-        return Expected(_live(program), tuple(program_events(program)), **timed)
+        return TrialPrediction(_live(program), tuple(program_events(program)), **timed)
     scratch = workspace(case.torch, of.gpu.compute_capability)
     events = tuple(program_events(program, scratch, STEPS))
     memory = _on_allocator(program, case, of.gpu)
-    return Expected(memory, events, fits=fits(program, case.torch, of.gpu), context=of.gpu.context_bytes, **timed)
+    return TrialPrediction(
+        memory, events, fits=fits(program, case.torch, of.gpu), context=of.gpu.context_bytes, **timed
+    )
 
 
 def needed_bytes(trial: Trial, of: Target) -> int:
