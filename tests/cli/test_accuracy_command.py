@@ -47,7 +47,7 @@ def test_filters_narrow() -> None:
         (["--gpu", "hh100"], "unknown GPU on record 'hh100': did you mean H100"),
         (["--quantity", "speed"], "unknown quantity on record 'speed': choose one of .*naive time"),
         (["--markdown", "--json"], "give one of them"),
-        (["--ledger", "/missing/runs.jsonl"], "cannot read the ledger /missing/runs.jsonl"),
+        (["--ledger", "/missing/runs.jsonl"], "cannot read /missing/runs.jsonl .*: give a ledger"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
