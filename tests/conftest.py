@@ -1,6 +1,14 @@
-"""Property tests draw the same examples every time: a run is red or green for what changed, not by chance or load."""
+"""What holds for all tests: one thread each, and the same examples every time."""
+
+import os
 
 from hypothesis import settings
 
+# Tests run side by side, one to a core: a second thread of PyTorch or numpy waits for its core by spinning, which makes
+# ten times the work. Both read this when they are imported, later than here; what a test starts inherits it.
+for library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+# A run is red or green for what changed, not by chance or load.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
