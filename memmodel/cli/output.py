@@ -18,7 +18,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite the output 
 
 def show(*parts: Any) -> None:
     """Print in the terminal's width; where output is not a terminal in 80 columns, without spaces at line ends."""
-    from memmodel.report.tables import Screen, text
+    from memmodel.report.console import Screen, text
 
     if sys.stdout.isatty():
         Screen().print(*parts, sep="\n")

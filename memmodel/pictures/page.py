@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
@@ -35,7 +36,8 @@ class Page:
 
     Attributes:
         report: the predictions. forms: closed forms of each, None where there are none. timelines: of each.
-        roofline: None where the GPU's data lack a rate. known: accuracy on record. command: how the page was made.
+        roofline: None where the GPU's data lack a rate. known: accuracy on record.
+        command: how the page was made. made: the version that made it, and the day.
     """
 
     report: Report
@@ -44,6 +46,7 @@ class Page:
     roofline: Roofline | None
     known: Sequence[Known]
     command: str
+    made: str
 
     @property
     def title(self) -> str:
@@ -55,6 +58,7 @@ def page_of(
     report: Report, config: AllocatorConfig | None = None, known: Sequence[Known] = (), command: str = ""
 ) -> Page:
     """The page of a report; `config` as it was predicted with."""
+    from memmodel import __version__
     from memmodel.closed_forms import formulas_of
 
     cases = [prediction.case for prediction in report.predictions]
@@ -65,6 +69,7 @@ def page_of(
         _ceilings(report),
         known,
         command,
+        f"memmodel {__version__} on {date.today().isoformat()}",
     )
 
 

@@ -26,7 +26,8 @@ How a drawer draws it, from back to front:
 - cells fill a unit square around (x, y), coloured by a share from 0 to 1; without a share they are hatched;
 - no text covers a mark or another text; what finds no room is left out, for the legend says it.
 
-Colours are never the only difference: a key, a dash, a shape or a hatch says the same.
+Colours are Okabe and Ito's, "Color Universal Design" (2008), told apart with any colour vision. They are never the
+only difference: a key, a dash, a shape or a hatch says the same.
 """
 
 import math
@@ -37,6 +38,11 @@ from memmodel.units import bytes_text
 
 SERIES = 7  # tones "1" to "7"
 SHAPES = "●■▲◆▼✚✖★"
+INK, PAPER = "#111111", "#fefefe"  # of files: a page puts its own in the place of these
+FAINT = "#bbbbbb"
+COLORS = {"ink": INK, "faint": FAINT, "light": "#e4e4e4", "limit": "#d55e00", "roof": "#0072b2"} | dict(
+    zip("1234567", ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#cc79a7", "#d55e00"), strict=True)
+)
 DASHES = ("solid", "dashed", "dashdot", "dotted")
 
 
@@ -141,6 +147,12 @@ class Picture:
     columns: tuple[str, ...] = ()
     legend: tuple[Entry, ...] = ()
     notes: tuple[Entry, ...] = ()
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        """Which columns of the legend are numbers, aligned to the right."""
+        cells = zip(*(entry.cells for entry in self.legend), strict=True)
+        return tuple(i > 0 and any(cell[:1].isdigit() for cell in column) for i, column in enumerate(cells))
 
 
 def memory_axis(top: float, about: int = 5) -> Axis:

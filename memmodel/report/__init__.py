@@ -4,7 +4,7 @@ from memmodel.shown import register
 
 register(
     {
-        "memmodel.shown.Shown": {"text": "memmodel.report.tables:text", "notebook": "memmodel.report.tables:html"},
+        "memmodel.shown.Shown": {"text": "memmodel.report.console:text", "notebook": "memmodel.report.console:html"},
         "memmodel.shown.Drawing": {
             "screen": "memmodel.report.terminal:screen",
             "notebook": "memmodel.report.saving:notebook",

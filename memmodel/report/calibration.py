@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from memmodel.gpus import Gpu
-from memmodel.report.tables import bullets
+from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
@@ -40,26 +39,21 @@ def result(calibration: Calibration, gpu: Gpu, path: str) -> Group:
     """What was measured, where it is saved and what reads it."""
     machine = calibration.machine
     of = ", ".join(f"{name} {machine[name]}" for name in ("torch", "threads", "date") if name in machine)
-    parts: list[Any] = [Text.assemble((calibration.name, "bold"), f": {of}"), Text(), constant_table(calibration, gpu)]
+    parts: list[Any] = [Text.assemble((calibration.name, "bold"), f": {of}"), below(constant_table(calibration, gpu))]
     if calibration.notes:
-        parts += [Text(), bullets("Notes", calibration.notes)]
+        parts.append(below(Bullets("Notes", calibration.notes)))
     reads = "--gpu local, or --calibration" if "gpu" in machine else "--calibration"
     return Group(*parts, Text(), Text(f"saved: {path}\npredict uses it with {reads}", overflow="fold"))
 
 
-def constant_table(calibration: Calibration, gpu: Gpu) -> Table:
+def constant_table(calibration: Calibration, gpu: Gpu) -> Sheet:
     """Every constant with its spread, beside the listed value; a curve by its first and last point."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("constant", "measured", "spread", "datasheet", "of it"):
-        table.add_column(name, justify="left" if name == "constant" else "right", no_wrap=True)
-    for name, constant in calibration.constants.items():
-        table.add_row(*cells(name, constant, gpu))
-    table.caption = (
+    columns = ("constant", ">measured", ">spread", ">datasheet", ">of it")
+    caption = (
         "curves: smallest to largest size; spread: (largest - smallest) / median of the rounds; of it: the measured "
         "share of the listed value, of a curve at its largest size"
     )
-    table.caption_justify = "left"
-    return table
+    return Sheet("", columns, [cells(name, constant, gpu) for name, constant in calibration.constants.items()], caption)
 
 
 def cells(name: str, constant: Constant, gpu: Gpu) -> tuple[str, ...]:

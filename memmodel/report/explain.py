@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from memmodel.case import Case
 from memmodel.prediction import Prediction, Report, Time
-from memmodel.report.tables import account_table, bullets, verdicts
+from memmodel.report.sheet import Bullets, Sheet, below
+from memmodel.report.tables import account, verdicts
+from memmodel.timing import KernelTime
 from memmodel.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ def explanation(report: Report, forms: Sequence["Formulas | None"]) -> Group:
     parts += verdicts(report)
     for prediction, form in zip(report.predictions, forms, strict=True):
         parts += [Text(f"\n{prediction.title}", style="bold underline"), *_memory(prediction, report, form)]
-        parts += [Text(), bullets("Work", _work(prediction, form))]
-        parts += [Text(), account_table(prediction, rows=None)]
-        parts += [part for table in _kernel_tables(prediction) for part in (Text(), table)]
-    parts += [Text(), bullets("Rates", _rates(report)), Text(), bullets("Assumed", report.assumptions)]
+        parts += map(below, (Bullets("Work", _work(prediction, form)), account(prediction, most=None)))
+        parts += map(below, _kernel_tables(prediction))
+    parts += map(below, (Bullets("Rates", _rates(report)), Bullets("Assumed", report.assumptions)))
     return Group(*parts)
 
 
@@ -44,7 +44,7 @@ def _memory(prediction: Prediction, report: Report, form: "Formulas | None") -> 
     tensors = ", ".join(f"{name} {bytes_text(peak)}" for name, peak in memory.phase_peaks.items())
     branch = form.winning(case) if form else None
     peak = _number(memory.live_peak_bytes, "B", form, branch and branch.expression, case)
-    yield bullets(
+    yield Bullets(
         "Memory",
         [
             f"live peak {peak}: the most bytes of tensors alive at once ({tensors}), counted by running the "
@@ -82,34 +82,28 @@ def _number(value: int, unit: str, form: "Formulas | None", expression: Any, cas
 
 def _kernel_tables(prediction: Prediction) -> Iterator[Any]:
     if prediction.time is None:
-        yield bullets("Kernels", prediction.notes)
+        yield Bullets("Kernels", prediction.notes)
     for time in (prediction.time, prediction.calibrated):
         if time is not None:
             yield _kernels(time)
 
 
-def _kernels(time: Time) -> Table:
+def _kernels(time: Time) -> Sheet:
     """Every kernel with every ceiling; the one that binds decides, and what lies beside it comes on top."""
     title = "Kernels by the datasheet" if time.basis == "datasheet" else f"Kernels as calibrated ({time.basis})"
-    table = Table(
-        title=f"{title}: the slowest ceiling of each, and what comes on top",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        header_style="dim",
+    return Sheet(
+        f"{title}: the slowest ceiling of each, and what comes on top",
+        ("kernel", ">time", "limited by", "every ceiling: amount / rate"),
+        [(k.name, seconds_text(k.seconds), k.binding.name, "\n".join(_ceilings(k))) for k in time.kernels],
     )
-    for name in ("kernel", "time", "limited by", "every ceiling: amount / rate"):
-        table.add_column(name, justify="right" if name == "time" else "left", overflow="fold")
-    for kernel in time.kernels:
-        lines = [
-            f"{c.name} {decimal_text(c.amount, _unit(c.name))} / {decimal_text(c.rate, _unit(c.name) + '/s')}"
-            f" = {seconds_text(c.seconds)}"
-            for c in kernel.ceilings
-        ]
-        lines += [f"+ {name} {seconds_text(seconds)}" for name, seconds in kernel.beside.items() if seconds]
-        table.add_row(kernel.name, seconds_text(kernel.seconds), kernel.binding.name, "\n".join(lines))
-    return table
+
+
+def _ceilings(kernel: KernelTime) -> Iterator[str]:
+    for c in kernel.ceilings:
+        unit = _unit(c.name)
+        rate = decimal_text(c.rate, f"{unit}/s")
+        yield f"{c.name} {decimal_text(c.amount, unit)} / {rate} = {seconds_text(c.seconds)}"
+    yield from (f"+ {name} {seconds_text(seconds)}" for name, seconds in kernel.beside.items() if seconds)
 
 
 _UNITS = {"HBM": "B", "loads in flight": "B", "shared memory": "B", "exp units": "exp", "exp and fp32 units": "exp"}

@@ -13,9 +13,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import offset_copy
 
 from memmodel.pictures.describe import pictures_of
-from memmodel.pictures.picture import Area, Entry, Line, Picture
+from memmodel.pictures.picture import COLORS, FAINT, INK, PAPER, Area, Entry, Line, Picture
 from memmodel.report.labels import move_apart, name_levels, write_labels
-from memmodel.report.style import FAINT, INK, PAPER, SIZE, TONES, line_look, mark_look, styled
+from memmodel.report.style import SIZE, line_look, mark_look, styled
 
 WIDE, NARROW = 9.0, 3.6  # inches: of a page, and of a phone
 _DOTS_PER_INCH = 144
@@ -48,7 +48,7 @@ def figure_of(pictures: Sequence[Picture], width: float = WIDE, words: bool = Tr
         _areas(ax, picture.areas)
         for line in picture.lines:
             _line(ax, line)
-        names.append(name_levels(ax, picture, words))
+        names.append(name_levels(ax, picture, width > NARROW))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels find room in the axes as they are now
     for ax, picture, beside in zip(axes, pictures, names, strict=True):
@@ -84,13 +84,13 @@ def _axes(ax: Axes, picture: Picture) -> None:
 
 def _words(ax: Axes, picture: Picture) -> None:
     """The title above; the legend below, as a table in columns: each entry's look before its row."""
-    verdict = [(picture.verdict.cells[0], 8, "normal", TONES[picture.verdict.look.tone])] if picture.verdict else []
+    verdict = [(picture.verdict.cells[0], 8, "normal", COLORS[picture.verdict.look.tone])] if picture.verdict else []
     lines = [(picture.title, 10, "bold", INK), (picture.subtitle, 8, "normal", INK), *verdict]
     for i, (words, size, weight, color) in enumerate(reversed(lines)):
         place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 7 + 12 * i), "textcoords": "offset points"}
         ax.annotate(words, (0, 1), fontsize=size, fontweight=weight, color=color, **place)
     handles = [_sample(entry) for entry in (*picture.legend, *picture.notes)]
-    table = list(aligned([picture.columns, *(entry.cells for entry in picture.legend)])) if picture.legend else [""]
+    table = list(_aligned(picture)) or [""]
     keys = [entry.look.key if entry.look.key != entry.look.shape else "" for entry in picture.legend]
     rows = [f"{key:<3}{row}" for key, row in zip(("", *keys), table, strict=True)]
     title, *labels = (row.replace("  ", 2 * "\N{NO-BREAK SPACE}") for row in rows)
@@ -111,12 +111,12 @@ def _words(ax: Axes, picture: Picture) -> None:
     legend.get_title().set_x(34)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as text in columns: numbers to the right."""
+def _aligned(picture: Picture) -> Iterator[str]:
+    """The legend's header and rows as text in columns."""
+    rows = [picture.columns, *(entry.cells for entry in picture.legend)] if picture.legend else []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = [i > 0 and any(c[:1].isdigit() for c in column[1:]) for i, column in enumerate(zip(*rows, strict=True))]
     for row in rows:
-        cells = zip(row, widths, right, strict=True)
+        cells = zip(row, widths, picture.right, strict=True)
         yield "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells).rstrip()
 
 
@@ -128,7 +128,7 @@ def _sample(entry: Entry) -> Line2D | Patch:
     if look.fill == "hatched":
         return Patch(facecolor=PAPER, edgecolor=INK, hatch="////", linewidth=0.4)
     if look.key and look.tone != "ink":
-        return Patch(facecolor=TONES[look.tone], edgecolor=INK, linewidth=0.4)
+        return Patch(facecolor=COLORS[look.tone], edgecolor=INK, linewidth=0.4)
     return Line2D([], [], linestyle="none")
 
 
@@ -148,7 +148,7 @@ def _areas(ax: Axes, areas: Sequence[Area]) -> None:
     """A stack of steps; the part that is hatched over its colour."""
     for area in areas:
         outline = 0.0 if len(area.lower) > _CROWDED else 0.4
-        _filled(ax, area.lower, area.upper, facecolor=TONES[area.look.tone], edgecolor=INK, linewidth=outline)
+        _filled(ax, area.lower, area.upper, facecolor=COLORS[area.look.tone], edgecolor=INK, linewidth=outline)
         _filled(ax, area.lower, area.hatched, facecolor="none", edgecolor=INK, linewidth=0.0, hatch="////")
 
 

@@ -5,24 +5,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
-from rich.table import Table
 from rich.text import Text
 
+from memmodel.case import LETTERS
 from memmodel.closed_forms import Formulas
 from memmodel.dtypes import short_name
 from memmodel.moments import Branch
+from memmodel.report.sheet import Cell, Formula, Sheet, below
 from memmodel.units import formula_text
-
-_LETTERS = {
-    "b": "batch",
-    "h": "heads",
-    "g": "kv heads",
-    "n": "seq",
-    "m": "kv seq",
-    "d": "head dim",
-    "e": "value dim",
-    "w": "window",
-}
 
 
 def rows(forms: Formulas) -> Iterator[tuple[str, Any, str]]:
@@ -47,35 +37,33 @@ def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
     case = forms.case
     mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
     yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
-    used = {str(symbol) for _, expression, _ in rows(forms) for symbol in sympy.sympify(expression).free_symbols}
-    letters = ", ".join(f"{letter} {meaning}" for letter, meaning in _LETTERS.items() if letter in used)
-    yield Text(f"{letters}\n{forms.region}\n", style="dim")
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, expression, when in rows(forms):
-        table.add_row(name, formula_text(expression))
-        if when:
-            table.add_row("", Text(when, style="dim"))
-    yield table
+    yield Text(f"{letters(forms)}\n", style="dim")
+    yield expressions(rows(forms))
     if tensors:
-        yield tensor_table(forms)
+        yield below(tensor_table(forms))
 
 
-def tensor_table(forms: Formulas) -> Table:
+def letters(forms: Formulas) -> str:
+    """What the letters stand for, and where the forms hold."""
+    used = {str(symbol) for _, expression, _ in rows(forms) for symbol in sympy.sympify(expression).free_symbols}
+    names = {letter: name.replace("_", " ") for name, letter in LETTERS.items()} | {"w": "window"}
+    return ", ".join(f"{letter} {name}" for letter, name in names.items() if letter in used) + f"; {forms.region}"
+
+
+def expressions(rows: Iterable[tuple[str, Any, str]], title: str = "") -> Sheet:
+    """(quantity, expression, condition) as a table, a condition below its expression."""
+    cells: list[tuple[Cell, Cell]] = []
+    for name, expression, when in rows:
+        cells.append((name, Formula(expression)))
+        if when:
+            cells.append(("", Text(when, style="dim")))
+    return Sheet(title, ("|", ""), cells)
+
+
+def tensor_table(forms: Formulas) -> Sheet:
     """Every tensor in order of birth."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title="\nTensors, in order of birth",
-        title_justify="left",
-    )
-    for name in ("tensor", "shape", "bytes"):
-        table.add_column(name, overflow="fold")
-    for name, shape, nbytes in forms.tensors:
-        table.add_row(name, " x ".join(formula_text(size) for size in shape), formula_text(nbytes))
-    return table
+    rows = [(n, " x ".join(formula_text(size) for size in shape), Formula(x)) for n, shape, x in forms.tensors]
+    return Sheet("Tensors, in order of birth", ("tensor", "shape", "bytes"), rows)
 
 
 def latex_rows(rows: Iterable[tuple[str, Any, str]]) -> Iterator[str]:

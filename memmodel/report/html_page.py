@@ -1,26 +1,17 @@
 """A page as one HTML file: nothing is loaded from anywhere; it follows the reader's light or dark, and prints."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.page import Page
-from memmodel.report.page import (
-    Sheet,
-    account,
-    accuracy_sheet,
-    comparison,
-    formula_rows,
-    letters,
-    mitigation_sheet,
-    notes,
-    verdict_lines,
-)
-from memmodel.report.tables import mitigation_title
-
-if TYPE_CHECKING:
-    from memmodel.closed_forms import Formulas
+from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
+from memmodel.report.page import made, parts
+from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text
+from memmodel.shown import Drawing
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --faint: #666; --line: #d0d0d0; --yes: #00694c;
@@ -29,7 +20,7 @@ _CSS = """
   --yes: #4fd1a5; --no: #ff9a4d; } }
 body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 p.verdict { margin: 0.2rem 0; font-weight: 600; } .yes { color: var(--yes); } .no { color: var(--no); }
 .wide { overflow-x: auto; background: linear-gradient(90deg, var(--paper) 30%, transparent) 0 / 2rem 100%,
   linear-gradient(270deg, var(--paper) 30%, transparent) 100% / 2rem 100%,
@@ -39,107 +30,94 @@ p.verdict { margin: 0.2rem 0; font-weight: 600; } .yes { color: var(--yes); } .n
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--faint); font-weight: 500; } .number { text-align: right; white-space: nowrap; }
-figure { margin: 1rem 0; padding: 0.5rem; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; }
-figure svg { width: 100%; min-width: 44rem; height: auto; display: block; }
-figure { overflow-x: auto; } :focus-visible { outline: 2px solid var(--yes); outline-offset: 2px; }
+figure { margin: 1rem 0; } figcaption { margin: 0.3rem 0; } figure svg { width: 100%; height: auto; display: block; }
+figure svg + svg { display: none; } figure table, figure p { font-size: 0.85rem; margin: 0.2rem 0; }
+figure td:first-child { white-space: nowrap; }
+.key { display: inline-block; min-width: 1.2em; text-align: center; font-weight: 600; }
+.area { color: #000; border: 1px solid var(--ink); }
+.hatched { background: repeating-linear-gradient(135deg, var(--ink) 0 1px, transparent 1px 4px); }
 math { font-size: 1.1em; math-style: normal; } .faint { color: var(--faint); font-size: 0.9rem; }
-code { font-family: ui-monospace, monospace; font-size: 0.9em; }
+:focus-visible { outline: 2px solid var(--yes); outline-offset: 2px; }
 @media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } th, td { padding-right: 0.6rem; }
-  .number { white-space: normal; } }
+  .number { white-space: normal; } figure svg { display: none; } figure svg + svg { display: block; } }
 @media print { :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --yes: #000; --no: #000; }
-  body { max-width: none; margin: 0; font-size: 10pt; } figure svg { min-width: 0; }
-  figure, table, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; } }
+  body { max-width: none; margin: 0; font-size: 10pt; }
+  figure, table, h2 { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 _MARKS = {None: ("", "?"), True: ("yes", "✓"), False: ("no", "✗")}
+_DASHES = {"solid": "━", "dashed": "╍", "dashdot": "┅", "dotted": "┈"}
 
 
 def html_page(page: Page) -> str:
     """The file. Everything that came from a user is escaped. Needs matplotlib."""
-    body = "\n".join(_body(page))
     title = escape(page.title)
+    body = "\n".join((f"<h1>{title}</h1>", *map(_written, parts(page))))
+    body = "<svg".join(_own_ids(piece, number) for number, piece in enumerate(body.split("<svg")))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-        f"<style>{_CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<style>{_CSS}</style>\n</head>\n<body>\n{body}\n"
+        f'<p class="faint">made by {escape(made(page))}</p>\n</body>\n</html>\n'
     )
 
 
-def _body(page: Page) -> Iterator[str]:
-    yield f"<h1>{escape(page.title)}</h1>"
-    for fits, words in verdict_lines(page):
-        style, mark = _MARKS[fits]
-        yield f'<p class="verdict {style}">{mark} {escape(words)}</p>'
-    yield _section("One step") + _table(comparison(page))
-    if page.report.mitigations:
-        yield _section(mitigation_title(page.report.predictions[0])) + _table(mitigation_sheet(page))
-    for number, (caption, svg) in enumerate(_pictures(page)):
-        yield f'<figure aria-label="{escape(caption)}" tabindex="0">{inline(svg, number)}</figure>'
-    for prediction in page.report.predictions:
-        yield _section(f"What fills the live peak of {prediction.title}") + _table(account(prediction))
-    yield from _formulas(page)
-    if page.known:
-        yield _section("How accurate this is") + _table(accuracy_sheet(page))
-        yield '<p class="faint">errors are |predicted / measured - 1| on rows that no constant was fitted to</p>'
-    yield _section("Assumed") + _list(notes(page))
-    if page.command:
-        yield f'<p class="faint">made by <code>{escape(page.command)}</code></p>'
+def _own_ids(svg: str, number: int) -> str:
+    """A drawing whose ids are not another's."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>p{number}-", svg)
 
 
-def _pictures(page: Page) -> Iterator[tuple[str, bytes]]:
-    """(caption, SVG) of each."""
-    from memmodel.report.figure import drawn
+@singledispatch
+def _written(part: Any) -> str:
+    raise TypeError(f"{type(part).__name__} is no part of a page")
 
-    for shown in page.timelines:
-        yield f"memory of {shown.title} over one step", drawn([shown], "svg")
-    if page.roofline is not None:
-        yield "roofline", drawn([page.roofline], "svg")
+
+@_written.register
+def _verdict(part: Verdict) -> str:
+    style, mark = _MARKS[part.fits]
+    return f'<p class="verdict {style}">{mark} {escape(part.words)}</p>'
+
+
+@_written.register
+def _bullets(part: Bullets) -> str:
+    lines = "\n".join(f"<li>{escape(line)}</li>" for line in part.lines)
+    return f"{_section(part.title)}<ul>\n{lines}\n</ul>"
+
+
+@_written.register
+def _sheet(part: Sheet) -> str:
+    caption = f'\n<p class="faint">{escape(part.caption)}</p>' if part.caption else ""
+    return _section(part.title) + _table(part.names, part.rows, part.right) + caption
+
+
+@_written.register
+def _drawing(part: Drawing) -> str:
+    return "\n".join(map(_figure, pictures_of(part)))
 
 
 def _section(title: str) -> str:
     return f"<h2>{escape(title)}</h2>\n"
 
 
-def _table(sheet: Sheet) -> str:
-    head = _cells("th", sheet.header, sheet.right)
-    rows = "\n".join(f"<tr>{_cells('td', row, sheet.right)}</tr>" for row in sheet.rows)
-    return _wide(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>", sheet.header[0])
-
-
-def _wide(rows: str, what: str) -> str:
+def _table(names: Sequence[str], rows: Iterable[Sequence[Cell | Look]], right: Sequence[bool]) -> str:
     """A table in a box that scrolls by itself, with the keyboard too."""
-    label = f'class="wide" tabindex="0" role="region" aria-label="{escape(what)}"'
-    return f"<div {label}><table>\n{rows}</table></div>"
+    label = f'class="wide" tabindex="0" role="region" aria-label="{escape(names[0] or names[1])}"'
+    lines = "\n".join(_row("td", row, right) for row in rows)
+    head = _row("th", names, right)
+    return f"<div {label}><table>\n<thead>{head}</thead>\n<tbody>\n{lines}\n</tbody></table></div>"
 
 
-def _cells(tag: str, cells: Iterable[str], right: tuple[int, ...]) -> str:
-    return "".join(
-        f'<{tag} class="number">{_kept(escape(cell))}</{tag}>' if i in right else f"<{tag}>{escape(cell)}</{tag}>"
-        for i, cell in enumerate(cells)
-    )
+def _row(tag: str, cells: Sequence[Cell | Look], right: Sequence[bool]) -> str:
+    looks = (' class="number"' if number else "" for number in right)
+    return f"<tr>{''.join(f'<{tag}{look}>{_cell(cell)}</{tag}>' for cell, look in zip(cells, looks, strict=True))}</tr>"
 
 
-def _kept(cell: str) -> str:
-    """A number and its unit stay on one line."""
-    return re.sub(r"(?<=\d) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", cell)
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
-
-
-def _formulas(page: Page) -> Iterator[str]:
-    """Closed forms, typeset; nothing for algorithms that have none."""
-    for prediction, form in zip(page.report.predictions, page.forms, strict=True):
-        if form is not None:
-            yield _section(f"Formulas of {prediction.title}") + _formula_table(form)
-
-
-def _formula_table(form: "Formulas") -> str:
-    rows = "\n".join(
-        f'<tr><td>{escape(name)}</td><td>{typeset(expression)}</td><td class="faint">{escape(when)}</td></tr>'
-        for name, expression, when in formula_rows(form)
-    )
-    return f'<p class="faint">{escape(letters(form))}</p>\n' + _wide(f"<tbody>\n{rows}\n</tbody>", "formulas")
+def _cell(cell: Cell | Look) -> str:
+    """A cell; a number and its unit stay on one line."""
+    if isinstance(cell, Look):
+        return _key(cell)
+    if isinstance(cell, Formula):
+        return typeset(cell.expression)
+    return re.sub(r"(?<=\d) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", escape(cell_text(cell)))
 
 
 def typeset(expression: Any) -> str:
@@ -150,10 +128,45 @@ def typeset(expression: Any) -> str:
     return f"<math>{mathml(sympify(expression), printer='presentation')}</math>".replace("&InvisibleTimes;", "\u2062")
 
 
-def inline(svg: bytes, number: int) -> str:
-    """An SVG file as a part of a page: without its prolog and metadata, its ids its own."""
+def _figure(picture: Picture) -> str:
+    """A picture drawn twice, for wide and for narrow windows; its words and its legend are the page's."""
+    from memmodel.report.figure import NARROW, WIDE, drawn
+
+    svgs = "\n".join(_inline(drawn([picture], "svg", width, words=False)) for width in (WIDE, NARROW))
+    names, right = ("", *picture.columns), (False, *picture.right)
+    legend = _table(names, [(entry.look, *entry.cells) for entry in picture.legend], right) if picture.legend else ""
+    lines = [Entry(line.look, (line.name,)) for line in picture.lines if line.name]
+    above = "".join(map(_note, filter(None, [picture.verdict])))
+    notes = "".join(map(_note, (*lines, *picture.notes)))
+    caption = f"<b>{escape(picture.title)}</b><p>{escape(picture.subtitle)}</p>{above}"
+    label = escape(f"{picture.title}, {picture.subtitle}")
+    return f'<figure aria-label="{label}">\n<figcaption>{caption}</figcaption>\n{svgs}\n{legend}{notes}\n</figure>'
+
+
+def _note(note: Entry) -> str:
+    style = ' class="no"' if note.look == Look(tone="limit") else ""
+    return f"<p{style}>{_key(note.look)} {escape(note.cells[0])}</p>"
+
+
+def _key(look: Look) -> str:
+    """The look of a series before its words: its shape or dash in its colour, or its key on its colour."""
+    if look.shape or look.dash:
+        key = "" if look.key == look.shape or not look.key.isalnum() else f" {escape(look.key)}"
+        color, mark = _themed(COLORS[look.tone]), look.shape or _DASHES[look.dash]
+        return f'<span class="key" style="color: {color}">{mark}</span>{key}'
+    if look.fill == "hatched":
+        return '<span class="key hatched">&nbsp;</span>'
+    return f'<span class="key area" style="background: {COLORS[look.tone]}">{look.key}</span>' if look.key else ""
+
+
+def _inline(svg: bytes) -> str:
+    """An SVG file as a part of a page: without its prolog and metadata, in the page's own ink and paper."""
     text = svg.decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    for reference in ('id="', "url(#", 'href="#'):
-        text = text.replace(reference, f"{reference}p{number}-")
+    return _themed(re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL))
+
+
+def _themed(text: str) -> str:
+    """Text with colours, in which the page's own stand for those of a file."""
+    for color, name in ((INK, "ink"), (PAPER, "paper")):
+        text = text.replace(color, f"var(--{name})")
     return text

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from memmodel.pictures.picture import Area, Line, Look, Mark, Picture
-from memmodel.report.style import SIZE, SMALL, TONES, mark_look
+from memmodel.pictures.picture import COLORS, Area, Line, Look, Mark, Picture
+from memmodel.report.style import SIZE, SMALL, mark_look
 
 _FEW = 5.0  # inches: axes that are narrower have small marks
 _ON_WHITE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
@@ -175,7 +175,7 @@ def name_levels(ax: Axes, picture: Picture, words: bool) -> list[Annotation]:
             va="center",
             fontsize=7,
             fontweight="bold" if line.look.width > 1 else "normal",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": TONES[line.look.tone]},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": COLORS[line.look.tone]},
             annotation_clip=False,
         )
         found.append(place)

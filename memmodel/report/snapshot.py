@@ -5,13 +5,9 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from rich.console import Group
-from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from memmodel.report.tables import bullets
+from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.history import History
 from memmodel.snapshot.owners import CodeLine, Owner
@@ -36,14 +32,11 @@ def snapshot_parts(study: Study) -> Iterator[Any]:
     if snapshot.events:
         yield Text()
         yield from _sparklines(study.history)
-    for part in (replay_table(study.runs), owners_table(study), fragmentation_table(study.pools)):
-        yield Padding(part, (1, 0, 0, 0))
+    yield from map(below, (replay_table(study.runs), owners_table(study), fragmentation_table(study.pools)))
     if study.out_of_memory:
-        yield Text()
-        yield bullets("Out of memory when recorded", [_out_of_memory(*found) for found in study.out_of_memory])
+        yield below(Bullets("Out of memory when recorded", [_out_of_memory(*found) for found in study.out_of_memory]))
     if study.notes:
-        yield Text()
-        yield bullets("Notes", [escape(_printable(note)) for note in study.notes])
+        yield below(Bullets("Notes", [_printable(note) for note in study.notes]))
 
 
 def _verdicts(study: Study) -> Iterator[Text]:
@@ -118,23 +111,21 @@ def _bar(value: int, top: int) -> str:
     return " " if value <= 0 else _BARS[min(len(_BARS) - 1, value * len(_BARS) // max(top, 1))]
 
 
-def replay_table(runs: Sequence[Run]) -> Table:
+def replay_table(runs: Sequence[Run]) -> Sheet:
     """The recording beside its replays."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("in the recorded window", no_wrap=True)
-    for run in runs:
-        table.add_column(run.name, justify="right")
-    table.add_row("blocks at its start", *(run.start for run in runs))
-    table.add_row("allocated peak", *(bytes_text(run.allocated_peak_bytes) for run in runs))
-    table.add_row("reserved peak", *(bytes_text(run.reserved_peak_bytes) for run in runs))
-    table.add_row("reserved at the end", *(bytes_text(run.reserved_end_bytes) for run in runs))
-    table.add_row("segments at the end", *(f"{run.end.segments}" for run in runs))
-    table.add_row("free at the end", *(bytes_text(run.end.free_bytes) for run in runs))
-    table.add_row("largest free block", *(bytes_text(run.end.largest_free_bytes) for run in runs))
-    table.add_row("cache released to make room", *(f"{run.retries}" for run in runs))
+    rows = [
+        ("blocks at its start", *(run.start for run in runs)),
+        ("allocated peak", *(bytes_text(run.allocated_peak_bytes) for run in runs)),
+        ("reserved peak", *(bytes_text(run.reserved_peak_bytes) for run in runs)),
+        ("reserved at the end", *(bytes_text(run.reserved_end_bytes) for run in runs)),
+        ("segments at the end", *(f"{run.end.segments}" for run in runs)),
+        ("free at the end", *(bytes_text(run.end.free_bytes) for run in runs)),
+        ("largest free block", *(bytes_text(run.end.largest_free_bytes) for run in runs)),
+        ("cache released to make room", *(f"{run.retries}" for run in runs)),
+    ]
     if any(run.fits is not None for run in runs[1:]) or not runs[0].fits:
-        table.add_row("fits", *(_fits(run) for run in runs))
-    return table
+        rows.append(("fits", *map(_fits, runs)))
+    return Sheet("", ("|in the recorded window", *(f">{run.name}" for run in runs)), rows, wrap=True)
 
 
 def _fits(run: Run) -> str:
@@ -146,22 +137,17 @@ def _fits(run: Run) -> str:
     return "NO, at its start" if out.event == BEFORE_THE_FIRST else f"NO, at event {out.event}"
 
 
-def owners_table(study: Study) -> Group:
+def owners_table(study: Study) -> Sheet:
     """What is in use at the peak, by line of code."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("bytes", "share", "blocks"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold")
     peak = max(study.history.allocated)
     shown, rest = study.owners[:_ROWS_SHOWN], study.owners[_ROWS_SHOWN:]
-    for owner in shown:
-        table.add_row(*_account_row(owner.nbytes, owner.blocks, peak), Text(_printable(_short(owner.where))))
+    rows = [(*_account_row(o.nbytes, o.blocks, peak), _printable(_short(o.where))) for o in shown]
     if rest:
-        more = f"{len(rest)} more"
-        table.add_row(*_account_row(sum(o.nbytes for o in rest), sum(o.blocks for o in rest), peak), more)
-    table.add_row(*_account_row(peak, sum(o.blocks for o in study.owners), peak), "together", style="bold")
+        counts = sum(o.nbytes for o in rest), sum(o.blocks for o in rest)
+        rows.append((*_account_row(*counts, peak), f"{len(rest)} more"))
+    rows.append((*_account_row(peak, sum(o.blocks for o in study.owners), peak), "together"))
     title = "What fills the allocated peak" if study.snapshot.events else "What is in use"
-    return _titled(f"{title}, by line of code", table)
+    return Sheet(f"{title}, by line of code", (">bytes", ">share", ">blocks", "where"), rows, total=True)
 
 
 def _account_row(nbytes: int, blocks: int, peak: int) -> tuple[str, str, str]:
@@ -176,22 +162,14 @@ def _short(where: CodeLine) -> str:
     return f"{'/'.join(parts[-2:])}:{where.line} {where.function}"
 
 
-def fragmentation_table(pools: Sequence[Fragmentation]) -> Group:
-    """What is free at the end, by pool."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("pool", no_wrap=False)
-    for name in ("segments", "reserved", "free", "largest free block", "inactive split"):
-        table.add_column(name, justify="right")
+def fragmentation_table(pools: Sequence[Fragmentation]) -> Sheet:
+    """What is free at the end, by pool; all together in the last row."""
+    columns = ("pool", ">segments", ">reserved", ">free", ">largest free block", ">inactive split")
+    rows = []
     for pool in pools:
         sizes = (pool.reserved_bytes, pool.free_bytes, pool.largest_free_bytes, pool.inactive_split_bytes)
-        style = "bold" if pool.pool == "all" else ""
-        table.add_row(pool.pool, f"{pool.segments}", *(bytes_text(size) for size in sizes), style=style)
-    return _titled("Free at the end, by pool", table)
-
-
-def _titled(title: str, table: Table) -> Group:
-    """A table below its title, which may be wider."""
-    return Group(Text(title, style="bold"), table)
+        rows.append((pool.pool, f"{pool.segments}", *map(bytes_text, sizes)))
+    return Sheet("Free at the end, by pool", columns, rows, total=pools[-1].pool == "all", wrap=True)
 
 
 def _printable(text: str) -> str:

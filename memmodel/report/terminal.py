@@ -26,7 +26,7 @@ _COLORS = {"limit": "red", "roof": "blue"} | dict(
 _ASCII = {"▼": "^", "✖": "x"}
 
 
-class Screen:
+class Drawn:
     """The pictures of a result, for `rich`, in the width that there is."""
 
     def __init__(self, result: object) -> None:
@@ -46,9 +46,9 @@ class Screen:
             yield from _drawn(picture, width, options.ascii_only or console.is_dumb_terminal)
 
 
-def screen(result: object) -> Iterator[Screen]:
+def screen(result: object) -> Iterator[Drawn]:
     """The parts of a screen: the pictures alone."""
-    yield Screen(result)
+    yield Drawn(result)
 
 
 def _drawn(picture: Picture, width: int, ascii_only: bool) -> Iterator[RenderableType]:
@@ -70,8 +70,7 @@ def _key(look: Look, ascii_only: bool) -> str:
 def _legend(picture: Picture) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    for i, name in enumerate(picture.columns):
-        numbers = i > 0 and any(entry.cells[i][:1].isdigit() for entry in picture.legend)
+    for name, numbers in zip(picture.columns, picture.right, strict=True):
         table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
     hollow = {mark.look.key for mark in picture.marks if mark.look.fill == "hollow"}
     for entry in picture.legend:

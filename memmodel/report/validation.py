@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from memmodel.report.tables import bullets
+from memmodel.report.sheet import Bullets, Cell, Sheet, below
 from memmodel.units import MiB, bytes_text, seconds_text
 
 Case = Mapping[str, Any]
@@ -72,24 +70,24 @@ def validation_tables(found: Mapping[str, Any]) -> Group:
 def _parts(found: Mapping[str, Any]) -> Iterator[Any]:
     yield _headline(found)
     if found["broken"]:
-        yield bullets("Broken promises", [f"{b['name']}: {b['promise']}" for b in found["broken"]])
+        yield Bullets("Broken promises", [f"{b['name']}: {b['promise']}" for b in found["broken"]])
     failed = [f"{case['name']}: {case['failed']}" for case in found["cases"] if case["failed"]]
     if failed:
-        yield bullets("Could not be measured", failed)
+        yield Bullets("Could not be measured", failed)
     measured = [case for case in found["cases"] if case["memory"] or case["out_of_memory"]["measured"]]
     if measured:
-        yield Padding(_memory_table(measured), (1, 0, 0, 0))
+        yield below(_memory_table(measured))
     if found["device"] == "cuda" and measured:
-        yield Padding(_allocator_table(measured), (1, 0, 0, 0))
+        yield below(_allocator_table(measured))
     timed = [case for case in found["cases"] if case["times"]]
     if timed:
-        yield Padding(_time_table(timed), (1, 0, 0, 0))
+        yield below(_time_table(timed))
     searched = [case for case in found["cases"] if case["longest"]]
     if searched:
-        yield Padding(_longest_table(searched), (1, 0, 0, 0))
+        yield below(_longest_table(searched))
     if found["skipped"]:
-        yield Padding(bullets("Left out", [f"{s['name']}: {s['reason']}" for s in found["skipped"]]), (1, 0, 0, 0))
-    yield Padding(bullets("Notes", _notes(found)), (1, 0, 0, 0))
+        yield below(Bullets("Left out", [f"{s['name']}: {s['reason']}" for s in found["skipped"]]))
+    yield below(Bullets("Notes", list(_notes(found))))
 
 
 def _headline(found: Mapping[str, Any]) -> Text:
@@ -131,40 +129,39 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"records: {found['ledger']} ({found['source']})"
 
 
-def _memory_table(cases: list[Case]) -> Table:
+def _memory_table(cases: list[Case]) -> Sheet:
     columns: dict[str, Callable[[Case], tuple[str, str]]] = {t: _bytes_cell(name) for t, name in _LIVE.items()}
     columns["events\nequal"] = lambda case: (_events_text(case), "")
     return _paired("Memory", cases, columns, name_width=26)
 
 
-def _allocator_table(cases: list[Case]) -> Table:
+def _allocator_table(cases: list[Case]) -> Sheet:
     columns: dict[str, Callable[[Case], tuple[str, str]]] = {t: _bytes_cell(name) for t, name in _ALLOCATOR.items()}
     columns["context\nMiB"] = _context_cell
     columns["OOM"] = _out_of_memory_cell
     return _paired("Allocator", cases, columns, name_width=14)
 
 
-def _time_table(cases: list[Case]) -> Table:
+def _time_table(cases: list[Case]) -> Sheet:
     columns = {"forward": _time_cell("forward_time"), "backward": _time_cell("backward_time"), "limited by": _binding}
     return _paired("Time: median, and the middle half of the samples over it", cases, columns, name_width=26)
 
 
-def _paired(title: str, cases: Iterable[Case], columns: Columns, name_width: int) -> Table:
+def _paired(title: str, cases: Iterable[Case], columns: Columns, name_width: int) -> Sheet:
     """Two lines a case: measured, predicted; the second is left out where no case has one."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim",
-                  padding=(0, 1, 0, 0))  # fmt: skip
-    table.add_column("case", max_width=name_width, no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", vertical="top")
+    rows = []
     for case in cases:
         cells = [cell(case) for cell in columns.values()]
         both = any(predicted for _, predicted in cells)
         name = textwrap.fill(case["name"], name_width)
-        style = "red" if case["broken"] else ""
-        shown = [f"{m}\n{p}" if both else m for m, p in cells]
-        table.add_row(name, "measured\npredicted" if both else "measured", *shown, style=style)
-    return table
+        shown = (f"{m}\n{p}" if both else m for m, p in cells)
+        rows.append(_row(case, name, "measured\npredicted" if both else "measured", *shown))
+    return Sheet(title, ("|case", "|", *(f">{name}" for name in columns)), rows)
+
+
+def _row(case: Case, *cells: str) -> tuple[Cell, ...]:
+    """A case's row, red where it breaks a promise."""
+    return tuple(Text(cell, "red" if case["broken"] else "") for cell in cells)
 
 
 def _bytes_cell(quantity: str) -> Callable[[Case], tuple[str, str]]:
@@ -214,14 +211,12 @@ def _binding(case: Case) -> tuple[str, str]:
     return "", case["binding"] or ""
 
 
-def _longest_table(cases: list[Case]) -> Table:
-    table = Table(title="Longest sequence", title_justify="left", title_style="bold", box=None, pad_edge=False,
-                  header_style="dim", padding=(0, 1, 0, 0))  # fmt: skip
-    for name in ("case", "within", "runs", "predicted", "first that fails", "predicted"):
-        table.add_column(name, justify="left" if name == "case" else "right")
+def _longest_table(cases: list[Case]) -> Sheet:
+    columns = ("case", ">within", ">runs", ">predicted", ">first that fails", ">predicted")
+    rows = []
     for case in cases:
         longest = case["longest"]
         pairs = zip(longest["measured"] or ("-", "-"), longest["predicted"] or ("-", "-"), strict=True)
-        cells = [str(size) for pair in pairs for size in pair]
-        table.add_row(case["name"], bytes_text(longest["capacity"]), *cells, style="red" if case["broken"] else "")
-    return table
+        sizes = (str(size) for pair in pairs for size in pair)
+        rows.append(_row(case, case["name"], bytes_text(longest["capacity"]), *sizes))
+    return Sheet("Longest sequence", columns, rows)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from memmodel.cli import cli
 from memmodel.errors import UsageError
 from memmodel.report.calibration import amount, constant_table, progress
-from memmodel.report.tables import text
+from memmodel.report.console import text
 from memmodel.timing import Calibration, Constant
 from memmodel_validate import nvml
 from memmodel_validate.calibrate import machine, run

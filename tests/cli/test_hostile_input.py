@@ -13,7 +13,7 @@ from memmodel.errors import UsageError
 from memmodel.files import read_bytes
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
-from memmodel.report.tables import text
+from memmodel.report.console import text
 
 ROOT = Path(memmodel.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "validate"))}

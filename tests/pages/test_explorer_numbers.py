@@ -146,19 +146,17 @@ def test_verdicts_are_in_the_same_words(explorer: Any, gpu: str) -> None:
     report = Report(device, tuple(predict_case(case, device) for case in cases), (), ())
     states = [state_of(case, device) for case in cases]
     found = explorer.execute_script("return arguments[0].map((state) => memmodel.evaluate(state).verdict)", states)
-    assert found == [line.plain for line in verdicts(report)]
+    assert found == [line.words for line in verdicts(report)]
 
 
 def test_what_is_shown_is_what_predict_shows(explorer: Any) -> None:
-    from memmodel.prediction import Report
     from memmodel.predictor import predict_case
     from memmodel.report.tables import ROWS
 
     halfway = make_case("naive", heads=9, seq=8192, head_dim=128)  # 1.125 GiB of scores: 1.12 in Python's rounding
     for case, gpu in [(halfway, load_gpu("A100")), *random_states(40, seed=7)]:
         predicted = predict_case(case, gpu)
-        report = Report(gpu, (predicted,), (), ())
-        expected = {name: cell(predicted, report) for name, cell in ROWS if name not in ("fits", "time, expected")}
+        expected = {name: cell(predicted) for name, cell in ROWS if name not in ("fits", "time, expected")}
         shown = explorer.execute_script(SHOWN, state_of(case, gpu))
         assert {name: readable(text) for name, text in shown.items()} == {
             name: readable(text) for name, text in expected.items()

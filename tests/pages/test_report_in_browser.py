@@ -49,8 +49,21 @@ def test_a_report_fits_its_window_and_loads_nothing(chromium: Any, report: Path,
 def test_pictures_and_formulas_can_be_read_on_a_phone(chromium: Any, report: Path) -> None:
     browser.screen(chromium, 360)
     browser.opened(chromium, report)
-    widths = chromium.execute_script("return [...document.querySelectorAll('figure svg')].map((e) => e.clientWidth)")
-    assert min(widths) > 600  # as wide as drawn: their text keeps its size, and the box around them scrolls
+    drawn = chromium.execute_script(
+        """
+        return [...document.querySelectorAll("figure")].map((figure) => {
+          const shown = [...figure.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width);
+          const words = shown.flatMap((svg) => [...svg.querySelectorAll("text")].filter((e) => e.textContent.trim()));
+          const height = (e) => Math.min(e.getBoundingClientRect().height, e.getBoundingClientRect().width * 3);
+          return [shown.length, shown[0].getBoundingClientRect().right, Math.min(...words.map(height))];
+        });
+        """
+    )
+    assert drawn
+    for count, right, smallest in drawn:
+        assert count == 1
+        assert right <= 360
+        assert smallest >= 9  # pixels
     heights = chromium.execute_script(
         """
         const outer = [...document.querySelectorAll("mfrac")].filter((e) => !e.parentElement.closest("mfrac"));
@@ -65,3 +78,17 @@ def test_pictures_and_formulas_can_be_read_on_a_phone(chromium: Any, report: Pat
         """
     )
     assert all(box == [0, True] for box in scrolling)  # by keyboard too
+
+
+def test_pictures_are_as_dark_as_the_page(chromium: Any, report: Path) -> None:
+    browser.screen(chromium, 1280, dark=True)
+    browser.opened(chromium, report)
+    fills = chromium.execute_script(
+        """
+        const backgrounds = ["patch_1", "patch_2"].map((id) => `figure svg [id$=${id}] path`).join();
+        const fills = [...document.querySelectorAll(backgrounds)].map((e) => getComputedStyle(e).fill);
+        return [getComputedStyle(document.body).backgroundColor, ...fills];
+        """
+    )
+    assert len(fills) > 2
+    assert len(set(fills)) == 1

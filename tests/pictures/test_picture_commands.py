@@ -15,7 +15,7 @@ from rich.console import Console
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
-from memmodel.report.tables import text
+from memmodel.report.console import text
 from memmodel.report.terminal import NARROWEST
 
 COMMANDS = (

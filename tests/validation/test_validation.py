@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from answers import CPU, H100, Answer, Job, Watched, as_predicted, plan
 
-from memmodel.report.tables import text
+from memmodel.report.console import text
 from memmodel.report.validation import validation_tables
 from memmodel.timing import Calibration, Constant
 from memmodel_validate import ledger, validation

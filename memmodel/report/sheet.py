@@ -1,0 +1,122 @@
+"""What reports are made of: tables, lists and verdicts, which the terminal, HTML and Markdown each write in their way.
+
+A table says its columns once. A `>` before a column's name aligns it to the right, as numbers are, and keeps its cells
+on one line; a `|` keeps them on one line too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, JustifyMethod
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from memmodel.units import formula_text
+
+_MANY = 6  # columns: so many stand closer, for 80 characters are few
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A sympy expression in a cell."""
+
+    expression: Any
+
+
+Cell = str | Text | Formula
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table.
+
+    Attributes:
+        columns: their names, with ">" or "|" before; all empty for a table without a header.
+        rows: a cell for each column. total: whether the last row sums up the others.
+        wrap: whether columns of numbers may wrap, for headers longer than their cells.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    total: bool = False
+    wrap: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return [name.lstrip(">|") for name in self.columns]
+
+    @property
+    def right(self) -> list[bool]:
+        """Which columns are aligned to the right."""
+        return [name.startswith(">") for name in self.columns]
+
+    def __rich__(self) -> Table:
+        table = Table(
+            title=self.title or None,
+            title_justify="left",
+            title_style="bold",
+            caption=self.caption or None,
+            caption_justify="left",
+            show_header=any(self.names),
+            header_style="dim",
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0 if len(self.columns) >= _MANY else 1),
+        )
+        for column, name, right in zip(self.columns, self.names, self.right, strict=True):
+            justify: JustifyMethod = "right" if right else "left"
+            whole = column.startswith("|") or (right and not self.wrap)
+            table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=whole)
+        for i, row in enumerate(self.rows):
+            style = "bold" if self.total and i == len(self.rows) - 1 else ""
+            table.add_row(*(cell if isinstance(cell, Text) else Text(cell_text(cell)) for cell in row), style=style)
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A titled list."""
+
+    title: str
+    lines: Sequence[str]
+
+    def __rich__(self) -> Group:
+        rows = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        rows.add_column(width=1)
+        rows.add_column(overflow="fold")
+        for line in self.lines:
+            rows.add_row("-", Text(line))
+        return Group(Text(self.title, style="bold"), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether something fits, None where that is not known, and why."""
+
+    fits: bool | None
+    words: str
+
+    def __rich__(self) -> Text:
+        return Text(self.words, style={None: "yellow", True: "green", False: "red"}[self.fits])
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell without its style."""
+    if isinstance(cell, Formula):
+        return formula_text(cell.expression)
+    return cell.plain if isinstance(cell, Text) else cell
+
+
+def below(part: Any) -> Padding:
+    """A part of a screen after an empty line."""
+    return Padding(part, (1, 0, 0, 0))
+
+
+def yes_or_no(fits: bool | None) -> str:
+    """Whether something fits, in a table."""
+    return {None: "unknown", True: "yes", False: "no"}[fits]
