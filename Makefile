@@ -45,7 +45,7 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 # torch comes first and by its pinned version, so that nothing else pulls another build of it.
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt triton filelock hypothesis import-linter matplotlib mypy nbformat pytest pytest-timeout \
+	$(PIP) --constraint constraints.txt triton psutil filelock hypothesis import-linter matplotlib mypy nbformat pytest pytest-timeout \
 		pytest-xdist ruff selenium
 	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
 	$(BROWSER)

@@ -48,9 +48,11 @@ def _harness(name: str) -> Any:
     try:
         return importlib.import_module(f"memmodel_validate.calibrate.{name}")
     except ModuleNotFoundError as missing:
-        if missing.name != "torch":
+        if missing.name not in ("torch", "psutil"):
             raise
-        raise UsageError("measuring needs PyTorch, which is not installed: pip install 'memmodel[torch]'") from missing
+        raise UsageError(
+            f"measuring needs {missing.name}, which is not installed: pip install 'memmodel[torch]'"
+        ) from None
 
 
 def _default_device() -> str:

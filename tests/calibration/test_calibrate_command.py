@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         run, "cpu_steps", lambda *_: iter([("launch", lambda _: [("launch", Constant(1e-6, "x", 0.1))])])
     )
-    monkeypatch.setattr(machine, "others_share", lambda: 0.0)
+    monkeypatch.setattr(machine, "busy", lambda: 0.0)
 
 
 @pytest.mark.usefixtures("quick")
@@ -91,7 +91,7 @@ def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_busy_machine_is_refused_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "others_share", lambda: 0.8)
+    monkeypatch.setattr(machine, "busy", lambda: 0.8)
     path = tmp_path / "cpu.json"
     refused = invoke("calibrate", "--device", "cpu", "-o", str(path))
     assert "others keep 80 % of the cores busy" in str(refused.exception)
@@ -128,16 +128,6 @@ def test_an_interrupted_run_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert invoke("calibrate", "--device", "cpu", "-o", str(path)).exit_code != 0
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["cpu.json"]
-
-
-def test_others_are_seen_while_this_process_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "WATCHED", 0.0)
-    ticks = iter([(100, 1000), (160, 1100)])
-    monkeypatch.setattr(machine, "_ticks", lambda: next(ticks))
-    assert machine.others_share() == pytest.approx(0.6)
-    monkeypatch.setattr(machine, "_ticks", lambda: None)
-    monkeypatch.setattr(machine, "busy", lambda: 0.3)
-    assert machine.others_share() == 0.3
 
 
 def test_flash_that_cannot_be_solved_is_a_note() -> None:

@@ -25,7 +25,7 @@ Patch = Callable[[Answer], None]
 @pytest.fixture
 def answer_with(monkeypatch: pytest.MonkeyPatch) -> Patch:
     """Puts another worker in place of the real one, and leaves out how busy the machine is."""
-    monkeypatch.setattr(validation, "busy", lambda own: 0.0)
+    monkeypatch.setattr(validation, "busy", lambda: 0.0)
     return lambda answer: monkeypatch.setattr(validation, "ask", answer)
 
 
@@ -141,7 +141,7 @@ def test_a_record_is_held_against_todays_model(path: Path, answer_with: Patch, m
     answer_with(as_predicted(of))
     assert validation.execute(of, Watched()).kept
     other = predict_trial(replace(of.trials[0], case=trials("cpu", names=["naive-causal-512"])[0].case), of.target)
-    monkeypatch.setattr(validation, "expected", lambda trial, target: other)
+    monkeypatch.setattr(validation, "predict_trial", lambda trial, target: other)
     found = validation.execute(of, Watched())
     assert found.outcomes[0].resumed
     assert not found.kept

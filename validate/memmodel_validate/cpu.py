@@ -1,6 +1,5 @@
 """The CPU as a device: its name, a `Gpu` without listed values, and how busy others keep it. Imports no torch."""
 
-import os
 import platform
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ from memmodel.gpus import Gpu
 from memmodel.tiles import Tile
 from memmodel_kernels.flash import FlashTiles
 
-_ALONE = 1.0  # the load of the process that asks
+WATCHED = 0.5  # seconds
 
 
 def cpu() -> Gpu:
@@ -40,35 +39,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown CPU"
 
 
-def cores() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def busy() -> float:
+    """Share of the cores, 0 to 1, that this machine keeps busy while this process sleeps for WATCHED seconds.
 
-
-def busy(own: float = _ALONE) -> float:
-    """Share of the cores that others keep busy, 0 to 1 and more: the last minute's load less `own`, over the cores.
-
-    `own` is the load that the asking process has made itself. 0 where the system does not say.
+    The load average would count what this process itself did in the last minute, such as a calibration before.
     """
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return 0.0
-    return max(load - own, 0.0) / cores()
+    import psutil
+
+    return float(psutil.cpu_percent(interval=WATCHED)) / 100
 
 
-def available_bytes() -> int | None:
-    """Memory that a new process can use without swapping (MemAvailable); None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # not a Linux
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+def available_bytes() -> int:
+    """Memory that a new process can use without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -58,27 +58,19 @@ def _case(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "events": None if verdict.events is None else verdict.events._asdict(),
         "context": {"measured": verdict.context, "predicted": _listed(model.context)},
         "times": {
-            t.quantity: {
-                "measured": t.measured,
-                "spread": t.spread,
-                "samples": t.samples,
-                "predicted": t.predicted,
-                "ratio": t.ratio,
-            }
+            t.quantity: {name: getattr(t, name) for name in ("measured", "spread", "samples", "predicted", "ratio")}
             for t in verdict.times
         },
         "binding": model.binding or None,
         "no_time": model.no_time or None,
-        "longest": None if verdict.trial.cap is None else _longest(verdict),
+        "longest": None
+        if verdict.trial.cap is None
+        else {
+            "capacity": verdict.trial.cap,
+            "measured": _listed(verdict.boundary),
+            "predicted": _listed(model.boundary),
+        },
         "broken": list(verdict.broken),
-    }
-
-
-def _longest(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "capacity": verdict.trial.cap,
-        "measured": _listed(verdict.boundary),
-        "predicted": _listed(verdict.prediction.boundary),
     }
 
 

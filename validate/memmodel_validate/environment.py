@@ -52,9 +52,10 @@ def default_device() -> str:
 
 
 def check_torch() -> None:
-    """Raises UsageError where torch is not installed."""
-    if find_spec("torch") is None:
-        raise UsageError("validating runs attention on torch, which is not installed: pip install 'memmodel[torch]'")
+    """Raises UsageError where torch, or what watches the machine beside it, is not installed."""
+    for package in ("torch", "psutil"):
+        if find_spec(package) is None:
+            raise UsageError(f"validating runs attention and needs {package}: pip install 'memmodel[torch]'")
 
 
 def probed() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The run of a suite: each trial in a process of its own, each record appended as soon as it is there. Resumable."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
@@ -13,7 +14,7 @@ from memmodel.timing.known import community, local
 from memmodel.units import bytes_text
 from memmodel_validate import ledger
 from memmodel_validate.boundary import search
-from memmodel_validate.cpu import available_bytes, busy, cores
+from memmodel_validate.cpu import available_bytes, busy
 from memmodel_validate.environment import (
     CPU_PROTOCOL,
     CUDA_PROTOCOL,
@@ -133,14 +134,14 @@ def _check_ledger(path: str | PathLike[str]) -> None:
 def _threads(device: str, calibration: Calibration | None) -> int:
     """On a CPU the calibration's number, for which its rates hold, or 1, which scatters least; all beside a GPU."""
     if device != "cpu":
-        return cores()
+        return len(os.sched_getaffinity(0))
     made_with = "" if calibration is None else calibration.machine.get("threads", "")
     return int(made_with) if made_with.isdecimal() and int(made_with) else 1
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
     """What makes this run's times worth less, or the calibration another machine's."""
-    others = busy(own=0.0)
+    others = busy()
     if others > _BUSY:
         yield f"others keep {100 * others:.0f} % of the cores busy: times scatter"
     here, rates = plan.source.environment, plan.target.calibration

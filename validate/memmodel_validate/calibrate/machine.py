@@ -1,10 +1,10 @@
 """What a calibration was made on, and whether anything else is running there."""
 
-import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.util import find_spec
 
+import psutil  # noqa: F401 - named at once where it is missing
 import torch
 
 from memmodel.errors import UsageError
@@ -13,7 +13,6 @@ from memmodel_validate import nvml
 from memmodel_validate.cpu import busy, cpu, cpu_name
 
 CPU_LIMIT = 0.25  # share of the cores that others may keep busy
-WATCHED = 0.5  # seconds
 GPU_LIMIT = 5  # per cent of the time that kernels ran
 
 
@@ -52,33 +51,8 @@ def reason_busy(device: str) -> str:
         if others:
             return f"{others} other process{'es' * (others > 1)} computing on the GPU"
         return f"the GPU is {share} % busy" if share > GPU_LIMIT else ""
-    of_cores = others_share()
+    of_cores = busy()
     return f"others keep {100 * of_cores:.0f} % of the cores busy" if of_cores > CPU_LIMIT else ""
-
-
-def others_share() -> float:
-    """Share of the cores that others keep busy, while this process sleeps for WATCHED seconds; else by the load.
-
-    The load average would count what this process itself did in the last minute, such as a calibration before.
-    """
-    before = _ticks()
-    time.sleep(WATCHED)
-    after = _ticks()
-    if before is None or after is None or after[1] <= before[1]:
-        return busy()
-    return (after[0] - before[0]) / (after[1] - before[1])
-
-
-def _ticks() -> tuple[int, int] | None:
-    """Clock ticks of all cores since boot, busy and in all (proc(5), /proc/stat); None where the system has none."""
-    try:
-        with open("/proc/stat", encoding="ascii") as file:
-            spent = [int(ticks) for ticks in file.readline().split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    if len(spent) < 5:
-        return None
-    return sum(spent) - spent[3] - spent[4], sum(spent)  # idle, and waiting for disks
 
 
 def _triton() -> str:
