@@ -18,7 +18,7 @@ demo: $(VENV)/core.done
 test: lint types unit
 
 quick: lint types
-	$(BIN)/python -m pytest -n auto -m "not slow and not browser and not compiler"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser and not compiler"
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -29,7 +29,7 @@ types: $(VENV)/test.done
 	$(BIN)/mypy
 
 unit: $(VENV)/test.done
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 docs: $(VENV)/test.done
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

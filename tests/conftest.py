@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Tests run side by side, one to a core: a second thread of PyTorch or numpy waits for its core by spinning, which makes
@@ -12,3 +13,12 @@ for library in ("OMP", "MKL", "OPENBLAS"):
 # A run is red or green for what changed, not by chance or load.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Chromium, and what Triton compiles or interprets."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+        if item.path.parent.name == "kernels":
+            item.add_marker(pytest.mark.compiler)

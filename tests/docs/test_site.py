@@ -16,6 +16,7 @@ from filelock import FileLock
 import memmodel
 from transcripts import ROOT
 
+pytestmark = pytest.mark.slow
 DOCS = ROOT / "docs"
 LOADS = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 

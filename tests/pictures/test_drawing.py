@@ -1,6 +1,7 @@
 """What is drawn can be read: no text covers a mark or another text, and nothing is drawn twice in one place."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -56,13 +57,18 @@ def marks_of(ax: Any) -> list[Any]:
     return found
 
 
+@cache
+def shown(name: str) -> Any:
+    return SHOWN[name]()
+
+
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("name", SHOWN)
 def test_texts_cover_neither_marks_nor_each_other(name: str, width: float) -> None:
     from matplotlib.text import Text
 
     with styled():
-        drawn = figure_of(pictures_of(SHOWN[name]()), width, words=width == WIDE)
+        drawn = figure_of(pictures_of(shown(name)), width, words=width == WIDE)
         drawn.draw_without_rendering()
         texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
         boxes = {id(text): text.get_window_extent().padded(-0.5) for text in texts}

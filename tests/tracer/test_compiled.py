@@ -22,6 +22,7 @@ from memmodel.tracer.compiled.wrapper import copy_if_misaligned
 from memmodel.tracer.result import Trace
 
 pytestmark = [
+    pytest.mark.compiler,
     pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
     pytest.mark.filterwarnings("ignore"),
 ]

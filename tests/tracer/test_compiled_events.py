@@ -29,6 +29,7 @@ from spellings import H as HEADS
 from spellings import N as SEQ
 
 pytestmark = [
+    pytest.mark.compiler,
     pytest.mark.filterwarnings("ignore"),  # the compiler's, which are many
     pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
 ]

@@ -10,6 +10,7 @@ from memmodel_evidence.records import printed, rows
 from memmodel_validate.ledger import Run
 
 pytestmark = [
+    pytest.mark.compiler,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
 ]
