@@ -66,10 +66,10 @@ def _verdicts(study: Study) -> Iterator[Text]:
 
 def _capacity_text(capacity: Capacity) -> str:
     """Bounds in words."""
-    least, most = bytes_text(capacity.at_least), capacity.at_most
+    least, most = bytes_text(capacity.at_least_bytes), capacity.at_most_bytes
     if most is None:
         return f"at least {least}"
-    return least if most == capacity.at_least else f"{least} to {bytes_text(most)}"
+    return least if most == capacity.at_least_bytes else f"{least} to {bytes_text(most)}"
 
 
 def _ran_out(out: RanOut) -> str:
@@ -199,8 +199,7 @@ def snapshot_dict(study: Study) -> dict[str, Any]:
         "timeline": [_point(course, start, end) for start, end in _steps(len(course.allocated), _POINTS)],
         "account": [_owner(owner) for owner in study.owners],
         "fragmentation": [asdict(pool) for pool in study.pools],
-        "capacity": study.capacity
-        and {"at_least_bytes": study.capacity.at_least, "at_most_bytes": study.capacity.at_most},
+        "capacity": study.capacity and study.capacity._asdict(),
         "out_of_memory": [asdict(out) | {"device_free_bytes": free} for out, free in study.out_of_memory],
         "courses": [asdict(run) for run in study.runs],
         "notes": list(study.notes),
@@ -214,10 +213,6 @@ def _point(course: History, start: int, end: int) -> dict[str, int]:
         "allocated_bytes": max(course.allocated[start:end]),
         "reserved_bytes": max(course.reserved[start:end]),
     }
-
-
-def _capacity(capacity: Capacity | None) -> dict[str, int | None] | None:
-    return capacity and {"at_least_bytes": capacity.at_least, "at_most_bytes": capacity.at_most}
 
 
 def _owner(owner: Owner) -> dict[str, Any]:

@@ -78,15 +78,9 @@ def parse_alloc_conf(text: str, torch: tuple[int, int] = (2, 13)) -> AllocConf:
 
 def _items(text: str) -> list[str]:
     """The settings between the commas outside brackets."""
-    items, depth, start = [], 0, 0
-    for index, letter in enumerate(text):
-        depth += {"[": 1, "]": -1}.get(letter, 0)
-        if letter == "," and depth == 0:
-            items.append(text[start:index])
-            start = index + 1
-    if depth:
+    if text.count("[") != text.count("]"):
         raise UsageError(f"{text[:80]!r}: expected a closing bracket, as in roundup_power2_divisions:[256:1,>:4]")
-    return [item for item in (*items, text[start:]) if item]
+    return [item for item in re.split(r",(?![^\[]*\])", text) if item]
 
 
 def _pair(item: str) -> tuple[str, str]:

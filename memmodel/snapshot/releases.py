@@ -6,7 +6,7 @@ program's own and happens under any settings.
 """
 
 from collections.abc import Iterator
-from itertools import islice, takewhile
+from itertools import groupby, islice, takewhile
 from typing import Any, NamedTuple
 
 from memmodel.snapshot.history import History
@@ -24,8 +24,8 @@ class Release(NamedTuple):
 class Capacity(NamedTuple):
     """Bytes that the allocator could get in the recorded run: at least, and at most (None: not known)."""
 
-    at_least: int
-    at_most: int | None
+    at_least_bytes: int
+    at_most_bytes: int | None
 
 
 def releases(snapshot: Snapshot) -> list[Release]:
@@ -35,18 +35,14 @@ def releases(snapshot: Snapshot) -> list[Release]:
     back only to ask the driver again, so a new segment or an out-of-memory error comes next; anything else was the
     program.
     """
-    found: list[Release] = []
-    first: int | None = None
-    named = False
-    for index, event in enumerate(snapshot.events):
-        if event.action in SHRINK:
-            first = index if first is None else first
-            named = named or _names_empty_cache(snapshot.frames[index])
-        elif first is not None:
-            found.append(Release(first, index - 1, named or event.action not in (*GROW, OUT_OF_MEMORY)))
-            first, named = None, False
-    if first is not None:
-        found.append(Release(first, len(snapshot.events) - 1, by_program=True))
+    events = snapshot.events
+    given_back = [index for index, event in enumerate(events) if event.action in SHRINK]
+    found = []
+    for _, adjacent in groupby(enumerate(given_back), key=lambda numbered: numbered[1] - numbered[0]):
+        run = [index for _, index in adjacent]
+        following = events[run[-1] + 1].action if run[-1] + 1 < len(events) else ""
+        named = any(_names_empty_cache(snapshot.frames[index]) for index in run)
+        found.append(Release(run[0], run[-1], named or following not in (*GROW, OUT_OF_MEMORY)))
     return found
 
 

@@ -94,9 +94,9 @@ def _otherwise(snapshot: Snapshot, recorded: Recorded, conf: AllocConf | None, l
     names = [("replayed", True)] if config == snapshot.config else [("same settings", True), ("as asked", False)]
     runs = []
     for name, same in names:
-        run = within(name, same, limits and limits.at_least)
-        if run.fits is False and limits is not None and limits.at_most not in (None, limits.at_least):
-            most = within(name, same, limits.at_most)
+        run = within(name, same, limits and limits.at_least_bytes)
+        if run.fits is False and limits is not None and limits.at_most_bytes not in (None, limits.at_least_bytes):
+            most = within(name, same, limits.at_most_bytes)
             run = most if most.fits is False else replace(run, fits=None)
         runs.append(run)
     return runs

@@ -103,7 +103,8 @@ def _scan(path: str, data: bytes) -> None:
     A memo's index is at most the number of bytes before it, since the memo is an array of that length.
     """
     position = instructions = containers = 0
-    while (at := _run_end(data, position)) < len(data):
+    end, match = len(data), _RUN.match
+    while (run := match(data, position)) is not None and (at := run.end()) < end:
         code = data[at]
         instructions += at + 1 - position
         containers += code in _CONTAINERS
@@ -115,7 +116,7 @@ def _scan(path: str, data: bytes) -> None:
         position = at + 1
         if code in _TEXT_LENGTHS:
             length = data[position : position + _TEXT_LENGTHS[code]]
-            position += len(length) + int.from_bytes(length, "little")
+            position = min(position + len(length) + int.from_bytes(length, "little"), end)
         elif code == _LONG_BINPUT:
             index = int.from_bytes(data[position : position + 4], "little")
             if index > position:
@@ -126,21 +127,13 @@ def _scan(path: str, data: bytes) -> None:
     raise _damaged(path, "it ends early")
 
 
-def _run_end(data: bytes, position: int) -> int:
-    """Where the instructions of `_RUN` end that begin at a position."""
-    if position >= len(data):
-        return position
-    found = _RUN.match(data, position)
-    return position if found is None else found.end()
-
-
 def _refused(path: str, data: bytes, at: int) -> UsageError:
     """Why the instruction at a position stops the scan."""
     import pickletools  # its table of names is needed for errors only
 
     if data[at] in _TUPLES:
         return UsageError(f"{path} holds a tuple of other things than whole numbers: {_ADVICE}")
-    if _run_end(data[at : at + 1] + bytes(8), 0):
+    if (longer := _RUN.match(data[at : at + 1] + bytes(8))) is not None and longer.end():
         return _damaged(path, "it ends early, or holds a number of more than 16 bytes")
     name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(data[at])), None)
     if name is None:
