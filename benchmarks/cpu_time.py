@@ -18,9 +18,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ from memmodel.timing import Calibration, Machine  # noqa: E402
 from memmodel.timing.known import read_calibration  # noqa: E402
 from memmodel_validate.calibrate.run import calibrate  # noqa: E402
 from memmodel_validate.cpu import cpu, with_cpu_blocks  # noqa: E402
-from memmodel_validate.torch_step import attention, fill, inputs, step  # noqa: E402
+from memmodel_validate.torch_step import attention, fill, inputs, sampled, timed_step  # noqa: E402
 
 SECONDS = 0.4  # of steps in a round of a case
 IMPLEMENTATIONS = ("naive", "naive-by-hand", "sdpa-flash")
@@ -73,15 +73,8 @@ def measured(name: str, case: Case) -> dict[str, float]:
     torch.manual_seed(0)
     run, given = attention(name, case), inputs(case, "cpu")
     fill(given)
-    samples: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    step(given, run, case, lambda _: None)
-    end = perf_counter() + SECONDS
-    while perf_counter() < end or len(samples["forward"]) < 3:
-        began: dict[str, float] = {}
-        step(given, run, case, lambda phase, began=began: began.__setitem__(phase, perf_counter()))
-        samples["forward"].append(began["backward"] - began["forward"])
-        samples["backward"].append(began["after"] - began["backward"])
-    return {phase: median(found) for phase, found in samples.items()}
+    samples = sampled(lambda: timed_step(given, run, case), warm_up=1, least=3, most=10_000, budget=SECONDS)
+    return {phase: median(samples[f"{phase}_time"]) for phase in PHASES}
 
 
 def fastest(grid: list[tuple[str, Case]], rounds: int) -> list[dict[str, float]]:
@@ -132,7 +125,7 @@ def summary(found: list[Row]) -> Iterator[str]:
         for phase in (*PHASES, "both"):
             chosen = [r for r in found if _in(r, name) and phase in (r.phase, "both")]
             if chosen:
-                model, plain = ([abs(x / r.measured - 1) for r, x in both] for both in _pairs(chosen))
+                model, plain = ([abs(getattr(r, by) / r.measured - 1) for r in chosen] for by in ("model", "roofline"))
                 yield (
                     f"{name + ' ' + phase:30} {len(chosen):4}  {median(model):13.1%} {_p90(model):7.1%}"
                     f"  {median(plain):16.1%} {_p90(plain):7.1%}"
@@ -143,12 +136,8 @@ def _in(row: Row, group: str) -> bool:
     return group == "all" or row.implementation == group or (group[5:8] == " an" and row.implementation != "sdpa-flash")
 
 
-def _pairs(chosen: list[Row]) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
-    return [(row, row.model) for row in chosen], [(row, row.roofline) for row in chosen]
-
-
 def _p90(values: list[float]) -> float:
-    return sorted(values)[min(int(0.9 * len(values)), len(values) - 1)]
+    return float(np.quantile(values, 0.9, method="higher"))
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """One trial measured on the CPU: times by the clock, memory by the profiler's allocator events."""
 
-from itertools import pairwise
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -9,7 +7,17 @@ import torch
 from memmodel_validate import cpu_events
 from memmodel_validate.events import live_peaks, packed
 from memmodel_validate.suite import Trial
-from memmodel_validate.torch_step import Attention, Inputs, attention, fill, inputs, sampled, saved_bytes, step
+from memmodel_validate.torch_step import (
+    Attention,
+    Inputs,
+    attention,
+    fill,
+    inputs,
+    sampled,
+    saved_bytes,
+    step,
+    timed_step,
+)
 
 
 def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:
@@ -20,7 +28,7 @@ def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, A
     given = inputs(trial.case, "cpu")
     fill(given)
     numbers = {name: int(protocol[name]) for name in ("warm_up", "least", "most")}
-    times = sampled(lambda: _timed(given, run, trial), **numbers, budget=float(protocol["budget"]))
+    times = sampled(lambda: timed_step(given, run, trial.case), **numbers, budget=float(protocol["budget"]))
     alive: list[Inputs] = []  # the inputs outlive the step
     events = cpu_events.profiled(lambda: _marked_step(run, trial, alive))
     peaks = live_peaks(events)
@@ -36,11 +44,3 @@ def _marked_step(run: Attention, trial: Trial, alive: list[Inputs]) -> None:
     cpu_events.mark("inputs")
     alive.append(inputs(trial.case, "cpu"))
     step(alive[0], run, trial.case, cpu_events.mark)
-
-
-def _timed(given: Inputs, run: Attention, trial: Trial) -> dict[str, float]:
-    """Seconds of forward and backward of one step."""
-    began: dict[str, float] = {}
-    step(given, run, trial.case, lambda phase: began.__setitem__(phase, perf_counter()))
-    ends = list(began.items())
-    return {f"{phase}_time": end - start for (phase, start), (_, end) in pairwise(ends)}

@@ -1,6 +1,8 @@
 """The step that is measured, on torch tensors: the same that `memmodel.algorithms.record` records."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -119,6 +121,13 @@ def step(given: Inputs, run: Attention, case: Case, mark: Mark) -> None:
         mark("after")
         del output
         given.q.grad = given.k.grad = given.v.grad = None
+
+
+def timed_step(given: Inputs, run: Attention, case: Case) -> dict[str, float]:
+    """Seconds of forward and backward of one step, by the host's clock."""
+    began: list[tuple[str, float]] = []
+    step(given, run, case, lambda phase: began.append((phase, perf_counter())))
+    return {f"{phase}_time": end - start for (phase, start), (_, end) in pairwise(began)}
 
 
 def sampled(once: Callable[[], Sample], warm_up: int, least: int, most: int, budget: float) -> dict[str, list[float]]:
