@@ -1,4 +1,4 @@
-"""Attention as the recorded scripts write it, for torch and recording tensors alike; `xp` is the library.
+"""Attention as the recorded scripts write it; `xp` is the library, `torch` or `memmodel.recording`.
 
 Shapes: q, k, v (b, n, d) without heads; masks (n, n), true where a pair counts. The scripts' einsum of two
 such tensors is one batched product, as `@` is. What differs between them is which local names keep score

@@ -1,4 +1,4 @@
-"""Which calibrations are fitted to recorded runs: to which rows, and on which they are judged.
+"""The calibrations that are fitted to recorded runs: the rows of each fit, and those that it is judged on.
 
 A constant is never fitted to a row that it is judged on: naive attention is fitted at n = 4096 and judged beyond, and
 compiled with the constants of eager attention; a flash kernel is fitted without a mask at head dims 64 and 128, its
@@ -173,7 +173,7 @@ def dispatches(run: Run) -> bool:
 def fit_of(run: Run, source: Source, fits: Iterable[Fit] = FITS) -> Fit | None:
     """The fit that a run is judged by: that of its table, or of its kernel on the nearest GPU.
 
-    A table that says what its script did, and has no fit here, is one of its own (see docs/validation.md).
+    A user's table that describes its script, and so has no fit here, is fitted by itself (see docs/validation.md).
     """
     found = [fit for fit in fits if fit.judges(run)]
     described = "attention" in source.protocol and run.implementation in ALGORITHMS

@@ -1,4 +1,4 @@
-"""FlashAttention as others built it: the tiles that decide how much each does, from their sources.
+"""Published flash kernels: their tiles, from their sources, which decide how much work each does.
 
 Heights and widths are rows of queries by keys. A backward program owns keys.
 """

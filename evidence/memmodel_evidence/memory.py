@@ -75,7 +75,7 @@ def numbers(run: Run, replayed: Replay | None = None) -> Iterator[Printed]:
 
 
 def readings(replayed: Replay, column: str) -> list[int]:
-    """A column's bytes in each measured iteration; the last is what a table printed, or the mean of all alike."""
+    """A column's bytes in each measured iteration: all are equal, so the last is their mean, which tables print."""
     phase, statistic = READINGS[column]
     return [statistic(usage) for name, usage in replayed.phases if name == phase]
 

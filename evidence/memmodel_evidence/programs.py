@@ -1,4 +1,4 @@
-"""The program of a recorded time: the source's own attention, or its flash kernel's tiles, on recording tensors."""
+"""Programs of recorded times: the attention of a source's script, or a flash kernel with its tiles, recorded."""
 
 from collections.abc import Callable
 from dataclasses import replace

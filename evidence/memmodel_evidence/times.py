@@ -1,4 +1,4 @@
-"""Recorded times against the time model: a run's program on its GPU, with a calibration or by the datasheet alone."""
+"""Recorded times, and the time model's prediction for them: a run's program on its GPU, calibrated or by datasheet."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,7 +63,7 @@ def at_clock(gpu: Gpu, clock: float) -> Gpu:
 
 
 def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
-    """What the model expects for a phase of a program, as its source times it.
+    """Predict the seconds of a phase of a program as its source times it.
 
     A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
     forward, and so a share of it in the mean.

@@ -1,11 +1,11 @@
-"""The largest size that runs and the first that does not, found by trying. Pure: it is told how to try."""
+"""A search for the largest size that runs and the smallest that does not, by a function that tries one size."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Boundary(NamedTuple):
-    """The last count that runs, 0 for none; the next, which does not. `tried` are all counts, in order."""
+    """The largest count that runs (0 for none), the next one, which does not, and all counts in the order tried."""
 
     largest: int
     first_failing: int

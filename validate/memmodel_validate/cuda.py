@@ -36,7 +36,7 @@ def probe() -> dict[str, Any]:
 
 
 def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:
-    """What a trial takes: quantity -> [unit, samples], its events from the inputs to the end of the last step."""
+    """Measure a trial: quantity -> [unit, samples], and the events from its inputs to the end of the last step."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     run = attention(trial.implementation, trial.case)

@@ -1,4 +1,4 @@
-"""What runs are made with: versions, processor, GPU; and the protocol. Together they name a source of the ledger.
+"""The environment of runs (versions, processor, GPU) and their protocol, which together name a source in the ledger.
 
 No host, user or folder is in it.
 """
@@ -59,7 +59,7 @@ def check_torch() -> None:
 
 
 def probed() -> dict[str, Any]:
-    """What torch says of the GPU, asked in a process of its own."""
+    """The GPU as torch sees it, found out in a worker, so that this process holds no CUDA context."""
     return ask({"do": "probe"}, _PROBE_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Allocator events as both sides have them: of a recorded program, and of a real run. No torch is imported here.
+"""Allocator events of recorded programs and of real runs, in one form, and their comparison. Imports no torch.
 
 An event is (kind, storage, bytes): "alloc" and "free" of the storage with that number in order of birth, or the
 beginning of a phase, whose name is the kind. In the ledger they are a list: a birth is its bytes, the death of the
@@ -27,7 +27,7 @@ class MemoryEvent(NamedTuple):
 
 
 class EventMatch(NamedTuple):
-    """Two runs' events, place by place.
+    """How far the events of a real run and of the model agree, place by place.
 
     Attributes:
         measured: events of the real run. predicted: of the model. equal: at the same place with the same bytes.

@@ -21,7 +21,7 @@ from memmodel_validate.torch_step import (
 
 
 def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:
-    """What a trial takes: quantity -> [unit, samples], and its events."""
+    """Measure a trial: quantity -> [unit, samples], and its events."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     run = attention(trial.implementation, trial.case)

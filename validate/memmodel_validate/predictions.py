@@ -1,4 +1,4 @@
-"""What the model says of a trial: memory, events, times, and whether it runs at all. No torch here."""
+"""Predictions of trials: memory, allocator events, times, and whether they fit. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ NO_CALIBRATION = "no calibration of this machine: run `memmodel calibrate`"
 
 @dataclass(frozen=True, slots=True)
 class TrialPrediction:
-    """A prediction in the ledger's quantities.
+    """The prediction of a trial, by the ledger's quantities.
 
     Attributes:
         memory: quantity -> bytes; empty where the kernel is a library's own. events: of the run.
@@ -51,7 +51,7 @@ class TrialPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What predictions are made for: a device ("cpu" or "cuda"), its GPU, torch's version, a calibration or None."""
+    """The machine that predictions are made for: "cpu" or "cuda", its GPU, the version of torch, its rates if known."""
 
     device: str
     gpu: Gpu
@@ -102,7 +102,7 @@ def predict_trial(trial: Trial, of: Target) -> TrialPrediction:
 
 
 def needed_bytes(trial: Trial, of: Target) -> int:
-    """About what a trial takes at once: storages alive, of naive attention where there is no program."""
+    """Estimate the peak of live bytes of a trial; a library's kernel counts as naive attention, which takes more."""
     case = _case(trial, of)
     return int(phase_peaks(record(case, device=CPU if of.device == "cpu" else CUDA))["peak"])
 
@@ -144,7 +144,7 @@ def _times(program: Program, case: Case, of: Target) -> dict[str, Any]:
 
 
 def _lacking(case: Case) -> str:
-    """A processor has no datasheet to fall back on: what is missing is missing from its calibration."""
+    """What a processor's calibration lacks for a case. There is no datasheet to fall back on."""
     what = "flash attention" if algorithm(case.algorithm).fused else f"{short_name(case.dtype)} arithmetic"
     return f"the calibration has no rates of {what}"
 

@@ -1,4 +1,4 @@
-"""One process for one job: started, waited for, ended. A crash, a hang or nonsense is an answer like any other."""
+"""Running a job in a worker process. A crash, a hang and unreadable output are answers, with the reason."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _PATH = re.compile(r"(?<![\w.])/[^\s:'\"]*/")  # folders tell about a machine's 
 def ask(job: Mapping[str, Any], timeout: float, command: Sequence[str] = WORKER) -> dict[str, Any]:
     """The worker's answer to a job; {"failed": why} where it gives none within `timeout` seconds.
 
-    The process has a session of its own: an interrupt at the terminal reaches only us, and it ends with us.
+    The process leads its own session, so that Ctrl-C at the terminal reaches the caller alone, which then ends it.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     process = subprocess.Popen(

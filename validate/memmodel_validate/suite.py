@@ -1,4 +1,4 @@
-"""What `memmodel validate` runs: trials by name, in a quick and a full suite for each kind of device."""
+"""The trials of `memmodel validate`, by name: a quick and a full suite for CPUs and for GPUs."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ PROMISED = frozenset(PROGRAMS) - {"compiled"}  # equal to the byte; of the compi
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One thing to run.
+    """One configuration to run.
 
     Attributes:
         name: as users name it. implementation: what runs: an algorithm, or a key of `TIME_PROGRAMS`, or sdpa-*.
@@ -110,7 +110,7 @@ def _variants(sizes: Mapping[str, Any], seq: int) -> Iterator[Trial]:
 
 
 def _crossed(sizes: Mapping[str, Any], seq: int) -> Iterator[Trial]:
-    """What masks, grouping, lengths and dropout do to each other."""
+    """Combinations of masks, grouped heads, lengths and dropout."""
 
     def variant(name: str, implementation: str = "naive", **given: Any) -> Trial:
         return _trial(f"{name}-{seq}", implementation, **{**sizes, "seq": seq, **given})

@@ -1,4 +1,4 @@
-"""The step that is measured, on torch tensors: the same that `memmodel.algorithms.record` records."""
+"""A step of attention on torch tensors, as `memmodel.algorithms.record` records it, and how it is timed."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -131,7 +131,7 @@ def timed_step(given: Inputs, run: Attention, case: Case) -> dict[str, float]:
 
 
 def sampled(once: Callable[[], Sample], warm_up: int, least: int, most: int, budget: float) -> dict[str, list[float]]:
-    """Samples of what `once` measures: at least `least`, and up to `most` while they take less than `budget` seconds.
+    """Sample `once`: at least `least` times, and up to `most` while they take less than `budget` seconds.
 
     The first `warm_up` calls are made and forgotten.
     """

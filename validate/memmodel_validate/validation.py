@@ -1,4 +1,4 @@
-"""The run of a suite: each trial in a process of its own, each record appended as soon as it is there. Resumable."""
+"""Running a suite: one process per trial, whose record is appended at once, so that a run can be resumed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ _BUSY = 0.25  # share of the cores that others may use before it is worth a word
 
 
 class Watcher(Protocol):
-    """Who is told how the run goes on."""
+    """Shows the progress of a run."""
 
     def begins(self, trial: Trial, number: int, of: int) -> None:
         """A trial begins."""
@@ -48,7 +48,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be run, on what, and where records go.
+    """A validation to run: its trials, the device that they are predicted for, and the ledger of its records.
 
     Attributes:
         trials: in order. target: what predictions are made for. source: of the records. ledger: the file.
@@ -87,7 +87,7 @@ class Validation:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """Of the trials that were not left out, worst first."""
+        """The verdicts on the trials that were not left out, worst first."""
         return [outcome.verdict for outcome in self.outcomes if outcome.verdict is not None]
 
     @property
@@ -140,7 +140,7 @@ def _threads(device: str, calibration: Calibration | None) -> int:
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
-    """What makes this run's times worth less, or the calibration another machine's."""
+    """Reasons to doubt the times: other processes, or a calibration of another machine."""
     others = busy()
     if others > _BUSY:
         yield f"others keep {100 * others:.0f} % of the cores busy: times scatter"
@@ -191,7 +191,7 @@ def _outcome(plan: Plan, trial: Trial, on_record: Run | None) -> Outcome:
 
 
 def _too_large(plan: Plan, trial: Trial) -> str:
-    """Why a trial is better left out on this machine now; what exceeds even an empty GPU is tried all the same."""
+    """Why a trial is left out: more memory than is free now. One too large for an empty GPU is run, to see it fail."""
     if plan.free is None:
         return ""
     needed = trial.cap or needed_bytes(trial, plan.target) + (_PROCESS_BYTES if plan.total is None else 0)
@@ -263,7 +263,7 @@ def _ledger_case(trial: Trial) -> dict[str, Any]:
 
 
 def _is_done(plan: Plan, run: Run) -> bool:
-    """Whether a record is an answer. A CPU that runs out of memory tells about what else it was doing."""
+    """Whether a record answers its trial. Running out of memory on a CPU depends on what else was running."""
     return "failed" not in run.detail and not (run.out_of_memory and plan.target.device == "cpu")
 
 
@@ -281,8 +281,8 @@ def _how(outcome: Outcome) -> str:
         return f"left out: {outcome.skipped}"
     if verdict.failed:
         return f"failed: {verdict.failed}"
-    told = "PROMISE BROKEN" if verdict.broken else "equal to the byte" if verdict.kept else "measured"
-    return f"{told}{' (on record)' if outcome.resumed else ''}"
+    result = "PROMISE BROKEN" if verdict.broken else "equal to the byte" if verdict.kept else "measured"
+    return f"{result}{' (on record)' if outcome.resumed else ''}"
 
 
 def broken_promises(verdicts: Iterable[Verdict]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Our own runs, judged by today's model: what `memmodel validate` wrote, here or on another machine."""
+"""Runs of `memmodel validate`, on this machine or another, compared with today's model."""
 
 import math
 from collections import Counter

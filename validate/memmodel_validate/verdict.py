@@ -1,4 +1,4 @@
-"""A run beside its prediction: which promises hold, how far times are off. Pure: no torch, nothing is run."""
+"""The verdict on a run: which promises hold beside its prediction, and how far times are off. Runs nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

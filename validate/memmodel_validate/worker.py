@@ -1,7 +1,7 @@
-"""A process that runs one trial: a job as JSON on stdin, the answer as JSON on stdout, nothing else there.
+"""The worker process: it reads a job as JSON from stdin, runs its trial, and writes the answer as JSON to stdout.
 
-`python -m memmodel_validate.worker`, started by `memmodel_validate.processes`. What goes wrong inside is an answer too;
-what takes the process down is seen from outside.
+`python -m memmodel_validate.worker`, started by `memmodel_validate.processes`. An exception is an answer too;
+of a crash the parent sees the exit status.
 """
 
 import ctypes
