@@ -1,7 +1,7 @@
 """The account of a step: every storage that lives in it, who made it, who keeps it, whether it makes the peak."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.dims import Shape
 from memmodel.dtypes import DType
@@ -12,8 +12,7 @@ from memmodel.program import Alloc, Program, Save
 _POWERS = {2: "²", 3: "³"}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
+class TensorRecord(NamedTuple):
     """One storage of the last step.
 
     Attributes:

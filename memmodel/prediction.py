@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.account import TensorRecord
 from memmodel.case import Case
@@ -31,8 +31,7 @@ def excess_of(allocated_peak_bytes: int, room_bytes: int) -> Excess:
     return "tensors" if allocated_peak_bytes > room_bytes else "fragmentation"
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of one step after warm-up.
 
     Attributes:
@@ -91,8 +90,7 @@ class Memory:
         return words
 
 
-@dataclass(frozen=True, slots=True)
-class Time:
+class Time(NamedTuple):
     """Seconds of one step.
 
     Attributes:
@@ -131,8 +129,7 @@ class Prediction(Shown):
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Mitigation:
+class Mitigation(NamedTuple):
     """A change that lowers the peak, or makes the step fit: what it is, what is then taken, how much less."""
 
     change: str

@@ -14,23 +14,23 @@ from memmodel.cli.output import make_printable
 from memmodel.errors import UsageError
 
 _COMMANDS = {
-    "predict": "What a configuration takes: memory, work, time, and what limits it.",
-    "max": "The largest size that fits, and the first that does not.",
-    "formulas": "The closed forms of memory and work, derived from the running code.",
-    "gpus": "The GPUs known, and where each value comes from.",
-    "models": "The models whose shapes --like takes.",
-    "timeline": "A picture of what is in memory through one step.",
-    "roofline": "A picture of every kernel under the GPU's ceilings.",
-    "frontier": "A picture of the longest sequence that fits, by batch or heads.",
-    "report": "A prediction as one HTML or Markdown file, with its pictures.",
-    "explore": "One interactive page that computes predictions by itself.",
-    "sweep": "Many configurations at once, as CSV or JSON.",
-    "trace": "The memory of your own PyTorch function, as a formula and by line.",
+    "predict": "Predict memory, work and time of attention, and what limits it.",
+    "max": "Find the largest size that fits, and the first that does not.",
+    "formulas": "Print closed forms of memory and work, derived from the code that runs.",
+    "gpus": "List GPUs, their values and the source of each value.",
+    "models": "List the models whose shapes --like takes.",
+    "timeline": "Draw what is in memory through one step.",
+    "roofline": "Draw every kernel under the GPU's ceilings.",
+    "frontier": "Draw the longest sequence that fits, by batch or heads.",
+    "report": "Write a prediction as one HTML or Markdown file, with its pictures.",
+    "explore": "Write one interactive page that computes predictions by itself.",
+    "sweep": "Evaluate many configurations at once, as CSV or JSON.",
+    "trace": "Trace your own PyTorch function: its memory as a formula and by line.",
     "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
-    "accuracy": "How far off the model is, against every run on record.",
+    "accuracy": "Compare the model with every run on record.",
     "validate": "Run attention for real, and compare with what was predicted.",
     "calibrate": "Measure this machine's rates, for expected times.",
-    "completion": "The shell's completion script.",
+    "completion": "Print the shell's completion script.",
 }
 
 

@@ -29,12 +29,11 @@ def command(device: str | None, out: str | None, force: bool, threads: int, even
     from memmodel.report.calibration import progress, result
     from memmodel.timing.known import local_path
 
-    chosen = device or _default_device()
     if out is not None:
         check_free(out, force)
         store.check_writable(out)
     with progress(sys.stderr) as say:
-        gpu, calibration = run.calibrate(chosen, threads, even_if_busy, say)
+        gpu, calibration = run.calibrate(device or _default_device(), threads, even_if_busy, say)
     path = out or local_path(gpu.id)
     store.save(calibration, path)
     if as_json:

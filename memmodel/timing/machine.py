@@ -1,6 +1,5 @@
 """A machine for the time model: a GPU's datasheet, and what a calibration knows better."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
@@ -16,8 +15,7 @@ class Rate(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """A GPU, and the calibration that predictions on it use; with none, its datasheet is taken as it stands.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the

@@ -1,6 +1,5 @@
 """Each term of the time model against a value derived by hand."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,7 +235,7 @@ def test_wide_tiles_of_narrow_results_come_in_waves() -> None:
 def test_softmax_in_a_blocks_registers_goes_element_by_element(
     kind: str, length: int, torch: tuple[int, int], slow: bool
 ) -> None:
-    on = replace(machine(broadcast=1e9), torch=torch)
+    on = machine(broadcast=1e9)._replace(torch=torch)
     found = [ceiling.seconds for ceiling in one_by_one(launch(kind, kind, (1000, length)), on)]
     assert found == ([pytest.approx(length * 1e-6)] if slow else [])
-    assert not list(one_by_one(launch(kind, kind, (1000, length)), replace(machine(), torch=torch)))
+    assert not list(one_by_one(launch(kind, kind, (1000, length)), machine()._replace(torch=torch)))

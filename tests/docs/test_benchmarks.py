@@ -29,7 +29,7 @@ def test_every_benchmark_is_in_the_list() -> None:
 def test_predict_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "kernels"))))
     module = benchmark("cold_start")
-    for name in module.TARGETS_S:
+    for name in module.TARGETS:
         assert module.heavy_imports(module.COMMANDS[name]) == []
 
 
