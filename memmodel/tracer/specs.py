@@ -1,4 +1,4 @@
-"""Inputs as text: `q=B,H,N,D:bf16`. Letters are sizes, numbers are themselves, `H*D` is a product."""
+"""Inputs of a traced function, written as `q=B,H,N,D:bf16`: sizes are letters, numbers (16k too) or products (H*D)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,20 @@ import torch
 from memmodel.case import check_size
 from memmodel.errors import UsageError
 from memmodel.tracer.rules.kinds import dtype_named
+from memmodel.units import parse_size
 
 _EXPECTED = "expected NAME=SIZES:DTYPE such as q=B,H,N,D:bf16, with sizes as letters, numbers or products (H*D)"
-_FACTOR = re.compile(r"[A-Za-z_]\w*|\d+")
+_FACTOR = re.compile(r"[A-Za-z_]\w*|\d+[kKmM]?")
 
 
 class Input(NamedTuple):
-    """A tensor that the function takes. Each size is a tuple of factors: letters and numbers.
+    """A tensor that the function takes.
 
-    `grad` says whether a gradient is asked for; None leaves it to the step.
+    Attributes:
+        name: of the function's parameter.
+        sizes: of the dimensions, each a tuple of factors: letters and numbers.
+        dtype: of its elements.
+        grad: whether a gradient is asked for; None leaves it to the step.
     """
 
     name: str
@@ -64,7 +69,7 @@ def _size(part: str, text: str) -> tuple[str | int, ...]:
     factors = [factor.strip() for factor in part.split("*")]
     if not all(_FACTOR.fullmatch(factor) for factor in factors):
         raise UsageError(f"size {part!r} of input {text!r}: {_EXPECTED}")
-    return tuple(check_size("size", int(f)) if f.isdigit() else f for f in factors)
+    return tuple(check_size("size", parse_size(f)) if f[0].isdigit() else f for f in factors)
 
 
 def inputs_of(given: Any) -> tuple[Input, ...]:
@@ -94,17 +99,16 @@ def letters_of(inputs: Iterable[Input]) -> list[str]:
 
 
 def parse_at(text: str) -> dict[str, int]:
-    """Values of letters: "N=16384,B=8", also 16k."""
+    """Values of letters: "N=16384,B=8", also "N=16k"."""
     found = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, value = part.partition("=")
-        factor = {"k": 1024, "m": 1024**2}.get(value.strip()[-1:].casefold(), 1)
-        digits = value.strip()[:-1] if factor > 1 else value.strip()
-        if not equals or not name.strip() or not digits.isdigit():
+        name, label = name.strip(), f"--at {name.strip()}"
+        if not equals or not name:
             raise UsageError(f"--at {part!r}: expected LETTER=NUMBER such as N=16384, with commas between")
-        if name.strip() in found:
-            raise UsageError(f"--at gives {name.strip()} twice: each letter once")
-        found[name.strip()] = check_size(name.strip(), int(digits) * factor)
+        if name in found:
+            raise UsageError(f"--at gives {name} twice: each letter once")
+        found[name] = check_size(label, parse_size(value, label))
     return found
 
 

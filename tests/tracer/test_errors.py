@@ -73,6 +73,7 @@ def test_sizes(text: str) -> None:
 
 def test_sizes_as_people_write_them() -> None:
     assert parse_at("N=16k,B=8") == {"N": 16384, "B": 8}
+    assert parse_input("q=B,16k,2*H").sizes == (("B",), (16384,), (2, "H"))
 
 
 def test_a_letter_that_no_input_has() -> None:
