@@ -90,6 +90,19 @@ def test_verdicts(gpu: str, seq: int, expandable: bool, verdict: str) -> None:
     assert verdict in line.words
 
 
+def test_tensors_that_exceed_what_the_context_leaves_are_no_fragmentation() -> None:
+    """Four score matrices and q, k, v, their output, its gradient and v's: below the capacity, above the room."""
+    h, n, d = 32, 7744, 128
+    live = 2 * (4 * h * n * n + 6 * h * n * d)
+    memory = predict("T4", "naive", heads=h, seq=n, head_dim=d, dtype="fp16").predictions[0].memory
+    assert memory.live_peak_bytes == live
+    assert memory.capacity_bytes is not None
+    assert memory.context_bytes is not None
+    assert memory.capacity_bytes - memory.context_bytes[1] < live < memory.capacity_bytes
+    assert memory.excess == "tensors"
+    assert memory.verdict == "does not fit in 14.76 GiB: it allocates 14.67 GiB, and the context takes 135.00 MiB"
+
+
 def test_values_of_a_gpu_carry_units() -> None:
     gpu = load_gpu("a100-80gb-sxm")
     assert value_text("bandwidth", gpu.bandwidth) == "2.04 TB/s"
