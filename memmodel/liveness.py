@@ -88,31 +88,49 @@ def states(
         yield State(event, phase, live, born, died, alive, kept)
 
 
+class Summary(NamedTuple):
+    """What most readers want of a program's states.
+
+    Attributes:
+        peaks: the most live bytes within each phase (its last occurrence), and as "peak" within the last step.
+        saved: storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs.
+        closed: whether the steps leave nothing behind and take nothing away: only then can they repeat as they are.
+    """
+
+    peaks: dict[str, Dim]
+    saved: dict[int, Dim]
+    closed: bool
+
+
+def summary(program: Program) -> Summary:
+    """Peaks and saved bytes, in one fold."""
+    peaks: dict[str, Dim] = {}
+    saved: dict[int, Dim] = {}
+    before: set[int] | None = None
+    alive: dict[int, Alloc] = {}
+    phase = ""
+    for now in states(program):
+        if now.born is not None:
+            peaks[now.phase] = maximum(peaks.get(now.phase, 0), now.live)
+        elif type(now.event) is Mark:
+            peaks[now.phase] = now.live
+            if phase == "forward":
+                saved = now.saved_storages()
+            if now.phase == "forward" and before is None:
+                before = set(now.alive)
+            phase, alive = now.phase, now.alive
+    step = [peak for phase, peak in peaks.items() if phase not in OUTSIDE_A_STEP]
+    return Summary({**peaks, "peak": reduce(maximum, step)} if step else peaks, saved, before == alive.keys())
+
+
 def phase_peaks(program: Program) -> dict[str, Dim]:
     """The most live bytes within each phase (its last occurrence), and as "peak" within the last step."""
-    peaks: dict[str, Dim] = {}
-    for now in states(program):
-        if type(now.event) is Mark:
-            peaks[now.phase] = now.live
-        elif now.born:
-            peaks[now.phase] = maximum(peaks.get(now.phase, 0), now.live)
-    step = [peaks[phase] for phase in step_phases(program)]
-    return {**peaks, "peak": reduce(maximum, step)}
-
-
-def saved_storages(program: Program) -> dict[int, Dim]:
-    """Storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs."""
-    phase, found = "", dict[int, Dim]()
-    for now in states(program):
-        if phase == "forward" and type(now.event) is Mark:
-            found = now.saved_storages()
-        phase = now.phase
-    return found
+    return summary(program).peaks
 
 
 def saved_bytes(program: Program) -> Dim:
     """Bytes that autograd keeps at the end of the last forward, beyond the inputs."""
-    return sum(saved_storages(program).values(), start=0)
+    return sum(summary(program).saved.values(), start=0)
 
 
 def at_peak(program: Program) -> tuple[int, frozenset[int]]:
@@ -153,12 +171,6 @@ def alive_at(program: Program, index: int) -> dict[int, Alloc]:
     """Storage -> its allocation, of what is alive after the event at a place; at -1, at the end."""
     place = index % len(program.events)
     return dict(next(islice(states(program), place, None)).alive)
-
-
-def is_closed(program: Program) -> bool:
-    """Whether a step leaves nothing behind and takes nothing away: only then can its events repeat as they are."""
-    first = next(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
-    return alive_at(program, first).keys() == alive_at(program, -1).keys()
 
 
 def places(program: Program) -> tuple[dict[int, int], dict[int, int]]:

@@ -7,7 +7,7 @@ from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.cublas import workspace
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
-from memmodel.liveness import is_closed, phase_peaks, saved_bytes, step_phases
+from memmodel.liveness import step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
@@ -17,29 +17,23 @@ from memmodel.timing.terms import exp_known
 STEPS = 3  # the first two fill the allocator's cache, the third is read
 
 
-def steps_of(program: Program) -> int:
-    """How often a program is run so that the last step is steady: once where it holds several steps already."""
-    return STEPS if is_closed(program) else 1
-
-
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:
     """The memory of a program's last step on a GPU.
 
     Allocator figures are those of a run with the GPU's memory; where that runs out, of one with endless memory: what
     the step would need. `torch` is the version whose cuBLAS workspaces are taken.
     """
-    scratch = workspace(torch, gpu.compute_capability)
-    result, fitting = _replayed(program, torch, gpu, config)
-    phases, peaks = step_phases(program), phase_peaks(program)
+    scratch, read, phases = workspace(torch, gpu.compute_capability), summary(program), step_phases(program)
+    result, fitting = _replayed(program, read.closed, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
     threads = {launch.thread for launch in program.launches() if launch.cublas}
     return Memory(
-        live_peak_bytes=int(peaks["peak"]),
+        live_peak_bytes=int(read.peaks["peak"]),
         allocated_peak_bytes=max(usage.allocated_peak for usage in usages),
         reserved_peak_bytes=max(usage.reserved_peak for usage in usages),
-        saved_bytes=int(saved_bytes(program)),
+        saved_bytes=int(sum(read.saved.values())),
         workspace_bytes=scratch.nbytes * (1 if scratch.per_call else len(threads)),
-        phase_peaks={phase: int(peaks[phase]) for phase in phases},
+        phase_peaks={phase: int(read.peaks[phase]) for phase in phases},
         context_bytes=gpu.context_bytes,
         capacity_bytes=_capacity(gpu),
         fits=fitting,
@@ -51,9 +45,10 @@ def fits(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None 
     room = room_bytes(gpu)
     if room is None:
         return None
-    if phase_peaks(program)["peak"] > room:
+    read = summary(program)
+    if read.peaks["peak"] > room:
         return False  # the allocator only adds to live bytes: no replay needed
-    return _run(program, torch, gpu, CachingAllocator(room, config)).out_of_memory is None
+    return _run(program, read.closed, torch, gpu, CachingAllocator(room, config)).out_of_memory is None
 
 
 def room_bytes(gpu: Gpu) -> int | None:
@@ -65,18 +60,21 @@ def _capacity(gpu: Gpu) -> int | None:
     return gpu.capacity_bytes if "capacity" in gpu.values else None
 
 
-def _run(program: Program, torch: str, gpu: Gpu, allocator: CachingAllocator) -> Replay:
-    return replay(program, allocator, workspace(torch, gpu.compute_capability), steps_of(program))
+def _run(program: Program, closed: bool, torch: str, gpu: Gpu, allocator: CachingAllocator) -> Replay:
+    """A replay whose last step is steady: of one run where the program holds several steps already."""
+    return replay(program, allocator, workspace(torch, gpu.compute_capability), STEPS if closed else 1)
 
 
-def _replayed(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None) -> tuple[Replay, bool | None]:
+def _replayed(
+    program: Program, closed: bool, torch: str, gpu: Gpu, config: AllocatorConfig | None
+) -> tuple[Replay, bool | None]:
     """The replay to read, and whether it fits: that with the GPU's memory, or with endless memory where that is out."""
     room = room_bytes(gpu)
     if room is not None:
-        limited = _run(program, torch, gpu, CachingAllocator(room, config))
+        limited = _run(program, closed, torch, gpu, CachingAllocator(room, config))
         if limited.out_of_memory is None:
             return limited, True
-    return _run(program, torch, gpu, CachingAllocator(config=config)), None if room is None else False
+    return _run(program, closed, torch, gpu, CachingAllocator(config=config)), None if room is None else False
 
 
 def usage_by_event(
@@ -84,7 +82,9 @@ def usage_by_event(
 ) -> list[tuple[int, int]]:
     """(allocated, reserved) bytes at each event of the step that `memory` describes, from the "forward" mark on."""
     allocator = CachingAllocator(room_bytes(gpu) if memory.fits else None, config)
-    return replay_by_event(program, allocator, workspace(torch, gpu.compute_capability), steps_of(program))
+    return replay_by_event(
+        program, allocator, workspace(torch, gpu.compute_capability), STEPS if summary(program).closed else 1
+    )
 
 
 def time_of(program: Program, machine: Machine) -> Time:

@@ -11,7 +11,7 @@ from memmodel.case import LARGEST
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.liveness import is_closed, last_step, phase_peaks, step_launches
+from memmodel.liveness import last_step, phase_peaks, step_launches, summary
 from memmodel.origin import names
 from memmodel.program import Program
 from memmodel.step import fits, memory_of, room_bytes, time_or_why
@@ -173,7 +173,7 @@ def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Gra
     if unset:
         given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
         notes.append(f"numbers are for {given}: no other sizes were given")
-    if not is_closed(program) and job.setting.step != "own":
+    if not summary(program).closed and job.setting.step != "own":
         notes.append("the function keeps tensors from one call to the next")
     if drew:
         notes.append("the code draws numbers in Python (random, numpy); several traces of it allocated alike")

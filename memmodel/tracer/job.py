@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from memmodel.allocator import AllocatorConfig
 from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu
-from memmodel.liveness import is_closed
+from memmodel.liveness import summary
 from memmodel.timing import Calibration, Machine
 from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.watch.run import Setting, Traced, traced
@@ -51,4 +51,4 @@ class Job:
 def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
     """The step once where it leaves nothing behind, else three times over: its caches are filled by the last."""
     found = traced(setting._replace(iterations=1), sizes)
-    return found if is_closed(found.program) else traced(setting._replace(iterations=3), sizes)
+    return found if summary(found.program).closed else traced(setting._replace(iterations=3), sizes)
