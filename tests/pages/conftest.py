@@ -1,12 +1,23 @@
 """One browser and one page for all tests of this folder."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import browser
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_once() -> Iterator[None]:
+    """The page depends on nothing and takes seconds: all commands in these tests write the same."""
+    from memmodel.explorer import page
+
+    with mock.patch.object(page, "explorer_page", cache(page.explorer_page)):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,12 @@ print(json.dumps(["torch._dynamo" in sys.modules, peaks, found.memory.phase_peak
 """
 
 
+@pytest.fixture(scope="module")
+def usual() -> Any:
+    """With every private name in its place."""
+    return run(MISSING.replace("with mock.patch.object(fake, NAME, GONE):", "with mock.patch.dict({}):"))
+
+
 @pytest.mark.parametrize(
     ("name", "gone"),
     [
@@ -80,11 +86,10 @@ print(json.dumps(["torch._dynamo" in sys.modules, peaks, found.memory.phase_peak
         ("_references", "mock.Mock(side_effect=ImportError('global_decomposition_table'))"),
     ],
 )
-def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, gone: str) -> None:
+def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, gone: str, usual: Any) -> None:
     """Slower, and the same to the byte."""
     compiler, *found = run(MISSING.replace("NAME", repr(name)).replace("GONE", gone))
-    usual = "with mock.patch.dict({}):"
-    imported, *expected = run(MISSING.replace("with mock.patch.object(fake, NAME, GONE):", usual))
+    imported, *expected = usual
     assert (compiler, imported) == (True, False)
     assert found == expected
 
