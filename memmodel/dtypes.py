@@ -25,6 +25,33 @@ int64 = DType("int64", 8, floating=False)
 int32 = DType("int32", 4, floating=False)
 uint8 = DType("uint8", 1, floating=False)
 bool_ = DType("bool", 1, floating=False)
+_KNOWN = {t.name: t for t in (float64, float32, float16, bfloat16, int64, int32, uint8, bool_)}
+
+
+def element_type(name: str, itemsize: int, floating: bool) -> DType:
+    """The element type of that name, the same object at each call."""
+    return _KNOWN.setdefault(name, DType(name, itemsize, floating))
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The type that an operator on both computes in (torch.promote_types)."""
+    if a is b:
+        return a
+    low, high = sorted((a, b), key=lambda t: (_category(t), t.itemsize))
+    if _category(low) < _category(high):
+        return high
+    if {low.name, high.name} == {"float16", "bfloat16"}:
+        return float32
+    if {low.name, high.name} == {"uint8", "int8"}:
+        return element_type("int16", 2, floating=False)
+    return high
+
+
+def _category(kind: DType) -> int:
+    if kind.name.startswith("complex"):
+        return 3
+    return 2 if kind.floating else 0 if kind.name == "bool" else 1
+
 
 _SHORT = {
     "fp64": float64,

@@ -30,6 +30,11 @@ class Alloc(NamedTuple):
     site: Site | None
     role: str  # "tensor", "gradient", "temporary", "input"
 
+    @property
+    def goes_in_steps(self) -> bool:
+        """Whether it is what thread blocks share in a reduction: its size goes in steps, so that formulas leave it out."""
+        return self.dtype.name == "uint8" and self.role == "temporary"
+
 
 class Free(NamedTuple):
     """A storage dies: the last tensor on it is gone."""
@@ -52,22 +57,31 @@ class Release(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """A kernel runs. `thread` is "main" or "autograd": each owns a cuBLAS handle and so a workspace.
+    """A kernel runs.
 
-    `kind` and `sizes` are what its time depends on beyond its work (see `memmodel.timing`):
-        "elementwise": none. "broadcast": elements of the result. "reduction", "argmax", "softmax",
-        "softmax_backward": rows, and elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch
-        its programs, blocks of all of them, blocks of the longest, rows and columns of the tile that a program owns.
+    Attributes:
+        name: the kernel's, as PyTorch's profiler would group it ("bmm", "softmax", "copy").
+        work: FLOP by pipe and bytes. dtype: of its result.
+        kind, sizes: what its time depends on beyond its work (see `memmodel.timing`):
+            "elementwise", "triangle", "bernoulli": none. "broadcast": elements of the result. "masked_fill": elements
+            where the mask is broadcast, else none. "reduction", "argmax", "softmax", "softmax_backward": rows, and
+            elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all
+            of them, blocks of the longest, rows and columns of the tile that a program owns.
+        cublas: whether it runs through cuBLAS, with the workspace of its thread.
+        in_place: whether it writes to a storage that is there already, whose pages are too.
+        gradient: whether it computes a gradient.
+        thread: "main" or "autograd": each owns a cuBLAS handle and so a workspace.
     """
 
     name: str
     work: Work
     dtype: DType
-    thread: str
-    cublas: bool
-    parallel: Dim  # thread blocks or independent rows: what there is to fill the GPU with
     kind: str = "elementwise"
     sizes: tuple[Dim, ...] = ()
+    cublas: bool = False
+    in_place: bool = False
+    gradient: bool = False
+    thread: str = "main"
 
 
 class Mark(NamedTuple):

@@ -129,7 +129,7 @@ def workspace() -> Iterator[None]:
 def registries() -> Iterator[None]:
     """What a page adds to the algorithms and to the methods of tensors is taken out again."""
     from memmodel.algorithms import ALGORITHMS
-    from memmodel.recording.tensor import Tensor, methods
+    from memmodel.tensors.tensor import Tensor, methods
 
     algorithms, known = dict(ALGORITHMS), dict(methods)
     try:

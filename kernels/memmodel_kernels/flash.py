@@ -81,12 +81,7 @@ def _function(xp: Any) -> Any:
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
-            q, k, v, out, lse = ctx.saved_tensors
-            delta = row_dots(dout, out, dlse)
-            if ctx.deterministic or ctx.tiles.fused is None:
-                grads = flash_backward_split(dout, q, k, v, lse, delta, ctx.mask, ctx.tiles)
-            else:
-                grads = flash_backward_fused(dout, q, k, v, lse, delta, ctx.mask, ctx.tiles.fused)
+            grads = flash_backward(dout, dlse, *ctx.saved_tensors, ctx.mask, ctx.tiles, ctx.deterministic)
             return *grads, None, None, None
 
     return FlashAttention
@@ -122,6 +117,16 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
     return out, lse
 
 
+def flash_backward(
+    dout: Any, dlse: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tiles: FlashTiles, deterministic: bool
+) -> tuple[Any, Any, Any]:
+    """dQ, dK, dV from the gradients of O and, unless None, of LSE."""
+    delta = row_dots(dout, out, dlse)
+    if deterministic or tiles.fused is None:
+        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles)
+    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused)
+
+
 def flash_backward_split(
     dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tiles: FlashTiles
 ) -> tuple[Any, Any, Any]:
@@ -130,7 +135,7 @@ def flash_backward_split(
     dq, dk, dv = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
     _, h, n, d = q.shape
     g, m, scale, tile = k.shape[1], k.shape[2], d**-0.5, tiles.dkdv
-    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv)) as on_chip:
+    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv), gradient=True) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
             dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
@@ -165,7 +170,7 @@ def flash_backward_fused(
     dq_sum = xp.zeros_like(q, dtype=xp.float32)
     _, h, n, d = q.shape
     g, m, scale = k.shape[1], k.shape[2], d**-0.5
-    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv)) as on_chip:
+    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv), gradient=True) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
             dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)

@@ -13,7 +13,7 @@ from memmodel_kernels.namespace import namespace
 class LoopedKernel:
     """A fused kernel carried out tile by tile in Python: slow, exact, for checking."""
 
-    def __init__(self, name: str, reads: Sequence[Any], writes: Sequence[Any]) -> None:
+    def __init__(self, name: str, reads: Sequence[Any], writes: Sequence[Any], gradient: bool = False) -> None:
         self.name = name
 
     def __enter__(self) -> "LoopedKernel":
@@ -77,7 +77,10 @@ def _visited(mask: Mask, tile: slice, n: int, m: int, cols: int) -> Iterator[sli
         yield slice(start, min(start + cols, m))
 
 
-def kernel(name: str, reads: Sequence[Any], writes: Sequence[Any]) -> Any:
-    """A fused kernel that reads and writes the tensors given: a context for what happens on chip."""
+def kernel(name: str, reads: Sequence[Any], writes: Sequence[Any], gradient: bool = False) -> Any:
+    """A fused kernel that reads and writes the tensors given: a context for what happens on chip.
+
+    `gradient` says that it computes a gradient: such kernels have rates of their own.
+    """
     xp = namespace(reads[0])
-    return (LoopedKernel if xp.__name__ == "torch" else xp.FusedKernel)(name, reads, writes)
+    return (LoopedKernel if xp.__name__ == "torch" else xp.FusedKernel)(name, reads, writes, gradient)

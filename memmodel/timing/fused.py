@@ -28,7 +28,7 @@ def is_flash(launch: Launch) -> bool:
 
 def constants_of(launch: Launch) -> str:
     """The prefix of its constants: forward and backward have their own."""
-    return "flash_backward" if "backward" in launch.name else "flash"
+    return "flash_backward" if launch.gradient else "flash"
 
 
 def flash_time(launch: Launch, machine: Machine) -> KernelTime:

@@ -14,9 +14,13 @@ from memmodel.timing.products import narrow_tiles, padded, quantised, shape_clas
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
-_BANDWIDTH = {  # which bandwidth a kind of kernel has, and which stands in for one that was not calibrated
+_BANDWIDTH = {  # the constants in which a kind of kernel's bandwidth is looked up, its own first
     "elementwise": ("bandwidth",),
     "broadcast": ("bandwidth",),
+    # On a CPU these three go element by element, slower than memory by far; elsewhere they move bytes like any kernel.
+    "masked_fill": ("masked_fill", "bandwidth"),
+    "triangle": ("triangle", "bandwidth"),
+    "bernoulli": ("bernoulli", "bandwidth"),
     "reduction": ("reduction", "bandwidth"),
     "argmax": ("argmax", "reduction", "bandwidth"),
     "softmax": ("softmax", "bandwidth"),
@@ -24,25 +28,11 @@ _BANDWIDTH = {  # which bandwidth a kind of kernel has, and which stands in for 
     "gemm": ("bandwidth",),
     "fused": ("bandwidth",),
 }
-_BY_NAME = {"triu": "triangle", "tril": "triangle", "bernoulli": "bernoulli"}  # launches with a rate of their own
 
 
 def bandwidths(launch: Launch) -> tuple[str, ...]:
-    """The constants that a launch's bandwidth is looked up in, its own first.
-
-    On a CPU, filling by a mask, cutting a triangle and drawing random numbers go element by element, slower than memory
-    by far; where they were not measured (as on GPUs) they move bytes like any elementwise kernel.
-    """
-    if fills_by_mask(launch):
-        return ("masked_fill", *_BANDWIDTH[launch.kind])
-    if launch.name in _BY_NAME:
-        return (_BY_NAME[launch.name], *_BANDWIDTH[launch.kind])
+    """The constants that a launch's bandwidth is looked up in, its own first."""
     return _BANDWIDTH[launch.kind]
-
-
-def fills_by_mask(launch: Launch) -> bool:
-    """Whether a launch is the second of masked_fill's two: after the copy, it reads the mask alone and fills by it."""
-    return launch.name == "masked_fill" and bool(launch.work.read < launch.work.written)
 
 
 def traffic(launch: Launch, machine: Machine) -> Ceiling:
@@ -182,21 +172,14 @@ def page_faults(launch: Launch, machine: Machine) -> float:
     """Seconds for first writes to fresh pages: on a CPU, large results come from the system page by page.
 
     glibc gives allocations above its mmap threshold (32 MiB at most) back on free, so each is mapped anew (mallopt(3),
-    M_MMAP_THRESHOLD). The rate is of the faults alone: the writes themselves are in the kernel's traffic.
+    M_MMAP_THRESHOLD). The rate is of the faults alone: the writes themselves are in the kernel's traffic. A launch that
+    writes in place finds its pages mapped.
     """
     rate = machine.calibrated("fault")
     written = float(launch.work.written)
-    if rate is None or written < machine.number("fault_from", 0.0) or writes_in_place(launch):
+    if rate is None or written < machine.number("fault_from", 0.0) or launch.in_place:
         return 0.0
     return written / rate.value
-
-
-def writes_in_place(launch: Launch) -> bool:
-    """Whether a launch writes to a storage that is there already, whose pages are too.
-
-    Autograd adds a gradient to the one before it in place; masked_fill fills its copy, scatter writes into zeros.
-    """
-    return (launch.name == "add" and launch.thread == "autograd") or launch.name == "scatter" or fills_by_mask(launch)
 
 
 def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
@@ -205,7 +188,8 @@ def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     aten/src/ATen/native/cuda/CUDALoops.cuh: operands that are not all contiguous take the unvectorised loop. In 16 bits
     that, not the memory, is its limit. No datasheet lists the rate: without a calibration there is no such ceiling.
     """
-    rate = machine.calibrated("broadcast") if launch.kind == "broadcast" else None
+    spreads = launch.kind in ("broadcast", "masked_fill") and bool(launch.sizes)
+    rate = machine.calibrated("broadcast") if spreads else None
     if rate is not None:
         yield Ceiling("broadcast loops", float(launch.sizes[0]), *rate)
 

@@ -9,6 +9,7 @@ from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
+from memmodel.device import device_of
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import last_step, phase_peaks, step_launches, summary
@@ -27,7 +28,6 @@ from memmodel.tracer.repeat import Drawing, check_alike
 from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.rules.attention import Backends
-from memmodel.tracer.rules.scratch import habits
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.watch.watcher import MOST_OPERATORS
@@ -79,7 +79,7 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    setting = Setting(fn, wanted, step, habits(device), backends, most_operators=most_operators)
+    setting = Setting(fn, wanted, step, device_of(device), backends, most_operators=most_operators)
     job = Job(setting, sizes, device, version, config, compiled)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")

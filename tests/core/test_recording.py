@@ -7,7 +7,7 @@ import pytest
 from memmodel import recording
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Free
-from memmodel.recording.autograd import Op
+from memmodel.tensors.autograd import Op
 
 
 def empty(*shape: int, **options: Any) -> Any:

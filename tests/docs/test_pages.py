@@ -42,12 +42,12 @@ def test_an_example_that_prints_something_else_would_be_noticed() -> None:
 
 def test_what_a_page_registers_is_gone_afterwards() -> None:
     from memmodel.algorithms import ALGORITHMS
-    from memmodel.recording.tensor import Tensor
+    from memmodel.tensors.tensor import Tensor
 
     rerun(
         "```python\n"
         "from memmodel.algorithms import ALGORITHMS\n"
-        "from memmodel.recording.tensor import method\n\n"
+        "from memmodel.tensors.tensor import method\n\n"
         'ALGORITHMS["mine"] = ALGORITHMS.pop("naive")\n'
         'method("mine")(print)\n'
         "```\n"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import sympy
+from memmodel.recording.reduce_scratch import reduce_scratch
 
 from memmodel import recording
+from memmodel.device import CPU, CUDA, Device
 from memmodel.program import Alloc
-from memmodel.recording.device import CPU, CUDA, Device
-from memmodel.recording.reduce_scratch import reduce_scratch
 
 A100 = 108 * 2048  # resident threads
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from memmodel.device import CUDA
 from memmodel.program import Program
-from memmodel.recording.device import CUDA
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel_evidence.harnesses import HARNESSES

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memmodel.device import CUDA
 from memmodel.gpus import load_gpu
 from memmodel.program import Program
-from memmodel.recording.device import CUDA
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher

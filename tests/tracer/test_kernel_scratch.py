@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from memmodel.recording.reduce_scratch import reduce_scratch
+from memmodel.tracer.rules.reductions import layout, reduction_scratch
 from torch import Tensor
 from torch.nn import functional
 
 import memmodel
+from memmodel.device import CUDA
 from memmodel.program import Alloc
-from memmodel.recording.device import CUDA
-from memmodel.recording.reduce_scratch import reduce_scratch
-from memmodel.tracer.rules.reductions import layout, reduction_scratch
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 

@@ -9,10 +9,10 @@ from traced_events import events, recorded, traced_events
 
 from memmodel.algorithms import record
 from memmodel.case import make_case
+from memmodel.device import CPU, CUDA
 from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.masks import Mask
 from memmodel.program import Alloc, Program
-from memmodel.recording.device import CPU, CUDA
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 from memmodel_validate.events import in_order

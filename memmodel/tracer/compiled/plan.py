@@ -9,7 +9,7 @@ from memmodel.origin import origin
 from memmodel.program import Site
 from memmodel.tracer.compiled.places import site_of
 from memmodel.tracer.compiled.summary import Graph
-from memmodel.tracer.rules.work import is_view
+from memmodel.tracer.operators import is_view
 
 _MOST_NAMED = 3
 

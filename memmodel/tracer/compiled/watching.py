@@ -1,15 +1,14 @@
 """The watcher of compiled code: what is born while a plan's code runs is a buffer of that plan."""
 
 import sys
-from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from memmodel.device import Device
 from memmodel.program import Program, Site
-from memmodel.recording.device import Device
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.private.dispatch import HigherOrderOperator
@@ -78,12 +77,6 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
             self._called[key] = f"{buffer.name} ({', '.join((name, *plan.reused.get(name, ())))})"
         return key
 
-    def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
-        before = self.last_key
-        temporary = super()._births(made, op, label)
-        self._credit(before)
-        return temporary
-
     def allocated(self, tensor: Tensor) -> None:
         """The plan's code allocates a buffer."""
         before = self.last_key
@@ -97,7 +90,9 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
             self.forward_of |= dict.fromkeys(range(before + 1, self.last_key + 1), buffer.site)
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
+        before = self.last_key
         super()._record(func, args, kwargs, out, "" if node == _NODE else node)
+        self._credit(before)
 
     def _attribute(self, node: Any, out: Any, born: range) -> None:
         if self._plan()[0] is None:

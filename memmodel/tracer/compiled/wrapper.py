@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from memmodel.dims import product
 from memmodel.program import Launch
 from memmodel.tracer.compiled.plan import Buffer, Plan
+from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.compiler import names_in_wrappers
 from memmodel.tracer.private.dispatch import OpOverload, tree_map
-from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
-from memmodel.tracer.rules.work import launches_of
+from memmodel.tracer.rules.kinds import count, kind_of
 from memmodel.work import Work
 
 if TYPE_CHECKING:
@@ -152,9 +151,8 @@ class _Kernel:
         work = Work(0, vector, exponentials, read, written)
         largest: Any = max((x for _, x in made or tensors), key=lambda x: x.numel(), default=None)
         if largest is not None:
-            kind, shape = kind_of(largest.dtype), plain_dims(largest.shape)
             thread = "autograd" if self.watcher.backward else "main"
-            self.watcher.events.append(Launch(self.name, work, kind, thread, False, product(shape)))
+            self.watcher.events.append(Launch(self.name, work, kind_of(largest.dtype), thread=thread))
         self.watcher.touched([x for _, x in tensors])
 
 
@@ -172,9 +170,8 @@ def _arithmetic(buffers: list[Buffer], watcher: "PlanWatcher") -> tuple[Any, Any
         if not isinstance(node.target, OpOverload):
             continue
         args, kwargs = (tree_map(_value, x) for x in (node.args, node.kwargs))
-        launches, _ = launches_of(node.target, args, kwargs, node.meta.get("val"), "main", watcher.device)
-        vector += sum(launch.work.vector for launch in launches)
-        exponentials += sum(launch.work.exp for launch in launches)
+        work = work_of(node.target, args, kwargs, node.meta.get("val"), watcher.device)
+        vector, exponentials = vector + work.vector, exponentials + work.exp
     return vector, exponentials
 
 

@@ -21,7 +21,6 @@ from memmodel.tracer.private.fake import (
     symbol,
     uncompiled,
 )
-from memmodel.tracer.rules.scratch import is_shared_scratch
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
@@ -108,7 +107,7 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int], tied: Multipl
 
 def without_shared_scratch(program: Program) -> Program:
     """The program without the scratch of whole reductions, which formulas leave out."""
-    return program.without({birth.key for birth in program.births() if is_shared_scratch(birth)})
+    return program.without({birth.key for birth in program.births() if birth.goes_in_steps})
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:

@@ -2,8 +2,7 @@
 
 Inductor reads compute capability, the number of SMs and their threads (to split reductions) and whether Triton works.
 Nothing here runs a kernel. Sources: torch/_inductor/runtime/hints.py (DeviceProperties), choices.py
-(reduction_split_factor), scheduler.py (create_backend); threads per SM: CUDA C++ Programming Guide, table "Technical
-Specifications per Compute Capability".
+(reduction_split_factor), scheduler.py (create_backend).
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from unittest import mock
 
 import torch
 
-_THREADS_PER_SM = {75: 1024, 86: 1536, 87: 1536, 89: 1536, 120: 1536, 121: 1536}  # 2048 on the others
+from memmodel.device import threads_per_sm
+
 _REGISTERS_PER_SM = 65536
 _BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16
 
@@ -28,7 +28,7 @@ class Chip(NamedTuple):
     @property
     def threads_per_sm(self) -> int:
         """Resident threads of an SM."""
-        return _THREADS_PER_SM.get(self.arch, 2048)
+        return threads_per_sm(self.arch)
 
 
 @contextmanager

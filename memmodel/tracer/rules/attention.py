@@ -1,17 +1,13 @@
-"""`scaled_dot_product_attention` as CUDA runs it: which kernel, and what it allocates.
+"""`scaled_dot_product_attention` as CUDA runs it: which kernel, and how mask and head dim are prepared for it.
 
-Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (which kernel), attention.cpp (preparation of mask and
-head dim), flash_attn/flash_api.cpp, cuda/attention_backward.cu (scratch). Read, not measured, except where tests hold
-a kernel's results to PyTorch's own shapes.
+Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (which kernel), attention.cpp (preparation). What the
+kernels allocate and compute is in `memmodel.rules.attention`.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from memmodel.tracer.rules.kinds import count, kind_of, plain_dims
 
 aten = torch.ops.aten
 _HALF = (torch.float16, torch.bfloat16)
@@ -136,39 +132,3 @@ def _bias(call: Call) -> Tensor | None:
         mask = torch.nn.functional.pad(mask, (0, missing))[..., :keys]
     shape = (call.query.shape[0], call.query.shape[1], call.query.shape[2], call.key.shape[2])
     return mask.expand(shape)
-
-
-def scratch_of_flash_backward(args: Any) -> Iterator[Any]:
-    """Row dots (b, h, n up to 128s) and an fp32 sum of dQ (b, n up to 128s, h, d up to 32s); copies of dO and O.
-
-    The copies bring both into (b, n, h, d) order where they are not; with shared heads, dK and dV are made per query
-    head first.
-    """
-    dout, q, k, v, out = args[:5]
-    b, h, n, d = plain_dims(q.shape)
-    float32 = kind_of(torch.float32)
-    rows, columns = _up(n, 128), _up(d, 32)
-    for x in (dout, out):
-        if not x.transpose(1, 2).is_contiguous():
-            yield count(x) * x.element_size(), plain_dims(x.shape), kind_of(x.dtype)
-    yield b * h * rows * 4, (b, h, rows), float32
-    yield b * rows * h * columns * 4, (b, rows, h, columns), float32
-    if _sizes(q)[1] != _sizes(k)[1]:
-        for x in (k, v):
-            m = plain_dims(x.shape)[2]
-            yield b * m * h * d * q.element_size(), (b, m, h, d), kind_of(q.dtype)
-
-
-def scratch_of_efficient_backward(args: Any) -> Iterator[Any]:
-    """Row dots (b, h, n) in fp32, and a copy of dO where it is not in (b, n, h, d) order."""
-    dout, q = args[:2]
-    if not dout.transpose(1, 2).is_contiguous():
-        yield count(dout) * dout.element_size(), plain_dims(dout.shape), kind_of(dout.dtype)
-    b, h, n, _ = plain_dims(q.shape)
-    yield b * h * n * 4, (b, h, n), kind_of(torch.float32)
-
-
-def _up(size: Any, multiple: int) -> Any:
-    from memmodel.dims import ceil_div
-
-    return ceil_div(size, multiple) * multiple

@@ -12,22 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memmodel.rules.reductions import composed_logsumexp
+
 aten = torch.ops.aten
-
-
-def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """Maximum, exp of the difference, its sum, log, plus the maximum; infinite maxima become 0 first."""
-    maxes = torch.amax(x, dim, True)
-    rows = maxes if keepdim else maxes.squeeze(tuple(dim))
-    magnitude = rows.abs()
-    infinite = magnitude.eq(float("inf"))
-    rows.masked_fill_(infinite, 0)
-    del infinite, magnitude
-    shifted = torch.sub(x, maxes)
-    shifted.exp_()
-    out = torch.sum(shifted, dim, keepdim)
-    del shifted
-    return out.log_().add_(rows)
 
 
 def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -103,7 +90,7 @@ def in_place_safe_softmax() -> bool:
 
 
 COMPOSITES: dict[Any, Callable[..., Any]] = {
-    aten.logsumexp.default: _logsumexp,
+    aten.logsumexp.default: composed_logsumexp,
     aten._safe_softmax.default: _safe_softmax,
     aten.binary_cross_entropy_with_logits.default: _cross_entropy_of_logits,
     aten.roll.default: _roll,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from memmodel.recording.layout import is_dense
+from memmodel.tensors.layout import is_dense
 from memmodel.tracer.private.fake import fake_mode, uncompiled
 from memmodel.tracer.rules.kinds import number
 

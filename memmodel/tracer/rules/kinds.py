@@ -37,7 +37,7 @@ _OURS = {
 def kind_of(dtype: torch.dtype) -> DType:
     """The core's element type for torch's."""
     name = str(dtype).removeprefix("torch.")
-    return _OURS.get(name) or DType(name, dtype.itemsize, dtype.is_floating_point)
+    return dtypes.element_type(name, dtype.itemsize, dtype.is_floating_point)
 
 
 def dtype_named(name: str, besides: Iterable[str] = ()) -> torch.dtype:

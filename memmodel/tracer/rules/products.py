@@ -1,6 +1,6 @@
 """`matmul` on symbols, for PyTorch whose C++ asks for plain sizes there: folded onto bmm and mm as C++ does.
 
-Source: aten/src/ATen/native/LinearAlgebra.cpp, _matmul_impl; the same rule as `memmodel.recording.ops_matmul.matmul`.
+Source: aten/src/ATen/native/LinearAlgebra.cpp, _matmul_impl; the same rule as `memmodel.rules.products.matmul`.
 """
 
 from typing import Any

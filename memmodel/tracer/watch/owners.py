@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from memmodel.program import Launch
-from memmodel.recording.device import Device
+from memmodel.device import Device
+from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.dispatch import name_of, tensors_in
-from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.storages import Storages
 from memmodel.work import Work
 
@@ -54,7 +54,7 @@ class Owners:
             key = self.storages.key_of(each) if isinstance(each, Tensor) else None
             self._set([key] if key in born else [], owner)
         works = [
-            launches_of(func, each, {}, None if x is None else [x], "", self.device)[0][0].work
+            work_of(func, each, {}, None if x is None else [x], self.device)
             for each, x in zip(elements, made, strict=True)
         ]
         if all(isinstance(work.hbm_bytes, int) for work in works):

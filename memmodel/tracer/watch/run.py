@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memmodel.device import Device
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
-from memmodel.recording.device import Device
 from memmodel.tracer.private.dispatch import tensors_in, tree_leaves
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.rules.attention import Backends

@@ -2,7 +2,7 @@
 
 A storage's death is a weak reference's callback, so Python's names, autograd's saved tensors and C++'s temporaries
 count exactly as long as they hold on to it. What fake tensors do otherwise than plain ones, and what a kernel takes
-inside, comes from `memmodel.tracer.rules.corrections`.
+inside, comes from `memmodel.rules`; what fake tensors do otherwise is put right by `memmodel.tracer.rules`.
 """
 
 import sys
@@ -16,21 +16,19 @@ from typing import Any
 
 from torch import Tensor
 
+from memmodel.device import Device
 from memmodel.errors import UsageError
-from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Site
-from memmodel.recording.device import Device
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
+from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
+from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
 from memmodel.tracer.private.autograd import label_of, running_node
 from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.rules.composites import COMPOSITES
 from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
 from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
-from memmodel.tracer.rules.not_known import scratch_not_known
-from memmodel.tracer.rules.opaque import FREED, Sized, births_of_opaque
-from memmodel.tracer.rules.scratch import copies, scratch
 from memmodel.tracer.rules.symbols import computed
 from memmodel.tracer.rules.types import check_types
-from memmodel.tracer.rules.work import launches_of
 from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.storages import Storages
@@ -59,7 +57,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         Storages.__init__(self)
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         use_counts_alone()
-        self.device = device
+        self.device = device if device.name == "cuda" else device._replace(threads=torch.get_num_threads())
         self.most_operators = most_operators
         self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
         self.events: list[Event] = []
@@ -214,24 +212,52 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         op = func._schema.name.partition("::")[2]
         label = node or op
-        planned = births_of_opaque(func, args, kwargs, out, self.device)
-        if planned is not None:
-            temporary = self._births(planned, op, label)
-        else:
-            inside = scratch(func, args, kwargs, out, self.device)
-            temporary = self._births([*copies(func, args, out, self.device), *tensors_in(out), *inside], op, label)
-        launches, known = launches_of(func, args, kwargs, out, "autograd" if self.backward else "main", self.device)
-        if all(self.key_of(x) is None for x in tensors_in((args, kwargs, out))):
-            launches = []  # numbers on the host, such as an optimizer's step counters
-        self._note_unknown(func._schema.name, known, scratch_not_known(op, args) if self.device.name == "cuda" else "")
-        self.events += launches
+        if is_view(func):
+            self._born_each(tensors_in(out), op, label)
+        elif tensors_in((args, kwargs, out)):
+            call = call_of(func, args, kwargs, out, self.device, lambda x: self.key_of(x) is None)
+            self._play(steps_of(func, call, args, kwargs, out), call, func._schema.name, label)
         self._used(args, kwargs, out)
-        self.events += [Free(key) for key in reversed(temporary)]
 
-    def _note_unknown(self, name: str, work_known: bool, memory: str) -> None:
-        work = "" if work_known else "its arithmetic is not known: it counts as moving its bytes"
-        if work or memory:
-            self.unknown.setdefault(name, "; ".join(filter(None, (memory, work))))
+    def _play(self, steps: Iterable[Step], call: Call, name: str, label: str) -> None:
+        """Record what a rule says, in order: births, scratch, kernels."""
+        scratch: list[int] = []
+        thread = "autograd" if self.backward else "main"
+        for step in steps:
+            if isinstance(step, Launch):
+                if self._is_on_gpu(call):
+                    self.events.append(step if thread == "main" else step._replace(thread=thread))
+            elif isinstance(step, Scratch):
+                scratch += self._scratch(step, label)
+            elif isinstance(step, Freed):
+                self.events.append(Free(scratch.pop()))
+            elif isinstance(step, NotKnown):
+                before = self.unknown.get(name, "")
+                if step.words not in before:
+                    self.unknown[name] = "; ".join(filter(None, (before, step.words)))
+            else:
+                made = call.results if step.index < 0 else [call.results[step.index]]
+                new = [x.tensor for x in made if isinstance(x, Traced) and x not in call.mutated]
+                self._born_each(new, call.op, label, step.nbytes)
+        self.events += [Free(key) for key in reversed(scratch)]
+
+    def _is_on_gpu(self, call: Call) -> bool:
+        """Whether a tensor takes part; else the operator is on numbers of the host, such as step counters."""
+        return any(self.key_of(x.tensor) is not None for x in (*call.tensors(), *call.results) if isinstance(x, Traced))
+
+    def _scratch(self, step: Scratch, label: str) -> list[int]:
+        if isinstance(step.nbytes, int) and step.nbytes == 0:
+            return []
+        key = self._new_key()
+        self.events.append(
+            Alloc(key, step.nbytes, step.shape, step.dtype, f"temporary of {label}", self.site(), "temporary")
+        )
+        return [key]
+
+    def _born_each(self, made: Iterable[Tensor], op: str, label: str, nbytes: Any = None) -> None:
+        for tensor in made:
+            if tensor.dim() or not self._on_host(op):
+                self.born(tensor, label, nbytes=nbytes)
 
     def _used(self, args: Any, kwargs: Any, out: Any) -> None:
         at = len(self.events)
@@ -239,25 +265,6 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = self.key_of(x)
             if key is not None:
                 self.last_use[key] = at
-
-    def _births(self, made: Iterable[Any], op: str, label: str) -> list[int]:
-        """Births in order: tensors, and (bytes, shape, dtype) of scratch; keys of what is not `FREED` are returned."""
-        temporary: list[int] = []
-        for one in made:
-            if isinstance(one, Tensor):
-                if one.dim() or not self._on_host(op):
-                    self.born(one, label)
-            elif isinstance(one, Sized):
-                self.born(one.tensor, label, nbytes=one.nbytes)
-            elif one is FREED:
-                self.events.append(Free(temporary.pop()))
-            elif not (isinstance(one[0], int) and one[0] == 0):
-                key = self._new_key()
-                temporary.append(key)
-                self.events.append(
-                    Alloc(key, one[0], one[1], one[2], f"temporary of {label}", self.site(), "temporary")
-                )
-        return temporary
 
     def _count(self) -> None:
         self.operators += 1

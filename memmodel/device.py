@@ -6,9 +6,16 @@ CPU profiler of a real PyTorch, and a recording on `CUDA` differs from it only b
 
 from typing import NamedTuple
 
+from memmodel.gpus import Gpu
+from memmodel.tiles import FAMILY
+
+# Resident threads of a multiprocessor by compute capability, where not 2048 (CUDA C++ Programming Guide, "Technical
+# Specifications per Compute Capability").
+_THREADS_PER_SM = {75: 1024, 86: 1536, 87: 1536, 89: 1536, 120: 1536, 121: 1536}
+
 
 class Device(NamedTuple):
-    """Allocation habits of a device's kernels.
+    """How a device's kernels allocate.
 
     Attributes:
         name: "cuda" or "cpu".
@@ -20,8 +27,10 @@ class Device(NamedTuple):
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
         streams_gemm: matrix products run through cuBLAS, with its workspace.
-        resident_threads: SMs times threads per SM: it bounds the thread blocks that share one sum (Reduce.cuh).
-            An A100's; other GPUs differ by a few KiB while a sum runs. 0: sums take no scratch.
+        resident_threads: SMs times threads per SM: it bounds the thread blocks that share one reduction (Reduce.cuh).
+            An A100's unless a GPU is given. 0: reductions take no scratch.
+        arch: compute capability as one number (80 is 8.0), for the tiles of fused kernels; one that has tiles.
+        threads: of the CPU, each of which sums into a buffer of its own.
     """
 
     name: str
@@ -32,7 +41,29 @@ class Device(NamedTuple):
     softmax_reads_half: bool
     streams_gemm: bool
     resident_threads: int
+    arch: int = 80
+    threads: int = 1
 
 
 CUDA = Device("cuda", True, True, True, True, True, True, resident_threads=108 * 2048)
 CPU = Device("cpu", False, False, False, False, False, False, resident_threads=0)
+
+
+def device_of(gpu: Gpu) -> Device:
+    """CUDA on this GPU: its tiles, and the number of SMs that bounds reductions' scratch; an A100's where not known."""
+    arch = arch_of(gpu)
+    device = CUDA._replace(arch=arch if arch in FAMILY else CUDA.arch)
+    if "sm_count" not in gpu.values or not arch:
+        return device
+    return device._replace(resident_threads=gpu.sm_count * threads_per_sm(arch))
+
+
+def arch_of(gpu: Gpu) -> int:
+    """The GPU's compute capability as one number; 0 where it has none (not NVIDIA's)."""
+    major, minor = gpu.compute_capability or (0, 0)
+    return 10 * major + minor
+
+
+def threads_per_sm(arch: int) -> int:
+    """Resident threads of an SM of this compute capability (80 is 8.0)."""
+    return _THREADS_PER_SM.get(arch, 2048)

@@ -9,21 +9,21 @@ from collections.abc import Iterator, Sequence
 from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
 from memmodel.masks import Mask
-from memmodel.recording.autograd import grad_mode
-from memmodel.recording.layout import contiguous_strides
-from memmodel.recording.tape import Tape
-from memmodel.recording.tensor import Storage, Tensor
+from memmodel.program import Launch
+from memmodel.tensors.autograd import grad_mode
+from memmodel.tensors.layout import contiguous_strides
+from memmodel.tensors.tape import Tape
+from memmodel.tensors.tensor import Storage, Tensor
 from memmodel.work import Work
 
 
 class FusedKernel:
     """One launch whose body is recorded as work: a context. `memmodel_kernels.kernel` says what the methods mean."""
 
-    def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
-        self.name = name
+    def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor], gradient: bool = False) -> None:
+        self.name, self.gradient = name, gradient
         self.reads, self.writes = reads, writes
         self.tape: Tape = reads[0].storage.tape
-        self.parallel: Dim = 1
         self.grids: list[Dim] = []  # of each grid: programs, blocks, blocks of the longest, rows, columns
 
     def __enter__(self) -> "FusedKernel":
@@ -42,14 +42,14 @@ class FusedKernel:
         read = sum((x.nbytes for x in self.reads), start=0)
         written = sum((x.nbytes for x in self.writes), start=0)
         work = Work(inner.matmul, inner.vector, inner.exp, read, written, l2=inner.read + inner.written)
-        sizes = tuple(self.grids)
-        self.tape.launch(self.name, work, self.reads[0].dtype, self.parallel, kind="fused", sizes=sizes)
+        dtype, sizes = self.reads[0].dtype, tuple(self.grids)
+        self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient))
 
     def tiles(self, size: Dim, step: int) -> Iterator[int]:
         """The programs of the grid: one per tile of `step` rows."""
         count = ceil_div(size, step)
-        self.parallel = count * product(self.reads[0].shape[:-2])
-        self.grids += (self.parallel, self.parallel, 1, step, self.reads[0].shape[-1])
+        programs = count * product(self.reads[0].shape[:-2])
+        self.grids += (programs, programs, 1, step, self.reads[0].shape[-1])
         yield from self._repeated(count, step)
 
     def visited(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
@@ -77,16 +77,16 @@ class FusedKernel:
         """One tile of `x`, on chip, for each of `heads` programs where they share heads of `x`."""
         shape = (x.shape[0], x.shape[1] if heads is None else heads, tile, *x.shape[3:])
         loaded = self._on_chip(shape, x.dtype)
-        self.tape.launch("load", Work(read=loaded.nbytes), x.dtype, 1)
+        self.tape.inner += Work(read=loaded.nbytes)
         return loaded
 
     def store(self, x: Tensor, tile: int, value: Tensor) -> None:
         """A tile of `x`, written."""
-        self.tape.launch("store", Work(written=value.numel() * x.dtype.itemsize), x.dtype, 1)
+        self.tape.inner += Work(written=value.numel() * x.dtype.itemsize)
 
     def accumulate(self, x: Tensor, tile: int, value: Tensor) -> None:
         """A tile of `x`, added to in memory (atomics)."""
-        self.tape.launch("accumulate", Work(vector=value.numel(), written=value.nbytes), x.dtype, 1)
+        self.tape.inner += Work(vector=value.numel(), written=value.nbytes)
 
     def full(self, like: Tensor, columns: Sequence[Dim], value: float, dtype: DType) -> Tensor:
         """A constant tile with the rows of `like`."""

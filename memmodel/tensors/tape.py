@@ -7,15 +7,16 @@ kernels their launch, autograd what it keeps.
 import sys
 from types import CodeType, FrameType
 
+from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Shape
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site
-from memmodel.recording.device import CUDA, Device
 from memmodel.work import Work
 
 _DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
 ENGINE_STEP = "_evaluate"  # the frame of autograd's engine: what lies above it is not the user's line
+_OURS = ("memmodel.recording", "memmodel.rules", "memmodel.tensors")
 _open: list["Tape"] = []
 
 
@@ -38,6 +39,7 @@ class Tape:
         self.node: str | None = None  # the autograd node being evaluated
         self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
         self.inner = Work()
+        self.unknown: dict[str, str] = {}  # operator -> what is not known about it
         self.grad_enabled = True
         self.sequence = 0
         self._sites = sites
@@ -85,27 +87,18 @@ class Tape:
         if self._open:
             self.events.append(Release(key, node))
 
-    def launch(
-        self,
-        name: str,
-        work: Work,
-        dtype: DType,
-        parallel: Dim,
-        cublas: bool = False,
-        kind: str = "elementwise",
-        sizes: Shape = (),
-    ) -> None:
+    def launch(self, launch: Launch) -> None:
         """A kernel runs on the current thread's stream; inside a fused kernel, a part of it."""
         if self.fused:
-            self.inner += work
+            self.inner += launch.work
             return
-        self.events.append(Launch(name, work, dtype, self.thread, cublas, parallel, kind, sizes))
+        self.events.append(launch if self.thread == "main" else launch._replace(thread=self.thread))
 
 
 def _site() -> Site | None:
     """The user's frames, innermost first; none for what autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _module(frame).startswith("memmodel.recording"):
+    while frame is not None and _module(frame).startswith(_OURS):
         if frame.f_code.co_name == ENGINE_STEP:
             return None
         frame = frame.f_back

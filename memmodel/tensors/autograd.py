@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from memmodel.dims import same, same_shape
 from memmodel.errors import UsageError
-from memmodel.recording.layout import is_contiguous, is_dense
-from memmodel.recording.tape import Tape, current
-from memmodel.recording.tensor import Tensor, method
+from memmodel.tensors.layout import is_contiguous, is_dense
+from memmodel.tensors.tape import Tape, current
+from memmodel.tensors.tensor import Tensor, method
 
 PackHook = Callable[[Tensor], Any]
 UnpackHook = Callable[[Any], Tensor]

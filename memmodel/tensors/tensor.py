@@ -1,21 +1,18 @@
 """The recording tensor: a shape on a storage, with PyTorch's lifetime and autograd state and no data.
 
-The methods live beside their rules in `ops_*.py` and are attached with `@method`; asking for one that does not exist
-lists those that do.
+The methods live beside their rules in `memmodel.rules` and are attached with `@method`; asking for one that does not
+exist lists those that do.
 """
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from memmodel.dims import Dim, Shape, product
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
-from memmodel.recording.layout import axis, contiguous_strides, is_contiguous
-from memmodel.recording.tape import Tape
-
-if TYPE_CHECKING:
-    from memmodel.recording.autograd import AccumulateGrad, Op
+from memmodel.tensors.layout import Strided, axis, contiguous_strides
+from memmodel.tensors.tape import Tape
 
 
 class Storage:
@@ -30,43 +27,39 @@ class Storage:
         self.version = 0
         self.key = 0 if tape.fused else tape.alloc(nbytes, shape, dtype, op, role)
 
-    @property
-    def on_chip(self) -> bool:
-        """Made inside a fused kernel: registers or shared memory, never allocated."""
-        return self.key == 0
 
-
-class Tensor:
+class Tensor(Strided):
     """A strided view of a storage. Shapes and strides are in elements; see `memmodel.dims` for what a dim can be."""
 
     __slots__ = (
         "__weakref__",
         "_accumulator",
         "_base",
-        "dtype",
         "grad",
         "grad_fn",
         "output_nr",
         "requires_grad",
-        "shape",
         "storage",
-        "strides",
     )
 
     def __init__(
-        self, storage: Storage, shape: Shape, strides: Shape, dtype: DType, base: "Tensor | None" = None
+        self,
+        storage: Storage,
+        shape: Shape,
+        strides: Shape,
+        dtype: DType,
+        base: "Tensor | None" = None,
+        offset: Dim = 0,
     ) -> None:
+        super().__init__(shape, dtype, strides, offset)
         self.storage = storage
         storage.tensors += 1
-        self.shape = shape
-        self.strides = strides
-        self.dtype = dtype
         self.requires_grad = False
         self.grad: Tensor | None = None
-        self.grad_fn: Op | None = None
+        self.grad_fn: Any = None  # the `Op` that made it
         self.output_nr = 0
         self._base = base
-        self._accumulator: weakref.ref[AccumulateGrad] | None = None
+        self._accumulator: weakref.ref[Any] | None = None
 
     def __del__(self) -> None:
         self.grad_fn = self.grad = None  # history goes before the storage, as in TensorImpl::release_resources
@@ -88,11 +81,6 @@ class Tensor:
         return f"Tensor({', '.join(map(str, self.shape))}: {self.dtype})"
 
     @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
     def is_leaf(self) -> bool:
         """Whether no recorded op made it."""
         return self.grad_fn is None
@@ -103,23 +91,9 @@ class Tensor:
         return self.storage.tape.device.name
 
     @property
-    def nbytes(self) -> Dim:
-        """Bytes of the elements (not of the storage)."""
-        return product(self.shape) * self.dtype.itemsize
-
-    @property
-    def elements_read(self) -> Dim:
-        """Elements that reading the tensor once fetches: repeated (stride 0) dimensions count once."""
-        return product(
-            size
-            for size, stride in zip(self.shape, self.strides, strict=True)
-            if not (isinstance(stride, int) and stride == 0)
-        )
-
-    @property
-    def bytes_read(self) -> Dim:
-        """HBM bytes to read the tensor once; 0 on chip."""
-        return 0 if self.storage.on_chip else self.elements_read * self.dtype.itemsize
+    def on_chip(self) -> bool:  # type: ignore[override]
+        """Whether it lives inside a fused kernel, in registers or shared memory."""
+        return self.storage.key == 0
 
     def dim(self) -> int:
         """Number of dimensions."""
@@ -129,10 +103,6 @@ class Tensor:
         """The shape, or one dimension of it."""
         return self.shape if dim is None else self.shape[axis(dim, self.ndim)]
 
-    def numel(self) -> Dim:
-        """Number of elements."""
-        return product(self.shape)
-
     def element_size(self) -> int:
         """Bytes per element."""
         return self.dtype.itemsize
@@ -141,17 +111,14 @@ class Tensor:
         """The strides, in elements, or one of them."""
         return self.strides if dim is None else self.strides[axis(dim, self.ndim)]
 
-    def is_contiguous(self) -> bool:
-        """Whether the tensor is row-major."""
-        return is_contiguous(self.shape, self.strides)
-
-    def viewed(self, shape: Shape, strides: Shape) -> "Tensor":
+    def viewed(self, shape: Shape, strides: Shape, offset: Dim | None = None) -> "Tensor":
         """A view: another tensor on the same storage that keeps the tensor it was taken from (variable.h, as_view)."""
-        return Tensor(self.storage, shape, strides, self.dtype, self._base or self)
+        start = self.offset if offset is None else offset
+        return Tensor(self.storage, shape, strides, self.dtype, self._base or self, start)
 
     def alias(self) -> "Tensor":
         """Another tensor on the same storage, without history (ATen's `detach`)."""
-        return Tensor(self.storage, self.shape, self.strides, self.dtype)
+        return Tensor(self.storage, self.shape, self.strides, self.dtype, offset=self.offset)
 
 
 methods: dict[str, Callable[..., Any]] = {}
@@ -175,7 +142,8 @@ def method(name: Any) -> Any:
     return attach
 
 
-def new(tape: Tape, shape: Shape, dtype: DType, op: str, strides: Shape | None = None, role: str = "tensor") -> Tensor:
-    """A tensor on a new storage of just its size; row-major unless `strides` (of a dense tensor) are given."""
-    storage = Storage(tape, product(shape) * dtype.itemsize, shape, dtype, op, role)
+def new(tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None = None) -> Tensor:
+    """A tensor of `spec` (shape, dtype, strides or None) on a new storage, of just its size unless `nbytes` are given."""
+    shape, dtype, strides = spec
+    storage = Storage(tape, product(shape) * dtype.itemsize if nbytes is None else nbytes, shape, dtype, op, role)
     return Tensor(storage, shape, strides or contiguous_strides(shape), dtype)

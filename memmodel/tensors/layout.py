@@ -7,7 +7,68 @@ ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 from collections.abc import Sequence
 
 from memmodel.dims import Dim, Shape, hint, product, same, same_shape
+from memmodel.dtypes import DType
 from memmodel.errors import UsageError
+
+
+class Strided:
+    """A tensor as a kernel sees it: sizes, strides and offset in elements, and the element type.
+
+    Recording tensors are this, and so is what a rule sees of a traced one.
+    """
+
+    __slots__ = ("dtype", "offset", "shape", "strides")
+    on_chip = False  # in registers or shared memory, inside a fused kernel
+
+    def __init__(self, shape: Shape, dtype: DType, strides: Shape | None = None, offset: Dim = 0) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.strides = contiguous_strides(shape) if strides is None else strides
+        self.offset = offset
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def numel(self) -> Dim:
+        """Number of elements."""
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Dim:
+        """Bytes of the elements (not of the storage)."""
+        return product(self.shape) * self.dtype.itemsize
+
+    @property
+    def bytes_read(self) -> Dim:
+        """HBM bytes to read it once: dimensions repeated by a stride of 0 count once; 0 on chip."""
+        if self.on_chip:
+            return 0
+        return product(n for n, step in zip(self.shape, self.strides, strict=True) if not _is_0(step)) * (
+            self.dtype.itemsize
+        )
+
+    @property
+    def bytes_written(self) -> Dim:
+        """HBM bytes to write it once; 0 on chip."""
+        return 0 if self.on_chip else self.nbytes
+
+    def is_contiguous(self) -> bool:
+        """Whether it is row-major."""
+        return is_contiguous(self.shape, self.strides)
+
+    def at_most(self, n: int) -> bool:
+        """Whether it has at most n elements: what a kernel's choice depends on. In letters, a condition of the formulas."""
+        return hint(self.numel()) <= n
+
+    def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Sizes, strides and offset as ints that stand for arrays and symbols, for decisions about layout."""
+        return tuple(map(hint, self.shape)), tuple(map(hint, self.strides)), hint(self.offset)
+
+
+def _is_0(stride: Dim) -> bool:
+    return isinstance(stride, int) and stride == 0
 
 
 def contiguous_strides(shape: Shape) -> Shape:

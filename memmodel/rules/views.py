@@ -1,25 +1,33 @@
-"""Views: other shapes on the same storage. None allocates, except where PyTorch's own would have to copy."""
+"""Views: other shapes on the same storage. None allocates, except where PyTorch's own would have to copy.
+
+Sources: aten/src/ATen/native/TensorShape.cpp, TensorUtils.cpp (computeStride); tools/autograd/derivatives.yaml.
+"""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from memmodel.dims import Dim, Shape, ceil_div, hint, minimum, product, same, same_shape
 from memmodel.errors import UsageError
-from memmodel.recording.autograd import Op
-from memmodel.recording.layout import (
-    axis,
-    expand_strides,
-    is_contiguous,
-    resolve,
-    view_strides,
-)
-from memmodel.recording.ops_join import cat
-from memmodel.recording.tensor import Tensor, method
+from memmodel.rules.copies import listed_sizes
+from memmodel.rules.dispatch import aten
+from memmodel.rules.joins import cat
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.layout import axis, expand_strides, resolve, view_strides
+from memmodel.tensors.tensor import Tensor, method
 
 
-def listed_sizes(sizes: Sequence[Any]) -> tuple[Any, ...]:
-    """Sizes given one by one or as one sequence."""
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
+@rule("slice_backward", "select_backward", "diagonal_backward")
+def written_into_zeros(call: Call) -> Steps:
+    """Zeros of the input's size, and the gradient copied in (TensorShape.cpp)."""
+    grad = call.args[0]
+    yield RESULTS
+    yield moves("zero", [], [call.out])
+    yield moves("copy", [grad], [grad], in_place=True)
+
+
+makes("slice_backward", "select_backward")(lambda grad, shape: Spec(shape, grad.dtype))
 
 
 class Permute(Op):
@@ -48,7 +56,7 @@ class View(Op):
         strides = view_strides(x.shape, x.strides, shape)
         if strides is None:
             raise UsageError(f"view of shape {shape} on {x.shape} with strides {x.strides}: use reshape, which copies")
-        return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype)
+        return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype, offset=x.offset)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """Back to the input's shape, by a copy where it must be."""
@@ -81,16 +89,15 @@ class Slice(Op):
 
     is_view = True
 
-    def forward(self, x: Tensor, dim: int, length: Dim) -> Tensor:
+    def forward(self, x: Tensor, dim: int, start: Dim, length: Dim) -> Tensor:
         """See `narrow`."""
-        self.shape, self.dim = x.shape, dim
-        return x.viewed((*x.shape[:dim], length, *x.shape[dim + 1 :]), x.strides)
+        self.shape = x.shape
+        shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+        return x.viewed(shape, x.strides, x.offset + start * x.strides[dim])
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """Zeros of the input's size, with the gradient copied in (slice_backward)."""
-        whole = grad.new_zeros(self.shape, dtype=grad.dtype)
-        whole.narrow(self.dim, 0, grad.shape[self.dim]).copy_(grad)
-        return (whole,)
+        """Zeros of the input's size, with the gradient copied in."""
+        return (aten("slice_backward", grad, self.shape),)
 
 
 class Alias(Op):
@@ -112,17 +119,16 @@ class Select(Op):
 
     is_view = True
 
-    def forward(self, x: Tensor, dim: int) -> Tensor:
+    def forward(self, x: Tensor, dim: int, index: Dim) -> Tensor:
         """See `select`."""
-        self.shape, self.dim = x.shape, dim
+        self.shape = x.shape
         keep = [i for i in range(x.ndim) if i != dim]
-        return x.viewed(tuple(x.shape[i] for i in keep), tuple(x.strides[i] for i in keep))
+        start = x.offset + (index if hint(index) >= 0 else x.shape[dim] + index) * x.strides[dim]
+        return x.viewed(tuple(x.shape[i] for i in keep), tuple(x.strides[i] for i in keep), start)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """Zeros of the input's size, with the gradient copied in (select_backward)."""
-        whole = grad.new_zeros(self.shape, dtype=grad.dtype)
-        whole.select(self.dim, 0).copy_(grad)
-        return (whole,)
+        """Zeros of the input's size, with the gradient copied in."""
+        return (aten("select_backward", grad, self.shape),)
 
 
 class Split(Op):
@@ -134,7 +140,11 @@ class Split(Op):
         """See `split`."""
         self.shapes = [(*x.shape[:dim], size, *x.shape[dim + 1 :]) for size in sizes]
         self.dim = dim
-        return tuple(x.viewed(shape, x.strides) for shape in self.shapes)
+        starts = accumulate(sizes[:-1], initial=0)
+        return tuple(
+            x.viewed(shape, x.strides, x.offset + start * x.strides[dim])
+            for shape, start in zip(self.shapes, starts, strict=True)
+        )
 
     def backward(self, *grads: Tensor | None) -> tuple[Any, ...]:
         """The pieces joined; zeros for those without a gradient (split_backward)."""
@@ -247,14 +257,14 @@ def narrow(self: Tensor, dim: int, start: Dim, length: Dim) -> Tensor:
     a = axis(dim, self.ndim)
     if hint(start) + hint(length) > hint(self.shape[a]):
         raise UsageError(f"narrow from {start} by {length} leaves dimension {dim} of size {self.shape[a]}")
-    result: Tensor = Slice.apply(self, dim=a, length=length)
+    result: Tensor = Slice.apply(self, dim=a, start=start, length=length)
     return result
 
 
 @method
 def select(self: Tensor, dim: int, index: int) -> Tensor:
     """One index of a dimension, which goes away, without a copy."""
-    result: Tensor = Select.apply(self, dim=axis(dim, self.ndim))
+    result: Tensor = Select.apply(self, dim=axis(dim, self.ndim), index=index)
     return result
 
 
@@ -328,12 +338,3 @@ def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
 def detach(self: Tensor) -> Tensor:
     """The same storage without history."""
     return self.alias()
-
-
-@method
-def contiguous(self: Tensor) -> Tensor:
-    """Row-major: itself where it is, else a copy."""
-    if is_contiguous(self.shape, self.strides):
-        return self
-    result: Tensor = self.clone_contiguous()
-    return result

@@ -10,26 +10,24 @@ An algorithm written with the names below runs on it and on `torch` alike::
 
 from typing import Any
 
+import memmodel.rules.indexing
+import memmodel.rules.softmax  # noqa: F401 (their rules and methods)
+from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
-from memmodel.recording import ops_copy, ops_create, ops_matmul, ops_pointwise, ops_reduce, ops_select, ops_view  # noqa: F401
-from memmodel.recording.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
-from memmodel.recording.checkpoint import checkpoint
-from memmodel.recording.device import CPU, CUDA, Device
-from memmodel.recording.function import Function
-from memmodel.recording.fused import FusedKernel
-from memmodel.recording.ops_create import arange, dropout, empty, full, ones, randn, zeros
-from memmodel.recording.ops_einsum import einsum
-from memmodel.recording.ops_join import cat, stack
-from memmodel.recording.ops_select import Where
-from memmodel.recording.tape import Tape
-from memmodel.recording.tensor import Tensor, methods
+from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
+from memmodel.rules.dropout import dropout
+from memmodel.rules.joins import cat, stack
+from memmodel.rules.masks import where
+from memmodel.rules.products import einsum
+from memmodel.rules.reductions import MaxResult  # noqa: F401
+from memmodel.tensors.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
+from memmodel.tensors.checkpoint import checkpoint
+from memmodel.tensors.function import Function
+from memmodel.tensors.fused import FusedKernel
+from memmodel.tensors.tape import Tape
+from memmodel.tensors.tensor import Tensor, methods
 
 bool = bool_
-
-
-def where(condition: Tensor, x: Any, y: Any) -> Any:
-    """`x` where the condition holds, else `y`."""
-    return Where.apply(condition, x, y)
 
 
 def __getattr__(name: str) -> Any:

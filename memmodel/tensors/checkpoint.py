@@ -7,9 +7,9 @@ tensor is saved (early stop), so an operation after it is not repeated.
 from collections.abc import Callable
 from typing import Any
 
-from memmodel.recording.autograd import enable_grad, saved_tensors_hooks
-from memmodel.recording.tape import current
-from memmodel.recording.tensor import Tensor
+from memmodel.tensors.autograd import enable_grad, saved_tensors_hooks
+from memmodel.tensors.tape import current
+from memmodel.tensors.tensor import Tensor
 
 
 class _Stop(Exception):  # noqa: N818 (it is no error)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from memmodel.recording.autograd import Op
-from memmodel.recording.tensor import Tensor
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.tensor import Tensor
 
 
 class Function:

@@ -1,0 +1,168 @@
+"""Indexing: gathers read what they pick, scatters touch what they write; gradients by sorted indices.
+
+Sources: aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu, Indexing.cu (index_put_with_sort_kernel),
+IndexKernel.cpp (masked_scatter_cuda_), TensorAdvancedIndexing.cpp (masked_scatter_backward_symint), Sorting.cpp,
+Distributions.cpp (multinomial_out), native/Embedding.cpp (embedding_dense_backward_cpu).
+"""
+
+from memmodel.dims import Dim, hint, maximum, minimum
+from memmodel.dtypes import DType, float32, float64, int64
+from memmodel.rules.libraries import left_out
+from memmodel.rules.operator import (
+    FREED,
+    RESULTS,
+    Call,
+    Result,
+    Scratch,
+    Steps,
+    Strided,
+    contiguous,
+    kernel,
+    moves,
+    rule,
+    scratch_like,
+)
+
+_FEW_INDICES = 3072  # embedding's backward sums so many without sorting them
+_ROWS_PER_PART = 10  # NROWS_PER_THREAD: rows that one warp sums
+_SHORT_ROWS = 4096  # rows up to this length are sorted in place
+_ONE_BLOCK = 400  # rows that one thread block searches for the largest
+
+
+@rule("embedding", "index", "_unsafe_index", "gather", "index_select", "take", "masked_select")
+def gathered(call: Call) -> Steps:
+    """Reads the indices and the elements that it picks."""
+    yield RESULTS
+    yield moves("gather", [*call.tensors()[1:], call.out], [call.out])
+
+
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
+def scattered(call: Call) -> Steps:
+    """In place only what is written counts; else the whole is copied."""
+    yield RESULTS
+    if call.in_place:
+        given = call.tensors()
+        yield moves("scatter", given[1:], given[-1:], in_place=True)
+    else:
+        yield moves("scatter", call.tensors(), [call.out])
+
+
+@rule("index_put", "_unsafe_index_put", "_index_put_impl")
+def index_put(call: Call) -> Steps:
+    """What accumulates on CUDA sorts the indices, as one number each, and copies values that are not contiguous."""
+    yield RESULTS
+    accumulates = call.args[3] if len(call.args) > 3 else call.named.get("accumulate", False)
+    indices = [x for x in call.args[1] if isinstance(x, Strided)]
+    if accumulates and indices and call.device.name == "cuda":
+        n: Dim = 1
+        for x in indices:
+            n = maximum(n, x.numel())
+        yield from contiguous(call.args[2])
+        yield _numbers(n)
+        yield from _sorted_with_places(n, int64)
+        yield left_out("the histograms of its radix sort, tens of KiB")
+    given = call.tensors()
+    if call.in_place:
+        yield moves("scatter", given[1:], given[-1:], in_place=True)
+    else:
+        yield moves("scatter", given, [call.out])
+
+
+def _numbers(n: Dim, kind: DType = int64) -> Scratch:
+    return Scratch(n * kind.itemsize, (n,), kind)
+
+
+def _sorted_with_places(n: Dim, kind: DType) -> Steps:
+    """A radix sort of n keys with their places: both results, the places before it, and its second pair of buffers."""
+    yield from (_numbers(n, kind), _numbers(n, kind), _numbers(n, kind), _numbers(2 * n, kind), FREED, FREED)
+
+
+@rule("embedding_dense_backward")
+def embedding_backward(call: Call) -> Steps:
+    """Few indices are summed as they stand; more are sorted, split into parts of 10 rows, and summed part by part."""
+    grad, indices, _, _, by_frequency = call.args
+    if call.device.name == "cpu":
+        yield RESULTS
+        yield from contiguous(grad)
+    else:
+        yield from contiguous(grad)
+        yield from (RESULTS,) if indices.at_most(_FEW_INDICES) and not by_frequency else _summed_by_parts(call)
+    yield moves("embedding_backward", [grad, indices], [call.out], gradient=True)
+
+
+def _summed_by_parts(call: Call) -> Steps:
+    grad, indices, vocabulary, _, by_frequency = call.args
+    n, kind = indices.numel(), indices.dtype
+    segments = minimum(n, vocabulary)
+    parts = n // _ROWS_PER_PART + segments
+    yield from _sorted_with_places(n, kind)
+    if by_frequency:
+        yield _numbers(n, kind)
+    yield RESULTS
+    yield from (_numbers(n, kind), _numbers(1), _numbers(segments, kind), _numbers(segments, kind), _numbers(1))
+    yield _numbers(parts, kind)
+    yield _numbers(parts * grad.shape[-1], float64 if grad.dtype is float64 else float32)
+    yield left_out("the histograms of its radix sort, tens of KiB")
+
+
+@rule("masked_scatter")
+def masked_scatter(call: Call) -> Steps:
+    """On CUDA, where each true element's value stands: sums of the mask, int64."""
+    yield RESULTS
+    if call.device.name == "cuda":
+        yield scratch_like(call.args[1], int64)
+    yield moves("masked_scatter", call.tensors(), [call.out], in_place=call.in_place)
+
+
+@rule("masked_scatter_backward")
+def masked_scatter_backward(call: Call) -> Steps:
+    """The mask is counted; what it picks and zeros for the rest, together as large, are made into one tensor."""
+    yield scratch_like(call.args[1], int64)
+    yield FREED
+    yield scratch_like(call.out)
+    yield Result(0)
+    yield moves("masked_select", call.tensors(), [call.out], gradient=True)
+
+
+@rule("multinomial")
+def multinomial(call: Call) -> Steps:
+    """Draws without replacement, or one, divide by a random number per element."""
+    yield RESULTS
+    if len(call.args) > 2 and call.args[2] and call.args[1] != 1:
+        if call.device.name == "cuda":
+            yield left_out("the prefix sums of draws with replacement")
+    else:
+        yield scratch_like(call.args[0])
+    yield moves("multinomial", call.tensors(), [call.out])
+
+
+@rule("sort", "topk")
+def ordered(call: Call) -> Steps:
+    """Values and places; long rows take scratch that no source states."""
+    x, dim = call.args[0], call.named.get("dim")
+    yield RESULTS
+    if x.shape and call.device.name == "cuda":
+        length = hint(x.shape[dim if isinstance(dim, int) else -1])
+        if call.op == "sort" and length > _SHORT_ROWS:
+            yield left_out("the scratch of sorting rows longer than 4,096")
+        elif call.op == "topk" and length >= _ONE_BLOCK:
+            yield left_out("the counts of topk by several thread blocks per row, up to 0.5 KiB a block")
+    yield kernel(call.op, [x], call.results, x.dtype)
+
+
+@rule("unfold_backward")
+def unfold_backward(call: Call) -> Steps:
+    """An int64 place for each element of the dimension that was unfolded."""
+    sizes, dim = call.args[1], call.args[2]
+    yield RESULTS
+    yield _numbers(sizes[dim])
+    yield moves("unfold_backward", call.args[:1], [call.out], gradient=True)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Steps:
+    """A copy; on the CPU of a contiguous operand."""
+    yield RESULTS
+    if call.device.name == "cpu":
+        yield from contiguous(call.args[0])
+    yield moves("pixel_shuffle", call.args[:1], [call.out])

@@ -1,0 +1,86 @@
+"""Losses: some leave a loss per element beside their mean, and the memory of one in it.
+
+Sources: aten/src/ATen/native/Loss.cpp (TORCH_META_FUNC(mse_loss), TORCH_IMPL_FUNC(mse_loss_out), soft_margin_loss_out),
+cuda/Loss.cu (binary_cross_entropy_out_cuda), LossNLL2d.cpp, cuda/NLLLoss2d.cu, cuda/ActivationLogSigmoidKernel.cu.
+"""
+
+from memmodel.rules.operator import RESULTS, Call, Result, Steps, contiguous, kernel, moves, rule, scratch_like
+
+
+def _reduces(call: Call, place: int = 2) -> bool:
+    """Whether the losses of all elements become one number."""
+    given = call.args[place] if len(call.args) > place else call.named.get("reduction", 1)
+    return bool(given != 0)
+
+
+@rule("mse_loss", "smooth_l1_loss")
+def resized_loss(call: Call) -> Steps:
+    """The result is made for every element and then shrunk, which keeps its memory; a loss per element beside it."""
+    x = call.args[0]
+    if _reduces(call):
+        yield Result(0, x.nbytes)
+        yield scratch_like(x)
+    yield RESULTS
+    yield _loss(call, 3 if call.op == "mse_loss" else 1)
+
+
+@rule("huber_loss")
+def huber_loss(call: Call) -> Steps:
+    """A loss per element, then its mean."""
+    if _reduces(call):
+        yield scratch_like(call.args[0])
+    yield RESULTS
+    yield _loss(call)
+
+
+@rule("binary_cross_entropy", "soft_margin_loss")
+def copied_into(call: Call) -> Steps:
+    """A loss per element in the result's memory, into which the mean is copied."""
+    if _reduces(call, 3 if call.op == "binary_cross_entropy" else 2):
+        yield Result(0, call.args[0].nbytes)
+        yield scratch_like(call.out)
+    yield RESULTS
+    yield _loss(call)
+
+
+def _loss(call: Call, vector: int = 1) -> object:
+    x = call.args[0]
+    return kernel(call.op, call.tensors(), call.written(), x.dtype, vector=vector * x.numel())
+
+
+@rule("nll_loss_forward")
+def nll_loss(call: Call) -> Steps:
+    """Reads one logarithm per class index."""
+    yield RESULTS
+    x = call.args[0]
+    yield kernel("nll_loss", call.tensors(), call.written(), x.dtype, vector=x.numel())
+
+
+@rule("nll_loss2d_forward")
+def nll_loss2d(call: Call) -> Steps:
+    """The sum of weights first; what is reduced is first made contiguous."""
+    yield Result(1)
+    yield RESULTS
+    if _reduces(call, 3):
+        for x in call.args[:2]:
+            yield from contiguous(x)
+    yield _loss(call)
+
+
+@rule("nll_loss_backward", "nll_loss2d_backward")
+def nll_loss_backward(call: Call) -> Steps:
+    """Zeros, and one number per class index."""
+    yield RESULTS
+    yield moves("nll_loss_backward", call.tensors(), call.written(), gradient=True)
+
+
+@rule("log_sigmoid_forward")
+def log_sigmoid(call: Call) -> Steps:
+    """The second result, which the CPU keeps for backward, is empty on CUDA."""
+    if call.device.name == "cuda":
+        yield Result(0)
+    else:
+        yield RESULTS
+        yield from contiguous(call.args[0])
+    x = call.args[0]
+    yield kernel("log_sigmoid", [x], call.results[:1], x.dtype, vector=x.numel(), exp=2 * x.numel())

@@ -1,0 +1,232 @@
+"""Matrix products: one GEMM each, and how matmul and einsum come down to them.
+
+2 FLOP per multiply-add. Sources: aten/src/ATen/native/LinearAlgebra.cpp (matmul), native/cuda/Blas.cpp
+(prepare_batch_matrix_for_cublas), native/Linear.cpp (einsum, sumproduct_pair).
+"""
+
+from typing import Any
+
+from memmodel.dims import Dim, product, same
+from memmodel.errors import UsageError
+from memmodel.rules.dispatch import aten
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, Strided, copy_of, kernel, makes, rule
+from memmodel.rules.views import UnsafeView, expand, permute, reshape, squeeze, transpose, unsqueeze, view
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.layout import broadcast_shape
+from memmodel.tensors.tensor import Tensor, method
+
+_ADDED = ("addmm", "baddbmm")  # take what the product is added to first
+
+
+@rule("mm", "bmm", *_ADDED)
+def gemm(call: Call) -> Steps:
+    """(..., m, k) x (..., k, n) -> (..., m, n) in one launch; the result is allocated before packed operands."""
+    a, b = call.args[1:3] if call.op in _ADDED else call.args[:2]
+    yield RESULTS
+    packs = call.device.gemm_packs_operands
+    left = a if not packs or has_unit_stride(a) else (yield from copy_of(a))
+    right = b if not packs or has_unit_stride(b) else (yield from copy_of(b))
+    added = [call.args[0]] if call.op in _ADDED and call.named.get("beta", 1) != 0 else []
+    n = b.shape[-1]
+    yield kernel(
+        call.op, [*added, left, right], [call.out], a.dtype, matmul=2 * product(a.shape) * n, kind="gemm",
+        sizes=(product(a.shape[:-2]), a.shape[-2], n, a.shape[-1]), cublas=call.device.streams_gemm,
+    )  # fmt: skip
+
+
+def has_unit_stride(x: Strided) -> bool:
+    """Whether cuBLAS can read the matrix: one of the last two strides is 1 and the other spans the rows."""
+    (*_, rows, cols), (*_, down, across), _ = x.numbers()
+    return (across == 1 and down >= max(1, cols)) or (down == 1 and across >= max(1, rows))
+
+
+@makes("mm", "bmm")
+def _product(a: Strided, b: Strided) -> Spec:
+    if a.dtype is not b.dtype:
+        raise UsageError(f"a matrix product of {a.dtype} and {b.dtype}: both operands need the same dtype")
+    if not same(a.shape[-1], b.shape[-2]):
+        raise UsageError(f"a matrix product of shapes {a.shape} and {b.shape}: inner dimensions must agree")
+    return Spec((*a.shape[:-1], b.shape[-1]), a.dtype)
+
+
+makes(*_ADDED)(lambda _, a, b, **__: _product(a, b))
+
+
+class Bmm(Op):
+    """Batched matrix product of (b, m, k) and (b, k, n); keeps both operands."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """One batched GEMM."""
+        if self.needs[0]:
+            self.save(mat2=b)
+        if self.needs[1]:
+            self.save(self=a)
+        return aten("bmm", a, b)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """grad b^T and a^T grad; the second operand's comes first."""
+        b = aten("bmm", transpose(self.unpack("self"), 1, 2), grad) if self.needs[1] else None
+        a = aten("bmm", grad, transpose(self.unpack("mat2"), 1, 2)) if self.needs[0] else None
+        return a, b
+
+
+class Mm(Op):
+    """Matrix product of (m, k) and (k, n); keeps both operands."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """One GEMM."""
+        if self.needs[0]:
+            self.save(mat2=b)
+        if self.needs[1]:
+            self.save(self=a)
+        self.column_major = [same(x.strides[0], 1) and same(x.strides[1], x.shape[0]) for x in (a, b)]
+        return aten("mm", a, b)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradients in the memory order of their operands (mm_mat1_backward, mm_mat2_backward)."""
+        a = b = None
+        if self.needs[1]:
+            x = self.unpack("self")
+            b = aten("mm", grad.t(), x).t() if self.column_major[1] else aten("mm", x.t(), grad)
+        if self.needs[0]:
+            y = self.unpack("mat2")
+            a = aten("mm", y, grad.t()).t() if self.column_major[0] else aten("mm", grad, y.t())
+        return a, b
+
+
+class Baddbmm(Op):
+    """beta * input + alpha * (a b); keeps a and b."""
+
+    def forward(self, base: Tensor, a: Tensor, b: Tensor, beta: Any, alpha: Any) -> Tensor:
+        """One batched GEMM into a fresh result."""
+        self.beta, self.alpha = beta, alpha
+        if self.needs[2]:
+            self.save(batch1=a)
+        if self.needs[1]:
+            self.save(batch2=b)
+        return aten("baddbmm", base, a, b, beta=beta, alpha=alpha)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """As for bmm, each times alpha where that is not 1."""
+        a = b = None
+        if self.needs[1]:
+            a = _times(aten("bmm", grad, transpose(self.unpack("batch2"), 1, 2)), self.alpha)
+        if self.needs[2]:
+            b = _times(aten("bmm", transpose(self.unpack("batch1"), 1, 2), grad), self.alpha)
+        return (_times(grad, self.beta) if self.needs[0] else None), a, b
+
+
+def _times(x: Tensor, factor: Any) -> Tensor:
+    """ATen's maybe_multiply: nothing for 1."""
+    return x if isinstance(factor, int | float) and factor == 1 else aten("mul", x, factor)
+
+
+@method
+def bmm(self: Tensor, other: Tensor) -> Any:
+    """Batched matrix product of 3-d tensors."""
+    if self.ndim != 3 or other.ndim != 3:
+        raise UsageError(f"bmm of shapes {self.shape} and {other.shape}: both need three dimensions; use matmul")
+    return Bmm.apply(self, other)
+
+
+@method
+def mm(self: Tensor, other: Tensor) -> Any:
+    """Matrix product of 2-d tensors."""
+    if self.ndim != 2 or other.ndim != 2:
+        raise UsageError(f"mm of shapes {self.shape} and {other.shape}: both need two dimensions; use matmul")
+    return Mm.apply(self, other)
+
+
+@method
+def baddbmm(self: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * self + alpha * (batch1 batch2)."""
+    return Baddbmm.apply(self, batch1, batch2, beta=beta, alpha=alpha)
+
+
+@method
+def matmul(self: Tensor, other: Tensor) -> Any:
+    """The product of the last two dimensions, broadcast over the others: mm, a folded mm, or expand + reshape + bmm."""
+    if self.ndim < 2 or other.ndim < 2:
+        raise UsageError(f"matmul of shapes {self.shape} and {other.shape}: both need at least two dimensions")
+    if self.ndim == 2 and other.ndim == 2:
+        return mm(self, other)
+    if other.ndim == 2 and (other.requires_grad or self.is_contiguous()):
+        rows = reshape(self, -1, self.shape[-1])
+        return UnsafeView.apply(mm(rows, other), shape=(*self.shape[:-1], other.shape[-1]))
+    batch = (
+        broadcast_shape([self.shape[:-2], other.shape[:-2]])
+        if other.ndim > 2 and self.ndim > 2
+        else (self.shape[:-2] or other.shape[:-2])
+    )
+    a = reshape(expand(self, (*batch, *self.shape[-2:])), product(batch), *self.shape[-2:])
+    b = reshape(expand(other, (*batch, *other.shape[-2:])), product(batch), *other.shape[-2:])
+    out = UnsafeView.apply(Bmm.apply(a, b), shape=(*batch, self.shape[-2], other.shape[-1]))
+    del b, a  # C++ destroys locals in reverse
+    return out
+
+
+method("__matmul__")(matmul)
+
+
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """The sum of products that `equation` names, such as "bhqd,bhkd->bhqk"; two operands, `...` for leading dims."""
+    inputs, output = _labels(equation, operands)
+    summed = sorted({label for labels in inputs for label in labels} - set(output))
+    order = [*output, *summed]
+    left, right = (_aligned(x, labels, order) for x, labels in zip(operands, inputs, strict=True))
+    sums = list(range(len(output), len(order)))
+    for i in sums:
+        if same(left.shape[i], 1) or same(right.shape[i], 1):
+            raise UsageError(f"einsum {equation!r}: {order[i]} is summed in one operand only; sum it before")
+    return _contracted(left, right, sums)
+
+
+def _labels(equation: str, operands: tuple[Tensor, ...]) -> tuple[list[str], str]:
+    """The labels of each operand and of the result, `...` spelled out."""
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if not arrow or len(inputs) != 2 or len(operands) != 2:
+        raise UsageError(f"einsum {equation!r}: recording tensors take two operands and an explicit result")
+    widest = max(x.ndim - len(labels.replace("...", "")) for x, labels in zip(operands, inputs, strict=True))
+    dots = "0123456789"[:widest]
+    spelled = []
+    for x, labels in zip(operands, inputs, strict=True):
+        own = x.ndim - len(labels.replace("...", ""))
+        spelled.append(labels.replace("...", dots[len(dots) - own :] if own else ""))
+        if len(spelled[-1]) != x.ndim or len(set(spelled[-1])) != x.ndim:
+            raise UsageError(f"einsum {equation!r}: {labels} does not name each dimension of shape {x.shape} once")
+    return spelled, output.replace("...", dots)
+
+
+def _aligned(x: Tensor, labels: str, order: list[str]) -> Tensor:
+    """The tensor with its dimensions in `order`, ones where it lacks a label."""
+    position = {label: i for i, label in enumerate(labels)}
+    for label in order:
+        if label not in position:
+            position[label] = x.ndim
+            x = unsqueeze(x, -1)
+    return permute(x, tuple(position[label] for label in order))
+
+
+def _contracted(left: Tensor, right: Tensor, sums: list[int]) -> Tensor:
+    """Dimensions of both, of the left, of the right; the summed ones in the middle of one matrix product."""
+    rest = [i for i in range(left.ndim) if i not in sums]
+    shared = [i for i in rest if not same(left.shape[i], 1) and not same(right.shape[i], 1)]
+    of_left = [i for i in rest if i not in shared and not same(left.shape[i], 1)]
+    of_right = [i for i in rest if i not in shared and i not in of_left]
+    batch = _size(left, shared)
+    a = reshape(permute(left, (*shared, *of_left, *sums, *of_right)), batch, _size(left, of_left), _size(left, sums))
+    b = reshape(
+        permute(right, (*shared, *sums, *of_right, *of_left)), batch, _size(right, sums), _size(right, of_right)
+    )
+    out = Bmm.apply(a, b)
+    shape = [*(left.shape[i] for i in (*shared, *of_left)), *(1 for _ in sums), *(right.shape[i] for i in of_right)]
+    order = [*shared, *of_left, *sums, *of_right]
+    result = permute(view(out, *shape), tuple(order.index(i) for i in range(left.ndim)))
+    for i in reversed(sums):
+        result = squeeze(result, i)
+    return result
+
+
+def _size(x: Tensor, dims: list[int]) -> Dim:
+    return product(x.shape[i] for i in dims)

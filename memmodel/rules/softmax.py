@@ -1,0 +1,86 @@
+"""Softmax: one kernel forward, two backward on CUDA.
+
+Sources: aten/src/ATen/native/SoftMax.cpp, native/cuda/SoftMax.cu (host_softmax, softmax_backward_cuda_out).
+"""
+
+from typing import Any
+
+from memmodel.dims import Dim, product
+from memmodel.dtypes import DType, float16, float32
+from memmodel.rules.dispatch import aten
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, Strided, contiguous, kernel, makes, rule, scratch_like
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.layout import axis
+from memmodel.tensors.tensor import Tensor, method
+
+
+@rule("_softmax", "_log_softmax")
+def softmax_kernels(call: Call) -> Steps:
+    """Each element is read and written once: five FLOP and one exponential of it."""
+    x, dim = call.args[:2]
+    yield RESULTS
+    source = yield from contiguous(x)
+    n = x.numel()
+    yield kernel(
+        "softmax", [source], [call.out], x.dtype, vector=4 * n, exp=n, kind="softmax", sizes=_rows(x, dim)
+    )  # fmt: skip
+
+
+@rule("_softmax_backward_data", "_log_softmax_backward_data")
+def softmax_backward_kernels(call: Call) -> Steps:
+    """(grad - sum(grad * result)) * result: the row sum is why softmax's gradient is not elementwise.
+
+    On CUDA softmax's first materialises grad * result.
+    """
+    grad, result, dim = call.args[:3]
+    yield RESULTS
+    n, vector = result.numel(), 4
+    if call.op == "_softmax_backward_data" and call.device.softmax_backward_scratch:
+        product_of_both = Strided(result.shape, grad.dtype)
+        yield scratch_like(grad)
+        yield kernel("mul", [grad, result], [product_of_both], grad.dtype, vector=n, gradient=True)
+        source, vector = product_of_both, 3
+    else:
+        source = yield from contiguous(grad)
+        result = (yield from contiguous(result)) if call.op.startswith("_log") else result
+    yield kernel(
+        "softmax_backward", [source, result], [call.out], result.dtype, vector=vector * n, kind="softmax_backward",
+        sizes=_rows(result, dim), gradient=True,
+    )  # fmt: skip
+
+
+def _rows(x: Strided, dim: int) -> tuple[Dim, Dim]:
+    """Rows, and elements of a row."""
+    if not x.shape:
+        return 1, 1
+    d = dim % len(x.shape)
+    return product((*x.shape[:d], *x.shape[d + 1 :])), x.shape[d]
+
+
+makes("_softmax")(lambda x, dim, half_to_float: Spec(x.shape, float32 if half_to_float else x.dtype))
+makes("_softmax_backward_data")(lambda grad, result, dim, dtype: Spec(result.shape, dtype))
+
+
+class Softmax(Op):
+    """exp(x - max) / sum over one dimension; keeps its result."""
+
+    def forward(self, x: Tensor, dim: int, dtype: DType) -> Tensor:
+        """One kernel."""
+        self.dtype, self.dim = x.dtype, dim
+        out = aten("_softmax", x, dim, dtype is not x.dtype)
+        self.save(result=out)
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """One kernel, and on CUDA the product before it."""
+        return (aten("_softmax_backward_data", grad, self.unpack("result"), self.dim, self.dtype),)
+
+
+@method
+def softmax(self: Tensor, dim: int, dtype: DType | None = None) -> Any:
+    """Softmax over `dim`; with `dtype`, computed and returned in it (from an upcast copy, except half on CUDA)."""
+    a = axis(dim, self.ndim)
+    if dtype is None or dtype is self.dtype:
+        return Softmax.apply(self, dim=a, dtype=self.dtype)
+    reads_half = self.storage.tape.device.softmax_reads_half and self.dtype is float16 and dtype is float32
+    return Softmax.apply(self if reads_half else self.to(dtype), dim=a, dtype=dtype)

@@ -1,0 +1,60 @@
+"""The project's own Triton kernels in a trace: their rule is a recording of the algorithm that they carry out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from memmodel.masks import Mask
+from memmodel.program import Alloc, Free, Launch
+from memmodel.recording import empty
+from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, Strided, rule
+from memmodel.tensors.tape import Tape
+from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, flash_tiles
+
+
+@rule("flash_attention")
+def forward(call: Call) -> Steps:
+    """The output and its log-sum-exp."""
+    tiles, mask = _tiles(call, call.args[0]), _mask(call)
+    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tiles.forward), call.args[:3])
+
+
+@rule("flash_attention_backward")
+def backward(call: Call) -> Steps:
+    """dQ, dK, dV, with what the algorithm needs on the way."""
+    do, dlse, q, k, v, o, lse = call.args[:7]
+    tiles, mask, deterministic = _tiles(call, q), _mask(call), bool(call.named["deterministic"])
+
+    def run(*given: Any) -> Any:
+        return flash_backward(*given, mask, tiles, deterministic)
+
+    yield from _recorded(call, run, (do, dlse, q, k, v, o, lse))
+
+
+def _tiles(call: Call, q: Strided) -> FlashTiles:
+    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1])
+
+
+def _mask(call: Call) -> Mask:
+    window = call.named["window"]
+    return Mask(causal=bool(call.named["causal"]) or window is not None, window=window)
+
+
+def _recorded(call: Call, function: Callable[..., Any], operands: Any) -> Steps:
+    """The steps of a function on recording tensors of the operands' shapes."""
+    with Tape(call.device, sites=False) as tape:
+        given = [None if x is None else empty(*x.shape, dtype=x.dtype) for x in operands]
+        start = len(tape.events)
+        results = [x.storage.key for x in function(*given)]
+        events = tape.events[start:]
+    scratch: list[int] = []
+    for event in events:
+        if isinstance(event, Launch):
+            yield event
+        elif isinstance(event, Alloc) and event.key in results:
+            yield Result(results.index(event.key))
+        elif isinstance(event, Alloc):
+            scratch.append(event.key)
+            yield Scratch(event.nbytes, tuple(event.shape), event.dtype)
+        elif isinstance(event, Free):
+            assert event.key == scratch.pop(), "the algorithm frees its own tensors last first"
+            yield FREED
