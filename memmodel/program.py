@@ -32,7 +32,7 @@ class Alloc(NamedTuple):
 
     @property
     def goes_in_steps(self) -> bool:
-        """Whether it is what thread blocks share in a reduction: its size goes in steps, so that formulas leave it out."""
+        """Whether it is what a reduction's thread blocks share: its size goes in steps, and formulas leave it out."""
         return self.dtype.name == "uint8" and self.role == "temporary"
 
 

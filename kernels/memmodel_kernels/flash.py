@@ -81,7 +81,7 @@ def _function(xp: Any) -> Any:
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
-            grads = flash_backward(dout, dlse, *ctx.saved_tensors, ctx.mask, ctx.tiles, ctx.deterministic)
+            grads = flash_backward((dout, dlse, *ctx.saved_tensors), ctx.mask, ctx.tiles, ctx.deterministic)
             return *grads, None, None, None
 
     return FlashAttention
@@ -118,9 +118,10 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
 
 
 def flash_backward(
-    dout: Any, dlse: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, mask: Mask, tiles: FlashTiles, deterministic: bool
+    tensors: tuple[Any, ...], mask: Mask, tiles: FlashTiles, deterministic: bool
 ) -> tuple[Any, Any, Any]:
-    """dQ, dK, dV from the gradients of O and, unless None, of LSE."""
+    """dQ, dK, dV. `tensors`: the gradients of O and of LSE (or None), then Q, K, V, O and LSE."""
+    dout, dlse, q, k, v, out, lse = tensors
     delta = row_dots(dout, out, dlse)
     if deterministic or tiles.fused is None:
         return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles)

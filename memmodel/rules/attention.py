@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from memmodel.dims import Dim, ceil_div, minimum, same
 from memmodel.dtypes import float32
-from memmodel.rules.operator import RESULTS, Call, Scratch, Steps, Strided, kernel, rule, scratch_like
-from memmodel.tensors.layout import contiguous_strides
+from memmodel.rules.operator import RESULTS, Call, Scratch, Steps, kernel, rule, scratch_like
+from memmodel.tensors.layout import Strided, contiguous_strides
 
 _FLASH, _EFFICIENT, _CUDNN = (f"_scaled_dot_product_{name}_attention" for name in ("flash", "efficient", "cudnn"))
 _KERNELS = {_FLASH: "flash_attention", _EFFICIENT: "efficient_attention", _CUDNN: "cudnn_attention"}
@@ -24,7 +24,7 @@ def attention(call: Call) -> Steps:
     matmul = 2 * pairs * (q.shape[-1] + v.shape[-1])
     yield kernel(
         _KERNELS[call.op],
-        [x for x in call.tensors()],
+        call.tensors(),
         call.results[:2],
         q.dtype,
         matmul=matmul,
@@ -52,7 +52,7 @@ def attention_backward(call: Call) -> Steps:
 
 
 def _pairs(call: Call, q: Strided, k: Strided, place: int) -> Dim:
-    """Score pairs that count, over batch and heads: all, or those on and below the diagonal of the upper left corner."""
+    """Score pairs that count, over batch and heads: all, or those up to the diagonal from the upper left corner."""
     b, h, n, _ = q.shape
     m = k.shape[-2]
     causal = call.named.get("is_causal", call.args[place] if len(call.args) > place else False)

@@ -1,9 +1,10 @@
 """Copies and fills: other dtypes, other layouts, writes into a tensor that is there, tensors made from nothing.
 
-Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp; tools/autograd/derivatives.yaml.
+Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp and
+tools/autograd/derivatives.yaml.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from memmodel import dtypes
@@ -11,10 +12,10 @@ from memmodel.dims import Dim
 from memmodel.dtypes import DType, float32, int64
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import aten
-from memmodel.rules.operator import RESULTS, Call, Spec, Steps, Strided, kernel, makes, moves, rule
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import contiguous_strides, is_dense
+from memmodel.tensors.layout import Strided, contiguous_strides, is_dense
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Tensor, method
 
@@ -231,7 +232,7 @@ def arange(end: Dim, dtype: DType = int64, device: Any = None) -> Tensor:
     return _made("arange", (end,), dtype)
 
 
-def _new(op: str, doc: str) -> Any:
+def _new(op: str, doc: str) -> Callable[..., Tensor]:
     def made(self: Tensor, *size: Any, dtype: DType | None = None) -> Tensor:
         return _made(op, size, dtype or self.dtype, tape=self.storage.tape)
 

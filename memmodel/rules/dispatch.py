@@ -29,11 +29,13 @@ def aten(
     """Call an operator by ATen's name; its result.
 
     Args:
-        op: such as "bmm". args, named: as in ATen's schema; tensors are recording tensors.
+        op: such as "bmm".
+        *args: as in ATen's schema; tensors are recording tensors.
         into: the tensor that it writes in place; without, it makes what its shape function says.
         label: what accounts call its results (a tuple: each of them), where not by the operator's name.
         temporary: whether C++ drops the result at the end of the expression.
         tape: where it is recorded, for an operator without a tensor among its operands.
+        **named: arguments by their names in the schema.
 
     Raises UsageError for an operator without a rule.
     """
@@ -65,7 +67,7 @@ def several(
         if type(step) is Launch:
             tape.launch(step)
         elif type(step) is Result:
-            for i in range(len(specs)) if step.index < 0 else (step.index,):
+            for i in range(len(specs)) if step.place < 0 else (step.place,):
                 if specs and i not in made:
                     made[i] = new(tape, specs[i], labels[i], role, step.nbytes)
         elif type(step) is Scratch:

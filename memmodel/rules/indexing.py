@@ -15,13 +15,13 @@ from memmodel.rules.operator import (
     Result,
     Scratch,
     Steps,
-    Strided,
     contiguous,
     kernel,
     moves,
     rule,
     scratch_like,
 )
+from memmodel.tensors.layout import Strided
 
 _FEW_INDICES = 3072  # embedding's backward sums so many without sorting them
 _ROWS_PER_PART = 10  # NROWS_PER_THREAD: rows that one warp sums

@@ -4,6 +4,7 @@ Sources: aten/src/ATen/native/Loss.cpp (TORCH_META_FUNC(mse_loss), TORCH_IMPL_FU
 cuda/Loss.cu (binary_cross_entropy_out_cuda), LossNLL2d.cpp, cuda/NLLLoss2d.cu, cuda/ActivationLogSigmoidKernel.cu.
 """
 
+from memmodel.program import Launch
 from memmodel.rules.operator import RESULTS, Call, Result, Steps, contiguous, kernel, moves, rule, scratch_like
 
 
@@ -43,7 +44,7 @@ def copied_into(call: Call) -> Steps:
     yield _loss(call)
 
 
-def _loss(call: Call, vector: int = 1) -> object:
+def _loss(call: Call, vector: int = 1) -> Launch:
     x = call.args[0]
     return kernel(call.op, call.tensors(), call.written(), x.dtype, vector=vector * x.numel())
 

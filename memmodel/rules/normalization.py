@@ -1,14 +1,13 @@
 """Layer norm, RMS norm, group and batch norm: one kernel that keeps a number or two per row.
 
-Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statistics in acc_type: fp32 of half precision),
-cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
+Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statistics in acc_type: fp32 for half
+precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
 """
 
-from collections.abc import Iterator
-
-from memmodel.dims import hint, product
+from memmodel.dims import Dim, hint, product
 from memmodel.rules.libraries import left_out
-from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Steps, Strided, contiguous, kernel, rule
+from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Steps, contiguous, kernel, rule
+from memmodel.tensors.layout import Strided
 
 _MANY_ROWS = 65536  # the backward sums more rows than these in two passes
 _FLOP = {"_fused_rms_norm": 4, "_fused_rms_norm_backward": 10, "native_group_norm": 6, "native_batch_norm": 6}
@@ -43,12 +42,12 @@ def layer_norm_backward(call: Call) -> Steps:
     yield kernel("layer_norm_backward", call.tensors(), call.written(), x.dtype, vector=12 * x.numel(), gradient=True)
 
 
-def _sums_by_thread(x: Strided, columns: object, threads: int) -> Scratch:
-    return Scratch(2 * threads * columns * x.dtype.itemsize, (2, threads, columns), x.dtype)  # type: ignore[operator]
+def _sums_by_thread(x: Strided, columns: Dim, threads: int) -> Scratch:
+    return Scratch(2 * threads * columns * x.dtype.itemsize, (2, threads, columns), x.dtype)
 
 
 @rule(*_FLOP)
-def normalized(call: Call) -> Iterator[object]:
+def normalized(call: Call) -> Steps:
     """One kernel."""
     yield RESULTS
     largest = call.args[1] if call.op.endswith("backward") else call.args[0]

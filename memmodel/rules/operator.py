@@ -10,7 +10,7 @@ A rule is a generator. Given a call, it yields in the order of PyTorch's C++ wha
 Rules compute with sizes that are ints, arrays or symbols.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.device import Device
@@ -81,7 +81,7 @@ def _collect(values: Iterable[Any], found: list[Strided]) -> None:
 class Result(NamedTuple):
     """A result is born: its place among the results, and its bytes where it holds more than its shape needs."""
 
-    index: int
+    place: int
     nbytes: Dim | None = None
 
 
@@ -106,7 +106,8 @@ class NotKnown(NamedTuple):
 RESULTS = Result(-1)
 FREED = Freed()
 Step = Result | Scratch | Freed | Launch | NotKnown
-Steps = Iterator[Step]
+Steps = Generator[Step, None, None]
+Copied = Generator[Step, None, Strided]  # steps, and the operand that the kernel then reads
 Rule = Callable[[Call], Steps]
 Shaper = Callable[..., "Spec | list[Spec]"]
 
@@ -139,7 +140,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def makes(*names: str) -> Callable[[Any], Any]:
-    """Register what recording tensors get back from the operators of these names: a function from arguments to Specs."""
+    """Register what these operators make on recording tensors: a function from arguments to one Spec or several."""
 
     def register(function: Any) -> Any:
         SHAPES.update(dict.fromkeys(names, function))
@@ -171,7 +172,7 @@ def scratch_like(x: Strided, dtype: DType | None = None) -> Scratch:
     return Scratch(product(x.shape) * kind.itemsize, tuple(x.shape), kind)
 
 
-def copy_of(x: Strided, dtype: DType | None = None) -> Iterator[Scratch | Launch]:
+def copy_of(x: Strided, dtype: DType | None = None) -> Copied:
     """The steps of a row-major copy that the operator makes of an operand; `yield from` gives the copy."""
     made = Strided(x.shape, dtype or x.dtype)
     yield scratch_like(x, dtype)
@@ -179,7 +180,7 @@ def copy_of(x: Strided, dtype: DType | None = None) -> Iterator[Scratch | Launch
     return made
 
 
-def contiguous(x: Strided) -> Any:
+def contiguous(x: Strided) -> Copied:
     """The operand itself where it is row-major, else a copy (`yield from` gives it)."""
     if x.is_contiguous():
         return x

@@ -1,11 +1,12 @@
 """Operators on lists of tensors: what optimizers run over all parameters at once.
 
-Sources: aten/src/ATen/native/cuda/ForeachFunctors.cuh, FusedAdamKernel.cu. A list operator is counted as one kernel over
+Sources: aten/src/ATen/native/cuda/ForeachFunctors.cuh, FusedAdamKernel.cu. A list operator counts as one kernel over
 all of its tensors.
 """
 
 from memmodel.dims import Dim
-from memmodel.rules.operator import RESULTS, Call, Steps, Strided, kernel
+from memmodel.rules.operator import RESULTS, Call, Steps, kernel
+from memmodel.tensors.layout import Strided
 
 LISTS = ("_foreach_", "_fused_adam", "_fused_sgd", "_fused_adagrad", "_amp_foreach")
 _VECTOR = {  # FLOP per element, where not one

@@ -1,8 +1,8 @@
 """Elementwise operators: one kernel that reads its operands once and writes its result once; arithmetic on tensors.
 
-FLOP count one for each operation; an exponential, logarithm, tanh or erf counts as one operation of the special-function
-unit. Sources: aten/src/ATen/TensorIterator.cpp (compute_types), native/cuda/CUDALoops.cuh (operands that are broadcast
-take the loop that works out addresses), tools/autograd/derivatives.yaml and FunctionsManual.cpp (gradients).
+An exponential, logarithm, tanh or erf counts as one operation of the special-function unit, other arithmetic as FLOP on
+the fp32 units. Sources: aten/src/ATen/TensorIterator.cpp (compute_types), native/cuda/CUDALoops.cuh (operands that are
+broadcast take the loop that works out addresses), tools/autograd/derivatives.yaml and FunctionsManual.cpp (gradients).
 """
 
 from collections.abc import Iterable
@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from memmodel.dims import Dim, Shape, same, same_shape
 from memmodel.dtypes import DType, bool_, float32, promote
 from memmodel.errors import UsageError
+from memmodel.program import Launch
 from memmodel.rules.dispatch import aten
-from memmodel.rules.operator import RESULTS, Call, Launch, Spec, Step, Steps, Strided, kernel, makes, rule, scratch_like
+from memmodel.rules.operator import RESULTS, Call, Spec, Step, Steps, kernel, makes, rule, scratch_like
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import broadcast_shape, elementwise_strides, is_dense
+from memmodel.tensors.layout import Strided, broadcast_shape, elementwise_strides, is_dense
 from memmodel.tensors.tensor import Tensor, method
 
 

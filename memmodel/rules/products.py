@@ -9,10 +9,10 @@ from typing import Any
 from memmodel.dims import Dim, product, same
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import aten
-from memmodel.rules.operator import RESULTS, Call, Spec, Steps, Strided, copy_of, kernel, makes, rule
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.views import UnsafeView, expand, permute, reshape, squeeze, transpose, unsqueeze, view
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import broadcast_shape
+from memmodel.tensors.layout import Strided, broadcast_shape
 from memmodel.tensors.tensor import Tensor, method
 
 _ADDED = ("addmm", "baddbmm")  # take what the product is added to first

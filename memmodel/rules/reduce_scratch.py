@@ -75,7 +75,7 @@ def _block(wide: Dim, high: Dim, threads: Dim) -> tuple[Dim, Dim]:
 
 
 def _vector(x: Operand) -> Dim:
-    """Neighbouring outputs that a thread reads at once: 4 where sizes, strides and the address allow it, else 2 or 1."""
+    """Neighbouring outputs that a thread reads at once: 4 where sizes, strides and address allow it, else 2 or 1."""
     (size, stride), *others = x.kept
     if not same(stride, 1):
         return 1

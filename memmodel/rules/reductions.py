@@ -11,11 +11,11 @@ from memmodel.dims import Dim, Shape, product, same, same_shape
 from memmodel.dtypes import DType, float32, float64, int64, uint8
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.libraries import left_out
-from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, Strided, copy_of, kernel, makes, rule
+from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.reduce_scratch import reduction_scratch
 from memmodel.rules.views import expand, unsqueeze, view
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import axis
+from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method
 
 _SUMS = ("sum", "mean", "prod", "nansum")
@@ -56,7 +56,7 @@ def _sums_a_copy(call: Call) -> bool:
 
 
 def _shared(call: Call) -> Iterator[Scratch]:
-    """Partial results and counters of thread blocks that share outputs. They come in steps: closed forms leave them out."""
+    """Partial results and counters of thread blocks that share outputs. Closed forms leave these steps out."""
     x = call.args[0]
     if not (call.device.resident_threads and x.shape) or any(
         hasattr(n, "free_symbols") for n in (*x.shape, *x.strides)

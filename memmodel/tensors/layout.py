@@ -59,7 +59,7 @@ class Strided:
         return is_contiguous(self.shape, self.strides)
 
     def at_most(self, n: int) -> bool:
-        """Whether it has at most n elements: what a kernel's choice depends on. In letters, a condition of the formulas."""
+        """Whether it has at most n elements, where that chooses a kernel; in letters, a condition of the formulas."""
         return hint(self.numel()) <= n
 
     def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:

@@ -143,7 +143,7 @@ def method(name: Any) -> Any:
 
 
 def new(tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None = None) -> Tensor:
-    """A tensor of `spec` (shape, dtype, strides or None) on a new storage, of just its size unless `nbytes` are given."""
+    """A tensor of `spec` (shape, dtype, strides or None) on a new storage, just as large unless `nbytes` are given."""
     shape, dtype, strides = spec
     storage = Storage(tape, product(shape) * dtype.itemsize if nbytes is None else nbytes, shape, dtype, op, role)
     return Tensor(storage, shape, strides or contiguous_strides(shape), dtype)

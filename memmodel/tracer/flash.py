@@ -6,7 +6,8 @@ from typing import Any
 from memmodel.masks import Mask
 from memmodel.program import Alloc, Free, Launch
 from memmodel.recording import empty
-from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, Strided, rule
+from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, rule
+from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape
 from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, flash_tiles
 
@@ -21,13 +22,12 @@ def forward(call: Call) -> Steps:
 @rule("flash_attention_backward")
 def backward(call: Call) -> Steps:
     """dQ, dK, dV, with what the algorithm needs on the way."""
-    do, dlse, q, k, v, o, lse = call.args[:7]
-    tiles, mask, deterministic = _tiles(call, q), _mask(call), bool(call.named["deterministic"])
+    tiles, mask, deterministic = _tiles(call, call.args[2]), _mask(call), bool(call.named["deterministic"])
 
     def run(*given: Any) -> Any:
-        return flash_backward(*given, mask, tiles, deterministic)
+        return flash_backward(given, mask, tiles, deterministic)
 
-    yield from _recorded(call, run, (do, dlse, q, k, v, o, lse))
+    yield from _recorded(call, run, call.args[:7])
 
 
 def _tiles(call: Call, q: Strided) -> FlashTiles:

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 import sympy
-from memmodel.recording.reduce_scratch import reduce_scratch
 
 from memmodel import recording
 from memmodel.device import CPU, CUDA, Device
+from memmodel.dtypes import float32
 from memmodel.program import Alloc
+from memmodel.rules.reduce_scratch import reduction_scratch
+from memmodel.tensors.layout import Strided
 
 A100 = 108 * 2048  # resident threads
+
+
+def of_everything(count: object) -> tuple[object, object]:
+    return reduction_scratch(Strided((count,), float32), (), 4, A100)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +33,24 @@ A100 = 108 * 2048  # resident threads
     ],
 )
 def test_scratch_of_a_sum_of_everything(count: int, scratch: tuple[int, int]) -> None:
-    assert reduce_scratch(count, A100) == scratch
+    assert of_everything(count) == scratch
 
 
 def test_arrays_agree_with_ints() -> None:
     counts = [1000, 1 << 17, 1 << 22, 1 << 30]
-    partial, counter = reduce_scratch(np.array(counts), A100)
-    assert [*zip(partial, counter, strict=True)] == [reduce_scratch(count, A100) for count in counts]
+    partial, counter = of_everything(np.array(counts))
+    assert [*zip(partial, counter, strict=True)] == [of_everything(count) for count in counts]
+
+
+@pytest.mark.parametrize("dims", [(0,), (1,), (0, 1), (2,), (0, 2)])
+def test_arrays_agree_with_ints_for_any_dimensions(dims: tuple[int, ...]) -> None:
+    sizes = [(8192, 768, 1), (8192, 768, 3), (1 << 20, 2, 4), (4, 4096, 64), (100000, 30, 8)]
+    shape = tuple(np.array([s[i] for s in sizes]) for i in range(3))
+    for i, one in enumerate(
+        sizes[1:], 1
+    ):  # arrays stand for sizes of two or more
+        many = reduction_scratch(Strided(tuple(n[1:] for n in shape), float32), dims, 4, A100)
+        assert tuple(int(x[i - 1]) for x in many) == reduction_scratch(Strided(one, float32), dims, 4, A100)
 
 
 def sum_allocations(device: Device, *shape: object) -> list[tuple[str, object]]:

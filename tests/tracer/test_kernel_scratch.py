@@ -6,18 +6,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from memmodel.recording.reduce_scratch import reduce_scratch
-from memmodel.tracer.rules.reductions import layout, reduction_scratch
 from torch import Tensor
 from torch.nn import functional
 
 import memmodel
 from memmodel.device import CUDA
+from memmodel.dtypes import float32
 from memmodel.program import Alloc
+from memmodel.rules.reduce_scratch import operand, reduction_scratch
+from memmodel.tensors.layout import Strided
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 
 A100 = CUDA.resident_threads
+
+
+def scratch_of(shape: tuple[int, ...], dims: tuple[int, ...], threads: int = A100) -> tuple[int, int]:
+    return reduction_scratch(Strided(shape, float32), dims, 4, threads)
 
 
 def temporaries(function: Any, step: str = "inference", **inputs: str) -> list[int]:
@@ -34,7 +39,7 @@ def test_a_biass_gradient_reserves_a_blocks_width_per_output() -> None:
     8192 / 4 = 2048 rows, so that 2048 / 16 = 128 blocks share a column (less than 1728 / 6). Per output and block a
     block's width of 32 times 4 values is reserved: 4 · 768 · 128 · 128 bytes, and a counter for each of the 6.
     """
-    found = reduction_scratch(layout((8192, 768), (768, 1), (0,)), 4, A100)
+    found = scratch_of((8192, 768), (0,))
     assert found == (4 * 768 * 128 * 32 * 4, 4 * 6)
     assert temporaries(lambda x: x.sum(0), x="8192,768") == [*found]
     assert temporaries(lambda x: x.sum((0, 1)), x="8,1024,768") == [*found]
@@ -50,18 +55,13 @@ def test_a_biass_gradient_in_a_linear_layer() -> None:
 
 def test_rows_with_blocks_of_their_own_need_none() -> None:
     """A softmax's row sums: each thread sums 4096 / 32 / 16 = 8 elements."""
-    assert reduction_scratch(layout((64, 4096), (4096, 1), (1,)), 4, A100) == (0, 0)
-    assert reduction_scratch(layout((128, 768), (768, 1), (0,)), 4, A100) == (0, 0)
+    assert scratch_of((64, 4096), (1,)) == (0, 0)
+    assert scratch_of((128, 768), (0,)) == (0, 0)
 
 
 def test_an_odd_number_of_columns_is_read_one_by_one() -> None:
     """767 columns: blocks of 32 by 16 threads, 24 across; 432 fit on the GPU at once, so that 18 share a column."""
-    assert reduction_scratch(layout((8192, 767), (767, 1), (0,)), 4, A100) == (4 * 767 * 18 * 32, 4 * 24)
-
-
-@given(st.integers(1, 2**33))
-def test_a_sum_of_everything_is_the_recording_tensors(count: int) -> None:
-    assert reduction_scratch(layout((count,), (1,), ()), 4, A100) == reduce_scratch(count, A100)
+    assert scratch_of((8192, 767), (0,)) == (4 * 767 * 18 * 32, 4 * 24)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.data())
@@ -69,13 +69,13 @@ def test_views_of_one_matrix_are_one_layout(sizes: list[int], data: Any) -> None
     """Splitting a dimension, or adding one of size 1, does not change what a kernel sees."""
     x = torch.empty(sizes)
     dims = data.draw(st.lists(st.sampled_from(range(len(sizes))), unique=True, min_size=1))
-    plain = layout(x.shape, x.stride(), dims)
+    plain = operand(Strided(x.shape, float32, x.stride()), dims)
     wider = x.unsqueeze(0)
-    assert layout(wider.shape, wider.stride(), [d + 1 for d in dims]) == plain
+    assert operand(Strided(wider.shape, float32, wider.stride()), [d + 1 for d in dims]) == plain
 
 
 def test_the_multiprocessors_bound_the_blocks() -> None:
-    few, many = (reduction_scratch(layout((2**24, 8), (8, 1), (0,)), 4, n)[0] for n in (A100 // 4, A100 * 4))
+    few, many = (scratch_of((2**24, 8), (0,), n)[0] for n in (A100 // 4, A100 * 4))
     assert 0 < few < many
 
 

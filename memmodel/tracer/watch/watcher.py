@@ -236,7 +236,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if step.words not in before:
                     self.unknown[name] = "; ".join(filter(None, (before, step.words)))
             else:
-                made = call.results if step.index < 0 else [call.results[step.index]]
+                made = call.results if step.place < 0 else [call.results[step.place]]
                 new = [x.tensor for x in made if isinstance(x, Traced) and x not in call.mutated]
                 self._born_each(new, call.op, label, step.nbytes)
         self.events += [Free(key) for key in reversed(scratch)]
