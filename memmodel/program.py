@@ -144,5 +144,5 @@ def _mapped(event: Event, number: Callable[[Dim], Dim]) -> Event:
         return event._replace(nbytes=number(event.nbytes), shape=tuple(map(number, event.shape)))
     if isinstance(event, Launch):
         sizes = tuple(map(number, event.sizes))
-        return event._replace(work=event.work.mapped(number), parallel=number(event.parallel), sizes=sizes)
+        return event._replace(work=event.work.mapped(number), sizes=sizes)
     return event

@@ -44,8 +44,8 @@ def _recorded(call: Call, function: Callable[..., Any], operands: Any) -> Steps:
     with Tape(call.device, sites=False) as tape:
         given = [None if x is None else empty(*x.shape, dtype=x.dtype) for x in operands]
         start = len(tape.events)
-        results = [x.storage.key for x in function(*given)]
-        events = tape.events[start:]
+        made = function(*given)  # held while the events are read: what dies before is scratch
+        results, events = [x.storage.key for x in made], tape.events[start:]
     scratch: list[int] = []
     for event in events:
         if isinstance(event, Launch):

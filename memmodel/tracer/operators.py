@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import memmodel.rules.all
+import memmodel.tracer.flash  # noqa: F401 (registers rules)
 from memmodel.device import Device
 from memmodel.program import Launch
 from memmodel.rules.libraries import library_workspace

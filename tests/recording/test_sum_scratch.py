@@ -46,9 +46,7 @@ def test_arrays_agree_with_ints() -> None:
 def test_arrays_agree_with_ints_for_any_dimensions(dims: tuple[int, ...]) -> None:
     sizes = [(8192, 768, 1), (8192, 768, 3), (1 << 20, 2, 4), (4, 4096, 64), (100000, 30, 8)]
     shape = tuple(np.array([s[i] for s in sizes]) for i in range(3))
-    for i, one in enumerate(
-        sizes[1:], 1
-    ):  # arrays stand for sizes of two or more
+    for i, one in enumerate(sizes[1:], 1):  # arrays stand for sizes of two or more
         many = reduction_scratch(Strided(tuple(n[1:] for n in shape), float32), dims, 4, A100)
         assert tuple(int(x[i - 1]) for x in many) == reduction_scratch(Strided(one, float32), dims, 4, A100)
 

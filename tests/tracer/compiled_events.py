@@ -12,7 +12,6 @@ import torch
 
 from memmodel.device import CPU
 from memmodel.program import Mark, Program
-from memmodel.device import CPU
 from memmodel.tracer.compiled.run import Compiled, traced_compiled
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.specs import inputs_of

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from block import B, C, N, training_step
-from traced_events import events, recorded, traced_events
+from traced_events import events, recorded_program, traced_events, traced_program
 
 from memmodel.algorithms import record
 from memmodel.case import make_case
@@ -66,16 +66,18 @@ def test_spellings_in_half_precision(spelling: Any) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
-def test_spellings_with_cudas_corrections_are_the_recording_tensors(spelling: Any) -> None:
-    for dtype, phase in (("float32", "loss"), ("bfloat16", "train")):
+def test_spellings_make_the_events_and_launches_of_recording_tensors(spelling: Any) -> None:
+    for dtype, phase in (("float32", "loss"), ("bfloat16", "train"), ("float16", "inference")):
         body = step(spelling, dtype, phase)
-        assert traced_events(body, CUDA) == recorded(body, CUDA)
+        traced, recorded = traced_program(body, CUDA), recorded_program(body, CUDA)
+        assert events(traced) == events(recorded)
+        assert list(traced.launches()) == list(recorded.launches())
 
 
 def test_the_comparison_can_fail() -> None:
     """Without the corrections for CUDA, softmax's backward lacks a temporary."""
     body = step(SPELLINGS[0], "float32", "train")
-    assert traced_events(body, CPU) != recorded(body, CUDA)
+    assert traced_events(body, CPU) != events(recorded_program(body, CUDA))
 
 
 @pytest.mark.parametrize("foreach", [True, False])
@@ -123,6 +125,7 @@ def test_algorithms_are_as_recorded(name: str, phase: str, dtype: str, mask: Mas
         found = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 24}).program
         expected = record(case)
         assert events(found) == events(expected)
+        assert list(found.launches()) == list(expected.launches())
         assert phase_peaks(found) == phase_peaks(expected)
         assert saved_bytes(found) == saved_bytes(expected)
 
@@ -137,8 +140,9 @@ def test_flash_attention_by_its_registered_operator(phase: str, dtype: str, dete
     case = make_case(name, batch=2, heads=4, kv_heads=2, seq=200, head_dim=32, dtype_name=dtype, phase=phase)
     inputs = inputs_of([f"q=B,H,N,D:{dtype}", f"k=B,G,N,D:{dtype}", f"v=B,G,N,D:{dtype}"])
     setting = Setting(lambda q, k, v: flash_attention(q, k, v, deterministic=deterministic), inputs, phase, CUDA)
-    found = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 32}).program
-    assert events(found) == events(record(case))
+    found, expected = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 32}).program, record(case)
+    assert events(found) == events(expected)
+    assert list(found.launches()) == list(expected.launches())
 
 
 def test_decode_is_as_recorded() -> None:
@@ -154,6 +158,7 @@ def test_decode_is_as_recorded() -> None:
 
     found = traced(Setting(function, inputs, "inference", CUDA), {"B": 2, "H": 4, "G": 2, "M": 300, "D": 24}).program
     assert events(found) == events(record(case))
+    assert list(found.launches()) == list(record(case).launches())
 
 
 def test_inputs_are_named_and_the_upstream_gradient_is_one_of_them() -> None:

@@ -13,7 +13,6 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.liveness import phase_peaks
 from memmodel.program import Alloc, Mark, Program
-from memmodel.device import CPU
 from memmodel.tracer.forms import forms_of
 from memmodel.tracer.job import Job
 from memmodel.tracer.specs import inputs_of, letters_of

@@ -20,15 +20,19 @@ def events(program: Program) -> Events:
     return in_order(program_events(program))
 
 
-def traced_events(body: Body, device: Device) -> Events:
-    """The events of `body(torch)` on fake tensors, which it makes itself."""
+def traced_program(body: Body, device: Device) -> Program:
+    """The program of `body(torch)` on fake tensors, which it makes itself."""
     watcher = Watcher(device)
     with watching(watcher):
         body(torch)
-    return events(watcher.program)
+    return watcher.program
 
 
-def recorded(body: Body, device: Device) -> Events:
+def traced_events(body: Body, device: Device) -> Events:
+    return events(traced_program(body, device))
+
+
+def recorded_program(body: Body, device: Device) -> Program:
     with recording.Tape(device) as tape:
         body(recording)
-    return events(tape.program)
+    return tape.program

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from memmodel.program import Launch
 from memmodel.device import Device
+from memmodel.program import Launch
 from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.dispatch import name_of, tensors_in
 from memmodel.tracer.watch.storages import Storages

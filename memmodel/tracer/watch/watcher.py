@@ -14,6 +14,7 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from memmodel.device import Device
