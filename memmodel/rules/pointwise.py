@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from memmodel.dims import Dim, Shape, same, same_shape
-from memmodel.dtypes import DType, bool_, float32, promote
+from memmodel.dtypes import DType, bool_, float32, int64, promote
 from memmodel.errors import UsageError
 from memmodel.program import Launch
 from memmodel.rules.dispatch import aten
@@ -124,8 +124,7 @@ def _converted(call: Call, read: list[Strided]) -> Steps:
 
 def common_dtype(call: Call) -> DType:
     """The type that an elementwise kernel computes in: that of its result, unless it compares (compute_types)."""
-    operands = [x for x in (*call.args, *call.named.values()) if isinstance(x, Strided | float)]
-    common = result_dtype(operands)
+    common = result_dtype(call.args)
     if call.op.rstrip("_") in COMPARISONS:
         return common
     out = call.out.dtype
@@ -139,8 +138,11 @@ def result_dtype(operands: Any) -> DType:
     common = wide[0]
     for kind in wide[1:]:
         common = promote(common, kind)
-    floats = any(isinstance(x, float) or (isinstance(x, Strided) and x.dtype.floating) for x in operands)
-    return float32 if floats and not common.floating else common
+    if not common.floating and any(
+        isinstance(x, float) or (isinstance(x, Strided) and x.dtype.floating) for x in operands
+    ):
+        return float32
+    return int64 if common is bool_ and any(type(x) is int for x in operands) else common
 
 
 def like_operands(*operands: Any, dtype: DType | None = None) -> Spec:
