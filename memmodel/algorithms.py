@@ -12,7 +12,7 @@ from memmodel.dims import same
 from memmodel.errors import UsageError, unknown
 from memmodel.masks import NO_MASK
 from memmodel.program import Program
-from memmodel.recording import CUDA, Device, Tape, Tensor
+from memmodel.recording import Device, Tape, Tensor
 
 Run = Callable[..., Any]
 MOST_CHUNKS = 4096  # each is recorded launch by launch, some milliseconds
@@ -39,7 +39,7 @@ def tiles_of(case: Case) -> Any:
     """The tiles of a fused kernel: the case's own, or those of its architecture, dtype and head dim."""
     from memmodel_kernels.flash import flash_tiles
 
-    return case.tiles or flash_tiles(case.arch, case.dtype, int(case.head_dim))
+    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim))
 
 
 def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -125,17 +125,18 @@ def algorithm(name: str) -> Algorithm:
     return found
 
 
-def record(case: Case, device: Device = CUDA, sites: bool = False) -> Program:
+def record(case: Case, device: Device | None = None, sites: bool = False) -> Program:
     """Run a case on recording tensors: its inputs, then one step as a training or inference loop makes it.
 
     The step computes the output and, in training, runs backward from an upstream gradient that is alive all along; then
     the output is dropped and gradients are set to None, so that steps can follow each other. Phases are marked
-    "inputs", "forward", "backward" and "after". With `sites`, allocations know the line that made them.
+    "inputs", "forward", "backward" and "after". With `sites`, allocations know the line that made them. `device`
+    stands in for the case's own.
     """
     chosen = algorithm(case.algorithm)
     _check(chosen, case)
     grads = case.phase != "inference"
-    with Tape(device, sites) as tape:
+    with Tape(device or case.device, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
         q = _input(tape, "q", (b, case.heads, case.seq, d), case, grads)

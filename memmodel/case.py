@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
+from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16, dtype, short_name
 from memmodel.errors import UsageError, choice
@@ -49,8 +50,8 @@ class Case:
         seq: n, queries. kv_seq: m, keys. head_dim: d, of queries and keys. value_dim: e.
         mask: which keys a query sees. dropout: probability. chunk: queries at a time in "chunked".
         phase: "inference" (no autograd), "forward" (kept for backward), "train" (forward and backward).
-        torch: version of PyTorch, for workspaces. arch: compute capability as one number (80 is 8.0), for the tiles of
-            fused kernels. tiles: these tiles, where they do not follow from dtype and head dim (symbols, arrays).
+        torch: version of PyTorch, for workspaces. device: whose kernels run (a GPU's: `memmodel.step.device_of`).
+        tiles: of fused kernels, where they do not follow from device, dtype and head dim (symbols, arrays).
     """
 
     algorithm: str = "naive"
@@ -67,7 +68,7 @@ class Case:
     phase: str = "train"
     chunk: Dim = 1024
     torch: str = "2.13"
-    arch: int = 80
+    device: Device = CUDA
     tiles: Any = None
 
     def lettered(self) -> "Case":
@@ -121,7 +122,7 @@ def make_case(
     phase = choice("phase", phase, PHASES)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise UsageError(f"dropout {dropout}: expected a probability from 0 to below 1, such as 0.1")
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": batch,
         "heads": heads,
         "kv_heads": heads if kv_heads is None else kv_heads,

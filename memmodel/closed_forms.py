@@ -138,7 +138,9 @@ def _region(case: Case) -> str:
     if case.tiles is not None:
         parts.append("whole tiles counted at the edges" if not case.mask.causal else "seq a multiple of the tiles")
         tile = case.tiles.forward
-        parts.append(f"tiles of sm_{case.arch} for this head dim ({tile.rows} queries by {tile.cols} keys in forward)")
+        parts.append(
+            f"tiles of sm_{case.device.arch} for this head dim ({tile.rows} queries by {tile.cols} keys in forward)"
+        )
     if case.algorithm == "chunked":
         parts.append(f"n in {CHUNKS} equal chunks")
     if case.algorithm == "decode":

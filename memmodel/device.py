@@ -4,12 +4,7 @@ Everything else about memory is the same C++ code on both, so a recording on `CP
 CPU profiler of a real PyTorch, and a recording on `CUDA` differs from it only by what stands here.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from memmodel.tiles import FAMILY
-
-if TYPE_CHECKING:
-    from memmodel.gpus import Gpu
+from typing import NamedTuple
 
 # Resident threads of a multiprocessor by compute capability, where not 2048 (CUDA C++ Programming Guide, "Technical
 # Specifications per Compute Capability").
@@ -49,21 +44,6 @@ class Device(NamedTuple):
 
 CUDA = Device("cuda", True, True, True, True, True, True, resident_threads=108 * 2048)
 CPU = Device("cpu", False, False, False, False, False, False, resident_threads=0)
-
-
-def device_of(gpu: "Gpu") -> Device:
-    """CUDA on this GPU: its tiles, and the number of SMs that bounds reductions' scratch; an A100's where not known."""
-    arch = arch_of(gpu)
-    device = CUDA._replace(arch=arch if arch in FAMILY else CUDA.arch)
-    if "sm_count" not in gpu.values or not arch:
-        return device
-    return device._replace(resident_threads=gpu.sm_count * threads_per_sm(arch))
-
-
-def arch_of(gpu: "Gpu") -> int:
-    """The GPU's compute capability as one number; 0 where it has none (not NVIDIA's)."""
-    major, minor = gpu.compute_capability or (0, 0)
-    return 10 * major + minor
 
 
 def threads_per_sm(arch: int) -> int:

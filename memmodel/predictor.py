@@ -19,7 +19,7 @@ from memmodel.mitigations import mitigations
 from memmodel.models import model_shape
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.program import Program
-from memmodel.step import memory_of, time_or_why
+from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
@@ -149,9 +149,9 @@ def _left_out(cases: Sequence[Case]) -> list[str]:
 
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
-    """The cases with the architecture whose tiles a GPU's fused kernels use: an A100's where it has none of its own."""
-    arch = own_arch(gpu) or 80
-    return [replace(case, arch=arch) for case in cases]
+    """The cases as they run on a GPU: its fused kernels' tiles and its SMs, an A100's where it has none of its own."""
+    device = device_of(gpu)
+    return [replace(case, device=device) for case in cases]
 
 
 def own_arch(gpu: Gpu) -> int | None:

@@ -5,16 +5,28 @@ Programs come from recording tensors and from the tracer alike.
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.cublas import workspace
+from memmodel.device import CUDA, Device, threads_per_sm
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
+from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_seconds
 from memmodel.timing.terms import exp_known
 
 STEPS = 3  # the first two fill the allocator's cache, the third is read
+
+
+def device_of(gpu: Gpu) -> Device:
+    """CUDA on this GPU: its tiles, and the SMs that bound the scratch of reductions; an A100's where not known."""
+    major, minor = gpu.compute_capability or (0, 0)
+    arch = 10 * major + minor
+    device = CUDA._replace(arch=arch if arch in FAMILY else CUDA.arch)
+    if "sm_count" not in gpu.values or not arch:
+        return device
+    return device._replace(resident_threads=gpu.sm_count * threads_per_sm(arch))
 
 
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:

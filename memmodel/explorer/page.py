@@ -108,7 +108,7 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
     return {
         "id": gpu.id,
         "name": gpu.name,
-        "arch": case.arch,
+        "arch": case.device.arch,
         "kernels": own_arch(gpu) is not None,
         "capacity": gpu.capacity_bytes,
         "context": gpu.context_bytes[1] if gpu.context_bytes else 0,

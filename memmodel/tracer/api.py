@@ -9,13 +9,12 @@ from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
-from memmodel.device import device_of
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import last_step, phase_peaks, step_launches, summary
 from memmodel.origin import names
 from memmodel.program import Program
-from memmodel.step import fits, memory_of, room_bytes, time_or_why
+from memmodel.step import device_of, fits, memory_of, room_bytes, time_or_why
 from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs

@@ -32,9 +32,9 @@ from memmodel.work import Work
 MiB = 2**20
 
 
-def launch(kind: str = "elementwise", name: str = "mul", sizes: tuple[int, ...] = (), dtype: Any = float32,
-           thread: str = "main", **work: Any) -> Launch:  # fmt: skip
-    return Launch(name, Work(**work), dtype, thread, False, 1, kind, sizes)
+def launch(kind: str = "elementwise", sizes: tuple[int, ...] = (), dtype: Any = float32, in_place: bool = False,
+           **work: Any) -> Launch:  # fmt: skip
+    return Launch("kernel", Work(**work), dtype, kind, sizes, in_place=in_place)
 
 
 def gpu(**values: float) -> Gpu:
@@ -53,19 +53,18 @@ def test_traffic_is_looked_up_on_the_curve_of_its_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "work", "constant"),
+    ("kind", "work", "constant"),
     [
-        ("elementwise", "mul", {"read": 4, "written": 4}, "bandwidth"),
-        ("broadcast", "sub", {"read": 4, "written": 4}, "bandwidth"),
-        ("reduction", "sum", {"read": 8}, "reduction"),
-        ("argmax", "max", {"read": 8}, "argmax"),
-        ("elementwise", "masked_fill", {"read": 4, "written": 4}, "bandwidth"),  # the copy
-        ("elementwise", "masked_fill", {"read": 1, "written": 7}, "masked_fill"),  # the fill
-        ("elementwise", "triu", {"read": 4, "written": 4}, "triangle"),
-        ("elementwise", "bernoulli", {"read": 4, "written": 4}, "bernoulli"),
+        ("elementwise", {"read": 4, "written": 4}, "bandwidth"),
+        ("broadcast", {"read": 4, "written": 4}, "bandwidth"),
+        ("reduction", {"read": 8}, "reduction"),
+        ("argmax", {"read": 8}, "argmax"),
+        ("masked_fill", {"read": 1, "written": 7}, "masked_fill"),
+        ("triangle", {"read": 4, "written": 4}, "triangle"),
+        ("bernoulli", {"read": 4, "written": 4}, "bernoulli"),
     ],
 )
-def test_each_kind_of_kernel_has_its_own_bandwidth(kind: str, name: str, work: dict[str, int], constant: str) -> None:
+def test_each_kind_of_kernel_has_its_own_bandwidth(kind: str, work: dict[str, int], constant: str) -> None:
     rates = {
         "bandwidth": 8.0,
         "reduction": 80.0,
@@ -74,8 +73,8 @@ def test_each_kind_of_kernel_has_its_own_bandwidth(kind: str, name: str, work: d
         "triangle": 80000.0,
         "bernoulli": 2.0,
     }
-    assert traffic(launch(kind, name, **work), machine(**rates)).seconds == pytest.approx(8 / rates[constant])
-    assert traffic(launch(kind, name, **work), machine(bandwidth=4.0)).seconds == 2.0  # what stands in
+    assert traffic(launch(kind, **work), machine(**rates)).seconds == pytest.approx(8 / rates[constant])
+    assert traffic(launch(kind, **work), machine(bandwidth=4.0)).seconds == 2.0  # what stands in
 
 
 def test_few_sms_bound_the_loads_in_flight() -> None:
@@ -98,7 +97,7 @@ def test_few_sms_bound_the_loads_in_flight() -> None:
 )
 def test_softmax_passes(kind: str, length: int, l2: float, passes: float) -> None:
     on = Machine(gpu(sm_count=100, l2=l2))
-    assert softmax_passes(launch(kind, kind, (8, length)), on) == pytest.approx(passes)
+    assert softmax_passes(launch(kind, (8, length)), on) == pytest.approx(passes)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_softmax_passes(kind: str, length: int, l2: float, passes: float) -> Non
 )
 def test_long_rows_are_read_again_from_l2(kind: str, length: int, again: int) -> None:
     """Three reads and a write of a row that no block holds: two of the reads at L2's bandwidth, one after the other."""
-    one = launch(kind, kind, (8, length), read=4e9, written=4e9)
+    one = launch(kind, (8, length), read=4e9, written=4e9)
     assert reads_again(one, machine(gpu(l2_bandwidth=16e9), bandwidth=1.0)) == pytest.approx(again * 4e9 / 16e9)
     assert reads_again(one, machine(gpu(), bandwidth=1.0)) == 0.0  # no L2 listed
     assert reads_again(one, Machine(gpu(l2_bandwidth=16e9))) == 0.0  # by the datasheet alone: a lower bound
@@ -116,7 +115,7 @@ def test_half_of_the_rereads_miss_halfway() -> None:
     row = 16384 * 4
     working = 100 * 2 * row * 2
     on = Machine(gpu(sm_count=100, l2=working / 1.05))  # halfway from 0.7 to 1.4
-    assert softmax_passes(launch("softmax", "softmax", (8, 16384)), on) == pytest.approx(1.5)
+    assert softmax_passes(launch("softmax", (8, 16384)), on) == pytest.approx(1.5)
 
 
 def test_products_come_in_whole_tiles_and_waves() -> None:
@@ -151,7 +150,7 @@ def test_a_known_tile_is_that_of_large_results(sizes: tuple[int, ...], factor: f
     """A narrow result has a tile of the menu: 32 of 64 x 64, on 108 SMs."""
     classes = {f"matmul__bf16__{name}": Curve(((64.0, 1e12),)) for name in ("scores", "values")}
     on = machine(gpu(sm_count=108), tile__bf16__rows=128.0, tile__bf16__cols=256.0, **classes)
-    (found,) = matmul(launch("gemm", "bmm", sizes, bfloat16, matmul=1e9), on)
+    (found,) = matmul(launch("gemm", sizes, bfloat16, matmul=1e9), on)
     assert found.seconds == pytest.approx(1e-3 * factor)
 
 
@@ -171,7 +170,7 @@ def test_products_have_the_rate_of_their_shape(sizes: tuple[int, ...], rate: flo
             "matmul__fp32__scores": Curve(((64.0, 64.0),)),
             "matmul__fp32__values": Curve(((64.0, 6.4),)),
         }  # type: ignore[dict-item]
-    (found,) = matmul(launch("gemm", "bmm", sizes, matmul=64.0), machine(**classes))
+    (found,) = matmul(launch("gemm", sizes, matmul=64.0), machine(**classes))
     assert found.seconds == pytest.approx(64.0 / rate)
 
 
@@ -180,16 +179,16 @@ def test_page_faults_come_from_a_size_on_and_only_where_pages_are_fresh() -> Non
     assert page_faults(launch(written=32 * MiB), on) == pytest.approx(32 * MiB / 2e9)
     assert page_faults(launch(written=32 * MiB - 1), on) == 0.0
     assert page_faults(launch(written=64 * MiB), machine(bandwidth=1.0)) == 0.0
-    grown = launch(name="add", thread="autograd", written=64 * MiB, read=128 * MiB)
-    fill = launch(name="masked_fill", read=16 * MiB, written=64 * MiB)
+    grown = launch(in_place=True, written=64 * MiB, read=128 * MiB)
+    fill = launch("masked_fill", in_place=True, read=16 * MiB, written=64 * MiB)
     assert page_faults(grown, on) == page_faults(fill, on) == 0.0
-    assert page_faults(launch(name="add", written=64 * MiB), on) > 0.0
+    assert page_faults(launch(written=64 * MiB), on) > 0.0
 
 
 def test_exponentials_bind_where_they_are_slower_than_memory() -> None:
     (found,) = exponentials(launch(exp=1e6), machine(exp=1e9))
     assert found.seconds == pytest.approx(1e-3)
-    softmax = launch("softmax", "softmax", (8, 64), exp=512)
+    softmax = launch("softmax", (8, 64), exp=512)
     assert not [*exponentials(softmax, machine(exp=1e9, softmax=1e9))]  # in its measured bandwidth already
     assert [*exponentials(softmax, machine(exp=1e9))]
 
@@ -202,7 +201,7 @@ def test_a_measured_bandwidth_holds_the_arithmetic() -> None:
 
 def test_flash_on_a_cpu_multiplies_and_then_exponentiates() -> None:
     on = machine(bandwidth=1e12, launch=1e-6, **{"flash__flops": 1e11, "flash__exp": 1e9, "flash__overlap": 0.0})
-    kernel = launch("fused", "flash_forward", (4, 16, 4, 64, 64), matmul=1e9, exp=2e6, read=1e3, written=1e3)
+    kernel = launch("fused", (4, 16, 4, 64, 64), matmul=1e9, exp=2e6, read=1e3, written=1e3)
     assert flash_time(kernel, on).seconds == pytest.approx(1e9 / 1e11 + 2e6 / 1e9 + 1e-6)
 
 
@@ -236,6 +235,6 @@ def test_softmax_in_a_blocks_registers_goes_element_by_element(
     kind: str, length: int, torch: tuple[int, int], slow: bool
 ) -> None:
     on = machine(broadcast=1e9)._replace(torch=torch)
-    found = [ceiling.seconds for ceiling in one_by_one(launch(kind, kind, (1000, length)), on)]
+    found = [ceiling.seconds for ceiling in one_by_one(launch(kind, (1000, length)), on)]
     assert found == ([pytest.approx(length * 1e-6)] if slow else [])
-    assert not list(one_by_one(launch(kind, kind, (1000, length)), machine()._replace(torch=torch)))
+    assert not list(one_by_one(launch(kind, (1000, length)), machine()._replace(torch=torch)))

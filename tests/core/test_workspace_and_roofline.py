@@ -39,7 +39,7 @@ def test_workspace_size(torch: str, capability: tuple[int, int], nbytes: int) ->
 
 
 def gemms(*threads: str) -> Program:
-    return Program([Launch("bmm", Work(), bfloat16, thread, True, 1) for thread in threads], {}, {})
+    return Program([Launch("bmm", Work(), bfloat16, cublas=True, thread=thread) for thread in threads], {}, {})
 
 
 def test_a_workspace_per_thread_at_its_first_product() -> None:
@@ -67,7 +67,7 @@ def test_balance_points() -> None:
 
 
 def launch(work: Work, dtype: object = bfloat16) -> Launch:
-    return Launch("kernel", work, dtype, "main", False, 1)  # type: ignore[arg-type]
+    return Launch("kernel", work, dtype)  # type: ignore[arg-type]
 
 
 def test_a_kernel_takes_its_slowest_ceiling_and_a_launch() -> None:

@@ -127,7 +127,7 @@ def test_few_programs_take_as_long_as_the_longest() -> None:
 
 def test_backward_has_constants_of_its_own() -> None:
     case = make_case("flash", heads=32, seq=2048, head_dim=128)
-    program = record(replace(case, arch=90))
+    program = record(replace(case, device=case.device._replace(arch=90)))
     backward = next(launch for launch in launches(program) if launch.name == "flash_backward")
     slow, fast = ({**PLAIN, "flash_backward.matmul": share} for share in (0.25, 0.5))
     times = [kernel_time(backward, machine(c)).binding.seconds for c in (slow, fast)]
