@@ -43,6 +43,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _hide_colon, priority=400)
     app.connect("autodoc-process-docstring", _show_colon, priority=600)  # and after it
     app.connect("doctree-read", _colon_for_dashes)
+    app.connect("sphinx-click-process-description", _escape_stars)
     app.connect("sphinx-click-process-options", _escape_stars)
     app.connect("sphinx-click-process-epilog", _as_block)
 
