@@ -83,15 +83,15 @@ def _out_of_memory(out: RanOut, free: int) -> str:
     return f"{_ran_out(out)}; the driver had {bytes_text(free)} left"
 
 
-def _sparklines(course: History) -> Iterator[Text]:
+def _sparklines(usage: History) -> Iterator[Text]:
     """Largest allocated and reserved bytes by step, on one scale, and where the peak is."""
-    top = max(course.reserved)
-    steps = _steps(len(course.allocated), _STEPS)
-    for name, values in (("allocated", course.allocated), ("reserved", course.reserved)):
+    top = max(usage.reserved)
+    steps = _steps(len(usage.allocated), _STEPS)
+    for name, values in (("allocated", usage.allocated), ("reserved", usage.reserved)):
         bars = "".join(_bar(max(values[start:end]), top) for start, end in steps)
         yield Text(f"{name:9} {bars} {bytes_text(max(values))}")
-    at = next(column for column, (_, end) in enumerate(steps) if course.peak < end)
-    label = f"peak {_when(course.peak)}"
+    at = next(column for column, (_, end) in enumerate(steps) if usage.peak < end)
+    label = f"peak {_when(usage.peak)}"
     marked = f"{label} ^".rjust(at + 1) if at > len(label) else f"{' ' * at}^ {label}"
     yield Text(" " * 10 + marked, style="dim")
 
@@ -179,7 +179,7 @@ def _printable(text: str) -> str:
 
 def snapshot_dict(study: Study) -> dict[str, Any]:
     """The same as a dict; its keys are in docs/replay.md."""
-    snapshot, course = study.snapshot, study.history
+    snapshot, usage = study.snapshot, study.history
     return {
         "schema": SCHEMA,
         "snapshot": {
@@ -192,11 +192,11 @@ def snapshot_dict(study: Study) -> dict[str, Any]:
         },
         "addresses": asdict(study.addresses),
         "peak": {
-            "event": course.peak - 1,
-            "allocated_bytes": course.allocated[course.peak],
-            "reserved_bytes": course.reserved[course.peak],
+            "event": usage.peak - 1,
+            "allocated_bytes": usage.allocated[usage.peak],
+            "reserved_bytes": usage.reserved[usage.peak],
         },
-        "timeline": [_point(course, start, end) for start, end in _steps(len(course.allocated), _POINTS)],
+        "timeline": [_point(usage, start, end) for start, end in _steps(len(usage.allocated), _POINTS)],
         "account": [_owner(owner) for owner in study.owners],
         "fragmentation": [asdict(pool) for pool in study.pools],
         "capacity": study.capacity and study.capacity._asdict(),
@@ -206,12 +206,12 @@ def snapshot_dict(study: Study) -> dict[str, Any]:
     }
 
 
-def _point(course: History, start: int, end: int) -> dict[str, int]:
+def _point(usage: History, start: int, end: int) -> dict[str, int]:
     """The largest values of a range of events; entry 0 precedes event 0."""
     return {
         "first_event": start - 1,
-        "allocated_bytes": max(course.allocated[start:end]),
-        "reserved_bytes": max(course.reserved[start:end]),
+        "allocated_bytes": max(usage.allocated[start:end]),
+        "reserved_bytes": max(usage.reserved[start:end]),
     }
 
 

@@ -10,7 +10,7 @@ from memmodel.snapshot.snapshot import ALLOC, FREED, Snapshot
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
 _NODE = re.compile(r"\b(\w*Backward\d*|AccumulateGrad)\b")
-_LONGEST = 200  # letters of a name that are shown
+_LONGEST = 200  # characters of a name that are kept
 
 BEFORE = "before the recording"
 NO_STACK = "no stack recorded"

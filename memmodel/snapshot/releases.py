@@ -57,18 +57,18 @@ def _names_empty_cache(frames: Any) -> bool:
     return any(isinstance(name, str) and ("empty_cache" in name or "emptyCache" in name) for name in names)
 
 
-def known_capacity(snapshot: Snapshot, course: History) -> Capacity | None:
+def known_capacity(snapshot: Snapshot, usage: History) -> Capacity | None:
     """What the driver gave and refused; None where it refused nothing. An out-of-memory error says what it had left."""
-    refused = list(_refused(snapshot, course))
+    refused = list(_refused(snapshot, usage))
     if not refused and not snapshot.device_free:
         return None
-    left = [course.reserved[index] + free for index, free in snapshot.device_free.items()]
-    at_least = max(*left, *course.reserved)
+    left = [usage.reserved[index] + free for index, free in snapshot.device_free.items()]
+    at_least = max(*left, *usage.reserved)
     at_most = at_least if left else min(refused) - 1
     return Capacity(at_least, at_most if at_most >= at_least else None)
 
 
-def _refused(snapshot: Snapshot, course: History) -> Iterator[int]:
+def _refused(snapshot: Snapshot, usage: History) -> Iterator[int]:
     """What would have been reserved with the memory that the driver refused.
 
     After a release the allocator asks once more for what it did not get. With expandable segments part of it may have
@@ -79,4 +79,4 @@ def _refused(snapshot: Snapshot, course: History) -> Iterator[int]:
         grown = takewhile(lambda event: event.action in GROW, islice(events, release.last + 1, None))
         asked = sum(event.size for event in grown)
         if asked and not release.by_program:
-            yield course.reserved[release.first] + asked
+            yield usage.reserved[release.first] + asked

@@ -1,8 +1,8 @@
 """The recorded run, and the same requests served again: exactly as it was, or under other settings.
 
-Exactly, the state before the first event is rebuilt from the file, new segments land where the driver put them, and
-every address is compared. Under other settings the past is not known; the blocks in use before the first event are
-then asked for anew, the largest first, and recorded addresses only name blocks.
+An exact replay rebuilds the state before the first event from the file, places new segments where the driver put them,
+and compares every address. Under other settings the past is not known: the blocks in use before the first event are
+requested anew, the largest first, and recorded addresses only name blocks.
 """
 
 from collections.abc import Iterator
@@ -68,9 +68,9 @@ class Addresses:
     first_different_event: int | None
 
 
-def recorded_run(snapshot: Snapshot, course: History, end: Fragmentation) -> Run:
+def recorded_run(snapshot: Snapshot, usage: History, end: Fragmentation) -> Run:
     """What the recording itself says."""
-    events, allocated, reserved = snapshot.events, course.allocated, course.reserved
+    events, allocated, reserved = snapshot.events, usage.allocated, usage.reserved
     ran_out = None
     if snapshot.device_free:
         at = min(snapshot.device_free)
@@ -191,7 +191,7 @@ class _Replay:
                 yield Request(FREE, OUT_OF_MEMORY)
 
     def compare(self, event: Event) -> None:
-        """Hold the address of a request that was served to the recorded one."""
+        """Compare the address of the request just served with the recorded one."""
         self.placed.clear()
         block = self.blocks[event.address]
         assert block is not None

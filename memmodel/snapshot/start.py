@@ -1,7 +1,8 @@
 """The state before the first event of a recording, rebuilt from its end backwards.
 
-Whether a block that was freed later had kept a rest too small to split off is not in the file. Where a free block
-follows it, the first request served from that block tells: it was given its front. Else the block had none.
+A block may keep a rest that is too small to split off. For a block that was freed, the file does not hold that rest. If
+a free block follows it, the first request served from there shows where it ends, since a request gets the front of a
+free block. Otherwise the block is taken to have had no rest.
 """
 
 from bisect import bisect_left
@@ -31,7 +32,7 @@ def start(snapshot: Snapshot, allocator: CachingAllocator, blocks: dict[int, Sta
 
 
 class _Layout:
-    """Where blocks and gaps lie in the segments of before the first event."""
+    """Where blocks and gaps lay in the segments before the first event."""
 
     def __init__(self, snapshot: Snapshot, blocks: dict[int, StartBlock]) -> None:
         self.config: AllocatorConfig = snapshot.config
@@ -42,7 +43,7 @@ class _Layout:
         self.placed = sorted((event.address, i) for i, event in enumerate(snapshot.events) if event.action == ALLOC)
 
     def whole_segments(self) -> Iterator[list[Block]]:
-        """The blocks of each segment that was there."""
+        """The blocks of each segment held before the first event."""
         known = {segment.address: segment for segment in self.segments}
         for event in reversed(self.events):
             if event.action == "segment_alloc":

@@ -61,23 +61,23 @@ def study(snapshot: Snapshot, conf: AllocConf | None = None, capacity: int | Non
 
 def _study(snapshot: Snapshot, conf: AllocConf | None, capacity: int | None) -> Study:
     exact, addresses, recorded = replay_exactly(snapshot, recorded_blocks(snapshot))
-    course = history(snapshot, recorded)
+    usage = history(snapshot, recorded)
     pools = by_pool(snapshot)
-    known = known_capacity(snapshot, course)
-    runs = [recorded_run(snapshot, course, pools[-1]), exact]
+    known = known_capacity(snapshot, usage)
+    runs = [recorded_run(snapshot, usage, pools[-1]), exact]
     if conf is not None or capacity is not None:
         limits = known if capacity is None else Capacity(capacity, None)
         runs[1:] = _otherwise(snapshot, recorded, conf, limits)
     return Study(
         snapshot,
-        course,
-        owners(snapshot, recorded, course.peak),
+        usage,
+        owners(snapshot, recorded, usage.peak),
         pools,
         addresses,
         runs,
         known,
-        _out_of_memory(snapshot, course),
-        (len(recorded.start), course.allocated[0]),
+        _out_of_memory(snapshot, usage),
+        (len(recorded.start), usage.allocated[0]),
         (*snapshot.notes, *(conf.notes if conf else ())),
     )
 
@@ -102,9 +102,9 @@ def _otherwise(snapshot: Snapshot, recorded: Recorded, conf: AllocConf | None, l
     return runs
 
 
-def _out_of_memory(snapshot: Snapshot, course: History) -> list[tuple[RanOut, int]]:
+def _out_of_memory(snapshot: Snapshot, usage: History) -> list[tuple[RanOut, int]]:
     """Each recorded out-of-memory error, and the bytes that the driver had left."""
     return [
-        (RanOut(index, snapshot.events[index].size, course.allocated[index], course.reserved[index]), free)
+        (RanOut(index, snapshot.events[index].size, usage.allocated[index], usage.reserved[index]), free)
         for index, free in snapshot.device_free.items()
     ]
