@@ -1,6 +1,7 @@
 """Copies and fills: other dtypes, other layouts, writes into a tensor that is there, tensors made from nothing.
 
-Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp and
+What fills a tensor in place is mostly the first to write to it (`empty(...).copy_(x)`), so that it counts as a launch
+that meets fresh pages. Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp and
 tools/autograd/derivatives.yaml.
 """
 
@@ -15,7 +16,7 @@ from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import Strided, contiguous_strides, is_dense
+from memmodel.tensors.layout import contiguous_strides, is_dense
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Tensor, method
 
@@ -31,8 +32,7 @@ _DRAWN = ("randn", "rand", "randn_like", "rand_like", "randint", "uniform", "nor
 def copied(call: Call) -> Steps:
     """One read, one write; `copy_` writes its first operand."""
     yield RESULTS
-    into = call.in_place and call.op == "copy_"
-    yield moves("copy", [call.args[1] if into else call.args[0]], [call.out], in_place=into)
+    yield moves("copy", [call.args[1 if call.op == "copy_" else 0]], [call.out])
 
 
 @rule(
@@ -54,24 +54,26 @@ def rearranged(call: Call) -> Steps:
 def zeroed(call: Call) -> Steps:
     """A fill with zeros."""
     yield RESULTS
-    yield moves("zero", [], [call.out], in_place=call.in_place)
+    yield moves("zero", [], [call.out])
 
 
 @rule(*_FILLED)
 def filled(call: Call) -> Steps:
     """Written once."""
     yield RESULTS
-    yield moves("fill", [], [call.out], in_place=call.in_place)
+    yield moves("fill", [], [call.out])
 
 
 @rule(*_DRAWN)
 def drawn(call: Call) -> Steps:
-    """Random numbers, written once; a Bernoulli draw has a rate of its own on the CPU."""
+    """Random numbers, written once; a Bernoulli draw has a rate of its own on the CPU, which counts its operand too."""
     yield RESULTS
     base = call.op.rstrip("_")
-    facts = {"kind": "bernoulli", "vector": call.out.numel()} if base == "bernoulli" else {}
-    reads = [x for x in call.args[:1] if isinstance(x, Strided) and not call.in_place and base == "bernoulli"]
-    yield kernel(base, reads, [call.out], call.out.dtype, in_place=call.in_place, **facts)
+    if base == "bernoulli":
+        n = call.out.numel()
+        yield kernel(base, call.tensors()[:1], [call.out], call.out.dtype, vector=n, kind="bernoulli")
+    else:
+        yield moves(base, [], [call.out])
 
 
 @rule("tril", "triu")
