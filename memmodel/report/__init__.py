@@ -23,6 +23,6 @@ register(
             "screen": "memmodel.report.trace:trace_parts",
             "dict": "memmodel.report.json:document",
         },
-        "memmodel.tracer.letters.closed.Forms": {"latex": "memmodel.report.trace:forms_latex"},
+        "memmodel.tracer.letters.closed.Forms": {"latex": "memmodel.report.formulas:latex"},
     }
 )

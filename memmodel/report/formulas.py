@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 from rich.text import Text
@@ -14,21 +14,27 @@ from memmodel.moments import Branch
 from memmodel.report.sheet import Cell, Formula, Sheet, below
 from memmodel.units import formula_text
 
+if TYPE_CHECKING:
+    from memmodel.tracer.letters.closed import Forms
 
-def rows(forms: Formulas) -> Iterator[tuple[str, Any, str]]:
-    """(quantity, expression, condition) of each closed form."""
+
+def rows(forms: "Formulas | Forms") -> Iterator[tuple[str, Any, str]]:
+    """(quantity, expression, where and when it is one) of each closed form, of an algorithm or of a traced function."""
     yield "saved for backward, bytes", forms.saved, ""
     for phase, branches in forms.peaks.items():
         for branch in branches:
             yield f"{phase} peak, bytes", branch.expression, _when(branch)
     yield "matrix products, FLOP", forms.matmul_flops, ""
-    yield "all work, FLOP", forms.flops, ""
-    yield "HBM traffic, bytes", forms.hbm_bytes, ""
-    yield "intensity, FLOP/B", forms.intensity, ""
+    work = {"all work, FLOP": "flops", "HBM traffic, bytes": "hbm_bytes", "intensity, FLOP/B": "intensity"}
+    for name, field in work.items():
+        expression = getattr(forms, field, None)
+        if expression is not None:
+            yield name, expression, ""
 
 
 def _when(branch: Branch) -> str:
-    where = "" if branch.wins is None else f"where {formula_text(branch.wins)}; "
+    wins = branch.wins
+    where = "" if wins is None else f"{wins}; " if isinstance(wins, str) else f"where {formula_text(wins)}; "
     return where + branch.moment
 
 
@@ -66,19 +72,20 @@ def tensor_table(forms: Formulas) -> Sheet:
     return Sheet("Tensors, in order of birth", ("tensor", "shape", "bytes"), rows)
 
 
-def latex_rows(rows: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
-    """One displayed equation for each (quantity, expression, condition)."""
-    for name, expression, when in rows:
-        comment = f" % {when}" if when else ""
-        yield rf"\text{{{name}}} &= {sympy.latex(expression)} \\{comment}"
+def latex(forms: "Formulas | Forms") -> str:
+    """The closed forms, an equation a line."""
+    return "\n".join(_equation(name, expression, when) for name, expression, when in rows(forms))
+
+
+def _equation(name: str, expression: Any, when: str = "") -> str:
+    return rf"\text{{{name}}} &= {sympy.latex(expression)} \\" + (f" % {when}" if when else "")
 
 
 def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
-    """One displayed equation per closed form."""
-    yield from latex_rows(rows(forms))
-    if tensors:
-        for name, _, nbytes in forms.tensors:
-            yield rf"\text{{{_escaped(name)}}} &= {sympy.latex(nbytes)} \\"
+    """One displayed equation per closed form, and per tensor where asked."""
+    yield latex(forms)
+    for name, _, nbytes in forms.tensors if tensors else ():
+        yield _equation(_escaped(name), nbytes)
 
 
 def _escaped(text: str) -> str:

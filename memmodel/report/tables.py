@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
+from memmodel.account import TensorRecord
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
+from memmodel.origin import wildcard
 from memmodel.prediction import Memory, Mitigation, Prediction, Report
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
@@ -59,7 +61,7 @@ def notes_of(report: Report) -> list[str]:
     return [f"{p.case.algorithm}: {note}" for p in report.predictions for note in p.notes]
 
 
-ROWS: tuple[tuple[str, Callable[[Prediction], str]], ...] = (
+ROWS: tuple[tuple[str, Callable[[Any], str]], ...] = (  # of a prediction, and of a trace
     ("fits", lambda p: {None: "unknown", True: "yes", False: "NO"}[p.memory.fits]),
     ("live peak", lambda p: bytes_text(p.memory.live_peak_bytes)),
     ("allocated peak", lambda p: bytes_text(p.memory.allocated_peak_bytes)),
@@ -75,8 +77,8 @@ ROWS: tuple[tuple[str, Callable[[Prediction], str]], ...] = (
 )
 
 
-def _binding(prediction: Prediction) -> str:
-    time = prediction.time
+def _binding(result: Any) -> str:
+    time = result.time
     return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})" if time else "-"
 
 
@@ -97,16 +99,37 @@ def _balance_point(report: Report) -> Iterator[Text]:
 
 def account(prediction: Prediction, most: int | None = _TENSORS_SHOWN) -> Sheet:
     """What fills the peak, largest first; so many tensors, or all."""
-    at_peak = [record for record in prediction.tensors if record.at_peak]
-    shown = at_peak[:most]
-    rows = [(r.name, r.formula, bytes_text(r.nbytes), r.where, r.kept_by) for r in shown]
-    rest = at_peak[len(shown) :]
-    if rest:
-        rows.append((f"{len(rest)} more", "", bytes_text(sum(r.nbytes for r in rest)), "", ""))
-    rows.append(("together", "", bytes_text(prediction.memory.live_peak_bytes), "", ""))
     phases = prediction.memory.phase_peaks
     title = f"What fills the live peak of {prediction.title}, in {max(phases, key=lambda name: phases[name])}"
-    return Sheet(title, ("tensor", "bytes", ">size", "made by", "kept by"), rows, total=True)
+    columns = ("tensor", "bytes", ">size", "made by", "kept by")
+    return tensor_sheet(title, columns, prediction, most)
+
+
+def tensor_sheet(title: str, columns: Sequence[str], result: Any, most: int | None = _TENSORS_SHOWN) -> Sheet:
+    """The tensors of a prediction or trace that are alive at its peak; alike ones, of several layers, together."""
+    groups = _alike(record for record in result.tensors if record.at_peak)
+    rows = [_tensor_row(name, group) for name, group in groups[:most]]
+    rest = [record for _, group in groups[len(rows) :] for record in group]
+    if rest:
+        rows.append((f"{len(rest)} more", "", bytes_text(sum(r.nbytes for r in rest)), "", "", ""))
+    rows.append(("together", "", bytes_text(result.memory.live_peak_bytes), "", "", ""))
+    return Sheet(title, columns, [row[: len(columns)] for row in rows], total=True)
+
+
+def _tensor_row(name: str, group: Sequence[TensorRecord]) -> tuple[str, ...]:
+    record, size = group[0], bytes_text(sum(r.nbytes for r in group))
+    times, count = (f"{len(group)}·", f", {len(group)} times") if len(group) > 1 else ("", "")
+    return f"{name}{count}", f"{times}{record.formula}", size, record.where, record.kept_by, record.freed or "-"
+
+
+def _alike(records: Iterable[TensorRecord]) -> list[tuple[str, list[TensorRecord]]]:
+    """Tensors by name, those that differ in numbers of their names alone together, most bytes first."""
+    found: dict[Any, list[TensorRecord]] = {}
+    for record in records:
+        key = wildcard(record.name), record.formula, record.where, record.kept_by, record.freed
+        found.setdefault(key, []).append(record)
+    named = [(key[0] if len(group) > 1 else group[0].name, group) for key, group in found.items()]
+    return sorted(named, key=lambda one: -sum(r.nbytes for r in one[1]))
 
 
 def mitigations(report: Report) -> Sheet:

@@ -16,7 +16,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import cases_of, on_gpu
-from memmodel.report.trace import form_rows
+from memmodel.report.formulas import rows
 from memmodel.units import formula_text
 
 SIZES = {"B": 2, "H": 3, "N": 1024, "D": 64}
@@ -82,8 +82,8 @@ def test_latex_has_every_formula() -> None:
     found = memmodel.trace(naive, INPUTS, step="train", at=SIZES)
     assert found.forms is not None
     lines = found.latex().splitlines()
-    assert len(lines) == len(list(form_rows(found.forms)))
-    assert lines[0] == r"\text{saved for backward} &= 2 B H N^{2} \\"
+    assert len(lines) == len(list(rows(found.forms)))
+    assert lines[0] == r"\text{saved for backward, bytes} &= 2 B H N^{2} \\"
     assert formula_text(found.forms.saved) == "2·B·H·N²"
     with pytest.raises(UsageError, match="not asked for"):
         memmodel.trace(naive, INPUTS, at=SIZES, formulas=False).latex()
