@@ -23,6 +23,6 @@ register(
             "screen": "memmodel.report.trace:trace_parts",
             "dict": "memmodel.report.json:document",
         },
-        "memmodel.tracer.letters.closed.Forms": {"latex": "memmodel.report.formulas:latex"},
+        "memmodel.tracer.formulas.closed.Forms": {"latex": "memmodel.report.formulas:latex"},
     }
 )

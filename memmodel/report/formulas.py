@@ -15,7 +15,7 @@ from memmodel.report.sheet import Cell, Formula, Sheet, below
 from memmodel.units import formula_text
 
 if TYPE_CHECKING:
-    from memmodel.tracer.letters.closed import Forms
+    from memmodel.tracer.formulas.closed import Forms
 
 
 def rows(forms: "Formulas | Forms") -> Iterator[tuple[str, Any, str]]:

@@ -1,9 +1,11 @@
-"""Changes that lower a step's peak, each applied to the events (or traced again) and its saving read off.
+"""Advice: changes to the code that lower a step's live peak, each tried before it is given.
 
-On the events: a storage that Python alone still holds when nothing uses it any more dies at its last use (`del`, or the
-name bound again); an elementwise operator whose operand dies there, and which autograd did not keep, writes into it.
-By a trace: the function checkpointed, attention by the library's operator, and softmax that the code writes out by the
-library's (`by_hand.py`).
+Two changes are made to the recorded events, whose peak is then read again:
+- a storage that only a Python name holds past its last use is freed there (`del`, or the name bound again);
+- an elementwise operator whose operand is used last by it, and is not saved for backward, writes into that operand.
+
+Others need another trace (`retraced.py`): the function checkpointed, attention by the library's operator, softmax by
+the library's where the code writes it out (`by_hand.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,14 @@ _LEAST = 0.005  # of the peak: smaller savings are not worth a line
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One change: what to write and where, the live peak then, and how it was verified."""
+    """One change to the code.
+
+    Attributes:
+        change: what to write, and on which line.
+        live_peak_bytes: the peak with the change.
+        less_bytes: by how much that is lower.
+        verified: "on the events" or "by a trace".
+    """
 
     change: str
     live_peak_bytes: int
@@ -35,7 +44,13 @@ class Advice:
 
 
 def advice(program: Program, labels: Mapping[int, str], last_use: Mapping[int, int]) -> list[Advice]:
-    """What the events say would help, most first. `last_use`: storage -> place among the events of its last use."""
+    """The changes to the events that lower the peak, by how much they do.
+
+    Args:
+        program: the events, whose sizes are ints.
+        labels: storage -> its name in the code.
+        last_use: storage -> place among the events where an operator last touched it.
+    """
     before = phase_peaks(program)["peak"]
     held = _Held(program, labels, last_use)
     early = list(held.past_use())

@@ -19,11 +19,11 @@ from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
+from memmodel.tracer.formulas.closed import Forms
+from memmodel.tracer.formulas.symbolic import hints
 from memmodel.tracer.job import Job
-from memmodel.tracer.letters.closed import Forms
-from memmodel.tracer.letters.symbolic import hints
 from memmodel.tracer.lines import lines_of
-from memmodel.tracer.repeat import Drawing, check_alike
+from memmodel.tracer.random_draws import RandomDraws, check_alike
 from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.rules.attention import Backends
@@ -94,10 +94,10 @@ def _installed() -> str:
 
 
 def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
-    drawing = Drawing()
-    with drawing.watched():
+    draws = RandomDraws()
+    with draws.watched():
         found, graphs = job.steady()
-    program, drew = found.program, drawing.drew
+    program, drew = found.program, draws.drew
     symbolic, forms, why = forms_of(job, program) if formulas else (None, None, "not asked for")
     if drew or why == OTHERWISE:
         check_alike(program, lambda: job.steady()[0].program, times=4 if drew else 1)

@@ -35,7 +35,7 @@ class Chain:
 
 
 @dataclass
-class Plan:
+class Rewrite:
     """What to change: by the number of a call."""
 
     begins: dict[int, Chain] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Plan:
 
 
 class Finder(TorchFunctionMode):
-    """Follows the calls; `plan()` is what it found."""
+    """Follows the calls; `rewrite()` is what it found."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,35 +102,35 @@ class Finder(TorchFunctionMode):
             if id(x) in self._roles:
                 self._roles[id(x)][1].spoiled = True
 
-    def plan(self) -> Plan:
+    def rewrite(self) -> Rewrite:
         """The chains that are complete and used for nothing else."""
-        plan = Plan()
+        found = Rewrite()
         for chain in self._complete:
             if not chain.spoiled:
-                plan.begins[chain.calls[0]] = chain
-                plan.inside |= set(chain.calls)
-                plan.ends[chain.calls[-1]] = chain
-        return plan
+                found.begins[chain.calls[0]] = chain
+                found.inside |= set(chain.calls)
+                found.ends[chain.calls[-1]] = chain
+        return found
 
 
 class Rewriter(TorchFunctionMode):
-    """Runs the calls of a plan as the library's softmax."""
+    """Runs the calls of a rewrite as the library's softmax."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, rewrite: Rewrite) -> None:
         super().__init__()
         self.calls = 0
-        self._plan = plan
+        self._rewrite = rewrite
         self._results: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
-        if self.calls in self._plan.begins:
-            chain = self._plan.begins[self.calls]
+        if self.calls in self._rewrite.begins:
+            chain = self._rewrite.begins[self.calls]
             assert chain.dim is not None  # as of its sum
             self._results[id(chain)] = torch.softmax(args[0], chain.dim)
-        if self.calls in self._plan.ends:
-            return self._results.pop(id(self._plan.ends[self.calls]))
-        if self.calls in self._plan.inside:
+        if self.calls in self._rewrite.ends:
+            return self._results.pop(id(self._rewrite.ends[self.calls]))
+        if self.calls in self._rewrite.inside:
             with _unseen(), torch.no_grad():
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -4,9 +4,8 @@ from memmodel.case import Size
 from memmodel.errors import UsageError
 from memmodel.liveness import last_step
 from memmodel.program import Mark, Program
-from memmodel.tracer.job import Job
-from memmodel.tracer.letters.closed import Forms, closed_forms
-from memmodel.tracer.letters.symbolic import (
+from memmodel.tracer.formulas.closed import Forms, closed_forms
+from memmodel.tracer.formulas.symbolic import (
     Symbolic,
     divides_letters,
     hints,
@@ -14,6 +13,7 @@ from memmodel.tracer.letters.symbolic import (
     traced_in_letters,
     without_shared_scratch,
 )
+from memmodel.tracer.job import Job
 from memmodel.units import formula_text
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
@@ -59,7 +59,7 @@ def _enough(program: Program) -> Program:
 
 def _fitted(job: Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
     """Forms of compiled code, whose plans are for numbers; else why there are none."""
-    from memmodel.tracer.compiled.letters import forms_of as planned_forms
+    from memmodel.tracer.compiled.formulas import forms_of as planned_forms
 
     try:
         symbolic, forms = planned_forms(program, job.sizes, lambda sizes: job.run(job.setting, sizes).program)

@@ -1,4 +1,4 @@
-"""A job: a function with its sizes, GPU and torch version, and its steady step, eager or compiled."""
+"""A job: a function to trace with its sizes, GPU and torch version; it runs the step until that is steady."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ from memmodel.tracer.watch.run import Setting, Traced, traced
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is traced, and what for.
+    """A function to trace, and the machine that its memory is predicted for.
 
     Attributes:
-        setting: the function and how it runs. sizes: of the letters. gpu, version, config: what memory is for.
+        setting: the function and how it runs.
+        sizes: letter -> size.
+        gpu, version, config: the GPU, torch's version and the allocator's settings.
         compiled: whether the function is passed to torch.compile.
     """
 

@@ -1,4 +1,4 @@
-"""The lines of the user's code that make the peak: bytes alive there, by the line that made them."""
+"""The lines of the user's code behind the live peak: the bytes alive there, by the line that allocated them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from memmodel.program import Program, Site
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line and what of the peak it makes.
+class SourceLine:
+    """A line of code and the bytes of the peak that it allocated.
 
     Attributes:
-        file, line, function, text: the place. nbytes: alive at the peak.
-        names: of the storages, largest first, each once. backward: whether they are made in this line's backward.
+        file, line, function, text: the place.
+        nbytes: alive at the peak.
+        names: of the storages, largest first, each once.
+        backward: whether the line's backward allocated them, not the line itself.
     """
 
     file: str
@@ -26,8 +28,14 @@ class Line:
     backward: bool
 
 
-def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[int, Site]) -> tuple[Line, ...]:
-    """Lines by the bytes of the peak that they made, most first; the inputs belong to none."""
+def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[int, Site]) -> tuple[SourceLine, ...]:
+    """Lines by the bytes of the peak that they allocated, most first; the inputs belong to none.
+
+    Args:
+        program: the events, whose sizes are ints.
+        labels: storage -> its name.
+        forward_of: storage allocated in backward -> the line of forward whose backward it is.
+    """
     _, alive = at_peak(program)
     found: dict[tuple[str, int, bool], list[tuple[int, str, str]]] = {}
     for birth in program.births():
@@ -37,7 +45,7 @@ def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[in
                 key = place.file, place.line, birth.site is None
                 found.setdefault(key, []).append((int(birth.nbytes), labels[birth.key], place.function))
     lines = [
-        Line(
+        SourceLine(
             file,
             line,
             made[0][2],

@@ -15,8 +15,8 @@ from memmodel.shown import Shown, rendered
 from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
-from memmodel.tracer.letters.closed import Forms
-from memmodel.tracer.lines import Line
+from memmodel.tracer.formulas.closed import Forms
+from memmodel.tracer.lines import SourceLine
 from memmodel.work import Work
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Trace(Shown):
     calibrated: Time | None
     program: Program
     tensors: tuple[TensorRecord, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[SourceLine, ...]
     forms: Forms | None
     why_no_forms: str
     advice: tuple[Advice, ...]

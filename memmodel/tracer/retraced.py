@@ -1,4 +1,4 @@
-"""Changes that lower the peak: those shown on the events, and those that need the changed function traced."""
+"""Advice that needs another trace of the changed function, together with the advice read off the events."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -55,11 +55,11 @@ def _library_softmax(job: Job, program: Program) -> list[tuple[str, Setting]]:
         return []
     finder = Finder()
     traced(setting._replace(function=under(finder, setting.function)), job.sizes)
-    plan = finder.plan()
-    if not plan.ends:
+    rewrite = finder.rewrite()
+    if not rewrite.ends:
         return []
-    where = ", ".join(map(str, plan.lines))
-    changed = setting._replace(function=under(Rewriter(plan), setting.function))
+    where = ", ".join(map(str, rewrite.lines))
+    changed = setting._replace(function=under(Rewriter(rewrite), setting.function))
     return [(f"line {where}: torch.softmax(x, dim) instead of exp(x - max) / sum", changed)]
 
 

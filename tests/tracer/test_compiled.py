@@ -17,7 +17,7 @@ import memmodel
 from memmodel.cublas import parse_torch_version
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Launch
-from memmodel.tracer.compiled.letters import forms_of
+from memmodel.tracer.compiled.formulas import forms_of
 from memmodel.tracer.compiled.wrapper import copy_if_misaligned
 from memmodel.tracer.result import Trace
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import memmodel
-from memmodel.tracer.letters.layers import FEW
-from memmodel.tracer.letters.repeats import runs
+from memmodel.tracer.formulas.layers import FEW
+from memmodel.tracer.formulas.repeats import runs
 from memmodel.tracer.result import Trace
 
 

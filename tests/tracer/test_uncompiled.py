@@ -27,7 +27,7 @@ from traced_functions import INPUTS, SIZES, in_chunks
 from memmodel.device import CUDA
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.specs import inputs_of
-from memmodel.tracer.letters.symbolic import hints, traced_in_letters
+from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
 
 setting = Setting(in_chunks, inputs_of(INPUTS), "train", CUDA)
 traced_in_letters(setting, hints("BHND", SIZES))

@@ -1,7 +1,7 @@
-"""Closed forms of a traced step: one expression for each region of sizes, short, and checked against a run on numbers.
+"""Closed forms of a traced step: live peaks, saved bytes and work in letters, checked against a run on numbers.
 
-A phase has as many moments as births. Numbers at sample sizes find those that can be the largest; each of the others
-is then shown to lie below one of them, term by term, or counted as unproven.
+Which moments can be a phase's peak is decided by `memmodel.moments`. Where layers repeat, the forms are in the number
+of layers too, as far as no other moment outgrows them in a larger model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from memmodel.liveness import alive_at, births_and_deaths, last_step, step_phase
 from memmodel.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
 from memmodel.polynomials import short, terms
 from memmodel.program import Program
-from memmodel.tracer.letters.layers import Layers, layers_of, progress
-from memmodel.tracer.letters.symbolic import Symbolic, in_multiples, without_shared_scratch
+from memmodel.tracer.formulas.layers import Layers, layers_of, progress
+from memmodel.tracer.formulas.symbolic import Symbolic, in_multiples, without_shared_scratch
 from memmodel.units import formula_text
 from memmodel.work import Work
 

@@ -1,6 +1,7 @@
-"""Whether a function allocates alike each time: one that draws numbers in Python, or changes its own state, may not.
+"""Functions that draw random numbers in Python, or change state of their own, may allocate differently at each call.
 
-What it draws from torch's generators has no value in a trace, so that no size can depend on it.
+Such functions are traced several times and must allocate alike. Numbers drawn from torch's generators have no value in
+a trace, so no size can depend on them.
 """
 
 import random
@@ -15,14 +16,14 @@ from memmodel.program import Program
 
 
 @dataclass
-class Drawing:
+class RandomDraws:
     """Whether code within `watched` drew from Python's or numpy's generators."""
 
     drew: bool = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, draws are noticed, also of numpy if it was imported before."""
+        """Within, `drew` notices draws, also numpy's where numpy was imported before."""
         before = _states()
         yield
         after = _states()

@@ -13,8 +13,8 @@ import sympy
 
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Launch, Mark, Program
-from memmodel.tracer.letters.closed import Forms, closed_forms
-from memmodel.tracer.letters.symbolic import Symbolic, without_shared_scratch
+from memmodel.tracer.formulas.closed import Forms, closed_forms
+from memmodel.tracer.formulas.symbolic import Symbolic, without_shared_scratch
 from memmodel.work import Work
 
 Run = Callable[[Mapping[str, int]], Program]

@@ -1,11 +1,12 @@
-"""Repeated layers: which storages and kernels of a step come once per layer, so that formulas can be read in L.
+"""Repeated layers: live bytes and work of a step as L a + b, with L the number of layers.
 
-How many layers there are is read off the parameters' names (`blocks.0.mlp.weight`, `blocks.1.mlp.weight`, ...) or, in a
-plain loop, off tensors that the code holds, as many as the loop's rounds. A run is a series of births that comes
-that often in a row, each round made by the same instructions, with the same bytes, from its own layer's parameters.
-What is alive of a run at a moment is all rounds, or all but the last few, or the first few: so a sum of bytes is L
-times a sum plus a rest. It is the sum itself, regrouped; that another number of layers repeats in the same way is the
-one thing assumed.
+The number of layers traced is read off the parameters' names (`blocks.0.mlp.weight`, `blocks.1.mlp.weight`, ...). In a
+plain loop over tensors that the code holds, it is the number of such tensors.
+
+A run is a series of allocations that repeats once per layer: each round is made by the same instructions, has the same
+bytes, and works with its own layer's parameters. At any moment a run's rounds are alive from the first to some layer,
+or from some layer to the last, so the bytes alive are a multiple of L plus a constant. The form regroups the sum that
+was traced; the one assumption is that a model with more layers repeats in the same way.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +22,7 @@ from memmodel.liveness import states
 from memmodel.origin import LAYER_NUMBER, wildcard
 from memmodel.polynomials import terms
 from memmodel.program import Alloc, Launch, Mark, Program, Site
-from memmodel.tracer.letters.repeats import own_runs, runs
+from memmodel.tracer.formulas.repeats import own_runs, runs
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.run import Traced
 from memmodel.work import Work
@@ -32,7 +33,12 @@ _LETTERS = ("L", "L_layers", "layers")
 
 
 class Place(NamedTuple):
-    """A storage among the rounds of a run: its run, its part of a round, its round; the run's phase and rounds."""
+    """The position of a storage that comes once per layer.
+
+    Attributes:
+        run: number of the run. part: position within a round. round: which round.
+        phase, rounds: of the run: the phase that allocates it, and its number of rounds.
+    """
 
     run: int
     part: int

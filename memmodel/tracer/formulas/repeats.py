@@ -1,4 +1,4 @@
-"""Stretches of a sequence that are the same signs several times over."""
+"""Repeats in a sequence of signs: stretches in which the same signs come several times in a row."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,1 +1,0 @@
-"""Formulas: the run in letters, its closed forms, repeated layers."""
