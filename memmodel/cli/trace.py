@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
 @click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
-@click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]")
+@click.option(
+    "--torch", "torch_version", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]"
+)
 @click.option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
 @click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
 @inputs("gpu", "allocator")
@@ -47,33 +49,30 @@ if TYPE_CHECKING:
 def command(
     asked: Inputs,
     function: str,
-    inputs: tuple[str, ...],
     train: bool,
     forward: bool,
     own: bool,
-    compiled: bool,
     at: str | None,
-    over: str | None,
-    torch: str | None,
     no_formulas: bool,
-    most_operators: int | None,
     sweep: str | None,
     latex: bool,
     timeline: bool,
     output: str | None,
     force: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Trace a PyTorch function: its memory in numbers, by line and as formulas, without a GPU.
 
     Runs the function's code on tensors that have shapes and no data.
     """
-    device = asked.gpu
+    step = "train" if train else "forward" if forward else "own" if own else "inference"
+    settings: dict[str, Any] = {"gpu": asked.gpu, "config": asked.allocator, "step": step}
+    settings |= {name: value for name, value in given.items() if value is not None}
     try:
         from memmodel.tracer.api import trace
         from memmodel.tracer.specs import parse_at
         from memmodel.tracer.target import target
-        from memmodel.tracer.watch.watcher import MOST_OPERATORS
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -87,19 +86,7 @@ def command(
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
         with redirect_stdout(sys.stderr):  # what the user's code prints
-            return trace(
-                called,
-                inputs,
-                step="train" if train else "forward" if forward else "own" if own else "inference",
-                at=sizes,
-                gpu=device,
-                torch_version=torch,
-                over=over,
-                formulas=formulas,
-                compiled=compiled,
-                config=asked.allocator,
-                most_operators=most_operators or MOST_OPERATORS,
-            )
+            return trace(called, at=sizes, formulas=formulas, **settings)
 
     if sweep is not None:
         letter, _, sizes = sweep.partition("=")
