@@ -1,7 +1,6 @@
 """Snapshots for tests: written down while the model runs, as PyTorch does, or made of a recorded trace."""
 
 import pickle
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -110,21 +109,9 @@ class Recording:
             "max_split_size": -1 if config.max_split_size is None else config.max_split_size,
             "roundup_power2_divisions": {str(1 << i): config.roundup_power2_divisions for i in range(16)},
         }
-        segments = [self._segment(run) for run in self._runs()]
+        in_use = [block for block, *_ in self.live.values()]
+        segments = [self._segment(run) for run in self.allocator.segments(in_use)]
         return {"segments": segments, "device_traces": [self.events[since:]], "allocator_settings": settings}
-
-    def _runs(self) -> Iterator[list[Block]]:
-        """The blocks of every segment, or run of mapped pages, in address order."""
-        model = self.allocator
-        blocks = {block for block, *_ in self.live.values()}
-        blocks |= {*model.small.blocks(), *model.large.blocks()}
-        for block in sorted(blocks, key=lambda found: found.address):
-            if block.prev is None or not block.prev.mapped:
-                run, following = [block], block.next
-                while following is not None and following.mapped:
-                    run.append(following)
-                    following = following.next
-                yield run
 
     def _segment(self, run: list[Block]) -> Data:
         return segment(run[0].address, run[0].small, [self._block(b) for b in run], run[0].stream) | {
