@@ -17,7 +17,15 @@ Shape = tuple[Dim, ...]
 
 
 def product(dims: Iterable[Dim]) -> Dim:
-    """The product of `dims`; 1 for none."""
+    """The product of `dims` as an amount; 1 for none. Letters of sizes (`memmodel.case.Size`) are dropped."""
+    total: Dim = 1
+    for size in dims:
+        total = total * (int(size) if isinstance(size, int) else size)
+    return total
+
+
+def merged(dims: Iterable[Dim]) -> Dim:
+    """The product of `dims` as one dimension of a shape, which shows as their letters: b·h."""
     return reduce(mul, dims) if (dims := tuple(dims)) else 1
 
 

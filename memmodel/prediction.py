@@ -3,9 +3,9 @@
 `print(report)` shows a table in a terminal, `report` at the end of a notebook's cell one there; see `memmodel.shown`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from memmodel.account import TensorRecord
 from memmodel.case import Case
@@ -16,6 +16,7 @@ from memmodel.timing import KernelTime
 from memmodel.units import bytes_text
 from memmodel.work import Work
 
+T = TypeVar("T")
 Excess = Literal["tensors", "fragmentation"]  # what does not fit: the blocks in use, or only the segments around them
 
 
@@ -138,13 +139,46 @@ class Mitigation(NamedTuple):
     fits: bool | None
 
 
+class Computed(Sequence[T]):
+    """A sequence that is computed when it is first read: what would help costs more than the prediction itself."""
+
+    __slots__ = ("_compute", "_values")
+
+    def __init__(self, compute: Callable[[], Iterable[T]]) -> None:
+        self._compute: Callable[[], Iterable[T]] = compute
+        self._values: tuple[T, ...] | None = None
+
+    def _read(self) -> tuple[T, ...]:
+        if self._values is None:
+            self._values = tuple(self._compute())
+        return self._values
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._read() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._read(),)
+
+
 @dataclass(frozen=True, slots=True)
 class Report(Shown):
     """Predictions for several algorithms on one GPU, with what would help and what was assumed."""
 
     gpu: Gpu
     predictions: tuple[Prediction, ...]
-    mitigations: tuple[Mitigation, ...]
+    mitigations: Sequence[Mitigation]
     assumptions: tuple[str, ...]
 
     def __getitem__(self, algorithm: str) -> Prediction:

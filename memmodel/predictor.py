@@ -17,7 +17,7 @@ from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.models import model_shape
-from memmodel.prediction import Prediction, Report, Time
+from memmodel.prediction import Computed, Prediction, Report, Time
 from memmodel.program import Program
 from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
@@ -135,7 +135,7 @@ def predict_cases(
     return Report(
         device,
         predictions,
-        tuple(mitigations(predictions, device, config)),
+        Computed(lambda: mitigations(predictions, device, config)),
         (*assumptions(cases[0], device, config, rates), *_left_out(cases)),
     )
 

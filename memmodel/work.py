@@ -30,7 +30,9 @@ class Work:
     l2: Dim = 0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*map(_sum, self._amounts(), other._amounts()))
+        # A plain 0 is not added: that costs nothing for ints, and much for arrays and symbols.
+        pairs = zip(self._amounts(), other._amounts(), strict=True)
+        return Work(*[b if type(a) is int and a == 0 else a if type(b) is int and b == 0 else a + b for a, b in pairs])
 
     def __mul__(self, times: Dim) -> "Work":
         return Work(*(amount if _is_zero(amount) else amount * times for amount in self._amounts()))
@@ -56,11 +58,6 @@ class Work:
     def intensity(self) -> Dim:
         """Arithmetic intensity, FLOP per byte of HBM traffic."""
         return self.flops / self.hbm_bytes
-
-
-def _sum(a: Dim, b: Dim) -> Dim:
-    """a + b; adding a plain 0 costs nothing, which matters for arrays and symbols."""
-    return b if _is_zero(a) else a if _is_zero(b) else a + b
 
 
 def _is_zero(amount: Dim) -> bool:

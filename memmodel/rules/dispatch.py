@@ -4,7 +4,7 @@ from typing import Any
 
 from memmodel.errors import UsageError
 from memmodel.program import Launch
-from memmodel.rules.operator import SHAPES, Call, Freed, NotKnown, Result, Scratch, Spec, rule_of
+from memmodel.rules.operator import SHAPES, Call, Freed, Result, Rule, Scratch, Spec, Steps, rule_of
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, new
@@ -17,7 +17,12 @@ class OnChip(Strided):
     on_chip = True
 
 
-def aten(
+def aten(op: str, *args: Any, **options: Any) -> Tensor:
+    """Call an operator by ATen's name; its result. `options` are those of `several`."""
+    return several(op, *args, **options)[0]
+
+
+def several(
     op: str,
     *args: Any,
     into: Tensor | None = None,
@@ -25,8 +30,8 @@ def aten(
     temporary: bool = False,
     tape: Tape | None = None,
     **named: Any,
-) -> Tensor:
-    """Call an operator by ATen's name; its result.
+) -> tuple[Tensor, ...]:
+    """Call an operator of several results by ATen's name.
 
     Args:
         op: such as "bmm".
@@ -39,55 +44,63 @@ def aten(
 
     Raises UsageError for an operator without a rule.
     """
-    return several(op, *args, into=into, label=label, temporary=temporary, tape=tape, **named)[0]
-
-
-def several(
-    op: str,
-    *args: Any,
-    into: Tensor | None = None,
-    label: str | tuple[str, ...] = "",
-    temporary: bool = False,
-    tape: Tape | None = None,
-    **named: Any,
-) -> tuple[Tensor, ...]:
-    """`aten` for an operator of several results: all of them."""
-    found = rule_of(op)
-    if found is None:
-        raise UsageError(f"there is no rule for the operator {op}: add one in memmodel/rules (docs/extending.md)")
     tape = tape or _tape_of(args)
-    specs = [] if into is not None else _specs(op, args, named)
+    specs, mutated = ([], (into,)) if into is not None else (_specs(op, args, named), ())
     kind = OnChip if tape.fused else Strided
     results: list[Any] = [kind(*spec) for spec in specs] or [into]
-    labels = (label,) * len(specs) if label and isinstance(label, str) else label or (_name(op),) * len(specs)
-    role = "temporary" if temporary else "tensor"
-    made: dict[int, Tensor] = {}
-    scratch: list[int] = []
-    for step in found(Call(op, args, named, results, tape.device, () if into is None else (into,))):
-        if type(step) is Launch:
-            tape.launch(step)
-        elif type(step) is Result:
-            for i in range(len(specs)) if step.place < 0 else (step.place,):
-                if specs and i not in made:
-                    made[i] = new(tape, specs[i], labels[i], role, step.nbytes)
-        elif type(step) is Scratch:
-            if not (tape.fused or (isinstance(step.nbytes, int) and step.nbytes == 0)):
-                scratch.append(tape.alloc(step.nbytes, step.shape, step.dtype, f"{_name(op)} scratch", "temporary"))
-        elif type(step) is Freed:
-            tape.free(scratch.pop())
-        else:
-            assert type(step) is NotKnown
-            tape.unknown[op] = step.words
-    while scratch:
-        tape.free(scratch.pop())
+    steps = _rule(op)(Call(op, args, named, results, tape.device, mutated))
+    made: tuple[Tensor, ...] = _Births(tape, op, specs, label, "temporary" if temporary else "tensor").play(steps)
     if into is not None:
         into.storage.version += 1
         return (into,)
-    return tuple(made[i] for i in range(len(specs)))
+    return made
 
 
-def _name(op: str) -> str:
-    return op.strip("_").removesuffix("_data")
+class _Births:
+    """What an operator's steps leave behind: its results, and on the tape its scratch and kernels."""
+
+    __slots__ = ("labels", "name", "role", "scratch", "specs", "tape", "tensors")
+
+    def __init__(self, tape: Tape, op: str, specs: list[Spec], label: str | tuple[str, ...], role: str) -> None:
+        self.tape, self.specs, self.role = tape, specs, role
+        self.name = op.strip("_").removesuffix("_data")
+        self.labels = label if isinstance(label, tuple) else (label or self.name,) * len(specs)
+        self.tensors: list[Tensor | None] = [None] * len(specs)
+        self.scratch: list[int] = []
+
+    def play(self, steps: Steps) -> Any:
+        """Record the steps; the results."""
+        for step in steps:
+            if type(step) is Launch:
+                self.tape.launch(step)
+            elif type(step) is Result:
+                self._born(step)
+            elif type(step) is Scratch:
+                self._take(step)
+            elif type(step) is Freed:
+                self.tape.free(self.scratch.pop())
+            else:
+                self.tape.unknown[self.name] = step.words  # type: ignore[union-attr]
+        while self.scratch:
+            self.tape.free(self.scratch.pop())
+        return tuple(self.tensors)
+
+    def _born(self, step: Result) -> None:
+        for i in range(len(self.specs)) if step.place < 0 else (step.place,):
+            if self.tensors[i] is None:
+                self.tensors[i] = new(self.tape, self.specs[i], self.labels[i], self.role, step.nbytes)
+
+    def _take(self, step: Scratch) -> None:
+        if not (self.tape.fused or (isinstance(step.nbytes, int) and step.nbytes == 0)):
+            key = self.tape.alloc(step.nbytes, step.shape, step.dtype, f"{self.name} scratch", "temporary")
+            self.scratch.append(key)
+
+
+def _rule(op: str) -> Rule:
+    found = rule_of(op)
+    if found is None:
+        raise UsageError(f"there is no rule for the operator {op}: add one in memmodel/rules (docs/extending.md)")
+    return found
 
 
 def _specs(op: str, args: Any, named: Any) -> list[Spec]:

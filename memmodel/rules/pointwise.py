@@ -148,6 +148,9 @@ def result_dtype(operands: Any) -> DType:
 def like_operands(*operands: Any, dtype: DType | None = None) -> Spec:
     """An elementwise result: broadcast, promoted, in the memory order of its operands."""
     tensors = [x for x in operands if isinstance(x, Strided)]
+    first = tensors[0].shape
+    if all(same_shape(x.shape, first) and x.is_contiguous() for x in tensors):
+        return Spec(first, dtype or result_dtype(operands))
     shape = broadcast_shape([x.shape for x in tensors])
     return Spec(
         shape, dtype or result_dtype(operands), elementwise_strides(shape, [(x.shape, x.strides) for x in tensors])

@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from memmodel.dims import Dim, product, same
+from memmodel.dims import Dim, merged, product, same
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, copy_of, kernel, makes, rule
@@ -158,8 +158,8 @@ def matmul(self: Tensor, other: Tensor) -> Any:
         if other.ndim > 2 and self.ndim > 2
         else (self.shape[:-2] or other.shape[:-2])
     )
-    a = reshape(expand(self, (*batch, *self.shape[-2:])), product(batch), *self.shape[-2:])
-    b = reshape(expand(other, (*batch, *other.shape[-2:])), product(batch), *other.shape[-2:])
+    a = reshape(expand(self, (*batch, *self.shape[-2:])), merged(batch), *self.shape[-2:])
+    b = reshape(expand(other, (*batch, *other.shape[-2:])), merged(batch), *other.shape[-2:])
     out = UnsafeView.apply(Bmm.apply(a, b), shape=(*batch, self.shape[-2], other.shape[-1]))
     del b, a  # C++ destroys locals in reverse
     return out
@@ -229,4 +229,4 @@ def _contracted(left: Tensor, right: Tensor, sums: list[int]) -> Tensor:
 
 
 def _size(x: Tensor, dims: list[int]) -> Dim:
-    return product(x.shape[i] for i in dims)
+    return merged(x.shape[i] for i in dims)

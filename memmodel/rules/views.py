@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from memmodel.dims import Dim, Shape, ceil_div, hint, minimum, product, same, same_shape
+from memmodel.dims import Dim, Shape, ceil_div, hint, merged, minimum, same, same_shape
 from memmodel.errors import UsageError
 from memmodel.rules.copies import listed_sizes
 from memmodel.rules.dispatch import aten
@@ -213,7 +213,7 @@ def reshape(self: Tensor, *shape: Any) -> Tensor:
 def flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Dimensions from `start_dim` to `end_dim` merged."""
     a, b = axis(start_dim, self.ndim), axis(end_dim, self.ndim)
-    return reshape(self, *self.shape[:a], product(self.shape[a : b + 1]), *self.shape[b + 1 :])
+    return reshape(self, *self.shape[:a], merged(self.shape[a : b + 1]), *self.shape[b + 1 :])
 
 
 @method

@@ -77,8 +77,9 @@ def contiguous_strides(shape: Shape) -> Shape:
     step: Dim = 1
     for size in reversed(shape):
         strides.append(step)
-        step = step * size
-    return tuple(reversed(strides))
+        step = step * (int(size) if isinstance(size, int) else size)
+    strides.reverse()
+    return tuple(strides)
 
 
 def is_contiguous(shape: Shape, strides: Shape) -> bool:
@@ -89,7 +90,7 @@ def is_contiguous(shape: Shape, strides: Shape) -> bool:
             continue
         if not same(stride, expected):
             return False
-        expected = expected * size
+        expected = expected * (int(size) if isinstance(size, int) else size)
     return True
 
 
