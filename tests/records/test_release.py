@@ -40,7 +40,10 @@ def _no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_evidence")
 def test_a_package_without_the_evidence_gives_the_same_answer() -> None:
-    assert markdown(accuracy(), by_table=True) == markdown(computed(), by_table=True)
+    found, now = accuracy(), computed()
+    assert markdown(found, by_table=True) == markdown(now, by_table=True)
+    assert "were compared when" in "".join(found.notes)
+    assert not now.notes
     assert {known.where for known in known_accuracy("h100-sxm", ["flash", "naive"])} == {"this GPU", "all GPUs"}
 
 

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 
 import msgspec
 
+from memmodel import __version__
 from memmodel.pictures.page import Known
 from memmodel_validate.comparison import Accuracy, Comparison, summaries
 from memmodel_validate.ledger import read
@@ -49,7 +50,8 @@ def at_release() -> tuple[Accuracy, dict[str, str]]:
     first, *lines = AT_RELEASE.read_bytes().splitlines()
     header = msgspec.json.decode(first, type=_Header)
     decode = msgspec.json.Decoder(Comparison).decode
-    return Accuracy(tuple(map(decode, lines)), Counter(header.left_out)), header.gpu_ids
+    note = f"other people's runs were compared when memmodel {__version__} was released; a checkout compares them anew"
+    return Accuracy(tuple(map(decode, lines)), Counter(header.left_out), (note,)), header.gpu_ids
 
 
 def release_lines(found: Accuracy, gpu_ids: dict[str, str]) -> Iterator[bytes]:

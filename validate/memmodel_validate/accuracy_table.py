@@ -33,6 +33,7 @@ def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
         yield Text("\nnot judged")
         for reason, count in found.left_out.most_common():
             yield Text(f"{count:6,}  {reason}")
+    yield from map(Text, found.notes)
 
 
 def _cells(summary: Summary) -> list[str]:

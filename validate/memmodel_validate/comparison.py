@@ -50,13 +50,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Every comparison that can be made, and how many recorded times cannot be judged, by reason."""
+    """Comparisons of recorded numbers, and how many recorded times cannot be compared, by reason."""
 
     comparisons: tuple[Comparison, ...]
     left_out: Counter[str]
+    notes: tuple[str, ...] = ()
 
     def __add__(self, more: "Accuracy") -> "Accuracy":
-        return Accuracy(self.comparisons + more.comparisons, self.left_out + more.left_out)
+        return Accuracy(self.comparisons + more.comparisons, self.left_out + more.left_out, self.notes + more.notes)
 
     def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
         """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
@@ -69,7 +70,7 @@ class Accuracy:
                     raise unknown(f"{'GPU' if attribute == 'gpu' else attribute} on record", text, names)
                 found = tuple(one for one in found if getattr(one, attribute) in kept)
         whole = len(found) == len(self.comparisons)
-        return Accuracy(found, self.left_out if whole else Counter())
+        return Accuracy(found, self.left_out if whole else Counter(), self.notes)
 
 
 def _folded(name: str) -> str:

@@ -3,7 +3,7 @@
 Rates count what the machine computes: on a GPU whole tiles in whole waves (`memmodel.timing.terms.tiles_and_waves`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 
@@ -55,7 +55,7 @@ def scores(kind: str, clock: Clock, on: Machine, long: int | None = None) -> Con
         with precision(kind):
             samples = clock.samples(lambda q=q, k=k, out=out: torch.bmm(q, k.mT, out=out))  # type: ignore[misc]
         points[d] = computed((1, n, n, d), kind, on), samples
-    return thin_curve(points, f"bmm of (1, {n}, d) and (1, d, {n})")
+    return curve(points, f"bmm of (1, {n}, d) and (1, d, {n})")
 
 
 def values(kind: str, clock: Clock, on: Machine, long: int | None = None) -> Constant:
@@ -70,14 +70,9 @@ def values(kind: str, clock: Clock, on: Machine, long: int | None = None) -> Con
             plain = clock.samples(lambda v=v, out=out: torch.bmm(probs, v, out=out))  # type: ignore[misc]
             turned = clock.samples(lambda v=v, out=out: torch.bmm(probs.mT, v, out=out))  # type: ignore[misc]
         points[d] = 2 * computed((1, n, d, n), kind, on), [a + b for a, b in zip(plain, turned, strict=False)]
-    return thin_curve(points, f"bmm of (1, {n}, {n}) and (1, {n}, d), plain and transposed")
+    return curve(points, f"bmm of (1, {n}, {n}) and (1, {n}, d), plain and transposed")
 
 
 def computed(sizes: tuple[int, int, int, int], kind: str, on: Machine) -> float:
     """FLOP of a product, with the edges of its tiles and the SMs without one in its last wave."""
     return 2.0 * prod(sizes) * tiles_and_waves(sizes, kind, on)
-
-
-def thin_curve(points: Mapping[float, tuple[float, Samples]], origin: str) -> Constant:
-    """A curve over the thin size: amounts are proportional to it, so time rises with it."""
-    return curve({d: (amount, samples) for d, (amount, samples) in points.items()}, origin)
