@@ -95,9 +95,11 @@ class Time(NamedTuple):
     """Seconds of one step.
 
     Attributes:
-        seconds: of the step. phases: by phase.
-        binding: the ceiling that most of the time is spent at. shares: seconds by ceiling.
-        kernels: each kernel with its ceilings.
+        seconds: of the step.
+        phases: of each phase.
+        binding: the ceiling that most of the time is spent at.
+        shares: seconds by ceiling, the largest first.
+        kernels: each kernel with its ceilings, in order of launch.
         basis: "datasheet" (a roofline and lower bound), "community" (calibrated with other people's runs of that
             GPU) or "local" (with this machine's). calibration: its name.
     """
@@ -115,8 +117,15 @@ class Time(NamedTuple):
 class Prediction(Shown):
     """One algorithm on one case and GPU.
 
-    `time` is the datasheet's lower bound, None where the GPU's data lack a rate (`notes` then say which); `calibrated`
-    is the time to expect, None without a calibration.
+    Attributes:
+        case: the configuration.
+        title: the algorithm's name for people.
+        memory, work: of one step.
+        compulsory_bytes: of inputs and outputs, each once.
+        time: the datasheet's lower bound; None where the GPU's data lack a rate, which `notes` name.
+        calibrated: the time to expect; None without a calibration.
+        tensors: the account of the step, largest first.
+        notes: what else to know.
     """
 
     case: Case
@@ -131,7 +140,14 @@ class Prediction(Shown):
 
 
 class Mitigation(NamedTuple):
-    """A change that lowers the peak, or makes the step fit: what it is, what is then taken, how much less."""
+    """A change that lowers the peak or makes the step fit.
+
+    Attributes:
+        change: what to change.
+        allocated_peak_bytes: with the change.
+        less_bytes: by how much that is lower.
+        fits: with the change; None where the capacity is not known.
+    """
 
     change: str
     allocated_peak_bytes: int

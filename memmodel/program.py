@@ -1,7 +1,7 @@
-"""A program: the ordered events of one run of an algorithm. Everything about memory and time is a reading of it.
+"""A program: the ordered events of one run. Memory, time and pictures are readings of it.
 
-Recording tensors produce programs, so can a tracer or a real run; timeline, allocator and roofline only read them.
-Bytes are raw (no allocator rounding); dims inside are ints, arrays or symbols.
+Recording tensors and the tracer produce programs; liveness, the allocator model and the time model read them. Bytes are
+raw (no allocator rounding); sizes are ints, arrays or symbols.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,7 +20,7 @@ class Site(NamedTuple):
 
 
 class Alloc(NamedTuple):
-    """A storage is born. `op` made it; `site` is where in the user's code (see `memmodel.origin`)."""
+    """An allocation of a storage: by which operator, and where in the user's code (see `memmodel.origin`)."""
 
     key: int
     nbytes: Dim
@@ -37,7 +37,7 @@ class Alloc(NamedTuple):
 
 
 class Free(NamedTuple):
-    """A storage dies: the last tensor on it is gone."""
+    """A storage is freed: the last tensor on it is gone."""
 
     key: int
 

@@ -33,8 +33,9 @@ class Sweep:
     """Columns of equal length: the sizes of every configuration and its quantities.
 
     Attributes:
-        case: what all have in common. sizes: int64 by name. results: by quantity, int64 (object dtype beyond its
-        range).
+        case: what all configurations have in common.
+        sizes: size -> int64 column, in elements.
+        results: quantity (see `QUANTITIES`) -> int64 column, in bytes or FLOP; Python ints beyond int64's range.
     """
 
     case: Case

@@ -1,4 +1,4 @@
-"""The largest size that fits: searched with the allocator model, checked on both sides, beside the closed form."""
+"""The largest size that fits on a GPU: searched with the allocator model and tried on both sides."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,17 @@ OVER = ("seq", "batch", "heads")
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Where a case stops fitting.
+    """The largest size at which a case fits on a GPU.
 
     Attributes:
-        case: at the largest size. over: which size. step: the grid searched.
-        largest: the largest that fits, 0 for none. first_failing: the next on the grid; None where the search's end
-        fits.
-        memory: at the largest size; None where there is none.
-        closed_form: the largest size by the live peak's formula alone, without allocator rounding; None where there
-            is no closed form.
+        case: the case at the largest size; at one step where none fits.
+        over: the size searched: "seq", "batch" or "heads".
+        step: the grid searched, in elements.
+        largest: the largest that fits, 0 for none.
+        first_failing: the next on the grid; None where the end of the search fits.
+        memory: at the largest size; None where none fits.
+        closed_form: the largest size by the live peak's formula alone, without allocator rounding; None without a
+            formula.
     """
 
     case: Case

@@ -8,6 +8,7 @@ import pytest
 
 import memmodel
 from memmodel import shown
+from memmodel.report import json
 
 
 @pytest.mark.parametrize("name", [name for forms in shown._RENDERERS.values() for name in forms.values()])
@@ -15,7 +16,7 @@ def test_every_registered_renderer_exists(name: str) -> None:
     assert callable(resolve_name(name))
 
 
-@pytest.mark.parametrize("kind", shown._RENDERERS)
+@pytest.mark.parametrize("kind", [*shown._RENDERERS, *(f"memmodel.{name}" for name in json._FORMS)])
 def test_every_registered_type_exists(kind: str) -> None:
     module, _, name = kind.rpartition(".")
     assert isinstance(resolve_name(f"{module}:{name}"), type)
