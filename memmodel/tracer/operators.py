@@ -19,7 +19,7 @@ from memmodel.rules.operator import RESULTS, Call, NotKnown, Steps, kernel, rule
 from memmodel.rules.optimizers import LISTS, on_lists
 from memmodel.rules.pointwise import pointwise
 from memmodel.tensors.layout import Strided
-from memmodel.tracer.private.dispatch import name_of, tensors_in, tree_leaves
+from memmodel.tracer.private.dispatch import name_of, packet_of, schema_of, tensors_in, tree_leaves
 from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.work import Work
 
@@ -52,7 +52,7 @@ class Traced(Strided):
 
 def is_view(func: Any) -> bool:
     """Whether an operator allocates nothing: its results are on its operands' storages."""
-    returned = func._schema.returns
+    returned = schema_of(func).returns
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
@@ -60,7 +60,7 @@ def call_of(
     func: Any, args: Any, kwargs: Any, out: Any, device: Device, is_number: Callable[[Tensor], bool] | None = None
 ) -> Call:
     """The call as rules read it. `is_number` says of a tensor without dimensions whether it is a number on the host."""
-    schema = func._schema
+    schema = schema_of(func)
     seen: dict[int, Traced] = {}
     given = [_plain(x, seen, is_number) for x in args]
     named = {a.name: x for a, x in zip(schema.arguments, given, strict=False)}
@@ -105,7 +105,7 @@ def steps_of(func: Any, call: Call, args: Any, kwargs: Any, out: Any) -> Steps:
 def _unruled(func: Any, call: Call, args: Any, kwargs: Any, out: Any) -> Steps:
     from torch.utils.flop_counter import flop_registry  # imports Triton
 
-    counted = flop_registry.get(func._overloadpacket)
+    counted = flop_registry.get(packet_of(func))
     matmul = plain_dims((counted(*args, **kwargs, out_val=out),))[0] if counted else 0
     yield RESULTS
     if counted is None:

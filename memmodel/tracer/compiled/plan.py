@@ -10,6 +10,7 @@ from memmodel.program import Site
 from memmodel.tracer.compiled.places import site_of
 from memmodel.tracer.compiled.summary import Graph
 from memmodel.tracer.operators import is_view
+from memmodel.tracer.private.dispatch import schema_of
 
 _MOST_NAMED = 3
 
@@ -150,11 +151,11 @@ def _buffer(node: Any, fused: tuple[Any, ...], last: dict[Any, Any], backward: b
 
 
 def _is_view(node: Any) -> bool:
-    return node.op != "call_function" or (hasattr(node.target, "_schema") and is_view(node.target))
+    return node.op != "call_function" or (schema_of(node.target) is not None and is_view(node.target))
 
 
 def _name(node: Any) -> str:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     return str(schema.name.partition("::")[2] if schema else getattr(node.target, "__name__", node.name))
 
 

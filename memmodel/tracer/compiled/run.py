@@ -53,7 +53,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         raise unknown("step", setting.step, STEPS)
     with fresh_dynamo(), told_as_theirs(), told_as_the_compilers(), ExitStack() as stack:
         watcher = PlanWatcher(setting.device)
-        run = _Run(setting, watcher)
+        run = Run(setting, watcher)
         stack.enter_context(watched_backward(watcher, run.backward_begins, run.backward_ends))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -80,10 +80,11 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
     return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks, fused))
 
 
-class _Run(eager._Run):
+class Run(eager.Run):
     """The step of the compiled function."""
 
     def prepare(self, sizes: Mapping[str, Any]) -> None:
+        """Make the inputs, and pass the function to torch.compile."""
         super().prepare(sizes)
         self.function = torch.compile(self.function, dynamic=False)
 

@@ -1,6 +1,8 @@
 """Autograd's graph: which node runs, in which order forward made them, and which tensors they keep."""
 
+import sys
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -8,12 +10,28 @@ from torch import Tensor
 
 from memmodel.tracer.private.dispatch import tensors_in
 
+ENGINE = "_engine_run_backward"  # the function that calls autograd's engine
 COPY_SLICES = "torch::autograd::CopySlices"  # the node of a write into a view
+
+_DISPATCH = ("memmodel.tracer.", "torch._compile", "torch._dynamo", "torch.utils._python_dispatch")
 
 
 def running_node() -> Any:
     """The node whose backward runs now, or None."""
     return torch._C._current_autograd_node()
+
+
+def is_python(node: Any) -> bool:
+    """Whether a node is an `autograd.Function`'s, not one of C++."""
+    return type(node).__module__ != "torch.autograd.functions" and hasattr(node, "saved_tensors")
+
+
+def engine_calls() -> bool:
+    """Whether the innermost frame outside of dispatch is the one that called autograd's engine."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_DISPATCH):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == ENGINE
 
 
 def number_of(node: Any) -> int:

@@ -1,5 +1,6 @@
 """What PyTorch dispatches: operators and modes, the trees that arguments are, and which storage a tensor has."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,13 @@ __all__ = [
     "address_of",
     "converting_log_softmax",
     "converting_softmax",
+    "decompositions",
+    "has_symbols",
     "is_wrapped",
     "modes_on",
     "name_of",
+    "packet_of",
+    "schema_of",
     "storage_of",
     "tables_of",
     "tensors_in",
@@ -38,9 +43,31 @@ without_modes = _disable_current_modes
 converting_softmax, converting_log_softmax = torch._softmax, torch._log_softmax  # (x, dim, half to float)
 
 
+def schema_of(target: Any) -> Any:
+    """An operator's schema (name, arguments, returns); None for a function that is no operator."""
+    return getattr(target, "_schema", None)
+
+
 def name_of(operator: Any) -> str:
     """An operator's name without its overload: "aten::add"."""
     return str(operator._schema.name)
+
+
+def packet_of(operator: Any) -> Any:
+    """All overloads of an operator."""
+    return operator._overloadpacket
+
+
+def decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """PyTorch's operators in Python: what computes an operator out of others."""
+    from torch._decomp import decomposition_table  # takes a while
+
+    return decomposition_table
+
+
+def has_symbols(tensor: Tensor) -> bool:
+    """Whether a size or stride of it is symbolic."""
+    return bool(tensor._has_symbolic_sizes_strides)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -5,22 +5,19 @@ Functions of FunctionsManual.cpp and input_buffer.cpp take another branch for te
 inside, which no operator shows, is in `scratch.py` and `opaque.py`; `sources.py` says of each where it was read.
 """
 
-import sys
 from functools import cache
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map_only
 
 from memmodel.tensors.layout import is_dense
-from memmodel.tracer.private.fake import fake_mode, uncompiled
+from memmodel.tracer.private.autograd import engine_calls, holders_of, is_python
+from memmodel.tracer.private.dispatch import TorchDispatchMode, tree_map_only, without_modes
+from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
 from memmodel.tracer.rules.kinds import number
 
 aten = torch.ops.aten
-_DISPATCH = ("memmodel.tracer.", "torch._compile", "torch._dynamo", "torch.utils._python_dispatch")
 
 
 _IN_PLACE = {  # the out-of-place form that fake tensors take in a formula, all on zeros that the formula just made
@@ -45,7 +42,7 @@ def in_place_result(func: Any, args: Any, node: Any, accumulates: bool, adds_in_
         return args[0]
     if adds_in_place and func is aten.add.Tensor:
         return args[0]
-    if node is not None and func in (_IN_PLACE | _OF_LOGITS) and not _is_python(node):
+    if node is not None and func in (_IN_PLACE | _OF_LOGITS) and not is_python(node):
         return args[0] if _writes(str(node.name()), func, args, own) else None
     return None
 
@@ -95,40 +92,25 @@ def is_accumulation(func: Any, args: Any, kwargs: Any, node: Any, handed_over: s
     """
     if func is not aten.add.Tensor or kwargs or len(args) != 2 or not isinstance(args[1], Tensor):
         return False
-    return (node is None or id(args[1]) in handed_over) and _engine_calls()
-
-
-def _engine_calls() -> bool:
-    """Whether the innermost frame outside of dispatch is the one that called autograd's engine."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_DISPATCH):
-        frame = frame.f_back
-    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
-
-
-def _is_python(node: Any) -> bool:
-    return type(node).__module__ != "torch.autograd.functions" and hasattr(node, "saved_tensors")
+    return (node is None or id(args[1]) in handed_over) and engine_calls()
 
 
 def _sole_owner(tensor: Tensor) -> bool:
     """Whether the engine's buffer alone holds a dense tensor and its storage (can_accumulate_inplace)."""
     holders, sharers = use_counts_alone()
-    storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    held, storage = holders_of(tensor)
     dense = is_dense(tuple(map(number, tensor.shape)), tuple(map(number, tensor.stride())))
-    held: int = tensor._use_count()  # type: ignore[attr-defined]
     return dense and held <= holders and storage <= sharers
 
 
-class _Counts(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reads how many hold the first operand of an accumulation that is known to happen in place."""
 
     found: tuple[int, int] | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.add.Tensor:
-            x = args[0]
-            storage = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
-            self.found = x._use_count(), storage
+            self.found = holders_of(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -138,8 +120,7 @@ def use_counts_alone() -> tuple[int, int]:
 
     Read from PyTorch itself; to be called before anything is traced, as inside an operator there is no autograd.
     """
-    alone = torch.utils._python_dispatch._disable_current_modes()
-    with alone, torch.enable_grad(), uncompiled(FakeTensorMode, _Counts), fake_mode(), _Counts() as counts:  # type: ignore[no-untyped-call]
+    with without_modes(), torch.enable_grad(), uncompiled(FakeTensorMode, _Counts), fake_mode(), _Counts() as counts:  # type: ignore[no-untyped-call]
         x = torch.empty(2, requires_grad=True)
         middle = x * 2.0
         (middle * middle).backward(torch.empty(2))  # type: ignore[no-untyped-call]

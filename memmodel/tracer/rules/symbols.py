@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from memmodel.tracer.private.dispatch import decompositions, has_symbols, schema_of, tree_leaves
 
 aten = torch.ops.aten
 
@@ -30,19 +31,15 @@ def computed(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _has_symbols(*values: Any) -> bool:
-    return any(
-        isinstance(x, torch.SymInt) or (isinstance(x, Tensor) and x._has_symbolic_sizes_strides)
-        for x in tree_leaves(values)
-    )
+    leaves = tree_leaves(values)
+    return any(isinstance(x, torch.SymInt) or (isinstance(x, Tensor) and has_symbols(x)) for x in leaves)
 
 
 def _decomposed(func: Any, error: str) -> Callable[..., Any] | None:
     """What computes the same out of other operators; for an elementwise one, of the same shape, type and layout."""
-    from torch._decomp import decomposition_table
-
-    if func in decomposition_table:
-        return decomposition_table[func]
-    return _added if "TensorIterator" in error and len(func._schema.returns) == 1 else None
+    if func in decompositions():
+        return decompositions()[func]
+    return _added if "TensorIterator" in error and len(schema_of(func).returns) == 1 else None
 
 
 def _added(*args: Any, **_: Any) -> Tensor:

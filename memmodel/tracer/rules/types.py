@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memmodel.tracer.private.dispatch import name_of
+
 _ALIKE = {  # operands that must have one type
     "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "dot": (0, 1), "addmm": (0, 1, 2), "baddbmm": (0, 1, 2),
     "addmv": (0, 1, 2), "addr": (0, 1, 2), "index_add": (0, 3), "index_copy": (0, 3), "index_put": (0, 2),
@@ -16,7 +18,7 @@ _OF_CLASSES = ("nll_loss_forward", "nll_loss2d_forward")
 
 def check_types(func: Any, args: Any) -> None:
     """Raises RuntimeError, as the operator would, for operands whose types it does not take."""
-    op = func._schema.name.removeprefix("aten::")
+    op = name_of(func).removeprefix("aten::")
     together = _ALIKE.get(op.removesuffix("_"))
     if together:
         found = list(dict.fromkeys(args[i].dtype for i in together if i < len(args) and isinstance(args[i], Tensor)))

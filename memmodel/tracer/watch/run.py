@@ -67,7 +67,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
     watcher = Watcher(setting.device, setting.most_operators)
-    run = _Run(setting, watcher)
+    run = Run(setting, watcher)
     with told_as_theirs(), ExitStack() as stack:
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
@@ -85,7 +85,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners)
 
 
-class _Run:
+class Run:
     """The state of one run. Only `arguments`, `upstream` and the user's own names hold tensors between steps."""
 
     def __init__(self, setting: Setting, watcher: Watcher) -> None:

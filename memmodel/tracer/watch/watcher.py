@@ -22,7 +22,7 @@ from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
-from memmodel.tracer.private.autograd import label_of, running_node
+from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
 from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.rules.composites import COMPOSITES
@@ -211,13 +211,13 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes.attribute(node, out, born)
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
-        op = func._schema.name.partition("::")[2]
+        op = name_of(func).partition("::")[2]
         label = node or op
         if is_view(func):
             self._born_each(tensors_in(out), op, label)
         elif tensors_in((args, kwargs, out)):
             call = call_of(func, args, kwargs, out, self.device, lambda x: self.key_of(x) is None)
-            self._play(steps_of(func, call, args, kwargs, out), call, func._schema.name, label)
+            self._play(steps_of(func, call, args, kwargs, out), call, name_of(func), label)
         self._used(args, kwargs, out)
 
     def _play(self, steps: Iterable[Step], call: Call, name: str, label: str) -> None:
@@ -300,7 +300,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         while frame is not None and len(found) < DEPTH:
             if is_users(frame):
                 found.append((frame.f_code, frame.f_lasti))
-            elif frame.f_code.co_name == "_engine_run_backward" or frame.f_code is _entry:
+            elif frame.f_code.co_name == ENGINE or frame.f_code is _entry:
                 break
             frame = frame.f_back
         return Site(tuple(found)) if found else None
