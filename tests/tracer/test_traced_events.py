@@ -7,12 +7,17 @@ import torch
 from block import B, C, N, training_step
 from traced_events import events, recorded_program, traced_events, traced_program
 
+from memmodel import recording
 from memmodel.algorithms import record
 from memmodel.case import make_case
 from memmodel.device import CPU, CUDA
+from memmodel.gpus import load_gpu
 from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.masks import Mask
 from memmodel.program import Alloc, Program
+from memmodel.step import memory_of, time_of
+from memmodel.timing import Machine
+from memmodel.timing.known import community
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 from memmodel_validate.events import in_order
@@ -72,6 +77,39 @@ def test_spellings_make_the_events_and_launches_of_recording_tensors(spelling: A
         traced, recorded = traced_program(body, CUDA), recorded_program(body, CUDA)
         assert events(traced) == events(recorded)
         assert list(traced.launches()) == list(recorded.launches())
+
+
+def recorded_step(spelling: Any, dtype: str, phase: str) -> Program:
+    """A spelling's step on recording tensors, as `memmodel.algorithms.record` runs an algorithm's."""
+    shape, grads = (BATCH, HEADS, SEQ, HEAD_DIM), phase == "train"
+    with recording.Tape(CUDA) as tape:
+        tape.mark("inputs")
+        q, k, v = (recording.empty(*shape, dtype=getattr(recording, dtype), requires_grad=grads) for _ in range(3))
+        dout = recording.empty(*shape, dtype=q.dtype) if grads else None
+        tape.grad_enabled = grads
+        tape.mark("forward")
+        out = spelling(recording, q, k, v)
+        if grads:
+            tape.mark("backward")
+            out.backward(dout)
+        tape.mark("after")
+        del out
+        q.grad = k.grad = v.grad = None
+    return tape.program
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("phase", ["train", "inference"])
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
+def test_a_step_takes_the_memory_and_the_time_of_recording_tensors(spelling: Any, phase: str, dtype: str) -> None:
+    """Saved bytes, peaks, allocated and reserved bytes, and times by datasheet and by calibration."""
+    inputs = inputs_of([f"{name}=B,H,N,D:{dtype}" for name in "qkv"])
+    setting = Setting(lambda q, k, v: spelling(torch, q, k, v), inputs, phase, CUDA)
+    found = traced(setting, {"B": BATCH, "H": HEADS, "N": SEQ, "D": HEAD_DIM}).program
+    expected, gpu = recorded_step(spelling, dtype, phase), load_gpu("A100")
+    assert memory_of(found, "2.13", gpu) == memory_of(expected, "2.13", gpu)
+    for machine in (Machine(gpu), Machine(gpu, community(gpu.id))):
+        assert time_of(found, machine) == time_of(expected, machine)
 
 
 def test_the_comparison_can_fail() -> None:
