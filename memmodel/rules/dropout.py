@@ -6,9 +6,10 @@ Source: aten/src/ATen/native/Dropout.cpp (is_fused_kernel_acceptable), native/cu
 from typing import Any
 
 from memmodel.dtypes import bool_
+from memmodel.rules.arithmetic import Mul
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
-from memmodel.rules.pointwise import Mul, kept_strides
+from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.tensor import Tensor
 

@@ -5,9 +5,10 @@ Sources: aten/src/ATen/native/TensorAdvancedIndexing.cpp (masked_fill clones, th
 
 from typing import Any
 
+from memmodel.rules.arithmetic import in_place
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
-from memmodel.rules.pointwise import in_place, kept_strides, like_operands, spreads
+from memmodel.rules.pointwise import kept_strides, like_operands, spreads
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, broadcast_shape, expand_strides
 from memmodel.tensors.tensor import Tensor, method

@@ -1,0 +1,253 @@
+"""Arithmetic on recording tensors: what sums, products and functions of each element keep, their gradients and methods.
+
+Sources: tools/autograd/derivatives.yaml, torch/csrc/autograd/FunctionsManual.cpp. Their kernels are in `pointwise`.
+"""
+
+from typing import Any, ClassVar
+
+from memmodel.errors import UsageError
+from memmodel.rules.dispatch import aten
+from memmodel.rules.pointwise import COMPARISONS
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.tensor import Tensor, method
+
+
+class Add(Op):
+    """x + y; nothing is kept."""
+
+    operator, sign = "add", 1
+
+    def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
+        """Elementwise, with broadcasting; a number less a tensor is one kernel too."""
+        if not isinstance(x, Tensor):
+            return aten("rsub", y, x)
+        return aten(self.operator, x, y, into=x if inplace else None)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient itself, and the gradient or its negative."""
+        other = None if not self.needs[1] else grad if self.sign > 0 else aten("neg", grad)
+        return grad if self.needs[0] else None, other
+
+
+class Sub(Add):
+    """x - y; nothing is kept."""
+
+    operator, sign = "sub", -1
+
+
+class Mul(Op):
+    """x * y; keeps each factor that the other's gradient needs."""
+
+    def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
+        """Elementwise, with broadcasting."""
+        self.scalar = None if isinstance(y, Tensor) else y
+        if self.needs[0] and isinstance(y, Tensor):
+            self.save(other=y)
+        if self.needs[1]:
+            self.save(self=x)
+        return aten("mul", x, y, into=x if inplace else None)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient times the other factor."""
+        other = aten("mul", grad, self.unpack("self")) if self.needs[1] else None
+        factor = self.unpack("other") if self.needs[0] and self.scalar is None else self.scalar
+        return aten("mul", grad, factor) if self.needs[0] else None, other
+
+
+class Div(Op):
+    """x / y; dividing by a tensor keeps both where its gradient is asked for."""
+
+    def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
+        """Elementwise, with broadcasting."""
+        self.scalar = None if isinstance(y, Tensor) else y
+        if isinstance(y, Tensor):
+            self.save(other=y)
+        if self.needs[1]:
+            self.save(self=x)
+        return aten("div", x, y, into=x if inplace else None)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """grad / y, and -grad * ((x / y) / y), whose three temporaries live to the end of the expression."""
+        other = self._other(grad) if self.needs[1] else None
+        divisor = self.unpack("other") if self.scalar is None else self.scalar
+        return aten("div", grad, divisor) if self.needs[0] else None, other
+
+    def _other(self, grad: Tensor) -> Tensor:
+        x, y = self.unpack("self"), self.unpack("other")
+        # C++ evaluates the right operand first and destroys temporaries in reverse at the end of the expression.
+        first = aten("div", x, y, temporary=True)
+        second = aten("div", first, y, temporary=True)
+        negative = aten("neg", grad, temporary=True)
+        result: Tensor = aten("mul", negative, second)
+        del negative, second, first
+        return result
+
+
+class Elementwise(Op):
+    """A function of each element: its operator, what it keeps ("self", "result" or nothing) and its gradient."""
+
+    operator: ClassVar[str]
+    keeps: ClassVar[str] = ""
+
+    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """One kernel."""
+        if self.keeps == "self":
+            self.save(self=x)
+        out = aten(self.operator, x, into=x if inplace else None)
+        if self.keeps == "result":
+            self.save(result=out)
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient, from what was kept."""
+        return (self.gradient(grad, self.unpack(self.keeps) if self.keeps else None),)
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """See derivatives.yaml."""
+        raise NotImplementedError
+
+
+class Exp(Elementwise):
+    """e to the x."""
+
+    operator, keeps = "exp", "result"
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """grad * result."""
+        return aten("mul", grad, kept)
+
+
+class Log(Elementwise):
+    """The natural logarithm."""
+
+    operator, keeps = "log", "self"
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """grad / x."""
+        return aten("div", grad, kept)
+
+
+class Tanh(Elementwise):
+    """The hyperbolic tangent (soft-capped scores)."""
+
+    operator, keeps = "tanh", "result"
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """grad * (1 - result^2), one kernel."""
+        return aten("tanh_backward", grad, kept)
+
+
+class Neg(Elementwise):
+    """-x."""
+
+    operator = "neg"
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """-grad."""
+        return aten("neg", grad)
+
+
+class Reciprocal(Elementwise):
+    """1 / x."""
+
+    operator, keeps = "reciprocal", "result"
+
+    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
+        """-grad * (result * result)."""
+        square = aten("mul", kept, kept, temporary=True)
+        negative = aten("neg", grad, temporary=True)
+        out = aten("mul", negative, square)
+        del negative, square
+        return out
+
+
+def in_place(op: type[Op], x: Tensor, *others: Any) -> Tensor:
+    """Run an elementwise op into `x` itself: its storage stays, its history grows by the op."""
+    tracked = x.storage.tape.grad_enabled and any(isinstance(t, Tensor) and t.requires_grad for t in (x, *others))
+    if tracked and x.requires_grad and x.is_leaf:
+        raise UsageError("an in-place operation on a leaf that requires a gradient: use the out-of-place form")
+    if tracked and x.grad_fn is not None and x.grad_fn.is_view:
+        raise UsageError("an in-place operation on a view under autograd is not modelled: clone() it first")
+    result: Tensor = op.apply(x, *others, inplace=True)
+    return result
+
+
+for _name, _op in {"add": Add, "sub": Sub, "mul": Mul, "div": Div}.items():
+
+    def _forward(self: Tensor, other: Any, op: type[Op] = _op) -> Any:
+        return op.apply(self, other)
+
+    def _in_place(self: Tensor, other: Any, op: type[Op] = _op) -> Any:
+        return in_place(op, self, other)
+
+    _python = {"div": "truediv"}.get(_name, _name)
+    _forward.__name__, _in_place.__name__ = _name, f"{_name}_"
+    _forward.__doc__ = f"{_op.__doc__} Broadcasts; a scalar never widens the dtype."
+    _in_place.__doc__ = f"`{_name}`, into the tensor itself."
+    for _alias in (_name, f"__{_python}__"):
+        method(_alias)(_forward)
+    for _alias in (f"{_name}_", f"__i{_python}__"):
+        method(_alias)(_in_place)
+
+
+@method("__rmul__")
+def rmul(self: Tensor, other: Any) -> Any:
+    """scalar * x."""
+    return Mul.apply(self, other)
+
+
+@method("__radd__")
+def radd(self: Tensor, other: Any) -> Any:
+    """scalar + x."""
+    return Add.apply(self, other)
+
+
+@method("__rsub__")
+def rsub(self: Tensor, other: Any) -> Any:
+    """scalar - x, one kernel."""
+    return Sub.apply(other, self)
+
+
+@method("__rtruediv__")
+def rdiv(self: Tensor, other: Any) -> Any:
+    """scalar / x: ATen computes reciprocal(x) * scalar."""
+    return Mul.apply(Reciprocal.apply(self), other)
+
+
+def _function(op: type[Elementwise], *names: str) -> None:
+    """Methods for a function of each element, and for its in-place form."""
+
+    def apply(self: Tensor) -> Any:
+        return op.apply(self)
+
+    def apply_in_place(self: Tensor) -> Tensor:
+        return in_place(op, self)
+
+    apply.__doc__ = f"Elementwise: {op.__doc__}"
+    apply_in_place.__doc__ = f"`{op.operator}`, into the tensor itself."
+    for name in (op.operator, *names):
+        method(name)(apply)
+    method(f"{op.operator}_")(apply_in_place)
+
+
+for _function_of in (Exp, Log, Tanh, Reciprocal):
+    _function(_function_of)
+_function(Neg, "__neg__")
+
+
+def _compared(name: str, doc: str) -> Any:
+    def compare(self: Tensor, *other: Any) -> Tensor:
+        return aten(name, self, *other)
+
+    compare.__name__, compare.__doc__ = name, doc
+    return compare
+
+
+for _name in COMPARISONS:
+    for _alias in (_name, f"__{_name}__"):
+        method(_alias)(_compared(_name, "Elementwise comparison; the result is bool."))
+Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
+for _name, _alias in {"logical_and": "", "logical_or": "", "bitwise_and": "__and__", "bitwise_or": "__or__"}.items():
+    method(_alias or _name)(_compared(_name, "Elementwise on bool tensors."))
+for _name, _alias in {"logical_not": "logical_not", "bitwise_not": "__invert__", "abs": "abs"}.items():
+    method(_alias)(_compared(_name, "Elementwise: the opposite of bools (`~`, `logical_not`), or the absolute value."))
