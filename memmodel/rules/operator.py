@@ -86,11 +86,12 @@ class Result(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """A piece of memory that the kernel takes for itself."""
+    """A piece of memory that the kernel takes for itself; `name` is what accounts call it, where not "... scratch"."""
 
     nbytes: Dim
     shape: Shape
     dtype: DType
+    name: str = ""
 
 
 class Freed(NamedTuple):
@@ -166,16 +167,16 @@ def kernel(
     return Launch(name, Work(matmul, vector, exp, read, written), dtype, **facts)
 
 
-def scratch_like(x: Strided, dtype: DType | None = None) -> Scratch:
+def scratch_like(x: Strided, dtype: DType | None = None, name: str = "") -> Scratch:
     """Scratch with the elements of `x`, in another type where one is given."""
     kind = dtype or x.dtype
-    return Scratch(product(x.shape) * kind.itemsize, tuple(x.shape), kind)
+    return Scratch(product(x.shape) * kind.itemsize, tuple(x.shape), kind, name)
 
 
 def copy_of(x: Strided, dtype: DType | None = None) -> Copied:
     """The steps of a row-major copy that the operator makes of an operand; `yield from` gives the copy."""
     made = Strided(x.shape, dtype or x.dtype)
-    yield scratch_like(x, dtype)
+    yield scratch_like(x, dtype, "copy")
     yield kernel("copy", [x], [made], made.dtype)
     return made
 

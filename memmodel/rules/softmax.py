@@ -37,7 +37,7 @@ def softmax_backward_kernels(call: Call) -> Steps:
     n, vector = result.numel(), 4
     if call.op == "_softmax_backward_data" and call.device.softmax_backward_scratch:
         product_of_both = Strided(result.shape, grad.dtype)
-        yield scratch_like(grad)
+        yield scratch_like(grad, name="mul")
         yield kernel("mul", [grad, result], [product_of_both], grad.dtype, vector=n, gradient=True)
         source, vector = product_of_both, 3
     else:
