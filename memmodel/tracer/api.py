@@ -18,6 +18,7 @@ from memmodel.step import device_of, fits, memory_of, room_bytes, time_or_why
 from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
+from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.formulas.closed import Forms
 from memmodel.tracer.formulas.symbolic import hints
@@ -26,7 +27,6 @@ from memmodel.tracer.lines import lines_of
 from memmodel.tracer.random_draws import RandomDraws, check_alike
 from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
-from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.watch.watcher import MOST_OPERATORS

@@ -19,8 +19,8 @@ from memmodel.rules.operator import RESULTS, Call, NotKnown, Steps, kernel, rule
 from memmodel.rules.optimizers import LISTS, on_lists
 from memmodel.rules.pointwise import pointwise
 from memmodel.tensors.layout import Strided
+from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
 from memmodel.tracer.private.dispatch import name_of, packet_of, schema_of, tensors_in, tree_leaves
-from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
 from memmodel.work import Work
 
 _NO_ARITHMETIC = NotKnown("its arithmetic is not known: it counts as moving its bytes")

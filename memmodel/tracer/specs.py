@@ -8,7 +8,7 @@ import torch
 
 from memmodel.case import check_size
 from memmodel.errors import UsageError
-from memmodel.tracer.rules.kinds import dtype_named
+from memmodel.tracer.corrections.torch_types import dtype_named
 from memmodel.units import parse_size
 
 _EXPECTED = "expected NAME=SIZES:DTYPE such as q=B,H,N,D:bf16, with sizes as letters, numbers or products (H*D)"

@@ -12,9 +12,9 @@ from memmodel.program import Program
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
+from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.compiler import fresh_dynamo
-from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.watch.functions import Functions
 from memmodel_evidence.harnesses import HARNESSES
 from memmodel_evidence.memory import Printed, compute_capability, numbers, replayed_row, row_of

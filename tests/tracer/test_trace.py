@@ -16,8 +16,8 @@ from memmodel.device import CUDA
 from memmodel.program import Alloc, Launch
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
+from memmodel.tracer.corrections.sdpa import Backends, Call, chosen
 from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
-from memmodel.tracer.rules.attention import Backends, Call, chosen
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 

@@ -10,7 +10,7 @@ import traced_functions as functions
 from traced_functions import INPUTS, SIZES
 
 import memmodel
-from memmodel.tracer.rules.sources import CORRECTIONS
+from memmodel.tracer.corrections.sources import CORRECTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trace.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \| [^|]+ \|$", re.MULTILINE)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from memmodel.program import Launch
 from memmodel.tracer.compiled.plan import Buffer, Plan
+from memmodel.tracer.corrections.torch_types import count, kind_of
 from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.compiler import names_in_wrappers
 from memmodel.tracer.private.dispatch import OpOverload, tree_map
-from memmodel.tracer.rules.kinds import count, kind_of
 from memmodel.work import Work
 
 if TYPE_CHECKING:

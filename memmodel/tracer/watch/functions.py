@@ -15,6 +15,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from memmodel.tracer.corrections.fast_paths import FAST_PATH, RECURRENT
+from memmodel.tracer.corrections.folded_matmul import PLAIN_SIZES, folded, folds
+from memmodel.tracer.corrections.rms_norm import FUSED_SINCE, rms_norm
+from memmodel.tracer.corrections.sdpa import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
 from memmodel.tracer.private.dispatch import (
     IS_CPU,
     IS_CUDA,
@@ -24,10 +28,6 @@ from memmodel.tracer.private.dispatch import (
     is_wrapped,
 )
 from memmodel.tracer.private.fake import DataDependentOutputException
-from memmodel.tracer.rules.attention import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
-from memmodel.tracer.rules.norms import FUSED_SINCE, rms_norm
-from memmodel.tracer.rules.not_known import FAST_PATH, RECURRENT
-from memmodel.tracer.rules.products import PLAIN_SIZES, folded, folds
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 

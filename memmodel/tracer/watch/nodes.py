@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from memmodel.program import Site
+from memmodel.tracer.corrections.torch_types import plain_dims
 from memmodel.tracer.private.autograd import next_number, number_of
 from memmodel.tracer.private.dispatch import tensors_in
-from memmodel.tracer.rules.kinds import plain_dims
 from memmodel.tracer.watch.storages import Storages
 
 

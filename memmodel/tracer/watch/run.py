@@ -12,9 +12,9 @@ from torch import Tensor
 from memmodel.device import Device
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
+from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.private.dispatch import tensors_in, tree_leaves
 from memmodel.tracer.private.fake import FakeTensorMode
-from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch.failures import told_as_theirs
 from memmodel.tracer.watch.modules import made_fake

@@ -2,7 +2,7 @@
 
 A storage's death is a weak reference's callback, so Python's names, autograd's saved tensors and C++'s temporaries
 count exactly as long as they hold on to it. What fake tensors do otherwise than plain ones, and what a kernel takes
-inside, comes from `memmodel.rules`; what fake tensors do otherwise is put right by `memmodel.tracer.rules`.
+inside, comes from `memmodel.rules`; what fake tensors do otherwise is put right by `memmodel.tracer.corrections`.
 """
 
 import sys
@@ -21,15 +21,15 @@ from memmodel.device import Device
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
+from memmodel.tracer.corrections.composites import COMPOSITES
+from memmodel.tracer.corrections.in_place import in_place_result, is_accumulation, laid_out, use_counts_alone
+from memmodel.tracer.corrections.symbols import computed
+from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
+from memmodel.tracer.corrections.type_checks import check_types
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
 from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
 from memmodel.tracer.private.fake import fake_of, is_fake
-from memmodel.tracer.rules.composites import COMPOSITES
-from memmodel.tracer.rules.corrections import in_place_result, is_accumulation, laid_out, use_counts_alone
-from memmodel.tracer.rules.kinds import kind_of, number, plain_dims
-from memmodel.tracer.rules.symbols import computed
-from memmodel.tracer.rules.types import check_types
 from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.storages import Storages

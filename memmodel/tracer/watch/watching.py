@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
 from memmodel.tracer.private.patches import Hooks, patched
-from memmodel.tracer.rules.attention import Backends
 from memmodel.tracer.watch.functions import Functions
 from memmodel.tracer.watch.watcher import Watcher
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.tracer.rules.kinds import plain_dims
+from memmodel.tracer.corrections.torch_types import plain_dims
 
 PLAIN_SIZES = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from memmodel.tensors.layout import is_dense
+from memmodel.tracer.corrections.torch_types import number
 from memmodel.tracer.private.autograd import engine_calls, holders_of, is_python
 from memmodel.tracer.private.dispatch import TorchDispatchMode, tree_map_only, without_modes
 from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
-from memmodel.tracer.rules.kinds import number
 
 aten = torch.ops.aten
 
