@@ -52,17 +52,6 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]
 SIZE = SizeType()
 
 
-class LikeOption(click.Option):
-    """`--like`, whose help lists the models: they are read only where help is printed."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option's line in the help text."""
-        from memmodel.models import models
-
-        self.help = f"Take heads, head dim and mask of a model: {', '.join(models())}."
-        return super().get_help_record(ctx)
-
-
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -70,6 +59,23 @@ def _flag(name: str) -> str:
 def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
     """Complete an option's value in the shell from the names that begin as it does."""
     return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
+
+
+class NamesOption(click.Option):
+    """An option whose help lists the names it takes, in place of {names}: they are read only where help is shown."""
+
+    def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **settings: Any) -> None:
+        self._names = names
+        super().__init__(*args, shell_complete=completing(names), **settings)
+
+    @property
+    def help(self) -> str:
+        """The help text."""
+        return self._text.format(names=", ".join(self._names()))
+
+    @help.setter
+    def help(self, text: str | None) -> None:
+        self._text = text or ""
 
 
 def _gpu_names() -> list[str]:
@@ -99,7 +105,13 @@ _SIZES = {
     "head_dim": "Size of a head. [default: 128]",
 }
 SIZES = tuple(_SIZES)
-_LIKE = click.option("--like", cls=LikeOption, metavar="MODEL", shell_complete=completing(_model_names))
+_LIKE = click.option(
+    "--like",
+    cls=NamesOption,
+    names=_model_names,
+    metavar="MODEL",
+    help="Take heads, head dim and mask of a model: {names}.",
+)
 _KIND = (
     click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]"),
     click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]"),
@@ -132,10 +144,10 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
             "--algorithm",
             "-a",
             "algorithms",
+            cls=NamesOption,
+            names=_algorithm_names,
             metavar="NAMES",
-            shell_complete=completing(_algorithm_names),
-            help="naive, naive-by-hand, flash, flash-deterministic, chunked, checkpointed, compiled, decode; several "
-            "with commas. [default: naive,flash]",
+            help="{names}; several with commas. [default: naive,flash]",
         ),
     ),
     "allocator": (
