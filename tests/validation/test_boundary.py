@@ -2,7 +2,7 @@
 
 import pytest
 
-from memmodel_validate.boundary import search
+from memmodel_validate.validation import search
 
 
 @pytest.mark.parametrize("guess", [0, 1, 6, 7, 8, 9, 40, 1000])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from answers import CPU
 
-from memmodel_validate.on_cpu import measure
+from memmodel_validate.cpu_events import measure
 from memmodel_validate.predictions import predict_trial, target
 from memmodel_validate.suite import Trial, trials
 from memmodel_validate.validation import Measurement, Run

@@ -1,12 +1,25 @@
-"""The allocator events of a real PyTorch run on the CPU, read from its profiler."""
+"""Runs of PyTorch on the CPU: a trial measured, and the allocator events that the profiler sees."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch._C._profiler import _EventType  # noqa: TID251  # the only name of an event's kind
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from memmodel_validate.events import MemoryEvent, Numbering
+from memmodel_validate.events import MemoryEvent, Numbering, live_peaks, packed
+from memmodel_validate.suite import Trial
+from memmodel_validate.torch_step import (
+    Attention,
+    Inputs,
+    attention,
+    fill,
+    inputs,
+    sampled,
+    saved_bytes,
+    step,
+    timed_step,
+)
 
 _PHASE = "memmodel phase "
 _WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::scatter_"}
@@ -20,6 +33,32 @@ class _Raw(NamedTuple):
     size: int
     path: tuple[str, ...]
     phase: str = ""
+
+
+def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, Any]:
+    """Measure a trial: quantity -> [unit, samples], and its events."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run = attention(trial.implementation, trial.case)
+    given = inputs(trial.case, "cpu")
+    fill(given)
+    numbers = {name: int(protocol[name]) for name in ("warm_up", "least", "most")}
+    times = sampled(lambda: timed_step(given, run, trial.case), **numbers, budget=float(protocol["budget"]))
+    alive: list[Inputs] = []  # the inputs outlive the step
+    events = profiled(lambda: _marked_step(run, trial, alive))
+    peaks = live_peaks(events)
+    measured: dict[str, tuple[str, list[float]]] = {name: ("s", samples) for name, samples in times.items()}
+    for name, phase in (("live_peak_fwd", "forward"), ("live_peak_bwd", "backward")):
+        if phase in peaks:
+            measured[name] = "B", [peaks[phase]]
+    measured["saved"] = "B", [saved_bytes(given, run, trial.case)]
+    return {"measured": measured, "events": packed(events)}
+
+
+def _marked_step(run: Attention, trial: Trial, alive: list[Inputs]) -> None:
+    mark("inputs")
+    alive.append(inputs(trial.case, "cpu"))
+    step(alive[0], run, trial.case, mark)
 
 
 def profiled(body: Callable[[], object]) -> list[MemoryEvent]:

@@ -2,18 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from os.path import exists
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from memmodel.thresholds import resized
 from memmodel.timing.calibration import Calibration, mismatches
 from memmodel.timing.known import community, local
 from memmodel.units import bytes_text
 from memmodel_validate import ledger
-from memmodel_validate.boundary import search
 from memmodel_validate.cpu import available_bytes, busy
 from memmodel_validate.environment import (
     CPU_PROTOCOL,
@@ -206,6 +205,39 @@ def _measured(plan: Plan, trial: Trial) -> Run:
     measured = {name: Measurement(unit, tuple(samples)) for name, (unit, samples) in found.get("measured", {}).items()}
     detail: dict[str, Any] = {name: found[name] for name in ("events", "failed") if name in found}
     return _run(plan, trial, measured, {**found.get("detail", {}), **detail}, bool(found.get("out_of_memory")))
+
+
+class Boundary(NamedTuple):
+    """The largest count that runs (0 for none), the next one, which does not, and all counts in the order tried."""
+
+    largest: int
+    first_failing: int
+    tried: tuple[int, ...]
+
+
+def search(runs: Callable[[int], bool], guess: int) -> Boundary:
+    """Where `runs` turns from true to false, searched from a guess: two tries where it is right.
+
+    Each count is tried once. From the guess outwards in steps that double, then by halves.
+    """
+    tried: dict[int, bool] = {}
+
+    def attempt(count: int) -> bool:
+        if count < 1:
+            return True
+        if count not in tried:
+            tried[count] = runs(count)
+        return tried[count]
+
+    low, high, stride = max(guess, 0), max(guess, 0) + 1, 1
+    while not attempt(low):
+        low, high, stride = max(low - stride, 0), low, 2 * stride
+    while attempt(high):
+        low, high, stride = high, high + stride, 2 * stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if attempt(middle) else (low, middle)
+    return Boundary(low, high, tuple(tried))
 
 
 class _NoAnswerError(Exception):

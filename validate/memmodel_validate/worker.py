@@ -49,9 +49,9 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         from memmodel_validate import cuda
 
         return cuda.measure(trial, job["threads"], job["protocol"])
-    from memmodel_validate import on_cpu
+    from memmodel_validate import cpu_events
 
-    return on_cpu.measure(trial, job["threads"], job["protocol"])
+    return cpu_events.measure(trial, job["threads"], job["protocol"])
 
 
 def end_with(parent: int) -> None:
