@@ -83,7 +83,7 @@ def triangle(call: Call) -> Steps:
     yield moves(call.op.rstrip("_"), call.args[:1], [call.out], kind="triangle", in_place=call.in_place)
 
 
-makes("clone")(lambda x, strides=None: Spec(x.shape, x.dtype, strides or kept_strides(x)))
+makes("clone")(lambda x, contiguous: Spec(x.shape, x.dtype, None if contiguous else kept_strides(x)))
 makes("_to_copy")(lambda x, dtype: Spec(x.shape, dtype, kept_strides(x)))
 makes("tril", "triu")(lambda x, *_: Spec(x.shape, x.dtype, kept_strides(x)))
 makes("empty", "zeros", "ones", "randn", "full", "arange")(lambda size, *_, dtype: Spec(tuple(size), dtype))
@@ -109,7 +109,7 @@ class Clone(Op):
 
     def forward(self, x: Tensor, contiguous: bool) -> Tensor:
         """Row-major, or in the layout of `x`."""
-        return aten("clone", x, strides=contiguous_strides(x.shape) if contiguous else None)
+        return aten("clone", x, contiguous=contiguous)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient itself."""

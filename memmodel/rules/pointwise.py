@@ -153,8 +153,10 @@ def like_operands(*operands: Any, dtype: DType | None = None) -> Spec:
     )
 
 
-def kept_strides(x: Strided) -> Shape:
+def kept_strides(x: Strided) -> Shape | None:
     """Strides of a copy that preserves the format: those of a dense tensor, else by the elementwise rule."""
+    if x.is_contiguous():
+        return None
     return x.strides if is_dense(x.shape, x.strides) else elementwise_strides(x.shape, [(x.shape, x.strides)])
 
 

@@ -55,6 +55,9 @@ def reduction_scratch(x: Strided, dims: Sequence[int], item: int, resident_threa
     seen = operand(x, dims)
     outputs, inputs = product(n for n, _ in seen.kept), product(n for n, _ in seen.reduced)
     along = not seen.kept or (bool(seen.reduced) and hint(seen.reduced[0][1]) < hint(seen.kept[0][1]))
+    # A block along the reduced dimensions has 512 threads where there are as many elements, each with 256 to share.
+    if _most(inputs) <= (_MANY - 1) * (_THREADS if along else 1):
+        return 0, 0
     vector: Dim = 1 if along else _vector(seen)
     wide, high = (inputs, outputs) if along else (outputs // vector, inputs)
     width, height = _block(wide, high, _THREADS // vector)
@@ -82,6 +85,10 @@ def _vector(x: Operand) -> Dim:
     numbers = (x.offset, size, *(step for _, step in (*x.reduced, *others)))
     fours, twos = (product((n % v == 0) * 1 for n in numbers) for v in (4, 2))
     return 1 + twos + 2 * fours
+
+
+def _most(n: Dim) -> int:
+    return int(n if isinstance(n, int) else n.max())
 
 
 def _power_of_two(n: Dim) -> Dim:

@@ -53,8 +53,8 @@ class View(Op):
     def forward(self, x: Tensor, shape: Shape) -> Tensor:
         """See `view`."""
         self.shape = x.shape
-        strides = view_strides(x.shape, x.strides, shape)
-        if strides is None:
+        strides = None if x.is_contiguous() else view_strides(x.shape, x.strides, shape)
+        if strides is None and not x.is_contiguous():
             raise UsageError(f"view of shape {shape} on {x.shape} with strides {x.strides}: use reshape, which copies")
         return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype, offset=x.offset)
 
@@ -107,7 +107,7 @@ class Alias(Op):
 
     def forward(self, x: Tensor) -> Tensor:
         """A view of all of it."""
-        return x.viewed(x.shape, x.strides)
+        return x.viewed(x.shape, None if x.is_contiguous() else x.strides)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient itself."""
@@ -201,7 +201,7 @@ def view(self: Tensor, *shape: Any) -> Tensor:
 def reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same elements under another shape: a view where strides allow it, a contiguous copy where not."""
     wanted = resolve(self.shape, listed_sizes(shape))
-    if view_strides(self.shape, self.strides, wanted) is None:
+    if not self.is_contiguous() and view_strides(self.shape, self.strides, wanted) is None:
         self = self.clone_contiguous()
     elif same_shape(wanted, self.shape):
         return self

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from memmodel.dims import same, same_shape
 from memmodel.errors import UsageError
-from memmodel.tensors.layout import is_contiguous, is_dense
+from memmodel.tensors.layout import is_dense
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, method
 
@@ -193,12 +193,14 @@ class AccumulateGrad(Op):
 
 
 def _obeys_layout(grad: Tensor, leaf: Tensor) -> bool:
+    if leaf.is_contiguous() and grad.is_contiguous():
+        return True
     if is_dense(leaf.shape, leaf.strides):
         return all(
             same(a, b) if not same(size, 1) else not same(a, 0)
             for size, a, b in zip(grad.shape, grad.strides, leaf.strides, strict=True)
         )
-    return is_contiguous(grad.shape, grad.strides)
+    return grad.is_contiguous()
 
 
 def _tape_of(inputs: tuple[Any, ...]) -> Tape:
@@ -373,7 +375,11 @@ class _Engine:
         self.holders[id(grad)] -= 1
 
     def _accumulates_in_place(self, old: Tensor) -> bool:
-        return self.holders[id(old)] == 1 and old.storage.tensors == 1 and is_dense(old.shape, old.strides)
+        return (
+            self.holders[id(old)] == 1
+            and old.storage.tensors == 1
+            and (old.is_contiguous() or is_dense(old.shape, old.strides))
+        )
 
 
 def _validated(grad: Tensor | None, edge: tuple[Op, int] | None) -> Tensor | None:

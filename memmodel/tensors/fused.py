@@ -11,7 +11,6 @@ from memmodel.dtypes import DType
 from memmodel.masks import Mask
 from memmodel.program import Launch
 from memmodel.tensors.autograd import grad_mode
-from memmodel.tensors.layout import contiguous_strides
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Storage, Tensor
 from memmodel.work import Work
@@ -100,4 +99,4 @@ class FusedKernel:
     def _on_chip(self, shape: Sequence[Dim], dtype: DType) -> Tensor:
         size = tuple(shape)
         storage = Storage(self.tape, product(size) * dtype.itemsize, size, dtype, "tile", "temporary")
-        return Tensor(storage, size, contiguous_strides(size), dtype)
+        return Tensor(storage, size, None, dtype)

@@ -14,22 +14,28 @@ from memmodel.errors import UsageError
 class Strided:
     """A tensor as a kernel sees it: sizes, strides and offset in elements, and the element type.
 
-    Recording tensors are this, and so is what a rule sees of a traced one.
+    Recording tensors are this, and so is what a rule sees of a traced one. Without strides it is row-major; these are
+    worked out when they are asked for, since on arrays that is most of the arithmetic.
     """
 
-    __slots__ = ("dtype", "offset", "shape", "strides")
+    __slots__ = ("_strides", "dtype", "offset", "shape")
     on_chip = False  # in registers or shared memory, inside a fused kernel
 
     def __init__(self, shape: Shape, dtype: DType, strides: Shape | None = None, offset: Dim = 0) -> None:
         self.shape = shape
         self.dtype = dtype
-        self.strides = contiguous_strides(shape) if strides is None else strides
+        self._strides = strides
         self.offset = offset
 
     @property
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self.shape)
+
+    @property
+    def strides(self) -> Shape:
+        """Elements from one index of a dimension to the next."""
+        return contiguous_strides(self.shape) if self._strides is None else self._strides
 
     def numel(self) -> Dim:
         """Number of elements."""
@@ -45,6 +51,8 @@ class Strided:
         """HBM bytes to read it once: dimensions repeated by a stride of 0 count once; 0 on chip."""
         if self.on_chip:
             return 0
+        if self._strides is None:
+            return self.nbytes
         return product(n for n, step in zip(self.shape, self.strides, strict=True) if not _is_0(step)) * (
             self.dtype.itemsize
         )
@@ -56,7 +64,9 @@ class Strided:
 
     def is_contiguous(self) -> bool:
         """Whether it is row-major."""
-        return is_contiguous(self.shape, self.strides)
+        if self._strides is not None and is_contiguous(self.shape, self._strides):
+            self._strides = None
+        return self._strides is None
 
     def at_most(self, n: int) -> bool:
         """Whether it has at most n elements, where that chooses a kernel; in letters, a condition of the formulas."""

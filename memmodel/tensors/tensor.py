@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 from memmodel.dims import Dim, Shape, product
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
-from memmodel.tensors.layout import Strided, axis, contiguous_strides
+from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tape import Tape
 
 
@@ -46,7 +46,7 @@ class Tensor(Strided):
         self,
         storage: Storage,
         shape: Shape,
-        strides: Shape,
+        strides: Shape | None,
         dtype: DType,
         base: "Tensor | None" = None,
         offset: Dim = 0,
@@ -111,14 +111,14 @@ class Tensor(Strided):
         """The strides, in elements, or one of them."""
         return self.strides if dim is None else self.strides[axis(dim, self.ndim)]
 
-    def viewed(self, shape: Shape, strides: Shape, offset: Dim | None = None) -> "Tensor":
+    def viewed(self, shape: Shape, strides: Shape | None, offset: Dim | None = None) -> "Tensor":
         """A view: another tensor on the same storage that keeps the tensor it was taken from (variable.h, as_view)."""
         start = self.offset if offset is None else offset
         return Tensor(self.storage, shape, strides, self.dtype, self._base or self, start)
 
     def alias(self) -> "Tensor":
         """Another tensor on the same storage, without history (ATen's `detach`)."""
-        return Tensor(self.storage, self.shape, self.strides, self.dtype, offset=self.offset)
+        return Tensor(self.storage, self.shape, self._strides, self.dtype, offset=self.offset)
 
 
 methods: dict[str, Callable[..., Any]] = {}
@@ -146,4 +146,4 @@ def new(tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None
     """A tensor of `spec` (shape, dtype, strides or None) on a new storage, just as large unless `nbytes` are given."""
     shape, dtype, strides = spec
     storage = Storage(tape, product(shape) * dtype.itemsize if nbytes is None else nbytes, shape, dtype, op, role)
-    return Tensor(storage, shape, strides or contiguous_strides(shape), dtype)
+    return Tensor(storage, shape, strides, dtype)

@@ -48,7 +48,9 @@ def test_arrays_agree_with_ints_for_any_dimensions(dims: tuple[int, ...]) -> Non
     shape = tuple(np.array([s[i] for s in sizes]) for i in range(3))
     for i, one in enumerate(sizes[1:], 1):  # arrays stand for sizes of two or more
         many = reduction_scratch(Strided(tuple(n[1:] for n in shape), float32), dims, 4, A100)
-        assert tuple(int(x[i - 1]) for x in many) == reduction_scratch(Strided(one, float32), dims, 4, A100)
+        assert tuple(int(np.broadcast_to(x, 4)[i - 1]) for x in many) == reduction_scratch(
+            Strided(one, float32), dims, 4, A100
+        )
 
 
 def sum_allocations(device: Device, *shape: object) -> list[tuple[str, object]]:
