@@ -7,8 +7,8 @@ register(
         "memmodel.shown.Shown": {"text": "memmodel.report.console:text", "notebook": "memmodel.report.console:html"},
         "memmodel.shown.Drawing": {
             "screen": "memmodel.report.terminal:screen",
-            "notebook": "memmodel.report.saving:notebook",
-            "file": "memmodel.report.saving:save",
+            "notebook": "memmodel.report.console:drawing",
+            "file": "memmodel.report.console:save",
             "dict": "memmodel.report.json:picture_dict",
         },
         "memmodel.prediction.Report": {

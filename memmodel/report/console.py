@@ -1,12 +1,17 @@
-"""Where results are printed: a terminal, a pipe, a notebook."""
+"""Where results go: a terminal, a pipe, a notebook, a file. What draws files is imported late: it may be missing."""
 
 import io
 import re
 from collections.abc import Iterator
+from html import escape
+from os import PathLike, fspath, path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+
+from memmodel.errors import UsageError
+from memmodel.shown import Drawing
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -39,3 +44,25 @@ def html(result: Any) -> str:
     console = Screen(width=100, record=True, file=io.StringIO(), force_jupyter=False)
     console.print(result)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def save(picture: Drawing, file: str | PathLike[str]) -> None:
+    """Draw into a file. Raises UsageError for a name that ends in neither .svg nor .png."""
+    from memmodel.report.figure import drawn
+
+    kind = path.splitext(fspath(file))[1].lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise UsageError(f"{fspath(file)}: expected a file name that ends in .svg or .png")
+    content = drawn([picture], kind)
+    with open(file, "wb") as target:
+        target.write(content)
+
+
+def drawing(picture: Drawing) -> str:
+    """An SVG, or text where matplotlib is not installed."""
+    try:
+        from memmodel.report.figure import drawn
+    except ModuleNotFoundError:
+        return f"<pre>{escape(str(picture))}</pre>"
+    svg = drawn([picture], "svg").decode()
+    return svg[svg.index("<svg") :]
