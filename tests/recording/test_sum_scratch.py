@@ -7,6 +7,7 @@ import sympy
 from memmodel import recording
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import float32
+from memmodel.liveness import phase_peaks
 from memmodel.program import Alloc
 from memmodel.rules.reduce_scratch import reduction_scratch
 from memmodel.tensors.layout import Strided
@@ -82,3 +83,21 @@ def test_small_sums_sums_of_rows_and_the_cpu_take_none() -> None:
 def test_closed_forms_leave_scratch_out() -> None:
     n = sympy.Symbol("n", positive=True, integer=True)
     assert sum_allocations(CUDA, 8, n, 64) == [("sum", 4)]
+
+
+def test_a_sum_down_columns_reserves_a_blocks_width_per_output() -> None:
+    """(65536, 64) fp32 down its columns on an A100, after setReduceConfig.
+
+    A thread reads 4 neighbouring outputs: blocks of 128 threads, 16 wide (64 / 4) and 8 high. A thread sums 65536 / 8 =
+    8192 rows; 221184 / 128 = 1728 blocks fit on the GPU at once, but 512 of them leave 16 rows to each, and no block
+    may have more than 256: the lesser of 1728 and 512. Each keeps 16 x 4 partial sums for each of 64 outputs.
+    """
+    with recording.Tape() as tape:
+        tape.mark("inputs")
+        x = recording.empty(65536, 64)
+        tape.mark("forward")
+        total = x.sum(0)
+        tape.mark("after")
+        del total
+    blocks, width = 512, 16 * 4
+    assert phase_peaks(tape.program)["forward"] == 4 * 65536 * 64 + 4 * 64 + 4 * 64 * blocks * width + 4
