@@ -29,7 +29,8 @@ def on_lists(call: Call) -> Steps:
     n = _elements(call.args[0])
     vector = _VECTOR.get(call.op.rstrip("_"), 1)
     written = call.written()
-    read = [x for x in call.tensors() if not (call.op.startswith(("_foreach_copy", "_foreach_zero")) and x in written)]
+    fills = call.op.startswith(("_foreach_copy", "_foreach_zero"))
+    read = [x for x in call.tensors() if not (fills and any(x is y for y in written))]
     dtype = (written or call.tensors())[0].dtype
     yield kernel(call.op.strip("_"), read, written, dtype, vector=vector * n, in_place=call.in_place)
 
