@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memmodel.units import formula_text
 
-_MANY = 6  # columns: so many stand closer, for 80 characters are few
+_MANY = 5  # columns of words: so many stand closer, for 80 characters are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Sheet:
             header_style="dim",
             box=None,
             pad_edge=False,
-            padding=(0, 1, 0, 0 if len(self.columns) >= _MANY else 1),
+            padding=(0, 1, 0, 0 if self.right.count(False) >= _MANY else 1),
         )
         for column, name, right in zip(self.columns, self.names, self.right, strict=True):
             justify: JustifyMethod = "right" if right else "left"
