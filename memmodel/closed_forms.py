@@ -91,7 +91,7 @@ def symbolic(case: Case) -> Case:
     tiles = tiles_of(case) if algorithm(case.algorithm).fused else None
     mask = case.mask
     if mask.window is not None:
-        mask = replace(mask, window=WINDOW)
+        mask = mask._replace(window=WINDOW)
     return replace(case, mask=mask, chunk=chunk, tiles=tiles, **sizes)
 
 

@@ -5,15 +5,13 @@ i + m - n. n and m may be ints, arrays or symbols; tiles are ints. For symbols n
 tile.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.dims import Dim, ceil_div, maximum, minimum, same
 from memmodel.errors import UsageError, choice
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
+class Mask(NamedTuple):
     """Which keys a query sees: all, those not after it (`causal`), or of these only the last `window`.
 
     `window` counts keys, the query's own position included; it implies `causal`.

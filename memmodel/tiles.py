@@ -8,8 +8,7 @@ Architectures are compute capabilities as one number: 90 is 9.0.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.dtypes import DType, float32
 from memmodel.errors import UsageError
@@ -26,8 +25,7 @@ LAUNCHES: tuple[tuple[Pass, ...], ...] = ((FORWARD,), (DKDV, DQ), (FUSED,))
 MAX_HEAD_DIM = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """A block of `rows` queries by `cols` keys; `warps` per program and `stages` of the pipeline are Triton's."""
 
     rows: int

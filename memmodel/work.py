@@ -4,13 +4,12 @@ One fused multiply-add counts as 2 FLOP, here and everywhere.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.dims import Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a kernel does, by pipe and by memory level.
 
     Attributes:
@@ -29,20 +28,17 @@ class Work:
     written: Dim = 0
     l2: Dim = 0
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]  # of amounts, not of tuples
         # A plain 0 is not added: that costs nothing for ints, and much for arrays and symbols.
-        pairs = zip(self._amounts(), other._amounts(), strict=True)
+        pairs = zip(self, other, strict=True)
         return Work(*[b if type(a) is int and a == 0 else a if type(b) is int and b == 0 else a + b for a, b in pairs])
 
     def __mul__(self, times: Dim) -> "Work":
-        return Work(*(amount if _is_zero(amount) else amount * times for amount in self._amounts()))
+        return Work(*[0 if type(amount) is int and amount == 0 else amount * times for amount in self])
 
     def mapped(self, number: Callable[[Dim], Dim]) -> "Work":
         """The work with another number for each amount."""
-        return Work(*map(number, self._amounts()))
-
-    def _amounts(self) -> tuple[Dim, ...]:
-        return self.matmul, self.vector, self.exp, self.read, self.written, self.l2
+        return Work(*map(number, self))
 
     @property
     def flops(self) -> Dim:
@@ -58,7 +54,3 @@ class Work:
     def intensity(self) -> Dim:
         """Arithmetic intensity, FLOP per byte of HBM traffic."""
         return self.flops / self.hbm_bytes
-
-
-def _is_zero(amount: Dim) -> bool:
-    return isinstance(amount, int) and amount == 0
