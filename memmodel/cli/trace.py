@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     "--input", "inputs", multiple=True, metavar="NAME=SIZES:DTYPE", help="A tensor it takes: q=B,H,N,D:bf16. Repeat."
 )
 @click.option("--train", is_flag=True, help="Forward and backward, from the result's gradient.")
+@click.option("--loss", metavar="NAME", help="With --train, the result that backward starts from. [default: the loss]")
 @click.option("--forward", is_flag=True, help="Forward alone, kept for backward.")
 @click.option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
 @click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")

@@ -47,6 +47,7 @@ def trace(
     compiled: bool = False,
     config: AllocatorConfig | None = None,
     most_operators: int = MOST_OPERATORS,
+    loss: str = "",
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
 
@@ -65,6 +66,8 @@ def trace(
         config: the allocator's settings.
         compiled: whether the function is passed to torch.compile, whose buffers are then those that Inductor plans.
         most_operators: a run of more than so many is given up.
+        loss: in step "train", the result that backward starts from, by key, field or place; "all" for all of them.
+            Unless given, the result called "loss", else the scalars, else everything.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
@@ -78,7 +81,7 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    setting = Setting(fn, wanted, step, device_of(device), backends, most_operators=most_operators)
+    setting = Setting(fn, wanted, step, device_of(device), backends, most_operators=most_operators, loss=loss)
     job = Job(setting, sizes, device, version, config, compiled)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
@@ -125,7 +128,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset, drew, graphs), *_left_out(job, program, forms), *no_time),
+        (*_notes(job, program, unset, drew, graphs), *found.notes, *_left_out(job, program, forms), *no_time),
         graphs,
         job.version,
         job.config,

@@ -3,9 +3,11 @@
 They are found as the function itself, as what it is bound to, and among the names that its code uses.
 """
 
+import dis
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import CodeType
 from typing import Any
 
 import torch
@@ -52,12 +54,20 @@ def _held(function: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     cells = getattr(function, "__closure__", None) or ()
     names = dict(zip(code.co_freevars, (_content(cell) for cell in cells), strict=False))
     scope = getattr(function, "__globals__", {})
-    names |= {name: scope[name] for name in code.co_names if name in scope}
+    names |= {name: scope[name] for name in _globals_of(code) if name in scope}
     for name, value in names.items():
         if _counts(value):
             yield name, value
         elif depth < 2 and hasattr(value, "__code__"):
             yield from _held(value, depth + 1)
+
+
+def _globals_of(code: CodeType) -> Iterator[str]:
+    """The globals that code reads, also in functions and comprehensions inside; `co_names` has attributes too."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _globals_of(inner)
 
 
 def _counts(value: Any) -> bool:

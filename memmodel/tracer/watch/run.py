@@ -1,6 +1,5 @@
 """One traced run: fake inputs, the user's function, backward, and the marks between them."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,10 +12,11 @@ from memmodel.device import Device
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
 from memmodel.tracer.corrections.sdpa import Backends
-from memmodel.tracer.private.dispatch import tensors_in, tree_leaves
+from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.loss import leaves_of, roots_of
 from memmodel.tracer.watch.modules import made_fake
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.saved import saved_tensors
@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     Attributes:
         function: the user's. inputs: what it takes. step: one of `STEPS`. device: whose allocations.
         backends: what decides between attention's kernels. iterations: how often the step runs.
-        most_operators: a run of more is given up.
+        most_operators: a run of more is given up. loss: the result that backward starts from, by name.
     """
 
     function: Any
@@ -42,6 +42,7 @@ class Setting(NamedTuple):
     backends: Backends = Backends()
     iterations: int = 1
     most_operators: int = MOST_OPERATORS
+    loss: str = ""
 
 
 class Traced(NamedTuple):
@@ -52,6 +53,7 @@ class Traced(NamedTuple):
         last_use: storage -> place among the events where an operator last touched it.
         forward_of: storage made in backward -> the line whose backward it is.
         owners: which parameter each storage and kernel comes from.
+        notes: what to know about how the code was taken.
     """
 
     program: Program
@@ -60,6 +62,7 @@ class Traced(NamedTuple):
     last_use: dict[int, int]
     forward_of: dict[int, Site]
     owners: Owners
+    notes: tuple[str, ...] = ()
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -82,7 +85,8 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
         )
-    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners)
+    notes = tuple(watcher.notes)
+    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners, notes)
 
 
 class Run:
@@ -129,7 +133,7 @@ class Run:
         if self.setting.step == "train":
             self._backward(out)
         elif self.setting.step == "forward":
-            self.backward_begins(_leaves_of(out), mark=False)
+            self.backward_begins(leaves_of(out), mark=False)
         watcher.mark("after")
         self._release()
         del out
@@ -137,27 +141,23 @@ class Run:
             self._forget_gradients()
 
     def _backward(self, out: Any) -> None:
-        roots = [x for x in tensors_in(_leaves_of(out)) if x.requires_grad]
-        if not roots:
-            raise UsageError(
-                "a training step of a function whose result needs no gradient: return the output or loss with its "
-                "history (in tuples, lists, dicts or a dataclass), or trace it without --train (step inference)"
-            )
-        if len(roots) == 1 and roots[0].dim() == 0:
-            roots[0].backward()  # type: ignore[no-untyped-call]
+        roots, note = roots_of(out, self.setting.loss)
+        self.watcher.note(note)
+        if not any(x.dim() for x in roots):
+            torch.autograd.backward(roots)
             return
         if not self.upstream:
-            self.upstream = [self._upstream(x) for x in roots]
+            self.upstream = [self._upstream(x, f"dout{i or ''}") for i, x in enumerate(roots)]
         torch.autograd.backward(roots, self.upstream)
 
-    def _upstream(self, out: Tensor) -> Tensor:
+    def _upstream(self, out: Tensor, name: str) -> Tensor:
         """The gradient that the next layer would hand over: alive all along, so it is born among the inputs."""
         with self.watcher.unseen():
             gradient = torch.empty_like(out, memory_format=torch.contiguous_format)
         key = self.watcher.born(gradient, "empty", "input", at=self.inputs_end)
         self.inputs_end += 1
         if key is not None:
-            self.watcher.names[key] = "dout" if not self.upstream else f"dout{len(self.upstream)}"
+            self.watcher.names[key] = name
         return gradient
 
     def backward_begins(self, roots: Sequence[Any], mark: bool = True) -> None:
@@ -204,13 +204,6 @@ class Run:
         for leaf in self._leaves():
             if leaf.is_leaf:
                 leaf.grad = None
-
-
-def _leaves_of(out: Any) -> list[Any]:
-    """What a result holds, also in a dataclass."""
-    if dataclasses.is_dataclass(out) and not isinstance(out, type):
-        out = list(vars(out).values())
-    return tree_leaves(out)
 
 
 def _made(kind: Any) -> Any:

@@ -50,6 +50,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         events: of the program, as in `memmodel.program.Program`.
         unknown: operator -> what is not known about it ("work", "scratch").
+        notes: what to know about how the code was taken, each once.
         backward: whether autograd's engine runs now.
         operators: how many were seen.
     """
@@ -63,6 +64,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
         self.events: list[Event] = []
         self.unknown: dict[str, str] = {}
+        self.notes: dict[str, None] = {}
         self.backward = False
         self.operators = 0
         self.paused = False
@@ -93,6 +95,11 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def mark(self, phase: str) -> None:
         """Begin a phase."""
         self.events.append(Mark(phase))
+
+    def note(self, words: str) -> None:
+        """Say something about how the code was taken."""
+        if words:
+            self.notes[words] = None
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

@@ -1,0 +1,90 @@
+"""Training code as people write it: what it holds, which result is the loss."""
+
+from typing import Any, NamedTuple
+
+import pytest
+from torch import Tensor, nn, optim
+
+import memmodel
+from memmodel.errors import UsageError
+from memmodel.program import Alloc
+
+F32 = 4
+
+
+def make(n: int) -> Any:
+    """A step of a model with n x n parameters; its optimizer's method has the name of another step below."""
+    model = nn.Linear(n, n, bias=False)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def run(x: Tensor) -> None:
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+step = make(512)
+small = make(32)
+layers = [nn.Linear(16, 16, bias=False) for _ in range(2)]
+first, second = layers
+
+
+def test_an_attribute_is_not_a_global() -> None:
+    found = memmodel.trace(small, {"x": "B,32:nograd"}, step="own", at={"B": 4}, formulas=False)
+    weight, x, loss = 32 * 32 * F32, 4 * 32 * F32, F32
+    # the loss's gradient is expanded to the output's, which the product needs as numbers
+    assert found.memory.live_peak_bytes == 2 * weight + x + x + 2 * loss
+
+
+def test_globals_that_a_comprehension_reads_are_found() -> None:
+    def run(x: Tensor) -> list[Tensor]:
+        return [layer(x) for layer in (first, second)]
+
+    names = {e.key for e in memmodel.trace(run, {"x": "B,16"}, at={"B": 4}).program.events if isinstance(e, Alloc)}
+    assert len(names) == 1 + 2 + 2  # x, two weights, two results
+
+
+class Output(NamedTuple):
+    logits: Tensor
+    loss: Tensor
+    auxiliary: Tensor
+
+
+class Model(nn.Module):
+    """Logits, a loss and another scalar."""
+
+    def __init__(self, form: type) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 64, bias=False)
+        self.form = form
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.head(x)
+        loss, auxiliary = logits.square().mean(), x.square().mean()
+        if self.form is dict:
+            return {"logits": logits, "loss": loss, "auxiliary": auxiliary}
+        return Output(logits, loss, auxiliary) if self.form is Output else (loss, logits)
+
+
+def backward_of(form: type, **options: Any) -> tuple[list[str], tuple[str, ...]]:
+    """Names of what backward starts from, and the notes."""
+    found = memmodel.trace(Model(form), {"x": "B,8"}, step="train", at={"B": 4}, formulas=False, **options)
+    return [x for x in found.program.names.values() if x.startswith("dout")], found.notes
+
+
+@pytest.mark.parametrize(("form", "said"), [(dict, "loss"), (Output, "loss"), (tuple, "the scalar result")])
+def test_backward_starts_from_the_loss(form: type, said: str) -> None:
+    upstream, notes = backward_of(form)
+    assert upstream == []  # as of `loss.backward()`
+    assert any(note.startswith(f"backward from {said} alone") for note in notes)
+
+
+def test_backward_starts_from_what_is_asked_for() -> None:
+    assert backward_of(dict, loss="logits")[0] == ["dout"]
+    assert backward_of(Output, loss="auxiliary")[0] == []
+    assert backward_of(tuple, loss="1")[0] == ["dout"]
+    assert backward_of(dict, loss="all")[0] == ["dout", "dout1", "dout2"]
+    with pytest.raises(UsageError, match=r"unknown result that needs a gradient 'lsos'.*did you mean loss"):
+        backward_of(dict, loss="lsos")
