@@ -45,7 +45,7 @@ from attention_report import Case, Timing, describe, markdown  # noqa: E402
 
 from memmodel import tiles  # noqa: E402
 from memmodel_kernels import flash_attention  # noqa: E402
-from memmodel_kernels.triton_flash import choice, launch, tune  # noqa: E402
+from memmodel_kernels.triton_flash import choice, tune  # noqa: E402
 from memmodel_kernels.triton_flash.problem import checked  # noqa: E402
 
 DEVICE, DTYPE = "cuda", torch.bfloat16
@@ -134,10 +134,10 @@ def gate() -> tuple[list[dict[str, Any]], bool]:
             inputs = inputs_of(case, seed=1)
             problem = checked(*inputs[:3], causal, None, None, None)
             for passes in tiles.LAUNCHES:
-                if passes == (tiles.FUSED,) and not launch.has_fused(inputs[0], problem):
+                if passes == (tiles.FUSED,) and not choice.has(problem, tiles.FUSED):
                     continue
                 deterministic = passes != (tiles.FUSED,)
-                for row in launch.rows(inputs[0], problem, passes):
+                for row in choice.rows(problem, passes):
                     with choice.forced(passes, row):
                         ratio = errors(
                             lambda q, k, v: flash_attention(q, k, v, causal=causal, deterministic=deterministic),  # noqa: B023

@@ -22,7 +22,8 @@ def flash_attention(
 ) -> Any:
     """Attention of q (b, h, n, d) on k, v (b, g, m, d), differentiable; h must be a multiple of g.
 
-    Any strides are read in place: (b, n, h, d) tensors are passed as `x.transpose(1, 2)`.
+    Any strides are read in place: (b, n, h, d) tensors are passed as `x.transpose(1, 2)`. Under `torch.autocast` q, k
+    and v are cast to its dtype, as those of scaled_dot_product_attention are.
 
     Args:
         q: (b, h, n, d) queries.
@@ -39,19 +40,30 @@ def flash_attention(
         return_lse: also return the log-sum-exp of the scaled scores, (b, h, n) fp32, natural log, differentiable.
 
     A query that sees no key has output 0, LSE -inf and gradients 0. Returns the output, laid out like q, or
-    (output, LSE). Raises UsageError for inputs that are not supported, before anything is launched.
+    (output, LSE). Raises UsageError for inputs that are not supported, before anything is launched, and for
+    forward-mode and second derivatives, which the kernels do not have.
 
     On recording tensors the call allocates and computes what the kernels do on an A100; `scale` and `precision` change
     neither.
     """
+    _check_options(causal, window, scale, deterministic)
     if namespace(q).__name__ == "torch":
-        from memmodel_kernels.triton_flash.op import flash_attention_op
-        from memmodel_kernels.triton_flash.problem import checked
+        from memmodel_kernels.triton_flash.op import attention
 
-        problem = checked(q, k, v, causal, window, scale, precision)
-        o, lse = flash_attention_op(q, k, v, causal, window, problem.scale, precision, deterministic)
+        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic)
         return (o, lse) if return_lse else o
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
     tiles = flash_tiles(80, q.dtype, q.shape[-1])
     return flash(q, k, v, Mask(causal, window), tiles, deterministic, return_lse)
+
+
+def _check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
+    """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
+    for name, value in (("causal", causal), ("deterministic", deterministic)):
+        if not isinstance(value, bool):
+            raise UsageError(f"{name}={value!r}: it must be True or False")
+    if isinstance(window, bool | float | str):
+        raise UsageError(f"window={window!r}: a window is a whole number of keys; None means no window")
+    if isinstance(scale, bool | str):
+        raise UsageError(f"scale={scale!r}: it must be a finite number; None means 1 / sqrt(head dim)")

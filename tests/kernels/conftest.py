@@ -3,6 +3,8 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,3 +26,29 @@ else:
         torch.use_deterministic_algorithms(True)
         yield
         torch.use_deterministic_algorithms(before)
+
+    @pytest.fixture(autouse=True, scope="session")
+    def patched_once() -> None:
+        """Let the interpreter patch each of Triton's modules once per launch.
+
+        It does so at every call of a helper, and spends a third of its time on it. Where its parts have other names,
+        it stays as it is.
+        """
+        interpreter: Any = importlib.import_module("triton.runtime.interpreter")
+        if not all(hasattr(interpreter, name) for name in ("_patch_lang", "_LangPatchScope", "GridExecutor")):
+            return
+        patch, launch, patched = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+        def patch_once(fn: Any) -> Any:
+            modules = {id(value) for value in fn.__globals__.values() if isinstance(value, ModuleType)}
+            if modules & languages <= patched:
+                return interpreter._LangPatchScope()
+            patched.update(modules)
+            return patch(fn)
+
+        def launch_anew(self: Any, *arguments: Any, **options: Any) -> Any:
+            patched.clear()
+            return launch(self, *arguments, **options)
+
+        languages = {id(interpreter.tl), id(interpreter.tl.core)}
+        interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_once, launch_anew

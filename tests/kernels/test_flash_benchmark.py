@@ -16,6 +16,7 @@ import attention as benchmark  # noqa: E402
 from attention_report import Case, Timing, aims, markdown  # noqa: E402
 
 from memmodel import tiles  # noqa: E402
+from memmodel.dtypes import float16  # noqa: E402
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU, run the benchmark itself")
 
@@ -46,7 +47,7 @@ def test_measure_times_what_can_run_and_says_why_the_rest_cannot(on_cpu: None) -
 def test_gate_runs_every_row_and_notices_a_wrong_one(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     found, right = benchmark.gate()
     assert right
-    rows = [row for p in tiles.LAUNCHES for row in tiles.rows(90, benchmark.launch._kind(torch.float16), 64, p)]
+    rows = [row for p in tiles.LAUNCHES for row in tiles.rows(90, float16, 64, p)]
     assert len(found) == 2 * len(rows)  # with and without the causal mask
     real = benchmark.flash_attention
     monkeypatch.setattr(benchmark, "flash_attention", lambda *a, **options: real(*a, **options) * 1.1)

@@ -19,7 +19,7 @@ def flash(case: Case, deterministic: bool = True, seed: int = 0, precision: str 
     return Result(o.detach(), lse.detach(), *gradients)
 
 
-LENGTHS = [(1, 1), (1, 130), (130, 1), (64, 128), (63, 111), (111, 63), (113, 203), (128, 128)]
+LENGTHS = [(1, 130), (130, 1), (63, 111), (113, 203), (128, 128)]  # with the table's own tiles; see test_flash_grid
 HEAD_DIMS = [16, 32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 256]
 WINDOWS = [
     (63, 63, 1, True),
@@ -31,7 +31,7 @@ WINDOWS = [
 
 CASES = [
     *[Case(n=n, m=m, causal=c, dtype=t) for n, m in LENGTHS for c in (False, True) for t in DTYPES],
-    *[Case(h=1, g=1, n=37, m=45, d=d, causal=True, dtype=t) for d in HEAD_DIMS for t in DTYPES],
+    *[Case(h=1, g=1, n=19, m=23, d=d, causal=True, dtype=t) for d in HEAD_DIMS for t in DTYPES],
     *[Case(b=2, h=h, g=g, n=40, m=70, d=32, causal=True, dtype=t) for h, g in ((4, 2), (3, 1)) for t in DTYPES],
     *[Case(n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
     *[Case(n=40, m=50, d=32, scale=s, causal=True, dtype=t) for s in (-0.3, 0.0, 0.5) for t in DTYPES],

@@ -11,7 +11,7 @@ import torch
 from attention_reference import DEVICE, Case
 from memmodel.errors import UsageError
 from memmodel_kernels import flash_attention
-from memmodel_kernels.triton_flash import launch
+from memmodel_kernels.triton_flash import choice
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -68,6 +68,12 @@ def test_wrong_shapes(shapes: dict[str, Any], message: str) -> None:
     ("options", "message"),
     [
         ({"window": 0}, "window=0: a window holds at least 1 key"),
+        ({"window": 2.5}, "window=2.5: a window is a whole number of keys; None means no window"),
+        ({"window": True}, "window=True: a window is a whole number of keys"),
+        ({"window": "8"}, "window='8': a window is a whole number of keys"),
+        ({"causal": 1}, "causal=1: it must be True or False"),
+        ({"deterministic": None}, "deterministic=None: it must be True or False"),
+        ({"scale": True}, "scale=True: it must be a finite number"),
         ({"scale": float("nan")}, "scale=nan: it must be a finite number"),
         ({"precision": "tf32x4"}, "unknown precision 'tf32x4': did you mean tf32x3 or tf32"),
     ],
@@ -103,11 +109,11 @@ def test_strides_too_large_for_a_block() -> None:
 
 
 def test_unsupported_architecture_and_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_arch", lambda device: 75)
+    monkeypatch.setattr(choice, "arch", lambda device: 75)
     with pytest.raises(UsageError, match=r"sm_75 is not supported: there are tiles for sm_80, .*sm_120"):
         flash_attention(*qkv())
-    monkeypatch.setattr(launch, "_arch", lambda device: 90)
-    monkeypatch.setattr(launch, "_shared_limit", lambda device: 4096)
+    monkeypatch.setattr(choice, "arch", lambda device: 90)
+    monkeypatch.setattr(choice, "shared_limit", lambda device: 4096)
     with pytest.raises(UsageError, match=r"needs \d+ bytes of shared memory per program: 4096 are available"):
         flash_attention(*qkv())
 

@@ -80,12 +80,12 @@ def test_allocations_are_the_documented_ones(dtype: torch.dtype, deterministic: 
     q, k, v = (x.detach() for x in case.inputs())
     do, _ = upstream(case)
     rows, fp32 = (2, 4, 30), torch.float32
-    problem = checked(q, k, v, False, None, None, None)
+    problem = checked(q, k, v, causal=False, window=None, deterministic=deterministic)
     with Allocations() as forward:
         o, lse = launch.forward(q, k, v, problem)
     assert [made[1:] for made in forward.made] == [(tuple(q.shape), dtype), (rows, fp32)]
     with Allocations() as backward:
-        launch.backward(do, None, q, k, v, o, lse, problem, deterministic)
+        launch.backward(do, None, q, k, v, o, lse, problem)
     dq, dk, dv = ((tuple(x.shape), dtype) for x in (q, k, v))
     dq_sum = (tuple(q.shape), fp32)
     fused = [dk, dv, dq_sum, *([dq] if dtype != fp32 else [])]
@@ -95,14 +95,14 @@ def test_allocations_are_the_documented_ones(dtype: torch.dtype, deterministic: 
 
 def test_copy_engine_is_used_only_where_it_can_be() -> None:
     x = torch.zeros(2, 3, 32, 64, dtype=torch.float16, device=DEVICE)
-    assert launch._fits_descriptor(x)
-    assert launch._fits_descriptor(as_bnhd(x))
-    assert not launch._fits_descriptor(x[..., 1:])  # base not at a multiple of 16 bytes
-    assert not launch._fits_descriptor(torch.zeros(1, 1, 8, 59, dtype=torch.float16))  # rows of 118 bytes
-    assert not launch._fits_descriptor(x.mT)
-    assert not launch._fits_descriptor(x[:1, :1, :1].expand_as(x))
-    assert not launch._fits_descriptor(x[:, :, :0])
-    assert not launch._streams_by_tma(x.float())
+    assert launch.fits_descriptor(x)
+    assert launch.fits_descriptor(as_bnhd(x))
+    assert not launch.fits_descriptor(x[..., 1:])  # base not at a multiple of 16 bytes
+    assert not launch.fits_descriptor(torch.zeros(1, 1, 8, 59, dtype=torch.float16))  # rows of 118 bytes
+    assert not launch.fits_descriptor(x.mT)
+    assert not launch.fits_descriptor(x[:1, :1, :1].expand_as(x))
+    assert not launch.fits_descriptor(x[:, :, :0])
+    assert not launch.streams_by_tma(x.float())
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ Made = tuple[tuple[int, ...], str]
 def launched(case: Case, deterministic: bool) -> list[Made]:
     q, k, v = (x.detach() for x in case.inputs())
     dout, _ = upstream(case)
-    problem = checked(q, k, v, False, None, None, None)
+    problem = checked(q, k, v, causal=False, window=None, deterministic=deterministic)
     with Allocations() as made:
         o, lse = launch.forward(q, k, v, problem)
-        launch.backward(dout, None, q, k, v, o, lse, problem, deterministic)
+        launch.backward(dout, None, q, k, v, o, lse, problem)
     return [(shape, str(dtype).removeprefix("torch.")) for _, shape, dtype in made.made]
 
 

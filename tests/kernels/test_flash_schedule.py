@@ -8,16 +8,15 @@ import triton
 import triton.language as tl
 
 from attention_reference import DEVICE
+from memmodel_kernels.triton_flash.blocks import Band
 from memmodel_kernels.triton_flash.schedule import partial_block, phases, place
 
 
 @triton.jit
-def visits_kernel(
-    counts, n, m, first, last, width, ROWS: tl.constexpr, COLS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr
-):
+def visits_kernel(counts, band, width, ROWS: tl.constexpr, COLS: tl.constexpr):
     """counts (row blocks, key blocks): +1 for a visit as a whole block, +100 as a partial one."""
     i_n = tl.program_id(0)
-    begin, left, full, end, right = phases(i_n * ROWS, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
+    begin, left, full, end, right = phases(i_n * ROWS, band, ROWS, COLS)
     for j in tl.range(full, end, COLS):
         tl.atomic_add(counts + i_n * width + j // COLS, 1)
     for i in tl.range(0, left + right):
@@ -40,9 +39,7 @@ def test_every_visible_pair_is_visited_once_and_whole_blocks_need_no_mask(rows: 
     for (n, m), (first, last) in itertools.product(LENGTHS, BANDS):
         high, wide = triton.cdiv(n, rows), triton.cdiv(m, cols)
         counts = torch.zeros(high, wide, dtype=torch.int32, device=DEVICE)
-        visits_kernel[(high,)](
-            counts, n, m, first or 0, last or 0, wide, rows, cols, first is not None, last is not None
-        )  # fmt: skip
+        visits_kernel[(high,)](counts, Band(n, m, first, last), wide, rows, cols)
         for i_n, i_m in itertools.product(range(high), range(wide)):
             seen = [
                 (first is None or j >= i + first) and (last is None or j <= i + last) and j < m

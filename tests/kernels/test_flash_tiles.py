@@ -9,7 +9,7 @@ from memmodel import tiles
 from memmodel.dtypes import DType, bfloat16, float16, float32
 from memmodel.errors import UsageError
 from memmodel.tiles import DKDV, DQ, FORWARD, FUSED, Row
-from memmodel_kernels.triton_flash import launch
+from memmodel_kernels.triton_flash import choice
 from memmodel_kernels.triton_flash.choice import forced
 from memmodel_kernels.triton_flash.report import ARCHITECTURES
 
@@ -92,7 +92,7 @@ def test_errors(arguments: tuple[object, ...], message: str) -> None:
         tiles.rows(*arguments)  # type: ignore[arg-type]
 
 
-HERE = ARCHITECTURES if DEVICE == "cpu" else (launch._arch(torch.device("cuda", 0)),)
+HERE = ARCHITECTURES if DEVICE == "cpu" else (choice.arch(torch.device("cuda", 0)),)
 RUNNABLE = sorted(every_row(HERE), key=str)
 
 

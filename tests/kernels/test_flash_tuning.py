@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from attention_reference import DEVICE, Case
 from memmodel.errors import UsageError
 from memmodel.tiles import FORWARD, Tile
 from memmodel_kernels.triton_flash import choice, launch, tune
-from memmodel_kernels.triton_flash.problem import checked
+from memmodel_kernels.triton_flash.problem import Problem, checked
 
 CASE = Case(n=40, m=40, d=64, causal=True)
 OTHER = Tile(32, 32, 4, 2)
@@ -21,12 +22,11 @@ OTHER = Tile(32, 32, 4, 2)
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     yield
-    choice._chosen.clear()
+    choice.chosen.clear()
 
 
-def key_of(case: Case) -> choice.Key:
-    q, k, v = case.inputs()
-    return launch.key(q, checked(q, k, v, case.causal, case.window, None, None), (FORWARD,))
+def problem_of(case: Case) -> Problem:
+    return checked(*case.inputs(), case.causal, case.window, None, None)
 
 
 def launched(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
@@ -37,17 +37,16 @@ def launched(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
         def __getitem__(self, grid: object) -> "Spy":
             return self
 
-        def __call__(self, *args: object, ROWS: int, COLS: int, **kwargs: object) -> None:
-            seen.append((ROWS, COLS))
+        def __call__(self, *args: Any, **kwargs: object) -> None:
+            seen.append((args[-1].rows, args[-1].cols))
 
     monkeypatch.setattr(launch, "forward_kernel", Spy())
-    q, k, v = case.inputs()
-    launch.forward(q, k, v, checked(q, k, v, case.causal, case.window, None, None))
+    launch.forward(*case.inputs(), problem_of(case))
     return seen[0]
 
 
 def test_a_choice_holds_for_calls_of_its_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    choice.choose(key_of(CASE), (OTHER,))
+    choice.choose(problem_of(CASE), (FORWARD,), (OTHER,))
     assert launched(CASE, monkeypatch) == (32, 32)
     assert launched(Case(n=45, m=40, d=64, causal=True), monkeypatch) == (32, 32)  # the same power of two
     for different in (Case(n=40, m=40, d=64), Case(n=90, m=90, d=64, causal=True), Case(n=40, m=40, d=32, causal=True)):
@@ -63,17 +62,17 @@ def test_forcing_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_choices_survive_a_file_on_the_same_machine_only(tmp_path: Path) -> None:
     file = tmp_path / "tiles.json"
-    choice.choose(key_of(CASE), (OTHER,))
+    choice.choose(problem_of(CASE), (FORWARD,), (OTHER,))
     tune.save(file)
-    choice._chosen.clear()
+    choice.chosen.clear()
     assert tune.load(file)
-    assert choice.chosen(key_of(CASE), (FORWARD,)) == (OTHER,)
+    assert choice.row(problem_of(CASE), FORWARD) == (OTHER,)
     saved = json.loads(file.read_text())
     saved["machine"]["gpu"] = "another"
     file.write_text(json.dumps(saved))
-    choice._chosen.clear()
+    choice.chosen.clear()
     assert not tune.load(file)
-    assert not choice.known()
+    assert not choice.chosen
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="about machines without a GPU")
@@ -89,6 +88,6 @@ def test_tuning_picks_rows_of_the_table(deterministic: bool) -> None:
     q, k, v = (x.detach() for x in case.inputs())
     problem = checked(q, k, v, True, None, None, None)
     for passes, row in tune.tune(q, k, v, causal=True, deterministic=deterministic).items():
-        assert row in launch.rows(q, problem, passes)
-        assert choice.chosen(launch.key(q, problem, passes), passes) == row
+        assert row in choice.rows(problem, passes)
+        assert choice.row(problem, *passes) == row
     assert flash(case, deterministic).o.isfinite().all()

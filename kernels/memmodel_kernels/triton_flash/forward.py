@@ -14,49 +14,25 @@ import triton
 import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import load_block, store_block
-from memmodel_kernels.triton_flash.schedule import partial_block, phases, place, visible
+from memmodel_kernels.triton_flash.schedule import partial_block, phases, query_block, visible
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
 def attend(
-    b_o,
-    b_max,
-    b_sum,
-    b_q,
-    k,
-    v,
-    stride_k,
-    stride_v,
-    i_b,
-    i_g,
-    o_i,
-    start,
-    m,
-    first,
-    last,
-    scale_log2,
-    D: tl.constexpr,
-    COLS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    MASKED: tl.constexpr,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-    TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
+    b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scale_log2, MASKED: tl.constexpr, TILE: tl.constexpr
 ):
-    """One step of the online softmax: fold the keys start..start+COLS into (b_o, b_max, b_sum).
+    """One step of the online softmax: fold the keys start..start+cols into (b_o, b_max, b_sum).
 
-    b_q, b_o: (ROWS, BLOCK_D); b_max, b_sum: (ROWS,). b_max is in unscaled scores: scaling and subtracting it
-    are then one FFMA per score.
+    b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in unscaled scores: scaling and subtracting it are then
+    one FFMA per score.
     """
-    b_k = load_block(k, stride_k, i_b, i_g, start, m, D, COLS, BLOCK_D, MASKED, TMA)
-    b_s = tl.dot(b_q, b_k.T, input_precision=PRECISION)
+    b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
+    b_s = tl.dot(b_q, b_k.T, input_precision=TILE.precision)
     if MASKED:
-        o_j = start + tl.arange(0, COLS)
-        m_s = visible(o_i[:, None], o_j[None, :], m, first, last, LEFT, RIGHT)
-        b_s = tl.where(m_s, b_s, float("-inf"))
+        o_j = start + tl.arange(0, TILE.cols)
+        b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
     b_new = tl.maximum(b_max, tl.max(b_s, 1))
     b_ref = b_new
     if MASKED:
@@ -64,81 +40,39 @@ def attend(
         b_ref = tl.where(b_new == float("-inf"), 0.0, b_new)
     b_p = tl.math.exp2(b_s * scale_log2 - (b_ref * scale_log2)[:, None])
     b_decay = tl.math.exp2((b_max - b_ref) * scale_log2)
-    b_v = load_block(v, stride_v, i_b, i_g, start, m, D, COLS, BLOCK_D, MASKED, TMA)
-    b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_decay[:, None], input_precision=PRECISION)
+    b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
+    b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_decay[:, None], input_precision=TILE.precision)
     b_sum = b_sum * b_decay + tl.sum(b_p, 1)
     return b_o, b_new, b_sum
 
 
 @triton.jit
-def forward_kernel(
-    q,
-    k,
-    v,
-    o,
-    lse,
-    stride_q,
-    stride_k,
-    stride_v,
-    stride_o,
-    scale_log2,
-    batch_heads,
-    heads,
-    group,
-    n,
-    m,
-    first,
-    last,
-    section,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-    FLIP: tl.constexpr,
-    TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def forward_kernel(q, k, v, o, lse, counts, band, scale_log2, FLIP: tl.constexpr, TILE: tl.constexpr):
     """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
-    What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TMA.
-    scale_log2 = |scale| log2(e); FLIP says that the scale is negative, since a running maximum needs a
-    positive one.
+    What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TILE.tma.
+    scale_log2 = |scale| log2(e); FLIP says that the scale is negative, since a running maximum needs a positive one.
     """
-    blocks = tl.cdiv(n, ROWS)
-    i_bh, i_n = place(tl.program_id(0), batch_heads, blocks, section)
-    if RIGHT:
-        i_n = blocks - 1 - i_n  # the last rows see the most keys
-    i_b = i_bh // heads
-    i_h = i_bh % heads
-    i_g = i_h // group
-    start = i_n * ROWS
-
-    b_q = load_block(q, stride_q, i_b, i_h, start, n, D, ROWS, BLOCK_D, True, False)
+    i_b, i_h, i_g, start = query_block(tl.program_id(0), counts, band, TILE.rows)
+    b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
     if FLIP:
         b_q = -b_q
-    o_i = start + tl.arange(0, ROWS)
-    b_o = tl.zeros((ROWS, BLOCK_D), tl.float32)
-    b_max = tl.full((ROWS,), float("-inf"), tl.float32)
-    b_sum = tl.zeros((ROWS,), tl.float32)
+    o_i = start + tl.arange(0, TILE.rows)
+    b_o = tl.zeros((TILE.rows, TILE.padded_d), tl.float32)
+    b_max = tl.full((TILE.rows,), float("-inf"), tl.float32)
+    b_sum = tl.zeros((TILE.rows,), tl.float32)
 
-    begin, left, full, end, right = phases(start, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
-    for j in tl.range(full, end, COLS):
-        b_o, b_max, b_sum = attend(
-            b_o, b_max, b_sum, b_q, k, v, stride_k, stride_v, i_b, i_g, o_i, j, m, first, last, scale_log2,
-            D, COLS, BLOCK_D, False, LEFT, RIGHT, TMA, PRECISION,
-        )  # fmt: skip
+    begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
+    for j in tl.range(full, end, TILE.cols):
+        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scale_log2, False, TILE)
     for i in tl.range(0, left + right):
-        j = partial_block(i, begin, left, end, COLS)
-        b_o, b_max, b_sum = attend(
-            b_o, b_max, b_sum, b_q, k, v, stride_k, stride_v, i_b, i_g, o_i, j, m, first, last, scale_log2,
-            D, COLS, BLOCK_D, True, LEFT, RIGHT, TMA, PRECISION,
-        )  # fmt: skip
+        j = partial_block(i, begin, left, end, TILE.cols)
+        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scale_log2, True, TILE)
 
     # A row without any key has sum 0: divided by 1 instead, its output is 0, and its LSE is -inf.
     m_dead = b_sum == 0.0
     b_div = tl.where(m_dead, 1.0, b_sum)
     b_lse = tl.where(m_dead, float("-inf"), (b_max * scale_log2 + tl.math.log2(b_div)) * LN2)
-    tl.store(lse + tl.cast(i_bh, tl.int64) * n + o_i, b_lse, mask=o_i < n)
-    store_block(o, stride_o, i_b, i_h, start, n, b_o / b_div[:, None], D, ROWS, BLOCK_D)
+    p_lse = lse + tl.cast(i_b * counts.heads + i_h, tl.int64) * band.n + o_i
+    tl.store(p_lse, b_lse, mask=o_i < band.n)
+    store_block(o, i_b, i_h, start, band.n, b_o / b_div[:, None], TILE.rows, TILE)

@@ -1,29 +1,19 @@
-"""Compile a kernel for any NVIDIA architecture, without a GPU, and report what the compiler says of it.
+"""Compile a launch for any NVIDIA architecture, without a GPU, and report what the compiler says of it.
 
-Triton compiles for an explicit target without touching a driver. The signature that a launch would infer from its
-arguments follows here from the parameter's name, the same in every kernel of this package: `stride_x` is a tuple
-of four, `scale...` a float, UPPER CASE a constant, the names in TENSORS are tensors, the rest are 32-bit ints.
-
-It needs a process without TRITON_INTERPRET, which makes kernels uncompilable.
+Triton compiles for the target that its driver names, and touches no GPU until it launches: a driver that only names a
+target is enough. It needs a process without TRITON_INTERPRET, which makes kernels uncompilable.
 """
 
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-TENSORS = ("q", "k", "v", "o", "do", "dq", "dk", "dv", "q_stream", "k_stream", "v_stream", "do_stream")
-FP32_TENSORS = ("lse", "delta", "dlse", "dq_sum")
-ALIGNED: list[list[str | int]] = [["tt.divisibility", 16]]
-
-Constants = Mapping[str, int | bool | str]
-ArgPath = tuple[int, ...]
+from memmodel_kernels.triton_flash.launch import Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +34,30 @@ class Binary:
     tma_copies: int
 
 
-def compile_kernel(
-    kernel: Any,
-    constants: Constants,
-    *,
-    arch: int,
-    dtype: str,
-    warps: int,
-    stages: int,
-    boxes: Mapping[str, tuple[int, int]] | None = None,
-) -> Binary:
-    """Compile `kernel` for sm_`arch`: `dtype` in Triton's words, `boxes` the (rows, cols) of TMA descriptors."""
-    source = _source(kernel, constants, dtype, boxes or {})
-    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+class TargetDriver:
+    """Stands in for Triton's driver: says which architecture to compile for, and does nothing else."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        """Name the target."""
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        """Number the device by its architecture: Triton keeps the kernels of each device apart."""
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        """Return the default stream."""
+        return 0
+
+
+def compile_launch(launch: Launch, arch: int) -> Binary:
+    """Compile the kernel of `launch` for sm_`arch`, specialised as the launch would be. Tensors may be on `meta`."""
+    triton.runtime.driver.set_active(TargetDriver(arch))
     with _assembler_log() as log:
-        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+        compiled = launch.kernel.warmup(*launch.arguments, grid=(launch.programs,), **launch.options)
     ptx = compiled.asm["ptx"]
     return Binary(
         registers=_number(r"Used (\d+) registers", log.getvalue()),
@@ -90,30 +89,3 @@ def _number(pattern: str, log: str) -> int:
     if found is None:
         raise RuntimeError(f"the assembler's log has no {pattern!r}: {log!r}")
     return int(found[1])
-
-
-def _source(kernel: Any, constants: Constants, dtype: str, boxes: Mapping[str, tuple[int, int]]) -> ASTSource:
-    signature: dict[str, str | tuple[str, ...]] = {}
-    values: dict[ArgPath, int | bool | str] = {}
-    attributes: dict[ArgPath, list[list[str | int]]] = {}
-    for i, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-            values[i,] = constants[name]
-        elif name in boxes:
-            signature[name] = f"tensordesc<{_element(name, dtype)}{[1, 1, *boxes[name]]}>"
-        elif name in TENSORS or name in FP32_TENSORS:
-            signature[name] = f"*{_element(name, dtype)}"
-            attributes[i,] = ALIGNED
-        elif name.startswith("stride_"):
-            # Three aligned strides and an innermost one of 1, which a launch specialises on.
-            signature[name] = ("i32", "i32", "i32", "constexpr")
-            values[i, 3] = 1
-            attributes |= {(i, axis): ALIGNED for axis in range(3)}
-        else:
-            signature[name] = "fp32" if name.startswith("scale") else "i32"
-    return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
-
-
-def _element(name: str, dtype: str) -> str:
-    return "fp32" if name in FP32_TENSORS else dtype

@@ -1,16 +1,178 @@
-"""The kernels as PyTorch operators: for autograd, fake tensors and torch.compile.
+"""The kernels as PyTorch sees them: an autograd function in eager mode, operators where a call is traced.
 
-Both are opaque to the compiler and take plain numbers beside tensors. They can be called directly, so they check their
-input again.
+The function costs the host little and follows `torch.func`. The operators are what compilers, fake tensors and dispatch
+modes need: one call that they cannot look into, with plain numbers beside tensors. Operators can be called directly, so
+they check their input again.
 """
 
-from typing import Any, Optional
+import dataclasses
+from typing import Any, NoReturn, Optional
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd.forward_ad import unpack_dual
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from memmodel.errors import UsageError
 from memmodel_kernels.triton_flash import launch
-from memmodel_kernels.triton_flash.problem import checked
+from memmodel_kernels.triton_flash.problem import Problem, checked, described
+
+NO_FORWARD_MODE = (
+    "flash_attention has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), or "
+    "scaled_dot_product_attention under sdpa_kernel(SDPBackend.MATH)"
+)
+NO_SECOND_DERIVATIVE = (
+    "flash_attention has no second derivative: its backward keeps no graph; use scaled_dot_product_attention under "
+    "sdpa_kernel(SDPBackend.MATH)"
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+    precision: str | None,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor]:
+    """(o, lse) of attention, differentiable; under autocast in its dtype."""
+    if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
+        q, k, v = _autocast(q, k, v)
+    if not torch.compiler.is_compiling():
+        if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
+            problem = checked(q, k, v, causal, window, scale, precision, deterministic)
+            function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
+            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem)
+            return results
+        if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
+            raise UsageError(NO_FORWARD_MODE)
+    return flash_attention_op(q, k, v, causal, window, scale, precision, deterministic)  # type: ignore[no-any-return]
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """Cast as autocast casts the arguments of scaled_dot_product_attention: every floating type but fp64."""
+    dtype = torch.get_autocast_dtype("cuda" if tensors[0].is_cuda else "cpu")
+    return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
+
+
+class FlashAttention(torch.autograd.Function):
+    """(o, lse) of a checked problem."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Launch the forward kernel."""
+        return launch.forward(q, k, v, problem)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the inputs and outputs for backward."""
+        q, k, v = inputs[:3]
+        ctx.options = inputs[3:]
+        # Without this, a caller who ignores the LSE would pay for a gradient of zeros, (b, h, n) in fp32.
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, *output)
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Launch the backward kernels."""
+        q, k, v, o, lse = ctx.saved_tensors
+        return (*_gradients(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        """Refuse: left out, forward mode would stop here with a message that names no remedy."""
+        raise UsageError(NO_FORWARD_MODE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> Any:
+        """Fold the mapped dimension into the batch."""
+        return _mapped(FlashAttention, info.batch_size, in_dims, (q, k, v), problem)
+
+
+class EagerFlashAttention(FlashAttention):
+    """The same without `torch.func`, which costs each call of a function with a setup_context 20 microseconds."""
+
+    setup_context = torch.autograd.Function.setup_context
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem
+    ) -> tuple[Tensor, Tensor]:
+        """Launch the forward kernel, and keep what backward needs."""
+        o, lse = launch.forward(q, k, v, problem)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, o, lse)
+        ctx.options = (problem,)
+        return o, lse
+
+
+class FlashAttentionBackward(torch.autograd.Function):
+    """(dq, dk, dv): a function itself, so that `vmap` over gradients (jacrev) can reach it."""
+
+    @staticmethod
+    def forward(
+        do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Launch the backward kernels."""
+        return launch.backward(do, dlse, q, k, v, o, lse, problem)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> NoReturn:
+        """Refuse."""
+        raise UsageError(NO_SECOND_DERIVATIVE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        """Refuse."""
+        raise UsageError(NO_SECOND_DERIVATIVE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        """Fold the mapped dimension into the batch."""
+        *tensors, problem = arguments
+        return _mapped(FlashAttentionBackward, info.batch_size, in_dims, tensors, problem)
+
+
+def _gradients(do: Tensor, dlse: Tensor | None, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(dq, dk, dv), as a function of their own only where somebody differentiates or maps them."""
+    if is_legacy_batchedtensor(do) or (dlse is not None and is_legacy_batchedtensor(dlse)):
+        raise UsageError(
+            "flash_attention takes one upstream gradient at a time: instead of is_grads_batched, use torch.func.vmap "
+            "over torch.func.vjp"
+        )
+    if torch.is_grad_enabled() or are_functorch_transforms_active():
+        function: Any = FlashAttentionBackward
+        dq, dk, dv = function.apply(do, dlse, *saved)
+        return dq, dk, dv
+    return launch.backward(do, dlse, *saved)
+
+
+def _or_zero(do: Tensor | None, o: Tensor) -> Tensor:
+    """The gradient of o; where only the LSE was used, one zero, seen through strides of 0."""
+    return o.new_zeros(()).expand_as(o) if do is None else do
+
+
+def _mapped(
+    function: Any, size: int, in_dims: tuple[int | None, ...], tensors: Any, problem: Problem
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Call `function` on tensors (size * b, ...) and give the results their mapped dimension back, in front."""
+
+    def folded(x: Tensor | None, dim: int | None) -> Tensor | None:
+        if x is None:
+            return None
+        return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+
+    larger = dataclasses.replace(problem, b=size * problem.b)
+    results = function.apply(*map(folded, tensors, in_dims), larger)
+    return tuple(x.unflatten(0, (size, problem.b)) for x in results), (0,) * len(results)
 
 
 @torch.library.custom_op("memmodel::flash_attention", mutates_args=())
@@ -20,25 +182,17 @@ def flash_attention_op(
     v: Tensor,
     causal: bool,
     window: Optional[int],  # noqa: UP045  (the schema inference of older torch reads Optional only)
-    scale: float,
+    scale: Optional[float],  # noqa: UP045
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
-    return launch.forward(q, k, v, checked(q, k, v, causal, window, scale, precision))
+    return launch.forward(q, k, v, checked(q, k, v, causal, window, scale, precision, deterministic))
 
 
 @flash_attention_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    precision: str | None,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    described(q, k, v, *options)
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -53,13 +207,13 @@ def flash_attention_backward_op(
     lse: Tensor,
     causal: bool,
     window: Optional[int],  # noqa: UP045
-    scale: float,
+    scale: Optional[float],  # noqa: UP045
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""
-    problem = checked(q, k, v, causal, window, scale, precision)
-    return launch.backward(do, dlse, q, k, v, o, lse, problem, deterministic)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic)
+    return launch.backward(do, dlse, q, k, v, o, lse, problem)
 
 
 @flash_attention_backward_op.register_fake
@@ -67,19 +221,10 @@ def _(do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any)
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.options = inputs
-    # Without this, a caller who ignores the LSE would pay for a gradient of zeros, (b, h, n) in fp32.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output)
-
-
-def _backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+def _op_backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, o, lse = ctx.saved_tensors
-    if do is None:  # only the LSE was used: one zero, seen through strides of 0
-        do = o.new_zeros(()).expand_as(o)
-    gradients = flash_attention_backward_op(do, dlse, q, k, v, o, lse, *ctx.options)
+    gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options)
     return (*gradients, None, None, None, None, None)
 
 
-flash_attention_op.register_autograd(_backward, setup_context=_setup_context)
+flash_attention_op.register_autograd(_op_backward, setup_context=FlashAttention.setup_context)

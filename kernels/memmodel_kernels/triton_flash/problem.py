@@ -1,17 +1,22 @@
 """One attention call, checked: sizes, band, scale and arithmetic. Every complaint is made here, before a launch."""
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from memmodel import tiles
+from memmodel.dtypes import DType
+from memmodel.dtypes import dtype as named
 from memmodel.errors import UsageError, unknown
+from memmodel_kernels.triton_flash.blocks import Band
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PRECISIONS = ("ieee", "tf32", "tf32x3")
-MAX_HEAD_DIM = 256
 MAX_BLOCK = 256
 INT32 = 2**31
 # What the kernels are is settled when they are imported, so this is too.
@@ -20,10 +25,10 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Attention of q (b, h, n, d) on k, v (b, g, m, d).
+    """Attention of q (b, h, n, d) on k, v (b, g, m, d), all of one dtype on one device.
 
-    Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how
-    fp32 is multiplied, None as torch.matmul would.
+    Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how fp32 is
+    multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit.
     """
 
     b: int
@@ -35,7 +40,10 @@ class Problem:
     first: int | None
     last: int | None
     scale: float
-    precision: str | None
+    precision: str
+    dtype: DType
+    device: torch.device
+    deterministic: bool = True
 
     @property
     def group(self) -> int:
@@ -43,9 +51,15 @@ class Problem:
         return self.h // self.g
 
     @property
-    def block_d(self) -> int:
-        """Head dim of a block: a power of two, at least the 16 of a matrix instruction."""
-        return max(16, 1 << (self.d - 1).bit_length())
+    def band(self) -> Band:
+        """Which keys a query sees."""
+        return Band(self.n, self.m, self.first, self.last)
+
+    @property
+    def mirror(self) -> Band:
+        """The band seen from the keys: key j is met by the queries j - last .. j - first."""
+        first, last = (None if bound is None else -bound for bound in (self.last, self.first))
+        return Band(self.m, self.n, first, last)
 
     @property
     def scale_log2(self) -> float:
@@ -78,57 +92,98 @@ def checked(
     v: Tensor,
     causal: bool,
     window: int | None,
-    scale: float | None,
-    precision: str | None,
+    scale: float | None = None,
+    precision: str | None = None,
+    deterministic: bool = True,
 ) -> Problem:
     """Describe the call; raises UsageError that says what was given and what is supported."""
-    _check_shapes(q, k, v)
-    _check_kinds(q, k, v)
+    return _remembered(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic)
+
+
+def described(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+    precision: str | None,
+    *_: Any,
+) -> Problem:
+    """Describe the call as `checked` does, also where sizes are symbols, which cannot be remembered."""
+    return _described(_facts(q, k, v), causal, window, scale, precision or default_precision(), True)
+
+
+def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
+    return q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device
+
+
+def default_precision() -> str:
+    """What torch.matmul would use now: fp32 is multiplied exactly unless the user has allowed TF32."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _described(
+    facts: tuple[Any, ...], causal: bool, window: int | None, scale: float | None, precision: str, deterministic: bool
+) -> Problem:
+    q, k, _, dtype, _, _, device, _, _ = facts
+    _check_shapes(*facts[:3])
+    _check_devices(*facts[6:])
+    _check_dtypes(*facts[3:6])
+    _check_support(dtype, device)
     if window is not None and window < 1:
         raise UsageError(f"window={window}: a window holds at least 1 key; None means no window")
     if scale is not None and not math.isfinite(scale):
         raise UsageError(f"scale={scale}: it must be a finite number; None means 1 / sqrt(head dim)")
-    if precision is not None and precision not in PRECISIONS:
+    if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    b, h, n, d = q.shape
-    _, g, m, _ = k.shape
-    first, last = band(n, m, causal, window)
-    return Problem(b, h, g, n, m, d, first, last, d**-0.5 if scale is None else scale, precision)
+    (b, h, n, d), (_, g, m, _) = q, k
+    scale = d**-0.5 if scale is None else scale
+    bounds, kind = band(n, m, causal, window), named(str(dtype))
+    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic)
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if not q.ndim == k.ndim == v.ndim == 4:
+_remembered = functools.lru_cache(maxsize=1024)(_described)  # a model calls with few shapes, many times
+
+
+def _check_shapes(q: Any, k: Any, v: Any) -> None:
+    shapes = f"q {tuple(q)}, k {tuple(k)}, v {tuple(v)}"
+    if not len(q) == len(k) == len(v) == 4:
         raise UsageError(f"q, k and v need 4 dimensions (batch, heads, length, head dim): given {shapes}")
-    if k.shape != v.shape:
+    if k != v:
         raise UsageError(f"k and v must have one shape: given {shapes}")
-    if q.shape[0] != k.shape[0]:
+    if q[0] != k[0]:
         raise UsageError(f"q, k and v must have one batch size: given {shapes}")
-    if q.shape[3] != k.shape[3]:
+    if q[3] != k[3]:
         raise UsageError(f"q, k and v must have one head dim: given {shapes}")
-    if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
-        raise UsageError(f"head dim {q.shape[3]} is not supported: 1 to {MAX_HEAD_DIM} are")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UsageError(f"query heads must be a multiple of key/value heads: given {q.shape[1]} and {k.shape[1]}")
+    tiles.padded(q[3])
+    if k[1] == 0 or q[1] % k[1]:
+        raise UsageError(f"query heads must be a multiple of key/value heads: given {q[1]} and {k[1]}")
 
 
-def _check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if not q.device == k.device == v.device:
-        raise UsageError(f"q, k and v must be on one device: given {q.device}, {k.device} and {v.device}")
-    if not q.dtype == k.dtype == v.dtype:
-        raise UsageError(f"q, k and v must have one dtype: given {q.dtype}, {k.dtype} and {v.dtype}")
-    if q.dtype not in DTYPES:
-        raise UsageError(f"{q.dtype} is not supported: float16, bfloat16 and float32 are")
-    if q.device.type == "cuda":
+def _check_devices(q: torch.device, k: torch.device, v: torch.device) -> None:
+    if not q == k == v:
+        raise UsageError(f"q, k and v must be on one device: given {q}, {k} and {v}")
+
+
+def _check_dtypes(q: torch.dtype, k: torch.dtype, v: torch.dtype) -> None:
+    if not q == k == v:
+        raise UsageError(f"q, k and v must have one dtype: given {q}, {k} and {v}")
+    if q not in DTYPES:
+        raise UsageError(f"{q} is not supported: float16, bfloat16 and float32 are")
+
+
+def _check_support(dtype: torch.dtype, device: torch.device) -> None:
+    if device.type == "cuda":
         return
-    if q.device.type != "cpu":
-        raise UsageError(f"tensors on {q.device} are not supported: the kernels run on CUDA devices")
+    if device.type != "cpu":
+        raise UsageError(f"tensors on {device} are not supported: the kernels run on CUDA devices")
     if not INTERPRETED:
         raise UsageError(
             "the tensors are on the CPU: move them to a CUDA device, or set TRITON_INTERPRET=1 before Triton is "
             "imported to run the kernels in its interpreter"
         )
-    if q.dtype == torch.bfloat16:
+    if dtype == torch.bfloat16:
         raise UsageError("Triton's interpreter computes bfloat16 wrongly: use float16 or float32 on the CPU")
 
 

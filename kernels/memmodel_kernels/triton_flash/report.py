@@ -1,19 +1,22 @@
 """Compile every row of the tile table and tabulate what each costs.
 
     python -m memmodel_kernels.triton_flash.report            # a Markdown table
-    python -m memmodel_kernels.triton_flash.report --json     # the same as JSON, one object per row
+    python -m memmodel_kernels.triton_flash.report --json     # the same as JSON, with what it holds for
 
 Causal kernels at the largest head dim of each row: the most registers and shared memory that the row can take.
 """
 
 import argparse
+import ast
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from memmodel import tiles
@@ -74,16 +77,7 @@ def compiled(build: Build) -> dict[str, Any]:
     """Compile one row; returns its Binary's fields, the formula's shared memory and the occupancy."""
     from memmodel_kernels.triton_flash import offline
 
-    kernel, constants, boxes = _launch(build)
-    binary = offline.compile_kernel(
-        kernel,
-        constants,
-        arch=build.arch,
-        dtype=short_name(build.dtype),
-        warps=build.row[0].warps,
-        stages=build.row[0].stages,
-        boxes=boxes if build.tma else {},
-    )
+    binary = offline.compile_launch(_launch(build), build.arch)
     return {
         "name": build.name,
         "arch": build.arch,
@@ -96,29 +90,25 @@ def compiled(build: Build) -> dict[str, Any]:
     }
 
 
-def _launch(build: Build) -> tuple[Any, dict[str, Any], dict[str, tuple[int, int]]]:
-    """(kernel, constants, TMA boxes) of a row, as `launch.py` would pass them."""
-    from memmodel_kernels.triton_flash.forward import forward_kernel
-    from memmodel_kernels.triton_flash.fused import fused_kernel
-    from memmodel_kernels.triton_flash.split import split_kernel
+def _launch(build: Build) -> Any:
+    """The launch of a row, as a call would make it: causal, sizes that no alignment helps, tensors without data."""
+    import torch
 
-    d = tiles.padded(build.head_dim)
-    first, *rest = build.row
-    constants: dict[str, Any] = {
-        "D": build.head_dim, "BLOCK_D": d, "LEFT": False, "RIGHT": True, "TMA": build.tma, "PRECISION": build.precision,
-    }  # fmt: skip
+    from memmodel_kernels.triton_flash import launch
+    from memmodel_kernels.triton_flash.problem import Problem
+
+    b, h, g, n, m, d = 3, 6, 2, 4099, 4106, build.head_dim
+    kind, device = getattr(torch, build.dtype.name), torch.device("meta")
+    problem = Problem(b, h, g, n, m, d, None, m - n, d**-0.5, build.precision, build.dtype, device)
+    q, o, do, dq = (torch.empty(b, h, n, d, dtype=kind, device=device) for _ in range(4))
+    k, v, dk, dv = (torch.empty(b, g, m, d, dtype=kind, device=device) for _ in range(4))
+    lse, delta = (torch.empty(b, h, n, device=device) for _ in range(2))
+    how = (problem, build.row, build.tma)
     if build.passes == (tiles.FORWARD,):
-        constants |= {"ROWS": first.rows, "COLS": first.cols, "FLIP": False}
-        return forward_kernel, constants, {"k": (first.cols, d), "v": (first.cols, d)}
-    streamed = {"q_stream": (first.rows, d), "do_stream": (first.rows, d)}
+        return launch.forward_launch(q, k, v, o, lse, *how)
     if build.passes == (tiles.FUSED,):
-        constants |= {"ROWS": first.rows, "COLS": first.cols}
-        return fused_kernel, constants, {**streamed, "dq_sum": (first.rows, d)}
-    (dq,) = rest
-    constants |= {
-        "DKDV_ROWS": first.rows, "DKDV_COLS": first.cols, "DQ_ROWS": dq.rows, "DQ_COLS": dq.cols,
-    }  # fmt: skip
-    return split_kernel, constants, {**streamed, "k_stream": (dq.cols, d), "v_stream": (dq.cols, d)}
+        return launch.fused_launch(q, k, v, do, dk, dv, dq.float(), lse, delta, *how)
+    return launch.split_launch(q, k, v, do, dq, dk, dv, lse, delta, *how)
 
 
 def programs_per_sm(arch: int, registers: int, warps: int, shared: int) -> int:
@@ -128,10 +118,10 @@ def programs_per_sm(arch: int, registers: int, warps: int, shared: int) -> int:
     return min(REGISTERS_PER_SM // (per_warp * warps), WARPS_PER_SM[arch] // warps, room // (shared + DRIVER_SHARED))
 
 
-def compile_all(architectures: tuple[int, ...] = ARCHITECTURES, jobs: int | None = None) -> list[dict[str, Any]]:
-    """Compile every row, in `jobs` processes (one per core unless given)."""
+def compile_all(wanted: list[Build], jobs: int | None = None) -> list[dict[str, Any]]:
+    """Compile these rows, in `jobs` processes (one per core unless given)."""
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(compiled, builds(architectures), chunksize=4))
+        return list(pool.map(compiled, wanted))
 
 
 COLUMNS = {
@@ -154,15 +144,42 @@ def markdown(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def recorded(results: list[dict[str, Any]]) -> str:
+    """The results as JSON, a row a line, with the compiler and the sources that they belong to."""
+    rows = ",\n".join(json.dumps(result) for result in results)
+    return f'{{"triton": "{triton_version()}", "sources": "{sources()}", "rows": [\n{rows}\n]}}'
+
+
+def triton_version() -> str:
+    """Return the version of the compiler."""
+    import triton
+
+    return str(triton.__version__)
+
+
+def sources() -> str:
+    """Fingerprint of the code that decides what is compiled, but for comments and docstrings."""
+    digest = hashlib.sha256()
+    for name in ("blocks", "schedule", "forward", "backward", "launch"):
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                node.body.pop(0)
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES), choices=ARCHITECTURES)
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="only the rows of these names")
     parser.add_argument("--jobs", type=int, help="processes (default: one per core)")
     options = parser.parse_args()
-    results = compile_all(tuple(options.arch), options.jobs)
-    print(json.dumps(results, indent=1) if options.json else markdown(results))
+    wanted = [build for build in builds(tuple(options.arch)) if not options.only or build.name in options.only]
+    results = compile_all(wanted, options.jobs)
+    print(recorded(results) if options.json else markdown(results))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Which block a program works on, and which blocks it meets on the other axis.
 
-Query i and key j meet when i + first <= j <= i + last (the band). Causal attention aligned at the bottom
-right has last = m - n; a sliding window sets first too. The flags LEFT and RIGHT say which of the two bounds
-exist, so that an unmasked kernel is compiled without either.
+Query i and key j meet when i + first <= j <= i + last (the band). Causal attention aligned at the bottom right has
+last = m - n; a sliding window sets first too. Seen from the keys, the band is mirrored: n and m change places, and the
+bounds are -last and -first.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -16,8 +16,7 @@ import triton.language as tl
 def place(i_program, heads, blocks, section):
     """Give a program its (head, block): `section` heads at a time go through their blocks side by side.
 
-    The K and V of one section fit in L2, and blocks of equal work start together, so that the longest can
-    come first.
+    The K and V of one section fit in L2, and blocks of equal work start together, so that the longest can come first.
     """
     first = i_program // (section * blocks) * section
     width = tl.minimum(section, heads - first)
@@ -26,51 +25,42 @@ def place(i_program, heads, blocks, section):
 
 
 @triton.jit
-def reach(
-    start,
-    n,
-    m,
-    first,
-    last,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-):
-    """Range [begin, seen) of the m columns that rows start..start+ROWS (of n) meet; begin is a block's start."""
+def query_block(i_program, counts, band, ROWS: tl.constexpr):
+    """(batch, query head, key/value head, first query) of a program that holds ROWS queries."""
+    blocks = tl.cdiv(band.n, ROWS)
+    i_bh, i_n = place(i_program, counts.batch * counts.heads, blocks, counts.section)
+    if band.last is not None:
+        i_n = blocks - 1 - i_n  # the last rows see the most keys
+    i_h = i_bh % counts.heads
+    return i_bh // counts.heads, i_h, i_h // counts.group, i_n * ROWS
+
+
+@triton.jit
+def reach(start, band, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Range [begin, seen) of the columns that rows start..start+ROWS meet; begin is a block's start."""
     begin = 0
-    seen = m
-    if LEFT:
-        begin = tl.maximum(start + first, 0) // COLS * COLS
-    if RIGHT:
-        seen = tl.minimum(tl.maximum(tl.minimum(start + ROWS, n) + last, 0), m)
+    seen = band.m
+    if band.first is not None:
+        begin = tl.maximum(start + band.first, 0) // COLS * COLS
+    if band.last is not None:
+        seen = tl.minimum(tl.maximum(tl.minimum(start + ROWS, band.n) + band.last, 0), band.m)
     return begin, seen
 
 
 @triton.jit
-def phases(
-    start,
-    n,
-    m,
-    first,
-    last,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-):
+def phases(start, band, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Split what rows start..start+ROWS meet into whole and partial blocks of COLS columns.
 
-    Returns (begin, left, full, end, right): `left` partial blocks from `begin`, then the blocks full..end that
-    every row sees whole, then `right` partial blocks from `end`.
+    Returns (begin, left, full, end, right): `left` partial blocks from `begin`, then the blocks full..end that every
+    row sees whole, then `right` partial blocks from `end`.
     """
-    begin, seen = reach(start, n, m, first, last, ROWS, COLS, LEFT, RIGHT)
+    begin, seen = reach(start, band, ROWS, COLS)
     full = 0
-    end = m // COLS * COLS
-    if RIGHT:
-        end = tl.minimum(tl.maximum(start + last + 1, 0), m) // COLS * COLS
-    if LEFT:
-        full = tl.cdiv(tl.maximum(tl.minimum(start + ROWS, n) - 1 + first, 0), COLS) * COLS
+    end = band.m // COLS * COLS
+    if band.last is not None:
+        end = tl.minimum(tl.maximum(start + band.last + 1, 0), band.m) // COLS * COLS
+    if band.first is not None:
+        full = tl.cdiv(tl.maximum(tl.minimum(start + ROWS, band.n) - 1 + band.first, 0), COLS) * COLS
         end = tl.maximum(end, full)
     left = tl.cdiv(tl.maximum(tl.minimum(full, seen) - begin, 0), COLS)
     right = tl.cdiv(tl.maximum(seen - end, 0), COLS)
@@ -84,14 +74,14 @@ def partial_block(i, begin, left, end, COLS: tl.constexpr):
 
 
 @triton.jit
-def visible(o_i, o_j, m, first, last, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """Mask of the pairs in the band whose key exists. o_i, o_j: positions, broadcastable against each other.
+def visible(o_i, o_j, band):
+    """Mask of the pairs in the band whose column exists. o_i, o_j: positions, broadcastable against each other.
 
-    The last visible key is bounded per row, so that it costs one comparison per score.
+    The last visible column is bounded per row, so that it costs one comparison per score.
     """
-    m_s = o_j < m
-    if RIGHT:
-        m_s = o_j <= tl.minimum(o_i + last, m - 1)
-    if LEFT:
-        m_s = m_s & (o_j >= o_i + first)
+    m_s = o_j < band.m
+    if band.last is not None:
+        m_s = o_j <= tl.minimum(o_i + band.last, band.m - 1)
+    if band.first is not None:
+        m_s = m_s & (o_j >= o_i + band.first)
     return m_s

@@ -4,6 +4,7 @@ Only rows of the table take part, so whatever is chosen has been compiled and ch
 asked for, before anything is timed, and its choices hold for this process and, written to a file, for the next.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def tune(
     """
     if not q.is_cuda:
         raise UsageError(f"tuning times kernels on a GPU: the tensors are on {q.device}")
-    problem = checked(q, k, v, causal, window, None, precision)
+    problem = checked(q, k, v, causal, window, None, precision, deterministic)
     o, lse = launch.forward(q, k, v, problem)
     do = torch.randn_like(o)
 
@@ -42,27 +43,26 @@ def tune(
         launch.forward(q, k, v, problem)
 
     def backward() -> None:
-        launch.backward(do, None, q, k, v, o, lse, problem, deterministic)
+        launch.backward(do, None, q, k, v, o, lse, problem)
 
-    fused = not deterministic and launch.has_fused(q, problem)
+    fused = not deterministic and choice.has(problem, tiles.FUSED)
     runs = {(tiles.FORWARD,): forward, ((tiles.FUSED,) if fused else (tiles.DKDV, tiles.DQ)): backward}
-    return {passes: _fastest(q, problem, passes, run) for passes, run in runs.items()}
+    return {passes: _fastest(problem, passes, run) for passes, run in runs.items()}
 
 
-def _fastest(q: Tensor, problem: Problem, passes: tuple[Pass, ...], run: object) -> Row:
-    candidates = launch.rows(q, problem, passes)
+def _fastest(problem: Problem, passes: tuple[Pass, ...], run: object) -> Row:
     timed = []
-    for row in candidates:
+    for row in choice.rows(problem, passes):
         with choice.forced(passes, row):
             timed.append((triton.testing.do_bench(run, quantiles=[0.5]), row))
     _, best = min(timed, key=lambda pair: float(pair[0]))
-    choice.choose(launch.key(q, problem, passes), best)
+    choice.choose(problem, passes, best)
     return best
 
 
 def save(path: Path) -> None:
     """Write this process's choices to `path`, with the machine that they hold for."""
-    choices = [{"key": key, "tiles": [[t.rows, t.cols, t.warps, t.stages] for t in row]} for key, row in choice.known()]
+    choices = [{"key": key, "tiles": [dataclasses.astuple(t) for t in row]} for key, row in choice.chosen.items()]
     path.write_text(json.dumps({"machine": _machine(), "choices": choices}, indent=1) + "\n")
 
 
@@ -73,7 +73,7 @@ def load(path: Path) -> bool:
         return False
     for entry in saved["choices"]:
         *fields, passes = entry["key"]
-        choice.choose((*fields, tuple(passes)), tuple(Tile(*numbers) for numbers in entry["tiles"]))
+        choice.chosen[*fields, tuple(passes)] = tuple(Tile(*numbers) for numbers in entry["tiles"])
     return True
 
 

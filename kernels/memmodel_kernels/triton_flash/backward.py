@@ -1,0 +1,193 @@
+"""FlashAttention-2 backward, from the LSE that the forward kept.
+
+    P = exp(scale S - LSE)    dV = P^T dO    dP = dO V^T    dS = P * (dP - delta)
+    dK = scale dS^T Q    dQ = scale dS K    delta = rowsum(dO * O) - dLSE
+
+Two forms. `split_kernel` is deterministic: one program writes each gradient element, without atomics, in seven matrix
+products for the five that count (S and dP are computed twice). One launch has two roles, as in PyTorch's
+FlexAttention: programs that hold a key block and write dK and dV, and programs that hold a query block and write dQ.
+`fused_kernel` computes five products: the key blocks also add up dQ in fp32, in no fixed order, so its last bits change
+from run to run.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# Triton traces these functions: parameters are tensors, pointers or constexpr; only constexpr is annotated.
+
+import triton
+import triton.language as tl
+
+from memmodel_kernels.triton_flash.blocks import existing, load_block, row_pointers, store_block
+from memmodel_kernels.triton_flash.schedule import partial_block, phases, place, query_block, reach, visible
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def delta_kernel(o, do, dlse, delta, counts, n, TILE: tl.constexpr):
+    """Write delta (b, h, n) from o, do (b, h, n, d) and dlse (b, h, n), which is None if nothing uses the LSE.
+
+    delta is what the softmax's normalisation takes back: dS = P * (dP - delta). A gradient that arrives at the LSE
+    enters here and nowhere else, because dLSE/dS = P.
+    """
+    blocks = tl.cdiv(n, TILE.rows)
+    i_bh = tl.program_id(0) // blocks
+    start = tl.program_id(0) % blocks * TILE.rows
+    i_b = i_bh // counts.heads
+    i_h = i_bh % counts.heads
+    o_i = start + tl.arange(0, TILE.rows)
+    b_o = load_block(o, i_b, i_h, start, n, TILE.rows, TILE)
+    b_do = load_block(do, i_b, i_h, start, n, TILE.rows, TILE)
+    b_delta = tl.sum(b_o.to(tl.float32) * b_do.to(tl.float32), 1)
+    if dlse is not None:
+        p_head = dlse.pointer + tl.cast(i_b, tl.int64) * dlse.strides[0] + tl.cast(i_h, tl.int64) * dlse.strides[1]
+        b_delta -= tl.load(p_head + o_i.to(tl.int64) * dlse.strides[2], mask=o_i < n, other=0.0)
+    tl.store(delta + tl.cast(i_bh, tl.int64) * n + o_i, b_delta, mask=o_i < n)
+
+
+@triton.jit
+def load_rows(lse, delta, i_bh, o_i, n):
+    """(LSE to base 2, delta) of the query rows o_i; rows past n get LSE +inf, so that P = exp2(S - LSE) is 0 there.
+
+    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. The LSE is converted here,
+    one multiplication per row of a block: a converted copy would be one more allocation.
+    """
+    p_row = tl.cast(i_bh, tl.int64) * n + o_i
+    b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf")) * LOG2E
+    b_delta = tl.load(delta + p_row, mask=o_i < n, other=0.0)
+    return b_lse, b_delta
+
+
+@triton.jit
+def add_dq(dq_sum, i_b, i_h, start, n, b_dq, TILE: tl.constexpr):
+    """Add b_dq, transposed (padded_d, rows), to rows start.. of the fp32 sum: by the copy engine or by atomics."""
+    if TILE.tma:
+        dq_sum.atomic_add([i_b, i_h, start, 0], b_dq.T.reshape(1, 1, TILE.rows, TILE.padded_d))
+    else:
+        p_dq = row_pointers(dq_sum, i_b, i_h, start, TILE.rows, TILE)
+        tl.atomic_add(p_dq.T, b_dq, mask=existing(start, n, TILE.rows, TILE).T, sem="relaxed")
+
+
+@triton.jit
+def write_dk_dv(
+    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scale_log2, TILE: tl.constexpr
+):
+    """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
+
+    The query heads that share it are summed here, so grouped heads need no atomics. One flat loop over heads and query
+    blocks keeps the pipeline full and the registers few; every block is masked, at one comparison per score.
+    Scores are computed transposed, because that is what dK and dV need: transposing an accumulator for the next
+    product has been miscompiled on Hopper (triton issue 6124). `mirror` is the band seen from the keys.
+
+    This block's share of dQ is added to dq_sum, unless that is None; then padded keys need no mask of their own: their
+    rows, which may be infinite, are never stored.
+    """
+    groups = counts.heads // counts.group
+    i_bg, i_m = place(i_program, counts.batch * groups, tl.cdiv(band.m, TILE.cols), counts.section)
+    i_b = i_bg // groups
+    i_g = i_bg % groups
+    start_m = i_m * TILE.cols
+    o_j = start_m + tl.arange(0, TILE.cols)
+    b_k = load_block(k, i_b, i_g, start_m, band.m, TILE.cols, TILE)
+    b_v = load_block(v, i_b, i_g, start_m, band.m, TILE.cols, TILE)
+    b_dk = tl.zeros((TILE.cols, TILE.padded_d), tl.float32)
+    b_dv = tl.zeros((TILE.cols, TILE.padded_d), tl.float32)
+
+    begin, seen = reach(start_m, mirror, TILE.cols, TILE.rows)
+    blocks = tl.cdiv(tl.maximum(seen - begin, 0), TILE.rows)
+    for i in tl.range(0, counts.group * blocks):
+        i_h = i_g * counts.group + i // blocks
+        start_n = begin + i % blocks * TILE.rows
+        o_i = start_n + tl.arange(0, TILE.rows)
+        b_q = load_block(q, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
+        b_do = load_block(do, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
+        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n)
+        b_s = tl.dot(b_k, b_q.T, input_precision=TILE.precision)
+        b_s = b_s * scale_log2 - b_lse[None, :]
+        if band.first is not None or band.last is not None or dq_sum is not None:
+            b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
+        b_p = tl.math.exp2(b_s)
+        b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
+        b_dp = tl.dot(b_v, b_do.T, input_precision=TILE.precision)
+        b_ds = b_p * (b_dp - b_delta[None, :])
+        b_ds = b_ds.to(b_q.dtype)
+        b_dk = tl.dot(b_ds, b_q, b_dk, input_precision=TILE.precision)
+        if dq_sum is not None:
+            b_dq = tl.dot(b_k.T, b_ds, input_precision=TILE.precision) * scale
+            add_dq(dq_sum, i_b, i_h, start_n, band.n, b_dq, TILE)
+    store_block(dk, i_b, i_g, start_m, band.m, b_dk * scale, TILE.cols, TILE)
+    store_block(dv, i_b, i_g, start_m, band.m, b_dv, TILE.cols, TILE)
+
+
+@triton.jit
+def add_keys(
+    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, start, band, scale_log2,
+    MASKED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Add the keys start..start+cols to b_dq (rows, padded_d)."""
+    b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
+    b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
+    b_s = tl.dot(b_q, b_k.T, input_precision=TILE.precision)
+    b_s = b_s * scale_log2 - b_lse[:, None]
+    if MASKED:
+        # Padded keys too: their score is 0, exp2(0 - LSE) may be infinite, and infinity times a zero of K is NaN.
+        o_j = start + tl.arange(0, TILE.cols)
+        b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
+    b_p = tl.math.exp2(b_s)
+    b_dp = tl.dot(b_do, b_v.T, input_precision=TILE.precision)
+    b_ds = b_p * (b_dp - b_delta[:, None])
+    return tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=TILE.precision)
+
+
+@triton.jit
+def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, scale, scale_log2, TILE: tl.constexpr):
+    """One query block of one query head: b_q, b_do, b_dq are (rows, padded_d). Two phases, as in the forward."""
+    i_b, i_h, i_g, start = query_block(i_program, counts, band, TILE.rows)
+    o_i = start + tl.arange(0, TILE.rows)
+    b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
+    b_do = load_block(do, i_b, i_h, start, band.n, TILE.rows, TILE)
+    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n)
+    b_dq = tl.zeros((TILE.rows, TILE.padded_d), tl.float32)
+
+    begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
+    for j in tl.range(full, end, TILE.cols):
+        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scale_log2, False, TILE)
+    for i in tl.range(0, left + right):
+        j = partial_block(i, begin, left, end, TILE.cols)
+        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scale_log2, True, TILE)
+    store_block(dq, i_b, i_h, start, band.n, b_dq * scale, TILE.rows, TILE)
+
+
+@triton.jit
+def split_kernel(
+    q, k, v, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
+    scale, scale_log2, DKDV: tl.constexpr, DQ: tl.constexpr,
+):  # fmt: skip
+    """The first batch * heads / group * ceil(m / DKDV.cols) programs write dK and dV, the others dQ.
+
+    x_stream is x as a loop reads it: a TMA descriptor where the tiling says tma, the same as x where not.
+    """
+    dkdv_programs = counts.batch * (counts.heads // counts.group) * tl.cdiv(band.m, DKDV.cols)
+    i_program = tl.program_id(0)
+    if i_program < dkdv_programs:
+        write_dk_dv(
+            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, scale, scale_log2,
+            DKDV,
+        )  # fmt: skip
+    else:
+        write_dq(
+            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, scale, scale_log2, DQ
+        )  # fmt: skip
+
+
+@triton.jit
+def fused_kernel(
+    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scale_log2, TILE: tl.constexpr
+):
+    """One key block of one key/value head per program. dq_sum (b, h, n, d) is fp32 and zero at the start.
+
+    x_stream and dq_sum are TMA descriptors where TILE.tma.
+    """
+    write_dk_dv(
+        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale,
+        scale_log2, TILE,
+    )  # fmt: skip
