@@ -27,6 +27,7 @@ MADE_FOR_THIS_TRITON = f"Triton {triton.__version__}" in README.read_text()
 # wgmma (64 keys) the default would spill, so it uses mma.sync there.
 WITHOUT_WGMMA = {"sm_90 bf16 d256 dkdv+dq 32x32+32x32 8w 2s"}
 
+pytestmark = [pytest.mark.compiler, pytest.mark.timeout(3600)]
 
 RECORD = Path(__file__).with_name("compiled.json")
 EVERY_ROW = os.environ.get("MEMMODEL_EXHAUSTIVE") == "1"
@@ -56,7 +57,9 @@ def compiled(names: tuple[str, ...]) -> list[Result]:
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
     """Every row: as recorded, if the record is of these sources and this compiler; else compiled, for minutes."""
-    record = json.loads(RECORD.read_text())
+    if not RECORD.exists() and not EVERY_ROW:
+        pytest.skip(f"there is no {RECORD.name}: set MEMMODEL_EXHAUSTIVE=1 to compile every row")
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"triton": "", "sources": ""}
     holds = (record["triton"], record["sources"]) == (report.triton_version(), report.sources())
     found: list[Result] = record["rows"] if holds and not EVERY_ROW else compiled(())
     assert [result["name"] for result in found] == [build.name for build in report.builds()]
