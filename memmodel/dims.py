@@ -77,8 +77,13 @@ def hint(dim: Dim) -> int:
     if isinstance(dim, int):
         return dim
     if hasattr(dim, "free_symbols"):
-        return int(dim.subs({symbol: _prime(symbol.name) for symbol in dim.free_symbols}))
+        return _at_primes(dim)
     return int(dim.flat[0])
+
+
+@lru_cache(maxsize=1 << 12)  # programs on symbols ask for the same strides again and again
+def _at_primes(expression: Dim) -> int:
+    return int(expression.subs({symbol: _prime(symbol.name) for symbol in expression.free_symbols}))
 
 
 _primes: dict[str, int] = {}

@@ -34,13 +34,14 @@ class Source(Protocol):
 class Driver:
     """The device's memory: bytes reserved so far against a capacity (None: endless)."""
 
+    FIRST = 1 << 64  # address of a new segment: above every address of a real device
     GAP = 1 << 30  # between segments, so that blocks of two of them are never taken for neighbours
 
     def __init__(self, capacity: int | None, place: Place | None = None) -> None:
         self.capacity = capacity
         self.reserved = 0
         self.reserved_peak = 0
-        self._next = 1 << 64  # above every address of a real device
+        self._next = self.FIRST
         self._place = place
 
     def take(self, size: int) -> bool:

@@ -26,7 +26,7 @@ const validSize = (size) => Number.isInteger(size) && size >= 1 && size <= LARGE
 
 function start() {
   for (const [name, ids] of Object.entries(choices())) {
-    const label = {gpu: (id) => gpuOf({gpu: id}).name, algorithm: (id) => TABLES.algorithms[id]}[name] ?? ((id) => id);
+    const label = {gpu: (id) => gpuOf(id).name, algorithm: (id) => TABLES.algorithms.get(id).title}[name] ?? ((id) => id);
     byId(name).innerHTML = ids.map((id) => `<option value="${escaped(id)}">${escaped(label(id))}</option>`).join("");
     byId(name).addEventListener("input", (event) => change({[name]: event.target.value}));
   }
@@ -86,42 +86,28 @@ function show(from = null) {
     if (byId(name) !== from) byId(name).value = size;
     slider.max = stops.length - 1;
     if (slider !== from) slider.value = nearest;
-    slider.setAttribute("aria-valuetext", wholeText(size));
+    slider.setAttribute("aria-valuetext", model.format(size, ","));
     byId(name).setAttribute("aria-invalid", !validSize(size));
   }
   byId("window-row").hidden = state.mask !== "window";
-  const wrong = problems(state);
-  let message = wrong.join("; ");
-  result = null;
-  if (!wrong.length) {
-    try {
-      result = evaluate(state);
-    } catch (error) {
-      if (!(error instanceof StateError)) throw error;
-      message = error.message;
-    }
+  let message = "";
+  try {
+    result = evaluate(state);
+  } catch (error) {
+    if (!(error instanceof model.ValueError)) throw error;
+    [result, message] = [null, error.message];
   }
   byId("results").hidden = !result;
   byId("figures").hidden = !result;
-  byId("verdict").className = result ? (result.memory.fits ? "yes" : "no") : "wrong";
-  byId("verdict").textContent = result ? `${result.memory.fits ? "✓" : "✗"} ${result.verdict}` : message;
+  byId("verdict").className = result ? (result.prediction.memory.fits ? "yes" : "no") : "wrong";
+  byId("verdict").textContent = result ? `${result.prediction.memory.fits ? "✓" : "✗"} ${result.verdict}` : message;
   draw();
 }
 
-function figures({memory, flops, hbmBytes, time}) {
-  const device = bytesText(memory.reservedPeak + memory.context);
-  return [
-    ["live peak", bytesText(memory.livePeak)],
-    ["allocated peak", bytesText(memory.allocatedPeak)],
-    ["reserved peak", bytesText(memory.reservedPeak)],
-    ["nvidia-smi", memory.context ? device : `${device} + context`],
-    ["saved for backward", bytesText(memory.saved)],
-    ["FLOP", decimalText(flops, "FLOP")],
-    ["HBM traffic", bytesText(hbmBytes)],
-    ["intensity", `${numberText(flops / hbmBytes)} FLOP/B`],
-    ["time, at least", time ? secondsText(time.seconds) : "–"],
-    ["limited by", time ? `${time.binding} (${fixed(100 * time.share, 1)}\u00a0%)` : "–"],
-  ]
+// The rows of the command's table; whether it fits stands above.
+function figures({prediction}) {
+  return model.ROWS.map(([name, cell]) => [name, cell(prediction)])
+    .filter(([name, value]) => value && name !== "fits")
     .map(([name, value]) => `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`)
     .join("");
 }
@@ -136,45 +122,38 @@ function put(id, html) {
 function draw() {
   clearTimeout(pending);
   if (!result) return;
-  const width = byId("bar").clientWidth;
-  const half = byId("roofline").clientWidth;
+  const {pictures, prediction} = result;
+  const [width, half] = [byId("bar").clientWidth, byId("roofline").clientWidth];
   put("figures", figures(result));
-  put("bar", barPicture(result, width));
-  put("bar-legend", barLegend(result));
-  byId("letters").textContent =
-    "b batch, h heads, n sequence, d head dim" + (state.heads > state.kvHeads ? ", g kv-heads" : "");
-  put("timeline", timelinePicture(result, width));
-  put("timeline-legend", timelineLegend(result));
+  put("bar", barDrawn(result, width));
+  put("timeline", drawn(pictures.timeline, width));
+  put("memory-legend", memoryLegend(result));
   byId("moment").max = result.timeline.moments.length - 1;
   byId("moment").value = result.timeline.peak;
   drawMoment();
-  put("roofline", result.time ? rooflinePicture(result, half) : "");
-  put("roofline-legend", result.time ? rooflineLegend(result) : "");
-  byId("note").textContent = [result.note, ownKernels(result)].filter(Boolean).join("; ");
+  put("roofline", pictures.roofline ? drawn(pictures.roofline, half) : "");
+  put("roofline-legend", pictures.roofline ? legend(pictures.roofline) : "");
+  byId("note").textContent = prediction.notes.join("; ");
   drawFrontier();
-}
-
-function ownKernels({state: {algorithm}, gpu}) {
-  if (!algorithm.startsWith("flash") || gpu.kernels) return "";
-  return `there are no kernels for ${gpu.name}: the figures are what those for an A100 would take`;
 }
 
 function drawMoment() {
   const {timeline} = result;
   const at = Number(byId("moment").value);
-  const {phase, what, live, saved, reserved} = timeline.moments[at];
-  const place = timelinePlace(result, byId("timeline").clientWidth);
+  const {phase, what, live_bytes, saved_bytes, reserved_bytes} = timeline.moments[at];
+  const place = placeOf(result.pictures.timeline, byId("timeline").clientWidth);
   const x = place.x(at + 0.5);
-  byId("cursor").innerHTML = line(x, place.top, x, place.bottom, "cursor");
+  byId("timeline").querySelector(".over").innerHTML = line(x, place.top, x, place.bottom, "cursor");
   const text = `${at + 1} of ${timeline.moments.length}, ${phase}: ${what}`;
   byId("moment").setAttribute("aria-valuetext", text);
   byId("moment-text").textContent =
-    `${text}. ${bytesText(live)} live, ${bytesText(saved)} of it kept for backward; ${bytesText(reserved)} reserved`;
+    `${text}. ${model.bytes_text(live_bytes)} live, ${model.bytes_text(saved_bytes)} of it kept for backward; ` +
+    `${model.bytes_text(reserved_bytes)} reserved`;
 }
 
 function pointed(event) {
   const box = byId("timeline").getBoundingClientRect();
-  const place = timelinePlace(result, box.width);
+  const place = placeOf(result.pictures.timeline, box.width);
   const share = (event.clientX - box.left - place.left) / (place.right - place.left);
   if (share < 0 || share >= 1) return;
   byId("moment").value = Math.floor(share * result.timeline.moments.length);
@@ -185,37 +164,24 @@ function pointed(event) {
 function drawFrontier() {
   const shown = state;
   const {algorithms, batches} = frontierParts(shown);
-  const width = byId("frontier").clientWidth;
-  const order = [shown.batch, ...batches];
-  const wanted = algorithms.flatMap((algorithm) => order.map((batch) => [algorithm, batch]));
-  const known = () =>
-    algorithms.map((algorithm) => ({
-      algorithm,
-      walls: batches
-        .map((batch) => ({batch, largest: walls.get(wallKey(shown, algorithm, batch))}))
-        .filter((each) => each.largest !== undefined),
-    }));
-  const missing = () => wanted.filter(([algorithm, batch]) => !walls.has(wallKey(shown, algorithm, batch)));
-  const drawn = (done) => {
-    const lines = known();
-    put("frontier", frontierPicture(shown, lines, width));
-    put("frontier-legend", frontierLegend(shown, lines));
-    byId("here").innerHTML = hereMark(shown, lines, width);
-    byId("frontier").setAttribute("aria-busy", !done);
-  };
+  const wanted = algorithms.flatMap((algorithm) => batches.map((batch) => [algorithm, batch]));
   const search = () => {
     const until = performance.now() + 8;
-    for (const [algorithm, batch] of missing()) {
-      wall(shown, algorithm, batch);
-      if (performance.now() > until) break;
-    }
-    const done = !missing().length;
-    if (done) drawn(true);
-    else pending = setTimeout(search, 0);
+    const missing = wanted.filter((each) => !walls.has(wallKey(shown, ...each)));
+    while (missing.length && performance.now() < until) wall(shown, ...missing.shift());
+    byId("frontier").setAttribute("aria-busy", missing.length > 0);
+    if (missing.length) pending = setTimeout(search, 0);
+    else frontierDrawn(shown);
   };
-  const done = !missing().length;
-  drawn(done);
-  if (!done) pending = setTimeout(search, 60);
+  byId("frontier").setAttribute("aria-busy", true);
+  pending = setTimeout(search, wanted.every((each) => walls.has(wallKey(shown, ...each))) ? 0 : 60);
+}
+
+function frontierDrawn(shown) {
+  const [picture] = model.frontier_pictures(frontierOf(shown));
+  const here = new model.Point(new model.Look("here", "limit", "", 1, "✖"), shown.batch, shown.seq);
+  put("frontier", drawn({...picture, marks: [here]}, byId("frontier").clientWidth));
+  put("frontier-legend", legend(picture));
 }
 
 async function copyLink() {

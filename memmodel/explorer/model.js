@@ -1,102 +1,96 @@
-// A state evaluated: memory as memmodel/step.py reads it, work and time, the verdict in words.
+// A state of the controls, evaluated by the model's own code on the programs of the tables.
 
-class StateError extends Error {} // its message is for the reader
+const gpus = new Map(); // by id
 
-const gpuOf = (state) => TABLES.gpus.find((gpu) => gpu.id === state.gpu);
-
-// The letters of the formulas, with the tiles of the GPU's fused kernels.
-function lettersOf(state, gpu) {
-  const letters = {
-    b: state.batch,
-    h: state.heads,
-    g: state.kvHeads,
-    r: state.heads / state.kvHeads,
-    n: state.seq,
-    d: state.headDim,
-    w: state.window,
-  };
-  if (!state.algorithm.startsWith("flash")) return letters;
-  const padded = Math.max(16, 2 ** Math.ceil(Math.log2(state.headDim)));
-  return {...letters, ...TABLES.tiles[gpu.arch][state.dtype === "fp32" ? "fp32" : "half"][padded]};
+function gpuOf(id) {
+  if (!gpus.has(id)) {
+    const found = TABLES.gpus.find((gpu) => gpu.id === id);
+    if (!found) throw new model.ValueError(`unknown GPU “${id}”: choose one from the list`);
+    const {name, compute_capability, values} = found;
+    const listed = Object.entries(values).map(([quantity, value]) => [quantity, new model.Value(value, "datasheet")]);
+    gpus.set(id, new model.Gpu(id, name, "", "", compute_capability, new model.Dict(listed)));
+  }
+  return gpus.get(id);
 }
 
-const tooLarge = () =>
-  new StateError("these sizes need more bytes than this page can count exactly (2^53): take smaller ones");
+// The checked case of a state on its GPU. Throws model.ValueError, with what to change.
+function caseOf({gpu, algorithm, batch, heads, kvHeads, seq, headDim, dtype, mask, window, phase}) {
+  const seen = model.mask(mask, mask === "window" ? window : null);
+  const sizes = [batch, heads, kvHeads, seq, seq, headDim, headDim];
+  const [kase] = model.on_gpu([model.make_case(algorithm, ...sizes, dtype, seen, 0, phase)], gpuOf(gpu));
+  const {reason} = model.supported(kase);
+  if (reason) throw new model.ValueError(reason.replace(" with --algorithm", ""));
+  return kase;
+}
 
 function evaluate(state) {
-  const [problem] = problems(state);
-  if (problem) throw new StateError(problem);
-  try {
-    return evaluated(state);
-  } catch (error) {
-    throw error instanceof TooLarge ? tooLarge() : error;
-  }
-}
-
-function evaluated(state) {
-  const gpu = gpuOf(state);
-  const letters = lettersOf(state, gpu);
-  const program = programOf(state, letters);
-  const bytes = bytesOf(program, letters);
-  const peaks = livePeaks(program, bytes);
-  const {usage, ...read} = replayed(program, bytes, gpu);
-  const memory = {
-    forwardPeak: peaks.forward,
-    backwardPeak: peaks.backward,
-    livePeak: peaks.live,
-    saved: peaks.saved,
-    allocatedPeak: read.allocatedPeak,
-    reservedPeak: read.reservedPeak,
-    workspaces: read.workspaces,
-    context: gpu.context,
-    capacity: gpu.capacity,
-    fits: read.fits,
-  };
-  const {flops, hbmBytes, kernels, time, note} = workAndTime(program, state, letters, gpu);
-  const title = TABLES.algorithms[state.algorithm];
+  const [kase, gpu] = [caseOf(state), gpuOf(state.gpu)];
+  const prediction = model.predict_case(kase, gpu);
+  if (!(prediction.memory.reserved_peak_bytes < Number.MAX_SAFE_INTEGER)) throw tooLarge();
+  const report = new model.Report(gpu, [prediction], [], []);
+  const [timeline, roofline] = [model.timeline(kase, gpu), prediction.time && model.roofline(report)];
   return {
     state,
     gpu,
-    title,
-    memory,
-    flops,
-    hbmBytes,
-    kernels,
-    time,
-    note,
-    verdict: `${title} ${verdict(memory)}`,
-    timeline: timelineOf(program, bytes, usage),
+    report,
+    prediction,
+    verdict: `${prediction.title} ${prediction.memory.verdict}`,
+    timeline,
+    roofline,
+    pictures: {timeline: model.timeline_pictures(timeline)[0], roofline: roofline && model.roofline_pictures(roofline)[0]},
+    formulas: formulasAtPeak(programOf(kase)),
   };
 }
 
-const roomOf = (gpu) => gpu.capacity - gpu.context; // for the allocator
-
-// With endless memory; where a step takes more than the room and still fits, because the cache is released, with that.
-function replayed(program, bytes, gpu) {
-  const endless = replay(program, bytes, gpu.workspace);
-  if (endless.highest <= roomOf(gpu)) return {...endless, fits: true};
-  const limited = replay(program, bytes, gpu.workspace, roomOf(gpu));
-  return limited.failed ? {...endless, fits: false} : {...limited, fits: true};
-}
-
-function fits(state) {
-  const gpu = gpuOf(state);
-  const letters = lettersOf(state, gpu);
-  const program = programOf(state, letters);
-  try {
-    const bytes = bytesOf(program, letters);
-    if (livePeaks(program, bytes).live > roomOf(gpu)) return false;
-    return !replay(program, bytes, gpu.workspace, roomOf(gpu)).failed;
-  } catch (error) {
-    if (error instanceof TooLarge) return false;
-    throw error;
+// Numbers of the formulas of the storages at the peak, by name.
+function formulasAtPeak({program, formulas}) {
+  const found = new Map();
+  for (const key of model.at_peak(program)[1]) {
+    const name = program.names.get(key);
+    found.set(name, [...(found.get(name) ?? []), formulas[key]]);
   }
+  return found;
 }
 
-function verdict({fits, capacity, context, allocatedPeak, reservedPeak}) {
-  const of = bytesText(capacity);
-  const taken = bytesText(reservedPeak + context);
-  if (fits) return `fits: ${taken} of ${of}`;
-  const words = `does not fit in ${of}: it allocates ${bytesText(allocatedPeak)}`;
-  return allocatedPeak > capacity ? words : `${words}, and reserves ${taken} by fragmentation`;
+// The longest sequence that fits at a batch, as a multiple of 128; 0 where none does.
+const STEP = 128;
+const walls = new Map(); // by algorithm, batch and the rest of the configuration
+
+function wallKey({gpu, phase, dtype, mask, heads, kvHeads, headDim}, algorithm, batch) {
+  return [gpu, phase, dtype, mask, heads, kvHeads, headDim, algorithm, batch].join(" ");
+}
+
+function wall(state, algorithm, batch) {
+  const key = wallKey(state, algorithm, batch);
+  if (!walls.has(key)) {
+    const kase = caseOf({...state, algorithm, batch});
+    const {lines} = model.frontier([kase], [gpuOf(state.gpu)], "batch", [batch]);
+    walls.set(key, lines[0].walls[0].largest);
+  }
+  return walls.get(key);
+}
+
+// The algorithms that can run a state, and the batches of the picture with the state's own.
+function frontierParts(state) {
+  const batches = [...new Set([1, 2, 4, 8, 16, 32, 64, state.batch])].sort((a, b) => a - b);
+  const runs = (algorithm) => model.supported(model.replace(caseOf(state), {algorithm})).reason === "";
+  return {algorithms: [...TABLES.algorithms].filter(runs), batches};
+}
+
+// The frontier, as far as its walls are known.
+function frontierOf(state) {
+  const {algorithms, batches} = frontierParts(state);
+  const {name, id} = gpuOf(state.gpu);
+  const lines = algorithms.map((algorithm) => {
+    const found = batches.map((batch) => new model.Wall(batch, walls.get(wallKey(state, algorithm, batch))));
+    return new model.Line(algorithm, TABLES.algorithms.get(algorithm).title, name, id, found);
+  });
+  const whole = lines.filter((each) => each.walls.every(({largest}) => largest !== undefined));
+  return new model.Frontier(caseOf(state).describe("seq"), "batch", STEP, whole);
+}
+
+function frontier(state) {
+  const {algorithms, batches} = frontierParts(state);
+  for (const algorithm of algorithms) for (const batch of batches) wall(state, algorithm, batch);
+  return frontierOf(state);
 }

@@ -1,125 +1,71 @@
-// Programs: the tables that memmodel/explorer/programs.py made, looked up by a state's structure, with its sizes
-// filled in. The walks over their events are those of memmodel/timeline.py and memmodel/replay.py.
+// Programs: the tables that programs.py made, looked up by a case's structure, with its sizes filled in. What is read
+// from their events is the model's own code.
 
+TABLES.algorithms = new model.Dict(Object.entries(TABLES.algorithms));
 const [MARK, ALLOC, FREE, SAVE, RELEASE, LAUNCH] = [0, 1, 2, 3, 4, 5];
-const PHASES = ["inputs", "forward", "backward", "after"];
-const STEPS = 3; // the first two fill the allocator's cache, the third is read
-const decoded = new Map();
 
-function structureKey(state, letters) {
-  const fused = state.algorithm.startsWith("flash");
-  const algorithm = state.algorithm === "flash" && !letters.fusedRows ? "flash-deterministic" : state.algorithm;
-  const words = [algorithm, state.phase, state.dtype === "fp16" ? "bf16" : state.dtype, state.mask];
-  if (letters.r > 1) words.push("grouped");
-  if (!fused) {
-    if (letters.b * letters.h === 1) words.push("b*h=1");
-    if (letters.n === 1) words.push("n=1");
-    if (letters.d === 1) words.push("d=1");
-  }
-  return words.join(" ");
-}
+const tooLarge = () =>
+  new model.ValueError("these sizes need more bytes than this page can count exactly (2^53): take smaller ones");
 
-function programOf(state, letters) {
-  const number = TABLES.keys[structureKey(state, letters)];
-  if (!decoded.has(number)) decoded.set(number, decode(TABLES.programs[number]));
-  return decoded.get(number);
-}
-
-function decode(numbers) {
-  const events = [];
-  const allocs = [];
-  let inputs = 0;
-  let forward = 0;
-  let after = 0;
-  for (let i = 0; i < numbers.length; i += 2) {
-    const op = numbers[i];
-    const value = numbers[i + 1];
-    if (op === ALLOC) {
-      events.push({op, slot: allocs.length});
-      allocs.push({formula: value, name: TABLES.names[numbers[i + 2]]});
-      i += 1;
-    } else if (op === LAUNCH) {
-      const [name, kind, dtype, thread, cublas, matmul, vector, exp, read, written, row] = TABLES.kernels[value];
-      events.push({op, name, kind, dtype, thread, cublas, formulas: {matmul, vector, exp, read, written, row}});
-    } else if (op === MARK) {
-      if (PHASES[value] === "forward") [inputs, forward] = [allocs.length, events.length];
-      if (PHASES[value] === "after") after = events.length;
-      events.push({op, phase: PHASES[value]});
-    } else {
-      events.push({op, slot: value});
-    }
-  }
-  return {events, allocs, inputs, forward, after}; // how many inputs, and where the step begins and ends
-}
-
-// Bytes of every storage. Throws TooLarge where a number would not be a whole one any more.
-function bytesOf(program, letters) {
-  const known = [];
-  return program.allocs.map(({formula}) => {
-    known[formula] ??= FORMULAS[formula](letters);
-    if (!(known[formula] <= Number.MAX_SAFE_INTEGER)) throw new TooLarge();
-    return known[formula];
+// The letters of the formulas, with the tiles of the GPU's fused kernels.
+function lettersOf(kase) {
+  const {batch: b, heads: h, kv_heads: g, seq: n, head_dim: d, mask} = kase;
+  const letters = {b, h, g, r: h / g, n, d, w: mask.window};
+  if (!TABLES.algorithms.get(kase.algorithm).fused) return letters;
+  const tiles = model.flash_tiles(kase.device.arch, kase.dtype, d);
+  tiles.constructor.fields.forEach((name, i) => {
+    if (tiles[i]) Object.assign(letters, {[`${name}Rows`]: tiles[i].rows, [`${name}Cols`]: tiles[i].cols});
   });
+  return letters;
 }
 
-// Live peaks of forward, backward and the step, and what is kept for backward beyond the inputs.
-function livePeaks(program, bytes) {
-  const peaks = {};
-  const holds = new Array(bytes.length).fill(0);
-  let live = 0;
-  let phase = "inputs";
-  let saved = 0;
-  for (const event of program.events) {
-    if (event.op === MARK) {
-      if (phase === "forward") {
-        for (let slot = program.inputs; slot < bytes.length; slot++) if (holds[slot]) saved += bytes[slot];
-      }
-      phase = event.phase;
-      peaks[phase] = live;
-    } else if (event.op === ALLOC) {
-      live += bytes[event.slot];
-      if (live > peaks[phase]) peaks[phase] = live;
-    } else if (event.op === FREE) {
-      live -= bytes[event.slot];
-    } else if (event.op === SAVE) {
-      holds[event.slot] += 1;
-    } else if (event.op === RELEASE) {
-      holds[event.slot] -= 1;
-    }
+function structureKey({algorithm, phase, dtype, mask}, {b, h, n, d, r, fusedRows}) {
+  const {fused} = TABLES.algorithms.get(algorithm);
+  const name = algorithm === "flash" && !fusedRows ? "flash-deterministic" : algorithm;
+  const kind = dtype.name === "float16" ? "bf16" : model.short_name(dtype); // runs as bf16 does
+  const ones = {"b*h=1": b * h === 1, "n=1": n === 1, "d=1": d === 1};
+  const held = fused ? [] : Object.keys(ones).filter((one) => ones[one]);
+  return [name, phase, kind, mask.name, ...(r > 1 ? ["grouped"] : []), ...held].join(" ");
+}
+
+// What the page has instead of the model's own functions: see NATIVES in page.py.
+const recorded = (kase) => programOf(kase).program;
+const namesOf = (program) => program.names;
+const noAccount = () => [];
+const noClosedForm = () => null;
+const ceilDiv = (a, b) => Math.ceil(a / b);
+const unknown = (kind, given) => new model.ValueError(`unknown ${kind} “${given}”: choose one from the list`);
+
+// Blocks under a causal mask, or a window of w keys: what the formulas of fused kernels call.
+const blocks = (n, rows, cols, w) => new model.Mask(true, w).blocks(n, n, rows, cols);
+
+// The events of a case, and by storage its name and the formula of its bytes.
+function programOf(kase) {
+  const letters = lettersOf(kase);
+  const numbers = TABLES.programs[TABLES.keys[structureKey(kase, letters)]];
+  const known = [];
+  const value = (formula) => (known[formula] ??= FORMULAS[formula](letters));
+  const [events, names, formulas] = [[], new model.Dict(), []];
+  for (let i = 0; i < numbers.length; i += 2) {
+    const [op, number] = [numbers[i], numbers[i + 1]];
+    if (op === ALLOC) {
+      events.push(new model.Alloc(formulas.length, bytes(value(number)), [], kase.dtype, "", null, "tensor"));
+      names.set(formulas.length, TABLES.names[numbers[i + 2]]);
+      formulas.push(number);
+      i += 1;
+    } else if (op === LAUNCH) events.push(launchOf(TABLES.kernels[number], kase, value));
+    else if (op === MARK) events.push(new model.Mark(TABLES.phases[number]));
+    else events.push(new {[FREE]: model.Free, [SAVE]: model.Save, [RELEASE]: model.Release}[op](number, ""));
   }
-  if (Math.max(...Object.values(peaks)) > Number.MAX_SAFE_INTEGER) throw new TooLarge();
-  return {
-    forward: peaks.forward,
-    backward: peaks.backward ?? null,
-    live: Math.max(peaks.forward, peaks.backward ?? 0),
-    saved,
-  };
+  return {program: new model.Program(events, names, new model.Dict()), formulas};
 }
 
-// Allocated and reserved bytes of the last of three steps: their peaks, and after each event from "forward" on.
-function replay(program, bytes, workspace, capacity = Infinity) {
-  const allocator = new CachingAllocator(capacity);
-  const blocks = new Array(bytes.length);
-  const threads = new Set();
-  const found = {allocatedPeak: 0, reservedPeak: 0, highest: 0, usage: []};
-  const run = (from, to, last) => {
-    for (let i = from; i < to && !allocator.failed; i++) {
-      const event = program.events[i];
-      if (event.op === ALLOC) blocks[event.slot] = allocator.malloc(bytes[event.slot]);
-      else if (event.op === FREE) allocator.free(blocks[event.slot]);
-      else if (event.op === LAUNCH && event.cublas && workspace && !threads.has(event.thread)) {
-        threads.add(event.thread);
-        allocator.malloc(workspace);
-      } else if (event.op === MARK) allocator.resetPeak();
-      found.highest = Math.max(found.highest, allocator.reserved);
-      if (!last) continue;
-      found.usage.push({allocated: allocator.allocated, reserved: allocator.reserved});
-      found.allocatedPeak = Math.max(found.allocatedPeak, allocator.allocatedPeak);
-      found.reservedPeak = Math.max(found.reservedPeak, allocator.reservedPeak);
-    }
-  };
-  run(0, program.forward, false);
-  for (let step = 1; step < STEPS; step++) run(program.forward, program.events.length, false);
-  run(program.forward, program.after, true);
-  return {...found, failed: allocator.failed, workspaces: workspace * threads.size};
+function bytes(count) {
+  if (count > Number.MAX_SAFE_INTEGER) throw tooLarge();
+  return count;
+}
+
+function launchOf([name, work, dtype, kind, sizes, ...rest], kase, value) {
+  const own = dtype ? new model.DType(...TABLES.dtypes[dtype]) : kase.dtype;
+  return new model.Launch(name, new model.Work(...work.map(value)), own, kind, sizes.map(value), ...rest);
 }

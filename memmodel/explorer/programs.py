@@ -117,8 +117,7 @@ class Tables:
     Attributes:
         programs: each a flat list of numbers: MARK phase, ALLOC formula name, FREE slot, SAVE slot, RELEASE slot,
             LAUNCH kernel; slots count allocations.
-        kernels: (name, kind, dtype or "" for the case's own, "main" or "autograd", whether cuBLAS, then numbers of
-            formulas: matmul, vector, exp, read, written, elements of a softmax's row or 0).
+        kernels: a Launch's fields; the dtype's name is "" for the case's own, work and sizes are numbers of formulas.
         formulas: JavaScript functions of the sizes. names: of tensors.
     """
 
@@ -149,12 +148,9 @@ class Tables:
                 yield from (_SLOT_EVENTS[type(event)], slots[event.key])
 
     def _kernel(self, launch: Launch, case: Case) -> int:
-        work = launch.work
-        amounts = (work.matmul, work.vector, work.exp, work.read, work.written)
-        row = launch.sizes[1] if launch.kind in ("softmax", "softmax_backward") else 0
         own = "" if launch.dtype is case.dtype else launch.dtype.name
-        formulas = (self._formula(amount) for amount in (*amounts, row))
-        return _number(self.kernels, (launch.name, launch.kind, own, launch.thread, int(launch.cublas), *formulas))
+        work, sizes = (tuple(map(self._formula, amounts)) for amounts in (launch.work, launch.sizes))
+        return _number(self.kernels, tuple(launch._replace(work=work, dtype=own, sizes=sizes)))  # type: ignore[arg-type]
 
     def _formula(self, expression: Any) -> int:
         if expression not in self._known:

@@ -1,20 +1,7 @@
-// The state: what the controls say and the link holds. Checked as memmodel/case.py checks a case.
+// The state: what the controls say and the link holds. Wrong values stay in it, for the model to say what is wrong.
 
 const LARGEST = 2 ** 31; // sizes above this are taken for a mistake
 const SIZES = ["batch", "heads", "kvHeads", "seq", "headDim", "window"];
-const LABELS = {
-  gpu: "GPU",
-  algorithm: "algorithm",
-  phase: "phase",
-  dtype: "dtype",
-  mask: "mask",
-  batch: "batch",
-  heads: "heads",
-  kvHeads: "kv-heads",
-  seq: "sequence",
-  headDim: "head dim",
-  window: "window",
-};
 const DEFAULTS = {
   gpu: "a100-80gb-sxm",
   algorithm: "naive",
@@ -31,9 +18,9 @@ const DEFAULTS = {
 
 const choices = () => ({
   gpu: TABLES.gpus.map((gpu) => gpu.id),
-  algorithm: Object.keys(TABLES.algorithms),
+  algorithm: [...TABLES.algorithms],
   phase: ["inference", "forward", "train"],
-  dtype: Object.keys(ITEMSIZE),
+  dtype: ["bf16", "fp16", "fp32", "fp64"],
   mask: ["none", "causal", "window"],
 });
 
@@ -41,46 +28,6 @@ const choices = () => ({
 function parseSize(text) {
   const match = /^(\d+)([km]?)$/i.exec(text.trim().replaceAll("_", "").replaceAll(",", ""));
   return match ? Number(match[1]) * {"": 1, k: 2 ** 10, m: 2 ** 20}[match[2].toLowerCase()] : text;
-}
-
-// What is wrong with a state, a sentence each; none where it can be computed.
-function problems(state) {
-  const found = [];
-  for (const [name, known] of Object.entries(choices())) {
-    const given = state[name];
-    if (!known.includes(given)) found.push(`unknown ${LABELS[name]} “${given}”: choose one from the list`);
-  }
-  for (const name of SIZES) {
-    const size = state[name];
-    if (name === "window" && state.mask !== "window") continue;
-    if (!Number.isInteger(size) || size < 1) {
-      const given = size === "" ? "" : ` “${size}”`;
-      found.push(`${LABELS[name]}${given}: expected a whole number of at least 1, such as ${DEFAULTS[name]}`);
-    } else if (size > LARGEST) {
-      found.push(
-        `${LABELS[name]} ${wholeText(size)}: sizes above ${wholeText(LARGEST)} (2^31) are taken for a mistake`,
-      );
-    }
-  }
-  return found.length ? found : [...conflicts(state)];
-}
-
-function* conflicts(state) {
-  const {heads, kvHeads, window, seq, algorithm, dtype, headDim} = state;
-  if (heads % kvHeads) {
-    const such = nearestDivisor(heads, kvHeads);
-    const must = `kv-heads must be a divisor of heads, such as ${such}`;
-    yield `${heads} heads do not divide among ${kvHeads} kv-heads: ${must}`;
-  }
-  if (state.mask === "window" && window > seq) {
-    yield `window ${window} with ${seq} keys: give a window from 1 to ${seq}, or no window`;
-  }
-  if (algorithm.startsWith("flash") && (dtype === "fp64" || headDim > 256)) {
-    yield (
-      `flash attention of ${dtype} with head dim ${headDim}: there are kernels for fp16, bf16 and fp32 up to ` +
-      "head dim 256; choose another algorithm"
-    );
-  }
 }
 
 function divisors(number) {

@@ -33,6 +33,7 @@ only difference: a key, a dash, a shape or a hatch says the same.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 from memmodel.units import bytes_text
 
@@ -92,6 +93,19 @@ class Area:
     upper: tuple[float, ...]
     hatched: tuple[float, ...]
 
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The longest run of steps, from i up to j, in which the area keeps its largest height and its place."""
+        steps = list(zip(self.lower, self.upper, strict=True))
+        most = max(high - low for low, high in steps)
+        start, best = 0, (0, 0)
+        for (low, high), run in groupby(steps):
+            count = len(list(run))
+            if high - low == most and count > best[1] - best[0]:
+                best = (start, start + count)
+            start += count
+        return best
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -101,6 +115,11 @@ class Line:
     points: tuple[tuple[float, float], ...]
     name: str = ""
     step: bool = False
+
+    @property
+    def level(self) -> bool:
+        """Whether it ends as high as it begins."""
+        return self.points[0][1] == self.points[-1][1]
 
 
 @dataclass(frozen=True, slots=True)

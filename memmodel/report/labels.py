@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def write_labels(ax: Axes, picture: Picture) -> None:
         if words and look.fill == "full":  # a hollow mark is joined to the full one of its kernel
             room.label(words, x, y, fontweight="bold")
     for line in picture.lines:
-        if line.name and not _level(line):
+        if line.name and not line.level:
             (x0, y0), (x1, y1) = ax.transData.transform((line.points[0], line.points[-1]))
             weight = "bold" if line.look.width > 1 else "normal"
             room.label(line.name, (x0 + x1) / 2, (y0 + y1) / 2, fontsize=7, fontweight=weight)
@@ -136,7 +136,7 @@ def _box(size: Bbox, x: float, y: float) -> Bbox:
 
 def _area_key(ax: Axes, area: Area) -> None:
     """The key, in the middle of where the area is longest at its highest; none where there is no room."""
-    start, end = _longest(area)
+    start, end = area.longest
     (x0, y0), (x1, y1) = ax.transData.transform(((start, area.lower[start]), (end, area.upper[start])))
     text = ax.text((start + end) / 2, (area.lower[start] + area.upper[start]) / 2, area.look.key)
     text.set(ha="center", va="center", fontweight="bold", color="black", bbox=_ON_WHITE)
@@ -145,27 +145,10 @@ def _area_key(ax: Axes, area: Area) -> None:
         text.remove()
 
 
-def _longest(area: Area) -> tuple[int, int]:
-    """The longest run of steps in which an area keeps its largest height and its place."""
-    steps = list(zip(area.lower, area.upper, strict=True))
-    most = max(high - low for low, high in steps)
-    start, best = 0, (0, 0)
-    for (low, high), run in groupby(steps):
-        count = len(list(run))
-        if high - low == most and count > best[1] - best[0]:
-            best = (start, start + count)
-        start += count
-    return best
-
-
-def _level(line: Line) -> bool:
-    return line.points[0][1] == line.points[-1][1]
-
-
 def name_levels(ax: Axes, picture: Picture, words: bool) -> list[Annotation]:
     """Names of level lines right of the axes, the highest first; their keys where there is no room for words."""
     found = []
-    for line in sorted((line for line in picture.lines if line.name and _level(line)), key=lambda x: -x.points[0][1]):
+    for line in sorted((line for line in picture.lines if line.name and line.level), key=lambda x: -x.points[0][1]):
         place = ax.annotate(
             line.name if words else line.look.key,
             (1.0, picture.y.share(line.points[0][1])),

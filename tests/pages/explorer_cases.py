@@ -1,7 +1,8 @@
 """Random states of the page, and the Python model's numbers for them."""
 
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from memmodel.algorithms import ALGORITHMS, record
@@ -74,22 +75,18 @@ def state_of(case: Case, gpu: Gpu) -> dict[str, Any]:
     }
 
 
+def as_json(result: Any) -> Any:
+    """A result of the model as JSON has it: tuples as lists."""
+    return json.loads(json.dumps(asdict(result) if is_dataclass(result) else result))  # type: ignore[arg-type]
+
+
 def numbers(case: Case, gpu: Gpu) -> dict[str, Any]:
-    """What the model says, by the names that the page uses."""
+    """What the model says."""
     predicted = predict_case(case, gpu)
-    memory = predicted.memory
     return {
-        "forwardPeak": memory.phase_peaks["forward"],
-        "backwardPeak": memory.phase_peaks.get("backward"),
-        "livePeak": memory.live_peak_bytes,
-        "saved": memory.saved_bytes,
-        "allocatedPeak": memory.allocated_peak_bytes,
-        "reservedPeak": memory.reserved_peak_bytes,
-        "workspaces": memory.workspace_bytes,
-        "capacity": memory.capacity_bytes,
-        "fits": memory.fits,
+        "memory": as_json(predicted.memory),
         "flops": predicted.work.flops,
-        "hbmBytes": predicted.work.hbm_bytes,
+        "hbm_bytes": predicted.work.hbm_bytes,
         "seconds": predicted.time and predicted.time.seconds,
         "binding": predicted.time and predicted.time.binding,
     }

@@ -9,7 +9,7 @@ import pytest
 import browser
 from memmodel.explorer.page import explorer_page
 
-MOST_BYTES = 400_000
+MOST_BYTES = 160_000
 NUMBERS = re.compile(r"NaN|undefined|Infinity|null|\[object")
 
 
@@ -131,11 +131,11 @@ def test_a_link_restores_the_state(explorer: Any, page: Path) -> None:
 @pytest.mark.parametrize(
     ("fragment", "message"),
     [
-        ("#seq=many", "sequence “many”: expected a whole number of at least 1"),
-        ("#seq=-4", "sequence “-4”: expected a whole number of at least 1"),
-        ("#batch=0", "batch “0”: expected a whole number of at least 1"),
-        ("#batch=1e99", "batch “1e99”: expected a whole number of at least 1"),
-        ("#seq=99999999999", "sizes above 2,147,483,648 (2^31) are taken for a mistake"),
+        ("#seq=many", "seq many: expected a whole number of at least 1"),
+        ("#seq=-4", "seq -4: expected a whole number of at least 1"),
+        ("#batch=0", "batch 0: expected a whole number of at least 1"),
+        ("#batch=1e99", "batch 1e99: expected a whole number of at least 1"),
+        ("#seq=99999999999", "sizes above 2147483648 (2^31) are taken for a mistake"),
         ("#seq=2147483648&batch=2147483648", "more bytes than this page can count exactly (2^53)"),
         ("#gpu=h900", "unknown GPU “h900”"),
         ("#algorithm=%3Cimg%20src=x%3E", "unknown algorithm “<img src=x>”"),
@@ -165,7 +165,7 @@ def test_a_broken_link_gets_a_sentence(explorer: Any, page: Path, fragment: str,
 def test_absurd_input_in_a_box_gets_a_sentence(explorer: Any) -> None:
     for given in ("", "abc", "-1", "1.5", "0", "1e30", "99999999999999999999999", "<b>"):
         set_to(explorer, "seq", given)
-        assert "sequence" in text(explorer, "#verdict")
+        assert "seq" in text(explorer, "#verdict")
         assert not NUMBERS.search(text(explorer))
         assert explorer.execute_script("return document.getElementById('seq').getAttribute('aria-invalid')") == "true"
     set_to(explorer, "seq", "4k")

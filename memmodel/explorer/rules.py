@@ -1,0 +1,58 @@
+"""What the page runs of the model, and what it has instead of the model's own functions."""
+
+from memmodel import account, algorithms, case, closed_forms, dims, errors, liveness, masks, origin, predictor, shown
+from memmodel.dtypes import DType, short_name
+from memmodel.gpus.gpu import Gpu, Value
+from memmodel.gpus.keys import source_text
+from memmodel.pictures import frontier, picture, roofline
+from memmodel.pictures.describe import pictures_of
+from memmodel.pictures.timeline import Timeline, timeline
+from memmodel.prediction import Report
+from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.timing import Calibration
+from memmodel.units import bytes_text
+from memmodel.work import Work
+from memmodel_kernels.flash import flash_tiles
+
+RUN = {  # by name in the page's scripts: functions, classes, and constants as "module:name"
+    **{kind.__name__: kind for kind in (Alloc, Free, Launch, Mark, Program, Release, Save, Work, DType)},
+    **{kind.__name__: kind for kind in (Gpu, Value, Report, masks.Mask, frontier.Frontier, frontier.Line)},
+    "Wall": frontier.Wall,
+    "Look": picture.Look,
+    "Point": picture.Mark,
+    "at_peak": liveness.at_peak,
+    "make_case": case.make_case,
+    "mask": masks.mask,
+    "short_name": short_name,
+    "flash_tiles": flash_tiles,
+    "supported": algorithms.supported,
+    "on_gpu": predictor.on_gpu,
+    "predict_case": predictor.predict_case,
+    "timeline": timeline,
+    "roofline": roofline.roofline,
+    "frontier": frontier.frontier,
+    "timeline_pictures": pictures_of.dispatch(Timeline),
+    "roofline_pictures": pictures_of.dispatch(roofline.Roofline),
+    "frontier_pictures": pictures_of.dispatch(frontier.Frontier),
+    "bytes_text": bytes_text,
+    "ROWS": "memmodel.report.tables:ROWS",
+}
+NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the page does without are empty
+    algorithms.record: "recorded",
+    "memmodel.algorithms.ALGORITHMS": "TABLES.algorithms",
+    "memmodel.algorithms._ALL": "TABLES.algorithms.values()",
+    case.Size: "Number",
+    closed_forms.largest_size: "noClosedForm",
+    dims.ceil_div: "ceilDiv",
+    dims.maximum: "Math.max",
+    dims.minimum: "Math.min",
+    dims.same: "equal",
+    errors.unknown: "unknown",
+    source_text: "String",
+    origin.names: "namesOf",
+    shown.Drawing: "",
+    shown.Shown: "",
+    account.account: "noAccount",
+    Calibration: "Object",
+    "memmodel.allocator.segments.Driver.FIRST": "2 ** 40",  # with 2^64 addresses would not be exact
+}
