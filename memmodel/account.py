@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from memmodel.dims import Shape
 from memmodel.dtypes import DType
-from memmodel.liveness import at_peak, states, step_start
+from memmodel.liveness import at_peak, states, step_start, uncounted
 from memmodel.origin import names, origin
 from memmodel.program import Alloc, Program, Save
 
@@ -60,7 +60,7 @@ def _lives(program: Program) -> dict[int, _Life]:
     """The storages that are alive at some time of the last step, in order of birth."""
     start = step_start(program)
     lives: dict[int, _Life] = {}
-    for index, now in enumerate(states(program)):
+    for index, now in enumerate(states(program, uncounted)):
         if now.born:
             lives[now.born.key] = _Life(now.born, now.phase)
         elif now.died and index < start:

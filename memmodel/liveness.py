@@ -88,39 +88,37 @@ def states(
         yield State(event, phase, live, born, died, alive, kept)
 
 
+def uncounted(birth: Alloc) -> int:
+    """No bytes: for readers that ask which storages are alive, not how much they hold. Sums of symbols are slow."""
+    return 0
+
+
 class Summary(NamedTuple):
-    """What most readers want of a program's states.
+    """Peaks, and whether the steps can repeat.
 
     Attributes:
         peaks: the most live bytes within each phase (its last occurrence), and as "peak" within the last step.
-        saved: storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs.
         closed: whether the steps leave nothing behind and take nothing away: only then can they repeat as they are.
     """
 
     peaks: dict[str, Dim]
-    saved: dict[int, Dim]
     closed: bool
 
 
 def summary(program: Program) -> Summary:
-    """Peaks and saved bytes, in one fold."""
+    """Peaks by phase, and whether the steps can repeat, in one fold."""
     peaks: dict[str, Dim] = {}
-    saved: dict[int, Dim] = {}
     before: set[int] | None = None
     alive: dict[int, Alloc] = {}
-    phase = ""
     for now in states(program):
         if now.born is not None:
             peaks[now.phase] = maximum(peaks.get(now.phase, 0), now.live)
         elif type(now.event) is Mark:
-            peaks[now.phase] = now.live
-            if phase == "forward":
-                saved = now.saved_storages()
+            peaks[now.phase], alive = now.live, now.alive
             if now.phase == "forward" and before is None:
-                before = set(now.alive)
-            phase, alive = now.phase, now.alive
+                before = set(alive)
     step = [peak for phase, peak in peaks.items() if phase not in OUTSIDE_A_STEP]
-    return Summary({**peaks, "peak": reduce(maximum, step)} if step else peaks, saved, before == alive.keys())
+    return Summary({**peaks, "peak": reduce(maximum, step)} if step else peaks, before == alive.keys())
 
 
 def phase_peaks(program: Program) -> dict[str, Dim]:
@@ -128,9 +126,19 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
     return summary(program).peaks
 
 
+def saved_storages(program: Program) -> dict[int, Dim]:
+    """Storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs."""
+    phase, found = "", dict[int, Dim]()
+    for now in states(program, uncounted):
+        if phase == "forward" and type(now.event) is Mark:
+            found = now.saved_storages()
+        phase = now.phase
+    return found
+
+
 def saved_bytes(program: Program) -> Dim:
     """Bytes that autograd keeps at the end of the last forward, beyond the inputs."""
-    return sum(summary(program).saved.values(), start=0)
+    return sum(saved_storages(program).values(), start=0)
 
 
 def at_peak(program: Program) -> tuple[int, frozenset[int]]:
@@ -170,13 +178,13 @@ def last_step(program: Program) -> Program:
 def alive_at(program: Program, index: int) -> dict[int, Alloc]:
     """Storage -> its allocation, of what is alive after the event at a place; at -1, at the end."""
     place = index % len(program.events)
-    return dict(next(islice(states(program), place, None)).alive)
+    return dict(next(islice(states(program, uncounted), place, None)).alive)
 
 
 def places(program: Program) -> tuple[dict[int, int], dict[int, int]]:
     """Storage -> the place among the events of its allocation; and of its free, for those that are freed."""
     births, deaths = dict[int, int](), dict[int, int]()
-    for index, now in enumerate(states(program)):
+    for index, now in enumerate(states(program, uncounted)):
         if now.born:
             births[now.born.key] = index
         elif now.died:
@@ -188,7 +196,7 @@ def births_and_deaths(program: Program, nbytes: Callable[[Alloc], Any] = attrget
     """(storage, size) of each allocation and (storage, -1) of each free; storages are numbered in order of birth."""
     numbers: dict[int, int] = {}
     found: list[tuple[int, Any]] = []
-    for now in states(program):
+    for now in states(program, uncounted):
         if now.born:
             numbers[now.born.key] = len(numbers)
             found.append((numbers[now.born.key], nbytes(now.born)))

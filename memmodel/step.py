@@ -8,7 +8,7 @@ from memmodel.cublas import workspace
 from memmodel.device import CUDA, Device, threads_per_sm
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
-from memmodel.liveness import step_phases, summary
+from memmodel.liveness import saved_bytes, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
@@ -43,7 +43,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
         live_peak_bytes=int(read.peaks["peak"]),
         allocated_peak_bytes=max(usage.allocated_peak for usage in usages),
         reserved_peak_bytes=max(usage.reserved_peak for usage in usages),
-        saved_bytes=int(sum(read.saved.values())),
+        saved_bytes=int(saved_bytes(program)),
         workspace_bytes=scratch.nbytes * (1 if scratch.per_call else len(threads)),
         phase_peaks={phase: int(read.peaks[phase]) for phase in phases},
         context_bytes=gpu.context_bytes,

@@ -17,7 +17,7 @@ from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, Case
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
-from memmodel.liveness import summary
+from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.program import Launch
 from memmodel.tiles import ceilings
 from memmodel.work import Work
@@ -152,10 +152,9 @@ def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
         tiles = tiles_of(replace(case, head_dim=int(columns["head_dim"][0])))
     program = record(replace(case, tiles=tiles, **dims))
     work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())
-    read = summary(program)
     results = {
-        "live_peak_bytes": read.peaks["peak"],
-        "saved_bytes": sum(read.saved.values()),
+        "live_peak_bytes": phase_peaks(program)["peak"],
+        "saved_bytes": saved_bytes(program),
         "flops": work.flops,
         "hbm_bytes": work.hbm_bytes,
     }

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import alive_at, births_and_deaths, last_step, step_phases, summary
+from memmodel.liveness import alive_at, births_and_deaths, last_step, saved_storages, step_phases
 from memmodel.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
 from memmodel.polynomials import short, terms
 from memmodel.program import Program
@@ -90,7 +90,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
 
 
 def _saved(step: Program, layers: Layers | None) -> Expr:
-    found = summary(step).saved
+    found = saved_storages(step)
     plain = sum(found.values(), start=Integer(0))
     return short(plain) if layers is None else _same(layers.alive(found, found, "forward", 1.0), plain, layers)
 

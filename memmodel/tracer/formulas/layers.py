@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import states
+from memmodel.liveness import states, uncounted
 from memmodel.origin import LAYER_NUMBER, wildcard
 from memmodel.polynomials import terms
 from memmodel.program import Alloc, Launch, Mark, Program, Site
@@ -201,7 +201,7 @@ class _Section(NamedTuple):
 def _sections(program: Program) -> list[_Section]:
     found: list[_Section] = []
     launched = 0
-    for now in states(program):
+    for now in states(program, uncounted):
         if isinstance(now.event, Mark):
             found.append(_Section(now.phase, [], []))
         elif now.born:
@@ -276,7 +276,7 @@ def progress(step: Program, layers: Layers, until: int) -> float:
     """How much of its phase's longest run is born before an event."""
     phase, born = "", Counter[int]()
     total = Counter(place.run for place in layers.places.values())
-    for now in islice(states(step), until + 1):
+    for now in islice(states(step, uncounted), until + 1):
         if isinstance(now.event, Mark):
             phase, born = now.phase, Counter()
         elif now.born and now.born.key in layers.places:
