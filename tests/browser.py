@@ -57,7 +57,7 @@ def console(driver: Any) -> list[str]:
 
 
 def requests(driver: Any) -> list[str]:
-    """Addresses asked for since the last call, as Chromium's own log tells; a page's own file is one, its memory none."""
+    """Addresses asked for since the last call, from Chromium's own log: a file's page is one, its memory none."""
     messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     sent = (m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent")
     return [url for url in sent if not url.startswith(("data:", "about:", "blob:"))]
