@@ -1,6 +1,6 @@
 """Repeated layers: what is said in L from one model is, to the byte, what other numbers of layers take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ import memmodel
 from memmodel.tracer.formulas.layers import FEW
 from memmodel.tracer.formulas.repeats import runs
 from memmodel.tracer.result import Trace
+
+pytestmark = pytest.mark.slow
 
 
 def sequential(layers: int) -> nn.Module:
@@ -51,44 +53,49 @@ def assert_forms_are(found: Trace, layers: int, other: Trace) -> None:
             assert max(forms.value(x, sizes) for x in expressions) == expected
 
 
+def assert_forms_are_of_all(traced: Callable[[int, bool], Trace], few: Sequence[int], many: int) -> dict[int, Trace]:
+    """The forms of few layers are what each of these numbers of layers, and many, take."""
+    found = {layers: traced(layers, layers != many) for layers in (*few, many)}
+    for layers in few:
+        for others, other in found.items():
+            assert_forms_are(found[layers], others, other)
+    return found
+
+
 @pytest.mark.parametrize("foreach", [True, False])
 def test_a_training_step_in_the_number_of_its_layers(foreach: bool) -> None:
     def traced(layers: int, formulas: bool) -> Trace:
         step = training_step(layers, foreach=foreach)
         return memmodel.trace(step, TOKENS, step="own", at=AT, formulas=formulas)
 
-    real = {layers: traced(layers, False) for layers in (2, 3, 5, 8)}
-    for layers in (2, 3, 4, 5):
-        found = traced(layers, True)
-        assert found.forms is not None
-        assert found.forms.layers is not None
-        assert (found.forms.layers.count, found.forms.layers.what) == (layers, "model.layers.*")
-        for other, trace in real.items():
-            assert_forms_are(found, other, trace)
+    found = assert_forms_are_of_all(traced, (2, 3, 4), 7)
+    for layers in (2, 3, 4):
+        forms = found[layers].forms
+        assert forms is not None
+        assert forms.layers is not None
+        assert (forms.layers.count, forms.layers.what) == (layers, "model.layers.*")
 
 
 @pytest.mark.parametrize("step", ["inference", "forward", "train"])
 @pytest.mark.parametrize("made", [sequential, loop])
 def test_containers_and_plain_loops(made: Callable[[int], Any], step: str) -> None:
-    def traced(layers: int) -> Trace:
-        return memmodel.trace(made(layers), {"x" if made is loop else "input": "B,N,32"}, step=step, at=AT)
+    def traced(layers: int, formulas: bool) -> Trace:
+        inputs = {"x" if made is loop else "input": "B,N,32"}
+        return memmodel.trace(made(layers), inputs, step=step, at=AT, formulas=formulas)
 
-    real = {layers: traced(layers) for layers in (3, 4, 7)}
-    for found in real.values():
-        for layers, other in real.items():
-            assert_forms_are(found, layers, other)
+    assert_forms_are_of_all(traced, (3, 4), 7)
 
 
 def test_pytorchs_own_encoder_with_dropout() -> None:
     """The layer whose backward comes first differs: the others are counted as all but one."""
 
-    def traced(layers: int) -> Trace:
+    def traced(layers: int, formulas: bool) -> Trace:
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
         encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         model = nn.Sequential(nn.Embedding(100, 32), encoder, nn.Linear(32, 100))
-        return memmodel.trace(model, {"input": "B,N:int64"}, step="train", at=AT)
+        return memmodel.trace(model, {"input": "B,N:int64"}, step="train", at=AT, formulas=formulas)
 
-    assert_forms_are(traced(4), 6, traced(6))
+    assert_forms_are_of_all(traced, (4,), 6)
 
 
 class Checkpointed(nn.Module):
@@ -118,10 +125,10 @@ def encoder(layers: int, norm_first: bool) -> nn.Module:
     ids=["norm first", "norm last", "checkpoint", "reentrant checkpoint"],
 )
 def test_what_few_layers_leave_open_is_not_said(made: Callable[[int], Any], inputs: dict[str, str]) -> None:
-    real = {layers: memmodel.trace(made(layers), inputs, step="train", at=AT) for layers in (2, 3, 4, 6)}
-    for found in real.values():
-        for layers, other in real.items():
-            assert_forms_are(found, layers, other)
+    def traced(layers: int, formulas: bool) -> Trace:
+        return memmodel.trace(made(layers), inputs, step="train", at=AT, formulas=formulas)
+
+    assert_forms_are_of_all(traced, (2, 3, 4), 6)
 
 
 def test_weights_of_a_layer_are_counted_by_hand() -> None:
