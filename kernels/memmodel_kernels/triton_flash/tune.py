@@ -4,7 +4,6 @@ Only rows of the table take part, so whatever is chosen has been compiled and ch
 asked for, before anything is timed, and its choices hold for this process and, written to a file, for the next.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def _fastest(problem: Problem, passes: tuple[Pass, ...], run: object) -> Row:
 
 def save(path: Path) -> None:
     """Write this process's choices to `path`, with the machine that they hold for."""
-    choices = [{"key": key, "tiles": [dataclasses.astuple(t) for t in row]} for key, row in choice.chosen.items()]
+    choices = [{"key": key, "tiles": row} for key, row in choice.chosen.items()]
     path.write_text(json.dumps({"machine": _machine(), "choices": choices}, indent=1) + "\n")
 
 
