@@ -16,9 +16,9 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Chromium, and what Triton compiles or interprets."""
+    """Mark what needs Chromium, what Triton compiles or interprets, and what goes through all tables on record."""
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-        if item.path.parent.name == "kernels":
-            item.add_marker(pytest.mark.compiler)
+        if folder_mark := {"kernels": "compiler", "records": "slow"}.get(item.path.parent.name):
+            item.add_marker(folder_mark)

@@ -13,6 +13,8 @@ from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.comparison import Accuracy, Comparison, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: str) -> str:
     return CliRunner().invoke(cli, ["accuracy", *args], catch_exceptions=False, standalone_mode=False).output

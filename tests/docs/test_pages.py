@@ -13,7 +13,11 @@ README = ROOT / "README.md"
 each_page = pytest.mark.parametrize("path", PAGES, ids=page_name)
 
 
-@each_page
+SLOW = ("docs/commands/accuracy.md", "docs/commands/explore.md", "docs/examples.md")  # they take seconds
+in_time = [pytest.param(path, marks=pytest.mark.slow) if page_name(path) in SLOW else path for path in PAGES]
+
+
+@pytest.mark.parametrize("path", in_time, ids=[*map(page_name, PAGES)])
 def test_page_reads_as_if_run_now(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert rerun(page) == page, f"run `python tests/transcripts.py {page_name(path)}` and look at what changed"

@@ -12,6 +12,8 @@ from memmodel.explorer.javascript import function
 from memmodel.explorer.page import SCRIPTS, explorer_page
 from memmodel.explorer.programs import ONES, structures
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: str) -> str:
     return CliRunner().invoke(cli, ["explore", *arguments], catch_exceptions=False, standalone_mode=False).output

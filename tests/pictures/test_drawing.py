@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib")
 from memmodel.report.figure import NARROW, WIDE, figure_of
 from memmodel.report.style import styled
 
+pytestmark = pytest.mark.slow
 ALL = ["naive", "naive-by-hand", "flash", "chunked", "compiled", "checkpointed"]
 
 

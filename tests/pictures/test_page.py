@@ -15,6 +15,7 @@ from memmodel.report.html_page import html_page, typeset
 from memmodel.report.markdown_page import markdown_page
 from memmodel.units import bytes_text
 
+pytestmark = pytest.mark.slow
 EVIL = '<script>alert(1)</script> & | `x` *y* \\"z\\" $1$'
 
 

@@ -17,6 +17,8 @@ from memmodel_validate.accuracy import accuracy
 from memmodel_validate.comparison import Comparison, summaries
 from memmodel_validate.ledger import Source
 
+pytestmark = pytest.mark.slow
+
 
 def loss(rows: list[Timed], calibration: Calibration, power: int) -> float:
     """Mean |log error| ** power of some rows."""
