@@ -24,10 +24,11 @@ class Device(NamedTuple):
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
         streams_gemm: matrix products run through cuBLAS, with its workspace.
-        resident_threads: SMs times threads per SM: it bounds the thread blocks that share one reduction (Reduce.cuh).
-            An A100's unless a GPU is given. 0: reductions take no scratch.
+        sms: streaming multiprocessors, an A100's unless a GPU is given; 0 on the CPU.
         arch: compute capability as one number (80 is 8.0), for the tiles of fused kernels; one that has tiles.
+        capability: the compute capability itself.
         threads: of the CPU, each of which sums into a buffer of its own.
+        deterministic: whether deterministic algorithms are demanded (torch.use_deterministic_algorithms).
     """
 
     name: str
@@ -37,13 +38,20 @@ class Device(NamedTuple):
     casts_in_kernels: bool
     softmax_reads_half: bool
     streams_gemm: bool
-    resident_threads: int
+    sms: int
     arch: int = 80
+    capability: int = 80
     threads: int = 1
+    deterministic: bool = False
+
+    @property
+    def resident_threads(self) -> int:
+        """Threads at once: they bound the thread blocks that share a reduction (Reduce.cuh); 0: no scratch for it."""
+        return self.sms * threads_per_sm(self.capability)
 
 
-CUDA = Device("cuda", True, True, True, True, True, True, resident_threads=108 * 2048)
-CPU = Device("cpu", False, False, False, False, False, False, resident_threads=0)
+CUDA = Device("cuda", True, True, True, True, True, True, sms=108)
+CPU = Device("cpu", False, False, False, False, False, False, sms=0)
 
 
 def threads_per_sm(arch: int) -> int:

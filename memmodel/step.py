@@ -5,7 +5,7 @@ Programs come from recording tensors and from the tracer alike.
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.cublas import workspace
-from memmodel.device import CUDA, Device, threads_per_sm
+from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import saved_bytes, step_phases, summary
@@ -20,13 +20,13 @@ STEPS = 3  # the first two fill the allocator's cache, the third is read
 
 
 def device_of(gpu: Gpu) -> Device:
-    """CUDA on this GPU: its tiles, and the SMs that bound the scratch of reductions; an A100's where not known."""
+    """CUDA on this GPU: its tiles, compute capability and SMs; an A100's where not known."""
     major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor
-    device = CUDA._replace(arch=arch if arch in FAMILY else CUDA.arch)
-    if "sm_count" not in gpu.values or not arch:
-        return device
-    return device._replace(resident_threads=gpu.sm_count * threads_per_sm(arch))
+    if not arch:
+        return CUDA
+    sms = gpu.sm_count if "sm_count" in gpu.values else CUDA.sms
+    return CUDA._replace(sms=sms, arch=arch if arch in FAMILY else CUDA.arch, capability=arch)
 
 
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:

@@ -11,7 +11,7 @@ from memmodel.report.tables import ROWS, tensor_sheet, verdict
 from memmodel.units import bytes_text, percent_text
 
 if TYPE_CHECKING:
-    from memmodel.tracer.result import Trace
+    from memmodel.tracer.result import AttentionKernel, Trace
 
 _LINES_SHOWN = 6
 
@@ -32,9 +32,19 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
             (a.change, bytes_text(a.live_peak_bytes), bytes_text(a.less_bytes), a.verified) for a in trace.advice
         ]
         yield below(Sheet("What would lower the live peak", ("change", ">to", ">less by", "verified"), changes))
+    if trace.attention:
+        yield below(Bullets("Attention kernels", [line for chosen in trace.attention for line in _attention(chosen)]))
     yield below(Bullets("Assumed", trace.notes))
     if trace.unknown:
         yield Bullets("Not known", [f"{op}: {what}" for op, what in trace.unknown.items()])
+
+
+def _attention(chosen: "AttentionKernel") -> Iterator[str]:
+    where = f" on {', '.join(chosen.lines[:4])}" if chosen.lines else ""
+    more = f" and {len(chosen.lines) - 4} more lines" if len(chosen.lines) > 4 else ""
+    yield f"{'plain operators' if chosen.kernel == 'math' else chosen.kernel}{where}{more}"
+    for kernel, reason, remedy in chosen.refused:
+        yield f"not {kernel}: {reason}; it would take {remedy}"
 
 
 def _numbers(trace: "Trace") -> Iterator[tuple[str, str]]:

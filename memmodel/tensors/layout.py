@@ -68,9 +68,12 @@ class Strided:
             self._strides = None
         return self._strides is None
 
-    def at_most(self, n: int) -> bool:
-        """Whether it has at most n elements, where that chooses a kernel; in letters, a condition of the formulas."""
-        return hint(self.numel()) <= n
+    def at_most(self, n: int, dim: int | None = None) -> bool:
+        """Whether it has at most n elements, or n along `dim`, where that chooses a kernel.
+
+        In letters it is a condition of the formulas.
+        """
+        return hint(self.numel() if dim is None else self.shape[dim]) <= n
 
     def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """Sizes, strides and offset as ints that stand for arrays and symbols, for decisions about layout."""

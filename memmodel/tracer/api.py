@@ -14,18 +14,18 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import last_step, phase_peaks, step_launches, summary
 from memmodel.origin import names
 from memmodel.program import Program
+from memmodel.rules.sdpa import Backends
 from memmodel.step import device_of, fits, memory_of, room_bytes, time_or_why
 from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
-from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.formulas.closed import Forms
 from memmodel.tracer.formulas.symbolic import hints
 from memmodel.tracer.job import Job
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.random_draws import RandomDraws, check_alike
-from memmodel.tracer.result import Largest, Trace
+from memmodel.tracer.result import Largest, Trace, attention_kernels
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.watch.run import Setting
@@ -129,6 +129,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         found.unknown,
         found.operators,
         (*_notes(job, program, unset, drew, graphs), *found.notes, *_left_out(job, program, forms), *no_time),
+        attention_kernels(found.choices),
         graphs,
         job.version,
         job.config,
@@ -150,7 +151,7 @@ def _largest(job: Job, over: str) -> Largest:
 
 
 def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
-    """What of each phase's peak the formulas do not have: reductions' scratch."""
+    """What of each phase's peak the formulas do not have: scratch that depends on how many SMs there are."""
     found: list[str] = []
     if forms is None:
         return found
@@ -158,7 +159,7 @@ def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
         shown = max(forms.value(branch.expression, job.sizes) for branch in branches)
         missing = int(phase_peaks(program)[phase]) - shown
         if missing > 0:
-            found.append(f"the formula of the {phase} peak leaves out {bytes_text(missing)} of reductions' scratch")
+            found.append(f"the formula of the {phase} peak leaves out {bytes_text(missing)} of scratch")
     return found
 
 

@@ -40,9 +40,9 @@ class Traced(Strided):
         """Whether it is row-major."""
         return bool(self.tensor.is_contiguous())
 
-    def at_most(self, n: int) -> bool:
-        """Whether it has at most n elements; a guard of its symbols."""
-        return bool(self.tensor.numel() <= n)
+    def at_most(self, n: int, dim: int | None = None) -> bool:
+        """Whether it has at most n elements, or n along `dim`; a guard of its symbols."""
+        return bool((self.tensor.numel() if dim is None else self.tensor.shape[dim]) <= n)
 
     def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """Sizes, strides and offset, at the hints of symbols."""

@@ -1,5 +1,6 @@
 """The result of a trace, as frozen data that renders itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,8 +10,10 @@ from memmodel.cublas import DEFAULT_TORCH
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import last_step
+from memmodel.origin import origin
 from memmodel.prediction import Memory, Time
-from memmodel.program import Mark, Program
+from memmodel.program import Mark, Program, Site
+from memmodel.rules.sdpa import Choice
 from memmodel.shown import Shown, rendered
 from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
@@ -31,6 +34,34 @@ class Largest(NamedTuple):
     first_failing: int | None
 
 
+class Refused(NamedTuple):
+    """A kernel that PyTorch tried first: why it does not take the call, and what would let it in."""
+
+    kernel: str
+    reason: str
+    remedy: str
+
+
+class AttentionKernel(NamedTuple):
+    """The kernel that calls of scaled_dot_product_attention take, on these lines ("FILE:LINE"); "math" is operators."""
+
+    kernel: str
+    lines: tuple[str, ...]
+    refused: tuple[Refused, ...]
+
+
+def attention_kernels(choices: Iterable[tuple[Choice, Site | None]]) -> tuple[AttentionKernel, ...]:
+    """The choices of a run, equal ones together."""
+    found: dict[tuple[str, tuple[Refused, ...]], dict[str, None]] = {}
+    for choice, site in choices:
+        refused = tuple(Refused(name, *why) for name, why in choice.refused.items())
+        lines = found.setdefault((choice.backend or "", refused), {})
+        place = origin(site)
+        if place is not None:
+            lines[f"{place.file.rpartition('/')[2]}:{place.line}"] = None
+    return tuple(AttentionKernel(kernel, tuple(lines), refused) for (kernel, refused), lines in found.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Trace(Shown):
     """The memory, work and time of one step of a user's function.
@@ -43,6 +74,7 @@ class Trace(Shown):
         forms: closed forms, None where there are none. why_no_forms: then, why.
         advice: changes that lower the peak, each verified on the events or by a trace. largest: size that fits.
             unknown: operator -> what is not known about it. notes: what else to know.
+        attention: the kernels that calls of scaled_dot_product_attention take.
         torch, config: the version and the allocator's settings that memory is for.
         graphs: what torch.compile made of it; None where it is traced as eager code.
     """
@@ -66,6 +98,7 @@ class Trace(Shown):
     unknown: dict[str, str]
     operators: int
     notes: tuple[str, ...]
+    attention: tuple[AttentionKernel, ...] = ()
     graphs: Graphs | None = None
     torch: str = DEFAULT_TORCH
     config: AllocatorConfig | None = None

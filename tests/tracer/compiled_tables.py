@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from memmodel.device import CUDA
 from memmodel.gpus import load_gpu
 from memmodel.program import Program
+from memmodel.rules.sdpa import Backends
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward
 from memmodel.tracer.compiled.watching import PlanWatcher
-from memmodel.tracer.corrections.sdpa import Backends
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.compiler import fresh_dynamo
 from memmodel.tracer.watch.functions import Functions

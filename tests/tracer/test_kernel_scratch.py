@@ -219,4 +219,4 @@ def test_what_the_formulas_leave_out_is_noted() -> None:
     assert found.forms is not None
     shown = max(found.forms.value(branch.expression, {"B": 8}) for branch in found.forms.peaks["backward"])
     assert found.memory.phase_peaks["backward"] == shown + scratch
-    assert "the formula of the backward peak leaves out 48.00 MiB of reductions' scratch" in found.notes
+    assert "the formula of the backward peak leaves out 48.00 MiB of scratch" in found.notes

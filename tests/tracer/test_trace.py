@@ -16,7 +16,6 @@ from memmodel.device import CUDA
 from memmodel.program import Alloc, Launch
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
-from memmodel.tracer.corrections.sdpa import Backends, Call, chosen
 from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
@@ -203,24 +202,6 @@ def test_a_step_with_its_optimizer_holds_two_states_per_parameter() -> None:
     assert list(found.memory.phase_peaks) == ["forward", "backward", "optimizer"]
     inputs = [e for e in found.program.events if isinstance(e, Alloc) and e.op == "zeros_like"]
     assert sum(int(e.nbytes) for e in inputs) == 2 * sum(4 * p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("dtype", "arch", "options", "kernel"),
-    [
-        (torch.bfloat16, 80, {}, "flash"),
-        (torch.bfloat16, 75, {}, "math"),
-        (torch.float16, 75, {}, "efficient"),
-        (torch.float32, 80, {}, "efficient"),
-        (torch.float64, 80, {}, "math"),
-        (torch.bfloat16, 90, {}, "cudnn"),
-        (torch.bfloat16, 80, {"attn_mask": torch.ones(16, 16, dtype=torch.bool)}, "efficient"),
-    ],
-)
-def test_which_attention_kernel(dtype: torch.dtype, arch: int, options: dict[str, Any], kernel: str) -> None:
-    """sdp_utils.cpp: flash for half precision from sm_80, efficient for masks and fp32, cuDNN first on sm_90."""
-    q = torch.empty(2, 3, 16, 32, dtype=dtype, device="meta")
-    assert chosen(Call(q, q, q, **options), Backends(arch, (2, 13))) == kernel
 
 
 def test_flash_keeps_output_and_log_sum_exp() -> None:

@@ -76,6 +76,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         watcher.forward_of,
         watcher.owners,
         tuple(watcher.notes),
+        watcher.choices,
     )
     plans = tuple(watcher.plans.values())
     return Compiled(found, plans, Graphs(tuple(plan.summary() for plan in plans), breaks, fused))

@@ -1,6 +1,6 @@
-"""`scaled_dot_product_attention` as CUDA runs it: which kernel, and how mask and head dim are prepared for it.
+"""`scaled_dot_product_attention` as CUDA runs it: how the kernel's operator is called, its mask and head dim prepared.
 
-Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (which kernel), attention.cpp (preparation). What the
+Source: aten/src/ATen/native/transformers/attention.cpp. Which kernel it is, `memmodel.rules.sdpa` decides; what the
 kernels allocate and compute is in `memmodel.rules.attention`.
 """
 
@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH, Mask, SdpaCall
+from memmodel.tracer.corrections.torch_types import kind_of, number
+
 aten = torch.ops.aten
-_HALF = (torch.float16, torch.bfloat16)
-CUDNN_UNKNOWN = "cuDNN's attention takes a workspace that no source states: counted as 0"
-EFFICIENT_UNKNOWN = "the workspace of efficient attention's backward is not modelled: counted as 0"
-
-
-class Backends(NamedTuple):
-    """What decides besides the arguments: compute capability as one number (80 is 8.0), torch's version."""
-
-    arch: int = 80
-    torch: tuple[int, int] = (2, 13)
 
 
 class Call(NamedTuple):
@@ -34,72 +27,67 @@ class Call(NamedTuple):
     scale: float | None = None
     enable_gqa: bool = False
 
+    @property
+    def needs_grad(self) -> bool:
+        """Whether query, key or value needs a gradient."""
+        return torch.is_grad_enabled() and any(x.requires_grad for x in (self.query, self.key, self.value))
 
-def chosen(call: Call, backends: Backends) -> str:
-    """The kernel that CUDA takes: "flash", "efficient", "cudnn" or "math"."""
-    enabled: Any = torch.backends.cuda
-    order = ["flash", "efficient", "math"]
-    if backends.arch in (90, 100) and backends.torch >= (2, 11):
-        order.insert(0, "cudnn")
-    allowed = {
-        "flash": enabled.flash_sdp_enabled() and _flash_takes(call, backends),
-        "efficient": enabled.mem_efficient_sdp_enabled() and _efficient_takes(call, backends),
-        "cudnn": enabled.cudnn_sdp_enabled() and _cudnn_takes(call),
-        "math": True,
+    def described(self) -> SdpaCall:
+        """The call as the choice of a backend reads it, at the hints of symbols."""
+        q, k, v = given = self.query, self.key, self.value
+        return SdpaCall(
+            _sizes(q),
+            _sizes(k),
+            _sizes(v),
+            kind_of(q.dtype),
+            None if self.attn_mask is None else _mask(self.attn_mask),
+            self.dropout_p,
+            self.is_causal,
+            self.enable_gqa,
+            needs_grad=self.needs_grad,
+            deterministic=deterministic(),
+            unit_stride=all(number(x.stride(-1)) == 1 for x in given),
+            aligned=all(number(x.storage_offset()) * x.element_size() % 16 == 0 for x in given),
+        )
+
+
+def deterministic() -> bool:
+    """Whether deterministic algorithms are demanded, not only warned about."""
+    return torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def enabled() -> frozenset[str]:
+    """The backends that `sdpa_kernel` and the switches of torch.backends.cuda leave on."""
+    switches: Any = torch.backends.cuda
+    on = {
+        FLASH: switches.flash_sdp_enabled(),
+        EFFICIENT: switches.mem_efficient_sdp_enabled(),
+        CUDNN: switches.cudnn_sdp_enabled(),
+        MATH: switches.math_sdp_enabled(),
     }
-    return next(name for name in order if allowed[name])
+    return frozenset(name for name, taken in on.items() if taken)
 
 
 def _sizes(x: Tensor) -> tuple[int, ...]:
-    return tuple(int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in x.shape)
+    return tuple(map(number, x.shape))
 
 
-def _flash_takes(call: Call, backends: Backends) -> bool:
-    q, k, v = _sizes(call.query), _sizes(call.key), _sizes(call.value)
-    return (
-        len(q) == 4
-        and backends.arch >= 80
-        and call.query.dtype in _HALF
-        and call.attn_mask is None
-        and q[-1] == k[-1] == v[-1] <= 256
-        and (not call.is_causal or q[-2] == k[-2])
-        and (q[1] == k[1] or call.enable_gqa)
-    )
-
-
-def _efficient_takes(call: Call, backends: Backends) -> bool:
-    q, k, v = _sizes(call.query), _sizes(call.key), _sizes(call.value)
-    half = call.query.dtype in _HALF
-    if len(q) != 4 or q[1] != k[1] or call.query.dtype is torch.float64:
-        return False
-    if call.query.dtype is torch.bfloat16 and backends.arch < 80:
-        return False
-    unit = 8 if half else 4 if backends.arch >= 80 else 1
-    needs_mask_gradient = call.attn_mask is not None and call.attn_mask.requires_grad
-    return q[-1] % unit == 0 and v[-1] % unit == 0 and not needs_mask_gradient
-
-
-def _cudnn_takes(call: Call) -> bool:
-    q, v = _sizes(call.query), _sizes(call.value)
-    return len(q) == 4 and call.query.dtype in _HALF and q[-1] % 8 == v[-1] % 8 == 0 and max(q[-1], v[-1]) <= 128
+def _mask(x: Tensor) -> Mask:
+    return Mask(_sizes(x), kind_of(x.dtype), x.requires_grad, number(x.stride(-1)) if x.dim() else 1)
 
 
 def run(call: Call, kernel: str) -> Tensor:
     """The call, by that kernel's operator (not "math")."""
     q, k, v = call.query, call.key, call.value
-    if kernel == "flash":
+    if kernel == FLASH:
         return _flash(call)
-    bias = _bias(call)
-    records = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if kernel == "efficient":
-        out: Tensor = aten._scaled_dot_product_efficient_attention(
-            q, k, v, bias, records, call.dropout_p, call.is_causal, scale=call.scale
-        )[0]
-        return out
-    results = aten._scaled_dot_product_cudnn_attention(
-        q, k, v, bias, records, call.dropout_p, call.is_causal, False, scale=call.scale
-    )
-    return results[0]  # type: ignore[no-any-return]
+    shared = q, k, v, _bias(call, kernel), call.needs_grad, call.dropout_p, call.is_causal
+    out: Tensor
+    if kernel == EFFICIENT:
+        out = aten._scaled_dot_product_efficient_attention(*shared, scale=call.scale)[0]
+    else:
+        out = aten._scaled_dot_product_cudnn_attention(*shared, False, scale=call.scale)[0]
+    return out
 
 
 def _flash(call: Call) -> Tensor:
@@ -117,18 +105,23 @@ def _flash(call: Call) -> Tensor:
     return out[..., :head_dim] if missing else out
 
 
-def _bias(call: Call) -> Tensor | None:
-    """A bool mask as numbers to add, in memory whose rows are multiples of 16 elements."""
+def _bias(call: Call, kernel: str) -> Tensor | None:
+    """The mask as numbers to add (convert_boolean_attn_mask), expanded to the scores.
+
+    Efficient attention reads rows that begin at multiples of 8 elements: others are copied, padded (pad_bias).
+    """
     mask = call.attn_mask
     if mask is None:
         return None
     if mask.dtype is torch.bool:
-        bias = torch.zeros_like(mask, dtype=call.query.dtype)
-        bias.masked_fill_(mask.logical_not(), float("-inf"))
-        mask = bias
-    missing = -_sizes(mask)[-1] % 16
-    if missing:
+        kind = call.query.dtype
+        mask = torch.where(mask, torch.scalar_tensor(0.0, dtype=kind), torch.scalar_tensor(float("-inf"), dtype=kind))
+    if kernel == EFFICIENT and not _rows_aligned(mask):
         keys = mask.shape[-1]
-        mask = torch.nn.functional.pad(mask, (0, missing))[..., :keys]
-    shape = (call.query.shape[0], call.query.shape[1], call.query.shape[2], call.key.shape[2])
-    return mask.expand(shape)
+        mask = torch.nn.functional.pad(mask, (0, 8 - _sizes(mask)[-1] % 8))[..., :keys]
+    return mask.expand(call.query.shape[0], call.query.shape[1], call.query.shape[2], call.key.shape[2])
+
+
+def _rows_aligned(mask: Tensor) -> bool:
+    *outer, last = map(number, mask.stride())
+    return last == 1 and not any(step % 8 for step in outer)

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from memmodel.errors import UsageError
+from memmodel.rules.sdpa import MATH, Backends, choose
 from memmodel.tracer.corrections.fast_paths import FAST_PATH, RECURRENT
 from memmodel.tracer.corrections.folded_matmul import PLAIN_SIZES, folded, folds
 from memmodel.tracer.corrections.rms_norm import FUSED_SINCE, rms_norm
-from memmodel.tracer.corrections.sdpa import CUDNN_UNKNOWN, EFFICIENT_UNKNOWN, Backends, Call, chosen, run
+from memmodel.tracer.corrections.sdpa import Call, enabled, run
 from memmodel.tracer.private.dispatch import (
     IS_CPU,
     IS_CUDA,
@@ -45,8 +47,8 @@ class Functions(TorchFunctionMode):
     def __init__(self, watcher: Watcher, backends: Backends) -> None:
         super().__init__()
         self.watcher = watcher
-        self.backends = backends
         self.cuda = watcher.device.name == "cuda"
+        self.backends = backends if self.cuda else backends._replace(arch=0)
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         if self.cuda:
@@ -93,15 +95,18 @@ class Functions(TorchFunctionMode):
                 yield torch.nn.functional, "rms_norm", _rms_norm
 
     def attention(self, *args: Any, **kwargs: Any) -> Any:
-        """`scaled_dot_product_attention` by the kernel that the device would choose."""
+        """`scaled_dot_product_attention` by the kernel that the device would choose.
+
+        Raises UsageError where the user's switches leave no kernel that takes the call.
+        """
         call = Call(*args, **kwargs)
-        kernel = chosen(call, self.backends) if self.cuda else "math"
-        if kernel == "cudnn":
-            self.watcher.unknown["aten::_scaled_dot_product_cudnn_attention"] = CUDNN_UNKNOWN
-        elif kernel == "efficient":
-            self.watcher.unknown["aten::_scaled_dot_product_efficient_attention_backward"] = EFFICIENT_UNKNOWN
-        if kernel != "math":
-            return run(call, kernel)
+        choice = choose(call.described(), self.backends, enabled())
+        if choice.backend is None:
+            reasons = "; ".join(f"{name}: {refusal.reason}" for name, refusal in choice.refused.items())
+            raise UsageError(f"no backend takes this scaled_dot_product_attention: {reasons}")
+        self.watcher.note_choice(choice)
+        if self.cuda and choice.backend != MATH:
+            return run(call, choice.backend)
         with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
             return _SDPA(*args, **kwargs)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from memmodel.device import Device
 from memmodel.errors import UsageError, unknown
 from memmodel.program import Program, Release, Save, Site
-from memmodel.tracer.corrections.sdpa import Backends
+from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.specs import Input
@@ -54,6 +54,7 @@ class Traced(NamedTuple):
         forward_of: storage made in backward -> the line whose backward it is.
         owners: which parameter each storage and kernel comes from.
         notes: what to know about how the code was taken.
+        choices: the kernels that attention takes, and where.
     """
 
     program: Program
@@ -63,6 +64,7 @@ class Traced(NamedTuple):
     forward_of: dict[int, Site]
     owners: Owners
     notes: tuple[str, ...] = ()
+    choices: Sequence[tuple[Choice, Site | None]] = ()
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -85,8 +87,16 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
         )
-    notes = tuple(watcher.notes)
-    return Traced(program, watcher.unknown, watcher.operators, watcher.uses, watcher.forward_of, watcher.owners, notes)
+    return Traced(
+        program,
+        watcher.unknown,
+        watcher.operators,
+        watcher.uses,
+        watcher.forward_of,
+        watcher.owners,
+        tuple(watcher.notes),
+        watcher.choices,
+    )
 
 
 class Run:

@@ -21,8 +21,10 @@ from memmodel.device import Device
 from memmodel.errors import UsageError
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
+from memmodel.rules.sdpa import Choice
 from memmodel.tracer.corrections.composites import COMPOSITES
 from memmodel.tracer.corrections.in_place import in_place_result, is_accumulation, laid_out, use_counts_alone
+from memmodel.tracer.corrections.sdpa import deterministic
 from memmodel.tracer.corrections.symbols import computed
 from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
 from memmodel.tracer.corrections.type_checks import check_types
@@ -51,6 +53,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         events: of the program, as in `memmodel.program.Program`.
         unknown: operator -> what is not known about it ("work", "scratch").
         notes: what to know about how the code was taken, each once.
+        choices: the kernels that attention took, each with the place of its first call on a line.
         backward: whether autograd's engine runs now.
         operators: how many were seen.
     """
@@ -65,6 +68,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.unknown: dict[str, str] = {}
         self.notes: dict[str, None] = {}
+        self.choices: list[tuple[Choice, Site | None]] = []
         self.backward = False
         self.operators = 0
         self.paused = False
@@ -109,6 +113,12 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
         finally:
             self.paused = False
+
+    def note_choice(self, choice: Choice) -> None:
+        """Attention takes this kernel here."""
+        made = choice, self.site()
+        if made not in self.choices:
+            self.choices.append(made)
 
     def note_thread(self) -> None:
         """A tensor was used in another thread."""
@@ -223,7 +233,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_view(func):
             self._born_each(tensors_in(out), op, label)
         elif tensors_in((args, kwargs, out)):
-            call = call_of(func, args, kwargs, out, self.device, lambda x: self.key_of(x) is None)
+            device = self.device._replace(deterministic=True) if deterministic() else self.device
+            call = call_of(func, args, kwargs, out, device, lambda x: self.key_of(x) is None)
             self._play(steps_of(func, call, args, kwargs, out), call, name_of(func), label)
         self._used(args, kwargs, out)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from memmodel.tracer.corrections.sdpa import Backends
+from memmodel.rules.sdpa import Backends
 from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
 from memmodel.tracer.private.patches import Hooks, patched
 from memmodel.tracer.watch.functions import Functions

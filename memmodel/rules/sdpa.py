@@ -1,0 +1,334 @@
+"""Which kernel `scaled_dot_product_attention` takes, why it takes no better one, and what would let that one in.
+
+PyTorch tries its backends in order, and takes the first whose filters all pass. The filters below stand in the order in
+which PyTorch asks them, so that the reason given is the one of its own warning.
+
+Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, sdp_utils_cpp.h (filters that backends share) and
+sdp_utils_cpp.cpp (the CPU). Tensors are dense: nested ones have filters of their own. The cuDNN is the one that the
+release's default wheel brings.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from memmodel.dtypes import DType, bfloat16, float16, float32, float64
+
+FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
+ALL = frozenset((FLASH, EFFICIENT, CUDNN, MATH))
+_MOST_BLOCKS = 65_535  # thread blocks of a grid in y and z: CUDA C++ Programming Guide, technical specifications
+
+
+class Mask(NamedTuple):
+    """An attention mask: its shape before it is expanded, whether a gradient flows into it, its last stride."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    needs_grad: bool = False
+    last_stride: int = 1
+
+
+class SdpaCall(NamedTuple):
+    """A call of `scaled_dot_product_attention`, as far as the choice of a backend looks at it.
+
+    Attributes:
+        query, key, value: shapes, (batch, heads, length, head dim).
+        dtype: of all three.
+        mask, dropout, causal, gqa: the arguments attn_mask, dropout_p, is_causal and enable_gqa.
+        needs_grad: whether query, key or value needs a gradient. The mask's is told by the mask.
+        deterministic: whether deterministic algorithms are demanded, not only warned about.
+        unit_stride: whether the elements of each head are neighbours in memory.
+        aligned: whether query, key and value begin at multiples of 16 bytes of their storages.
+    """
+
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    value: tuple[int, ...]
+    dtype: DType
+    mask: Mask | None = None
+    dropout: float = 0.0
+    causal: bool = False
+    gqa: bool = False
+    needs_grad: bool = False
+    deterministic: bool = False
+    unit_stride: bool = True
+    aligned: bool = True
+
+    @property
+    def head_dims(self) -> tuple[int, int, int]:
+        """Of query, key and value."""
+        return self.query[-1], self.key[-1], self.value[-1]
+
+
+class Backends(NamedTuple):
+    """What a call is chosen for: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version."""
+
+    arch: int = 80
+    torch: tuple[int, int] = (2, 13)
+
+
+class Refusal(NamedTuple):
+    """Why a backend does not take a call, and what would let it in."""
+
+    reason: str
+    remedy: str
+
+
+class Choice(NamedTuple):
+    """The backend that takes a call, None where none does; and why each one tried before it does not."""
+
+    backend: str | None
+    refused: dict[str, Refusal]
+
+
+Filter = Callable[[SdpaCall, Backends], Refusal | None]
+
+
+def choose(call: SdpaCall, backends: Backends, enabled: Collection[str] = ALL) -> Choice:
+    """The choice for a call, among the backends that the user's switches leave enabled."""
+    refused: dict[str, Refusal] = {}
+    for name in order(backends):
+        refusal = _refusal(name, call, backends, enabled)
+        if refusal is None:
+            return Choice(name, refused)
+        refused[name] = refusal
+    return Choice(None, refused)
+
+
+def order(backends: Backends) -> tuple[str, ...]:
+    """The backends in the order in which they are tried; one after "math" is reached where math is switched off.
+
+    cuDNN comes first on GPUs of compute capability 9.0 and 10.x whose cuDNN is new enough: above 9.9 for torch 2.9,
+    above 9.15 since, which wheels bring from 2.11 on (pytorch/pytorch#162073, #170800, #171627).
+    """
+    arch, torch = backends
+    if not arch:
+        return FLASH, MATH
+    first = (90, 100, 103) if torch >= (2, 11) else (90, 100) if torch == (2, 9) else ()
+    if arch in first:
+        return CUDNN, FLASH, EFFICIENT, MATH
+    return (FLASH, EFFICIENT, MATH) if torch < (2, 5) else (FLASH, EFFICIENT, MATH, CUDNN)
+
+
+def _refusal(name: str, call: SdpaCall, backends: Backends, enabled: Collection[str]) -> Refusal | None:
+    if name not in enabled:
+        return Refusal("it is switched off", "the switch of sdpa_kernel or torch.backends.cuda on")
+    filters = _ON_CPU if not backends.arch else _FILTERS[name]
+    refusals = (refuses(call, backends) for refuses in (filters if name != MATH else ()))
+    return next((refusal for refusal in refusals if refusal), None)
+
+
+def _rank(call: SdpaCall, _: Backends) -> Refusal | None:
+    ranks = {len(call.query), len(call.key), len(call.value)}
+    if ranks == {4}:
+        return None
+    return Refusal(f"it takes four dimensions, not {max(ranks - {4})}", "tensors of (batch, heads, length, head dim)")
+
+
+def _no_mask(call: SdpaCall, _: Backends) -> Refusal | None:
+    return Refusal("it takes no attn_mask", "is_causal=True, or no mask") if call.mask else None
+
+
+def _equal_head_dims(call: SdpaCall, _: Backends) -> Refusal | None:
+    if len(set(call.head_dims)) == 1:
+        return None
+    q, k, v = call.head_dims
+    return Refusal(f"it takes one head dim, not {q}, {k} and {v}", "query, key and value padded to one head dim")
+
+
+def _flash_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
+    if call.value[-1] > 256 or call.query[-1] > 256:
+        return Refusal(f"its head dims end at 256, this is {max(call.head_dims)}", "a head dim of 256 or less")
+    return _equal_head_dims(call, backends)
+
+
+def _from_sm80(_: SdpaCall, backends: Backends) -> Refusal | None:
+    return None if 80 <= backends.arch <= 121 else _capability("8.0", backends)
+
+
+def _from_sm50(_: SdpaCall, backends: Backends) -> Refusal | None:
+    return None if 50 <= backends.arch <= 121 else _capability("5.0", backends)
+
+
+def _capability(least: str, backends: Backends) -> Refusal:
+    own = "{}.{}".format(*divmod(backends.arch, 10))
+    return Refusal(f"it needs compute capability {least} to 12.1, this is {own}", "another GPU")
+
+
+def _flash_training(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120: its backward needs more shared memory."""
+    small = 86 <= backends.arch <= 89 or backends.arch in (120, 121)
+    d = call.query[-1]
+    if not (call.needs_grad and small and (192 < d <= 224 or (d > 224 and call.dropout > 0))):
+        return None
+    remedy = "a head dim of 192 or less" if d <= 224 else "no dropout, or a head dim of 192 or less"
+    return Refusal(f"on this GPU it does not train a head dim of {d}{' with dropout' if d > 224 else ''}", remedy)
+
+
+def _flash_causal(call: SdpaCall, _: Backends) -> Refusal | None:
+    n, m = call.query[-2], call.key[-2]
+    if not call.causal or n == m:
+        return None
+    return Refusal(
+        f"is_causal is taken for equal lengths alone, these are {n} and {m}", "as many keys as queries, or no is_causal"
+    )
+
+
+def _half(call: SdpaCall, backends: Backends) -> Refusal | None:
+    return _dtype(call, (float16, bfloat16) if backends.arch >= 80 else (float16,))
+
+
+def _efficient_dtype(call: SdpaCall, backends: Backends) -> Refusal | None:
+    return _dtype(call, (float16, float32, bfloat16) if backends.arch >= 80 else (float16, float32))
+
+
+def _cpu_dtype(call: SdpaCall, _: Backends) -> Refusal | None:
+    return _dtype(call, (float32, float64, bfloat16, float16))
+
+
+def _dtype(call: SdpaCall, taken: tuple[DType, ...]) -> Refusal | None:
+    names = " or ".join(kind.name for kind in taken)
+    return None if call.dtype in taken else Refusal(f"it takes {names}, not {call.dtype}", names)
+
+
+def _grouped_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
+    q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
+    if not call.gqa:
+        return _equal_heads(call, backends)
+    return _batches(call) or (None if k == v and q % k == 0 else _uneven(q, k, v))
+
+
+def _cudnn_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
+    q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
+    if not call.gqa:
+        return _equal_heads(call, backends)
+    return _batches(call) or (None if q % k == q % v == 0 else _uneven(q, k, v))
+
+
+def _uneven(q: int, k: int, v: int) -> Refusal:
+    return Refusal(f"{q} query heads cannot share {k} key and {v} value heads", "head counts that divide the query's")
+
+
+def _equal_heads(call: SdpaCall, _: Backends) -> Refusal | None:
+    q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
+    if q == k == v:
+        return _batches(call)
+    return Refusal(
+        f"it takes as many key and value heads as query heads, these are {q}, {k} and {v}",
+        "key and value repeated for each query head" if call.gqa else "enable_gqa=True, or key and value repeated",
+    )
+
+
+def _batches(call: SdpaCall) -> Refusal | None:
+    sizes = [shape[0] for shape in (call.query, call.key, call.value)]
+    if len(set(sizes)) == 1:
+        return None
+    return Refusal("it takes one batch size, not {}, {} and {}".format(*sizes), "key and value expanded to the batch")
+
+
+def _lengths(call: SdpaCall, _: Backends) -> Refusal | None:
+    empty = 0 in (call.query[-2], call.key[-2])
+    return Refusal("a sequence is empty", "sequences of one token or more") if empty else None
+
+
+def _unit_stride(call: SdpaCall, backends: Backends) -> Refusal | None:
+    return None if call.query[-1] == 1 and not call.mask else _unit_stride_always(call, backends)
+
+
+def _unit_stride_always(call: SdpaCall, backends: Backends) -> Refusal | None:
+    if not call.unit_stride:
+        return Refusal("the last dimension is not contiguous", "query, key and value made contiguous")
+    if backends.arch and call.mask and call.mask.last_stride != 1:
+        return Refusal("the mask's last dimension is not contiguous", "the mask made contiguous")
+    return None
+
+
+def _efficient_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """check_head_dim_size_mem_efficient, with minimum_gemm_alignment."""
+    q, k, v = call.head_dims
+    half = call.dtype.itemsize == 2
+    unit = (8 if half else 4) if backends.arch >= 80 else (8 if half and backends.arch >= 70 else 1)
+    if q == k and not (q % unit or v % unit) and q and v:
+        return None
+    if q != k:
+        return Refusal(f"query and key differ in head dim, {q} and {k}", "query and key of one head dim")
+    return Refusal(f"its head dims are multiples of {unit}, these are {q} and {v}", f"padding to a multiple of {unit}")
+
+
+def _efficient_offset(call: SdpaCall, backends: Backends) -> Refusal | None:
+    if call.aligned or backends.arch < 80 or backends.torch < (2, 13):
+        return None
+    return Refusal("a tensor begins at no multiple of 16 bytes", "a copy (clone) of the view")
+
+
+def _mask_shape(call: SdpaCall, _: Backends) -> Refusal | None:
+    """check_attn_mask_shape: each size is the scores' or 1; two dimensions or four."""
+    if call.mask is None:
+        return None
+    if call.mask.needs_grad:
+        return Refusal("the mask gets a gradient", "a mask without one (detach)")
+    scores = (*call.query[:2], call.query[-2], call.key[-2])
+    fitting = len(call.mask.shape) in (2, 4) and all(
+        own in (1, size) for own, size in zip(call.mask.shape[::-1], scores[::-1], strict=False)
+    )
+    if fitting:
+        return None
+    return Refusal(f"a mask of {call.mask.shape} does not fit", "a mask of (1 or batch, 1 or heads, queries, keys)")
+
+
+def _cudnn_deterministic(call: SdpaCall, _: Backends) -> Refusal | None:
+    return Refusal("it is not deterministic", "use_deterministic_algorithms(False)") if call.deterministic else None
+
+
+def _cudnn_shapes(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """check_cudnn_tensor_shapes; a grid's limit for batch and heads."""
+    if max(call.query[:2]) > _MOST_BLOCKS:
+        return Refusal(f"batch and heads end at {_MOST_BLOCKS:,}", "a smaller batch")
+    d, v = call.query[-1], call.value[-1]
+    most = _cudnn_most(d, v, backends)
+    if max(d, v) > most:
+        return Refusal(f"its head dims end at {most}, these are {d} and {v}", f"head dims of {most} or less")
+    if d % 8 or v % 8:
+        return Refusal(f"its head dims are multiples of 8, these are {d} and {v}", "padding to a multiple of 8")
+    if call.key[-2] == 1:
+        return Refusal("there is one key", "two keys or more")
+    if call.query[-2] == 1 and call.dropout:
+        return Refusal("there is one query, with dropout", "no dropout")
+    return None
+
+
+def _cudnn_most(head_dim: int, value_dim: int, backends: Backends) -> int:
+    if backends.arch == 90 and backends.torch >= (2, 9):
+        return 256
+    deepseek = backends.arch // 10 == 10 and backends.torch >= (2, 11) and (head_dim, value_dim) == (192, 128)
+    return 192 if deepseek else 128
+
+
+def _cudnn_dropout(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """pytorch/pytorch#174245: the kernel draws in sixteenths."""
+    if backends.torch < (2, 12) or (16 * call.dropout).is_integer():
+        return None
+    return Refusal(f"its dropout is a multiple of 1/16, this is {call.dropout:g}", "a multiple of 1/16, such as 0.125")
+
+
+def _no_dropout(call: SdpaCall, _: Backends) -> Refusal | None:
+    return Refusal("it has no dropout", "dropout_p=0") if call.dropout else None
+
+
+_FILTERS: dict[str, tuple[Filter, ...]] = {
+    FLASH: (
+        _rank, _no_mask, _flash_head_dim, _from_sm80, _flash_training, _flash_causal, _half, _grouped_heads, _lengths,
+        _unit_stride,
+    ),
+    EFFICIENT: (
+        _from_sm50, _rank, _efficient_head_dim, _lengths, _unit_stride_always, _equal_heads, _efficient_offset,
+        _efficient_dtype,
+    ),
+    CUDNN: (
+        _rank, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _lengths, _unit_stride, _cudnn_heads,
+        _cudnn_shapes, _cudnn_dropout,
+    ),
+    MATH: (),
+}  # fmt: skip
+_ON_CPU: tuple[Filter, ...] = (
+    _no_dropout, _rank, _grouped_heads, _mask_shape, _equal_head_dims, _lengths, _unit_stride_always, _cpu_dtype,
+)  # fmt: skip

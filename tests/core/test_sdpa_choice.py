@@ -1,0 +1,151 @@
+"""Which kernel scaled_dot_product_attention takes: against sdp_utils.cpp written down once more, and PyTorch's choice.
+
+The second writing is by property of the call, not by filter: for each backend, everything that has to hold at once.
+"""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from memmodel.dtypes import bfloat16, float16, float32, float64
+from memmodel.rules.sdpa import Backends, Mask, Refusal, SdpaCall, choose
+
+DTYPES = (float16, bfloat16, float32, float64)
+ARCHES = (70, 75, 80, 86, 89, 90, 100, 120)
+VERSIONS = ((2, 6), (2, 9), (2, 11), (2, 13))
+HEAD_DIMS = (8, 16, 20, 64, 72, 80, 96, 128, 160, 192, 200, 224, 256, 320, 512)
+
+
+def sampled_calls(count: int) -> list[SdpaCall]:
+    """Calls with at most two things out of the ordinary, so that each filter decides some of them."""
+    draw = random.Random(20)
+    found = []
+    for _ in range(count):
+        d, n = draw.choice(HEAD_DIMS), draw.choice((1, 16, 128, 1000))
+        q = k = v = (2, 8, n, d)
+        call = SdpaCall(q, k, v, draw.choice(DTYPES[:3]), needs_grad=draw.random() < 0.5)
+        for change in draw.sample(range(12), draw.choice((0, 1, 1, 2))):
+            m = draw.choice((0, 1, 64, n))
+            call = call._replace(
+                **(
+                    {"mask": Mask((2, 1, n, call.key[2]), bfloat16)},
+                    {"mask": Mask((n, call.key[2]), call.dtype, needs_grad=True)},
+                    {"mask": Mask((8, n, call.key[2]), call.dtype)},
+                    {"mask": Mask((n, call.key[2]), call.dtype, last_stride=0)},
+                    {"dropout": draw.choice((0.1, 0.125, 0.5))},
+                    {"key": (2, 2, n, d), "value": (2, 2, n, d), "gqa": draw.random() < 0.8},
+                    {"key": (2, 8, m, d), "value": (2, 8, m, d), "causal": draw.random() < 0.5},
+                    {"causal": True},
+                    {"value": (*call.value[:3], 128)},
+                    {"deterministic": True},
+                    {"unit_stride": False},
+                    {"key": (1, *call.key[1:]), "dtype": float64},
+                )[change]
+            )
+        found.append(call)
+    return found
+
+
+def expected(call: SdpaCall, arch: int, torch_version: tuple[int, int]) -> str:
+    """The backend, from sdp_utils.cpp, by everything that has to hold of a call."""
+    (b, h, n, d), (bk, hk, m, dk), (bv, hv, _, dv) = call.query, call.key, call.value
+    half = call.dtype in ((float16, bfloat16) if arch >= 80 else (float16,))
+    common = b == bk == bv and n > 0 and m > 0
+    straight = call.unit_stride and (call.mask is None or call.mask.last_stride == 1)
+    small_shared_memory = arch in (86, 89, 120)
+    untrained = small_shared_memory and call.needs_grad and (192 < d <= 224 or (d > 224 and call.dropout > 0))
+    shape = call.mask.shape if call.mask else ()
+    fits = call.mask is None or (not call.mask.needs_grad and shape in ((n, m), (2, 1, n, m)))
+    widest = 256 if arch == 90 and torch_version >= (2, 9) else 128
+    if arch == 100 and torch_version >= (2, 11) and (d, dv) == (192, 128):
+        widest = 192
+    multiple = (8 if half or call.dtype.itemsize == 2 else 4) if arch >= 80 else (8 if call.dtype.itemsize == 2 else 1)
+    takes = {
+        "flash": common and straight and half and arch >= 80 and call.mask is None and d == dk == dv <= 256
+        and not untrained and not (call.causal and n != m) and (h == hk == hv or (call.gqa and hk == hv)),
+        "efficient": common and straight and h == hk == hv and d == dk and d % multiple == 0 and dv % multiple == 0
+        and call.dtype is not float64 and (call.dtype is not bfloat16 or arch >= 80),
+        "cudnn": common and straight and half and fits and (h == hk or call.gqa) and not call.deterministic
+        and arch >= 80 and max(d, dv) <= widest and d % 8 == dv % 8 == 0 and m > 1 and (n > 1 or not call.dropout)
+        and (torch_version < (2, 12) or call.dropout * 16 == int(call.dropout * 16)),
+        "math": True,
+    }  # fmt: skip
+    first = {(2, 6): (), (2, 9): (90, 100), (2, 11): (90, 100), (2, 13): (90, 100)}[torch_version]
+    tried = ["cudnn"] * (arch in first) + ["flash", "efficient", "math"]
+    return next(name for name in tried if takes[name])
+
+
+def test_choices_follow_the_source() -> None:
+    """450 calls on 8 architectures by 4 versions; each kernel is taken by hundreds."""
+    taken: Counter[str] = Counter()
+    for call in sampled_calls(450):
+        for arch in ARCHES:
+            for version in VERSIONS:
+                choice = choose(call, Backends(arch, version))
+                assert choice.backend == expected(call, arch, version), (call, arch, version)
+                taken[str(choice.backend)] += 1
+    assert set(taken) == {"flash", "efficient", "cudnn", "math"}
+    assert min(taken.values()) > 400
+
+
+Q = (1, 32, 4096, 128)
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes", "kernel", "refused"),
+    [
+        (80, {"mask": Mask((1, 1, 4096, 4096), bfloat16, needs_grad=True)}, "efficient", {"flash": "attn_mask"}),
+        (90, {"mask": Mask((4096, 4096), bfloat16, needs_grad=True)}, "efficient", {"cudnn": "gradient"}),
+        (90, {"deterministic": True}, "flash", {"cudnn": "deterministic"}),
+        (90, {"dropout": 0.1}, "flash", {"cudnn": "1/16"}),
+        (90, {"dropout": 0.125}, "cudnn", {}),
+        (90, {"key": (1, 32, 1, 128), "value": (1, 32, 1, 128)}, "flash", {"cudnn": "one key"}),
+        (103, {}, "cudnn", {}),
+        (89, {"query": (*Q[:3], 224), "key": (*Q[:3], 224), "value": (*Q[:3], 224), "needs_grad": True}, "efficient",
+         {"flash": "does not train a head dim of 224"}),
+        (80, {"key": (1, 8, 4096, 128), "value": (1, 8, 4096, 128), "gqa": True, "mask": Mask((4096, 4096), bfloat16)},
+         "math", {"flash": "attn_mask", "efficient": "as many key and value heads"}),
+    ],
+)  # fmt: skip
+def test_the_first_reason_of_each_better_kernel(
+    arch: int, changes: dict[str, Any], kernel: str, refused: dict[str, str]
+) -> None:
+    choice = choose(SdpaCall(Q, Q, Q, bfloat16)._replace(**changes), Backends(arch))
+    assert choice.backend == kernel
+    for name, words in refused.items():
+        assert words in choice.refused[name].reason
+    assert all(refusal.remedy for refusal in choice.refused.values())
+
+
+def test_a_call_that_no_kernel_takes_names_all_reasons() -> None:
+    choice = choose(SdpaCall(Q, Q, Q, float64), Backends(80), enabled={"flash", "efficient"})
+    assert choice.backend is None
+    assert list(choice.refused) == ["flash", "efficient", "math", "cudnn"]
+    assert choice.refused["math"] == Refusal("it is switched off", choice.refused["cudnn"].remedy)
+
+
+def test_on_the_cpu_pytorch_takes_the_same() -> None:
+    """PyTorch is asked for its own choice (_fused_sdp_choice), on tensors of these shapes."""
+    names = {0: "math", 1: "flash"}
+    seen = set()
+    for call in sampled_calls(450):
+        q, k, v = (_tensor(shape, call) for shape in (call.query, call.key, call.value))
+        mask = call.mask and torch.zeros(call.mask.shape, dtype=_torch(call.mask.dtype)).requires_grad_(
+            call.mask.needs_grad
+        )
+        theirs = names[torch._fused_sdp_choice(q, k, v, mask, call.dropout, call.causal, enable_gqa=call.gqa)]
+        assert choose(call, Backends(0)).backend == theirs, call
+        seen.add(theirs)
+    assert seen == {"math", "flash"}
+
+
+def _torch(kind: Any) -> Any:
+    return getattr(torch, kind.name)
+
+
+def _tensor(shape: tuple[int, ...], call: SdpaCall) -> torch.Tensor:
+    wide = torch.empty(*shape[:3], shape[3] * (1 if call.unit_stride else 2), dtype=_torch(call.dtype))
+    return wide if call.unit_stride else wide[..., ::2]
