@@ -55,7 +55,8 @@ def test_documented_keys_are_the_printed_ones() -> None:
     seen = set()
     for options in ({"step": "train"}, {"over": "N"}, {"formulas": False}, {"compiled": True, "gpu": "L4"}):
         chosen: Any = {"gpu": "T4"} | options
-        found = memmodel.trace(functions.three_names, INPUTS, at=SIZES, **chosen)
+        fn = functions.library_attention if options.get("over") else functions.three_names
+        found = memmodel.trace(fn, INPUTS, at=SIZES, **chosen)
         for key, value in leaves(json.loads(json.dumps(found.to_dict()))):
             assert key in ROWS
             assert agrees(value, ROWS[key]), f"{key} is {value!r}"

@@ -97,3 +97,7 @@ def times_a_constant(x: Tensor) -> Tensor:
 
 
 WEIGHT = torch.ones(32, 32)
+
+
+def library_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
