@@ -16,15 +16,15 @@ MIN_BLOCK = 512  # kMinBlockSize: every block is a multiple of it
 SMALL = MiB  # kSmallSize: requests up to this come from small segments
 SMALL_SEGMENT = 2 * MiB  # kSmallBuffer
 LARGE_SEGMENT = 20 * MiB  # kLargeBuffer: the segment for requests below MIN_LARGE
-MIN_LARGE = 10 * MiB  # kMinLargeAlloc: from here on a request has a segment of its own
-ROUND_LARGE = 2 * MiB  # kRoundLarge: rounded up to this
+MIN_LARGE = 10 * MiB  # kMinLargeAlloc: from here on each request gets its own segment
+ROUND_LARGE = 2 * MiB  # kRoundLarge: segments of such requests are multiples of it
 
 
 class Block:
     """A piece of a segment: allocated, free, or (expandable segments) address space without memory.
 
-    `small` says which pool it belongs to; `base` is the first address of its expandable segment, None in others.
-    Sizes are bytes; `requested` is what was asked for, 0 in a free block.
+    `small` is whether it belongs to the pool of small blocks; `base` is the first address of its expandable segment, or
+    None. Sizes are bytes; `requested` is the size asked for, 0 in a free block.
     """
 
     __slots__ = ("address", "allocated", "base", "mapped", "next", "prev", "requested", "size", "small", "stream")
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def whole_segment(self) -> bool:
-        """Whether the block is all of its segment."""
+        """Whether the block is the only one of its segment."""
         return self.prev is None and self.next is None
 
     def split(self, size: int, mapped: bool = True) -> "Block":
@@ -71,7 +71,7 @@ class Pool:
         self.unmapped: dict[int, list[tuple[int, Block]]] = defaultdict(list)
 
     def blocks(self, but: frozenset[int] = frozenset()) -> Iterator[Block]:
-        """The free blocks that have memory, of all streams but some."""
+        """The free blocks that have memory, of all streams except those in `but`."""
         return (block for stream, free in self.free.items() if stream not in but for *_, block in free)
 
     def add(self, block: Block) -> None:

@@ -1,7 +1,7 @@
-"""The CUDA caching allocator, exactly: which block each request gets, what is allocated and what is reserved.
+"""The CUDA caching allocator, exactly: the block of each request, and the bytes allocated and reserved.
 
 Source: c10/cuda/CUDACachingAllocator.cpp, unchanged in these rules from torch 2.4 to 2.15. All sizes are bytes.
-A private pool (CUDA graphs, MemPool) is a stream of its own. Not modelled: cross-stream frees (record_stream),
+A private pool (CUDA graphs, MemPool) is modelled as a stream. Not modelled: cross-stream frees (record_stream),
 garbage_collection_threshold, backend:cudaMallocAsync.
 """
 
@@ -31,13 +31,13 @@ class CachingAllocator:
         allocated_peak: its largest value since the last `reset_peak`.
         retries: how often the cache was released to make room (`num_alloc_retries`).
         failed: the first request that did not fit, or None.
-        kept: streams whose free segments stay: those of private pools that live on.
+        kept: streams whose free segments are never released: those of private pools that are still in use.
     """
 
     def __init__(
         self, capacity: int | None = None, config: AllocatorConfig | None = None, place: Place | None = None
     ) -> None:
-        """`capacity` is what the driver has to give; `place` fixes the addresses of new segments."""
+        """`capacity` is the driver's memory in bytes (None: unlimited); `place` gives the addresses of new segments."""
         self.config = config or AllocatorConfig()
         self.driver = Driver(capacity, place)
         self.source: Source = (ExpandableSegments if self.config.expandable_segments else WholeSegments)(
@@ -65,7 +65,7 @@ class CachingAllocator:
         self.driver.reserved_peak = self.driver.reserved
 
     def malloc(self, requested: int, stream: int = 0) -> Block | None:
-        """A block for a request; None for zero bytes, or where memory is out (`failed` then says so)."""
+        """A block for a request; None for zero bytes, or out of memory (`failed` is then set)."""
         if requested == 0:
             return None
         size = self.config.block_size(requested)
@@ -98,7 +98,7 @@ class CachingAllocator:
         self.source.release(self.small, self.kept)
 
     def give_back(self, address: int, size: int, stream: int) -> None:
-        """Give the driver back the free block that holds `size` bytes at an address, as a recorded run did."""
+        """Release the free block that holds `size` bytes at an address, as a recorded run did."""
         for pool in (self.large, self.small):
             free = pool.free[stream]
             for *_, block in islice(free, bisect_left(free, (size,)), None):
@@ -108,7 +108,7 @@ class CachingAllocator:
                     return
 
     def adopt(self, blocks: list[Block]) -> None:
-        """Take over a segment as it was recorded: its blocks in address order, allocated, free or unmapped."""
+        """Add a recorded segment, given as its blocks in address order: allocated, free or unmapped."""
         self.driver.take(sum(block.size for block in blocks if block.mapped))
         for left, right in pairwise(blocks):
             left.append(right)
@@ -119,7 +119,7 @@ class CachingAllocator:
                 (self.small if block.small else self.large).add(block)
 
     def segments(self, in_use: Iterable[Block]) -> Iterator[list[Block]]:
-        """The blocks of each segment, or run of mapped pages, in address order, given the blocks that are in use."""
+        """The blocks of each segment, or run of mapped pages, in address order. `in_use` are the allocated blocks."""
         for block in (*in_use, *self.small.blocks(), *self.large.blocks()):
             if block.prev is None or not block.prev.mapped:
                 run, behind = [block], block.next
@@ -145,7 +145,7 @@ class CachingAllocator:
         return block
 
     def _fresh(self, size: int, stream: int, pool: Pool) -> Block | None:
-        """Memory from the driver; where it has none, the cache is released and the driver asked again."""
+        """Memory from the driver; if it has none, release the cache and try again (alloc_block's order of attempts)."""
         block = self.source.grow(size, stream, pool)
         if block is None and self._release_oversize(size, stream, pool):
             block = self.source.grow(size, stream, pool)
@@ -156,7 +156,7 @@ class CachingAllocator:
         return block
 
     def _release_oversize(self, size: int, stream: int, pool: Pool) -> bool:
-        """With max_split_size: first give back just enough unsplittable blocks (release_available_cached_blocks)."""
+        """With max_split_size, release just enough unsplittable blocks (release_available_cached_blocks)."""
         if self.config.max_split_size is None or not isinstance(self.source, WholeSegments):
             return False
         wanted = max(size, self.config.max_split_size)

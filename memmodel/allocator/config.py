@@ -13,18 +13,17 @@ from memmodel.allocator.blocks import (
     round_up,
 )
 
-INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice the one before, the last without an end
+INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice as long as the one before, the last unbounded
 
 
 @dataclass(frozen=True, slots=True)
 class AllocatorConfig:
-    """What `PYTORCH_ALLOC_CONF` sets; sizes in bytes.
+    """The settings of `PYTORCH_ALLOC_CONF`; sizes in bytes.
 
     Attributes:
         expandable_segments: map pages on demand into one address range per stream and pool.
-        max_split_size: blocks of at least this are never split, nor given to smaller requests; None is no limit.
-        max_non_split_rounding: how much larger than the request such a block may be; as given by `large_segment`
-            where it is None.
+        max_split_size: blocks of at least this are never split, nor given to smaller requests; None for no limit.
+        max_non_split_rounding: how much larger than the request such a block may be; None for `large_segment`.
         roundup_power2_divisions: steps between powers of two that requests are rounded to; 0 or 1 is off. A tuple
             holds the steps of each of the 16 intervals.
         large_segment: the segment for requests between 1 and 10 MiB.
@@ -37,7 +36,7 @@ class AllocatorConfig:
     large_segment: int = LARGE_SEGMENT
 
     def __post_init__(self) -> None:
-        """One form for equal settings, so that they compare equal."""
+        """Normalise equivalent settings, so that they compare equal."""
         if self.max_non_split_rounding is None:
             object.__setattr__(self, "max_non_split_rounding", self.large_segment)
         steps = self.roundup_power2_divisions
@@ -65,12 +64,12 @@ class AllocatorConfig:
         return self.large_segment if block < MIN_LARGE else round_up(block, ROUND_LARGE)
 
     def unsplittable(self, size: int) -> bool:
-        """Whether a block of this size is kept whole."""
+        """Whether a block of this size is never split."""
         return self.max_split_size is not None and size >= self.max_split_size
 
 
 def _interval(requested: int) -> int:
-    """Which interval of roundup_power2_divisions a request falls into."""
+    """Index of the interval of roundup_power2_divisions that holds a request."""
     return min(max(0, (requested // MiB).bit_length() - 1), INTERVALS - 1)
 
 

@@ -1,6 +1,6 @@
-"""The one replay: requests go into an allocator, allocated and reserved bytes after each come out.
+"""Replay requests through an allocator, and yield the bytes allocated and reserved after each.
 
-Phases, peaks, pictures and what-if questions are readings of it.
+Phases, peaks, pictures and what-if questions all read this one replay.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -10,13 +10,13 @@ from memmodel.allocator.blocks import Block
 from memmodel.allocator.caching import CachingAllocator
 
 MALLOC, FREE = "malloc", "free"
-KEEP = "keep"  # a request for what its key does not hold yet: cuBLAS asks for a workspace once and keeps it
+KEEP = "keep"  # allocate unless the key holds a block: cuBLAS requests a workspace once and keeps it
 EMPTY_CACHE = "empty cache"
 GIVE_BACK = "give back"  # `nbytes` of the free segment at the address `key` return to the driver
 
 
 class Request(NamedTuple):
-    """What a program asks of the allocator; `key` names the block from its request to its free. `nbytes` in bytes."""
+    """A request to the allocator, of `nbytes` bytes; `key` names the block from its request to its free."""
 
     action: str
     key: Hashable
@@ -28,10 +28,10 @@ Blocks = dict[Hashable, Block | None]  # key of a request -> its block; None for
 
 
 def serve(requests: Iterable[Request], allocator: CachingAllocator, blocks: Blocks) -> Iterator[tuple[int, int]]:
-    """Give the requests to the allocator; yields (allocated, reserved) bytes after each.
+    """Serve the requests, and yield (allocated, reserved) bytes after each; `blocks` is updated.
 
-    Ends at the first request that does not fit: `allocator.failed` then says which. `blocks` is kept up to date. Raises
-    KeyError where a key is freed that holds nothing.
+    Stops at the first request that does not fit, which is then `allocator.failed`. Raises KeyError for a free of a key
+    that holds no block.
     """
     malloc, free, driver = allocator.malloc, allocator.free, allocator.driver
     for action, key, nbytes, stream in requests:

@@ -1,4 +1,4 @@
-"""Where the allocator's memory comes from: whole segments from the driver, or pages mapped into expandable ones.
+"""Sources of the allocator's memory: whole segments from the driver, or pages mapped into expandable segments.
 
 Source: c10/cuda/CUDACachingAllocator.cpp (alloc_block, release_blocks; find_expandable_block, map_block, unmap_block).
 """
@@ -9,30 +9,30 @@ from typing import Protocol
 from memmodel.allocator.blocks import MIN_BLOCK, SMALL, SMALL_SEGMENT, Block, Pool, round_up
 from memmodel.allocator.config import AllocatorConfig
 
-Place = Callable[[], int | None]  # the address of the driver's next segment; None where nothing is known about it
+Place = Callable[[], int | None]  # the address of the driver's next segment; None if it is not known
 
 
 class Source(Protocol):
-    """What the caching allocator asks of its memory."""
+    """The operations that the caching allocator needs of a source of memory."""
 
     def grow(self, size: int, stream: int, pool: Pool) -> Block | None:
         """A free block of at least `size` bytes from the driver, or None where it has no more."""
 
     def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
-        """The free block to take, given the index of the best fit."""
+        """The index of the free block to take, given that of the best fit."""
 
     def splits(self, block: Block, size: int) -> bool:
-        """Whether the rest of `block` is worth a block of its own."""
+        """Whether to split `block` and keep the rest as a free block."""
 
     def release(self, pool: Pool, but: frozenset[int]) -> None:
-        """Give the driver back what is free, of all streams but some."""
+        """Return free memory to the driver, of all streams except those in `but`."""
 
     def release_block(self, block: Block, pool: Pool) -> None:
-        """Give the driver back one free block, as far as that goes."""
+        """Return one free block to the driver, or the whole pages in it."""
 
 
 class Driver:
-    """The device's memory: bytes reserved so far against a capacity (None: endless)."""
+    """The device's memory: bytes reserved, of a capacity (None: unlimited)."""
 
     FIRST = 1 << 64  # address of a new segment: above every address of a real device
     GAP = 1 << 30  # between segments, so that blocks of two of them are never taken for neighbours
@@ -59,7 +59,7 @@ class Driver:
         self.reserved -= size
 
     def address(self, size: int) -> int:
-        """Where a new segment lies: where a recorded run had it, else behind all others."""
+        """The address of a new segment: that of the recorded run if known, else behind all others."""
         known = self._place() if self._place is not None else None
         if known is not None:
             return known
@@ -87,7 +87,7 @@ class WholeSegments:
         return index
 
     def splits(self, block: Block, size: int) -> bool:
-        """In large segments a rest of at most 1 MiB stays inside the block, and counts as allocated."""
+        """A rest of at most 1 MiB of a large segment stays in the block, and counts as allocated."""
         rest = block.size - size
         if block.small:
             return rest >= MIN_BLOCK
@@ -133,13 +133,13 @@ class ExpandableSegments:
         return block
 
     def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
-        """Of blocks that fit, the one that can expand least: the end of a range counts with its unmapped tail."""
+        """Of blocks that fit, the one that can expand least: the last of a range includes its unmapped tail."""
         while index + 1 < len(free) and _extent(free[index + 1][2]) < _extent(free[index][2]):
             index += 1
         return index
 
     def splits(self, block: Block, size: int) -> bool:
-        """Any rest that can be a block."""
+        """Split whenever the rest can be a block."""
         return block.size - size >= MIN_BLOCK
 
     def release(self, pool: Pool, but: frozenset[int]) -> None:
@@ -163,7 +163,7 @@ class ExpandableSegments:
         return block
 
     def _map(self, block: Block, size: int, pool: Pool) -> bool:
-        """Give the first pages of an unmapped block memory; False where the driver has none."""
+        """Map the first pages of an unmapped block; False if the driver has no memory."""
         mapped = round_up(size, self.page(pool.small))
         if not self.driver.take(mapped):
             return False
@@ -196,6 +196,6 @@ class ExpandableSegments:
 
 
 def _extent(block: Block) -> int:
-    """The bytes of a block, and those of the address space behind it that can still be mapped."""
+    """The bytes of a block and of the unmapped address space behind it."""
     tail = block.next
     return block.size + (tail.size if tail is not None and not tail.mapped else 0)

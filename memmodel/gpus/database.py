@@ -19,8 +19,8 @@ def _gpu(id_: str) -> Gpu:
 def load_gpu(name: str) -> Gpu:
     """Load the GPU called `name`: an id, torch's device name or a short name.
 
-    A name that fits several GPUs takes the first; the result's `ambiguity` then says so. Raises UsageError for a name
-    that fits none.
+    A name of several GPUs loads the first; the result's `ambiguity` then says so. Raises UsageError for an unknown
+    name.
     """
     taken, *others = ids_named(name)
     gpu = _gpu(taken)

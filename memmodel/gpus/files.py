@@ -1,4 +1,4 @@
-"""From the document of a GPU file (TOML: a value and its source per line) to a Gpu in SI base units."""
+"""Build a Gpu, in SI base units, from the document of a GPU file (TOML: a value and its source per line)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ def gpu_of(document: Mapping[str, Any], id_: str, source: str = "", base: Gpu = 
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, float, Any]]:
-    """Yield (quantity, factor to the base unit, what the document gives) for each value."""
+    """Yield (quantity, factor to the base unit, number or table) for each value in the document."""
     for key, (quantity, factor) in KEYS.items():
         if key in document:
             yield quantity, factor, document[key]

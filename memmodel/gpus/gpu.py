@@ -12,7 +12,7 @@ Pipe = Literal["tensor", "vector"]
 
 
 class Value(NamedTuple):
-    """One listed number, in its SI base unit, and where it is from. `note` holds what is doubtful."""
+    """One listed number, in its SI base unit, and its source. `note` holds doubts about it."""
 
     value: float
     source: str
@@ -20,7 +20,7 @@ class Value(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A published measurement. It is no datasheet value, and no prediction uses it unasked."""
+    """A published measurement, for comparison: no prediction uses it."""
 
     what: str
     rate: float
@@ -34,8 +34,8 @@ class Measured(NamedTuple):
 class Gpu:
     """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
 
-    Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP. `ambiguity` tells how a name that fits
-    several GPUs was understood.
+    Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP. `ambiguity` says which GPU was
+    chosen for a name of several.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Gpu:
         return self.listed(quantity).value
 
     def source(self, quantity: str) -> str:
-        """Say in words where the value of `quantity` is from."""
+        """Return the source of `quantity`'s value, in words."""
         return source_text(self.listed(quantity).source)
 
     def listed(self, quantity: str) -> Value:

@@ -41,7 +41,7 @@ TEXT_KEYS = ("name", "vendor", "arch", "rates", "note")
 
 
 def file_key(quantity: str) -> str:
-    """Return the key that a file gives `quantity` under: `capacity_GiB` for `capacity`."""
+    """Return the key of `quantity` in a GPU file: `capacity_GiB` for `capacity`."""
     pipe, dot, name = quantity.partition(".")
     if dot:
         return f"{pipe}_TFLOPS.{name}"

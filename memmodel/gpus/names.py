@@ -1,4 +1,4 @@
-"""Which GPU a name means. Matching is exact, never by substring: L4 is not L40, H20 is not H200."""
+"""GPUs by name. Matching is exact, never by substring: L4 is not L40, H20 is not H200."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ from memmodel.files import DATA, read_toml
 
 
 def normal(name: str) -> str:
-    """Return `name` as it is compared: without case, vendor or brand, and with space, '-' and '_' alike."""
+    """Return `name` normalised: without case, vendor or brand, and with '-' and '_' as spaces."""
     words = name.casefold().replace("-", " ").replace("_", " ").split()
     if words[:1] == ["nvidia"]:
         words = words[1:]
@@ -24,7 +24,7 @@ def _documents() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 
 @cache
 def _table() -> dict[str, tuple[str, ...]]:
-    """Map a normal name to the ids that it fits, the one to take first."""
+    """Map a normalised name to the ids of its GPUs, the default first."""
     names, families = _documents()
     exact = {normal(name): (id_,) for id_, spellings in names.items() for name in (id_, *spellings)}
     return exact | {normal(family): tuple(ids) for family, ids in families.items()}
@@ -42,7 +42,7 @@ def spellings() -> list[str]:
 
 
 def ids_named(name: str) -> tuple[str, ...]:
-    """Return the ids that `name` fits, the one to take first. Raises UsageError where none does."""
+    """Return the ids of the GPUs called `name`, the default first. Raises UsageError for an unknown name."""
     found = _table().get(normal(str(name)))
     if found is None:
         raise unknown("GPU", name, spellings(), "`memmodel gpus` lists them, --gpu-file describes another")

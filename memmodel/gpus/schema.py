@@ -1,4 +1,4 @@
-"""The format of a user's GPU file, and what its values must be."""
+"""The format of a user's GPU file, and the ranges of its values."""
 
 import re
 from collections import Counter

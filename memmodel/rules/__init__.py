@@ -1,6 +1,6 @@
-"""Operators: what each launches, allocates, copies and saves, said once.
+"""Operators: one rule each for what it launches, allocates and copies.
 
-A family of operators is one file. It holds, under PyTorch's names (ATen's), the rules of its operators, which both the
-recording tensors and the tracer read, and what only recording tensors need, since PyTorch's own have it: the shape of
-results, the gradient with what it saves, and the methods that algorithms call.
+Each file holds a family of operators. Rules are registered under ATen's names; recording tensors and
+the tracer both read them. Recording tensors also need the shape of results, the gradient with the tensors it saves, and
+the methods that algorithms call: for traced tensors PyTorch does these.
 """

@@ -1,4 +1,4 @@
-"""Every family of rules, registered: what the tracer needs, and recording tensors that do more than attention."""
+"""Import this module to register every family of rules, as the tracer does."""
 
 from memmodel.rules import (  # noqa: F401
     arithmetic,

@@ -1,4 +1,4 @@
-"""Arithmetic on recording tensors: what sums, products and functions of each element keep, their gradients and methods.
+"""Elementwise arithmetic on recording tensors: gradients, saved tensors and methods.
 
 Sources: tools/autograd/derivatives.yaml, torch/csrc/autograd/FunctionsManual.cpp. Their kernels are in `pointwise`.
 """
@@ -13,12 +13,12 @@ from memmodel.tensors.tensor import Tensor, method
 
 
 class Add(Op):
-    """x + y; nothing is kept."""
+    """x + y; saves nothing."""
 
     operator, sign = "add", 1
 
     def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
-        """Elementwise, with broadcasting; a number less a tensor is one kernel too."""
+        """Elementwise, with broadcasting; number - tensor is one kernel too (rsub)."""
         if not isinstance(x, Tensor):
             return aten("rsub", y, x)
         return aten(self.operator, x, y, into=x if inplace else None)
@@ -30,13 +30,13 @@ class Add(Op):
 
 
 class Sub(Add):
-    """x - y; nothing is kept."""
+    """x - y; saves nothing."""
 
     operator, sign = "sub", -1
 
 
 class Mul(Op):
-    """x * y; keeps each factor that the other's gradient needs."""
+    """x * y; saves each factor that the other's gradient needs."""
 
     def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
         """Elementwise, with broadcasting."""
@@ -55,7 +55,7 @@ class Mul(Op):
 
 
 class Div(Op):
-    """x / y; dividing by a tensor keeps both where its gradient is asked for."""
+    """x / y; saves y if it is a tensor, and x if y requires a gradient."""
 
     def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
         """Elementwise, with broadcasting."""
@@ -84,7 +84,7 @@ class Div(Op):
 
 
 class Elementwise(Op):
-    """A function of each element: its operator, what it keeps ("self", "result" or nothing) and its gradient."""
+    """An elementwise function: its operator, the tensor it saves ("self", "result" or none) and its gradient."""
 
     operator: ClassVar[str]
     keeps: ClassVar[str] = ""
@@ -99,11 +99,11 @@ class Elementwise(Op):
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """The gradient, from what was kept."""
+        """The gradient, from the saved tensor."""
         return (self.gradient(grad, self.unpack(self.keeps) if self.keeps else None),)
 
     def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """See derivatives.yaml."""
+        """The formula of derivatives.yaml; `kept` is the saved tensor."""
         raise NotImplementedError
 
 
@@ -162,7 +162,10 @@ class Reciprocal(Elementwise):
 
 
 def in_place(op: type[Op], x: Tensor, *others: Any) -> Tensor:
-    """Run an elementwise op into `x` itself: its storage stays, its history grows by the op."""
+    """Run an elementwise op into `x` itself: it keeps its storage, and its history grows by the op.
+
+    Raises UsageError for a leaf that requires a gradient, as PyTorch does, and for a view under autograd.
+    """
     tracked = x.storage.tape.grad_enabled and any(isinstance(t, Tensor) and t.requires_grad for t in (x, *others))
     if tracked and x.requires_grad and x.is_leaf:
         raise UsageError("an in-place operation on a leaf that requires a gradient: use the out-of-place form")
@@ -215,7 +218,7 @@ def rdiv(self: Tensor, other: Any) -> Any:
 
 
 def _function(op: type[Elementwise], *names: str) -> None:
-    """Methods for a function of each element, and for its in-place form."""
+    """Attach an elementwise function and its in-place form as methods."""
 
     def apply(self: Tensor) -> Any:
         return op.apply(self)

@@ -1,7 +1,9 @@
-"""Copies and fills: other dtypes, other layouts, writes into a tensor that is there, tensors made from nothing.
+"""Copies, casts and fills; factory functions; writes into an existing tensor.
 
-What fills a tensor in place is mostly the first to write to it (`empty(...).copy_(x)`), so that it counts as a launch
-that meets fresh pages. Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp and
+A fill or copy in place is mostly the first write to fresh memory (`empty(...).copy_(x)`), so that its launch is not
+marked in-place: on a CPU it pays for the page faults.
+
+Sources: aten/src/ATen/native/Copy.cpp, TensorFactories.cpp, Fill.cpp, TriangularOps.cpp and
 tools/autograd/derivatives.yaml.
 """
 
@@ -39,7 +41,7 @@ def copied(call: Call) -> Steps:
     *_UNSET, "_unsafe_view", "detach", "alias", "lift_fresh", "scalar_tensor", "_local_scalar_dense", "_reshape_alias"
 )
 def nothing_runs(call: Call) -> Steps:
-    """Memory at most, and no kernel."""
+    """Launches no kernel: it allocates at most."""
     yield RESULTS
 
 
@@ -66,7 +68,7 @@ def filled(call: Call) -> Steps:
 
 @rule(*_DRAWN)
 def drawn(call: Call) -> Steps:
-    """Random numbers, written once; a Bernoulli draw has a rate of its own on the CPU, which counts its operand too."""
+    """Random numbers, written once. Bernoulli draws have their own rate on the CPU, measured with its operand read."""
     yield RESULTS
     base = call.op.rstrip("_")
     if base == "bernoulli":
@@ -182,7 +184,7 @@ def clone_like(self: Tensor, other: Tensor) -> Tensor:
 
 @method
 def copy_(self: Tensor, source: Tensor) -> Tensor:
-    """The elements of `source`, written into this tensor."""
+    """Write the elements of `source` into this tensor. Raises UsageError under autograd, which is not modelled."""
     if self.storage.tape.grad_enabled and (self.requires_grad or source.requires_grad):
         raise UsageError("copy_ into a tensor under autograd is not modelled: use cat or stack, or no_grad()")
     return aten("copy_", self, source, into=self)
@@ -190,7 +192,7 @@ def copy_(self: Tensor, source: Tensor) -> Tensor:
 
 @method
 def zero_(self: Tensor) -> Tensor:
-    """Zeros, written into this tensor."""
+    """Write zeros into this tensor."""
     return aten("zero_", self, into=self)
 
 

@@ -1,4 +1,4 @@
-"""Run an operator on recording tensors: what its rule says, onto their tape."""
+"""Run an operator on recording tensors: play the steps of its rule onto their tape."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from memmodel.tensors.tensor import Tensor, new
 
 
 class OnChip(Strided):
-    """A result inside a fused kernel: it lives in registers or shared memory, so that only its arithmetic counts."""
+    """A result inside a fused kernel: in registers or shared memory, so that it costs no HBM traffic."""
 
     __slots__ = ()
     on_chip = True
 
 
 def aten(op: str, *args: Any, **options: Any) -> Tensor:
-    """Call an operator by ATen's name; its result. `options` are those of `several`."""
+    """Call an operator by ATen's name and return its first result. `options` are those of `several`."""
     return several(op, *args, **options)[0]
 
 
@@ -31,15 +31,15 @@ def several(
     tape: Tape | None = None,
     **named: Any,
 ) -> tuple[Tensor, ...]:
-    """Call an operator of several results by ATen's name.
+    """Call an operator by ATen's name and return all of its results.
 
     Args:
         op: such as "bmm".
         *args: as in ATen's schema; tensors are recording tensors.
-        into: the tensor that it writes in place; without, it makes what its shape function says.
-        label: what accounts call its results (a tuple: each of them), where not by the operator's name.
-        temporary: whether C++ drops the result at the end of the expression.
-        tape: where it is recorded, for an operator without a tensor among its operands.
+        into: the tensor that it writes in place; without it, the shape function says what it makes.
+        label: name of its results in accounts (a tuple: one for each); by default the operator's.
+        temporary: whether the result is a C++ temporary, which dies at the end of its expression.
+        tape: the tape to record on; by default that of the operands.
         **named: arguments by their names in the schema.
 
     Raises UsageError for an operator without a rule.
@@ -57,7 +57,7 @@ def several(
 
 
 class _Births:
-    """What an operator's steps leave behind: its results, and on the tape its scratch and kernels."""
+    """Plays the steps of a rule: makes the results, and records scratch and kernels on the tape."""
 
     __slots__ = ("labels", "name", "role", "scratch", "specs", "tape", "tensors")
 
@@ -69,7 +69,7 @@ class _Births:
         self.scratch: list[int] = []
 
     def play(self, steps: Steps) -> Any:
-        """Record the steps; the results."""
+        """Record the steps and return the results."""
         for step in steps:
             if type(step) is Launch:
                 self.tape.launch(step)

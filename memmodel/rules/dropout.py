@@ -1,4 +1,4 @@
-"""Dropout: one kernel that keeps a bool mask on CUDA; noise of the input's dtype on the CPU.
+"""Dropout: one kernel that saves a bool mask on CUDA; noise in the input's dtype on the CPU.
 
 Source: aten/src/ATen/native/Dropout.cpp (is_fused_kernel_acceptable), native/cuda/Dropout.cu.
 """
@@ -35,7 +35,7 @@ makes("native_dropout_backward")(lambda grad, *_: Spec(grad.shape, grad.dtype, k
 
 
 class NativeDropout(Op):
-    """Dropout in one kernel; keeps its mask."""
+    """Dropout in one kernel; saves its mask."""
 
     def forward(self, x: Tensor, p: float) -> Tensor:
         """The input with elements zeroed, the rest scaled."""
@@ -49,7 +49,7 @@ class NativeDropout(Op):
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
-    """Elements zeroed with probability p and the rest scaled; nothing where p is 0 or not training."""
+    """Zero elements with probability p and scale the rest; the input itself where p is 0 or `training` is false."""
     if p == 0 or not training:
         return input
     if input.storage.tape.device.fused_dropout:

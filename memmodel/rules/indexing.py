@@ -1,4 +1,4 @@
-"""Indexing: gathers read what they pick, scatters touch what they write; gradients by sorted indices.
+"""Indexing: gathers read only the elements they pick, scatters write only theirs; gradients sort the indices.
 
 Sources: aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu, Indexing.cu (index_put_with_sort_kernel),
 IndexKernel.cpp (masked_scatter_cuda_), TensorAdvancedIndexing.cpp (masked_scatter_backward_symint), Sorting.cpp,
@@ -23,7 +23,7 @@ from memmodel.rules.operator import (
 )
 from memmodel.tensors.layout import Strided
 
-_FEW_INDICES = 3072  # embedding's backward sums so many without sorting them
+_FEW_INDICES = 3072  # up to so many, embedding's backward sums without sorting
 _ROWS_PER_PART = 10  # NROWS_PER_THREAD: rows that one warp sums
 _SHORT_ROWS = 4096  # rows up to this length are sorted in place
 _ONE_BLOCK = 400  # rows that one thread block searches for the largest
@@ -31,14 +31,14 @@ _ONE_BLOCK = 400  # rows that one thread block searches for the largest
 
 @rule("embedding", "index", "_unsafe_index", "gather", "index_select", "take", "masked_select")
 def gathered(call: Call) -> Steps:
-    """Reads the indices and the elements that it picks."""
+    """Read the indices and the elements that they pick."""
     yield RESULTS
     yield moves("gather", [*call.tensors()[1:], call.out], [call.out])
 
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
 def scattered(call: Call) -> Steps:
-    """In place only what is written counts; else the whole is copied."""
+    """In place, only the elements written count; out of place, the whole input is copied."""
     yield RESULTS
     if call.in_place:
         given = call.tensors()
@@ -49,7 +49,7 @@ def scattered(call: Call) -> Steps:
 
 @rule("index_put", "_unsafe_index_put", "_index_put_impl")
 def index_put(call: Call) -> Steps:
-    """What accumulates on CUDA sorts the indices, as one number each, and copies values that are not contiguous."""
+    """Accumulation on CUDA sorts the indices, linearised to one int64 each, and copies non-contiguous values."""
     yield RESULTS
     accumulates = call.args[3] if len(call.args) > 3 else call.named.get("accumulate", False)
     indices = [x for x in call.args[1] if isinstance(x, Strided)]
@@ -73,13 +73,13 @@ def _numbers(n: Dim, kind: DType = int64) -> Scratch:
 
 
 def _sorted_with_places(n: Dim, kind: DType) -> Steps:
-    """A radix sort of n keys with their places: both results, the places before it, and its second pair of buffers."""
+    """A radix sort of n keys with their positions: both results, the input positions, and a double buffer."""
     yield from (_numbers(n, kind), _numbers(n, kind), _numbers(n, kind), _numbers(2 * n, kind), FREED, FREED)
 
 
 @rule("embedding_dense_backward")
 def embedding_backward(call: Call) -> Steps:
-    """Few indices are summed as they stand; more are sorted, split into parts of 10 rows, and summed part by part."""
+    """Few indices are summed unsorted; more are sorted, split into parts of 10 rows, and summed part by part."""
     grad, indices, _, _, by_frequency = call.args
     if call.device.name == "cpu":
         yield RESULTS
@@ -107,7 +107,7 @@ def _summed_by_parts(call: Call) -> Steps:
 
 @rule("masked_scatter")
 def masked_scatter(call: Call) -> Steps:
-    """On CUDA, where each true element's value stands: sums of the mask, int64."""
+    """On CUDA, int64 prefix sums of the mask give the position of each value."""
     yield RESULTS
     if call.device.name == "cuda":
         yield scratch_like(call.args[1], int64)
@@ -116,7 +116,7 @@ def masked_scatter(call: Call) -> Steps:
 
 @rule("masked_scatter_backward")
 def masked_scatter_backward(call: Call) -> Steps:
-    """The mask is counted; what it picks and zeros for the rest, together as large, are made into one tensor."""
+    """The mask is counted; picked values and zeros for the rest, together of the result's size, are concatenated."""
     yield scratch_like(call.args[1], int64)
     yield FREED
     yield scratch_like(call.out)
@@ -126,7 +126,7 @@ def masked_scatter_backward(call: Call) -> Steps:
 
 @rule("multinomial")
 def multinomial(call: Call) -> Steps:
-    """Draws without replacement, or one, divide by a random number per element."""
+    """A single draw, or draws without replacement, divide by a random number per element."""
     yield RESULTS
     if len(call.args) > 2 and call.args[2] and call.args[1] != 1:
         if call.device.name == "cuda":
@@ -138,7 +138,7 @@ def multinomial(call: Call) -> Steps:
 
 @rule("sort", "topk")
 def ordered(call: Call) -> Steps:
-    """Values and places; long rows take scratch that no source states."""
+    """Values and indices; long rows take scratch of a size that no source states."""
     x, dim = call.args[0], call.named.get("dim")
     yield RESULTS
     if x.shape and call.device.name == "cuda":
@@ -152,7 +152,7 @@ def ordered(call: Call) -> Steps:
 
 @rule("unfold_backward")
 def unfold_backward(call: Call) -> Steps:
-    """An int64 place for each element of the dimension that was unfolded."""
+    """Scratch: an int64 index for each element of the unfolded dimension."""
     sizes, dim = call.args[1], call.args[2]
     yield RESULTS
     yield _numbers(sizes[dim])
@@ -161,7 +161,7 @@ def unfold_backward(call: Call) -> Steps:
 
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Steps:
-    """A copy; on the CPU of a contiguous operand."""
+    """A copy; the CPU makes its operand contiguous first."""
     yield RESULTS
     if call.device.name == "cpu":
         yield from contiguous(call.args[0])

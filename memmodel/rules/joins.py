@@ -1,4 +1,4 @@
-"""Tensors joined: one copy of everything. Source: aten/src/ATen/native/TensorShape.cpp (cat, stack)."""
+"""Concatenation: one copy of every operand. Source: aten/src/ATen/native/TensorShape.cpp (cat, stack)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from memmodel.tensors.tensor import Tensor, method
 
 @rule("cat", "stack")
 def joined(call: Call) -> Steps:
-    """One copy of everything."""
+    """Read every operand once, write the result once."""
     yield RESULTS
     yield moves("cat", call.tensors(), [call.out])
 
@@ -61,7 +61,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 @method
 def repeat_interleave(self: Tensor, repeats: int, dim: int) -> Any:
-    """Each index of `dim` repeated: a copy of an expanded view."""
+    """Repeat each index of `dim`, by a copy of an expanded view."""
     a = axis(dim, self.ndim)
     wide = self.unsqueeze(a + 1).expand((*self.shape[: a + 1], repeats, *self.shape[a + 1 :]))
     return wide.clone_contiguous().flatten(a, a + 1)

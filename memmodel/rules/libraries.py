@@ -1,8 +1,8 @@
-"""Operators of vendors' libraries, whose workspaces no source states: named in reports, and counted as 0."""
+"""Workspaces of vendors' libraries, whose sizes no source states: reports name them, and they count as 0."""
 
 from memmodel.rules.operator import NotKnown
 
-_WORKSPACES = {  # part of an operator's name -> what is not known
+_WORKSPACES = {  # part of an operator's name -> the memory that is not known
     "convolution": "cuDNN's workspace",
     "linalg": "the workspaces of cuSOLVER and MAGMA",
     "cholesky": "the workspaces of cuSOLVER and MAGMA",
@@ -20,11 +20,11 @@ _PLAIN = ("linalg_vector_norm",)  # not a library's, in spite of its name
 
 
 def library_workspace(op: str) -> NotKnown | None:
-    """What is not known of an operator's memory on CUDA; None where nothing is."""
+    """The note that an operator's workspace on CUDA is not known; None if its memory is known."""
     words = next((words for name, words in _WORKSPACES.items() if name in op and op not in _PLAIN), None)
     return left_out(words) if words else None
 
 
 def left_out(words: str) -> NotKnown:
-    """Memory that no source states."""
+    """A note that `words`, memory whose size no source states, count as 0."""
     return NotKnown(f"{words}: counted as 0")

@@ -1,4 +1,4 @@
-"""Losses: some leave a loss per element beside their mean, and the memory of one in it.
+"""Losses. Some allocate a loss per element beside their mean, and some keep that much memory for the mean itself.
 
 Sources: aten/src/ATen/native/Loss.cpp (TORCH_META_FUNC(mse_loss), TORCH_IMPL_FUNC(mse_loss_out), soft_margin_loss_out),
 cuda/Loss.cu (binary_cross_entropy_out_cuda), LossNLL2d.cpp, cuda/NLLLoss2d.cu, cuda/ActivationLogSigmoidKernel.cu.
@@ -9,14 +9,14 @@ from memmodel.rules.operator import RESULTS, Call, Result, Steps, contiguous, ke
 
 
 def _reduces(call: Call, place: int = 2) -> bool:
-    """Whether the losses of all elements become one number."""
+    """Whether the loss is reduced to one number."""
     given = call.args[place] if len(call.args) > place else call.named.get("reduction", 1)
     return bool(given != 0)
 
 
 @rule("mse_loss", "smooth_l1_loss")
 def resized_loss(call: Call) -> Steps:
-    """The result is made for every element and then shrunk, which keeps its memory; a loss per element beside it."""
+    """The result is made per element and then resized, which keeps its memory; another loss per element beside it."""
     x = call.args[0]
     if _reduces(call):
         yield Result(0, x.nbytes)
@@ -27,7 +27,7 @@ def resized_loss(call: Call) -> Steps:
 
 @rule("huber_loss")
 def huber_loss(call: Call) -> Steps:
-    """A loss per element, then its mean."""
+    """Scratch for a loss per element, then its mean."""
     if _reduces(call):
         yield scratch_like(call.args[0])
     yield RESULTS
@@ -36,7 +36,7 @@ def huber_loss(call: Call) -> Steps:
 
 @rule("binary_cross_entropy", "soft_margin_loss")
 def copied_into(call: Call) -> Steps:
-    """A loss per element in the result's memory, into which the mean is copied."""
+    """The loss per element fills the result's memory; its mean is made beside it and copied in."""
     if _reduces(call, 3 if call.op == "binary_cross_entropy" else 2):
         yield Result(0, call.args[0].nbytes)
         yield scratch_like(call.out)
@@ -51,7 +51,7 @@ def _loss(call: Call, vector: int = 1) -> Launch:
 
 @rule("nll_loss_forward")
 def nll_loss(call: Call) -> Steps:
-    """Reads one logarithm per class index."""
+    """Read one logarithm per class index."""
     yield RESULTS
     x = call.args[0]
     yield kernel("nll_loss", call.tensors(), call.written(), x.dtype, vector=x.numel())
@@ -59,7 +59,7 @@ def nll_loss(call: Call) -> Steps:
 
 @rule("nll_loss2d_forward")
 def nll_loss2d(call: Call) -> Steps:
-    """The sum of weights first; what is reduced is first made contiguous."""
+    """Allocate the sum of weights first; a reduction first makes its operands contiguous."""
     yield Result(1)
     yield RESULTS
     if _reduces(call, 3):
@@ -70,7 +70,7 @@ def nll_loss2d(call: Call) -> Steps:
 
 @rule("nll_loss_backward", "nll_loss2d_backward")
 def nll_loss_backward(call: Call) -> Steps:
-    """Zeros, and one number per class index."""
+    """Write zeros, and one number per class index."""
     yield RESULTS
     yield moves("nll_loss_backward", call.tensors(), call.written(), gradient=True)
 

@@ -1,4 +1,4 @@
-"""Masks and choices: masked_fill and where.
+"""masked_fill and where.
 
 Sources: aten/src/ATen/native/TensorAdvancedIndexing.cpp (masked_fill clones, then fills in place), TensorCompare.cpp.
 """
@@ -39,7 +39,7 @@ def _chosen(condition: Strided, x: Any, y: Any) -> Spec:
 
 
 class MaskedFill(Op):
-    """x with a value where the mask holds; keeps the mask."""
+    """x with a value where the mask is true; saves the mask."""
 
     def forward(self, x: Tensor, mask: Tensor, inplace: bool = False) -> Tensor:
         """A clone, filled; in place, only filled."""
@@ -54,7 +54,7 @@ class MaskedFill(Op):
 
 
 class Where(Op):
-    """x where the condition holds, else y; keeps the condition."""
+    """x where the condition is true, else y; saves the condition."""
 
     def forward(self, condition: Tensor, x: Any, y: Any) -> Tensor:
         """Elementwise, with broadcasting."""
@@ -70,13 +70,13 @@ class Where(Op):
 
 
 def where(condition: Tensor, x: Any, y: Any) -> Any:
-    """`x` where the condition holds, else `y`."""
+    """`x` where the condition is true, else `y`."""
     return Where.apply(condition, x, y)
 
 
 @method
 def masked_fill(self: Tensor, mask: Tensor, value: Any) -> Any:
-    """A copy with `value` where `mask` (bool, broadcast) holds."""
+    """A copy with `value` where `mask` (bool, broadcast) is true."""
     return MaskedFill.apply(self, mask)
 
 

@@ -1,4 +1,4 @@
-"""Layer norm, RMS norm, group and batch norm: one kernel that keeps a number or two per row.
+"""Layer norm, RMS norm, group and batch norm: one kernel, which saves one or two numbers per row.
 
 Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statistics in acc_type: fp32 for half
 precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
@@ -9,7 +9,7 @@ from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Steps, contiguous, kernel, rule
 from memmodel.tensors.layout import Strided
 
-_MANY_ROWS = 65536  # the backward sums more rows than these in two passes
+_MANY_ROWS = 65536  # above this the backward sums rows in two passes
 _FLOP = {"_fused_rms_norm": 4, "_fused_rms_norm_backward": 10, "native_group_norm": 6, "native_batch_norm": 6}
 
 
@@ -28,7 +28,7 @@ def layer_norm(call: Call) -> Steps:
 
 @rule("native_layer_norm_backward")
 def layer_norm_backward(call: Call) -> Steps:
-    """Gradients of input, weight and bias; the CPU sums those of weight and bias in a buffer per thread."""
+    """Gradients of input, weight and bias; each CPU thread sums those of weight and bias in its own buffer."""
     grad, x, normalized = call.args[:3]
     x = yield from contiguous(x)
     yield RESULTS
@@ -48,7 +48,7 @@ def _sums_by_thread(x: Strided, columns: Dim, threads: int) -> Scratch:
 
 @rule(*_FLOP)
 def normalized(call: Call) -> Steps:
-    """One kernel."""
+    """One kernel reads the operands and writes the results."""
     yield RESULTS
     largest = call.args[1] if call.op.endswith("backward") else call.args[0]
     yield kernel(

@@ -1,10 +1,10 @@
 """The registry of operators, and the steps that a rule is made of.
 
-A rule is a generator. Given a call, it yields in the order of PyTorch's C++ what happens:
+A rule is a generator: given a call, it yields these steps in the order of PyTorch's C++.
 
-    RESULTS        the operator's results are born (`Result(i)`: one of them)
-    Scratch(...)   the kernel allocates for itself; what is not freed before (`FREED`: the latest) dies when it returns
-    Launch(...)    a kernel runs
+    RESULTS        allocate the results (`Result(i)`: only one of them)
+    Scratch(...)   allocate scratch, which is freed by `FREED` (the latest first) or when the operator returns
+    Launch(...)    launch a kernel
     NotKnown(...)  memory or arithmetic that no source states: reported, and counted as 0
 
 Rules compute with sizes that are ints, arrays or symbols.
@@ -26,12 +26,12 @@ class Call(NamedTuple):
 
     Attributes:
         op: ATen's name without namespace and overload: "bmm", "_softmax".
-        args, named: arguments in order, and by their name in the operator's schema. Tensors are `Strided`; one that
-            stands for a Python number is that number.
-        results: what it returns, flattened; an operand where it writes in place.
+        args, named: arguments by position, and by name in the operator's schema. Tensors are `Strided`; a tensor that
+            wraps a Python number is that number.
+        results: the returned tensors, flattened; in place, the operand written.
         device: whose kernels run.
         mutated: the operands that it writes.
-        overload: ATen's name of the overload, "" where there is one alone.
+        overload: ATen's name of the overload, "" for the default.
     """
 
     op: str
@@ -79,14 +79,14 @@ def _collect(values: Iterable[Any], found: list[Strided]) -> None:
 
 
 class Result(NamedTuple):
-    """A result is born: its place among the results, and its bytes where it holds more than its shape needs."""
+    """Allocate a result: its index (-1: all), and its bytes if it holds more than its shape needs."""
 
     place: int
     nbytes: Dim | None = None
 
 
 class Scratch(NamedTuple):
-    """A piece of memory that the kernel takes for itself; `name` is what accounts call it, where not "... scratch"."""
+    """Allocate scratch memory; accounts call it `name`, by default "<operator> scratch"."""
 
     nbytes: Dim
     shape: Shape
@@ -95,11 +95,11 @@ class Scratch(NamedTuple):
 
 
 class Freed(NamedTuple):
-    """The latest scratch that is alive dies, before the operator returns."""
+    """Free the latest scratch, before the operator returns."""
 
 
 class NotKnown(NamedTuple):
-    """Something about the operator that no source states, in words."""
+    """A sentence about memory or work of the operator that no source states."""
 
     words: str
 
@@ -114,7 +114,7 @@ Shaper = Callable[..., "Spec | list[Spec]"]
 
 
 class Spec(NamedTuple):
-    """What a result of recording tensors is made of; row-major unless strides are given."""
+    """Shape, dtype and strides (None: row-major) of a result to make."""
 
     shape: Shape
     dtype: DType
@@ -126,7 +126,7 @@ SHAPES: dict[str, Shaper] = {}
 
 
 def rule_of(op: str) -> Rule | None:
-    """The rule for an operator: under its name, or for its in-place form (`add_`) under that of the other."""
+    """The rule of an operator, which its in-place form (`add_`) shares; None without one."""
     return RULES.get(op) or RULES.get(op.rstrip("_"))
 
 
@@ -141,7 +141,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def makes(*names: str) -> Callable[[Any], Any]:
-    """Register what these operators make on recording tensors: a function from arguments to one Spec or several."""
+    """Register the shape function of these operators: from their arguments to the Spec of each result."""
 
     def register(function: Any) -> Any:
         SHAPES.update(dict.fromkeys(names, function))
@@ -168,13 +168,13 @@ def kernel(
 
 
 def scratch_like(x: Strided, dtype: DType | None = None, name: str = "") -> Scratch:
-    """Scratch with the elements of `x`, in another type where one is given."""
+    """Scratch of the shape of `x`, in its dtype unless another is given."""
     kind = dtype or x.dtype
     return Scratch(product(x.shape) * kind.itemsize, tuple(x.shape), kind, name)
 
 
 def copy_of(x: Strided, dtype: DType | None = None) -> Copied:
-    """The steps of a row-major copy that the operator makes of an operand; `yield from` gives the copy."""
+    """Steps of a row-major copy of an operand; `yield from` returns the copy."""
     made = Strided(x.shape, dtype or x.dtype)
     yield scratch_like(x, dtype, "copy")
     yield kernel("copy", [x], [made], made.dtype)
@@ -182,7 +182,7 @@ def copy_of(x: Strided, dtype: DType | None = None) -> Copied:
 
 
 def contiguous(x: Strided) -> Copied:
-    """The operand itself where it is row-major, else a copy (`yield from` gives it)."""
+    """Steps that make an operand row-major, none if it is; `yield from` returns it or its copy."""
     if x.is_contiguous():
         return x
     return (yield from copy_of(x))

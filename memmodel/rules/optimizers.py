@@ -1,4 +1,4 @@
-"""Operators on lists of tensors: what optimizers run over all parameters at once.
+"""Operators on lists of tensors, which optimizers run over all parameters at once.
 
 Sources: aten/src/ATen/native/cuda/ForeachFunctors.cuh, FusedAdamKernel.cu. A list operator counts as one kernel over
 all of its tensors.

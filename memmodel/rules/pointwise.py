@@ -1,8 +1,8 @@
 """Elementwise operators: one kernel that reads its operands once and writes its result once.
 
-An exponential, logarithm, tanh or erf counts as one operation of the special-function unit, other arithmetic as FLOP on
-the fp32 units. Sources: aten/src/ATen/TensorIterator.cpp (compute_types), native/cuda/CUDALoops.cuh (operands that are
-broadcast take the loop that works out addresses).
+An exponential, logarithm, tanh or erf counts as one operation of the special-function units, other arithmetic as FLOP
+on the fp32 units. Sources: aten/src/ATen/TensorIterator.cpp (compute_types), native/cuda/CUDALoops.cuh (broadcast
+operands take the loop that computes addresses).
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Flop(NamedTuple):
     exp: int = 0
 
 
-FLOP = {  # where an elementwise operator does not take one FLOP an element
+FLOP = {  # per element; operators that are not listed take one FLOP
     "exp": Flop(0, 1),
     "exp2": Flop(0, 1),
     "log": Flop(0, 1),
@@ -67,10 +67,7 @@ _UNCONVERTED = ("where", "bitwise")  # take their operands as they are
 
 @rule(*FLOP, *COMPARISONS, *_LOGIC, *_ARITHMETIC)
 def pointwise(call: Call) -> Steps:
-    """An elementwise kernel; on a device that does not convert in registers, operands of another type are copied first.
-
-    What is read of an in-place operator is its operand too.
-    """
+    """One elementwise kernel. A device that does not cast in registers first copies operands of other dtypes."""
     base = call.op.rstrip("_")
     read = call.tensors()
     converted: Iterable[Step] = (
@@ -87,7 +84,7 @@ def pointwise(call: Call) -> Steps:
 def elementwise(
     call: Call, name: str, read: list[Strided], written: list[Strided], vector: Dim = 0, exp: Dim = 0, **facts: Any
 ) -> Launch:
-    """The kernel: `vector` FLOP and `exp` exponentials for each element of the first result."""
+    """A launch with `vector` FLOP and `exp` exponentials per element of the first result."""
     out = written[0]
     n = out.numel()
     kind, sizes = ("broadcast", (n,)) if any(spreads(x, out) for x in read) else ("elementwise", ())
@@ -97,12 +94,12 @@ def elementwise(
 
 
 def spreads(x: Strided, out: Strided) -> bool:
-    """Whether an operand is broadcast over the result, beyond leading dimensions of one."""
+    """Whether an operand is broadcast over the result; leading dimensions of 1 do not count."""
     return not same_shape(_trimmed(x.shape), _trimmed(out.shape))
 
 
 def _trimmed(shape: Shape) -> Shape:
-    """Without leading ones, which spread nothing."""
+    """The shape without its leading ones."""
     ones = 0
     while ones < len(shape) and same(shape[ones], 1):
         ones += 1
@@ -110,7 +107,7 @@ def _trimmed(shape: Shape) -> Shape:
 
 
 def _converted(call: Call, read: list[Strided]) -> Steps:
-    """Copies of operands in the type that the kernel computes in."""
+    """Copies of operands in the dtype that the kernel computes in."""
     common = common_dtype(call)
     for x in read:
         if x.shape and x.dtype is not common:
@@ -119,7 +116,7 @@ def _converted(call: Call, read: list[Strided]) -> Steps:
 
 
 def common_dtype(call: Call) -> DType:
-    """The type that an elementwise kernel computes in: that of its result, unless it compares (compute_types)."""
+    """The dtype that an elementwise kernel computes in: its result's, in comparisons its operands' (compute_types)."""
     common = result_dtype(call.args)
     if call.op.rstrip("_") in COMPARISONS:
         return common

@@ -1,4 +1,4 @@
-"""Matrix products: one GEMM each, and how matmul and einsum come down to them.
+"""Matrix products: one GEMM each, and the decomposition of matmul and einsum into them.
 
 2 FLOP per multiply-add. Sources: aten/src/ATen/native/LinearAlgebra.cpp (matmul), native/cuda/Blas.cpp
 (prepare_batch_matrix_for_cublas), native/Linear.cpp (einsum, sumproduct_pair).
@@ -15,12 +15,12 @@ from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, broadcast_shape
 from memmodel.tensors.tensor import Tensor, method
 
-_ADDED = ("addmm", "baddbmm")  # take what the product is added to first
+_ADDED = ("addmm", "baddbmm")  # their first operand is added to the product
 
 
 @rule("mm", "bmm", *_ADDED)
 def gemm(call: Call) -> Steps:
-    """(..., m, k) x (..., k, n) -> (..., m, n) in one launch; the result is allocated before packed operands."""
+    """(..., m, k) x (..., k, n) -> (..., m, n) in one launch; the result is allocated before the copies of operands."""
     a, b = call.args[1:3] if call.op in _ADDED else call.args[:2]
     yield RESULTS
     packs = call.device.gemm_packs_operands
@@ -53,7 +53,7 @@ makes(*_ADDED)(lambda _, a, b, **__: _product(a, b))
 
 
 class Bmm(Op):
-    """Batched matrix product of (b, m, k) and (b, k, n); keeps both operands."""
+    """Batched matrix product of (b, m, k) and (b, k, n); saves both operands."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """One batched GEMM."""
@@ -71,7 +71,7 @@ class Bmm(Op):
 
 
 class Mm(Op):
-    """Matrix product of (m, k) and (k, n); keeps both operands."""
+    """Matrix product of (m, k) and (k, n); saves both operands."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """One GEMM."""
@@ -95,7 +95,7 @@ class Mm(Op):
 
 
 class Baddbmm(Op):
-    """beta * input + alpha * (a b); keeps a and b."""
+    """beta * input + alpha * (a b); saves a and b."""
 
     def forward(self, base: Tensor, a: Tensor, b: Tensor, beta: Any, alpha: Any) -> Tensor:
         """One batched GEMM into a fresh result."""
@@ -117,7 +117,7 @@ class Baddbmm(Op):
 
 
 def _times(x: Tensor, factor: Any) -> Tensor:
-    """ATen's maybe_multiply: nothing for 1."""
+    """ATen's maybe_multiply: a factor of 1 launches nothing."""
     return x if isinstance(factor, int | float) and factor == 1 else aten("mul", x, factor)
 
 
@@ -169,7 +169,10 @@ method("__matmul__")(matmul)
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """The sum of products that `equation` names, such as "bhqd,bhkd->bhqk"; two operands, `...` for leading dims."""
+    """The sum of products in `equation`, such as "bhqd,bhkd->bhqk"; two operands, `...` for leading dimensions.
+
+    Raises UsageError for an implicit result, or a label that is repeated, or summed in one operand only.
+    """
     inputs, output = _labels(equation, operands)
     summed = sorted({label for labels in inputs for label in labels} - set(output))
     order = [*output, *summed]
@@ -182,7 +185,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
 
 
 def _labels(equation: str, operands: tuple[Tensor, ...]) -> tuple[list[str], str]:
-    """The labels of each operand and of the result, `...` spelled out."""
+    """The labels of each operand and of the result; digits stand for the dimensions of `...`."""
     left, arrow, output = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
     if not arrow or len(inputs) != 2 or len(operands) != 2:
@@ -199,7 +202,7 @@ def _labels(equation: str, operands: tuple[Tensor, ...]) -> tuple[list[str], str
 
 
 def _aligned(x: Tensor, labels: str, order: list[str]) -> Tensor:
-    """The tensor with its dimensions in `order`, ones where it lacks a label."""
+    """The tensor with its dimensions in `order`, of size 1 for labels that it lacks."""
     position = {label: i for i, label in enumerate(labels)}
     for label in order:
         if label not in position:
@@ -209,7 +212,7 @@ def _aligned(x: Tensor, labels: str, order: list[str]) -> Tensor:
 
 
 def _contracted(left: Tensor, right: Tensor, sums: list[int]) -> Tensor:
-    """Dimensions of both, of the left, of the right; the summed ones in the middle of one matrix product."""
+    """One batched product: shared dimensions are its batch, summed ones its inner dimension (sumproduct_pair)."""
     rest = [i for i in range(left.ndim) if i not in sums]
     shared = [i for i in rest if not same(left.shape[i], 1) and not same(right.shape[i], 1)]
     of_left = [i for i in rest if i not in shared and not same(left.shape[i], 1)]

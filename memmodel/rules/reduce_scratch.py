@@ -1,8 +1,8 @@
-"""What a CUDA reduction leaves in global memory: partial results of thread blocks that share outputs, and counters.
+"""Scratch of CUDA reductions: partial results of thread blocks that share outputs, and their counters.
 
 Source: aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig, get_output_vec_size, global_memory_size,
 semaphore_size) and TensorIterator's order of dimensions: reduced ones first. A sum down the columns of a matrix, such
-as the gradient of a bias, reserves a full block's width per output and so far more than it writes.
+as the gradient of a bias, reserves a whole block's width per output, far more than it writes.
 
 Sizes are ints or arrays.
 """
@@ -21,7 +21,7 @@ Dims = list[tuple[Dim, Dim]]  # (size, stride), the fastest first
 
 
 class Operand(NamedTuple):
-    """A reduction's operand: its dimensions, neighbouring ones merged; `offset` is its first element's."""
+    """A reduction's operand: reduced and kept dimensions, contiguous neighbours merged, and its offset in elements."""
 
     reduced: Dims
     kept: Dims
@@ -29,7 +29,7 @@ class Operand(NamedTuple):
 
 
 def operand(x: Strided, dims: Sequence[int]) -> Operand:
-    """The operand as TensorIterator sees it. `dims`: those that are reduced; none of them stands for all."""
+    """The operand in TensorIterator's order of dimensions. `dims` are reduced; an empty list means all."""
     gone = {d % len(x.shape) for d in dims} if dims and x.shape else set(range(len(x.shape)))
     both = [(x.shape[d], x.strides[d], d in gone) for d in reversed(range(len(x.shape))) if not same(x.shape[d], 1)]
     reduced = sorted(((size, stride) for size, stride, is_gone in both if is_gone), key=lambda d: hint(d[1]))
@@ -47,15 +47,18 @@ def _merged(dims: Dims) -> Dims:
 
 
 def reduction_scratch(x: Strided, dims: Sequence[int], item: int, resident_threads: int) -> tuple[Dim, Dim]:
-    """Bytes of partial results and of counters; 0 where each output is one thread block's.
+    """Bytes of partial results and of counters; both 0 if each output is reduced by one thread block.
 
-    dims: the reduced dimensions, none for all. item: bytes of a partial result. resident_threads: multiprocessors
-    times the threads that each holds.
+    Args:
+        x: the operand.
+        dims: the reduced dimensions, empty for all.
+        item: bytes of a partial result.
+        resident_threads: multiprocessors times the threads that each holds.
     """
     seen = operand(x, dims)
     outputs, inputs = product(n for n, _ in seen.kept), product(n for n, _ in seen.reduced)
     along = not seen.kept or (bool(seen.reduced) and hint(seen.reduced[0][1]) < hint(seen.kept[0][1]))
-    # A block along the reduced dimensions has 512 threads where there are as many elements, each with 256 to share.
+    # Too few elements per thread for a second block. A block along the reduced dimensions has 512 threads.
     if _most(inputs) <= (_MANY - 1) * (_THREADS if along else 1):
         return 0, 0
     vector: Dim = 1 if along else _vector(seen)
@@ -65,13 +68,13 @@ def reduction_scratch(x: Strided, dims: Sequence[int], item: int, resident_threa
     per_thread = ceil_div(inputs, height * (width if along else 1))
     grid, target = ceil_div(outputs // vector, step), resident_threads // (width * height)
     blocks = maximum(minimum(ceil_div(target, grid), ceil_div(per_thread, _FEW)), ceil_div(per_thread, _MANY))
-    # Else each row of a block has outputs of its own, or one block does an output alone, or outputs fill the GPU.
+    # Blocks share outputs only if rows reduce together, threads have enough elements, and outputs do not fill the GPU.
     shared = (across >= minimum(height * _FEW, _MANY)) & (per_thread >= _MANY) & (grid <= target) & (blocks > 1)
     return shared * (item * outputs * blocks * (1 if along else width * vector)), shared * (_COUNTER * grid)
 
 
 def _block(wide: Dim, high: Dim, threads: Dim) -> tuple[Dim, Dim]:
-    """Width and height of a thread block: powers of two, a warp's width first, then as high, then as wide as it can."""
+    """Width and height of a thread block: powers of two, up to a warp wide, then high, then wider."""
     most_wide, most_high = (minimum(_power_of_two(n), threads) for n in (wide, high))
     height = minimum(most_high, threads // minimum(most_wide, _WARP))
     return minimum(most_wide, threads // height), height

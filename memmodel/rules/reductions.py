@@ -1,6 +1,6 @@
-"""Reductions: they read every element and write one result per row.
+"""Reductions: read every element, write one result per row.
 
-Sources: aten/src/ATen/native/ReduceOps.cpp, ReduceOpsUtils.h (make_reduction: which types are summed from a copy),
+Sources: aten/src/ATen/native/ReduceOps.cpp, ReduceOpsUtils.h (make_reduction: the types that are summed from a copy),
 native/cuda/Reduce.cuh (scratch, see `reduce_scratch`), tools/autograd/FunctionsManual.cpp.
 """
 
@@ -22,16 +22,16 @@ _SUMS = ("sum", "mean", "prod", "nansum")
 _EXTREMES = ("amax", "amin", "any", "all", "argmax", "argmin", "max", "min")
 _MOMENTS = ("var", "std", "var_mean", "std_mean")
 _VECTOR = {**dict.fromkeys(_MOMENTS, 4), "linalg_vector_norm": 2}  # FLOP per element, where not one
-_PARTIAL = {  # bytes of a thread block's partial result, where not those of the result (at least fp32's)
+_PARTIAL = {  # bytes of a thread block's partial result, unless it is the result's (at least 4, as sums are fp32)
     **dict.fromkeys(("any", "all"), 1),
-    **dict.fromkeys(("argmax", "argmin"), 16),  # a value and its int64 place
+    **dict.fromkeys(("argmax", "argmin"), 16),  # a value and its int64 index
     **dict.fromkeys(_MOMENTS, 16),  # mean, sum of squares and two counts
 }
 
 
 @rule(*_SUMS, *_EXTREMES, *_MOMENTS, "linalg_vector_norm")
 def reduction(call: Call) -> Steps:
-    """One pass over the operand, or over its copy in the type that is summed; on CUDA what thread blocks share."""
+    """One pass over the operand, or over its copy in the summed dtype; on CUDA, scratch that thread blocks share."""
     x, out = call.args[0], call.out
     yield RESULTS
     source = (yield from copy_of(x, out.dtype)) if _sums_a_copy(call) else x
@@ -49,14 +49,14 @@ def _per_row(x: Strided, rows: Dim) -> Dim:
 
 
 def _sums_a_copy(call: Call) -> bool:
-    """Whether a sum first copies its operand to the type that it sums in; CUDA reads half precision as fp32."""
+    """Whether a sum first casts its operand to its own dtype; CUDA casts half precision to fp32 in the kernel."""
     x, wanted = call.args[0], call.out.dtype
     in_kernel = call.device.casts_in_kernels and x.dtype.floating and wanted is float32
     return call.op in _SUMS and x.dtype is not wanted and not in_kernel
 
 
 def _shared(call: Call) -> Iterator[Scratch]:
-    """Partial results and counters of thread blocks that share outputs. Closed forms leave these steps out."""
+    """Partial results and counters of thread blocks that share outputs; left out of closed forms, as too irregular."""
     x = call.args[0]
     if not (call.device.resident_threads and x.shape) or any(
         hasattr(n, "free_symbols") for n in (*x.shape, *x.strides)
@@ -81,7 +81,7 @@ def _partial_bytes(call: Call) -> int:
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
 def cumulative(call: Call) -> Steps:
-    """A scan; sums in another type are taken from a copy in it (ReduceOps.cpp, impl_func_cum_ops)."""
+    """A scan; one in another dtype casts its operand first (ReduceOps.cpp, impl_func_cum_ops)."""
     x, out = call.args[0], call.out
     yield RESULTS
     converts = call.op in ("cumsum", "cumprod", "logcumsumexp") and x.dtype is not out.dtype
@@ -92,7 +92,7 @@ def cumulative(call: Call) -> Steps:
 
 
 def reduced(shape: Shape, axes: Sequence[int], keepdim: bool) -> Shape:
-    """The shape without some dimensions, or with ones in their place."""
+    """The shape without the dimensions `axes`, or with ones in their place."""
     if keepdim:
         return tuple(1 if i in axes else size for i, size in enumerate(shape))
     return tuple(size for i, size in enumerate(shape) if i not in axes)
@@ -122,7 +122,7 @@ def _restored(grad: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
 
 
 class Sum(Op):
-    """The sum over dimensions; keeps nothing."""
+    """The sum over dimensions; saves nothing."""
 
     operator = "sum"
 
@@ -137,7 +137,7 @@ class Sum(Op):
 
 
 class Mean(Sum):
-    """The mean over dimensions; keeps nothing."""
+    """The mean over dimensions; saves nothing."""
 
     operator = "mean"
 
@@ -148,7 +148,7 @@ class Mean(Sum):
 
 
 class MaxDim(Op):
-    """The largest value and its int64 index along one dimension; keeps the indices."""
+    """The largest value and its int64 index along one dimension; saves the indices."""
 
     def forward(self, x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, ...]:
         """One pass."""
@@ -166,7 +166,7 @@ class MaxDim(Op):
 
 
 class Amax(Op):
-    """The largest value over dimensions; keeps its input and its result."""
+    """The largest value over dimensions; saves its input and its result."""
 
     def forward(self, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
         """One pass."""
@@ -189,7 +189,7 @@ class Amax(Op):
 
 
 class Logsumexp(Op):
-    """log(sum(exp(x))) over dimensions; keeps its input and its result."""
+    """log(sum(exp(x))) over dimensions; saves its input and its result."""
 
     def forward(self, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
         """ATen's composition."""
@@ -210,9 +210,9 @@ class Logsumexp(Op):
 
 
 def composed_logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
-    """logsumexp on tensors of either library, as ATen composes it (ReduceOps.cpp, logsumexp_out_impl).
+    """logsumexp as ATen composes it, on recording or torch tensors (ReduceOps.cpp, logsumexp_out_impl).
 
-    The maximum, exp of the difference, its sum, log, plus the maximum; infinite maxima become 0 first.
+    log(sum(exp(x - max))) + max, with infinite maxima set to 0, since inf - inf is NaN.
     """
     maxes = x.amax(dim, True)
     rows = (
@@ -248,7 +248,7 @@ def amax(self: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
 
 
 class MaxResult(tuple[Tensor, Tensor]):
-    """What `max(dim)` returns: values and indices."""
+    """The result of `max(dim)`: values and indices."""
 
     @property
     def values(self) -> Tensor:
@@ -275,7 +275,7 @@ def logsumexp(self: Tensor, dim: Any, keepdim: bool = False) -> Any:
 
 @method
 def sum_to(self: Tensor, shape: Shape) -> Tensor:
-    """Summed over broadcast dimensions down to `shape` (at::sum_to)."""
+    """Sum over broadcast dimensions down to `shape` (at::sum_to)."""
     if same_shape(self.shape, shape):
         return self
     lead = self.ndim - len(shape)

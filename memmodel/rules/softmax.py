@@ -16,7 +16,7 @@ from memmodel.tensors.tensor import Tensor, method
 
 @rule("_softmax", "_log_softmax")
 def softmax_kernels(call: Call) -> Steps:
-    """Each element is read and written once: five FLOP and one exponential of it."""
+    """Read and write each element once, with four FLOP and one exponential."""
     x, dim = call.args[:2]
     yield RESULTS
     source = yield from contiguous(x)
@@ -28,10 +28,7 @@ def softmax_kernels(call: Call) -> Steps:
 
 @rule("_softmax_backward_data", "_log_softmax_backward_data")
 def softmax_backward_kernels(call: Call) -> Steps:
-    """(grad - sum(grad * result)) * result: the row sum is why softmax's gradient is not elementwise.
-
-    On CUDA softmax's first materialises grad * result.
-    """
+    """(grad - sum(grad * result)) * result; on CUDA softmax, not log_softmax, first materialises grad * result."""
     grad, result, dim = call.args[:3]
     yield RESULTS
     n, vector = result.numel(), 4
@@ -50,7 +47,7 @@ def softmax_backward_kernels(call: Call) -> Steps:
 
 
 def _rows(x: Strided, dim: int) -> tuple[Dim, Dim]:
-    """Rows, and elements of a row."""
+    """The number of rows, and the elements of each."""
     if not x.shape:
         return 1, 1
     d = dim % len(x.shape)
@@ -62,7 +59,7 @@ makes("_softmax_backward_data")(lambda grad, result, dim, dtype: Spec(result.sha
 
 
 class Softmax(Op):
-    """exp(x - max) / sum over one dimension; keeps its result."""
+    """exp(x - max) / sum over one dimension; saves its result."""
 
     def forward(self, x: Tensor, dim: int, dtype: DType) -> Tensor:
         """One kernel."""
@@ -72,13 +69,13 @@ class Softmax(Op):
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """One kernel, and on CUDA the product before it."""
+        """One kernel; on CUDA a product before it."""
         return (aten("_softmax_backward_data", grad, self.unpack("result"), self.dim, self.dtype),)
 
 
 @method
 def softmax(self: Tensor, dim: int, dtype: DType | None = None) -> Any:
-    """Softmax over `dim`; with `dtype`, computed and returned in it (from an upcast copy, except half on CUDA)."""
+    """Softmax over `dim`, in `dtype` if given: from an upcast copy, except for fp16 on CUDA, which the kernel casts."""
     a = axis(dim, self.ndim)
     if dtype is None or dtype is self.dtype:
         return Softmax.apply(self, dim=a, dtype=self.dtype)

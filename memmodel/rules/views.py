@@ -1,4 +1,4 @@
-"""Views: other shapes on the same storage. None allocates, except where PyTorch's own would have to copy.
+"""Views: other shapes on the same storage. `reshape` alone copies, where strides cannot express the shape.
 
 Sources: aten/src/ATen/native/TensorShape.cpp, TensorUtils.cpp (computeStride); tools/autograd/derivatives.yaml.
 """
@@ -20,7 +20,7 @@ from memmodel.tensors.tensor import Tensor, method
 
 @rule("slice_backward", "select_backward", "diagonal_backward")
 def written_into_zeros(call: Call) -> Steps:
-    """Zeros of the input's size, and the gradient copied in (TensorShape.cpp)."""
+    """Write zeros of the input's size, then copy the gradient in (TensorShape.cpp)."""
     grad = call.args[0]
     yield RESULTS
     yield moves("zero", [], [call.out])
@@ -59,7 +59,7 @@ class View(Op):
         return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype, offset=x.offset)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """Back to the input's shape, by a copy where it must be."""
+        """Reshape to the input's shape."""
         return (reshape(grad, self.shape),)
 
 
@@ -80,7 +80,7 @@ class Expand(Op):
         return x.viewed(shape, expand_strides(x.shape, x.strides, shape))
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """Summed over what was repeated."""
+        """Sum over the repeated dimensions."""
         return (grad.sum_to(self.shape),)
 
 
@@ -101,7 +101,7 @@ class Slice(Op):
 
 
 class Alias(Op):
-    """The same tensor again: what indexing with slices of everything returns."""
+    """A view of the whole tensor, which indexing with full slices returns."""
 
     is_view = True
 
@@ -115,7 +115,7 @@ class Alias(Op):
 
 
 class Select(Op):
-    """One index of a dimension, which goes away."""
+    """One index of a dimension, which is dropped."""
 
     is_view = True
 
@@ -158,7 +158,7 @@ class Split(Op):
 
 @method
 def permute(self: Tensor, *dims: Any) -> Tensor:
-    """The dimensions in the order given, without a copy."""
+    """Reorder the dimensions, without a copy. Raises UsageError unless each is named once."""
     order = tuple(axis(d, self.ndim) for d in listed_sizes(dims))
     if sorted(order) != list(range(self.ndim)):
         raise UsageError(f"permute{order} of a tensor with {self.ndim} dimensions: name each dimension once")
@@ -168,7 +168,7 @@ def permute(self: Tensor, *dims: Any) -> Tensor:
 
 @method
 def transpose(self: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Two dimensions exchanged, without a copy."""
+    """Swap two dimensions, without a copy."""
     order = list(range(self.ndim))
     a, b = axis(dim0, self.ndim), axis(dim1, self.ndim)
     order[a], order[b] = order[b], order[a]
@@ -192,14 +192,14 @@ def t(self: Tensor) -> Tensor:
 
 @method
 def view(self: Tensor, *shape: Any) -> Tensor:
-    """The same elements under another shape; an error where that needs a copy."""
+    """The same elements under another shape. Raises UsageError if that needs a copy."""
     result: Tensor = View.apply(self, shape=resolve(self.shape, listed_sizes(shape)))
     return result
 
 
 @method
 def reshape(self: Tensor, *shape: Any) -> Tensor:
-    """The same elements under another shape: a view where strides allow it, a contiguous copy where not."""
+    """The same elements under another shape: a view if strides allow it, else a contiguous copy."""
     wanted = resolve(self.shape, listed_sizes(shape))
     if not self.is_contiguous() and view_strides(self.shape, self.strides, wanted) is None:
         self = self.clone_contiguous()
@@ -211,21 +211,21 @@ def reshape(self: Tensor, *shape: Any) -> Tensor:
 
 @method
 def flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Dimensions from `start_dim` to `end_dim` merged."""
+    """Merge the dimensions from `start_dim` to `end_dim`."""
     a, b = axis(start_dim, self.ndim), axis(end_dim, self.ndim)
     return reshape(self, *self.shape[:a], merged(self.shape[a : b + 1]), *self.shape[b + 1 :])
 
 
 @method
 def unflatten(self: Tensor, dim: int, sizes: Sequence[Dim]) -> Tensor:
-    """One dimension shown as several."""
+    """Split one dimension into several."""
     a = axis(dim, self.ndim)
     return view(self, *self.shape[:a], *resolve((self.shape[a],), sizes), *self.shape[a + 1 :])
 
 
 @method
 def expand(self: Tensor, *sizes: Any) -> Tensor:
-    """Dimensions of one repeated to the sizes given (-1 keeps one), without a copy."""
+    """Repeat dimensions of size 1 to the sizes given (-1 keeps a size), without a copy."""
     wanted = listed_sizes(sizes)
     lead = len(wanted) - self.ndim
     shape = tuple(self.shape[i - lead] if isinstance(s, int) and s == -1 else s for i, s in enumerate(wanted))
@@ -235,7 +235,7 @@ def expand(self: Tensor, *sizes: Any) -> Tensor:
 
 @method
 def unsqueeze(self: Tensor, dim: int) -> Tensor:
-    """A dimension of one put in before `dim`."""
+    """Insert a dimension of size 1 before `dim`."""
     a = axis(dim, self.ndim + 1)
     result: Tensor = View.apply(self, shape=(*self.shape[:a], 1, *self.shape[a:]))
     return result
@@ -243,7 +243,7 @@ def unsqueeze(self: Tensor, dim: int) -> Tensor:
 
 @method
 def squeeze(self: Tensor, dim: int) -> Tensor:
-    """A dimension of one taken out."""
+    """Remove a dimension of size 1."""
     a = axis(dim, self.ndim)
     if not same(self.shape[a], 1):
         return self
@@ -263,7 +263,7 @@ def narrow(self: Tensor, dim: int, start: Dim, length: Dim) -> Tensor:
 
 @method
 def select(self: Tensor, dim: int, index: int) -> Tensor:
-    """One index of a dimension, which goes away, without a copy."""
+    """One index of a dimension, which is dropped, without a copy."""
     result: Tensor = Select.apply(self, dim=axis(dim, self.ndim), index=index)
     return result
 
@@ -336,5 +336,5 @@ def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
 
 @method
 def detach(self: Tensor) -> Tensor:
-    """The same storage without history."""
+    """The same storage, without history."""
     return self.alias()

@@ -1,7 +1,7 @@
-"""Autograd on recording tensors: what is kept for backward, in which order nodes run, when gradients die.
+"""Autograd on recording tensors: the tensors saved for backward, the order of nodes, the lifetime of gradients.
 
 Sources: torch/csrc/autograd/engine.cpp (evaluate_function, validate_outputs), input_buffer.cpp,
-functions/accumulate_grad.h, saved_variable.cpp. Node ops keep and free in the order of PyTorch's generated code:
+functions/accumulate_grad.h, saved_variable.cpp. Nodes save and free tensors in the order of PyTorch's generated code:
 inputs by name, then results.
 """
 
@@ -25,7 +25,7 @@ _LAST = 1 << 62  # AccumulateGrad runs as soon as it is ready
 
 
 class Saved:
-    """A tensor kept for backward: an alias without history and the version it had (saved_variable.cpp)."""
+    """A tensor saved for backward: an alias without history, and its version at the time (saved_variable.cpp)."""
 
     __slots__ = ("_packed", "_unpack", "node", "version")
 
@@ -41,7 +41,7 @@ class Saved:
             tensor.storage.tape.save(tensor.storage.key, node)
 
     def unpack(self) -> Tensor:
-        """The tensor. Raises UsageError where it was changed in place since, as PyTorch does."""
+        """The saved tensor. Raises UsageError if it was modified in place since, as PyTorch does."""
         if self._unpack is not None:
             return self._unpack(self._packed)
         tensor: Tensor = self._packed
@@ -52,22 +52,21 @@ class Saved:
         return tensor
 
     def release(self) -> None:
-        """Let the tensor go."""
+        """Drop the reference to the tensor."""
         if self._unpack is None and self._packed is not None:
             self._packed.storage.tape.release(self._packed.storage.key, self.node)
         self._packed = None
 
     def __del__(self) -> None:
-        """A graph that nothing refers to any more keeps nothing."""
-        self.release()
+        self.release()  # a graph that is dropped without a backward frees its saved tensors too
 
 
 class Op:
-    """One differentiable operation: what it computes, what it keeps, and its gradient.
+    """One differentiable operation and its node in the graph.
 
-    `forward` takes the inputs (tensors, or what stands for one) and returns a tensor or a tuple; it calls `save` for
-    what `backward` needs. `backward` takes the gradients of the results and returns one gradient (or None) per input.
-    Both are required: an op class without a complete rule cannot be defined.
+    `forward` takes the inputs (tensors or numbers) and returns a tensor or a tuple; it calls `save` on the tensors that
+    `backward` needs. `backward` takes the gradients of the results and returns one gradient (or None) per input.
+    Both are required: a class without either raises TypeError when it is defined.
     """
 
     saved: dict[str, Saved] | None
@@ -87,7 +86,7 @@ class Op:
                 raise TypeError(f"op {cls.__name__} has no {rule}: an op needs a complete rule")
 
     def forward(self, *inputs: Any, **params: Any) -> Any:
-        """Compute the result; see the class."""
+        """Compute the result, and save what `backward` reads."""
         raise NotImplementedError
 
     def backward(self, *grads: Any) -> tuple[Any, ...]:
@@ -96,22 +95,25 @@ class Op:
 
     @property
     def name(self) -> str:
-        """What autograd calls the node."""
+        """Autograd's name of the node."""
         return f"{type(self).__name__}Backward"
 
     def save(self, /, **tensors: Tensor) -> None:
-        """Keep tensors for backward, in the order given; only where a gradient will be asked for."""
+        """Save tensors for backward, in the order given; nothing if no gradient is required."""
         if self.recorded:
             for key, tensor in tensors.items():
                 assert self.saved is not None
                 self.saved[key] = Saved(tensor, self.name)
 
     def unpack(self, key: str) -> Tensor:
-        """Within `backward`: a tensor kept by `save`."""
+        """A tensor passed to `save`; only within `backward`."""
         return self.unpacked[key]
 
     def gradients(self, *grads: Any) -> list[Any]:
-        """Run `backward` with everything that was kept at hand, as PyTorch's generated nodes do."""
+        """Unpack every saved tensor, then run `backward`, as PyTorch's generated nodes do.
+
+        Raises UsageError if an earlier backward freed the saved tensors.
+        """
         if self.saved is None:
             raise UsageError(
                 "backward a second time through a graph whose saved tensors are freed: "
@@ -124,7 +126,7 @@ class Op:
             self.unpacked = {}
 
     def release(self) -> None:
-        """Free what was kept, in the order it was kept in. A node that kept nothing can run again."""
+        """Free the saved tensors in the order they were saved. A node without any can run again, as in PyTorch."""
         if self.saved:
             for kept in self.saved.values():
                 kept.release()
@@ -132,7 +134,7 @@ class Op:
 
     @classmethod
     def apply(cls, *inputs: Any, **params: Any) -> Any:
-        """Run the op; where grad mode is on and an input requires it, link the result into the graph."""
+        """Run the op; if grad mode is on and an input requires a gradient, link the result into the graph."""
         tape = _tape_of(inputs)
         node = cls()
         node.needs = [isinstance(x, Tensor) and x.requires_grad for x in inputs]
@@ -158,7 +160,7 @@ class Op:
 
 
 class AccumulateGrad(Op):
-    """The sink of a leaf: steals the first gradient, clones it, or adds to the one there (accumulate_grad.h)."""
+    """The sink of a leaf: steals or clones the first gradient, and adds later ones to it (accumulate_grad.h)."""
 
     sequence = _LAST
 
@@ -171,15 +173,15 @@ class AccumulateGrad(Op):
 
     @property
     def name(self) -> str:
-        """What autograd calls the sink."""
+        """Autograd's name of the sink."""
         return "AccumulateGrad"
 
     def forward(self, *inputs: Any, **params: Any) -> Any:
-        """A sink computes nothing."""
+        """Never called: a sink is no operation of the forward pass."""
         raise NotImplementedError
 
     def backward(self, *grads: Any) -> tuple[Any, ...]:
-        """Add the gradient to the leaf's; `stealable` says that nobody else holds it."""
+        """Add the gradient to the leaf's; a first one that nothing else holds (`stealable`) is taken without a copy."""
         grad, stealable = grads
         leaf = self.leaf
         if leaf.grad is not None:
@@ -193,6 +195,7 @@ class AccumulateGrad(Op):
 
 
 def _obeys_layout(grad: Tensor, leaf: Tensor) -> bool:
+    """Whether the gradient has the strides that its leaf wants (grad_layout_contract.h)."""
     if leaf.is_contiguous() and grad.is_contiguous():
         return True
     if is_dense(leaf.shape, leaf.strides):
@@ -222,7 +225,7 @@ def _edge(tensor: Tensor) -> tuple[Op, int]:
 
 @contextmanager
 def grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
-    """Autograd on or off on a tape while the context is open."""
+    """Switch autograd on a tape on or off inside the context."""
     before, tape.grad_enabled = tape.grad_enabled, enabled
     try:
         yield
@@ -232,21 +235,21 @@ def grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Within, nothing is kept for backward."""
+    """Record no graph inside the context."""
     with grad_mode(current(), False):
         yield
 
 
 @contextmanager
 def enable_grad() -> Iterator[None]:
-    """Within, ops are recorded for backward again."""
+    """Record the graph inside the context, also within `no_grad`."""
     with grad_mode(current(), True):
         yield
 
 
 @contextmanager
 def saved_tensors_hooks(pack: PackHook, unpack: UnpackHook) -> Iterator[None]:
-    """Within, `pack` decides what is kept instead of a saved tensor, and `unpack` gives it back."""
+    """Inside the context, save `pack(tensor)` in place of each tensor; backward reads `unpack` of it."""
     _hooks.append((pack, unpack))
     try:
         yield
@@ -256,7 +259,7 @@ def saved_tensors_hooks(pack: PackHook, unpack: UnpackHook) -> Iterator[None]:
 
 @method
 def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
-    """Ask for gradients of this leaf."""
+    """Mark this leaf as requiring a gradient. Raises UsageError for a tensor that an op made."""
     if self.grad_fn is not None:
         raise UsageError("requires_grad_ on a tensor that an op made: only leaves take it; use detach() first")
     self.requires_grad = requires_grad
@@ -265,7 +268,10 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
 
 @method
 def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
-    """Accumulate the gradients of the leaves. `gradient` is this tensor's; a scalar's is 1."""
+    """Accumulate the gradients of the leaves, from `gradient`, that of this tensor (1 for a scalar).
+
+    Raises UsageError if no gradient is required, or for a `gradient` that is missing or of another shape.
+    """
     if not self.requires_grad:
         raise UsageError("backward of a tensor that requires no gradient: call requires_grad_() on the inputs first")
     if gradient is None:
@@ -294,11 +300,11 @@ class _Engine:
         self.pushed = 0
         self.buffers: dict[Op, list[Tensor | None]] = {}
         self.holders: Counter[int] = Counter()  # by id: how many buffers, results under way and callers hold a gradient
-        self.waiting: Counter[Op] = Counter()
+        self.waiting: Counter[Op] = Counter()  # edges into a node whose gradients are still to come
 
     def run(self, root: tuple[Op, int], gradient: Tensor) -> None:
         self._count_dependencies(root[0])
-        self.holders[id(gradient)] += 2  # the caller's, and the one delivered
+        self.holders[id(gradient)] += 2  # the caller, so that it is never stolen, and the input buffer
         self._deliver(root, gradient)
         self._push(root[0])
         while self.ready:
@@ -334,10 +340,10 @@ class _Engine:
         for index, edge in enumerate(node.edges):
             outputs[index] = result = _validated(outputs[index], edge)
             if result is not None:
-                self.holders[id(result)] += 1
+                self.holders[id(result)] += 1  # the same gradient may go to several edges: then it cannot be stolen
                 self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
-            del result
-        self._let_go(grads)
+            del result  # a reference left in this frame would keep the gradient alive past its last use
+        self._drop(grads)
         if not self.retain_graph:
             node.release()
         for index, edge in enumerate(node.edges):
@@ -350,7 +356,7 @@ class _Engine:
             if self.waiting[edge[0]] == 0:
                 self._push(edge[0])
 
-    def _let_go(self, grads: list[Tensor | None]) -> None:
+    def _drop(self, grads: list[Tensor | None]) -> None:
         for slot, grad in enumerate(grads):
             if grad is not None:
                 self.holders[id(grad)] -= 1
@@ -375,6 +381,7 @@ class _Engine:
         self.holders[id(grad)] -= 1
 
     def _accumulates_in_place(self, old: Tensor) -> bool:
+        """Whether the engine owns the gradient alone, so that it may add into it (can_accumulate_inplace)."""
         return (
             self.holders[id(old)] == 1
             and old.storage.tensors == 1
@@ -383,7 +390,7 @@ class _Engine:
 
 
 def _validated(grad: Tensor | None, edge: tuple[Op, int] | None) -> Tensor | None:
-    """The gradient in the shape and dtype the next node expects: broadcasting is undone here (validate_outputs)."""
+    """The gradient summed to the shape, and cast to the dtype, that the next node expects (validate_outputs)."""
     if grad is None or edge is None:
         return None
     shape, dtype = edge[0].results[edge[1]]

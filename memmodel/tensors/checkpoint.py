@@ -1,4 +1,4 @@
-"""Activation checkpointing without reentry: keep the inputs, run the function again when backward asks.
+"""Activation checkpointing (non-reentrant): save only the inputs, and recompute the rest when backward needs it.
 
 Source: torch/utils/checkpoint.py (_checkpoint_hook, _recomputation_hook). The second run stops as soon as the last
 tensor is saved (early stop), so an operation after it is not repeated.
@@ -13,11 +13,11 @@ from memmodel.tensors.tensor import Tensor
 
 
 class _Stop(Exception):  # noqa: N818 (it is no error)
-    """Everything that backward needs has been recomputed."""
+    """Raised in the second run once the last saved tensor is recomputed."""
 
 
 class _Frame:
-    """One checkpointed call: what was saved in the first run (a number each) and, later, in the second."""
+    """One checkpointed call: how many tensors its first run saved, and those that its second run recomputed."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function = function
@@ -26,12 +26,12 @@ class _Frame:
         self.recomputed: dict[int, Tensor] | None = None
 
     def pack(self, _: Tensor) -> int:
-        """First run: keep a number instead of the tensor."""
+        """First run: save the tensor's index in its place."""
         self.count += 1
         return self.count - 1
 
     def unpack(self, number: int) -> Tensor:
-        """Backward: run again on the first request, then hand each tensor out once."""
+        """Backward: recompute at the first request, then return each tensor once, so that it can be freed."""
         if self.recomputed is None:
             self.recomputed = {}
             try:
@@ -42,7 +42,7 @@ class _Frame:
         return self.recomputed.pop(number)
 
     def repack(self, tensor: Tensor) -> Tensor:
-        """Second run: keep the tensor; stop at the last."""
+        """Second run: keep the tensor, and stop after the last."""
         assert self.recomputed is not None
         number = self.count - self.remaining
         self.recomputed[number] = tensor
@@ -55,7 +55,7 @@ class _Frame:
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool = False) -> Any:
-    """Call `function(*args)`, keeping only `args` for backward. Only the form without reentry is modelled."""
+    """Call `function(*args)`, saving only `args` for backward. Raises UsageError for `use_reentrant=True`."""
     if use_reentrant:
         from memmodel.errors import UsageError
 

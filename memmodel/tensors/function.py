@@ -1,4 +1,4 @@
-"""`Function`: an operation with a backward of its own, in the shape of `torch.autograd.Function`."""
+"""`Function`: an operation whose backward is written by hand, like `torch.autograd.Function`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class Function:
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        """Compute the result; `ctx.save_for_backward` keeps tensors, attributes keep anything else."""
+        """Compute the result; save tensors by `ctx.save_for_backward`, anything else as attributes of `ctx`."""
         raise NotImplementedError
 
     @staticmethod
@@ -21,12 +21,12 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Any) -> Any:
-        """Run forward and, where a gradient is asked for, link it into the graph."""
+        """Run forward and, if an input requires a gradient, link the result into the graph."""
         return _Custom.apply(*inputs, function=cls)
 
 
 class _Custom(Op):
-    """The graph node of a `Function`; it is the `ctx` too."""
+    """The graph node of a `Function`, which its methods get as `ctx`."""
 
     def forward(self, *inputs: Any, function: type[Function]) -> Any:
         """Run the user's forward."""
@@ -44,24 +44,24 @@ class _Custom(Op):
         return f"{self.function.__name__}Backward"
 
     def save_for_backward(self, *tensors: Tensor) -> None:
-        """Keep tensors for backward."""
+        """Save tensors for backward."""
         self.save(**{f"saved {i}": tensor for i, tensor in enumerate(tensors)})
 
     @property
     def needs_input_grad(self) -> tuple[bool, ...]:
-        """Which inputs of `apply` a gradient is asked for."""
+        """For each input of `apply`, whether it requires a gradient."""
         return tuple(self.needs)
 
     def set_materialize_grads(self, _: bool) -> None:
-        """Gradients that are missing are None here always."""
+        """Does nothing: missing gradients are always None here."""
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
-        """What `save_for_backward` kept."""
+        """The tensors passed to `save_for_backward`."""
         return tuple(self.unpacked.values())
 
     def maybe_clear_saved_tensors(self) -> None:
-        """Within `backward`: let go of what was kept, unless the graph is retained. What is unpacked stays."""
+        """Within `backward`: free the saved tensors, unless the graph is retained."""
         if not self.retained:
             self.release()
             self.unpacked = {}

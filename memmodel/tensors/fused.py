@@ -1,7 +1,7 @@
-"""A fused kernel: the same operations as outside, but between its boundaries nothing is allocated.
+"""A fused kernel: the same operations as outside, on tensors in registers and shared memory, so nothing is allocated.
 
-Inside, tensors live in registers and shared memory; only the work counts. A loop over tiles runs its body once, on one
-whole tile, with the number of tiles as weight: hardware computes whole tiles, so the counts are those of the machine.
+Only the work counts. A loop over tiles runs its body once, on one whole tile, and multiplies by the number of tiles:
+hardware computes whole tiles, so that the counts are those of the machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from memmodel.work import Work
 
 
 class FusedKernel:
-    """One launch whose body is recorded as work: a context. `memmodel_kernels.kernel` says what the methods mean."""
+    """A context whose body is recorded as one launch. Its methods are those of `memmodel_kernels.kernel`."""
 
     def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor], gradient: bool = False) -> None:
         self.name, self.gradient = name, gradient
@@ -45,20 +45,20 @@ class FusedKernel:
         self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient))
 
     def tiles(self, size: Dim, step: int) -> Iterator[int]:
-        """The programs of the grid: one per tile of `step` rows."""
+        """Iterate over the programs of the grid, one per tile of `step` rows."""
         count = ceil_div(size, step)
         programs = count * product(self.reads[0].shape[:-2])
         self.grids += (programs, programs, 1, step, self.reads[0].shape[-1])
         yield from self._repeated(count, step)
 
     def visited(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
-        """The key tiles that the query tiles visit: over all programs, as many as the mask has blocks."""
+        """Iterate over the key tiles of a query tile; over all programs these are the mask's blocks."""
         blocks = mask.blocks(n, m, rows, cols)
         self._visits(blocks, mask.most_keys(n, m, rows, cols))
         yield from self._repeated(blocks, cols)
 
     def visiting(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
-        """The query tiles that visit the key tiles: the same blocks, seen from the other side."""
+        """Iterate over the query tiles of a key tile; over all programs these are the mask's blocks."""
         blocks = mask.blocks(n, m, rows, cols)
         self._visits(blocks, mask.most_queries(n, m, rows, cols))
         yield from self._repeated(blocks, rows)
@@ -73,18 +73,18 @@ class FusedKernel:
         self.tape.inner = outside
 
     def load(self, x: Tensor, tile: int, heads: Dim | None = None) -> Tensor:
-        """One tile of `x`, on chip, for each of `heads` programs where they share heads of `x`."""
+        """Read a tile of `x`. With `heads`, that many programs each read one, from the heads of `x` that they share."""
         shape = (x.shape[0], x.shape[1] if heads is None else heads, tile, *x.shape[3:])
         loaded = self._on_chip(shape, x.dtype)
         self.tape.inner += Work(read=loaded.nbytes)
         return loaded
 
     def store(self, x: Tensor, tile: int, value: Tensor) -> None:
-        """A tile of `x`, written."""
+        """Write a tile of `x`."""
         self.tape.inner += Work(written=value.numel() * x.dtype.itemsize)
 
     def accumulate(self, x: Tensor, tile: int, value: Tensor) -> None:
-        """A tile of `x`, added to in memory (atomics)."""
+        """Add to a tile of `x` in memory, by atomics."""
         self.tape.inner += Work(vector=value.numel(), written=value.nbytes)
 
     def full(self, like: Tensor, columns: Sequence[Dim], value: float, dtype: DType) -> Tensor:
@@ -92,7 +92,7 @@ class FusedKernel:
         return self._on_chip((*like.shape[:3], *columns), dtype)
 
     def masked(self, scores: Tensor, mask: Mask, rows: int, cols: int, n: Dim, m: Dim) -> Tensor:
-        """The scores, -inf where a pair does not count: a comparison and a choice, in the blocks at the mask's edge."""
+        """Set masked scores to -inf: a comparison and a select, only in blocks that the mask's edge crosses."""
         self.total += Work(vector=2 * scores.numel()) * mask.edge_blocks(n, rows, cols)
         return scores
 

@@ -14,8 +14,8 @@ from memmodel.errors import UsageError
 class Strided:
     """A tensor as a kernel sees it: sizes, strides and offset in elements, and the element type.
 
-    Recording tensors are this, and so is what a rule sees of a traced one. Without strides it is row-major; these are
-    worked out when they are asked for, since on arrays that is most of the arithmetic.
+    Recording tensors are a subclass, and the tracer shows traced tensors to rules as one. Without strides it is
+    row-major; the strides are then computed on demand, since on arrays that is most of the arithmetic.
     """
 
     __slots__ = ("_strides", "dtype", "offset", "shape")
@@ -120,14 +120,14 @@ def is_dense(shape: Shape, strides: Shape) -> bool:
 
 
 def axis(dim: int, ndim: int) -> int:
-    """`dim` counted from the front; negative dims count from the back."""
+    """`dim` as an index from the front, where negative ones count from the back. Raises UsageError out of range."""
     if not -ndim <= dim < ndim:
         raise UsageError(f"dimension {dim} of a tensor with {ndim} dimensions: expected {-ndim} to {ndim - 1}")
     return dim % ndim
 
 
 def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
-    """The requested shape with its -1, if any, worked out from the number of elements."""
+    """The requested shape, its -1 (if any) computed from the number of elements. Raises UsageError if it cannot be."""
     unknown = [i for i, size in enumerate(requested) if isinstance(size, int) and size == -1]
     if len(unknown) > 1:
         raise UsageError(f"view{tuple(requested)}: at most one dimension can be -1")
@@ -167,7 +167,7 @@ def view_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
 
 
 def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
-    """The common shape of operands under broadcasting."""
+    """The common shape of operands under broadcasting. Raises UsageError where they do not broadcast."""
     result: list[Dim] = []
     for index in range(1, max(map(len, shapes)) + 1):
         sizes = [shape[-index] for shape in shapes if len(shape) >= index]

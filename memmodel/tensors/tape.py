@@ -1,7 +1,7 @@
-"""The tape: what records events while an algorithm runs on recording tensors.
+"""The tape: it records the events of an algorithm that runs on recording tensors.
 
-A tape is opened with `with Tape() as tape:`; tensors made inside belong to it. Storages report their birth and death,
-kernels their launch, autograd what it keeps.
+Tensors made inside `with Tape() as tape:` belong to it. Storages report their allocation and free, kernels their
+launch, autograd the tensors that it saves and releases.
 """
 
 import sys
@@ -57,7 +57,7 @@ class Tape:
 
     @property
     def program(self) -> Program:
-        """What was recorded so far."""
+        """The events recorded so far."""
         return Program(self.events, self.names, self.gradients)
 
     def mark(self, phase: str) -> None:
@@ -65,7 +65,7 @@ class Tape:
         self.events.append(Mark(phase))
 
     def alloc(self, nbytes: Dim, shape: Shape, dtype: DType, op: str, role: str) -> int:
-        """A storage is born; returns its key."""
+        """Record the allocation of a storage; returns its key."""
         self._keys += 1
         if self._open:
             site = _site() if self._sites else None
@@ -74,21 +74,21 @@ class Tape:
         return self._keys
 
     def free(self, key: int) -> None:
-        """A storage dies. After the tape is closed nothing is recorded: what is alive stays so."""
+        """Record that a storage dies. A closed tape records nothing, so that results outlive the program."""
         if self._open:
             self.events.append(Free(key))
 
     def save(self, key: int, node: str) -> None:
-        """Autograd keeps a storage."""
+        """Record that autograd saves a storage."""
         self.events.append(Save(key, node))
 
     def release(self, key: int, node: str) -> None:
-        """Autograd lets a storage go."""
+        """Record that autograd releases a storage."""
         if self._open:
             self.events.append(Release(key, node))
 
     def launch(self, launch: Launch) -> None:
-        """A kernel runs on the current thread's stream; inside a fused kernel, a part of it."""
+        """Record a kernel on the current thread; inside a fused kernel, add its work to that kernel's."""
         if self.fused:
             self.inner += launch.work
             return
@@ -96,7 +96,7 @@ class Tape:
 
 
 def _site() -> Site | None:
-    """The user's frames, innermost first; none for what autograd itself makes."""
+    """The user's frames, innermost first; None for tensors that autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _module(frame).startswith(_OURS):
         if frame.f_code.co_name == ENGINE_STEP:

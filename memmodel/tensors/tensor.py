@@ -1,7 +1,7 @@
 """The recording tensor: a shape on a storage, with PyTorch's lifetime and autograd state and no data.
 
-The methods live beside their rules in `memmodel.rules` and are attached with `@method`; asking for one that does not
-exist lists those that do.
+Its methods are defined beside their rules in `memmodel.rules` and attached with `@method`. A method that does not exist
+raises UsageError, which lists those that do.
 """
 
 import weakref
@@ -112,7 +112,7 @@ class Tensor(Strided):
         return self.strides if dim is None else self.strides[axis(dim, self.ndim)]
 
     def viewed(self, shape: Shape, strides: Shape | None, offset: Dim | None = None) -> "Tensor":
-        """A view: another tensor on the same storage that keeps the tensor it was taken from (variable.h, as_view)."""
+        """A view of the same storage, which keeps its base tensor alive (variable.h, as_view)."""
         start = self.offset if offset is None else offset
         return Tensor(self.storage, shape, strides, self.dtype, self._base or self, start)
 
@@ -143,7 +143,7 @@ def method(name: Any) -> Any:
 
 
 def new(tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None = None) -> Tensor:
-    """A tensor of `spec` (shape, dtype, strides or None) on a new storage, just as large unless `nbytes` are given."""
+    """A tensor of `spec` (shape, dtype, strides or None) on a new storage of `nbytes`, by default what it needs."""
     shape, dtype, strides = spec
     storage = Storage(tape, product(shape) * dtype.itemsize if nbytes is None else nbytes, shape, dtype, op, role)
     return Tensor(storage, shape, strides, dtype)

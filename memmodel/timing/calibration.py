@@ -1,7 +1,7 @@
 """A calibration: rates measured on a machine, or fitted to recorded runs, each with its unit, origin and spread.
 
-It is kept apart from the datasheet: a `Gpu` holds what the vendor lists, a `Calibration` what was seen. Its `basis`
-says where: "local" (measured on this machine), "community" (fitted to other people's runs of that GPU).
+A `Gpu` holds the vendor's values, a `Calibration` the measured ones. Its `basis` is "local" (measured on this machine)
+or "community" (fitted to other people's runs of that GPU).
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,12 +54,12 @@ CONSTANTS: dict[str, tuple[str, str]] = {
 
 
 class Curve(tuple[tuple[float, float], ...]):
-    """A rate by size: points (size, rate), sizes rising. Between points, time is linear in size."""
+    """A rate by size: points (size, rate) in order of size. Time, not rate, is interpolated between points."""
 
     __slots__ = ()
 
     def rate(self, size: float) -> float:
-        """The rate at a size; below the first point and above the last it stays as there."""
+        """The rate at a size; sizes outside the points take the rate of the nearest one."""
         points = self
         if size <= points[0][0]:
             return points[0][1]
@@ -83,7 +83,7 @@ class Constant(NamedTuple):
     spread: float | None = None
 
     def at(self, size: float) -> float:
-        """The value at a size; a plain number holds at every size."""
+        """The value at a size; a plain number is the same at every size."""
         return self.value.rate(size) if isinstance(self.value, Curve) else self.value
 
 
@@ -91,8 +91,8 @@ class Calibration(NamedTuple):
     """Constants of one machine.
 
     Attributes:
-        name: what to call it. basis: "local" or "community".
-        machine: what it was measured on: gpu, gpu_id, driver, torch, triton, cpu, threads, date, clocks ...
+        name: for people. basis: "local" or "community".
+        machine: where it was measured: gpu, gpu_id, driver, torch, triton, cpu, threads, date, clocks ...
     """
 
     name: str
@@ -115,7 +115,7 @@ class Calibration(NamedTuple):
 
 
 def calibration_of(document: Mapping[str, Any]) -> Calibration:
-    """Build the calibration of a JSON document whose format has been checked, or that is shipped."""
+    """Build a calibration from its JSON document, which must have been checked (`timing.schema`) or shipped."""
     return Calibration(
         document["name"],
         document["basis"],
@@ -138,7 +138,7 @@ def _constant_dict(name: str, constant: Constant) -> dict[str, Any]:
 
 
 def mismatches(calibration: Calibration, gpu_id: str, torch: str | None = None) -> list[str]:
-    """What a calibration was made for that differs from what it is used for; each is one sentence."""
+    """A sentence for each way in which a calibration was made for another GPU or torch version."""
     found = []
     made_for = calibration.machine.get("gpu_id", "")
     if made_for != gpu_id:

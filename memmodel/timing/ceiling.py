@@ -1,7 +1,7 @@
 """Ceilings: the limits of a kernel, and the one that binds.
 
-Williams, Waterman and Patterson, "Roofline" (2009), kernel by kernel: a kernel takes as long as its slowest ceiling,
-and what lies beside every ceiling: its launch, the work that does not overlap, the last wave.
+Williams, Waterman and Patterson, "Roofline" (2009), kernel by kernel: a kernel takes the time of its slowest ceiling
+plus that which no ceiling covers: its launch, work that does not overlap, the last wave.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ class Ceiling(NamedTuple):
     Attributes:
         name: "tensor cores", "fp32 units", "exp units", "HBM", ... amount and rate: in FLOP, operations or bytes (per
             second).
-        source: where the rate is from, in words.
+        source: of the rate, in words.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Ceiling(NamedTuple):
 
 
 class KernelTime(NamedTuple):
-    """A kernel's time: the slowest of its ceilings, and what comes on top ("launch", "no overlap", "waves")."""
+    """A kernel's time: its ceilings, and the seconds `beside` them by name ("launch", "no overlap", "waves")."""
 
     name: str
     ceilings: tuple[Ceiling, ...]
@@ -44,12 +44,12 @@ class KernelTime(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time at the binding ceiling, plus what lies beside it."""
+        """Time at the binding ceiling, plus that beside it."""
         return self.binding.seconds + sum(self.beside.values())
 
 
 def share_by_ceiling(kernels: Iterable[KernelTime]) -> dict[str, float]:
-    """Seconds by binding ceiling, largest first; what lies beside the ceilings counts under its own name."""
+    """Seconds by binding ceiling, largest first; seconds beside the ceilings have their own names."""
     shares: dict[str, float] = {}
     for kernel in kernels:
         for name, seconds in ((kernel.binding.name, kernel.binding.seconds), *kernel.beside.items()):

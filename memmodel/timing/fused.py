@@ -1,8 +1,8 @@
 """FlashAttention's time: pipes with an overlap factor, exact block counts under masks, waves of programs.
 
-A program walks the blocks that its mask lets it visit. A block takes its longest pipe, and of the others what the
-kernel does not hide behind it: max + (1 - overlap) (sum - max). Shah et al., "FlashAttention-3" (2024), section 3,
-count the same cycles: products on the tensor cores, 16 exponentials a clock and SM, fp32 arithmetic around them.
+A program visits the blocks that its mask allows. A block takes the time of its longest pipe, plus the part of the others
+that is not hidden behind it: max + (1 - overlap) (sum - max). Shah et al., "FlashAttention-3" (2024), section 3, count
+the same cycles: products on the tensor cores, 16 exponentials a clock and SM, fp32 arithmetic around them.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,8 @@ from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.terms import fp32_rate, traffic
 
 SHARED_BYTES_PER_CLOCK = 128  # of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide)
-GRID = (
-    5  # of a launch's sizes: programs, blocks of all, blocks of the longest, rows and columns of a program's own tile
-)
-_PROLOGUE_TILE = 128 * 128  # elements of the program whose prologue is calibrated
+GRID = 5  # numbers per grid in a launch's sizes; see `memmodel.program.Launch`
+_PROLOGUE_TILE = 128 * 128  # elements of the tile that the calibrated prologue is for
 
 
 def is_flash(launch: Launch) -> bool:
@@ -27,14 +25,14 @@ def is_flash(launch: Launch) -> bool:
 
 
 def constants_of(launch: Launch) -> str:
-    """The prefix of its constants: forward and backward have their own."""
+    """The prefix of the launch's calibrated constants, which differ between forward and backward."""
     return "flash_backward" if launch.gradient else "flash"
 
 
 def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     """The time of a fused attention kernel from a calibration's constants and the datasheet.
 
-    Raises UsageError where the calibration has none of such a kernel: at the peak it would be no time to expect.
+    Raises UsageError without such constants: a time at the peak would be a bound, not an expectation.
     """
     prefix = constants_of(launch)
     if machine.constant(f"{prefix}.matmul") is None and machine.constant(f"{prefix}.flops") is None:
@@ -47,7 +45,7 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     rest = sum(pipe.seconds for pipe in pipes) - longest
     exposed = (1 - machine.number(f"{prefix}.overlap", 1.0)) * rest
     whole = _scheduled(launch, machine, prefix, longest + exposed)
-    beyond = max(whole - max(longest, memory.seconds), 0.0)  # of the slowest ceiling
+    beyond = max(whole - max(longest, memory.seconds), 0.0)  # seconds that the slowest ceiling does not cover
     exposed = min(exposed, beyond)
     beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", LAUNCH_SECONDS)}
     return KernelTime(launch.name, (*pipes, memory), beside)
@@ -74,7 +72,7 @@ def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:
 def _product_rate(machine: Machine, prefix: str, kind: str) -> Rate:
     """The kernel's share of the peak, but no more than the GPU's best matrix product: power limits both.
 
-    An instruction that newer GPUs keep but no longer speed up has a peak of its own, below theirs.
+    A kernel with an older instruction has a lower peak (`flop_per_clock`): newer GPUs run mma.sync, but no faster.
     """
     gpu = machine.gpu
     peak = machine.listed(gpu.peak_quantity(kind)).value
@@ -107,7 +105,7 @@ def shared_memory(launch: Launch, machine: Machine, prefix: str) -> Ceiling:
 
 
 def _softmax_rate(launch: Launch, machine: Machine, prefix: str) -> Rate | None:
-    """Exponentials a second when the fp32 arithmetic that goes with each comes on top; at the tensor clock."""
+    """Exponentials a second, each with its fp32 arithmetic on top, at the tensor clock; None where it is not known."""
     calibrated = machine.calibrated(f"{prefix}.exp")
     if calibrated is not None:
         return calibrated
@@ -123,8 +121,8 @@ def _softmax_rate(launch: Launch, machine: Machine, prefix: str) -> Rate | None:
 def _scheduled(launch: Launch, machine: Machine, prefix: str, body: float) -> float:
     """Seconds until the last program ends, for programs of `body` seconds in all on a full machine.
 
-    Programs of one length run in ceil(programs / SMs) waves. Others fill the SMs as they get free: the sum over the
-    SMs, and a part of the longest at the end (in order: all of it; longest first: about half).
+    Programs of equal length run in ceil(programs / SMs) waves. Unequal ones start as SMs become free: their mean load
+    per SM, plus part of the longest at the end (all of it if started in order, about half if longest first).
     """
     gpu = machine.gpu
     if not {"sm_count", "tensor_clock"} <= gpu.values.keys():

@@ -9,7 +9,7 @@ from memmodel.files import DATA, read_bytes
 from memmodel.timing.calibration import Calibration, calibration_of
 
 _SHIPPED = os.path.join(DATA, "calibrations")
-HOME = "MEMMODEL_HOME"  # environment variable: where a user's calibrations and runs are kept
+HOME = "MEMMODEL_HOME"  # environment variable: the folder of a user's calibrations and runs
 
 
 @cache
@@ -38,12 +38,12 @@ def local(gpu_id: str) -> Calibration | None:
 
 
 def local_path(gpu_id: str) -> str:
-    """Where `memmodel calibrate` puts a calibration and `--gpu local` looks for it."""
+    """The file that `memmodel calibrate` writes and `--gpu local` reads."""
     return os.path.join(home(), "calibrations", f"{gpu_id}.json")
 
 
 def home() -> str:
-    """The user's folder: $MEMMODEL_HOME, or memmodel in the system's place for application data."""
+    """The user's folder: $MEMMODEL_HOME, or memmodel in the system's folder for application data."""
     given = os.environ.get(HOME)
     if given:
         return given

@@ -1,4 +1,4 @@
-"""A machine for the time model: a GPU's datasheet, and what a calibration knows better."""
+"""A machine for the time model: a GPU's datasheet, with a calibration's measured values in its place."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from memmodel.timing.calibration import Calibration, Constant
 
 
 class Rate(NamedTuple):
-    """A rate in SI units, and where it is from."""
+    """A rate in SI units, and its source."""
 
     value: float
     source: str
 
 
 class Machine(NamedTuple):
-    """A GPU, and the calibration that predictions on it use; with none, its datasheet is taken as it stands.
+    """A GPU and its calibration; without one, times are bounds from the datasheet.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
     version whose kernels run.
@@ -29,7 +29,7 @@ class Machine(NamedTuple):
 
     @property
     def basis(self) -> str:
-        """Where times come from: "datasheet", "community" or "local"."""
+        """The source of times: "datasheet", "community" or "local"."""
         return "datasheet" if self.calibration is None else self.calibration.basis
 
     def constant(self, name: str) -> Constant | None:
@@ -42,7 +42,7 @@ class Machine(NamedTuple):
         return None if found is None else Rate(found.at(size), f"calibrated: {found.origin}")
 
     def number(self, name: str, otherwise: float) -> float:
-        """A calibrated number, or what to take without."""
+        """A calibrated number, or `otherwise` without one."""
         found = self.constant(name)
         return otherwise if found is None else found.at(0.0)
 

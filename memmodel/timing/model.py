@@ -1,4 +1,4 @@
-"""The time of kernels and steps: a sum over kernels of the slowest ceiling, against what the host needs to send them.
+"""The time of kernels and steps: the sum over kernels of the slowest ceiling, or the host's dispatch if it is longer.
 
 T = max(sum of dispatch, sum over kernels of launch + max over ceilings). With a datasheet alone this is a roofline per
 kernel and a lower bound; with a calibration, the full model.
@@ -24,7 +24,7 @@ from memmodel.timing.terms import (
 
 
 def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
-    """A kernel's ceilings on a machine, the one that binds, and what comes on top."""
+    """A kernel's ceilings on a machine, and the seconds beside them."""
     if machine.calibration is not None and is_flash(launch):
         return flash_time(launch, machine)
     ceilings = (

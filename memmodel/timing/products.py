@@ -1,4 +1,4 @@
-"""Matrix products on a GPU: the tiles that libraries have, and what they cost beyond the product itself."""
+"""Matrix products on a GPU: the tiles of libraries, and the work that whole tiles and waves add."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,7 +23,7 @@ def narrow_tiles(width: int) -> tuple[Tile, ...]:
 
 
 def padded(thin: Dim, width: int) -> float:
-    """How much more is computed where a narrow result of `thin` columns takes whole tiles of `width`."""
+    """The factor (at least 1) by which whole tiles of `width` exceed a narrow result of `thin` columns."""
     return float(ceil_div(thin, width) * width / thin)
 
 
@@ -37,7 +37,7 @@ def shape_class(sizes: Sequence[Dim]) -> tuple[str, Dim]:
 
 
 def quantised(sizes: Sequence[Dim], sms: int, menu: Iterable[Tile]) -> float:
-    """How much more a product computes than it must with the best tile: its edges, and SMs idle in the last wave.
+    """The factor (at least 1) by which the best tile's work exceeds the product's: edges, idle SMs in the last wave.
 
     tiles = batch ceil(m / rows) ceil(n / cols), in ceil(tiles / SMs) waves. A narrow result has few tiles: with one
     head of 4096 queries and head dim 64, at most 64, so that half of an H100's 132 SMs have nothing to do.

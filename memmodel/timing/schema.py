@@ -1,4 +1,4 @@
-"""The format of a calibration's file, and what its values must be."""
+"""The format of a calibration file, and the ranges of its values."""
 
 import json
 from itertools import pairwise

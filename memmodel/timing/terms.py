@@ -1,7 +1,7 @@
-"""The terms of the time model: each a function from what a kernel does to the ceiling that it meets.
+"""The terms of the time model: each a function from a launch to the ceiling that it meets.
 
-Amounts are bytes, FLOP or operations; rates the same per second. With a datasheet alone a term is the roofline's; a
-calibration replaces its rate by a measured one, by size where a curve was measured.
+Amounts are bytes, FLOP or operations; rates the same per second. A datasheet gives the roofline's rate; a calibration
+replaces it by a measured one, at the launch's size where a curve was measured.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ from memmodel.timing.products import narrow_tiles, padded, quantised, shape_clas
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
-_BANDWIDTH = {  # the constants in which a kind of kernel's bandwidth is looked up, its own first
+_BANDWIDTH = {  # kind of kernel -> the constants of its bandwidth; the first that is calibrated counts
     "elementwise": ("bandwidth",),
     "broadcast": ("bandwidth",),
-    # On a CPU these three go element by element, slower than memory by far; elsewhere they move bytes like any kernel.
+    # CPU kernels of these three handle one element at a time, far slower than memory; GPUs' are bound by it.
     "masked_fill": ("masked_fill", "bandwidth"),
     "triangle": ("triangle", "bandwidth"),
     "bernoulli": ("bernoulli", "bandwidth"),
@@ -31,15 +31,15 @@ _BANDWIDTH = {  # the constants in which a kind of kernel's bandwidth is looked 
 
 
 def bandwidths(launch: Launch) -> tuple[str, ...]:
-    """The constants that a launch's bandwidth is looked up in, its own first."""
+    """The constants of a launch's bandwidth, in order of preference."""
     return _BANDWIDTH[launch.kind]
 
 
 def traffic(launch: Launch, machine: Machine) -> Ceiling:
-    """HBM traffic at the bandwidth of its kind of kernel and its size.
+    """HBM traffic at the bandwidth for this kind of kernel and number of bytes.
 
-    Bandwidth is a curve: kernels on few bytes do not fill the memory system (Hockney's t0 + s / bandwidth). Reductions
-    have one of their own; softmax moves what its passes move.
+    Bandwidth is a curve, since kernels on few bytes do not fill the memory system (Hockney's t0 + s / bandwidth).
+    Softmax's traffic includes the passes that miss L2.
     """
     moved = float(launch.work.hbm_bytes)
     if launch.kind == "softmax" or launch.kind == "softmax_backward":
@@ -54,7 +54,7 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
 def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     """Little's law: SMs x bytes in flight on one / latency bounds the bandwidth of kernels that load by thread.
 
-    Few SMs with fast memory (H20: 78 SMs, 4 TB/s) do not reach it. A measured bandwidth has this in it already.
+    Few SMs with fast memory (H20: 78 SMs, 4 TB/s) do not reach its peak. A measured bandwidth includes this limit.
     """
     by_thread = launch.kind not in ("gemm", "fused")
     if by_thread and machine.constant("bandwidth") is None and "sm_count" in machine.gpu.values:
@@ -63,33 +63,33 @@ def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
         yield Ceiling("loads in flight", float(launch.work.hbm_bytes), rate, source)
 
 
-SOFTMAX_ROW_BYTES = 48 * 1024  # static shared memory of a block: rows up to this stay on chip
+SOFTMAX_ROW_BYTES = 48 * 1024  # static shared memory of a block: shorter rows stay on chip
 SOFTMAX_WARP_ELEMENTS = 1024  # rows up to this are one warp's, in registers
 
 
 def softmax_passes(launch: Launch, machine: Machine) -> float:
-    """How often softmax moves its scores, against once in and once out.
+    """The traffic of softmax, in multiples of one read and one write of its scores.
 
     aten/src/ATen/native/cuda/SoftMax.cu: a row of at most 1024 elements stays in registers, one that fits the 48 KiB of
     static shared memory stays there (cunn_SoftMaxForwardSmem); a longer one is read three times. The second and third
-    read hit L2 while the rows being worked on fit it. Backward reads twice what it sums over, in long rows.
+    read hit L2 as long as the rows in work fit there. Backward reads the operands of its sum twice, in long rows.
     """
     once, again = _softmax_reads(launch)
     return 1.0 + again / once * _missed(float(launch.sizes[1]) * launch.dtype.itemsize, machine) if again else 1.0
 
 
 def _softmax_reads(launch: Launch) -> tuple[float, float]:
-    """Elements that softmax moves once, and those that it reads again, for each of its result."""
+    """Elements moved once and elements read again, per element of softmax's result."""
     forward, length = launch.kind == "softmax", launch.sizes[1]
     on_chip = length <= SOFTMAX_WARP_ELEMENTS or (forward and length * launch.dtype.itemsize < SOFTMAX_ROW_BYTES)
     return (2.0 if forward else 3.0), (0.0 if on_chip else 2.0 if forward else 1.0)
 
 
 def reads_again(launch: Launch, machine: Machine) -> float:
-    """Seconds in which softmax reads again what L2 holds: a block's second pass begins when its first has ended.
+    """Seconds of softmax's re-reads from L2, at its listed bandwidth (0 without one).
 
-    At L2's listed bandwidth; where none is listed, none. Backward reads again at any length above a warp's, so that its
-    rate has it in it.
+    They do not overlap: a block's second pass begins when its first has ended. Backward has none here, as its
+    calibrated rate includes them: it re-reads rows of every length above a warp's.
     """
     if launch.kind != "softmax" or machine.calibration is None or "l2_bandwidth" not in machine.gpu.values:
         return 0.0
@@ -98,7 +98,7 @@ def reads_again(launch: Launch, machine: Machine) -> float:
 
 
 def _missed(row_bytes: float, machine: Machine) -> float:
-    """The share of re-reads that miss L2: two blocks of each SM hold a row each; between 0.7 and 1.4 of L2 it rises."""
+    """The share of re-reads that miss L2: it rises from 0 to 1 as two rows per SM grow from 0.7 to 1.4 of L2."""
     values = machine.gpu.values
     if "l2" not in values or "sm_count" not in values:
         return 0.0
@@ -107,7 +107,7 @@ def _missed(row_bytes: float, machine: Machine) -> float:
 
 
 def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Matrix products, by type and shape class; on a GPU in whole tiles and waves."""
+    """Matrix products, at the rate of their dtype and shape class, in whole tiles and waves on a GPU."""
     if not launch.work.matmul:
         return
     kind = machine.matmul_type(launch.dtype)
@@ -120,7 +120,7 @@ def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 
 
 def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
-    """The calibrated rate: of its shape class by its thin size, or that of large square matrices."""
+    """The calibrated rate for the shape class and thin size, or else for large square matrices."""
     if launch.kind == "gemm":
         name, thin = shape_class(launch.sizes)
         found = machine.calibrated(f"matmul.{kind}.{name}", float(thin))
@@ -130,10 +130,10 @@ def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
 
 
 def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
-    """How much more a product computes than it must, on a calibrated GPU; 1 where its SMs are not known.
+    """The factor (at least 1) of work that tiles and waves add on a calibrated GPU; 1 if its SM count is not known.
 
-    `sizes` are batch, rows, columns and inner size. A calibrated tile is that of large results, or of narrow ones; of
-    the latter the edge counts on any GPU.
+    `sizes` are batch, rows, columns and inner size. Without the number of SMs, only the edge of a narrow result's
+    calibrated tile counts.
     """
     rows, cols, width = (int(machine.number(f"tile.{kind}.{side}", 0)) for side in ("rows", "cols", "thin"))
     name, thin = shape_class(sizes)
@@ -144,7 +144,7 @@ def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
 
 
 def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Elementwise arithmetic on the fp32 units; left out of what a calibrated bandwidth already holds."""
+    """Elementwise arithmetic on the fp32 units; none with a calibration, whose bandwidths include it."""
     if launch.work.vector and machine.calibration is None:
         yield Ceiling("fp32 units", float(launch.work.vector), *machine.listed("vector.fp32"))
 
@@ -152,7 +152,7 @@ def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 def exponentials(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     """Exponentials on the special-function units: SMs x results per clock x clock.
 
-    The bandwidth of a calibrated softmax has its exponentials in it already.
+    A calibrated softmax has none: its bandwidth includes them.
     """
     if not launch.work.exp or (launch.kind == "softmax" and machine.constant("softmax") is not None):
         return
@@ -164,16 +164,16 @@ def exponentials(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 
 
 def exp_known(machine: Machine) -> bool:
-    """Whether the GPU's data give a rate of exponentials."""
+    """Whether the datasheet gives a rate of exponentials."""
     return {"boost_clock", "exp_per_clock_per_sm", "sm_count"} <= machine.gpu.values.keys()
 
 
 def page_faults(launch: Launch, machine: Machine) -> float:
-    """Seconds for first writes to fresh pages: on a CPU, large results come from the system page by page.
+    """Seconds of page faults, when a CPU kernel first writes to a large result.
 
-    glibc gives allocations above its mmap threshold (32 MiB at most) back on free, so each is mapped anew (mallopt(3),
-    M_MMAP_THRESHOLD). The rate is of the faults alone: the writes themselves are in the kernel's traffic. A launch that
-    writes in place finds its pages mapped.
+    glibc returns allocations above its mmap threshold (32 MiB at most) to the system when they are freed, so that each
+    is mapped anew (mallopt(3), M_MMAP_THRESHOLD). The rate counts the faults alone: the writes are in the kernel's
+    traffic. The pages of an in-place launch are mapped already.
     """
     rate = machine.calibrated("fault")
     written = float(launch.work.written)
@@ -183,10 +183,10 @@ def page_faults(launch: Launch, machine: Machine) -> float:
 
 
 def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Elements of a kernel that spreads an operand over others: it works out addresses for each, one element a time.
+    """Elements of a kernel that broadcasts an operand: it computes an address for each, one element at a time.
 
-    aten/src/ATen/native/cuda/CUDALoops.cuh: operands that are not all contiguous take the unvectorised loop. In 16 bits
-    that, not the memory, is its limit. No datasheet lists the rate: without a calibration there is no such ceiling.
+    aten/src/ATen/native/cuda/CUDALoops.cuh: operands that are not all contiguous take the unvectorised loop. In
+    16-bit types this, not memory, is its limit. No datasheet lists the rate: without a calibration there is no ceiling.
     """
     spreads = launch.kind in ("broadcast", "masked_fill") and bool(launch.sizes)
     rate = machine.calibrated("broadcast") if spreads else None
@@ -194,14 +194,14 @@ def broadcasts(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
         yield Ceiling("broadcast loops", float(launch.sizes[0]), *rate)
 
 
-REGISTER_ROWS = range(2049, 9 * 1024 + 1)  # elements; a block has 1024 threads, and 9 registers of each
+REGISTER_ROWS = range(2049, 9 * 1024 + 1)  # elements: a block has 1024 threads, each with 9 registers for the row
 
 
 def one_by_one(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Elements of a softmax whose threads load one each, where the scores' row fits the registers of a block.
+    """Elements of a softmax that loads them one at a time, for rows that fit the registers of a block.
 
     aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForwardReg, since torch 2.7 (pytorch/pytorch#144679); kernels for
-    longer rows load vectors. It is taken to be as fast as the loops of `broadcasts`, which go one by one too.
+    longer rows load vectors. Its rate is assumed to be that of `broadcasts`, which also handle one element at a time.
     """
     if launch.kind != "softmax" or launch.sizes[1] not in REGISTER_ROWS or machine.torch < (2, 7):
         return
@@ -211,6 +211,6 @@ def one_by_one(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 
 
 def fp32_rate(machine: Machine) -> Rate:
-    """Single fp32 operations a second: half of the listed peak, which counts a multiply-add as two."""
+    """fp32 instructions a second: half of the listed peak, which counts a multiply-add as two operations."""
     value, source = machine.listed(machine.gpu.peak_quantity("fp32", "vector"))
     return Rate(value / 2, source)
