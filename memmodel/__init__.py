@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import memmodel.report  # noqa: F401 - names the renderers, and imports none of them
+import memmodel.report  # noqa: F401 - registers the renderers by name, and imports none of them
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,7 @@ else:
 
     def trace(fn: Any, inputs: Any = (), **options: Any) -> Any:
         """The memory of your own PyTorch function; see `memmodel.tracer.api.trace` for the arguments. Needs torch."""
-        with _old_objects_aside():
+        with _frozen_garbage_collector():
             try:
                 run = import_module("memmodel.tracer.api").trace
             except ModuleNotFoundError as error:
@@ -63,8 +63,8 @@ else:
 
 
 @contextmanager
-def _old_objects_aside() -> Iterator[None]:
-    """Within, the garbage collector looks at new objects alone: torch's are so many that each full pass takes 0.1 s."""
+def _frozen_garbage_collector() -> Iterator[None]:
+    """Exclude objects that exist now from garbage collection: torch's are so many that a full pass takes 0.1 s."""
     if gc.get_freeze_count():
         yield
         return

@@ -1,6 +1,6 @@
-"""The built-in algorithms by name, and how a case runs on recording tensors.
+"""The built-in algorithms by name, and the recording of a case.
 
-The functions are `memmodel_kernels`' own: what runs on torch is what is recorded here.
+The functions are those of `memmodel_kernels`: the same code runs on torch and is recorded here.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from memmodel.program import Program
 from memmodel.recording import Device, Tape, Tensor
 
 Run = Callable[..., Any]
-MOST_CHUNKS = 4096  # each is recorded launch by launch, some milliseconds
+MOST_CHUNKS = 4096  # recording a chunk takes milliseconds
 
 
 class Algorithm(NamedTuple):
-    """An algorithm as users name it.
+    """A built-in algorithm.
 
     Attributes:
-        name: on the command line. title: for people. run: calls it with (case, q, k, v).
+        name: on the command line. title: in reports. run: calls it with (case, q, k, v).
         dropout: whether it takes dropout. fused: whether scores stay on chip.
-        note: what to know about its numbers, if anything.
+        note: printed beside its numbers.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Algorithm(NamedTuple):
 
 
 def tiles_of(case: Case) -> Any:
-    """The tiles of a fused kernel: the case's own, or those of its architecture, dtype and head dim."""
+    """The tiles of a fused kernel: those of the case, or by its architecture, dtype and head dim."""
     from memmodel_kernels.flash import flash_tiles
 
     return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim))
@@ -126,12 +126,13 @@ def algorithm(name: str) -> Algorithm:
 
 
 def record(case: Case, device: Device | None = None, sites: bool = False) -> Program:
-    """Run a case on recording tensors: its inputs, then one step as a training or inference loop makes it.
+    """Record a case: its inputs, then one step as in a training or inference loop.
 
-    The step computes the output and, in training, runs backward from an upstream gradient that is alive all along; then
-    the output is dropped and gradients are set to None, so that steps can follow each other. Phases are marked
-    "inputs", "forward", "backward" and "after". With `sites`, allocations know the line that made them. `device`
-    stands in for the case's own.
+    The step computes the output and, in training, runs backward from an upstream gradient, which is an input; then it
+    drops the output and sets gradients to None, so that steps can be repeated. Phases are marked "inputs", "forward",
+    "backward" and "after". With `sites`, allocations hold the line that made them. `device` replaces the case's.
+
+    Raises UsageError for a case that the algorithm does not support.
     """
     chosen = algorithm(case.algorithm)
     _check(chosen, case)
@@ -167,7 +168,7 @@ class Support(NamedTuple):
 
 
 def supported(case: Case) -> Support:
-    """Whether the case's algorithm knows its dropout, dtype, head dim, phase and mask."""
+    """Whether the case's algorithm supports its dropout, dtype, head dim, phase and mask."""
     try:
         _check(algorithm(case.algorithm), case)
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""The case: one key for predictions, recorded runs and tests. What runs, on which sizes, in which phase."""
+"""The case: algorithm, sizes, dtype, mask and phase, the one key of predictions, recorded runs and tests."""
 
 from dataclasses import dataclass, replace
 from math import isqrt
@@ -11,7 +11,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.masks import NO_MASK, Mask
 
 PHASES = ("inference", "forward", "train")
-LARGEST = 1 << 31  # sizes above this are taken for a mistake
+LARGEST = 1 << 31  # sizes above this are rejected as mistakes
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
 LETTERS = dict(zip(SIZES, "bhgnmde", strict=True))
 
@@ -22,13 +22,13 @@ class Size(int):
     letter: str
 
     def __new__(cls, value: int, letter: str) -> "Size":
-        """A size of that value, shown as `letter`."""
+        """An int of that value, written as `letter` in formulas."""
         size = super().__new__(cls, value)
         size.letter = letter
         return size
 
     def __reduce__(self) -> tuple[type["Size"], tuple[int, str]]:
-        return Size, (int(self), self.letter)  # `pickle` and `copy` would leave the letter out
+        return Size, (int(self), self.letter)  # int's own form would drop the letter in `pickle` and `copy`
 
     def __mul__(self, other: Any) -> Any:
         product = int(self) * other
@@ -48,10 +48,10 @@ class Case:
     Attributes:
         batch: b. heads: h, query heads. kv_heads: g, key/value heads, a divisor of h.
         seq: n, queries. kv_seq: m, keys. head_dim: d, of queries and keys. value_dim: e.
-        mask: which keys a query sees. dropout: probability. chunk: queries at a time in "chunked".
-        phase: "inference" (no autograd), "forward" (kept for backward), "train" (forward and backward).
-        torch: version of PyTorch, for workspaces. device: whose kernels run (a GPU's: `memmodel.step.device_of`).
-        tiles: of fused kernels, where they do not follow from device, dtype and head dim (symbols, arrays).
+        mask: the keys that a query sees. dropout: probability. chunk: queries at a time in "chunked".
+        phase: "inference" (no autograd), "forward" (tensors saved for backward), "train" (forward and backward).
+        torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
+        tiles: of fused kernels; None looks them up, which takes an int head dim (not symbols or arrays).
     """
 
     algorithm: str = "naive"
@@ -72,7 +72,7 @@ class Case:
     tiles: Any = None
 
     def lettered(self) -> "Case":
-        """The same case with sizes that show as formulas; equal sizes of query and key share a letter."""
+        """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
         sizes = {name: Size(getattr(self, name), LETTERS[name]) for name in SIZES}
         for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
             if sizes[name] == sizes[twin]:
@@ -80,7 +80,7 @@ class Case:
         return replace(self, **sizes)  # type: ignore[arg-type]
 
     def describe(self, without: str = "") -> str:
-        """The case in one line, without one of its sizes where asked: train, bf16, batch 1, 32 heads, seq 4096, ..."""
+        """The case in one line, less the size `without`: train, bf16, batch 1, 32 heads, seq 4096, ..."""
         parts = {
             "phase": self.phase,
             "dtype": short_name(self.dtype),
@@ -115,7 +115,10 @@ def make_case(
     chunk: int = 1024,
     torch: str = "2.13",
 ) -> Case:
-    """A checked case: defaults filled in, every size a positive int. Raises UsageError for anything else."""
+    """A checked case with its defaults filled in.
+
+    Raises UsageError for sizes that are no positive ints, kv heads that do not divide heads, or an unknown name.
+    """
     from memmodel.cublas import parse_torch_version
 
     parse_torch_version(torch)

@@ -1,7 +1,7 @@
-"""Checking what people give in files (GPU files, calibrations, ledgers) against a msgspec type, with errors for people.
+"""Check the files that users give (GPU files, calibrations, ledgers) against a msgspec type, with readable errors.
 
-msgspec takes longer to import than a prediction to compute: only what reads a file of the user's imports this module.
-Files that are shipped are checked by the tests.
+msgspec takes longer to import than a prediction to compute, so that only readers of user files import this module;
+tests check the shipped files.
 """
 
 import re
@@ -46,7 +46,7 @@ def checked(document: object, kind: type[T], where: str) -> T:
 
 
 def decoded(text: bytes, kind: type[T], where: str) -> T:
-    """Read JSON as a `kind`. Raises UsageError as `checked` does, and for what is not JSON."""
+    """Read JSON as a `kind`. Raises UsageError as `checked` does, and for text that is not JSON."""
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -72,7 +72,7 @@ def _error(message: str, document: Any, kind: Any, where: str) -> UsageError:
 
 
 def _expected(problem: str) -> str:
-    """What was expected, in plain words: "a number from 1e-09 to 1e+18 or a table"."""
+    """msgspec's expectation in plain words: "a number from 1e-09 to 1e+18 or a table"."""
     if "regex" in problem:
         return "text without control characters"
     without = re.sub(r"^Expected |, got .*|(?<=`float`) [<>]=? .*", "", problem)
@@ -113,5 +113,5 @@ def _names(info: inspect.Type) -> list[str]:
 
 
 def _literals(info: inspect.Type) -> list[str]:
-    """The words that a format lets one choose from."""
+    """The values of a format's `Literal` types."""
     return [str(value) for t in _types(info) if isinstance(t, inspect.LiteralType) for value in t.values]

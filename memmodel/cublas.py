@@ -15,14 +15,14 @@ _SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8  # 8.125 MiB: two of 4 MiB, eight of 16
 
 
 class Workspace(NamedTuple):
-    """Bytes a thread's matrix products take, and whether they are given back after each product."""
+    """Bytes of a thread's workspace, and whether it is freed after each product."""
 
     nbytes: int
     per_call: bool
 
 
 def parse_torch_version(text: str) -> tuple[int, int]:
-    """The version as (2, 11), from 2.11.0+cu130. Raises UsageError for no version, or one outside what was checked."""
+    """(2, 11) from "2.11.0+cu130". Raises UsageError for text that is no version, or one that was not checked."""
     parts = str(text).split("+")[0].split(".")
     try:
         version = int(parts[0]), int(parts[1])
@@ -35,7 +35,7 @@ def parse_torch_version(text: str) -> tuple[int, int]:
 
 
 def workspace(torch_version: str, compute_capability: tuple[int, int] | None) -> Workspace:
-    """The workspace by torch version and GPU (None: not an NVIDIA GPU, taken to have none)."""
+    """The workspace by torch version and GPU; none without a compute capability, as GPUs of other vendors have none."""
     version = parse_torch_version(torch_version)
     if compute_capability is None:
         return Workspace(0, False)

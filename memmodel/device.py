@@ -1,7 +1,7 @@
-"""Where the CUDA and the CPU kernels of PyTorch differ in what they allocate: the one list.
+"""The differences between PyTorch's CUDA and CPU kernels in what they allocate.
 
-Everything else about memory is the same C++ code on both, so a recording on `CPU` can be held, event by event, to the
-CPU profiler of a real PyTorch, and a recording on `CUDA` differs from it only by what stands here.
+The rest of PyTorch's memory use is the same C++ code on both. Tests compare recordings on `CPU`, event by event, with
+the CPU profiler of a real PyTorch; recordings on `CUDA` differ only in the fields here.
 """
 
 from typing import NamedTuple
@@ -19,16 +19,16 @@ class Device(NamedTuple):
         softmax_backward_scratch: softmax's backward materialises grad * output (aten/src/ATen/native/cuda/SoftMax.cu).
         gemm_packs_operands: a matrix product clones an operand with no unit stride in its last two dimensions, such as
             the expanded gradient of a sum (aten/src/ATen/native/cuda/Blas.cpp, prepare_batch_matrix_for_cublas).
-        fused_dropout: dropout keeps a bool mask (native_dropout); otherwise noise of the input's dtype.
+        fused_dropout: dropout saves a bool mask (native_dropout); otherwise noise of the input's dtype.
         casts_in_kernels: elementwise kernels convert mixed dtypes in registers; otherwise operands are copied first
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
         streams_gemm: matrix products run through cuBLAS, with its workspace.
-        sms: streaming multiprocessors, an A100's unless a GPU is given; 0 on the CPU.
-        arch: compute capability as one number (80 is 8.0), for the tiles of fused kernels; one that has tiles.
+        sms: streaming multiprocessors, an A100's by default; 0 on the CPU.
+        arch: compute capability as one number (80 is 8.0), a key of the tile table.
         capability: the compute capability itself.
-        threads: of the CPU, each of which sums into a buffer of its own.
-        deterministic: whether deterministic algorithms are demanded (torch.use_deterministic_algorithms).
+        threads: of the CPU; each sums into its own buffer.
+        deterministic: whether deterministic algorithms are required (torch.use_deterministic_algorithms).
     """
 
     name: str

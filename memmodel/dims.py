@@ -3,8 +3,8 @@
 Recording tensors run the same code on all three: ints give a prediction, arrays a sweep, symbols a closed form. The
 functions here are the few places where the three differ; none of them imports numpy or sympy for ints.
 
-Arrays and symbols stand for sizes of at least two: a size of one changes PyTorch's layout rules (a dimension of one
-is contiguous with anything), so ones are written as the literal 1.
+Arrays and symbols are sizes of at least two; a size of one must be the literal 1, since it changes PyTorch's layout
+rules (a dimension of one is contiguous with anything).
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ Shape = tuple[Dim, ...]
 
 
 def product(dims: Iterable[Dim]) -> Dim:
-    """The product of `dims` as an amount; 1 for none. Letters of sizes (`memmodel.case.Size`) are dropped."""
+    """The product of `dims` as a plain number, without the letters of `memmodel.case.Size`; 1 for none."""
     total: Dim = 1
     for size in dims:
         total = total * (int(size) if isinstance(size, int) else size)
@@ -25,12 +25,12 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def merged(dims: Iterable[Dim]) -> Dim:
-    """The product of `dims` as one dimension of a shape, which shows as their letters: b·h."""
+    """The product of `dims` as one dimension of a shape, which keeps their letters: b·h."""
     return reduce(mul, dims) if (dims := tuple(dims)) else 1
 
 
 def same(a: Dim, b: Dim) -> bool:
-    """Whether two dimensions are equal: everywhere for arrays, as expressions for symbols."""
+    """Whether two dimensions are equal: arrays in every element, symbols as expressions."""
     if a is b:
         return True
     equal = a == b
@@ -70,9 +70,9 @@ def minimum(a: Dim, b: Dim) -> Dim:
 
 
 def hint(dim: Dim) -> int:
-    """A representative int, for comparing strides: an array's first element; distinct primes for symbols.
+    """A representative int, for ordering strides: an array's first element, an expression's value at distinct primes.
 
-    The strides of a dense tensor are nested products, so their order does not depend on the sizes.
+    The strides of a dense tensor are nested products, so that their order does not depend on the sizes.
     """
     if isinstance(dim, int):
         return dim
@@ -97,7 +97,7 @@ def _prime(name: str) -> int:
 
 @lru_cache
 def _nth_prime(index: int) -> int:
-    """The primes from 101 on: far from 0, 1 and each other's small multiples."""
+    """The primes from 101 on, so that no product of two sizes equals a third."""
     candidate = 101 if index == 0 else _nth_prime(index - 1) + 1
     while any(candidate % divisor == 0 for divisor in range(2, int(candidate**0.5) + 1)):
         candidate += 1

@@ -1,4 +1,4 @@
-"""Element types: name, bytes per element, and the pipe that a matrix product of them runs on."""
+"""Element types: name, bytes per element, and type promotion."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ _KNOWN = {t.name: t for t in (float64, float32, float16, bfloat16, int64, int32,
 
 
 def element_type(name: str, itemsize: int, floating: bool) -> DType:
-    """The element type of that name, the same object at each call."""
+    """The element type of that name: always the same object, so that types can be compared by `is`."""
     return _KNOWN.setdefault(name, DType(name, itemsize, floating))
 
 

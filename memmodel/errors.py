@@ -1,4 +1,4 @@
-"""The one exception of wrong use: it says what was given, what was expected and what to try."""
+"""The exception for wrong use, whose message says what was given, what was expected and what to try."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ class UsageError(ValueError):
 
 
 def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> str:
-    """The one of the `valid` names that was given, in any case. Raises UsageError for others, as `unknown`."""
+    """The `valid` name that `given` matches, in any case. Raises the UsageError of `unknown` for others."""
     names = list(valid)
     found = {name.casefold(): name for name in names}.get(str(given).strip().casefold())
     if found is None:
@@ -17,7 +17,7 @@ def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> st
 
 
 def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> UsageError:
-    """An error for a name that is not in `valid`: it lists the nearest names, or all of them when there are few."""
+    """The error for a name that is not in `valid`; it lists the nearest names, or all if there are few."""
     import difflib  # here because only a mistake needs it, and every command starts by importing this module
 
     names = sorted(valid)
@@ -33,6 +33,6 @@ def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> U
 
 
 def shortened(value: object, most: int = 80) -> str:
-    """What was given, as Python writes it, cut to fit into a sentence."""
+    """The `repr` of a value, cut to `most` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""Reading files that people name: regular files of a bounded size, and one clear error for anything else."""
+"""Read files that users name: regular files of a bounded size, with one clear error for anything else."""
 
 import os
 from os import PathLike, fspath
@@ -8,7 +8,7 @@ from typing import Any
 from memmodel.errors import UsageError
 
 DATA = os.path.join(os.path.dirname(__file__), "data")  # pathlib takes longer to import than a GPU to read
-MOST_BYTES = 16 << 20  # of a GPU file or a calibration, which have a few thousand
+MOST_BYTES = 16 << 20  # a GPU file or a calibration has a few thousand bytes
 
 
 def read_bytes(path: str | PathLike[str], advice: str = "", most: int = MOST_BYTES) -> bytes:

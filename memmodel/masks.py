@@ -1,8 +1,7 @@
-"""Masks as objects with two counts: exact score pairs, and the blocks that a tiled kernel really visits.
+"""Masks, with two counts: the exact score pairs, and the blocks that a tiled kernel visits.
 
-Queries i = 0 .. n-1 stand at the end of the keys j = 0 .. m-1 (bottom-right alignment): query i is at key position
-i + m - n. n and m may be ints, arrays or symbols; tiles are ints. For symbols n and m are taken as multiples of the
-tile.
+The n queries align with the last of the m keys (bottom-right alignment): query i is at key position i + m - n. n and m
+may be ints, arrays or symbols (taken as multiples of the tile); tiles are ints.
 """
 
 from typing import Any, NamedTuple
@@ -12,9 +11,9 @@ from memmodel.errors import UsageError, choice
 
 
 class Mask(NamedTuple):
-    """Which keys a query sees: all, those not after it (`causal`), or of these only the last `window`.
+    """The keys that a query sees: all, those not after it (`causal`), or only the last `window` of these.
 
-    `window` counts keys, the query's own position included; it implies `causal`.
+    `window` counts keys, including that at the query's own position; it implies `causal`.
     """
 
     causal: bool = False
@@ -26,7 +25,7 @@ class Mask(NamedTuple):
         return "window" if self.window is not None else "causal" if self.causal else "none"
 
     def pairs(self, n: Dim, m: Dim) -> Dim:
-        """Score pairs that count, exactly."""
+        """The exact number of unmasked score pairs of n queries and m keys."""
         if not self.causal:
             return n * m
         seen = n * (m - n) + _triangle(n) if self._all_see(n, m) else _triangle(m)
@@ -37,7 +36,7 @@ class Mask(NamedTuple):
         return seen - unseen
 
     def _all_see(self, n: Dim, m: Dim) -> bool:
-        """Whether each query sees a key (n <= m)."""
+        """Whether each query sees a key (n <= m). Raises UsageError for arrays where only some do."""
         if hasattr(m - n, "free_symbols"):
             return True
         shorter = m < n
@@ -46,7 +45,7 @@ class Mask(NamedTuple):
         return not shorter if isinstance(shorter, bool) else True
 
     def blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
-        """Blocks of `rows` queries by `cols` keys that hold at least one pair, summed over all row tiles."""
+        """The number of blocks of `rows` queries by `cols` keys that hold at least one unmasked pair."""
         tiles = ceil_div(n, rows)
         if not self.causal:
             return tiles * ceil_div(m, cols)
@@ -61,7 +60,7 @@ class Mask(NamedTuple):
         return ends - starts
 
     def edge_blocks(self, n: Dim, rows: int, cols: int) -> Dim:
-        """Blocks that the mask's edge crosses, where tiles are aligned with it: elsewhere all pairs count, or none.
+        """Blocks that the mask's edge crosses, for tiles aligned with it: only these need masking.
 
         The diagonal leaves a tile of `rows` queries after `rows` keys; a window has a second edge.
         """
@@ -70,12 +69,12 @@ class Mask(NamedTuple):
         return ceil_div(n, rows) * ceil_div(rows, cols) * (1 if self.window is None else 2)
 
     def most_keys(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
-        """Key blocks of the query tile that visits most: a tile at the end, where a causal mask sees all keys."""
+        """Key blocks of the query tile that visits most: the last, which sees all keys unless a window limits it."""
         seen = m if self.window is None else minimum(m, self.window + rows - 1)
         return minimum(ceil_div(m, cols), ceil_div(seen, cols) + (0 if self.window is None else 1))
 
     def most_queries(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
-        """Query blocks of the key tile that is visited most: the first, unless a window ends its sight."""
+        """Query blocks of the key tile that is visited most: the first, by all queries unless a window limits them."""
         seen = n if self.window is None else minimum(n, self.window + cols - 1)
         return minimum(ceil_div(n, rows), ceil_div(seen, rows) + (0 if self.window is None else 1))
 
@@ -89,7 +88,7 @@ class Mask(NamedTuple):
         return (long // short) * count * (count + 1) / 2
 
     def blocked(self, xp: Any, like: Any, n: Dim, m: Dim) -> Any:
-        """A bool tensor (n, m), true where a pair does not count; None without a mask. `xp` is the tensors' library."""
+        """A bool tensor (n, m), true where a pair is masked; None without a mask. `xp`: torch or memmodel.recording."""
         if not self.causal:
             return None
         after = xp.ones(n, m, dtype=xp.bool, device=like.device).triu(m - n + 1)
@@ -107,7 +106,7 @@ NO_MASK = Mask()
 
 
 def mask(name: str | None, window: int | None = None) -> Mask:
-    """The mask called `name`, in any case: none, causal, or window (with its size); without a name as `window` says.
+    """The mask called none, causal or window (which needs `window`), in any case; the name may be left out.
 
     Raises UsageError for another name, and for a window without its size.
     """
@@ -122,7 +121,7 @@ def _triangle(n: Dim) -> Dim:
 
 
 def _ramp(count: Dim, step: int, start: Dim, size: int, up: bool) -> Dim:
-    """Sum over i = 0 .. count-1 of (start + i step) / size, rounded up or down, terms below zero left out."""
+    """Sum over i = 0 .. count-1 of (start + i step) / size, each rounded up or down, without terms below zero."""
     skip = minimum(maximum(ceil_div(-start, step), 0), maximum(count, 0))  # terms below zero
     base = start + skip * step + (size - 1 if up else 0)
     return _floor_sum(maximum(count - skip, 0), size, step, base)

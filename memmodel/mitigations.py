@@ -1,4 +1,4 @@
-"""What would lower a step's peak or make it fit: other algorithms, settings and sizes, each with its own prediction."""
+"""Changes that lower a step's peak or make it fit: algorithms, settings and sizes, each with its prediction."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,13 +11,13 @@ from memmodel.masks import Mask
 from memmodel.prediction import Mitigation, Prediction
 from memmodel.step import memory_of
 
-MOST_CHUNKS = 4  # of a suggested chunked attention
-WINDOW = 4096  # of a suggested sliding window (Mistral 7B's)
+MOST_CHUNKS = 4  # chunks in a suggested chunked attention
+WINDOW = 4096  # keys in a suggested sliding window (Mistral 7B's)
 Change = tuple[str, Case, AllocatorConfig | None]
 
 
 def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorConfig | None = None) -> list[Mitigation]:
-    """What would help the first prediction, least memory first."""
+    """The changes that lower the first prediction's allocated peak, or make it fit; least memory first."""
     first = predictions[0]
     if algorithm(first.case.algorithm).fused or first.case.algorithm == "decode":
         return []
@@ -33,7 +33,7 @@ def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorCo
 
 
 def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator[Change]:
-    """(what changes, the changed case, allocator settings) of everything worth trying."""
+    """(name, changed case, allocator settings) of each change to try."""
     case = prediction.case
     if prediction.memory.fits is False and not (config and config.expandable_segments):
         settings = replace(config or AllocatorConfig(), expandable_segments=True)
@@ -49,7 +49,7 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
 
 
 def _chunks(case: Case, config: AllocatorConfig | None) -> Iterator[Change]:
-    """Chunked attention, and with a window where there is none: another function, but the one long contexts use."""
+    """Chunked attention, and with a window if there is none: that changes the result, but is usual in long contexts."""
     chunked = replace(case, algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
     if case.algorithm == "chunked" or case.seq <= chunked.chunk or not supported(chunked):
         return

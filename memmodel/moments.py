@@ -1,7 +1,7 @@
-"""The moments of a phase that can be its live peak, as sums in letters.
+"""The moments of a phase that can be its live peak, as symbolic sums.
 
-A phase has as many moments as births; which of them holds the most bytes depends on the sizes. Numbers at sample sizes
-find those that can be the largest; each of the others is then proven to lie below one of them, or counted as unproven.
+A phase has a moment per allocation, and the sizes decide which holds the most bytes. The largest at sample sizes are
+candidates; every other moment is then proven to lie below one of them, or counted as unproven.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,14 +19,14 @@ from memmodel.program import Mark, Program
 
 Sum = frozenset[tuple[Any, Any]]  # the terms of the bytes alive: (monomial, coefficient)
 Sizes = Mapping[Any, Any]  # symbol -> number
-_MOST_COMPARED = 6  # largest moments whose means others are compared with
+_MOST_COMPARED = 6  # candidates used in proofs, whose cost grows with the pairs of them
 _SIZES = (2, 5, 16, 64, 256, 1024, 4096, 16384, 131072)
 _SAMPLES = 90
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A moment that makes the peak: its bytes, what is alive then, and where it wins (None: everywhere)."""
+    """A moment that is the peak for some sizes: its bytes, its name, and the condition on sizes (None: always)."""
 
     expression: Any
     moment: str
@@ -34,7 +34,7 @@ class Branch:
 
 
 class Moment(NamedTuple):
-    """When a sum of bytes is alive: in words, and the first and the last of the events after which it is."""
+    """The time at which a sum of bytes is alive: in words, and by the first and last event after which it is."""
 
     what: str
     first: int
@@ -42,9 +42,12 @@ class Moment(NamedTuple):
 
 
 class Largest(NamedTuple):
-    """The moments that are the largest at some sizes, that of the first sample first, and those not proven to be none.
+    """The result of `largest_moments`.
 
-    `values`: every moment's bytes at the samples.
+    Attributes:
+        moments: those that are the largest at some sample; that of the first sample comes first.
+        unproven: those that no sample shows to be the largest, and no proof shows not to be.
+        values: every moment's bytes at the samples.
     """
 
     moments: list[Sum]
@@ -52,11 +55,11 @@ class Largest(NamedTuple):
     values: dict[Sum, list[Any]]
 
 
-def moments_of(program: Program, phase: str, in_letters: Callable[[Any], Any] = lambda size: size) -> dict[Sum, Moment]:
-    """The bytes alive at a phase's start and after each of its births. `in_letters` rewrites each storage's bytes."""
+def moments_of(program: Program, phase: str, in_symbols: Callable[[Any], Any] = lambda size: size) -> dict[Sum, Moment]:
+    """The live bytes at a phase's start and after each allocation; `in_symbols` rewrites each storage's bytes."""
     labels = names(program)
     found: dict[Sum, Moment] = {}
-    for index, now in enumerate(states(program, lambda birth: terms(in_letters(birth.nbytes)), Terms())):
+    for index, now in enumerate(states(program, lambda birth: terms(in_symbols(birth.nbytes)), Terms())):
         if now.phase != phase:
             continue
         if type(now.event) is Mark:
@@ -68,9 +71,9 @@ def moments_of(program: Program, phase: str, in_letters: Callable[[Any], Any] = 
     return found
 
 
-def largest_moments(moments: Collection[Sum], letters: Sequence[Symbol], first: Sequence[Sizes] = ()) -> Largest:
-    """Those that are the largest at some of the sample sizes, of which `first` come first."""
-    at = _at({term for moment in moments for term, _ in moment}, [*first, *_samples(letters)])
+def largest_moments(moments: Collection[Sum], symbols: Sequence[Symbol], first: Sequence[Sizes] = ()) -> Largest:
+    """Classify moments by their values at sample sizes, of which `first` come first, and by proof."""
+    at = _at({term for moment in moments for term, _ in moment}, [*first, *_samples(symbols)])
     values = {m: [sum(c * sizes[t] for t, c in m) for sizes in at] for m in moments}
     best = list(dict.fromkeys(max(values, key=lambda m: values[m][i]) for i in range(len(at)))) if moments else []
     shifted = [around_ones(m) for m in best[:_MOST_COMPARED]]
@@ -80,7 +83,7 @@ def largest_moments(moments: Collection[Sum], letters: Sequence[Symbol], first: 
 
 
 def _at(wanted: Collection[Any], samples: Iterable[Sizes]) -> list[dict[Any, Any]]:
-    """The terms' values at each sample that is a size of the run: no division by zero, no half an element."""
+    """The terms' values at each sample, without samples where a term divides by zero or is not rational."""
     found = []
     for sizes in samples:
         with suppress(ZeroDivisionError):
@@ -90,14 +93,14 @@ def _at(wanted: Collection[Any], samples: Iterable[Sizes]) -> list[dict[Any, Any
     return found
 
 
-def _samples(letters: Sequence[Symbol]) -> Iterable[Sizes]:
-    for i in range(_SAMPLES if letters else 0):
-        picks = (_SIZES[(i * (2 * j + 1) + i // len(_SIZES) * j + j) % len(_SIZES)] for j in range(len(letters)))
-        yield {s: Integer(n) for s, n in zip(letters, picks, strict=True)}
+def _samples(symbols: Sequence[Symbol]) -> Iterable[Sizes]:
+    for i in range(_SAMPLES if symbols else 0):
+        picks = (_SIZES[(i * (2 * j + 1) + i // len(_SIZES) * j + j) % len(_SIZES)] for j in range(len(symbols)))
+        yield {s: Integer(n) for s, n in zip(symbols, picks, strict=True)}
 
 
 def _below(moment: Sum, winners: Sequence[Sum]) -> bool:
-    """Whether some winner has at least as much of every term, all terms positive."""
+    """Whether some winner, all of whose terms are positive, has at least as much of every term."""
     mine = dict(moment)
     return any(
         all(dict(w).get(term, 0) >= coefficient for term, coefficient in mine.items())
@@ -112,7 +115,7 @@ def expression_of(moment: Sum) -> Expr:
 
 
 def condition(winner: Expr, others: Sequence[Expr]) -> Any:
-    """Where a moment is the largest: None for everywhere, else in symbols or, where that is no polynomial, in words."""
+    """The condition for a moment to be the largest: None if it always is, text if no polynomial expresses it."""
     if not others:
         return None
     try:

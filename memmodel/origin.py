@@ -1,7 +1,7 @@
-"""Names for storages, as the code that made them names them.
+"""Names of storages, taken from the source code that made them.
 
-A recording notes where each allocation happened (code object and instruction). Here that place becomes the variable
-that the value was assigned to, or the text of the expression; a returned value takes the name that the caller gives it.
+A recording holds the place of each allocation (code object and instruction). Its name is that of the variable that the
+value is assigned to, or else the text of the expression; a returned value takes its name in the caller.
 """
 
 import ast
@@ -15,12 +15,12 @@ from typing import NamedTuple
 from memmodel.program import Program, Site
 
 LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
-_OWN_NAMES = {"max indices", "dropout mask"}  # second results, which the code does not name
+_OWN_NAMES = {"max indices", "dropout mask"}  # second results, which have no name in the code
 Span = tuple[int, int, int, int]  # line, column, end line, end column
 
 
 class Origin(NamedTuple):
-    """Where a value was made: its name there, the function, and file and line."""
+    """The place that made a value: its name there, the function, file and line."""
 
     name: str
     function: str
@@ -35,7 +35,7 @@ class _Source(NamedTuple):
 
 
 def names(program: Program) -> dict[int, str]:
-    """A name for every storage: given, assigned in the code, `x.grad` or grad(x) for gradients, or the operation's."""
+    """A name for every storage: its explicit one, that in the code, x.grad or grad(x), or else its operation's."""
     found: dict[int, str] = dict(program.names)
     for birth in program.births():
         if birth.key not in found:
@@ -53,7 +53,7 @@ def wildcard(name: str) -> str:
 
 
 def origin(site: Site | None) -> Origin | None:
-    """The place in the user's code, or None where there is none (autograd's own temporaries)."""
+    """The place in the user's code; None for autograd's temporaries, which have none."""
     if site is None:
         return None
     inner, _ = site.frames[0]
@@ -92,7 +92,7 @@ def _text(source: _Source, span: Span) -> str:
 
 @cache
 def _source(filename: str, line: int) -> _Source | None:
-    """What a line assigns and returns; a line that is no statement by itself is looked up in the whole file."""
+    """The assignments and returns of a line; if it is no whole statement, the file is parsed instead."""
     lines = _lines(filename)
     if lines is None or line > len(lines):
         return None
@@ -148,7 +148,7 @@ def _read(tree: ast.AST, lines: list[str], line: int = 0, column: int = 0) -> _S
 
 
 def _pairs(value: ast.expr, target: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """(value, target) of an assignment; tuples assigned to tuples count element by element."""
+    """(value, target) of an assignment; a tuple assigned to a tuple gives a pair per element."""
     if isinstance(value, ast.Tuple) and isinstance(target, ast.Tuple) and len(value.elts) == len(target.elts):
         for v, t in zip(value.elts, target.elts, strict=True):
             yield from _pairs(v, t)

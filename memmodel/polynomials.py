@@ -1,7 +1,7 @@
 """Sums of monomials in sizes, and proofs that one sum never exceeds others.
 
-Sums are dictionaries of Python numbers where thousands are compared, for which sympy takes too long. All symbols stand
-for sizes of at least one: a polynomial in (symbol - 1) without a negative coefficient is then nowhere negative.
+Sums are dictionaries of Python numbers, because thousands are compared and sympy would take too long. All symbols are
+sizes of at least one, so that a polynomial in (symbol - 1) without negative coefficients is never negative.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Poly
 
-_WEIGHTS = 12  # means of two sums are tried at weights of twelfths
+_WEIGHTS = 12  # weighted means of two sums are tried in steps of a twelfth
 
 
 class Terms(dict[Any, Any]):
@@ -50,7 +50,7 @@ def exact(number: Any) -> int | Fraction:
 
 
 def short(expression: Any) -> Any:
-    """Factored, with powers of two in front."""
+    """The expression, factored."""
     return sympy.factor(sympy.sympify(expression))
 
 
@@ -58,7 +58,7 @@ Shifted = dict[Any, Any]  # powers of (symbol - 1) -> coefficient
 
 
 def around_ones(polynomial: Iterable[tuple[Any, Any]]) -> Shifted | None:
-    """A sum of (monomial, coefficient) pairs in powers of (symbol - 1); None where a term is no monomial."""
+    """A sum of (monomial, coefficient) pairs in powers of (symbol - 1); None if a term is no monomial."""
     found: Shifted = {}
     for term, coefficient in polynomial:
         shifted = _shifted(term)
@@ -70,7 +70,7 @@ def around_ones(polynomial: Iterable[tuple[Any, Any]]) -> Shifted | None:
 
 
 def lies_below(one: Shifted | None, others: Sequence[Shifted | None]) -> bool:
-    """Whether a sum lies below another, or below a weighted mean of two, at all sizes. True is proven, False is not."""
+    """Whether a sum is proven to lie below another, or below a weighted mean of two, at all sizes."""
     known = [other for other in others if other is not None]
     if one is None or not known:
         return False
@@ -100,9 +100,9 @@ def _shifted(monomial: Any) -> Shifted | None:
 
 
 def wins_where(winner: Expr, others: Sequence[Expr]) -> Any:
-    """Where an expression is the largest: one condition for each other, common positive factors divided out.
+    """The condition for an expression to be the largest: an inequality per other, without common positive factors.
 
-    Raises PolynomialError where a difference is no polynomial.
+    Raises PolynomialError if a difference is no polynomial.
     """
     conditions = [_difference(winner - other) for other in others]
     kept = [c for i, c in enumerate(conditions) if not any(_implies(b, c) for j, b in enumerate(conditions) if i != j)]
@@ -130,7 +130,7 @@ def _implies(stronger: Expr, weaker: Expr) -> bool:
 
 
 def _at_least(difference: Expr) -> Any:
-    """difference >= 0, with its negative terms brought to the other side."""
+    """difference >= 0, with negative terms moved to the right."""
     terms = sympy.Add.make_args(difference)
     positive = [t for t in terms if t.as_coeff_Mul()[0] > 0]
     negative = [-t for t in terms if t.as_coeff_Mul()[0] < 0]

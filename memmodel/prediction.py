@@ -1,6 +1,6 @@
 """The results of a prediction, as frozen data: what memory it takes, how much work it is, how long it takes.
 
-`print(report)` shows a table in a terminal, `report` at the end of a notebook's cell one there; see `memmodel.shown`.
+`print(report)` shows a table in a terminal, and so does `report` at the end of a notebook cell (`memmodel.rendering`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from memmodel.account import TensorRecord
 from memmodel.case import Case
 from memmodel.errors import unknown
 from memmodel.gpus import Gpu
-from memmodel.shown import Shown
+from memmodel.rendering import Renderable
 from memmodel.timing import KernelTime
 from memmodel.units import bytes_text
 from memmodel.work import Work
@@ -114,7 +114,7 @@ class Time(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction(Shown):
+class Prediction(Renderable):
     """One algorithm on one case and GPU.
 
     Attributes:
@@ -189,7 +189,7 @@ class Computed(Sequence[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Shown):
+class Report(Renderable):
     """Predictions for several algorithms on one GPU, with what would help and what was assumed."""
 
     gpu: Gpu

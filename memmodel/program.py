@@ -1,4 +1,4 @@
-"""A program: the ordered events of one run. Memory, time and pictures are readings of it.
+"""A program: the ordered events of one run, from which memory, time and pictures are computed.
 
 Recording tensors and the tracer produce programs; liveness, the allocator model and the time model read them. Bytes are
 raw (no allocator rounding); sizes are ints, arrays or symbols.
@@ -20,7 +20,7 @@ class Site(NamedTuple):
 
 
 class Alloc(NamedTuple):
-    """An allocation of a storage: by which operator, and where in the user's code (see `memmodel.origin`)."""
+    """An allocation of a storage, with the operator and the place in the user's code (see `memmodel.origin`)."""
 
     key: int
     nbytes: Dim
@@ -32,43 +32,43 @@ class Alloc(NamedTuple):
 
     @property
     def goes_in_steps(self) -> bool:
-        """Whether it is what a reduction's thread blocks share: its size goes in steps, and formulas leave it out."""
+        """Whether it is scratch of a reduction: formulas leave it out, since its size is a step function."""
         return self.dtype.name == "uint8" and self.role == "temporary"
 
 
 class Free(NamedTuple):
-    """A storage is freed: the last tensor on it is gone."""
+    """A free of a storage, when the last tensor on it goes."""
 
     key: int
 
 
 class Save(NamedTuple):
-    """An autograd node keeps a storage for backward."""
+    """An autograd node saves a storage for backward."""
 
     key: int
     node: str
 
 
 class Release(NamedTuple):
-    """An autograd node lets a kept storage go."""
+    """An autograd node releases a saved storage."""
 
     key: int
     node: str
 
 
 class Launch(NamedTuple):
-    """A kernel runs.
+    """A launch of a kernel.
 
     Attributes:
-        name: the kernel's, as PyTorch's profiler would group it ("bmm", "softmax", "copy").
-        work: FLOP by pipe and bytes. dtype: of its result.
-        kind, sizes: what its time depends on beyond its work (see `memmodel.timing`):
+        name: as PyTorch's profiler groups kernels ("bmm", "softmax", "copy").
+        work: FLOP by pipe, and bytes. dtype: of its result.
+        kind, sizes: for the time model, which depends on them beside the work (see `memmodel.timing`):
             "elementwise", "triangle", "bernoulli": none. "broadcast": elements of the result. "masked_fill": elements
             where the mask is broadcast, else none. "reduction", "argmax", "softmax", "softmax_backward": rows, and
             elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all
             of them, blocks of the longest, rows and columns of the tile that a program owns.
         cublas: whether it runs through cuBLAS, with the workspace of its thread.
-        in_place: whether it writes to a storage that is there already, whose pages are too.
+        in_place: whether it writes to a storage that was written before, whose pages are mapped.
         gradient: whether it computes a gradient.
         thread: "main" or "autograd": each owns a cuBLAS handle and so a workspace.
     """
@@ -85,7 +85,7 @@ class Launch(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A phase begins: "inputs", "forward", "backward", ..."""
+    """The start of a phase: "inputs", "forward", "backward", ..."""
 
     phase: str
 
@@ -97,8 +97,8 @@ class Program(NamedTuple):
     """The events of a run, in order, with names for the storages that have one.
 
     Attributes:
-        events: what happened.
-        names: storage key -> name given explicitly (inputs).
+        events: in order.
+        names: storage key -> name, for those named explicitly (inputs).
         gradients: key of a gradient's storage -> key of the storage that it is the gradient of.
     """
 
@@ -115,13 +115,13 @@ class Program(NamedTuple):
         return self._replace(events=[e for e in self.events if getattr(e, "key", None) not in keys])
 
     def reshaped(self, shapes: Mapping[int, Shape]) -> "Program":
-        """The program with other shapes of the storages that `shapes` has by key."""
+        """The program with the shapes of some storages, by key, replaced."""
         return self._replace(
             events=[e._replace(shape=shapes.get(e.key, e.shape)) if isinstance(e, Alloc) else e for e in self.events]
         )
 
     def mapped(self, number: Callable[[Dim], Dim]) -> "Program":
-        """The program with another number for every size, byte count and amount of work."""
+        """The program with `number` applied to every size, byte count and amount of work."""
         return self._replace(events=[_mapped(event, number) for event in self.events])
 
     def launches(self) -> Iterator[Launch]:
@@ -129,7 +129,7 @@ class Program(NamedTuple):
         return (event for event in self.events if isinstance(event, Launch))
 
     def phases(self) -> dict[str, list[Event]]:
-        """The events after each mark, by phase; a phase that comes again (a later iteration) replaces the earlier."""
+        """The events of each phase, its mark first; a later phase of the same name replaces an earlier one."""
         parts: dict[str, list[Event]] = {}
         current: list[Event] = []
         for event in self.events:

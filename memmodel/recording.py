@@ -1,4 +1,4 @@
-"""Recording tensors: a torch-shaped namespace whose tensors have no data and whose every operation records.
+"""Recording tensors: a namespace like torch, whose tensors have no data and whose operations are recorded on a tape.
 
 An algorithm written with the names below runs on it and on `torch` alike::
 
@@ -11,7 +11,7 @@ An algorithm written with the names below runs on it and on `torch` alike::
 from typing import Any
 
 import memmodel.rules.indexing
-import memmodel.rules.softmax  # noqa: F401 (their rules and methods)
+import memmodel.rules.softmax  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
@@ -31,7 +31,7 @@ bool = bool_
 
 
 def __getattr__(name: str) -> Any:
-    """Methods as functions: `softmax(x, -1)` is `x.softmax(-1)`."""
+    """Every method as a function: `softmax(x, -1)` is `x.softmax(-1)`."""
     if name in methods:
         return methods[name]
     raise AttributeError(f"module 'memmodel.recording' has no attribute {name!r}")

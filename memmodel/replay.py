@@ -1,4 +1,4 @@
-"""A program run through the caching allocator: allocated and reserved bytes by phase or by event; out of memory."""
+"""Replay a program through the caching allocator: allocated and reserved bytes by phase or event, out of memory."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from memmodel.program import Alloc, Free, Launch, Mark, Program
 
 
 class Usage(NamedTuple):
-    """Allocator statistics of a phase, in bytes: at its start, the peaks within it, and at its end."""
+    """Allocator statistics of a phase in bytes: at its start, the peaks in it, and at its end."""
 
     allocated_start: int
     allocated_peak: int
@@ -19,19 +19,19 @@ class Usage(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The phases of a replayed program, in order (a phase that repeats appears each time), and what did not fit."""
+    """Usage by phase, in order and once per step; the request that did not fit, if any; releases of the cache."""
 
     phases: tuple[tuple[str, Usage], ...]
     out_of_memory: OutOfMemory | None
     retries: int
 
     def last(self, phase: str) -> Usage:
-        """The last phase of that name: the steady state after the warm-up."""
+        """The last phase of that name: the steady state, after the cache has warmed up."""
         return next(usage for name, usage in reversed(self.phases) if name == phase)
 
 
 class _Phase(NamedTuple):
-    """A phase of a program as requests; `seen[i]` is the number of them that the kernel of event i has behind it."""
+    """A phase as allocator requests; `seen[i]` is the number of requests up to and including event i."""
 
     name: str
     requests: list[Request]
@@ -39,10 +39,10 @@ class _Phase(NamedTuple):
 
 
 def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1) -> Replay:
-    """Give `allocator` the program's requests, those from the first "forward" on `steps` times over.
+    """Serve the program's requests; those from the first "forward" on are repeated for `steps` steps.
 
-    `reserved` depends on the steps before: the cache settles in the first two. Peaks are reset at each mark; the
-    replay stops at the first request that does not fit.
+    `reserved` depends on earlier steps, since the cache takes two to settle. Peaks are reset at each mark; the replay
+    stops at the first request that does not fit.
     """
     blocks: Blocks = {}
     phases: list[tuple[str, Usage]] = []
@@ -65,7 +65,7 @@ def replay_by_event(
 ) -> list[tuple[int, int]]:
     """(allocated, reserved) bytes at each event of the last of `steps`, from the "forward" mark on.
 
-    A workspace that lives only for its kernel counts at that kernel.
+    A workspace that is freed after its kernel counts at that kernel.
     """
     blocks: Blocks = {}
     before, step = _phases(program, workspace)
@@ -80,7 +80,7 @@ def replay_by_event(
 
 
 def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[_Phase]]:
-    """The phases before the first "forward", and those from there on, which may be run again."""
+    """The phases before the first "forward", and those from there on, which make one step."""
     current = _Phase("start", [], [])
     phases = [current]
     for event in program.events:

@@ -1,8 +1,7 @@
 """Many configurations at once: the same run on numpy arrays of sizes.
 
-Sizes of one change PyTorch's layout rules, and chunked attention's number of chunks changes what runs, so
-configurations are grouped by these; each group is one run on arrays. Live peak, FLOPs and bytes come out; allocator
-figures need single cases.
+Sizes of one change PyTorch's layout rules, and the number of chunks changes which kernels run, so configurations are
+grouped by these, and each group is one run on arrays. A sweep has no allocator figures: those need single cases.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from memmodel.work import Work
 
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
-_BLOCK = 16_384  # configurations at a time: a handful of columns then stay in the cache
+_BLOCK = 16_384  # configurations at a time: their columns stay in the cache
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
 
 
@@ -33,7 +32,7 @@ class Sweep:
     """Columns of equal length: the sizes of every configuration and its quantities.
 
     Attributes:
-        case: what all configurations have in common.
+        case: of the settings that all configurations share.
         sizes: size -> int64 column, in elements.
         results: quantity (see `QUANTITIES`) -> int64 column, in bytes or FLOP; Python ints beyond int64's range.
     """
@@ -60,7 +59,10 @@ class Sweep:
 
 
 def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:
-    """Every combination of the ranges; other sizes as in `case`, twins (kv_seq, kv_heads, value_dim) following."""
+    """Every combination of the ranges, by size; the others as in `case`.
+
+    kv_seq, kv_heads and value_dim stay equal to seq, heads and head_dim if they are in `case`.
+    """
     ranges = ranges or {"seq": [case.seq]}
     names = list(ranges)
     combined = np.array(list(product(*ranges.values())), dtype=np.int64).reshape(-1, len(names))
@@ -119,7 +121,7 @@ def _check(columns: dict[str, Column]) -> None:
 
 
 def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
-    """Indices of the configurations that run the same way."""
+    """Indices of the configurations of each group, which run the same kernels."""
     flags = [columns[name] == 1 for name in SIZES]
     flags += [columns["kv_heads"] == columns["heads"], columns["kv_seq"] == columns["seq"]]
     code = np.zeros(len(columns["seq"]), dtype=np.uint16)
@@ -142,7 +144,7 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
 
 
 def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
-    """One group, as one run on arrays."""
+    """The results of one group, by one run on arrays."""
     count = len(columns["seq"])
     exact = _upper_bound(columns) < _EXACT
     dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
@@ -162,20 +164,20 @@ def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
 
 
 def _dim(column: Column) -> Any:
-    """A column as a dimension: the one number it holds where it is the same everywhere, else the array."""
+    """A column as a dimension: an int if all values are equal, else the array."""
     first = column[0]
     return int(first) if bool((column == first).all()) else column
 
 
 def _share(dims: dict[str, Any], columns: dict[str, Column]) -> None:
-    """Twins that are equal everywhere become the same object, so that they compare at once; h = r g keeps its ratio."""
+    """Make equal columns the same object, so that comparing them is immediate."""
     for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
         if np.array_equal(columns[name], columns[twin]):
             dims[name] = dims[twin]
 
 
 def _upper_bound(columns: dict[str, Column]) -> int:
-    """More than any quantity of the group can be: a hundred times the FLOPs of its largest matrix product."""
+    """An upper bound of every quantity of the group: a hundred times the FLOP of its largest matrix product."""
     largest = {name: int(column.max()) for name, column in columns.items()}
     width = max(largest["head_dim"], largest["value_dim"], 64)
     rows = max(largest["seq"], 256) * max(largest["kv_seq"], 256)

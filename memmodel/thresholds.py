@@ -1,4 +1,4 @@
-"""The largest size that fits on a GPU: searched with the allocator model and tried on both sides."""
+"""The largest size that fits on a GPU, by a search with the allocator model."""
 
 import math
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class Threshold:
     """The largest size at which a case fits on a GPU.
 
     Attributes:
-        case: the case at the largest size; at one step where none fits.
+        case: the case at the largest size, or at one step if none fits.
         over: the size searched: "seq", "batch" or "heads".
-        step: the grid searched, in elements.
-        largest: the largest that fits, 0 for none.
-        first_failing: the next on the grid; None where the end of the search fits.
-        memory: at the largest size; None where none fits.
+        step: sizes are multiples of this.
+        largest: the largest size that fits, 0 for none.
+        first_failing: the next multiple, which does not fit; None if the largest size searched fits.
+        memory: at the largest size; None if none fits.
         closed_form: the largest size by the live peak's formula alone, without allocator rounding; None without a
             formula.
     """
@@ -42,7 +42,7 @@ class Threshold:
 def resized(case: Case, over: str, size: int) -> Case:
     """The case with another seq, batch or number of heads.
 
-    Keys grow with queries where they were equal, and key/value heads with heads, whose number they divide.
+    Keys equal to queries stay equal; key/value heads keep their ratio to heads.
     """
     if over == "seq":
         keys = size if case.kv_seq == case.seq else case.kv_seq
@@ -55,9 +55,9 @@ def resized(case: Case, over: str, size: int) -> Case:
 def threshold(
     case: Case, gpu: Gpu, over: str = "seq", step: int = 1, config: AllocatorConfig | None = None
 ) -> Threshold:
-    """The largest multiple of `step` that fits on the GPU, and the next, which does not: both checked.
+    """The largest multiple of `step` that fits on the GPU, and the next, which does not; both are predicted in full.
 
-    Heads come in groups that share a key/value head: their grid is the multiples of `step` that are whole groups.
+    Heads come in groups that share a key/value head, so that their sizes are also multiples of a group.
     Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
     over, step = choice("size", over, OVER), check_size("step", step)
@@ -82,9 +82,9 @@ def threshold(
 
 
 def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
-    """The last count from 1 to `end` that runs before one that does not; 0 if the first does not.
+    """The largest count from 1 to `end` for which `runs` is true, followed by one for which it is not; 0 if none is.
 
-    The search begins at the guess, doubles its steps away from there and bisects: both sides of the answer are tried.
+    The search starts at the guess, doubles its steps until it has passed the boundary, then bisects.
     """
     low, high = 0, end + 1  # low runs (or is none), high does not (or is beyond the end)
     at, stride = min(max(guess, 1), end), 1
@@ -100,7 +100,7 @@ def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
 
 
 def closed_form(case: Case, gpu: Gpu, over: str) -> int | None:
-    """The largest size whose live peak, by its formula, is at most the room on the GPU; None without a formula."""
+    """The largest size whose live peak, by its formula, is at most the GPU's room; None without a formula."""
     from memmodel.closed_forms import largest_size
 
     room = room_bytes(gpu)

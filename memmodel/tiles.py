@@ -1,8 +1,8 @@
-"""The tile table: how the attention kernels cut their work, by architecture, dtype, head dim and pass.
+"""The tile table of the attention kernels, by architecture, dtype, head dim and pass.
 
-One table, read by the kernels that run and by the model that predicts them. The first row of a key is the
-default, the others are what tuning may pick among; nothing outside the table is ever launched. Every row was
-compiled for its architecture: the defaults without spilling a register.
+The kernels and the model that predicts them read this one table. The first row of a key is the default, the others are
+the choices of tuning; nothing else is ever launched. Every row was compiled for its architecture; the defaults spill no
+register.
 
 Architectures are compute capabilities as one number: 90 is 9.0.
 """
@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
 Row = tuple[Tile, ...]
 
-# Whose rows an architecture uses: that of the same tensor cores and at most the same shared memory.
+# Architecture -> that whose rows it uses: it has the same tensor cores, and no more shared memory.
 FAMILY = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 120: 120, 121: 120}
 
 # Most shared memory a program may have, bytes: CUDA C++ Programming Guide, technical specifications per compute
@@ -143,7 +143,7 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
 }
 
 # fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
-# every architecture. Where there is no tensor-core tile, all that were tried spilled: the exact form serves.
+# every architecture. Keys without a tensor-core tile run as "ieee": every tile that was tried spilled registers.
 _IEEE: dict[int, dict[Pass, Row]] = {
     64: {
         FORWARD: (Tile(64, 32, 8, 2),),
@@ -177,14 +177,17 @@ _TF32: dict[int, dict[Pass, Row]] = {
 
 
 def padded(head_dim: int) -> int:
-    """Head dim as a kernel computes it: the next power of two, at least the 16 of a matrix instruction."""
+    """The head dim that a kernel computes with: the next power of two, at least a matrix instruction's 16.
+
+    Raises UsageError for one above MAX_HEAD_DIM.
+    """
     if not 1 <= head_dim <= MAX_HEAD_DIM:
         raise UsageError(f"head dim {head_dim} is not supported: 1 to {MAX_HEAD_DIM} are")
     return max(16, 1 << (head_dim - 1).bit_length())
 
 
 def family(arch: int) -> int:
-    """Architecture whose rows `arch` uses; raises UsageError for one that has none."""
+    """The architecture whose rows `arch` uses. Raises UsageError for one without rows."""
     if arch not in FAMILY:
         known = ", ".join(f"sm_{a}" for a in FAMILY)
         raise UsageError(f"sm_{arch} is not supported: there are tiles for {known}")
@@ -199,10 +202,10 @@ def rows(
     precision: str = "ieee",
     limit: int | None = None,
 ) -> tuple[Row, ...]:
-    """Rows for `passes` of one launch, default first; each row has one tile per pass.
+    """Rows for `passes` of one launch, the default first; each row has one tile per pass.
 
-    Only rows whose shared memory is within `limit` bytes (the architecture's own unless given) are returned;
-    raises UsageError when there is none.
+    Only rows whose shared memory is within `limit` bytes (by default the architecture's) are returned.
+    Raises UsageError if there are none.
     """
     by_pass = _table(arch, dtype, head_dim, precision)
     if any(p not in by_pass for p in passes):
@@ -230,7 +233,7 @@ def supports(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str
 
 
 def ceilings() -> tuple[int, ...]:
-    """Head dims at which the table changes: a row serves the padded head dims up to its own."""
+    """Head dims at which the table changes: a row is for padded head dims up to its own."""
     return tuple(_IEEE)
 
 
@@ -251,9 +254,9 @@ def _table(arch: int, dtype: DType, head_dim: int, precision: str) -> dict[Pass,
 def shared_bytes(
     arch: int, dtype: DType, head_dim: int, passes: tuple[Pass, ...], row: Row, precision: str = "ieee"
 ) -> int:
-    """Shared memory of one program, bytes: the most that any of the launch's passes needs.
+    """Shared memory of one program in bytes: the largest of the launch's passes.
 
-    The copy engine's barriers and the alignment that they cost are left out: at most BARRIERS bytes.
+    It leaves out the copy engine's barriers and their alignment, at most BARRIERS bytes.
     """
     return max(
         _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision) for p, t in zip(passes, row, strict=True)
@@ -264,7 +267,7 @@ BARRIERS = 1152  # buffers start at multiples of 1 KiB; each barrier is 8 bytes
 
 
 def _shared_bytes(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision: str) -> int:
-    """Blocks that stay, blocks that stream through one buffer per stage, and what crosses between threads."""
+    """Bytes of resident blocks, of streamed blocks (a buffer per stage), and of data exchanged between threads."""
     size = dtype.itemsize
     q_block, k_block = t.rows * d * size, t.cols * d * size
     by_key = pass_ in (DKDV, FUSED)
@@ -281,12 +284,12 @@ def _asynchronous(whose: int, dtype: DType, pass_: Pass, t: Tile) -> bool:
 
 
 def _height(pass_: Pass, t: Tile) -> int:
-    """Rows of what a program accumulates: keys where it holds a key block, else queries."""
+    """Rows of a program's accumulator: keys if it owns a key block, else queries."""
     return t.cols if pass_ in (DKDV, FUSED) else t.rows
 
 
 def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision: str) -> int:
-    """Bytes that pass from thread to thread: per-row statistics, probabilities, operands in a second layout."""
+    """Bytes exchanged between threads: per-row statistics, probabilities, operands in a second layout."""
     size = dtype.itemsize
     probabilities = t.rows * t.cols * size
     dq_sum = t.rows * d * 4

@@ -1,4 +1,4 @@
-"""Numbers and formulas for people. Only here are 1000 and 1024 known: memory in binary units, rates in decimal ones."""
+"""Numbers and formulas as text, and the one place that knows 1000 and 1024: memory is binary, rates are decimal."""
 
 import re
 
@@ -15,7 +15,7 @@ _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
 
 
 def parse_size(text: str, name: str = "size") -> int:
-    """A size as people write it: 4096, 4_096, 16k (= 16384) or 1M (= 1048576). Raises UsageError that names `name`."""
+    """A size from text: 4096, 4_096, 16k (= 16384) or 1M (= 1048576). Raises UsageError that names `name`."""
     given = text.strip().casefold()
     digits = given.removesuffix(given[-1:]) if given[-1:] in ("k", "m") else given
     try:
@@ -26,7 +26,7 @@ def parse_size(text: str, name: str = "size") -> int:
 
 
 def parse_bytes(text: str, name: str) -> int:
-    """An amount of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9) or bytes. Raises UsageError."""
+    """Bytes from text: 40GiB (= 40 x 2**30), 40GB (= 40 x 10**9) or a plain number. Raises UsageError."""
     given = text.replace(" ", "").upper()
     digits = given.rstrip("BIKMGT")
     try:
@@ -75,7 +75,7 @@ def percent_text(part: float, whole: float) -> str:
 
 
 def formula_text(expression: object) -> str:
-    """A sympy expression as people write it: "4·b·h·n·(2·d + n)", with n², ≥ and ≤."""
+    """A sympy expression as in a textbook: "4·b·h·n·(2·d + n)", with n², ≥ and ≤."""
     text = str(expression).replace("ceiling", "ceil")
     text = re.sub(r"\*\*(\d+)", lambda power: power.group(1).translate(_SUPERSCRIPTS), text)
     return text.replace("*", "·").replace(">=", "≥").replace("<=", "≤").replace("&", "and")

@@ -10,7 +10,7 @@ from memmodel.dims import Dim
 
 
 class Work(NamedTuple):
-    """What a kernel does, by pipe and by memory level.
+    """The work of a kernel, by pipe and by memory level.
 
     Attributes:
         matmul: FLOP of matrix products (tensor cores, or the fp32 pipe where the dtype has none).
@@ -28,8 +28,8 @@ class Work(NamedTuple):
     written: Dim = 0
     l2: Dim = 0
 
-    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]  # of amounts, not of tuples
-        # A plain 0 is not added: that costs nothing for ints, and much for arrays and symbols.
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]  # adds amounts, does not join tuples
+        # Adding a plain 0 is skipped, because it is slow for arrays and symbols.
         pairs = zip(self, other, strict=True)
         return Work(*[b if type(a) is int and a == 0 else a if type(b) is int and b == 0 else a + b for a, b in pairs])
 
@@ -37,7 +37,7 @@ class Work(NamedTuple):
         return Work(*[0 if type(amount) is int and amount == 0 else amount * times for amount in self])
 
     def mapped(self, number: Callable[[Dim], Dim]) -> "Work":
-        """The work with another number for each amount."""
+        """The work with `number` applied to each amount."""
         return Work(*map(number, self))
 
     @property

@@ -1,6 +1,18 @@
 """What the page runs of the model, and what it has instead of the model's own functions."""
 
-from memmodel import account, algorithms, case, closed_forms, dims, errors, liveness, masks, origin, predictor, shown
+from memmodel import (
+    account,
+    algorithms,
+    case,
+    closed_forms,
+    dims,
+    errors,
+    liveness,
+    masks,
+    origin,
+    predictor,
+    rendering,
+)
 from memmodel.dtypes import DType, short_name
 from memmodel.gpus.gpu import Gpu, Value
 from memmodel.gpus.keys import source_text
@@ -50,8 +62,8 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     errors.unknown: "unknown",
     source_text: "String",
     origin.names: "namesOf",
-    shown.Drawing: "",
-    shown.Shown: "",
+    rendering.Drawing: "",
+    rendering.Renderable: "",
     account.account: "noAccount",
     Calibration: "Object",
     "memmodel.allocator.segments.Driver.FIRST": "2 ** 40",  # with 2^64 addresses would not be exact

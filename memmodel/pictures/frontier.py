@@ -10,7 +10,7 @@ from memmodel.case import LARGEST, Case
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.predictor import on_gpu
-from memmodel.shown import Drawing
+from memmodel.rendering import Drawing
 from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import last_true, resized
 

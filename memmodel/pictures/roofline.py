@@ -13,7 +13,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import step_launches
 from memmodel.prediction import Prediction, Report
-from memmodel.shown import Drawing
+from memmodel.rendering import Drawing
 
 _SAME = 1.02  # ceilings closer than this are drawn as one
 

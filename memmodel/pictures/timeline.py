@@ -14,7 +14,7 @@ from memmodel.liveness import OUTSIDE_A_STEP, State, states
 from memmodel.origin import names
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Launch, Mark, Program
-from memmodel.shown import Drawing
+from memmodel.rendering import Drawing
 from memmodel.step import memory_of, usage_by_event
 
 NAMED = 7  # tensors with a band of their own, besides the inputs: more colours cannot be told apart

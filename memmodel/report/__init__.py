@@ -1,11 +1,14 @@
 """How results are shown: tables, JSON, pictures, pages. The one package with renderers, named by the type they show."""
 
-from memmodel.shown import register
+from memmodel.rendering import register
 
 register(
     {
-        "memmodel.shown.Shown": {"text": "memmodel.report.console:text", "notebook": "memmodel.report.console:html"},
-        "memmodel.shown.Drawing": {
+        "memmodel.rendering.Renderable": {
+            "text": "memmodel.report.console:text",
+            "notebook": "memmodel.report.console:html",
+        },
+        "memmodel.rendering.Drawing": {
             "screen": "memmodel.report.terminal:screen",
             "notebook": "memmodel.report.console:drawing",
             "file": "memmodel.report.console:save",

@@ -9,9 +9,9 @@ from typing import Any
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.page import Page
 from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
+from memmodel.rendering import Drawing
 from memmodel.report.page import made, parts
 from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text
-from memmodel.shown import Drawing
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --faint: #666; --line: #d0d0d0; --yes: #00694c;

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memmodel.pictures.page import Known, Page
+from memmodel.rendering import Drawing
 from memmodel.report.formulas import letters, rows
 from memmodel.report.sheet import Bullets, Formula, Sheet, Verdict
 from memmodel.report.tables import account, comparison, mitigations, notes_of, verdicts
-from memmodel.shown import Drawing
 
 _TENSORS = 10  # rows of an account
 

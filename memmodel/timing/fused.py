@@ -1,6 +1,6 @@
 """FlashAttention's time: pipes with an overlap factor, exact block counts under masks, waves of programs.
 
-A program visits the blocks that its mask allows. A block takes the time of its longest pipe, plus the part of the others
+A program visits the blocks that its mask allows. A block takes its longest pipe's time, plus the part of the others
 that is not hidden behind it: max + (1 - overlap) (sum - max). Shah et al., "FlashAttention-3" (2024), section 3, count
 the same cycles: products on the tensor cores, 16 exponentials a clock and SM, fp32 arithmetic around them.
 """

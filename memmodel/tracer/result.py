@@ -13,8 +13,8 @@ from memmodel.liveness import last_step
 from memmodel.origin import origin
 from memmodel.prediction import Memory, Time
 from memmodel.program import Mark, Program, Site
+from memmodel.rendering import Renderable, rendered
 from memmodel.rules.sdpa import Choice
-from memmodel.shown import Shown, rendered
 from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
@@ -63,7 +63,7 @@ def attention_kernels(choices: Iterable[tuple[Choice, Site | None]]) -> tuple[At
 
 
 @dataclass(frozen=True, slots=True)
-class Trace(Shown):
+class Trace(Renderable):
     """The memory, work and time of one step of a user's function.
 
     Attributes:

@@ -7,16 +7,16 @@ from pkgutil import resolve_name
 import pytest
 
 import memmodel
-from memmodel import shown
+from memmodel import rendering
 from memmodel.report import json
 
 
-@pytest.mark.parametrize("name", [name for forms in shown._RENDERERS.values() for name in forms.values()])
+@pytest.mark.parametrize("name", [name for forms in rendering._RENDERERS.values() for name in forms.values()])
 def test_every_registered_renderer_exists(name: str) -> None:
     assert callable(resolve_name(name))
 
 
-@pytest.mark.parametrize("kind", [*shown._RENDERERS, *(f"memmodel.{name}" for name in json._FORMS)])
+@pytest.mark.parametrize("kind", [*rendering._RENDERERS, *(f"memmodel.{name}" for name in json._FORMS)])
 def test_every_registered_type_exists(kind: str) -> None:
     module, _, name = kind.rpartition(".")
     assert isinstance(resolve_name(f"{module}:{name}"), type)
@@ -31,7 +31,7 @@ def test_a_result_prints_shows_itself_in_a_notebook_and_becomes_a_dict() -> None
 
 def test_what_no_renderer_is_named_for_is_an_error_that_says_where_they_are() -> None:
     with pytest.raises(TypeError, match=r"no latex is registered for Report: memmodel\.report lists"):
-        shown.rendered("latex", memmodel.predict("A100", "flash", seq=1024))
+        rendering.rendered("latex", memmodel.predict("A100", "flash", seq=1024))
 
 
 def test_predicting_loads_no_renderer() -> None:

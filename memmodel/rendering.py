@@ -1,7 +1,7 @@
-"""How results show themselves: printed, in a notebook, as a dict, as LaTeX, as a file.
+"""Rendering of results by type: as printed text, in a notebook, as a dict, as LaTeX, as a file.
 
-A result knows no renderer. `memmodel.report` names one for each type and form; it is imported when a result of that
-type is first shown, so that computing results loads nothing that draws.
+Results do not import renderers. `memmodel.report` registers one by name for each type and form; it is imported when a
+result of that type is first rendered, so that computing results loads nothing that draws.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ _RENDERERS: dict[str, Mapping[str, str]] = {}
 
 
 def register(renderers: Mapping[str, Mapping[str, str]]) -> None:
-    """Name the renderers of types: {"module.Type": {form: "module:function"}}. Subclasses inherit them."""
+    """Register renderers by name: {"module.Type": {form: "module:function"}}. Subclasses inherit them."""
     _RENDERERS.update(renderers)
 
 
 def rendered(form: str, result: object, *arguments: Any) -> Any:
-    """A result in a form: "screen", "text", "notebook", "dict", "latex" or "file".
+    """Render a result as "screen", "text", "notebook", "dict", "latex" or "file".
 
-    Raises TypeError where no renderer is registered for the type.
+    Raises TypeError if no renderer is registered for the type.
     """
     for kind in type(result).__mro__:
         name = _RENDERERS.get(f"{kind.__module__}.{kind.__qualname__}", {}).get(form)
@@ -33,8 +33,8 @@ def rendered(form: str, result: object, *arguments: Any) -> Any:
     raise TypeError(f"no {form} is registered for {type(result).__name__}: memmodel.report lists the renderers")
 
 
-class Shown:
-    """A result that can be printed, shown in a notebook and turned into a dict."""
+class Renderable:
+    """A result that can be printed, displayed in a notebook and converted to a dict."""
 
     __slots__ = ()
 
@@ -53,11 +53,11 @@ class Shown:
         return str(rendered("notebook", self))
 
 
-class Drawing(Shown):
+class Drawing(Renderable):
     """A result that is a picture."""
 
     __slots__ = ()
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Draw into a .svg or .png file, over one that is there. Needs matplotlib. Raises UsageError for others."""
+        """Draw into a .svg or .png file, overwriting it. Needs matplotlib. Raises UsageError for other suffixes."""
         rendered("file", self, file)
