@@ -1,4 +1,4 @@
-"""The command line. Commands are thin: parse, call the library, render. Wrong use is one sentence and exit status 2."""
+"""The command line. A command parses, calls the library and renders; wrong use is one sentence and exit status 2."""
 
 import importlib
 import os
@@ -35,7 +35,7 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command only when it runs."""
+    """A group that imports a command only when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands."""
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest commands for one that does not exist."""
+        """Find the command. Raises UsageError with the nearest names for one that does not exist."""
         if args and args[0] not in _COMMANDS:
             from memmodel.errors import unknown
 
@@ -94,13 +94,13 @@ def main() -> None:
         os._exit(status)  # the error has been reported; the interpreter would flush again, and fail again
     if status:
         sys.exit(status)
-    os._exit(0)  # no time spent on taking the interpreter down
+    os._exit(0)  # skip the interpreter's shutdown, which takes longer than some commands
 
 
 def _opened_streams() -> bool:
-    """Make the standard streams writable in any encoding; whether standard output was open.
+    """Make the standard streams writable in any encoding, and return whether standard output was open.
 
-    Closed ones are opened on the null device: the next file opened would take their place and get what is printed.
+    Closed ones are opened on the null device: else the next file opened would get their number, and what is printed.
     """
     closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in closed:
@@ -132,7 +132,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_by_closed_pipe() -> NoReturn:
-    """End as other commands do when their reader has gone (`| head -1`): by the signal, which the shell reports."""
+    """End by SIGPIPE when the reader has gone (`| head -1`), as other commands do."""
     import signal
 
     if hasattr(signal, "SIGPIPE"):
@@ -143,7 +143,7 @@ def _end_by_closed_pipe() -> NoReturn:
 
 def _fail(message: str, status: int = 2) -> int:
     """Write an error, as one line without control characters, and return the status."""
-    with suppress(OSError):  # where standard error is closed, the status says it
+    with suppress(OSError):  # if standard error is closed, the status alone must do
         sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in message)}\n")
         sys.stderr.flush()
     return status

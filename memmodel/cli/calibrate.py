@@ -43,7 +43,7 @@ def command(device: str | None, out: str | None, force: bool, threads: int, even
 
 
 def _harness(name: str) -> Any:
-    """A module of the measuring side, which needs torch: the core imports neither."""
+    """A module of `memmodel_validate.calibrate`. Raises UsageError if torch, which it needs, is not installed."""
     try:
         return importlib.import_module(f"memmodel_validate.calibrate.{name}")
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""What commands share: their options, and the values that these stand for."""
+"""Options that several commands share, and the values that they stand for."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property, wraps
@@ -40,7 +40,7 @@ def subcommand(name: str, *examples: str) -> Decorator:
 
 
 class SizeType(click.ParamType):  # type: ignore[type-arg]
-    """A size: a whole number, with 4096, 16k (= 16384) or 1M (= 1048576) as people write them."""
+    """A whole number, written 4096, 16k (= 16384) or 1M (= 1048576)."""
 
     name = "size"
 
@@ -57,12 +57,12 @@ def _flag(name: str) -> str:
 
 
 def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
-    """Complete an option's value in the shell from the names that begin as it does."""
+    """Shell completion of an option's value from `names`."""
     return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
 
 
 class NamesOption(click.Option):
-    """An option whose help lists the names it takes, in place of {names}: they are read only where help is shown."""
+    """An option whose help lists its valid names in place of {names}, which are imported only to print help."""
 
     def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **settings: Any) -> None:
         self._names = names
@@ -194,7 +194,7 @@ class Inputs:
 
     @property
     def algorithms(self) -> list[str] | None:
-        """The names given; None where the defaults are to be taken."""
+        """The names given; None for the default algorithms."""
         return split_names(self.given.get("algorithms"))
 
     @cached_property
@@ -217,7 +217,7 @@ class Inputs:
 
     @cached_property
     def calibration(self) -> "Calibration | None":
-        """The rates in a file, or this machine's for `--gpu local`; None where shipped ones are to be taken."""
+        """The calibration in --calibration, or this machine's for `--gpu local`; None for the shipped one."""
         from memmodel.timing.known import local, read_calibration
 
         if "calibration" in self.given:

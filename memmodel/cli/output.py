@@ -1,4 +1,4 @@
-"""Where answers go: the screen, JSON, or a file that is not overwritten unasked."""
+"""Output of commands: to the screen, as JSON, or into a file, which is overwritten only with --force."""
 
 import codecs
 import os
@@ -17,7 +17,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite the output 
 
 
 def show(*parts: Any) -> None:
-    """Print in the terminal's width; where output is not a terminal in 80 columns, without spaces at line ends."""
+    """Print in the terminal's width; into a pipe or file in 80 columns, without spaces at line ends."""
     from memmodel.report.console import Screen, text
 
     if sys.stdout.isatty():
@@ -63,14 +63,14 @@ def put(drawn: Sequence[Any], output: str | None, data: bool) -> None:
 
 
 def save(drawn: Sequence[Any], output: str) -> None:
-    """Draw pictures into a file. Raises UsageError where that cannot be."""
+    """Draw pictures into a file. Raises UsageError if it cannot be written."""
     from memmodel.report.figure import drawn as file_of
 
     write(output, file_of(drawn, kind_of(output)))
 
 
 def writes(example: str, suffixes: Sequence[str], about: str) -> Callable[[Callable[..., str]], Any]:
-    """Let a command that returns the text of a file write it where `--output` says; `about` describes the option."""
+    """Give a command that returns a file's text the options to write it; `about` is the help of `--output`."""
 
     def decorate(function: Callable[..., str]) -> Any:
         @click.option("--output", "-o", metavar="FILE", help=about)
@@ -96,20 +96,20 @@ def check_picture(output: str, force: bool) -> None:
 
 
 def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
-    """Raise UsageError unless the file's kind is known, and it is not there yet or may be overwritten."""
+    """Raise UsageError for an unknown suffix, or a file that exists and may not be overwritten."""
     if os.path.splitext(output)[1].lower() not in suffixes:
         raise UsageError(f"{output or repr(output)}: expected a file name that ends in {' or '.join(suffixes)}")
     check_free(output, force)
 
 
 def check_free(output: str, force: bool) -> None:
-    """Raise UsageError for a file that is there already, unless it may be overwritten."""
+    """Raise UsageError for a file that exists, unless `force` lets it be overwritten."""
     if os.path.exists(output) and not force:
         raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
 
 
 def check_plotting() -> None:
-    """Raise UsageError, which says what to install, where the plotting library is missing."""
+    """Raise UsageError, which says what to install, if the plotting library is missing."""
     try:
         import memmodel.report.figure  # noqa: F401 - the first that needs it
     except ModuleNotFoundError as missing:
@@ -121,12 +121,12 @@ def check_plotting() -> None:
 
 
 def kind_of(output: str) -> str:
-    """The kind of file that a name asks for: "svg", "html", "json"."""
+    """The suffix of a file name, without its dot: "svg", "html", "json"."""
     return os.path.splitext(output)[1].lower().removeprefix(".")
 
 
 def write(output: str, content: bytes) -> None:
-    """Write a whole file. Raises UsageError where that cannot be."""
+    """Write a whole file. Raises UsageError if it cannot be written."""
     try:
         with open(output, "wb") as file:
             file.write(content)
@@ -158,7 +158,7 @@ _ASCII = _BARS | {
 
 
 def make_printable(*streams: TextIO) -> None:
-    """Let streams write every character: in ASCII those that their encoding lacks, as in the C locale."""
+    """Let streams write every character, with ASCII for those that their encoding lacks (the C locale's)."""
     codecs.register_error("plain", _replace)
     for stream in streams:
         if hasattr(stream, "reconfigure"):
@@ -171,7 +171,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def plain(character: str) -> str:
-    """One character in ASCII: "^2" for "²", "?" where nothing is like it."""
+    """A character in ASCII: "^2" for "²", "?" if nothing resembles it."""
     if character in _ASCII:
         return _ASCII[character]
     raised = "^" if unicodedata.decomposition(character).startswith("<super>") else ""

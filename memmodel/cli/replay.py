@@ -11,7 +11,7 @@ from memmodel.units import parse_bytes
 
 
 class BytesType(click.ParamType):  # type: ignore[type-arg]
-    """A size of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9), or bytes."""
+    """An amount of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9), or bytes."""
 
     name = "bytes"
 
@@ -65,7 +65,7 @@ def command(
 
 
 def _room(gpu: str | None, gpu_file: str | None, capacity: int | None) -> int | None:
-    """The bytes that the allocator can get; None where no option says."""
+    """The bytes that the allocator can get; None without an option that gives them."""
     if gpu is None and gpu_file is None:
         return capacity
     if capacity is not None:

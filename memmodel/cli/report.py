@@ -32,7 +32,7 @@ def command(asked: Inputs, kind: str) -> str:
 
 
 def _accuracy(report: "Report") -> list[Any]:
-    """The accuracy on recorded runs of the report's kinds of algorithms; none where the ledger is not installed."""
+    """The accuracy on recorded runs of such algorithms; none if memmodel_validate is not installed."""
     try:
         from memmodel_validate.accuracy import known_accuracy
     except ModuleNotFoundError:

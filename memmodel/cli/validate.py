@@ -91,7 +91,7 @@ def command(
 
 
 def _executed(plan: Any) -> Any:
-    """The finished run; None where it was interrupted, which says how to go on."""
+    """The finished run; None if it was interrupted, with a message that says how to resume."""
     import signal
 
     from memmodel.report.validation import Display
@@ -120,7 +120,7 @@ def _list(device: str | None, suite: str) -> int:
 
 
 def _check(timeout: float, threads: int | None) -> None:
-    """Raises UsageError for numbers that make no sense."""
+    """Raise UsageError for a timeout or number of threads out of range."""
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout {timeout:g}: expected seconds above 0, such as 300")
     if threads is not None and not 1 <= threads <= _MOST_THREADS:

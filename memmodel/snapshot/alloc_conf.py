@@ -37,16 +37,16 @@ _NOT_MODELLED = {
 _SIZES = ("large_segment_size_mb", "max_split_size_mb", "max_non_split_rounding_mb")
 _DIVISIONS = "roundup_power2_divisions"
 KEYS = ("backend", "expandable_segments", _DIVISIONS, *_SIZES, *_NOT_MODELLED, *_NO_DEVICE_MEMORY)
-_WHOLE = re.compile(r"[+-]?[0-9]+")  # C++ reads the digits at the start and passes over what follows
+_WHOLE = re.compile(r"[+-]?[0-9]+")  # like C++'s stoi, which reads leading digits and ignores the rest
 _FRACTION = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_ENDLESS = 1 << 62  # no limit: where a negative number wraps to, and what PyTorch holds by default
+_ENDLESS = 1 << 62  # no limit: PyTorch's default, and negative numbers wrapped to 64 bits, lie above it
 
 
 @dataclass(frozen=True, slots=True)
 class AllocConf:
-    """What a settings string means to the model, and what of it the model leaves out.
+    """The modelled settings of a string, and notes on those that are not modelled.
 
-    Where `collects_garbage`, cached segments may go back to the driver while it still has memory.
+    With `collects_garbage`, cached segments may return to the driver while it still has memory.
     """
 
     config: AllocatorConfig
@@ -98,7 +98,7 @@ def _flag(given: Mapping[str, str], key: str) -> bool:
 
 
 def _whole(key: str, value: str) -> int:
-    """A whole number as C++ holds it in 64 bits: a negative one is very large."""
+    """A whole number in C++'s unsigned 64 bits, where negative ones wrap around."""
     found = _WHOLE.match(value)
     number = int(found[0]) if found and len(found[0]) < 24 else 1 << 64
     if abs(number) >= 1 << 64:
@@ -126,7 +126,7 @@ def _sizes(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _not_modelled(given: Mapping[str, str]) -> Iterator[str]:
-    """A note for each setting that the model leaves out, after a look at its bounds."""
+    """A note for each setting that is not modelled. Raises UsageError for values out of PyTorch's bounds."""
     for key, why in _NOT_MODELLED.items():
         if key not in given:
             continue
@@ -141,8 +141,8 @@ def _not_modelled(given: Mapping[str, str]) -> Iterator[str]:
 def _divisions(value: str, steps: tuple[int, ...], overlaps: bool) -> tuple[int, ...]:
     """Divisions of each interval from "4", or from "[256:1,512:2,>:4]" with intervals in MiB.
 
-    An entry holds for its own interval alone, the first also for those below it; ">" holds for all above the entry
-    before. Where `overlaps`, as torch before 2.9 has it, ">" holds for that entry's own interval too.
+    An entry sets its own interval, the first also those below it; ">" sets all above the entry before it. With
+    `overlaps`, as in torch before 2.9, ">" also sets that entry's own interval.
     """
     if not value.startswith("["):
         return (_power(value),) * INTERVALS

@@ -1,4 +1,4 @@
-"""How much of what is reserved is free, and in how large pieces."""
+"""Fragmentation: the free part of reserved memory, and the sizes of its blocks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ Pieces = Sequence[tuple[int, bool]]  # (bytes, whether in use) of each block of 
 
 @dataclass(frozen=True, slots=True)
 class Fragmentation:
-    """Segments of one pool, or of all, in bytes.
+    """Free memory in the segments of one pool, or of all.
 
     Attributes:
         pool: "small" or "large", with the id of a private pool; "all".
-        segments: how many; with expandable segments, how many runs of mapped pages.
+        segments: their number; with expandable segments, that of runs of mapped pages.
         reserved_bytes: held from the driver.
         free_bytes: in blocks that are not in use.
         largest_free_bytes: the largest of those: a request above it needs memory from the driver.
@@ -30,7 +30,7 @@ class Fragmentation:
 
 
 def fragmentation(pool: str, segments: Iterable[Pieces]) -> Fragmentation:
-    """The fragmentation of segments, recorded or of the model."""
+    """The fragmentation of segments, whether recorded or replayed."""
     listed = list(segments)
     free = [(size, len(segment) > 1) for segment in listed for size, in_use in segment if not in_use]
     return Fragmentation(
@@ -44,7 +44,7 @@ def fragmentation(pool: str, segments: Iterable[Pieces]) -> Fragmentation:
 
 
 def by_pool(snapshot: Snapshot) -> list[Fragmentation]:
-    """Fragmentation at the end, by pool and then of all together."""
+    """Fragmentation at the end: of each pool, then of all together."""
     pools: dict[str, list[Pieces]] = {}
     everything: list[Pieces] = []
     for segment in snapshot.segments:

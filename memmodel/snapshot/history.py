@@ -8,7 +8,7 @@ from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Snapshot
 
 
 class StartBlock(NamedTuple):
-    """A block in use before the first event: bytes requested, and of the block; the event that frees it, or None."""
+    """A block in use before the first event: bytes requested, its bytes, and the event that frees it, or None."""
 
     requested: int
     size: int
@@ -17,7 +17,7 @@ class StartBlock(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The blocks of a recording: those in use before the first event by address, and the bytes granted by event."""
+    """Blocks in use before the first event, by address, and the bytes of the block that each event got, by index."""
 
     start: dict[int, StartBlock]
     granted: dict[int, int]
@@ -37,11 +37,10 @@ class History:
 
 
 def recorded_blocks(snapshot: Snapshot) -> Recorded:
-    """The blocks, read backwards from the end.
+    """The blocks of a recording, reconstructed backwards from its end.
 
-    A block in use at the end has its recorded size. One that was freed is the request rounded up; a rest too small to
-    split off, which the real block may have kept, is not in the file. Raises UsageError where an event contradicts the
-    blocks at the end.
+    A block in use at the end has its recorded size. A freed one counts as its request rounded up: the file does not say
+    whether it also kept a rest too small to split off. Raises UsageError for an event that contradicts the end.
     """
     live = {
         block.address: StartBlock(block.requested, block.size, segment.stream, None)
@@ -94,5 +93,5 @@ def reserved_before(snapshot: Snapshot) -> int:
 
 
 def growth(action: str, size: int) -> int:
-    """By how many bytes an event changes what is held from the driver."""
+    """The change of reserved bytes by an event."""
     return size if action in GROW else -size if action in SHRINK else 0

@@ -1,4 +1,4 @@
-"""Whose the bytes in use are, by line of code."""
+"""The bytes in use by the line of code that allocated them."""
 
 import re
 from collections import defaultdict
@@ -18,7 +18,7 @@ NO_FRAMES = "no Python frame"
 
 
 class CodeLine(NamedTuple):
-    """Where memory was asked for. Without a frame of Python, `function` says what is known and `filename` is empty."""
+    """The line that allocated memory. Without a Python frame, `filename` is empty and `function` says what is known."""
 
     filename: str
     line: int
@@ -26,7 +26,7 @@ class CodeLine(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Blocks in use that one line asked for."""
+    """Blocks in use that one line allocated: their bytes and their number."""
 
     where: CodeLine
     nbytes: int
@@ -51,17 +51,17 @@ def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
 
 
 def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
-    """The stacks, by address, of blocks in use from before the first event to the end: only blocks still know them."""
+    """The stacks, by address, of blocks in use from the first event to the end: only the blocks hold them."""
     freed = {event.address for event in snapshot.events if event.action == FREED}
     blocks = (block for segment in snapshot.segments for block in segment.blocks)
     return {block.address: block.frames for block in blocks if block.in_use and block.address not in freed}
 
 
 def code_line(frames: Any, without: str = NO_STACK) -> CodeLine:
-    """The innermost frame of the user's code in a stack, innermost first; `without` is what to say where there is none.
+    """The innermost frame of the user's code in a stack, which is innermost first; `without` names an empty stack.
 
-    Passed over are frames of C++, of PyTorch and Triton themselves, and of generated code. Where none is left, the
-    autograd node that ran says most: backward runs in a thread without Python.
+    Frames of C++, PyTorch, Triton and generated code are skipped. If none is left, the line is named by the autograd
+    node that ran, since backward runs in a thread without Python frames.
     """
     known = [frame for frame in map(_frame, frames if isinstance(frames, list) else ()) if frame]
     if not known:
@@ -74,7 +74,7 @@ def code_line(frames: Any, without: str = NO_STACK) -> CodeLine:
 
 
 def _frame(frame: Any) -> CodeLine | None:
-    """A frame as recorded, its names cut; None for data of another form."""
+    """A recorded frame, with its names cut to a safe length; None for malformed data."""
     if not isinstance(frame, dict):
         return None
     filename, line, name = (frame.get(key) for key in ("filename", "line", "name"))

@@ -1,8 +1,8 @@
-"""Memory that a recorded run gave back to the driver: by its program or by the allocator, and what that tells.
+"""Memory that a recorded run returned to the driver, by its program or by the allocator.
 
-The allocator gives memory back only when the driver has refused it some. That follows from its settings, so under other
-settings it is left to the model; and what was refused bounds the memory there was. `torch.cuda.empty_cache()` is the
-program's own and happens under any settings.
+The allocator returns memory only after the driver refused a request. Other settings would change when, so that a replay
+leaves this to the model; and the refused request bounds the memory there was. The program returns memory by
+`torch.cuda.empty_cache()`, under any settings.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from memmodel.snapshot.snapshot import GROW, OUT_OF_MEMORY, SHRINK, Snapshot
 
 
 class Release(NamedTuple):
-    """Segments given back one after the other: the first event and the last, and whether the program asked for it."""
+    """Consecutive events that return segments: the first, the last, and whether the program asked for it."""
 
     first: int
     last: int
@@ -22,18 +22,17 @@ class Release(NamedTuple):
 
 
 class Capacity(NamedTuple):
-    """Bytes that the allocator could get in the recorded run: at least, and at most (None: not known)."""
+    """Bounds of the bytes that the allocator could get in the recorded run; the upper one is None if not known."""
 
     at_least_bytes: int
     at_most_bytes: int | None
 
 
 def releases(snapshot: Snapshot) -> list[Release]:
-    """Each run of segments given back.
+    """Each run of consecutive returned segments, and who returned them.
 
-    Where a stack names empty_cache the program did it. Else the event that follows decides: the allocator gives memory
-    back only to ask the driver again, so a new segment or an out-of-memory error comes next; anything else was the
-    program.
+    If a stack names empty_cache, it was the program. Else the next event decides: the allocator returns memory only to
+    ask the driver again, so that a new segment or an out-of-memory error follows; otherwise it was the program.
     """
     events = snapshot.events
     given_back = [index for index, event in enumerate(events) if event.action in SHRINK]
@@ -47,7 +46,7 @@ def releases(snapshot: Snapshot) -> list[Release]:
 
 
 def retries(snapshot: Snapshot) -> int:
-    """How often the allocator released its cache to make room; before an out-of-memory error it did so too."""
+    """How many times the allocator released its cache to make room, including before each out-of-memory error."""
     made_room = (not r.by_program and snapshot.events[r.last + 1].action in GROW for r in releases(snapshot))
     return sum(made_room) + len(snapshot.device_free)
 
@@ -58,7 +57,7 @@ def _names_empty_cache(frames: Any) -> bool:
 
 
 def known_capacity(snapshot: Snapshot, usage: History) -> Capacity | None:
-    """What the driver gave and refused; None where it refused nothing. An out-of-memory error says what it had left."""
+    """The capacity, from requests that the driver refused and the free bytes in its errors; None if it refused none."""
     refused = list(_refused(snapshot, usage))
     if not refused and not snapshot.device_free:
         return None
@@ -69,10 +68,10 @@ def known_capacity(snapshot: Snapshot, usage: History) -> Capacity | None:
 
 
 def _refused(snapshot: Snapshot, usage: History) -> Iterator[int]:
-    """What would have been reserved with the memory that the driver refused.
+    """For each refused request, the bytes that would have been reserved with it.
 
-    After a release the allocator asks once more for what it did not get. With expandable segments part of it may have
-    been given before, so this is a bound.
+    After a release the allocator repeats the request. With expandable segments part of it may have been granted before,
+    so that this is an upper bound.
     """
     events = snapshot.events
     for release in () if snapshot.settings.collects_garbage else releases(snapshot):

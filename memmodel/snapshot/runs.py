@@ -1,8 +1,8 @@
-"""The recorded run, and the same requests served again: exactly as it was, or under other settings.
+"""The recorded run, and replays of its requests: exactly as recorded, or under other settings.
 
-An exact replay rebuilds the state before the first event from the file, places new segments where the driver put them,
-and compares every address. Under other settings the past is not known: the blocks in use before the first event are
-requested anew, the largest first, and recorded addresses only name blocks.
+An exact replay rebuilds the state before the first event from the file, places new segments at the driver's addresses,
+and compares the address of every block. Other settings would have led to another state before the first event, so that
+its blocks are requested anew, the largest first; recorded addresses then only identify blocks.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ class RanOut:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the recorded run took, or a replay of it, in bytes.
+    """Memory of the recorded run, or of a replay of it, in bytes.
 
     Attributes:
         name: "recorded", "replayed", "same settings", "as asked".
-        start: what was in use before the first event: "recorded", or its blocks "packed" anew.
+        start: the state before the first event: as "recorded", or its blocks "packed" anew.
         capacity_bytes: what the allocator may hold; None where not known.
         fits: whether every request is served; None where not known.
         ran_out: the request that did not fit, or None.
@@ -61,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """How many addresses of the recording the model chose too; `first_different_event` is None where all are equal."""
+    """The number of addresses equal in recording and replay; `first_different_event` is None if all are."""
 
     equal: int
     compared: int
@@ -69,7 +69,7 @@ class Addresses:
 
 
 def recorded_run(snapshot: Snapshot, usage: History, end: Fragmentation) -> Run:
-    """What the recording itself says."""
+    """The run as the recording has it."""
     events, allocated, reserved = snapshot.events, usage.allocated, usage.reserved
     ran_out = None
     if snapshot.device_free:
@@ -80,7 +80,7 @@ def recorded_run(snapshot: Snapshot, usage: History, end: Fragmentation) -> Run:
 
 
 def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Addresses, Recorded]:
-    """Replay under the settings it was recorded with; block sizes are better known where every address is equal."""
+    """Replay under the recorded settings; if every address is equal, its block sizes replace the estimated ones."""
     replay = _Replay(snapshot, snapshot.config, None, exact=True)
     replay.start_as_recorded(recorded.start)
     sizes = {address: block.size for address, block in replay.in_use()}
@@ -95,7 +95,7 @@ def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Address
 def replay_under(
     name: str, snapshot: Snapshot, recorded: Recorded, config: AllocatorConfig, capacity: int | None, packed: bool
 ) -> Run:
-    """Replay under settings and a capacity in bytes (None: endless), from a packed start or the recorded one."""
+    """Replay under settings and a capacity in bytes (None: endless), from a packed or the recorded start."""
     replay = _Replay(snapshot, config, capacity)
     if packed:
         replay.start_packed(recorded.start)
@@ -110,12 +110,12 @@ def starts_as_recorded(snapshot: Snapshot, config: AllocatorConfig, capacity: in
 
 
 class _Replay:
-    """The allocator of the model and what of the recording it has served; blocks go by their recorded address."""
+    """A replay in progress: the modelled allocator, and its blocks by their recorded address."""
 
     def __init__(self, snapshot: Snapshot, config: AllocatorConfig, capacity: int | None, exact: bool = False) -> None:
         self.snapshot = snapshot
         self.following = exact  # until the first different address
-        self.placed: list[int] = []  # where the driver put what the next request needed
+        self.placed: list[int] = []  # the driver's addresses of segments for the next request
         self.allocator = CachingAllocator(capacity, config, self.place)
         self.allocator.kept = snapshot.kept_streams
         self.blocks: Blocks = {}
@@ -125,7 +125,7 @@ class _Replay:
         self.at = BEFORE_THE_FIRST  # the event that is served
 
     def place(self) -> int | None:
-        """Where the recorded run had the next segment."""
+        """The recorded address of the next segment; None once addresses differ."""
         return self.placed[0] if self.following and self.placed else None
 
     def in_use(self) -> Iterator[tuple[int, Block]]:
@@ -133,11 +133,11 @@ class _Replay:
         return ((cast(int, key), block) for key, block in self.blocks.items() if block is not None)
 
     def start_as_recorded(self, blocks: dict[int, StartBlock]) -> None:
-        """The segments and blocks before the first event, rebuilt from the end."""
+        """Rebuild the segments and blocks before the first event."""
         self.blocks |= start(self.snapshot, self.allocator, blocks)
 
     def start_packed(self, blocks: dict[int, StartBlock]) -> None:
-        """The blocks in use before the first event, the largest first, in segments that are new."""
+        """Request the blocks in use before the first event anew, the largest first."""
         largest = sorted(blocks.items(), key=lambda item: (-item[1].requested, item[0]))
         requests = (Request(MALLOC, address, block.requested, block.stream) for address, block in largest)
         for _ in serve(requests, self.allocator, self.blocks):
@@ -145,7 +145,7 @@ class _Replay:
         self.allocator.reset_peak()
 
     def run(self, name: str, start: str) -> Run:
-        """Serve every event, until one does not fit; what that took."""
+        """Serve every event, until one does not fit, and return the memory used."""
         model, events = self.allocator, self.snapshot.events
         if model.failed is None:
             for _ in serve(self.requests(), model, self.blocks):
@@ -168,10 +168,10 @@ class _Replay:
         )
 
     def requests(self) -> Iterator[Request]:
-        """What the events ask of the allocator.
+        """The events as allocator requests.
 
-        Memory that the allocator gave back is left to the model, unless the model follows the recording. The program
-        went on without a request that ran out, so its block is returned at once.
+        Releases by the allocator are left to the model, except in an exact replay. A request that ran out is freed at
+        once, since the recorded program went on without it.
         """
         emptied = {release.last for release in releases(self.snapshot) if release.by_program}
         for index, (action, address, size, stream) in enumerate(self.snapshot.events):

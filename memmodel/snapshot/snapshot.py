@@ -27,7 +27,7 @@ _OTHER = frozenset({"free_requested", "snapshot", "user_defined"})
 T = TypeVar("T")
 _ADDRESSES = 1 << 64
 _SIZES = 1 << 42  # 4 TiB: more than any device has
-_MAX_ITEMS = 2_000_000  # a list may be named more than once in a pickle: counted before it is read
+_MAX_ITEMS = 2_000_000  # a pickle can refer to one list many times, so that its file size is no bound
 _ADVICE = "give the file that torch.cuda.memory._dump_snapshot wrote"
 DEFAULT_POOL = (0, 0)
 
@@ -54,7 +54,7 @@ class BlockState(NamedTuple):
 class Segment(NamedTuple):
     """A segment at the end, or a run of mapped pages, and its blocks in address order; sizes in bytes.
 
-    `stream` is a number of its own for each stream of each private pool: their blocks never mix with others.
+    Each stream of a private pool has its own `stream` number, since its blocks never mix with others.
     """
 
     address: int
@@ -72,12 +72,12 @@ class Snapshot:
     Attributes:
         path: the file.
         device: index of the device.
-        events: in the order of recording; what happened before is lost.
+        events: in order; those before the recording are lost.
         frames: the stack of each event, innermost first, as recorded and not yet checked.
         device_free: bytes that the driver had left, by index of the out-of-memory event.
         segments: at the end, by address.
         settings: the allocator's settings when the snapshot was written.
-        notes: what of the file was left out or assumed.
+        notes: what was left out of the file, or assumed.
     """
 
     path: str
@@ -91,12 +91,12 @@ class Snapshot:
 
     @property
     def config(self) -> AllocatorConfig:
-        """The settings it was recorded under."""
+        """The allocator's settings when recorded."""
         return self.settings.config
 
     @property
     def kept_streams(self) -> frozenset[int]:
-        """Those of private pools that gave nothing back: PyTorch keeps a pool's segments as long as the pool lives."""
+        """Streams of private pools that returned no segment: PyTorch keeps a pool's segments while the pool lives."""
         private = {segment.stream for segment in self.segments} | {event.stream for event in self.events}
         return frozenset(n for n in private if n < 0) - {e.stream for e in self.events if e.action in SHRINK}
 
@@ -148,7 +148,7 @@ def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
 
 
 def recorded_settings(settings: Any) -> AllocConf:
-    """The settings in a snapshot: the string first, then the fields, which tell what was in force at its end."""
+    """The settings in a snapshot: its settings string, overridden by its fields, which were in force at the end."""
     if not isinstance(settings, Mapping):
         return AllocConf(AllocatorConfig(), ("the snapshot holds no settings of the allocator: defaults are assumed",))
     text = settings.get("PYTORCH_ALLOC_CONF") or settings.get("PYTORCH_CUDA_ALLOC_CONF") or ""
@@ -210,7 +210,7 @@ class _Segment(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """What of an event is there depends on its action; -1 and 0 stand for what is not."""
+    """An event; fields that its action does not have are -1 or 0."""
 
     action: str
     addr: int = -1
@@ -235,7 +235,7 @@ def _checked(data: Any, kind: type[T], where: str) -> T:
 
 
 def _limit_items(data: Any, path: str) -> None:
-    """Refuse more than a snapshot needs before any of it is read: a few bytes of a pickle name a list many times."""
+    """Raise UsageError for more items than a snapshot has: a small pickle can refer to one list many times."""
     whole = data if isinstance(data, dict) else {}
     lists = [part for key in ("segments", "device_traces") if isinstance(part := whole.get(key), list)]
     count = sum(map(len, lists))
@@ -247,9 +247,9 @@ def _limit_items(data: Any, path: str) -> None:
 
 
 def _device(path: str, whole: _File, device: int | None) -> int:
-    """The device to read: that with events, or with segments where none has events."""
+    """The device to read: the one given, or that with events, or with segments if none has events."""
     busy = [index for index, trace in enumerate(whole.device_traces) if trace]
-    first = busy[0] if busy else 0  # where a segment does not tell its device
+    first = busy[0] if busy else 0  # the device of segments that do not name theirs
     held = sorted({first if segment.device is None else segment.device for segment in whole.segments})
     known, usual = sorted({*busy, *held}), busy or held
     if not known:
@@ -284,7 +284,7 @@ def _segments(whole: _File, device: int, streams: _Streams, path: str) -> Iterat
 
 
 def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams, path: str) -> Iterator[Event]:
-    """The events, with numbers of their own for the streams of private pools."""
+    """The events, with streams of private pools numbered separately."""
     private = [segment for segment in segments if segment.pool != DEFAULT_POOL]
     for index, given in enumerate(listed):
         action, address, size, stream = given.action, given.addr, given.size, given.stream
@@ -301,6 +301,6 @@ def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams
 
 
 def _pool_at(address: int, private: Sequence[Segment]) -> tuple[int, int]:
-    """The private pool whose segment holds an address, where events do not tell theirs; segments are sorted."""
+    """The private pool whose segment holds an address, for events that do not name theirs; `private` is sorted."""
     at = bisect_right(private, address, key=lambda segment: segment.address) - 1
     return private[at].pool if at >= 0 and address < private[at].address + private[at].size else DEFAULT_POOL

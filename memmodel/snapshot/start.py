@@ -1,8 +1,8 @@
-"""The state before the first event of a recording, rebuilt from its end backwards.
+"""The state before the first event of a recording, reconstructed backwards from its end.
 
-A block may keep a rest that is too small to split off. For a block that was freed, the file does not hold that rest. If
-a free block follows it, the first request served from there shows where it ends, since a request gets the front of a
-free block. Otherwise the block is taken to have had no rest.
+A block may keep a rest that is too small to split off, which the file does not hold for blocks that were freed. If a
+free block followed, the first request served from there shows where the rest ended, since a request gets the front of a
+free block. Otherwise the block is assumed to have had no rest.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Event, Segmen
 
 
 def start(snapshot: Snapshot, allocator: CachingAllocator, blocks: dict[int, StartBlock]) -> Blocks:
-    """Give an empty allocator the state before the first event; returns its blocks in use by address.
+    """Give an empty allocator the state before the first event, and return its blocks in use by address.
 
     `blocks` are those of `recorded_blocks`.
     """
@@ -32,7 +32,7 @@ def start(snapshot: Snapshot, allocator: CachingAllocator, blocks: dict[int, Sta
 
 
 class _Layout:
-    """Where blocks and gaps lay in the segments before the first event."""
+    """The layout of blocks and gaps in the segments before the first event."""
 
     def __init__(self, snapshot: Snapshot, blocks: dict[int, StartBlock]) -> None:
         self.config: AllocatorConfig = snapshot.config
@@ -56,7 +56,7 @@ class _Layout:
     def ranges(self) -> Iterator[list[Block]]:
         """The blocks of each expandable range, mapped and not.
 
-        A range starts at the lowest page seen of its stream and pool: allocators fill it from there.
+        A range is taken to start at the lowest page seen of its stream and pool, since it is filled from there.
         """
         for (stream, small), pages in self.pages().items():
             size = SMALL_SEGMENT if small else self.config.large_segment
@@ -85,9 +85,9 @@ class _Layout:
         return found
 
     def _of_small(self, event: Event) -> bool:
-        """Whether pages are of the small pool: such are mapped one at a time, but any number is unmapped at once.
+        """Whether pages belong to the small pool, whose pages are mapped one at a time but unmapped in any number.
 
-        An unmapped run as long as large pages is of the small pool where a small block was freed in it.
+        An unmapped run as long as large pages belongs to the small pool if a small block was freed in it.
         """
         if event.action == GROW[1] or event.size % self.config.large_segment:
             return event.size % self.config.large_segment != 0
@@ -95,7 +95,7 @@ class _Layout:
         return any(size <= SMALL for _, size in self.freed[at : bisect_left(self.freed, (event.address + event.size,))])
 
     def _map(self, found: dict[tuple[int, bool], "_Pages"], small: bool, event: Event) -> None:
-        """Before pages were unmapped they were mapped, and the other way round."""
+        """Undo an event: pages that it unmapped were mapped before, and those that it mapped were not."""
         step = SMALL_SEGMENT if small else self.config.large_segment
         span = set(range(event.address, event.address + event.size, step))
         mapped, base = found.get((event.stream, small), _Pages(set(), event.address))
@@ -130,7 +130,7 @@ class _Layout:
         return block.size + self.rest(block, address, following)
 
     def rest(self, block: StartBlock, address: int, following: int) -> int:
-        """What a block kept beyond its request: the first request served behind it lies that far away."""
+        """Bytes that a block kept beyond its request: the distance to the first request served behind it."""
         end = address + block.size
         behind = self.placed[bisect_left(self.placed, (end,)) : bisect_left(self.placed, (following,))]
         index, front = min(((index, front) for front, index in behind), default=(0, end))

@@ -1,4 +1,4 @@
-"""Everything that one recording tells: its peak, what fills it, and how it would have gone otherwise."""
+"""The analysis of a recording: its peak, the lines that fill it, and replays under other settings."""
 
 from dataclasses import dataclass, replace
 
@@ -22,12 +22,12 @@ from memmodel.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A snapshot read, accounted for and replayed.
+    """A snapshot with its account and replays.
 
     Attributes:
-        history: bytes after each event. owners: of what is in use at its peak, the largest first.
-        pools: free memory at the end. addresses: how many the model chose too.
-        runs: the recording first, then its replays. capacity: of the recorded run, where it was at its limit.
+        history: bytes after each event. owners: of the bytes in use at its peak, the largest first.
+        pools: free memory at the end. addresses: how many the exact replay got right.
+        runs: the recording first, then its replays. capacity: of the recorded run, if it reached its limit.
         out_of_memory: each recorded error, and the bytes that the driver had left.
         before: blocks in use before the first event, and their bytes.
     """
@@ -47,12 +47,12 @@ class Study:
 def study(snapshot: Snapshot, conf: AllocConf | None = None, capacity: int | None = None) -> Study:
     """Read a snapshot's peak, replay it, and replay it under `conf` and with `capacity` bytes where they are given.
 
-    Without a capacity that of the recorded run is taken, where it ran out of memory or released its cache to make room.
-    Raises UsageError where the file contradicts itself.
+    Without a capacity, replays get that of the recorded run, if it ran out of memory or released its cache for room.
+    Raises UsageError for a file that contradicts itself.
     """
     try:
         return _study(snapshot, conf, capacity)
-    except (AssertionError, IndexError, KeyError, TypeError):  # in more ways than are worth a check each
+    except (AssertionError, IndexError, KeyError, TypeError):  # contradictions take too many forms to check each
         raise UsageError(
             f"{snapshot.path}: its events and its segments contradict each other: "
             "give the file as torch.cuda.memory._dump_snapshot wrote it"
@@ -83,7 +83,7 @@ def _study(snapshot: Snapshot, conf: AllocConf | None, capacity: int | None) -> 
 
 
 def _otherwise(snapshot: Snapshot, recorded: Recorded, conf: AllocConf | None, limits: Capacity | None) -> list[Run]:
-    """The run as asked for; where its start is packed, also the recorded settings so, to compare like with like."""
+    """The replay as asked for; after one with the recorded settings and the same start, to compare like with like."""
     config = conf.config if conf else snapshot.config
 
     def within(name: str, same: bool, capacity: int | None) -> Run:

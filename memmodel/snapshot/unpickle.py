@@ -1,7 +1,7 @@
-"""Read a pickle of plain data from a source that is not trusted.
+"""Read a pickle of plain data from an untrusted source.
 
-A pickle is a program for a stack machine. Only the instructions that build lists, dicts, tuples of whole numbers and
-scalars are let through, as the `pickle` module writes them for a snapshot; they are checked before the first runs.
+A pickle is a program for a stack machine. Only instructions that build lists, dicts, tuples of whole numbers and
+scalars are allowed, in the form in which `pickle` writes a snapshot; all are checked before the first one runs.
 """
 
 import gc
@@ -41,7 +41,7 @@ _LONG_BINPUT, _STOP, _TUPLES = ord("r"), ord("."), b"\x85\x86\x87"
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every name and reference; after the scan there is none left to refuse."""
+    """A second line of defence: it refuses every name and reference, which the scan has ruled out already."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         """No class or function is ever looked up."""
@@ -88,7 +88,7 @@ def _bytes(path: str) -> bytes:
         raise
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror or error}): {_ADVICE}") from None
-    except Exception as error:  # each packer has errors of its own
+    except Exception as error:  # each decompressor raises its own errors
         raise _damaged(path, error) from None
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path} holds more than {MAX_BYTES} bytes: record fewer events")
