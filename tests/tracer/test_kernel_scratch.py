@@ -220,3 +220,10 @@ def test_what_the_formulas_leave_out_is_noted() -> None:
     shown = max(found.forms.value(branch.expression, {"B": 8}) for branch in found.forms.peaks["backward"])
     assert found.memory.phase_peaks["backward"] == shown + scratch
     assert "the formula of the backward peak leaves out 48.00 MiB of scratch" in found.notes
+
+
+def test_layer_norm_keeps_its_statistics_in_fp32() -> None:
+    """layer_norm_kernel.cu: mean and reciprocal deviation of a row are of acc_type, 4 bytes each for half precision."""
+    layer = torch.nn.LayerNorm(64).bfloat16()
+    found = memmodel.trace(layer, {"x": "3,64:bf16"}, step="forward", formulas=False)
+    assert found.memory.saved_bytes == 3 * (4 + 4)
