@@ -1,1 +1,1 @@
-"""What pictures show, as frozen numbers: no plotting here, and no number that the tables do not have too."""
+"""The numbers in pictures, as frozen data, and their description; `memmodel.report` draws them."""

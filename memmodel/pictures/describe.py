@@ -1,4 +1,4 @@
-"""What each picture shows: a Timeline, Roofline, Frontier or HeatMap as pictures that any drawer can draw."""
+"""Descriptions of a Timeline, Roofline, Frontier or HeatMap as `Picture`s, which every drawer can draw."""
 
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
@@ -25,15 +25,15 @@ from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.pictures.timeline import Band, Timeline
 from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
 
-_ROOM = 1.08  # of a memory axis: what is above the highest line
-_VISIBLE = 4  # lines up to this times the tensors are in the picture
-_NEAR = 1.6  # a capacity up to this times the highest line is in the picture
+_ROOM = 1.08  # height of a memory axis over its highest line
+_VISIBLE = 4  # the axis includes lines up to this many times the live peak, so that tensors stay visible
+_NEAR = 1.6  # the axis includes a capacity up to this many times the highest line
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @singledispatch
 def pictures_of(shown: object) -> list[Picture]:
-    """The pictures of a result; of a frontier with several algorithms one per GPU, of others one."""
+    """The pictures of a result: one, or one per GPU for a frontier of several algorithms."""
     raise TypeError(f"no picture is known of {type(shown).__name__}")
 
 
@@ -78,8 +78,8 @@ _LEVELS = {"allocated": Look("-", "ink", "solid"), "reserved": Look("+", "ink", 
 def _top(shown: Timeline) -> float:
     """The upper end of a timeline's axis in bytes.
 
-    Live bytes are in it; the allocator's too, unless they are so many more that the tensors could not be seen (small
-    ones beside cuBLAS workspaces); the capacity, unless it is far above all of them.
+    It includes live bytes; the allocator's, unless tensors would be too small to see beside them (as beside cuBLAS
+    workspaces); and the capacity, unless it is far above both.
     """
     memory = shown.memory
     lines = max(memory.reserved_peak_bytes, memory.allocated_peak_bytes)
@@ -93,7 +93,7 @@ def _top(shown: Timeline) -> float:
 
 
 def _phases(shown: Timeline) -> Iterator[tuple[float, str]]:
-    """The names of the phases in the middle of each."""
+    """(middle, name) of each phase, as ticks."""
     start = 0
     for phase, moments in groupby(moment.phase for moment in shown.moments):
         count = len(list(moments))
@@ -122,7 +122,7 @@ def _layer(shown: Timeline, band: Band, i: int) -> Entry:
 
 
 def _levels(shown: Timeline, top: float) -> Iterator[Line]:
-    """Allocated and reserved bytes, the capacity, and where backward begins."""
+    """Lines of allocated and reserved bytes, of the capacity, and at the start of backward."""
     for name, look in _LEVELS.items():
         values = [getattr(moment, f"{name}_bytes") for moment in shown.moments]
         yield Line(look, (*enumerate(values), (len(values), values[-1])), step=True)
@@ -134,7 +134,7 @@ def _levels(shown: Timeline, top: float) -> Iterator[Line]:
 
 
 def _verdict(shown: Timeline, top: float) -> Entry:
-    """Whether the step fits, and where the capacity is if the picture ends below it."""
+    """Whether the step fits, and whether the capacity lies above the picture."""
     memory = shown.memory
     if memory.capacity_bytes is None:
         return _note("the GPU's capacity is not known")
@@ -186,7 +186,7 @@ _MEASURED = Look("✖", "6", shape="✖")
 
 
 def _roofline_axes(shown: Roofline) -> tuple[Axis, Axis]:
-    """Every kernel, every ceiling and the balance point are inside, with a margin."""
+    """Axes that include every kernel, every ceiling and the balance point, with a margin."""
     intensities = [p.intensity for p in shown.points] + [p.intensity for p in shown.measured] + [shown.balance]
     low, high = min(*intensities, 1.0) / 3, max(intensities) * 8
     rates = [rate for p in shown.points for rate in (p.rate, p.expected_rate or p.rate)]
@@ -207,7 +207,7 @@ def _flat(shown: Roofline) -> list[Roof]:
 
 
 def _ceilings(shown: Roofline, x: Axis, y: Axis) -> Iterator[Line]:
-    """Memories' slopes up to the highest flat ceiling, the flat ones from HBM's slope on, and the balance point."""
+    """Memories' slopes up to the highest flat ceiling, flat ceilings from HBM's slope on, and the balance point."""
     highest = max(roof.rate for roof in _flat(shown))
     for roof in shown.slopes:
         main = roof == shown.memory
@@ -232,7 +232,7 @@ def _point_look(i: int, algorithm: int) -> Look:
 
 
 def _joins(shown: Roofline, looks: Sequence[Look]) -> Iterator[Line]:
-    """From each kernel's rate by the datasheet to the expected one; from each measured rate to the predicted one."""
+    """Thin lines from each kernel's datasheet rate to its expected one, and from predicted to measured rates."""
     for point, look in zip(shown.points, looks, strict=True):
         if point.expected_rate is not None:
             thin = Look("", look.tone, "solid", 0.8)
@@ -279,7 +279,7 @@ def _roofline_notes(shown: Roofline, expected: bool) -> Iterator[Entry]:
 
 @pictures_of.register
 def _frontier(shown: Frontier) -> list[Picture]:
-    """Lines of one GPU by algorithm, or of one algorithm by GPU: of more at once, some would hide others."""
+    """A picture per GPU if there are several algorithms, since lines would hide others; else one for all GPUs."""
     by_gpu = len({line.algorithm for line in shown.lines}) > 1
     gpus = list(dict.fromkeys(line.gpu for line in shown.lines)) if by_gpu else [None]
     axes = _frontier_axes(shown)
@@ -309,7 +309,7 @@ def _line_look(i: int) -> Look:
 
 
 def _walls(shown: Frontier, same: Sequence[Walls], by_gpu: bool) -> Iterator[str]:
-    """A row of the legend: the names of lines that coincide, and their walls."""
+    """A row of the legend: the names of lines that coincide, and their longest sequences."""
     without = [wall.size for wall in same[0].walls if not wall.largest]
     ends = f": nothing fits from {shown.against} {without[0]} on" if without else ""
     yield ", ".join(line.title if by_gpu else line.gpu for line in same) + ends
@@ -324,7 +324,7 @@ def _frontier_axes(shown: Frontier) -> tuple[Axis, Axis]:
 
 
 def _length(value: float) -> str:
-    """A length as the options take it: 512, 16k, 1M."""
+    """A length in the notation of options: 512, 16k, 1M."""
     count = int(value)
     for factor, unit in ((1 << 20, "M"), (1 << 10, "k")):
         if count >= factor and count % factor == 0:

@@ -1,4 +1,4 @@
-"""The frontier picture: the longest sequence that fits against batch or heads; and the same wall as a map of memory."""
+"""The frontier picture: the longest sequence that fits, against batch or heads; also as a heat map of memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import last_true, resized
 
 AGAINST = ("batch", "heads")
-STEP = 128  # the grid of sequences: GPUs' tiles are this long
+STEP = 128  # sequences are multiples of this, the length of a large tile
 
 
 class Wall(NamedTuple):
-    """The longest sequence that fits at one size: a multiple of the step; 0 where the first does not fit."""
+    """The longest sequence that fits at one size: a multiple of the step, 0 if none fits."""
 
     size: int
     largest: int
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frontier(Drawing):
-    """Lines of one configuration. `against` is the size on the x axis, `step` the grid of sequences."""
+    """Lines of one configuration. `against` is the size on the x axis; sequences are multiples of `step`."""
 
     case: str
     against: str
@@ -46,7 +46,7 @@ class Frontier(Drawing):
 
 
 class Cell(NamedTuple):
-    """What one size takes: bytes at the reserved peak, and whether it fits."""
+    """The memory of one pair of sizes: its reserved peak, and whether it fits."""
 
     size: int
     seq: int
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HeatMap(Drawing):
-    """One algorithm on one GPU: what every pair of sizes takes, and the wall between them."""
+    """One algorithm on one GPU: the memory of every pair of sizes, and the longest sequences that fit."""
 
     case: str
     against: str
@@ -133,7 +133,7 @@ def heat_map(
     step: int = STEP,
     config: AllocatorConfig | None = None,
 ) -> HeatMap:
-    """What one algorithm takes at every size and sequence around its wall."""
+    """The memory of one algorithm at sizes and sequences around the longest that fit. Raises as `frontier`."""
     against = choice("size", against, AGAINST)
     _check(case, [gpu], against, sizes)
     (sized,) = on_gpu([case], gpu)
@@ -152,7 +152,7 @@ def heat_map(
 
 
 def _sequences(line: Line, step: int) -> tuple[int, ...]:
-    """Two an octave, from below the lowest wall to above the highest: where the picture changes."""
+    """Two sequences per octave, from below the shortest of the longest sequences to above the longest."""
     lengths = [wall.largest for wall in line.walls if wall.largest] or [step]
     low, high = min(lengths).bit_length() - 2, max(lengths).bit_length()
     found = {half * (1 << power) // 2 // step * step for power in range(low, high + 1) for half in (2, 3)}

@@ -1,4 +1,4 @@
-"""What a page about a prediction holds: numbers, pictures, formulas, and how accurate such numbers are known to be."""
+"""The contents of a page about a prediction: numbers, pictures, formulas, and accuracy on recorded runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Known(NamedTuple):
-    """How well the model does on runs on record: of one quantity, `where` "this GPU" or "all GPUs".
+    """The accuracy of one quantity on recorded runs; `where` is "this GPU" or "all GPUs".
 
     Errors are `|predicted / measured - 1|`, over `numbers` recorded ones; `exact` of them are equal, None for times.
     """
@@ -32,12 +32,12 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that a page shows.
+    """The contents of a page.
 
     Attributes:
-        report: the predictions. forms: closed forms of each, None where there are none. timelines: of each.
-        roofline: None where the GPU's data lack a rate. known: accuracy on record.
-        command: how the page was made. made: the version that made it, and the day.
+        report: the predictions. forms: closed forms of each, or None. timelines: of each.
+        roofline: None if the GPU's data lack a rate. known: accuracy on recorded runs.
+        command: the command that made the page. made: the version that made it, and the day.
     """
 
     report: Report
@@ -50,14 +50,14 @@ class Page:
 
     @property
     def title(self) -> str:
-        """What is predicted, on what."""
+        """The GPU and the configuration."""
         return f"{self.report.gpu.name}: {self.report.predictions[0].case.describe()}"
 
 
 def page_of(
     report: Report, config: AllocatorConfig | None = None, known: Sequence[Known] = (), command: str = ""
 ) -> Page:
-    """The page of a report; `config` as it was predicted with."""
+    """The page of a report; `config` are the allocator settings of the report."""
     from memmodel import __version__
     from memmodel.closed_forms import formulas_of
 
@@ -74,7 +74,7 @@ def page_of(
 
 
 def _ceilings(report: Report) -> Roofline | None:
-    """The roofline; None where the GPU's data lack a rate, which the report's notes say, or no kernel can be shown."""
+    """The roofline; None if the GPU's data lack a rate (which the report notes), or no kernel has arithmetic."""
     try:
         shown = roofline(report)
     except UsageError:

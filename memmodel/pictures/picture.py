@@ -1,4 +1,4 @@
-"""A picture as data: axes, series, legend and notes. One drawer per medium draws it, and none knows what it shows.
+"""A picture as data: axes, series, legend and notes. Each medium has one drawer for all pictures.
 
 `memmodel.pictures.describe` makes one from a Timeline, Roofline, Frontier or HeatMap. `memmodel.report.figure` draws it
 with matplotlib, `memmodel.report.terminal` with characters. As JSON, for a page's script, it is `dataclasses.asdict` of
@@ -24,9 +24,9 @@ How a drawer draws it, from back to front:
   itself is written beside the mark, of a line beside its first one. A hollow mark is another state of the full one that
   a line joins it to, and its key is written only where marks are characters;
 - cells fill a unit square around (x, y), coloured by a share from 0 to 1; without a share they are hatched;
-- no text covers a mark or another text; what finds no room is left out, for the legend says it.
+- no text covers a mark or another text; a text without room is left out, as it is in the legend too.
 
-Colours are Okabe and Ito's, "Color Universal Design" (2008), told apart with any colour vision. They are never the
+Colours are from Okabe and Ito, "Color Universal Design" (2008), and distinct with any colour vision. They are never the
 only difference: a key, a dash, a shape or a hatch says the same.
 """
 
@@ -39,7 +39,7 @@ from memmodel.units import bytes_text
 
 SERIES = 7  # tones "1" to "7"
 SHAPES = "●■▲◆▼✚✖★"
-INK, PAPER = "#111111", "#fefefe"  # of files: a page puts its own in the place of these
+INK, PAPER = "#111111", "#fefefe"  # in files: an HTML page replaces them by its theme's
 FAINT = "#bbbbbb"
 COLORS = {"ink": INK, "faint": FAINT, "light": "#e4e4e4", "limit": "#d55e00", "roof": "#0072b2"} | dict(
     zip("1234567", ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#cc79a7", "#d55e00"), strict=True)
@@ -49,13 +49,13 @@ DASHES = ("solid", "dashed", "dashdot", "dotted")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a series and its entry in the legend look.
+    """The look of a series and of its legend entry.
 
     Attributes:
         key: a letter or character that names it without colours.
         tone: "ink", "faint", "light", "limit" (what must not be exceeded), "roof", or "1" to "7".
-        dash: of a line, one of DASHES; "" for what is no line. width: of a line, 1 is normal.
-        shape: of marks, one of SHAPES; "" for what has none.
+        dash: of a line, one of DASHES; "" if it is no line. width: of a line, 1 is normal.
+        shape: of marks, one of SHAPES; "" without marks.
         fill: "full", "hollow" or "hatched".
     """
 
@@ -78,7 +78,7 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high one."""
+        """The position of a value on the axis, from 0 at the low end to 1 at the high one."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -133,7 +133,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A unit square around (x, y), coloured by a share from 0 to 1; hatched, without text, where that is None."""
+    """A unit square around (x, y), coloured by a share from 0 to 1; hatched, without text, if that is None."""
 
     x: int
     y: int
@@ -169,7 +169,7 @@ class Picture:
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Which columns of the legend are numbers, aligned to the right."""
+        """For each column of the legend, whether it holds numbers and is aligned to the right."""
         cells = zip(*(entry.cells for entry in self.legend), strict=True)
         return tuple(i > 0 and any(cell[:1].isdigit() for cell in column) for i, column in enumerate(cells))
 

@@ -15,7 +15,7 @@ from memmodel.liveness import step_launches
 from memmodel.prediction import Prediction, Report
 from memmodel.rendering import Drawing
 
-_SAME = 1.02  # ceilings closer than this are drawn as one
+_SAME = 1.02  # ceilings within this ratio are drawn as one
 
 
 class Roof(NamedTuple):
@@ -28,7 +28,7 @@ class Roof(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Launches of one kernel that do the same work, on one algorithm's step.
+    """The launches of one kernel with the same work, in one algorithm's step.
 
     Attributes:
         kernel: its name. launches: how many there are. flops, hbm_bytes: of one. intensity: FLOP/B.
@@ -58,7 +58,7 @@ class Point(NamedTuple):
 
 
 class MeasuredPoint(NamedTuple):
-    """A recorded run of a phase beside today's model: what ran, its FLOP and FLOP/B, measured and predicted seconds."""
+    """A recorded run of a phase, with its FLOP and FLOP/B, and measured and predicted seconds."""
 
     kernel: str
     what: str
@@ -86,7 +86,7 @@ class Roofline(Drawing):
         gpu: its name. case: the configuration in words. dtype: of the matrix products.
         roofs: memory first, then compute, fastest first. peak: the ceiling of `dtype`'s matrix products.
         balance: FLOP/B where that ceiling meets HBM. points: kernels with arithmetic. without: names of the others.
-        measured: recorded runs. notes: what to know about them.
+        measured: recorded runs. notes: on these runs.
     """
 
     gpu: str
@@ -112,7 +112,7 @@ class Roofline(Drawing):
 
     @property
     def above(self) -> bool:
-        """Whether a kernel's FLOP, of all units together, come faster than one unit alone could do them."""
+        """Whether a point lies above the peak: its FLOP count all units, which run at the same time."""
         return any(point.rate > self.peak.rate for point in self.points)
 
 
@@ -138,7 +138,7 @@ def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequ
 
 
 def _peak(gpu: Gpu, dtype: str) -> float:
-    """FLOP/s of matrix products. Raises UsageError, with what to try, where the GPU has none of that type."""
+    """FLOP/s of matrix products. Raises UsageError, with what to try, if the GPU has none of that type."""
     try:
         return gpu.peak_by_name(dtype)
     except UsageError as missing:
@@ -148,7 +148,7 @@ def _peak(gpu: Gpu, dtype: str) -> float:
 
 
 def roofs(gpu: Gpu) -> Iterator[Roof]:
-    """HBM, L2 where its bandwidth is known, then the flat ceilings, fastest first."""
+    """HBM, L2 if its bandwidth is known, then the flat ceilings, fastest first."""
     yield Roof("HBM", "memory", gpu.bandwidth, gpu.source("bandwidth"))
     if "l2_bandwidth" in gpu.values:
         yield Roof("L2", "memory", gpu.value("l2_bandwidth"), gpu.source("l2_bandwidth"))

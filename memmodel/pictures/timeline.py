@@ -17,7 +17,7 @@ from memmodel.program import Alloc, Launch, Mark, Program
 from memmodel.rendering import Drawing
 from memmodel.step import memory_of, usage_by_event
 
-NAMED = 7  # tensors with a band of their own, besides the inputs: more colours cannot be told apart
+NAMED = 7  # tensors with their own band, besides the inputs: more colours are not distinct
 
 
 class Moment(NamedTuple):
@@ -33,9 +33,9 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Tensors of one name, as a layer of the stack: at each moment its bytes, and those of them kept for backward.
+    """A layer of the stack: live bytes of its tensors at each moment, and those of them saved for backward.
 
-    `kind` is "inputs", "tensor" or "rest" (everything that has no band of its own).
+    `kind` is "inputs", "tensor" (those of one name) or "rest" (all others).
     """
 
     name: str
@@ -106,7 +106,7 @@ _Changes = dict[str, dict[int, int]]  # name -> moment -> change of bytes
 
 
 class _Stack:
-    """What happens at each moment of a step, and by how much each name's bytes change there.
+    """The moments of a step, and the changes of each name's bytes at them.
 
     `usage` is (allocated, reserved) at each event from the "forward" mark on.
     """
@@ -133,7 +133,7 @@ class _Stack:
                 before = reading
 
     def _what(self, now: State, taken: int) -> str:
-        """What happened, in words; nothing where the picture does not change."""
+        """The event in words; empty if it does not change the picture."""
         if isinstance(now.event, Mark):
             return f"{now.phase} begins"
         if now.born:
@@ -143,14 +143,14 @@ class _Stack:
         return f"workspace of {now.event.name} is taken" if isinstance(now.event, Launch) and taken > 0 else ""
 
     def _change(self, now: State) -> None:
-        """Note what an event changes, from the moment that begins with it on."""
+        """Record the change of live and saved bytes by an event, at the moment that begins with it."""
         moment, one = len(self.events), now.born or now.died
         if one:
             self._add(self.live, one, moment, 1 if now.born else -1)
         key: int = getattr(now.event, "key", -1)
         if (key in now.kept) != (key in self._kept):
             self._kept ^= {key}
-            if key in now.kept:  # from the moment on in which it was made
+            if key in now.kept:  # counts from the moment in which the tensor was made, just before
                 self._add(self.saved, now.alive[key], max(moment - 1, 0), 1)
             else:
                 self._add(self.saved, now.died or now.alive[key], moment, -1)
@@ -181,7 +181,7 @@ class _Stack:
 
 
 def _bands(stack: _Stack) -> Iterator[Band]:
-    """Inputs lowest, then what is kept for backward, then the other large tensors, then the rest."""
+    """Bands from the lowest: inputs, tensors saved for backward, other large tensors, the rest."""
     tensors = [name for name in stack.live if name != _INPUTS]
     largest = sorted(tensors, key=lambda name: -stack.most(name))
     shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest

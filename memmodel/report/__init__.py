@@ -1,4 +1,4 @@
-"""How results are shown: tables, JSON, pictures, pages. The one package with renderers, named by the type they show."""
+"""Renderers of results: tables, JSON, pictures and pages, registered here by the type they render."""
 
 from memmodel.rendering import register
 

@@ -18,7 +18,7 @@ Say = Callable[[str, int, int], None]
 
 @contextmanager
 def progress(stream: TextIO) -> Iterator[Say]:
-    """A function to tell of steps: a bar on a terminal, a line a step elsewhere."""
+    """A callback (name, number, count) for steps, shown as a bar on a terminal, else as a line per step."""
     if not stream.isatty():
 
         def line(name: str, number: int, count: int) -> None:
@@ -36,7 +36,7 @@ def progress(stream: TextIO) -> Iterator[Say]:
 
 
 def result(calibration: Calibration, gpu: Gpu, path: str) -> Group:
-    """What was measured, where it is saved and what reads it."""
+    """The calibration's constants and notes, its file, and the option that reads it."""
     machine = calibration.machine
     of = ", ".join(f"{name} {machine[name]}" for name in ("torch", "threads", "date") if name in machine)
     parts: list[Any] = [Text.assemble((calibration.name, "bold"), f": {of}"), below(constant_table(calibration, gpu))]
@@ -81,7 +81,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def listed_value(name: str, gpu: Gpu) -> float | None:
-    """What the datasheet lists for a constant: bandwidth, or the peak of a product's type; None where nothing."""
+    """The datasheet's value for a constant: bandwidth, or the peak of a product's type; None without one."""
     if name in ("bandwidth", "reduction", "argmax", "softmax", "softmax_backward"):
         quantity = "bandwidth"
     elif name.startswith("matmul."):

@@ -1,4 +1,4 @@
-"""Where results go: a terminal, a pipe, a notebook, a file. What draws files is imported late: it may be missing."""
+"""Results in a terminal, a pipe, a notebook or a file. Matplotlib is imported late, since it is optional."""
 
 import io
 import re
@@ -26,13 +26,13 @@ class Screen(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """What is printed, piece by piece."""
+        """The segments to print, without control characters."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(_CONTROL.sub("", segment.text), segment.style)
 
 
 def text(result: Any, width: int = 100) -> str:
-    """What `result` looks like in a terminal, without colours and without spaces at line ends."""
+    """`result` as terminal text, without colours and without spaces at line ends."""
     console = Screen(width=width, no_color=True, force_terminal=False)
     with console.capture() as capture:
         console.print(result)
@@ -40,7 +40,7 @@ def text(result: Any, width: int = 100) -> str:
 
 
 def html(result: Any) -> str:
-    """What `result` looks like in a notebook."""
+    """`result` as HTML for a notebook."""
     console = Screen(width=100, record=True, file=io.StringIO(), force_jupyter=False)
     console.print(result)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
@@ -59,7 +59,7 @@ def save(picture: Drawing, file: str | PathLike[str]) -> None:
 
 
 def drawing(picture: Drawing) -> str:
-    """An SVG, or text where matplotlib is not installed."""
+    """A picture as SVG, or as text without matplotlib."""
     try:
         from memmodel.report.figure import drawn
     except ModuleNotFoundError:

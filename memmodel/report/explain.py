@@ -1,4 +1,4 @@
-"""`--explain`: every number with its formula, its inputs and where they come from."""
+"""`--explain`: every number with its formula, its inputs and their sources."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def explanation(report: Report, forms: Sequence["Formulas | None"]) -> Group:
-    """The whole report, number by number; `forms` are the closed forms of each prediction, where there are any."""
+    """The whole report, number by number; `forms` are the closed forms of each prediction, or None."""
     parts: list[Any] = [
         Text(f"{report.gpu.name}: {report.predictions[0].case.describe()}", style="bold"),
         Text(),
@@ -74,7 +74,7 @@ def _work(prediction: Prediction, form: "Formulas | None") -> list[str]:
 
 
 def _number(value: int, unit: str, form: "Formulas | None", expression: Any, case: Case) -> str:
-    """A number and, where there is one that holds at these sizes, its formula."""
+    """A number, with its formula if that gives the same value at these sizes."""
     if value == 0 or form is None or expression is None or form.value(expression, case) != value:
         return f"{value:,} {unit}"
     return f"{value:,} {unit} = {formula_text(expression)}"
@@ -89,7 +89,7 @@ def _kernel_tables(prediction: Prediction) -> Iterator[Any]:
 
 
 def _kernels(time: Time) -> Sheet:
-    """Every kernel with every ceiling; the one that binds decides, and what lies beside it comes on top."""
+    """Every kernel with every ceiling, and the seconds beside them."""
     title = "Kernels by the datasheet" if time.basis == "datasheet" else f"Kernels as calibrated ({time.basis})"
     return Sheet(
         f"{title}: the slowest ceiling of each, and what comes on top",

@@ -19,8 +19,8 @@ from memmodel.report.style import SIZE, line_look, mark_look, styled
 
 WIDE, NARROW = 9.0, 3.6  # inches: of a page, and of a phone
 _DOTS_PER_INCH = 144
-_AXES = 0.86  # of the width: what the axes take
-_CROWDED = 150  # steps of a stack: with more, outlines would cover what they enclose
+_AXES = 0.86  # width of the axes over that of the figure
+_CROWDED = 150  # steps of a stack: with more, outlines would cover the areas
 
 
 def drawn(results: Iterable[object], kind: str, width: float = WIDE, words: bool = True) -> bytes:
@@ -35,7 +35,7 @@ def drawn(results: Iterable[object], kind: str, width: float = WIDE, words: bool
 
 
 def figure_of(pictures: Sequence[Picture], width: float = WIDE, words: bool = True) -> Figure:
-    """The figure, laid out: what stands beside marks and lines is placed when their places on paper are known."""
+    """The figure. Labels are placed last, since they need the positions of marks and lines on paper."""
     heights = [_height(picture, width, words) for picture in pictures]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained", dpi=_DOTS_PER_INCH)
     axes = figure.subplots(len(pictures), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -121,7 +121,7 @@ def _aligned(picture: Picture) -> Iterator[str]:
 
 
 def _sample(entry: Entry) -> Line2D | Patch:
-    """What the legend shows of a look."""
+    """The legend's sample of a look."""
     look = entry.look
     if look.shape or look.dash:
         return Line2D([], [], **line_look(look), **(mark_look(look, SIZE) if look.shape else {}))
@@ -133,7 +133,7 @@ def _sample(entry: Entry) -> Line2D | Patch:
 
 
 def _cells(ax: Axes, picture: Picture) -> None:
-    """Squares, each of one piece: an image beneath would shine through at their edges."""
+    """Cells as rectangles: an image would have visible seams between them."""
     for cell in picture.cells:
         look: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#777777", "hatch": "xxx", "linewidth": 0.0}
         if cell.share is not None:
@@ -145,7 +145,7 @@ def _cells(ax: Axes, picture: Picture) -> None:
 
 
 def _areas(ax: Axes, areas: Sequence[Area]) -> None:
-    """A stack of steps; the part that is hatched over its colour."""
+    """Areas as steps, with hatching over their colour."""
     for area in areas:
         outline = 0.0 if len(area.lower) > _CROWDED else 0.4
         _filled(ax, area.lower, area.upper, facecolor=COLORS[area.look.tone], edgecolor=INK, linewidth=outline)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rows(forms: "Formulas | Forms") -> Iterator[tuple[str, Any, str]]:
-    """(quantity, expression, where and when it is one) of each closed form, of an algorithm or of a traced function."""
+    """(quantity, expression, condition and moment) of each closed form, of an algorithm or of a traced function."""
     yield "saved for backward, bytes", forms.saved, ""
     for phase, branches in forms.peaks.items():
         for branch in branches:
@@ -39,7 +39,7 @@ def _when(branch: Branch) -> str:
 
 
 def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
-    """The closed forms, and every tensor's where asked."""
+    """The closed forms; with `tensors`, also each tensor's."""
     case = forms.case
     mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
     yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
@@ -50,7 +50,7 @@ def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
 
 
 def letters(forms: Formulas) -> str:
-    """What the letters stand for, and where the forms hold."""
+    """The meaning of the letters, and the sizes for which the forms hold."""
     used = {str(symbol) for _, expression, _ in rows(forms) for symbol in sympy.sympify(expression).free_symbols}
     names = {letter: name.replace("_", " ") for name, letter in LETTERS.items()} | {"w": "window"}
     return ", ".join(f"{letter} {name}" for letter, name in names.items() if letter in used) + f"; {forms.region}"
@@ -73,7 +73,7 @@ def tensor_table(forms: Formulas) -> Sheet:
 
 
 def latex(forms: "Formulas | Forms") -> str:
-    """The closed forms, an equation a line."""
+    """The closed forms, one equation per line."""
     return "\n".join(_equation(name, expression, when) for name, expression, when in rows(forms))
 
 
@@ -82,7 +82,7 @@ def _equation(name: str, expression: Any, when: str = "") -> str:
 
 
 def latex_lines(forms: Formulas, tensors: bool) -> Iterator[str]:
-    """One displayed equation per closed form, and per tensor where asked."""
+    """One equation per closed form; with `tensors`, also one per tensor."""
     yield latex(forms)
     for name, _, nbytes in forms.tensors if tensors else ():
         yield _equation(_escaped(name), nbytes)

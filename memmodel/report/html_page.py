@@ -49,7 +49,7 @@ _DASHES = {"solid": "━", "dashed": "╍", "dashdot": "┅", "dotted": "┈"}
 
 
 def html_page(page: Page) -> str:
-    """The file. Everything that came from a user is escaped. Needs matplotlib."""
+    """The page as HTML, with all text escaped. Needs matplotlib."""
     title = escape(page.title)
     body = "\n".join((f"<h1>{title}</h1>", *map(_written, parts(page))))
     body = "<svg".join(_own_ids(piece, number) for number, piece in enumerate(body.split("<svg")))
@@ -62,7 +62,7 @@ def html_page(page: Page) -> str:
 
 
 def _own_ids(svg: str, number: int) -> str:
-    """A drawing whose ids are not another's."""
+    """A drawing with unique ids: SVGs in one page share a namespace."""
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>p{number}-", svg)
 
 
@@ -99,7 +99,7 @@ def _section(title: str) -> str:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[Cell | Look]], right: Sequence[bool]) -> str:
-    """A table in a box that scrolls by itself, with the keyboard too."""
+    """A table in a box that scrolls, by keyboard too."""
     label = f'class="wide" tabindex="0" role="region" aria-label="{escape(names[0] or names[1])}"'
     lines = "\n".join(_row("td", row, right) for row in rows)
     head = _row("th", names, right)
@@ -121,7 +121,7 @@ def _cell(cell: Cell | Look) -> str:
 
 
 def typeset(expression: Any) -> str:
-    """An expression as MathML, which browsers set by themselves."""
+    """An expression as MathML, which browsers render without scripts."""
     from sympy import sympify
     from sympy.printing.mathml import mathml
 
@@ -129,7 +129,7 @@ def typeset(expression: Any) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    """A picture drawn twice, for wide and for narrow windows; its words and its legend are the page's."""
+    """A picture drawn twice, for wide and narrow windows, with its words and legend as HTML."""
     from memmodel.report.figure import NARROW, WIDE, drawn
 
     svgs = "\n".join(_inline(drawn([picture], "svg", width, words=False)) for width in (WIDE, NARROW))
@@ -166,7 +166,7 @@ def _inline(svg: bytes) -> str:
 
 
 def _themed(text: str) -> str:
-    """Text with colours, in which the page's own stand for those of a file."""
+    """Text in which the page's theme colours replace those of files."""
     for color, name in ((INK, "ink"), (PAPER, "paper")):
         text = text.replace(color, f"var(--{name})")
     return text

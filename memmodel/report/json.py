@@ -1,6 +1,6 @@
 """Results as JSON: a result's fields are its keys, documented in docs/json.md, docs/trace.md and docs/pictures.md.
 
-What differs from the fields stands in one table here. Sizes are bytes, times seconds; expressions are text that
+The table `_FORMS` holds the exceptions. Sizes are bytes, times seconds; expressions are text that
 `sympy.sympify` reads.
 """
 
@@ -18,16 +18,16 @@ SCHEMA = 1
 
 
 def document(result: Any) -> dict[str, Any]:
-    """A result as a whole JSON document, with the version of its form."""
+    """A result as a JSON document, with the version of its schema."""
     return {"schema": SCHEMA, **encoded(result)}
 
 
 def encoded(value: Any) -> Any:
-    """A value as JSON has it: a result as an object with the keys of its fields."""
+    """A value as JSON data: a result becomes an object whose keys are its fields."""
     if value is None or isinstance(value, bool | str | float):
         return value
     if isinstance(value, int):
-        return int(value)  # a size with a letter is a number too
+        return int(value)  # drops the letter of a `Size`
     form = _FORMS.get(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("memmodel."))
     if form is not None:
         return form(value)

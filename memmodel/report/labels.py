@@ -1,4 +1,4 @@
-"""Marks and texts in a drawn picture, each where it covers no other."""
+"""Placement of marks and texts in a drawn picture, so that none covers another."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ def write_labels(ax: Axes, picture: Picture) -> None:
 
 
 def _clouds(ax: Axes, marks: Iterable[Mark]) -> None:
-    """Marks without keys: so many that they may cover each other."""
+    """Draw marks without keys, which may cover each other."""
     looks: dict[Look, list[Mark]] = {}
     for mark in marks:
         looks.setdefault(mark.look, []).append(mark)
@@ -50,7 +50,7 @@ def _clouds(ax: Axes, marks: Iterable[Mark]) -> None:
 
 
 def _marks(line: Line) -> Iterator[Mark]:
-    """Those at a line's points, the first with its key."""
+    """Marks at a line's points, the first with its key."""
     for i, (x, y) in enumerate(line.points if line.look.shape else ()):
         yield Mark(replace(line.look, key="" if i else line.look.key), x, y)
 
@@ -83,7 +83,7 @@ def _beside(ax: Axes, marks: Iterable[Mark]) -> Iterator[tuple[Look, list[str], 
 
 
 class _Room:
-    """Which part of the axes is taken, on paper: by marks and texts, which nothing may cover, and by lines."""
+    """The occupied parts of the axes, in pixels: marks and texts, which nothing may cover, and lines."""
 
     def __init__(self, ax: Axes, lines: Sequence[Line]) -> None:
         self.ax, self.size, self.scale = ax, _size(ax), ax.figure.dpi / 72
@@ -98,12 +98,12 @@ class _Room:
             yield from ((x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(count + 1))
 
     def take(self, x: float, y: float) -> None:
-        """A mark's place."""
+        """Occupy the place of a mark."""
         half = (self.size + 1) / 2 * self.scale
         self.taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
 
     def label(self, words: str, x: float, y: float, **look: Any) -> None:
-        """Write near a place, where it crosses fewest lines; nothing where there is no room."""
+        """Write near a place, where it crosses fewest lines; leave the text out if there is no room."""
         text = self.ax.text(0.5, 0.5, words, transform=self.ax.transAxes, va="center", ha="center", zorder=6, **look)
         size = text.get_window_extent()
         best = min(self._places(size, x, y), default=None)

@@ -11,7 +11,7 @@ _SPECIAL = "\\`*_{}[]<>#|$~&"
 
 
 def markdown_page(page: Page) -> str:
-    """The file."""
+    """The page as Markdown."""
     return "\n".join(line.rstrip() for line in _lines(page)) + "\n"
 
 

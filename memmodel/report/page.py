@@ -36,7 +36,7 @@ def parts(page: Page) -> Iterator[Part]:
 
 
 def _accuracy(page: Page) -> Sheet:
-    """How far off the model was on runs on record."""
+    """The model's errors on recorded runs."""
     columns = ("against runs on record", "on", ">numbers", ">exact", ">median", ">p90", ">worst")
     caption = "errors are |predicted / measured - 1| on rows that no constant was fitted to"
     return Sheet("How accurate this is", columns, [_known(known) for known in page.known], caption)
@@ -51,5 +51,5 @@ def _known(known: Known) -> tuple[str, ...]:
 
 
 def made(page: Page) -> str:
-    """What made the page, and when."""
+    """The version, the day and the command that made the page."""
     return ", ".join(filter(None, (page.made, page.command)))

@@ -1,7 +1,7 @@
-"""What reports are made of: tables, lists and verdicts, which the terminal, HTML and Markdown each write in their way.
+"""Parts of reports (tables, lists and verdicts), which are rendered as terminal text, HTML and Markdown.
 
-A table says its columns once. A `>` before a column's name aligns it to the right, as numbers are, and keeps its cells
-on one line; a `|` keeps them on one line too.
+A `>` before a column's name right-aligns it, for numbers, and keeps its cells on one line; a `|` only keeps them on one
+line.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memmodel.units import formula_text
 
-_MANY = 5  # columns of words: so many stand closer, for 80 characters are few
+_MANY = 5  # from so many text columns on, padding is narrower, to fit 80 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Sheet:
 
     @property
     def right(self) -> list[bool]:
-        """Which columns are aligned to the right."""
+        """For each column, whether it is right-aligned."""
         return [name.startswith(">") for name in self.columns]
 
     def __rich__(self) -> Table:
@@ -96,7 +96,7 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether something fits, None where that is not known, and why."""
+    """Whether something fits (None: not known), and why."""
 
     fits: bool | None
     words: str
@@ -113,7 +113,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def below(part: Any) -> Padding:
-    """A part of a screen after an empty line."""
+    """A part after an empty line."""
     return Padding(part, (1, 0, 0, 0))
 
 

@@ -138,7 +138,7 @@ def _fits(run: Run) -> str:
 
 
 def owners_table(study: Study) -> Sheet:
-    """What is in use at the peak, by line of code."""
+    """Bytes in use at the peak, by line of code."""
     peak = max(study.history.allocated)
     shown, rest = study.owners[:_ROWS_SHOWN], study.owners[_ROWS_SHOWN:]
     rows = [(*_account_row(o.nbytes, o.blocks, peak), _printable(_short(o.where))) for o in shown]
@@ -163,7 +163,7 @@ def _short(where: CodeLine) -> str:
 
 
 def fragmentation_table(pools: Sequence[Fragmentation]) -> Sheet:
-    """What is free at the end, by pool; all together in the last row."""
+    """Free memory at the end, by pool, with the total last."""
     columns = ("pool", ">segments", ">reserved", ">free", ">largest free block", ">inactive split")
     rows = []
     for pool in pools:
@@ -173,12 +173,12 @@ def fragmentation_table(pools: Sequence[Fragmentation]) -> Sheet:
 
 
 def _printable(text: str) -> str:
-    """Text of a file that is not trusted, without what a terminal would obey."""
+    """Text of an untrusted file, without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def snapshot_dict(study: Study) -> dict[str, Any]:
-    """The same as a dict; its keys are in docs/replay.md."""
+    """The study as a dict, with the keys documented in docs/replay.md."""
     snapshot, usage = study.snapshot, study.history
     return {
         "schema": SCHEMA,

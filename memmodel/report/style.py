@@ -1,4 +1,4 @@
-"""How pictures look on paper: lines, markers, and the settings of matplotlib while one is drawn."""
+"""The style of pictures on paper: lines, markers, and matplotlib's settings."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style of all pictures, for as long as one is drawn; a user's own settings of matplotlib do not matter."""
+    """Draw inside this context with the style of all pictures, whatever the user's own settings of matplotlib."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about fonts and layouts: nothing that a user can act on
         plain = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}

@@ -1,4 +1,4 @@
-"""Predictions, GPUs and thresholds on the terminal: verdict first, then why, what would help, and what was assumed."""
+"""Predictions, GPUs and thresholds as tables: the verdict first, then the reasons, changes that help, assumptions."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_tex
 if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
 
-_SIDE_BY_SIDE = 3  # algorithms in one table: more do not fit 80 columns
+_SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns
 _TENSORS_SHOWN = 8  # the largest at the peak; --explain shows all
 
 
@@ -57,7 +57,7 @@ def verdict(memory: Memory, subject: str = "") -> Verdict:
 
 
 def notes_of(report: Report) -> list[str]:
-    """What is known about single algorithms."""
+    """The notes of each prediction, with its algorithm."""
     return [f"{p.case.algorithm}: {note}" for p in report.predictions for note in p.notes]
 
 
@@ -90,7 +90,7 @@ def comparison(report: Report) -> Sheet:
 
 
 def _balance_point(report: Report) -> Iterator[Text]:
-    """Where arithmetic takes as long as memory, if the GPU's data say."""
+    """The intensity at which arithmetic takes as long as memory, if the GPU's data have it."""
     dtype = report.predictions[0].case.dtype
     if f"tensor.{short_name(dtype)}" in report.gpu.values or dtype.name == "float32":
         point = f"balance point for {short_name(dtype)} {report.gpu.balance_point(dtype):.0f} FLOP/B"
@@ -98,7 +98,7 @@ def _balance_point(report: Report) -> Iterator[Text]:
 
 
 def account(prediction: Prediction, most: int | None = _TENSORS_SHOWN) -> Sheet:
-    """What fills the peak, largest first; so many tensors, or all."""
+    """The tensors alive at the peak, largest first: `most` of them, None for all."""
     phases = prediction.memory.phase_peaks
     title = f"What fills the live peak of {prediction.title}, in {max(phases, key=lambda name: phases[name])}"
     columns = ("tensor", "bytes", ">size", "made by", "kept by")
@@ -106,7 +106,7 @@ def account(prediction: Prediction, most: int | None = _TENSORS_SHOWN) -> Sheet:
 
 
 def tensor_sheet(title: str, columns: Sequence[str], result: Any, most: int | None = _TENSORS_SHOWN) -> Sheet:
-    """The tensors of a prediction or trace that are alive at its peak; alike ones, of several layers, together."""
+    """The tensors of a prediction or trace that are alive at its peak; equal ones of several layers are one row."""
     groups = _alike(record for record in result.tensors if record.at_peak)
     rows = [_tensor_row(name, group) for name, group in groups[:most]]
     rest = [record for _, group in groups[len(rows) :] for record in group]
@@ -123,7 +123,7 @@ def _tensor_row(name: str, group: Sequence[TensorRecord]) -> tuple[str, ...]:
 
 
 def _alike(records: Iterable[TensorRecord]) -> list[tuple[str, list[TensorRecord]]]:
-    """Tensors by name, those that differ in numbers of their names alone together, most bytes first."""
+    """Tensors grouped by name, where numbers of layers do not count; most bytes first."""
     found: dict[Any, list[TensorRecord]] = {}
     for record in records:
         key = wildcard(record.name), record.formula, record.where, record.kept_by, record.freed
@@ -133,7 +133,7 @@ def _alike(records: Iterable[TensorRecord]) -> list[tuple[str, list[TensorRecord
 
 
 def mitigations(report: Report) -> Sheet:
-    """What would lower the peak of the first algorithm, with its number."""
+    """Changes that lower the peak of the first algorithm, each with its own prediction."""
     fits = report.predictions[0].memory.fits
     title = "What would make it fit" if fits is False else "What would take less"
     return Sheet(title, ("change", ">allocated peak", ">less by", "fits"), [_change(m) for m in report.mitigations])
@@ -144,7 +144,7 @@ def _change(m: Mitigation) -> tuple[str, ...]:
 
 
 def gpu_table(gpus: Iterable[Gpu]) -> Sheet:
-    """GPUs with the values that decide: memory, bandwidth, peaks, balance point."""
+    """GPUs with memory, bandwidth, peaks and balance point."""
     columns = ("|id", ">memory GiB", ">GB/s", ">bf16 TFLOP/s", ">fp32 TFLOP/s", ">balance FLOP/B")
     caption = "dense peaks; fp16 where there is no bf16; balance point of that type; - is not known"
     return Sheet("", columns, [(gpu.id, *gpu_cells(gpu)) for gpu in gpus], caption, wrap=True)

@@ -1,7 +1,7 @@
-"""Pictures drawn with characters: they fit the terminal's width, and need neither colours nor anything beyond ASCII.
+"""Pictures drawn with characters in the terminal's width, readable without colours and in plain ASCII.
 
-An area is filled with its key, as a capital where it is hatched; a solid line is of braille dots where the terminal has
-them, other lines are of their keys; a mark is its key.
+An area is filled with its key, a capital where it is hatched; a solid line is drawn in braille dots if the terminal has
+them, other lines with their keys; a mark is its key.
 """
 
 import math
@@ -16,9 +16,9 @@ from rich.text import Text
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.picture import Area, Axis, Line, Look, Picture
 
-NARROWEST = 60  # columns: below, labels would cover what they name
+NARROWEST = 60  # columns: below this, labels would cover the picture
 _LEFT = 12  # columns for the y axis and its labels
-_TALL = 40  # rows of a picture as high as it is wide
+_TALL = 40  # rows of a picture with aspect 1
 _COLORS = {"limit": "red", "roof": "blue"} | dict(
     zip("1234567", ("yellow", "cyan", "green", "magenta", "blue", "red", "bright_yellow"), strict=True)
 )
@@ -27,7 +27,7 @@ _ASCII = {"▼": "^", "✖": "x"}
 
 
 class Drawn:
-    """The pictures of a result, for `rich`, in the width that there is."""
+    """The pictures of a result, for `rich`, in the width of the terminal."""
 
     def __init__(self, result: object) -> None:
         self.pictures = pictures_of(result)

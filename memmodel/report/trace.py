@@ -1,4 +1,4 @@
-"""A trace as text: verdict, peak, formulas, the lines that make it, what would lower it."""
+"""A trace as text: verdict, peak, formulas, the lines that make the peak, changes that lower it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -14,7 +14,7 @@ from memmodel.units import MiB, bytes_text, seconds_text
 
 Case = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Case], tuple[str, str]]]  # title -> (measured, predicted)
-_NAMED = 4  # cases that a note lists by name; of more it says how many
+_NAMED = 4  # cases that a note lists by name; beyond that it gives their number
 _LIVE = {"saved": "saved", "live\nforward": "live_peak_fwd", "live\nbackward": "live_peak_bwd"}
 _ALLOCATOR = {
     "allocated\nforward": "peak_fwd",
