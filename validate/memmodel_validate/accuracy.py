@@ -27,7 +27,7 @@ AT_RELEASE = DATA / "accuracy.jsonl"
 
 
 def accuracy(*ledgers: str) -> Accuracy:
-    """Judge the runs that the package knows and those of some ledgers' files. Raises UsageError for a damaged file."""
+    """Judge the shipped runs and those in the given ledgers. Raises UsageError for a damaged file."""
     if find_spec(EVIDENCE) is not None:
         found: Accuracy = import_module(f"{EVIDENCE}.judging").accuracy(*ledgers)
         return found
@@ -46,7 +46,7 @@ class _Header(msgspec.Struct):
 
 @cache
 def at_release() -> tuple[Accuracy, dict[str, str]]:
-    """How other people's runs were judged at release, and the database ids of their GPUs by name."""
+    """The judgement of other people's runs at release, and the database ids of their GPUs by name."""
     first, *lines = AT_RELEASE.read_bytes().splitlines()
     header = msgspec.json.decode(first, type=_Header)
     decode = msgspec.json.Decoder(Comparison).decode
@@ -61,7 +61,7 @@ def release_lines(found: Accuracy, gpu_ids: dict[str, str]) -> Iterator[bytes]:
 
 
 def known_accuracy(gpu_id: str, algorithms: Iterable[str]) -> list[Known]:
-    """How far off memory and the times of such algorithms are known to be: on a GPU, and on all GPUs on record."""
+    """Recorded errors of memory, and of the times of such algorithms: on one GPU, and on all."""
     kinds = {"memory", *("flash" if name.startswith("flash") else "naive" for name in algorithms)}
     kinds |= {name for name in algorithms if name == "compiled"}
     ours, (others, gpu_ids) = shipped_runs(), at_release()

@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """|predicted / measured - 1|; 0 where the record's own digits hide the rest."""
+        """|predicted / measured - 1|; 0 if they agree in the digits of the record."""
         if self.exact:
             return 0.0
         return abs(self.predicted / self.measured - 1) if self.measured else float(self.predicted != self.measured)
@@ -60,7 +60,7 @@ class Accuracy:
         return Accuracy(self.comparisons + more.comparisons, self.left_out + more.left_out, self.notes + more.notes)
 
     def only(self, gpu: str | None, quantity: str | None) -> "Accuracy":
-        """The part of a GPU (its name contains the text) and a quantity (its name does). Raises UsageError for none."""
+        """Only GPUs and quantities whose names contain these texts. Raises UsageError if none is left."""
         found = self.comparisons
         for attribute, text in (("gpu", gpu), ("quantity", quantity)):
             if text is not None:

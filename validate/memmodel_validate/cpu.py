@@ -1,4 +1,4 @@
-"""The CPU as a device: its name, a `Gpu` without listed values, and how busy others keep it. Imports no torch."""
+"""The CPU as a device: its name, a `Gpu` without listed values, and its load by others. Imports no torch."""
 
 import platform
 from dataclasses import replace
@@ -17,7 +17,7 @@ def cpu() -> Gpu:
 
 
 def with_cpu_blocks(case: Case) -> Case:
-    """The case with the blocks that PyTorch's fused attention walks on a CPU: 512 keys, whatever the mask.
+    """The case with the blocks of PyTorch's fused attention on a CPU: 512 keys, whatever the mask.
 
     aten/src/ATen/native/cpu/FlashAttentionKernel.cpp: kvSplitSize 512; qSplitSize 32, 64 or 256 by the length. A causal
     mask ends the loop over keys at the block that holds the last one seen.
@@ -27,7 +27,7 @@ def with_cpu_blocks(case: Case) -> Case:
 
 
 def cpu_name() -> str:
-    """The processor's model name, as /proc/cpuinfo or the platform has it; "unknown CPU" where neither does."""
+    """The processor's model name, from /proc/cpuinfo or the platform; "unknown CPU" without either."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:

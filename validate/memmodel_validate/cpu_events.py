@@ -44,7 +44,7 @@ def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, A
     fill(given)
     numbers = {name: int(protocol[name]) for name in ("warm_up", "least", "most")}
     times = sampled(lambda: timed_step(given, run, trial.case), **numbers, budget=float(protocol["budget"]))
-    alive: list[Inputs] = []  # the inputs outlive the step
+    alive: list[Inputs] = []  # keeps the inputs alive past the step, so that their frees are no events of it
     events = profiled(lambda: _marked_step(run, trial, alive))
     peaks = live_peaks(events)
     measured: dict[str, tuple[str, list[float]]] = {name: ("s", samples) for name, samples in times.items()}
@@ -62,7 +62,7 @@ def _marked_step(run: Attention, trial: Trial, alive: list[Inputs]) -> None:
 
 
 def profiled(body: Callable[[], object]) -> list[MemoryEvent]:
-    """What PyTorch's CPU allocator saw while `body` ran, and the phases that it marked with `mark`."""
+    """The events of PyTorch's CPU allocator while `body` ran, and the phases that it marked with `mark`."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         body()
     assert profiler.profiler is not None
@@ -73,7 +73,7 @@ def profiled(body: Callable[[], object]) -> list[MemoryEvent]:
 
 
 def mark(phase: str) -> None:
-    """Begin a phase, in a body that is profiled."""
+    """Begin a phase in a profiled body."""
     with record_function(_PHASE + phase):
         pass
 

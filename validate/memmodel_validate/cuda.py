@@ -13,14 +13,14 @@ from memmodel_validate.torch_step import Attention, Inputs, attention, fill, inp
 
 _DEVICE = "cuda"
 _HISTORY = 1_000_000  # entries kept: a trial makes some thousands
-_FLUSH_BYTES = 256 << 20  # more than any L2: writing it leaves nothing of the inputs there
+_FLUSH_BYTES = 256 << 20  # larger than any L2: writing it evicts the inputs
 _PEAKS = {"live_peak": "requested_bytes.all.peak", "peak": "allocated_bytes.all.peak",
           "reserved_peak": "reserved_bytes.all.peak"}  # fmt: skip
 _SHORT = {"forward": "fwd", "backward": "bwd"}
 
 
 def probe() -> dict[str, Any]:
-    """The GPU that torch sees, and its memory; {"reason": ...} where it sees none."""
+    """The GPU that torch sees, and its memory; {"reason": ...} without one."""
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} was built without CUDA"
         return {"reason": built if torch.version.cuda is None else "torch sees no GPU on this machine"}
@@ -54,7 +54,7 @@ def measure(trial: Trial, threads: int, protocol: dict[str, str]) -> dict[str, A
 
 
 def runs_within(trial: Trial, cap: int) -> bool:
-    """Whether a case's steps get through with an allocator that may hold `cap` bytes. For a process of its own."""
+    """Whether a case's steps run with an allocator limited to `cap` bytes. Call it in a new process."""
     total = torch.cuda.mem_get_info(0)[1]
     torch.cuda.set_per_process_memory_fraction((cap + 0.5) / total)  # torch multiplies again, and rounds down
     try:

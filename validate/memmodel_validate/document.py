@@ -30,7 +30,7 @@ def document(found: Validation) -> dict[str, Any]:
 
 
 def _promises(verdicts: list[Verdict]) -> dict[str, int]:
-    """How many cases have promises and keep them, and how many of their events are equal."""
+    """The numbers of cases with promises, of those kept, and of their equal events."""
     promised = [v for v in verdicts if v.trial.promised]
     events = [v.events for v in promised if v.events is not None]
     return {

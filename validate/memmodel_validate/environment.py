@@ -45,21 +45,21 @@ CUDA_PROTOCOL = {
 
 
 def default_device() -> str:
-    """The name "cuda" where torch can use a GPU of this machine, else "cpu"; torch is asked only where one is there."""
+    """The name "cuda" if torch can use a GPU of this machine, else "cpu"; torch is imported only if one is there."""
     if not any(map(exists, _DEVICE_FILES)):
         return "cpu"
     return "cpu" if "gpu" not in probed() else "cuda"
 
 
 def check_torch() -> None:
-    """Raises UsageError where torch, or what watches the machine beside it, is not installed."""
+    """Raise UsageError if torch or psutil is not installed."""
     for package in ("torch", "psutil"):
         if find_spec(package) is None:
             raise UsageError(f"validating runs attention and needs {package}: pip install 'memmodel[torch]'")
 
 
 def probed() -> dict[str, Any]:
-    """The GPU as torch sees it, found out in a worker, so that this process holds no CUDA context."""
+    """The GPU as torch sees it, from a worker process, so that this one holds no CUDA context."""
     return ask({"do": "probe"}, _PROBE_SECONDS)
 
 

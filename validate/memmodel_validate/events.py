@@ -27,7 +27,7 @@ class MemoryEvent(NamedTuple):
 
 
 class EventMatch(NamedTuple):
-    """How far the events of a real run and of the model agree, place by place.
+    """The agreement of the events of a real run and of the model, place by place.
 
     Attributes:
         measured: events of the real run. predicted: of the model. equal: at the same place with the same bytes.
@@ -54,18 +54,18 @@ class Numbering:
         self._born = 0
 
     def birth(self, name: int, nbytes: int) -> None:
-        """A storage of that many bytes begins."""
+        """Record the birth of a storage of that many bytes."""
         self._alive[name] = self._born, nbytes
         self.events.append(MemoryEvent("alloc", self._born, nbytes))
         self._born += 1
 
     def death(self, name: int) -> None:
-        """A storage ends; one that was born before the first event is passed over."""
+        """Record the death of a storage; ignore one that was born before the first event."""
         if name in self._alive:
             self.events.append(MemoryEvent("free", *self._alive.pop(name)))
 
     def phase(self, name: str) -> None:
-        """A phase begins."""
+        """Record the start of a phase."""
         self.events.append(MemoryEvent(name, -1, 0))
 
 
@@ -106,7 +106,7 @@ def _repeated(events: list[Event], steps: int) -> list[Event]:
 
 
 def in_order(events: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Births and deaths, each run of deaths sorted: between two births their order leaves no trace in an allocator."""
+    """Births and deaths, with runs of deaths sorted: their order between two births does not affect an allocator."""
     result: list[tuple[str, int, int]] = []
     frees: list[tuple[str, int, int]] = []
     for event in events:
@@ -135,7 +135,7 @@ def _words(event: tuple[str, int, int] | None) -> str:
 
 
 def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
-    """The most bytes alive at once within each phase, as `memmodel.liveness.phase_peaks` counts them."""
+    """The peak of live bytes in each phase, as `memmodel.liveness.phase_peaks` counts them."""
     live, phase = 0, "start"
     peaks: dict[str, int] = {}
     for kind, _, nbytes in events:
@@ -155,7 +155,7 @@ def packed(events: Iterable[MemoryEvent]) -> Packed:
 
 
 def unpacked(items: Sequence[int | str]) -> list[MemoryEvent]:
-    """The events of the short form. Raises ValueError for a list that is none."""
+    """The events of the short form. Raises ValueError for a malformed list."""
     return list(_unpacked(items))
 
 
@@ -174,7 +174,7 @@ def _unpacked(items: Sequence[int | str]) -> Iterator[MemoryEvent]:
 
 
 class Position(NamedTuple):
-    """Where a phase begins: before the entry with that index."""
+    """The start of a phase, before the entry with that index."""
 
     phase: str
     entry: int

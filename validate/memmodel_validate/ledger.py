@@ -44,7 +44,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "": ("", 1),
 }
 
-# What can be measured, in which base unit.
+# Quantity -> its base unit.
 QUANTITIES: dict[str, tuple[str, str]] = {
     "forward_time": ("s", "one forward"),
     "backward_time": ("s", "one backward"),
@@ -104,7 +104,7 @@ def _is_number(text: str) -> bool:
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where runs are from.
+    """The source of runs.
 
     Attributes:
         name: unique in the ledger. environment: gpu, gpu_id (of the database, "" where not known), torch, triton,
@@ -243,7 +243,7 @@ def _append(handle: int, data: bytes, path: str) -> None:
     whole = size - _unfinished(handle, size)
     try:
         if whole < size:
-            os.ftruncate(handle, whole)  # half a line says nothing: what it began was never reported as kept
+            os.ftruncate(handle, whole)  # remove the partial line: its record was never reported as written
         written = 0
         while written < len(data):
             written += os.write(handle, data[written:])
@@ -269,7 +269,7 @@ def _line(record: Source | Run) -> bytes:
     kind = "source" if isinstance(record, Source) else "run"
     content = {"schema": SCHEMA, "record": kind, **msgspec.to_builtins(record)}
     text = json.dumps({**content, "sha256": checksum(content)}, ensure_ascii=False, separators=(",", ":"))
-    _parsed(text.encode(), "a new record")  # nothing is written that could not be read
+    _parsed(text.encode(), "a new record")  # refuse to write what could not be read back
     return text.encode() + b"\n"
 
 

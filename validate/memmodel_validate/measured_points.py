@@ -18,7 +18,7 @@ POINTS = DATA / "measured_points.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A time on record: which GPU, head dim, mask, bytes of an element and source it is of, and its point."""
+    """A recorded time: its GPU, head dim, mask, bytes per element and source, and its point."""
 
     gpu_id: str
     head_dim: int

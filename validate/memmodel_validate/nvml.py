@@ -1,4 +1,4 @@
-"""Readings of NVML about the GPU that torch uses; none where there is no NVML, or it does not say."""
+"""NVML's readings of the GPU that torch uses; without NVML, or where it gives none, there are none."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def asked(question: Callable[[Any, Any], T], otherwise: T) -> T:
-    """The answer to a question, a function of NVML and its handle of the GPU; `otherwise` where there is none."""
+    """A reading, by a function of NVML and its handle of the GPU; `otherwise` if it fails."""
     try:
         import pynvml
 
@@ -19,7 +19,7 @@ def asked(question: Callable[[Any, Any], T], otherwise: T) -> T:
             return question(pynvml, _handle(pynvml))
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # NVML's errors come and go with its version, and not every GPU and driver gives every reading
+    except Exception:  # NVML's errors differ by version, and not every GPU and driver gives every reading
         return otherwise
 
 

@@ -144,13 +144,13 @@ def _times(program: Program, case: Case, of: Target) -> dict[str, Any]:
 
 
 def _lacking(case: Case) -> str:
-    """What a processor's calibration lacks for a case. There is no datasheet to fall back on."""
+    """The constants that a processor's calibration lacks for a case; there is no datasheet to replace them."""
     what = "flash attention" if algorithm(case.algorithm).fused else f"{short_name(case.dtype)} arithmetic"
     return f"the calibration has no rates of {what}"
 
 
 def _boundary(case: Case, gpu: Gpu, cap: int) -> tuple[int, int]:
-    """What `memmodel max` says of a GPU whose allocator may hold `cap` bytes, beside no context."""
+    """The result of `memmodel max` for a GPU whose allocator may hold `cap` bytes, without a context."""
     kept = {name: value for name, value in gpu.values.items() if not name.startswith("context_")}
     capped = replace(gpu, values={**kept, "capacity": Value(cap, "the cap of this search")})
     found = threshold(case, capped, "seq", GRID)

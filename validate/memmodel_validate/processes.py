@@ -1,4 +1,4 @@
-"""Running a job in a worker process. A crash, a hang and unreadable output are answers, with the reason."""
+"""Run a job in a worker process. A crash, a hang and unreadable output are answers, with the reason."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WORKER = (sys.executable, "-P", "-m", "memmodel_validate.worker")
-_NOISE = re.compile(r"^(USDT:|\[W|STAGE:)")  # what libraries say on stderr without being asked
-_PATH = re.compile(r"(?<![\w.])/[^\s:'\"]*/")  # folders tell about a machine's user; a file's name is enough
+_NOISE = re.compile(r"^(USDT:|\[W|STAGE:)")  # messages of libraries on stderr, which are no errors
+_PATH = re.compile(r"(?<![\w.])/[^\s:'\"]*/")  # folders can name the machine's user; a file's name is enough
 
 
 def ask(job: Mapping[str, Any], timeout: float, command: Sequence[str] = WORKER) -> dict[str, Any]:
-    """The worker's answer to a job; {"failed": why} where it gives none within `timeout` seconds.
+    """The worker's answer to a job; {"failed": why} without one in `timeout` seconds.
 
     The process leads its own session, so that Ctrl-C at the terminal reaches the caller alone, which then ends it.
     """
@@ -33,7 +33,7 @@ def ask(job: Mapping[str, Any], timeout: float, command: Sequence[str] = WORKER)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and what it has started."""
+    """End the process and its children."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -22,8 +22,8 @@ PROGRAMS = {
     "triton-flash": "flash",
     "triton-flash-deterministic": "flash-deterministic",
 }
-TIME_PROGRAMS = {**PROGRAMS, "sdpa-flash": "flash"}  # a library's kernel allocates as it likes, and computes the same
-PROMISED = frozenset(PROGRAMS) - {"compiled"}  # equal to the byte; of the compiler there is only a model
+TIME_PROGRAMS = {**PROGRAMS, "sdpa-flash": "flash"}  # timed like flash, but its memory is not modelled
+PROMISED = frozenset(PROGRAMS) - {"compiled"}  # equal to the byte; the compiler is only approximated
 
 
 @dataclass(frozen=True, slots=True)

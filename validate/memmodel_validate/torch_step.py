@@ -103,7 +103,7 @@ def inputs(case: Case, device: str) -> Inputs:
 
 
 def fill(given: Inputs) -> None:
-    """Give the inputs normal values: what unset memory holds can be slow to compute with."""
+    """Fill the inputs with normal values: unset memory may hold denormals or NaN, which can be slow."""
     with torch.no_grad():
         for tensor in given:
             if tensor is not None:

@@ -1,4 +1,4 @@
-"""Running a suite: one process per trial, whose record is appended at once, so that a run can be resumed."""
+"""Run a suite: one process per trial, whose record is appended at once, so that a run can be resumed."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from memmodel_validate.verdict import Verdict, judge
 
 TIMEOUT_SECONDS = 300.0  # for one trial, most of which take a few seconds
 _PROCESS_BYTES = 512 << 20  # of torch itself
-_BUSY = 0.25  # share of the cores that others may use before it is worth a word
+_BUSY = 0.25  # share of the cores used by others above which a note says so
 
 
 class Watcher(Protocol):
@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A trial's verdict, or why it was left out. `resumed`: the record was there already."""
+    """A trial's verdict, or the reason that it was skipped. `resumed`: it was on record already."""
 
     trial: Trial
     verdict: Verdict | None = None
@@ -78,7 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A finished run: the outcomes, worst first, and what to know about them."""
+    """A finished run: the outcomes, worst first, and notes on them."""
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
@@ -124,7 +124,7 @@ def plan(
 
 
 def _check_ledger(path: str | PathLike[str]) -> None:
-    """Raises UsageError for a ledger that cannot be read (with its damaged line) or written."""
+    """Raise UsageError for a ledger that cannot be read (with its damaged line) or written."""
     if exists(path):
         ledger.read(path)
     ledger.append(path, [])
@@ -216,7 +216,7 @@ class Boundary(NamedTuple):
 
 
 def search(runs: Callable[[int], bool], guess: int) -> Boundary:
-    """Where `runs` turns from true to false, searched from a guess: two tries where it is right.
+    """Search from a guess for the size at which `runs` turns from true to false; a right guess takes two tries.
 
     Each count is tried once. From the guess outwards in steps that double, then by halves.
     """
@@ -241,11 +241,11 @@ def search(runs: Callable[[int], bool], guess: int) -> Boundary:
 
 
 class _NoAnswerError(Exception):
-    """A try of a search failed otherwise than by running out of memory."""
+    """Raised when a try of a search fails for another reason than memory."""
 
 
 def _searched(plan: Plan, trial: Trial, model: TrialPrediction) -> Run:
-    """The longest sequence within the cap, each try in a process of its own."""
+    """The longest sequence within the cap, with each try in a new process."""
 
     def runs(count: int) -> bool:
         sized = replace(trial, case=resized(trial.case, "seq", count * GRID))

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 @cache
 def shipped_runs() -> Ledger:
-    """Our own runs that come with the package."""
+    """Our own runs, which are shipped."""
     return read(*sorted((DATA / "ledger").glob("*.jsonl")))
 
 

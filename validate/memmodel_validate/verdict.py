@@ -79,13 +79,13 @@ class Verdict:
 
     @property
     def badness(self) -> tuple[int, bool, float]:
-        """What the worst cases have most of: broken promises, no measurement, times that are off by a large factor."""
+        """The sort key of outcomes, worst first: broken promises, no measurement, large errors of times."""
         off = [abs(log(t.ratio)) for t in self.times if t.ratio]
         return len(self.broken), bool(self.failed), max(off, default=0.0)
 
 
 def judge(trial: Trial, run: Run, prediction: TrialPrediction) -> Verdict:
-    """The verdict on a run; its events are held against today's model, however old the record is."""
+    """The verdict on a run, whose recorded events are compared with today's model."""
     ran = not run.detail.get("failed") and not run.out_of_memory
     memory = tuple(_memory(run, prediction)) if ran else ()
     events = _events(run, prediction) if ran else None
@@ -129,7 +129,7 @@ def _times(run: Run, prediction: TrialPrediction) -> Iterator[Timing]:
 
 
 def _spread(samples: tuple[float, ...]) -> float:
-    """Third quartile less first, over the median: one slow sample among many does not show in it."""
+    """Third quartile less first, over the median, which single slow samples do not affect."""
     if len(samples) < 2 or not median(samples):
         return 0.0
     first, middle, third = quantiles(samples, n=4, method="inclusive")

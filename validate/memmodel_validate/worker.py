@@ -29,7 +29,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     except UsageError as error:
         return {"failed": str(error)}
     except Exception as error:
-        if "can't allocate memory" in str(error):  # the CPU's allocator has no exception of its own
+        if "can't allocate memory" in str(error):  # the CPU's allocator raises a plain RuntimeError
             return {"out_of_memory": True}
         return {"failed": f"{type(error).__name__}: {error}"}
 

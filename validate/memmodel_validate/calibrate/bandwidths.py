@@ -13,7 +13,7 @@ from memmodel_validate.calibrate.samples import Samples, curve, net, rate
 
 MOVED = (1 * MiB, 4 * MiB, 16 * MiB, 64 * MiB, 256 * MiB)  # bytes that a kernel reads and writes
 ROW = 1024  # elements of a row: one warp's on a GPU, in L1 on a CPU
-RING = 6  # tensors that take turns: as many of the scores' size as a step of naive attention makes
+RING = 6  # tensors used in turn, as many as a step of naive attention makes of the scores' size
 
 
 class Kind(NamedTuple):
@@ -61,7 +61,7 @@ KINDS = (
 
 
 class Ring:
-    """Tensors that take turns, as those of a step do: what a kernel reads was written some kernels ago.
+    """Tensors used in turn, as in a step, where a kernel reads tensors that were written some kernels before.
 
     On one set of tensors, sizes up to the cache's would stay in it, which a chain of kernels does not see.
     """

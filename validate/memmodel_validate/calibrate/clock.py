@@ -1,4 +1,4 @@
-"""How long a function takes on a device, as samples."""
+"""Samples of the time that a function takes on a device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 Run = Callable[[], object]
-LEAST = 9  # samples, so that the median of a third means something
+LEAST = 9  # samples, so that the median of a third of them is of three
 MOST = 600
 BATCH_SECONDS = 2e-3  # of GPU runs that share two events: long against an event's resolution of half a microsecond
 SPIN_CYCLES = 2_000_000  # about a millisecond: the GPU waits while the host enqueues a batch
@@ -30,7 +30,7 @@ class Clock:
         return found
 
     def batch(self, run: Run) -> int:
-        """How many runs make a sample."""
+        """The number of runs in a sample."""
         run()
         return 1
 

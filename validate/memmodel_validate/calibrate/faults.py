@@ -1,4 +1,4 @@
-"""Fresh pages on a CPU: from which size allocations get them, and what the first writes cost."""
+"""Page faults on a CPU: the size from which allocations get fresh pages, and the rate of first writes to them."""
 
 import ctypes
 import resource
@@ -59,7 +59,7 @@ def _faults() -> int:
 
 
 def fault_rate(clock: Clock) -> Constant:
-    """Bytes a second of the faults alone: adding into a new tensor, less adding into one that is there."""
+    """Bytes a second of the faults alone: the time to add into a new tensor, less that into an old one."""
     a, b = (torch.randn(WRITTEN // 4) for _ in range(2))
     out = torch.empty_like(a)
     fresh = clock.samples(lambda: a + b, 0.8)

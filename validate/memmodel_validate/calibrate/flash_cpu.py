@@ -55,7 +55,7 @@ def solve(first: Equation, second: Equation) -> tuple[float, float]:
 
 
 def work_of(head_dim: int, phase: str) -> Work:
-    """What the model records for a phase of flash attention."""
+    """The launches that the model records for a phase of flash attention."""
     case = with_cpu_blocks(make_case("flash", heads=HEADS, seq=LENGTH, head_dim=head_dim, dtype_name="fp32"))
     events = record(case, CPU).phases()[phase]
     return sum((event.work for event in events if isinstance(event, Launch) and is_flash(event)), start=Work())

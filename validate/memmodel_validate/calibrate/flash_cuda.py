@@ -16,7 +16,7 @@ HEAD_DIMS = (64, 128)
 LENGTHS = (1024, 2048, 4096, 8192)
 TOKENS, HIDDEN = 16384, 2048  # batch x queries, heads x head dim: as in the FlashAttention papers
 Timed = tuple[tuple[Launch, ...], float]  # the kernels of a phase, and their seconds together
-# Where a search starts, its first step, and its bounds.
+# Constant -> the start of its search, its first step, and its bounds.
 SEARCH: dict[str, tuple[float, float, float, float]] = {
     "matmul": (0.7, 0.1, 0.05, 1.0),
     "overlap": (0.5, 0.25, 0.0, 1.0),
@@ -37,7 +37,7 @@ def flash_constants(gpu: Gpu, clock: Clock, known: Mapping[str, Constant]) -> It
 
 
 def cases() -> Iterator[Case]:
-    """What is timed: as many tokens and as wide a model at each head dim and length."""
+    """The timed cases: the same number of tokens and width of the model at each head dim and length."""
     for d in HEAD_DIMS:
         for n in LENGTHS:
             yield make_case("flash", batch=TOKENS // n, heads=HIDDEN // d, seq=n, head_dim=d, dtype_name="bf16")

@@ -1,4 +1,4 @@
-"""What a calibration was made on, and whether anything else is running there."""
+"""The machine of a calibration, and its load by other processes."""
 
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -45,7 +45,7 @@ def clocks(device: str) -> str:
 
 
 def reason_busy(device: str) -> str:
-    """What else is running, in words; "" where nothing is."""
+    """A sentence on other load on the machine; "" without any."""
     if device == "cuda":
         others, share = nvml.others()
         if others:

@@ -1,4 +1,4 @@
-"""What an operation costs beside its kernel: the gap between kernels, and the host's time forward and backward."""
+"""Overheads of an operation: the gap between kernels, and the host's time forward and backward."""
 
 from time import perf_counter
 

@@ -1,4 +1,4 @@
-"""Calibrating a machine, step by step: what is measured, in which order, with progress."""
+"""Calibrate a machine: the measurements, in order, with progress."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -13,14 +13,14 @@ from memmodel_validate.calibrate.samples import faster
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
 Found = Iterable[tuple[str, Constant]]
-Step = tuple[str, Callable[[Mapping[str, Constant]], Found]]  # what it measures, and how, given what is known so far
-Say = Callable[[str, int, int], None]  # a step begins: its name, its number from 0, how many there are
+Step = tuple[str, Callable[[Mapping[str, Constant]], Found]]  # its name, and a measurement from constants so far
+Say = Callable[[str, int, int], None]  # called at the start of a step with its name, number from 0, and their count
 
 
 def calibrate(
     device: str = "cpu", thread_count: int = 1, even_if_busy: bool = False, say: Say = lambda *_: None
 ) -> tuple[Gpu, Calibration]:
-    """Measure this machine's ceilings; a minute or so. Raises UsageError where it is busy or has no such device."""
+    """Measure this machine's ceilings, in about a minute. Raises UsageError if it is busy or lacks the device."""
     device = choice("device", device, DEVICES, "cuda is an NVIDIA GPU")
     if not 1 <= thread_count <= MOST_THREADS:
         raise UsageError(f"--threads {thread_count}: expected 1 to {MOST_THREADS}, the threads that PyTorch will use")
@@ -43,7 +43,7 @@ def calibrate(
 def better(name: str, before: Constant | None, now: Constant) -> Constant:
     """A constant measured for the first time, or the better of two measurements.
 
-    Flash attention's belong together, and are measured once.
+    Flash attention's constants are fitted together, so that they are measured once.
     """
     return now if before is None or name.startswith("flash") else faster(before, now, CONSTANTS[name][0])
 
@@ -56,7 +56,7 @@ def _busy_notes(device: str, even_if_busy: bool) -> list[str]:
 
 
 def cpu_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
-    """What is measured on a CPU: everything twice, half a minute apart, as it is seldom alone."""
+    """Steps on a CPU: each measurement twice, half a minute apart, since other processes disturb single ones."""
     clock = Clock()
     for again in ("", " again"):
         yield f"fresh pages{again}", lambda _: _faults(clock)  # first, while nothing else has filled the heap
@@ -67,7 +67,7 @@ def cpu_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
 
 
 def cuda_steps(gpu: Gpu, notes: list[str]) -> Iterator[Step]:
-    """What is measured on a GPU; kernels' names go to the notes. Products come first: they warm the clocks up."""
+    """Steps on a GPU; products come first, to bring clocks to their sustained rate. `notes` gets kernels' names."""
     clock = CudaClock()
     yield "kernel names", lambda _: _tiles(notes)
     yield from _product_steps(clock, gpu)
