@@ -1,4 +1,4 @@
-"""The account of a step: every storage that lives in it, who made it, who keeps it, whether it makes the peak."""
+"""The account of a step: each storage with the code that made it, its owner, and whether it is alive at the peak."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class TensorRecord(NamedTuple):
 
 
 def account(program: Program) -> tuple[TensorRecord, ...]:
-    """Every storage that is alive at some time of the last step, largest first. Sizes must be ints."""
+    """Every storage that is alive at some time in the last step, largest first. Sizes must be ints."""
     lives, labels = _lives(program), names(program)
     _, alive = at_peak(program)
     records = [_record(life, labels, life.alloc.key in alive) for life in lives.values()]
@@ -91,7 +91,7 @@ def _record(life: _Life, labels: dict[int, str], at_peak: bool) -> TensorRecord:
 
 
 def _keeper(life: _Life, label: str) -> str:
-    """What keeps a storage alive."""
+    """The reason that a storage is alive, in words."""
     if life.born == "inputs":
         return "caller's variable"
     if label.endswith(".grad"):
@@ -104,7 +104,7 @@ def _keeper(life: _Life, label: str) -> str:
 
 
 def formula(shape: Shape, dtype: DType) -> str:
-    """A tensor's bytes in letters, such as "2·b·h·n²"; sizes without a letter are plain numbers."""
+    """A tensor's bytes as a formula, such as "2·b·h·n²"; sizes without a letter are numbers."""
     letters = "·".join(getattr(size, "letter", None) or str(size) for size in shape if not _is_one(size)).split("·")
     powers = {letter: letters.count(letter) for letter in letters if letter}
     return "·".join([str(dtype.itemsize), *(letter + _POWERS.get(count, "") for letter, count in powers.items())])

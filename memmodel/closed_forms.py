@@ -26,11 +26,11 @@ SYMBOLS = {
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
 WINDOW = Symbol("w", integer=True, positive=True)
-CHUNKS = 4  # how many chunks the closed form of chunked attention has
+CHUNKS = 4  # chunks in the closed form of chunked attention, whose kernels their number decides
 
 
 class TensorForm(NamedTuple):
-    """A storage: its name in the code, its shape and its bytes in letters."""
+    """A storage: its name in the code, its shape and its bytes, in symbols."""
 
     name: str
     shape: tuple[Any, ...]
@@ -69,7 +69,7 @@ class Formulas:
 
 
 def symbolic(case: Case) -> Case:
-    """The case with a letter for every size; equal sizes share a letter, sizes of one stay one."""
+    """The case with a symbol for every size; equal sizes share one, and sizes of 1 stay 1."""
     sizes: dict[str, Any] = {name: SYMBOLS[name] for name in SIZES}
     for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
         if getattr(case, name) == getattr(case, twin):
@@ -96,7 +96,7 @@ def symbolic(case: Case) -> Case:
 
 
 def formulas(case: Case) -> Formulas:
-    """The closed forms of a case's algorithm, mask, dtype and phase; its sizes only say which are equal."""
+    """The closed forms of a case's algorithm, mask, dtype and phase. Of its sizes only equalities matter."""
     sym = symbolic(case)
     program = record(sym, sites=True)
     back, labels = _in_n(sym), names(program)
@@ -118,7 +118,7 @@ def formulas(case: Case) -> Formulas:
 
 
 def formulas_of(case: Case) -> Formulas | None:
-    """The closed forms, or None where the case has none."""
+    """The closed forms; None if the case has none."""
     try:
         return formulas(case)
     except UsageError:
@@ -149,7 +149,7 @@ def _region(case: Case) -> str:
 
 
 def _branches(program: Program, phase: str, back: Any) -> tuple[Branch, ...]:
-    """The moments that are the phase's peak at some sizes, in order; none is left out that is not proven to be none."""
+    """The moments that are the phase's peak at some sizes, in order; every other one is proven not to be."""
     moments = moments_of(program, phase, back)
     letters = sorted({s for moment in moments for term, _ in moment for s in term.free_symbols}, key=str)
     found = largest_moments(moments, letters)

@@ -1,4 +1,4 @@
-"""Live bytes: which storages are alive after each event of a program, and what autograd keeps of them.
+"""Live bytes: the storages alive after each event of a program, and those that autograd saves.
 
 `states` is the one fold over events. Peaks, saved bytes, accounts, pictures and closed forms read the states that it
 yields. Bytes are raw (the allocator model alone rounds them) and may be ints, arrays or symbols.
@@ -42,11 +42,11 @@ class State(NamedTuple):
 
     @property
     def saved(self) -> Dim:
-        """Bytes that autograd keeps for backward, beyond the inputs."""
+        """Bytes that autograd saves for backward, beyond the inputs."""
         return sum(self.saved_storages().values(), start=0)
 
     def saved_storages(self) -> dict[int, Dim]:
-        """Storage -> bytes of what autograd keeps for backward, beyond the inputs."""
+        """Storage -> bytes, for those that autograd saves for backward, beyond the inputs."""
         return {key: self.alive[key].nbytes for key in self.kept}
 
 
@@ -75,7 +75,7 @@ def states(
         elif isinstance(event, Free):
             died = alive.pop(event.key)
             live = live - nbytes(died)
-            kept.pop(event.key, None)  # the graph that kept it is gone, or the operator freed what it had saved
+            kept.pop(event.key, None)  # a free without a release: its graph is gone, or its operator freed it
         elif isinstance(event, Save):
             if event.key not in inputs:
                 kept[event.key] = kept.get(event.key, 0) + 1
@@ -89,7 +89,7 @@ def states(
 
 
 def uncounted(birth: Alloc) -> int:
-    """No bytes: for readers that ask which storages are alive, not how much they hold. Sums of symbols are slow."""
+    """0 bytes for every storage: adding symbols is slow, and some readers need only which storages are alive."""
     return 0
 
 
@@ -127,7 +127,7 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
 
 
 def saved_storages(program: Program) -> dict[int, Dim]:
-    """Storage -> bytes of what autograd keeps at the end of the last forward, beyond the inputs."""
+    """Storage -> bytes, for those that autograd saves at the end of the last forward, beyond the inputs."""
     phase, found = "", dict[int, Dim]()
     for now in states(program, uncounted):
         if phase == "forward" and type(now.event) is Mark:
@@ -137,12 +137,12 @@ def saved_storages(program: Program) -> dict[int, Dim]:
 
 
 def saved_bytes(program: Program) -> Dim:
-    """Bytes that autograd keeps at the end of the last forward, beyond the inputs."""
+    """Bytes that autograd saves at the end of the last forward, beyond the inputs."""
     return sum(saved_storages(program).values(), start=0)
 
 
 def at_peak(program: Program) -> tuple[int, frozenset[int]]:
-    """(place among the events, storages alive) where the last step first holds the most bytes, which must be ints."""
+    """(index of the event, storages alive) at the first peak of the last step. Sizes must be ints."""
     most, found = -1, (0, frozenset[int]())
     start, phases = step_start(program), set(step_phases(program))
     for index, now in enumerate(states(program)):
@@ -152,7 +152,7 @@ def at_peak(program: Program) -> tuple[int, frozenset[int]]:
 
 
 def step_start(program: Program) -> int:
-    """The place of the last step's first event: the last mark of "forward"."""
+    """The index of the last step's first event: the last mark of "forward"."""
     return max(i for i, event in enumerate(program.events) if type(event) is Mark and event.phase == "forward")
 
 
@@ -169,20 +169,20 @@ def step_launches(program: Program) -> tuple[Launch, ...]:
 
 
 def last_step(program: Program) -> Program:
-    """The last step alone: what was alive before it stands among the inputs."""
+    """The last step alone, with storages alive before it as inputs."""
     start = step_start(program)
     events = [Mark("inputs"), *alive_at(program, start).values(), *program.events[start:]]
     return program._replace(events=events)
 
 
 def alive_at(program: Program, index: int) -> dict[int, Alloc]:
-    """Storage -> its allocation, of what is alive after the event at a place; at -1, at the end."""
+    """Storage -> its allocation, for those alive after the event at an index; -1 is the last."""
     place = index % len(program.events)
     return dict(next(islice(states(program, uncounted), place, None)).alive)
 
 
 def places(program: Program) -> tuple[dict[int, int], dict[int, int]]:
-    """Storage -> the place among the events of its allocation; and of its free, for those that are freed."""
+    """Storage -> index of its allocation; and storage -> index of its free, for those freed."""
     births, deaths = dict[int, int](), dict[int, int]()
     for index, now in enumerate(states(program, uncounted)):
         if now.born:

@@ -1,4 +1,4 @@
-"""The results of a prediction, as frozen data: what memory it takes, how much work it is, how long it takes.
+"""The results of a prediction as frozen data: memory, work and time.
 
 `print(report)` shows a table in a terminal, and so does `report` at the end of a notebook cell (`memmodel.rendering`).
 """
@@ -17,18 +17,18 @@ from memmodel.units import bytes_text
 from memmodel.work import Work
 
 T = TypeVar("T")
-Excess = Literal["tensors", "fragmentation"]  # what does not fit: the blocks in use, or only the segments around them
+Excess = Literal["tensors", "fragmentation"]  # the blocks in use do not fit, or only the segments around them
 
 
 def room_of(capacity_bytes: int | None, context_bytes: tuple[int, int] | None) -> int | None:
-    """What is left to the allocator: capacity less the highest context, or all of it where no context is known."""
+    """The bytes left to the allocator: capacity less the highest context seen, or all of it if none is known."""
     if capacity_bytes is None:
         return None
     return capacity_bytes - (context_bytes[1] if context_bytes else 0)
 
 
 def excess_of(allocated_peak_bytes: int, room_bytes: int) -> Excess:
-    """Why a step that does not fit does not: its blocks exceed the room, or they would fit but for fragmentation."""
+    """The reason that a step does not fit: its blocks exceed the room, or only fragmentation makes them."""
     return "tensors" if allocated_peak_bytes > room_bytes else "fragmentation"
 
 
@@ -59,24 +59,24 @@ class Memory(NamedTuple):
 
     @property
     def device_bytes(self) -> int:
-        """What nvidia-smi would show for the process: reserved and the context (0 where not known)."""
+        """Memory of the process in nvidia-smi: reserved plus the context (0 if not known)."""
         return self.reserved_peak_bytes + (self.context_bytes[1] if self.context_bytes else 0)
 
     @property
     def room_bytes(self) -> int | None:
-        """What the GPU leaves to the allocator; None where its capacity is not known."""
+        """The bytes that the GPU leaves to the allocator; None if its capacity is not known."""
         return room_of(self.capacity_bytes, self.context_bytes)
 
     @property
     def excess(self) -> Excess | None:
-        """What is too large; None where the step fits, or where that is not known."""
+        """The part that is too large; None if the step fits, or if that is not known."""
         if self.fits is not False or self.room_bytes is None:
             return None
         return excess_of(self.allocated_peak_bytes, self.room_bytes)
 
     @property
     def verdict(self) -> str:
-        """Whether the step fits, and what is too large where it does not, in words."""
+        """A phrase that says whether the step fits, and if not, what is too large."""
         allocated, device = bytes_text(self.allocated_peak_bytes), bytes_text(self.device_bytes)
         if self.fits is None or self.capacity_bytes is None:
             return f"needs {device}; the GPU's capacity is not known"
@@ -156,7 +156,7 @@ class Mitigation(NamedTuple):
 
 
 class Computed(Sequence[T]):
-    """A sequence that is computed when it is first read: what would help costs more than the prediction itself."""
+    """A sequence computed at its first use: mitigations cost more than the prediction itself."""
 
     __slots__ = ("_compute", "_values")
 
@@ -190,7 +190,7 @@ class Computed(Sequence[T]):
 
 @dataclass(frozen=True, slots=True)
 class Report(Renderable):
-    """Predictions for several algorithms on one GPU, with what would help and what was assumed."""
+    """Predictions for several algorithms on one GPU, with mitigations and assumptions."""
 
     gpu: Gpu
     predictions: tuple[Prediction, ...]
@@ -198,7 +198,7 @@ class Report(Renderable):
     assumptions: tuple[str, ...]
 
     def __getitem__(self, algorithm: str) -> Prediction:
-        """The prediction of an algorithm. Raises UsageError, which names those that there are."""
+        """The prediction of an algorithm. Raises UsageError, which lists the algorithms predicted."""
         found = {prediction.case.algorithm: prediction for prediction in self.predictions}
         if algorithm not in found:
             raise unknown("algorithm of this report", algorithm, found)

@@ -1,4 +1,4 @@
-"""Predict: record a case, replay it through the allocator, hold its kernels against the GPU's ceilings."""
+"""Predict: record a case, replay it through the allocator, and time its kernels by the GPU's ceilings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def predict(
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
 ) -> Report:
-    """What one layer's attention takes on a GPU: memory, work and time for each algorithm.
+    """Predict memory, work and time of one layer's attention on a GPU, for each algorithm.
 
     Args:
         gpu: a name (`memmodel gpus` lists them), or a `Gpu`.
@@ -141,7 +141,7 @@ def predict_cases(
 
 
 def _left_out(cases: Sequence[Case]) -> list[str]:
-    """The default algorithms that cannot run this configuration."""
+    """A note on each default algorithm that cannot run this configuration."""
     if len(cases) != 1 or cases[0].algorithm not in DEFAULT_ALGORITHMS:
         return []
     others = [replace(cases[0], algorithm=name) for name in DEFAULT_ALGORITHMS]
@@ -149,13 +149,13 @@ def _left_out(cases: Sequence[Case]) -> list[str]:
 
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
-    """The cases as they run on a GPU: its fused kernels' tiles and its SMs, an A100's where it has none of its own."""
+    """The cases with the tiles and SMs of a GPU, or an A100's for one without tiles."""
     device = device_of(gpu)
     return [replace(case, device=device) for case in cases]
 
 
 def own_arch(gpu: Gpu) -> int | None:
-    """The GPU's compute capability as one number, where there are tiles for it."""
+    """The GPU's compute capability as one number, if the table has tiles for it."""
     from memmodel.tiles import FAMILY
 
     major, minor = gpu.compute_capability or (0, 0)
@@ -190,7 +190,7 @@ def predict_case(
 
 
 def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
-    """The time of the step, None where a rate is missing; what to know about it, with the option that may help."""
+    """The time of the step (None if a rate is missing), and notes on it with the option that may help."""
     time, notes = time_or_why(program, machine)
     if time is None and "bf16" in notes[0] and "tensor.fp16" in machine.gpu.values:
         notes = [f"{notes[0]}; try --dtype fp16"]
@@ -198,7 +198,7 @@ def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
 
 
 def _compulsory(case: Case) -> int:
-    """Bytes of inputs and outputs, each once: the least any algorithm can move in the step."""
+    """Bytes of inputs and outputs, each once: the least that any algorithm can move."""
     size = case.dtype.itemsize
     queries = case.batch * case.heads * case.seq
     keys = case.batch * case.kv_heads * case.kv_seq
@@ -210,7 +210,7 @@ def _compulsory(case: Case) -> int:
 def assumptions(
     case: Case, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None = None
 ) -> list[str]:
-    """What was taken as given, and what is not modelled."""
+    """The assumptions of a prediction, and what it does not model."""
     found = [gpu.ambiguity] if gpu.ambiguity else []
     found.append(
         f"torch {case.torch}, eager, contiguous (batch, heads, seq, head dim) tensors, one GPU, default stream"

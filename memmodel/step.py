@@ -1,4 +1,4 @@
-"""A step of a program on a GPU: the memory that it takes, whether it fits, and the time of its kernels.
+"""A step of a program on a GPU: its memory, whether it fits, and the time of its kernels.
 
 Programs come from recording tensors and from the tracer alike.
 """
@@ -16,11 +16,11 @@ from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_seconds
 from memmodel.timing.terms import exp_known
 
-STEPS = 3  # the first two fill the allocator's cache, the third is read
+STEPS = 3  # the first two fill the allocator's cache, the third is reported
 
 
 def device_of(gpu: Gpu) -> Device:
-    """CUDA on this GPU: its tiles, compute capability and SMs; an A100's where not known."""
+    """CUDA on this GPU: its tiles, compute capability and SMs; an A100's if not known."""
     major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor
     if not arch:
@@ -53,7 +53,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
 
 
 def fits(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> bool | None:
-    """Whether the allocator gets through a program with the room that a GPU has; None where that is not known."""
+    """Whether a program runs in the room of a GPU; None if its capacity is not known."""
     room = room_bytes(gpu)
     if room is None:
         return None
@@ -64,7 +64,7 @@ def fits(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None 
 
 
 def room_bytes(gpu: Gpu) -> int | None:
-    """What a GPU leaves to the allocator; None where its capacity is not known (see `memmodel.prediction.room_of`)."""
+    """The bytes that a GPU leaves to the allocator; None if its capacity is not known."""
     return room_of(_capacity(gpu), gpu.context_bytes)
 
 
@@ -73,14 +73,14 @@ def _capacity(gpu: Gpu) -> int | None:
 
 
 def _run(program: Program, closed: bool, torch: str, gpu: Gpu, allocator: CachingAllocator) -> Replay:
-    """A replay whose last step is steady: of one run where the program holds several steps already."""
+    """A replay whose last step is steady; a program that already holds several steps runs once."""
     return replay(program, allocator, workspace(torch, gpu.compute_capability), STEPS if closed else 1)
 
 
 def _replayed(
     program: Program, closed: bool, torch: str, gpu: Gpu, config: AllocatorConfig | None
 ) -> tuple[Replay, bool | None]:
-    """The replay to read, and whether it fits: that with the GPU's memory, or with endless memory where that is out."""
+    """The replay to report, in the GPU's memory or, if that runs out, in unlimited memory; and whether it fits."""
     room = room_bytes(gpu)
     if room is not None:
         limited = _run(program, closed, torch, gpu, CachingAllocator(room, config))
@@ -100,7 +100,7 @@ def usage_by_event(
 
 
 def time_of(program: Program, machine: Machine) -> Time:
-    """The time of a program's last step. Raises UsageError where the GPU's data lack a rate."""
+    """The time of a program's last step. Raises UsageError if the GPU's data lack a rate."""
     phases = program.phases()
     timed = {
         name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine) for name in step_phases(program)
@@ -117,7 +117,7 @@ def time_of(program: Program, machine: Machine) -> Time:
 
 
 def time_or_why(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
-    """The time of a program's last step, None where the GPU's data lack a rate; and what to know about it."""
+    """The time of a program's last step (None if the GPU's data lack a rate), and notes on it."""
     try:
         time = time_of(program, machine)
     except UsageError as missing:
