@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from memmodel.cli import _COMMANDS, cli
 from memmodel.errors import UsageError
 
-REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula")
+REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula", "a size that rules change")
 _PARSER = MarkdownIt()
 _MARK = re.compile(r"<!-- (transcript|example|not run): (.*?) -->\s*$")
 _COMMAND = re.compile(r"^ *(?:\$ )?(memmodel(?: .*)?)$", re.MULTILINE)

@@ -16,7 +16,7 @@ from memmodel.explorer.programs import OFFERED, PHASE_NAMES, Tables, tables
 from memmodel.explorer.rules import NATIVE, RUN
 from memmodel.gpus import Gpu, all_gpus
 
-SCRIPTS = ("programs", "state", "model", "picture", "bar", "controls", "main")
+SCRIPTS = ("programs", "state", "model", "picture", "bar", "controls")
 SIZES = {  # label by id in the page
     "batch": "batch",
     "heads": "heads",
@@ -93,13 +93,7 @@ def _data(found: Tables) -> dict[str, Any]:
 
 
 def _algorithm(found: Algorithm) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "title": found.title,
-        "dropout": found.dropout,
-        "fused": found.fused,
-        "note": found.note,
-    }
+    return {name: getattr(found, name) for name in ("name", "title", "dropout", "fused", "note")}
 
 
 def _gpu(gpu: Gpu) -> dict[str, Any]:

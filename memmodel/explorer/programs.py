@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
+import sympy
 from sympy import Function, Symbol
+from sympy.printing.jscode import JavascriptCodePrinter
+from sympy.printing.precedence import PRECEDENCE
 
 from memmodel.algorithms import record
 from memmodel.case import PHASES, Case
 from memmodel.closed_forms import SYMBOLS, WINDOW
 from memmodel.dims import Dim
 from memmodel.dtypes import dtype
-from memmodel.explorer.javascript import function
 from memmodel.masks import Mask
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
@@ -172,3 +174,23 @@ def tables() -> Tables:
     for structure in structures():
         found.add(structure)
     return found
+
+
+class _Printer(JavascriptCodePrinter):  # type: ignore[misc]
+    """Whole powers as products, which stay exact below 2^53 where Math.pow need not."""
+
+    def _print_Pow(self, expr: Any) -> str:  # noqa: N802 - sympy's name
+        if expr.exp.is_Integer and expr.exp > 1:
+            return "*".join([self.parenthesize(expr.base, PRECEDENCE["Mul"])] * int(expr.exp))
+        return str(super()._print_Pow(expr))
+
+
+_printer = _Printer({"allow_unknown_functions": True})
+
+
+def function(expression: Any) -> str:
+    """A JavaScript function of the letters in an expression: ({b,h,n})=>2*b*h*n*n."""
+    found = sympy.sympify(expression)
+    letters = ",".join(sorted(symbol.name for symbol in found.free_symbols))
+    code = _printer.doprint(found).replace(" ", "")
+    return f"({{{letters}}})=>{code}"

@@ -8,9 +8,8 @@ from click.testing import CliRunner
 import memmodel.explorer
 from memmodel.cli import cli
 from memmodel.errors import UsageError
-from memmodel.explorer.javascript import function
 from memmodel.explorer.page import SCRIPTS, explorer_page
-from memmodel.explorer.programs import ONES, structures
+from memmodel.explorer.programs import ONES, function, structures
 
 pytestmark = pytest.mark.slow
 
