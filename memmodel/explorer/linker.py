@@ -172,11 +172,13 @@ class _Linker:
             return ""
         defaults = dict(_defaults(cls))
         parameters = (f"{n}$ = {self.value(defaults[n])}" if n in defaults else f"{n}$" for n in names)
-        head = f"static fields = {json.dumps(names)};\nconstructor({', '.join(parameters)}) {{ super();"
+        head = f"static fields = {json.dumps(names)};\nconstructor({', '.join(parameters)})"
         if issubclass(cls, tuple):
             getters = (f"get {n}() {{ return this[{i}]; }}" for i, n in enumerate(names))
-            return "\n".join([f"{head} this.push({', '.join(f'{n}$' for n in names)}); }}", *getters])
-        return f"{head} {' '.join(f'this.{n} = {n}$;' for n in names)} }}"
+            items = ", ".join(f"{n}$" for n in names)
+            filled = f"super({items});" if len(names) > 1 else f"super(); this.push({items});"  # Array(1) is empty
+            return "\n".join([f"{head} {{ {filled} }}", *getters])
+        return f"{head} {{ super(); {' '.join(f'this.{n} = {n}$;' for n in names)} }}"
 
     def _member(self, cls: type, node: ast.stmt, module: ModuleType) -> str:
         """A method, property or constant of a class that something uses; empty for others."""

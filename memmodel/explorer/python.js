@@ -17,7 +17,8 @@ class KeyError extends Exception {}
 class IndexError extends Exception {}
 
 // Tuples and frozen dataclasses are keys by what they hold.
-const keyOf = (key) => (key instanceof Instance || Array.isArray(key) ? JSON.stringify(key) : key);
+const keyOf = (key) =>
+  typeof key === "object" && (key instanceof Instance || Array.isArray(key)) ? JSON.stringify(key) : key;
 
 class Dict {
   constructor(pairs = []) {
@@ -181,8 +182,9 @@ const union = (a, b) =>
 const xor = (a, b) => new Set([...[...a].filter((item) => !b.has(item)), ...[...b].filter((item) => !a.has(item))]);
 const subset = (a, b) => [...a].every((item) => contains(b, item));
 const contains = (found, item) => {
-  if (found instanceof Dict || found instanceof Set) return found.has(item);
-  return typeof found === "string" ? found.includes(item) : [...found].some((each) => equal(each, item));
+  if (found.has) return found.has(item); // of dicts, sets and ranges
+  if (typeof found === "string" || (Array.isArray(found) && typeof item !== "object")) return found.includes(item);
+  return [...found].some((each) => equal(each, item));
 };
 function equal(a, b) {
   if (a === b || typeof a !== "object" || a === null || b === null) return a === b;
@@ -197,13 +199,12 @@ function compare(a, b) {
   }
   return a.length - b.length;
 }
-const isinstance = (value, kinds) =>
-  [kinds].flat().some((kind) => {
-    if (kind === int || kind === float) return typeof value === "number" && (kind === float || Number.isInteger(value));
-    if (kind === bool) return typeof value === "boolean";
-    if (kind === str) return typeof value === "string";
-    return value instanceof kind;
-  });
+const isinstance = (value, kinds) => (Array.isArray(kinds) ? kinds.some((kind) => isOf(value, kind)) : isOf(value, kinds));
+function isOf(value, kind) {
+  if (kind === int || kind === float) return typeof value === "number" && (kind === float || Number.isInteger(value));
+  if (kind === bool) return typeof value === "boolean";
+  return kind === str ? typeof value === "string" : value instanceof kind;
+}
 const hasattr = (value, name) => {
   if (name === "__index__") return Number.isInteger(value); // of ints
   return typeof value === "object" && value !== null && name in value;
@@ -238,6 +239,10 @@ class Range {
   constructor(from, to, step = 1) {
     Object.assign(this, {from, to, step, length: Math.max(Math.ceil((to - from) / step), 0)});
   }
+  has(item) {
+    const place = (item - this.from) / this.step;
+    return Number.isInteger(place) && place >= 0 && place < this.length;
+  }
   *[Symbol.iterator]() {
     for (let i = 0; i < this.length; i++) yield this.from + i * this.step;
   }
@@ -249,7 +254,8 @@ function* enumerate(found, start = 0) {
 function* zip(...found) {
   if (!(Symbol.iterator in found.at(-1))) found.pop(); // strict=True
   const all = found.map(list);
-  for (let i = 0; i < Math.min(...all.map(len)); i++) yield all.map((each) => each[i]);
+  const count = Math.min(...all.map(len));
+  for (let i = 0; i < count; i++) yield all.map((each) => each[i]);
 }
 function* map(call, ...found) {
   for (const each of zip(...found)) yield call(...each);
