@@ -29,7 +29,6 @@ def line_of(function: Callable[..., Any], text: str) -> int:
         (functions.asks_for_a_value, ".item()", "asks for the value of a tensor"),
         (functions.raises, "{}[1]", "raised KeyError"),
         (functions.asks_cuda, "current_stream", "needs a GPU itself"),
-        (functions.under_autocast, "torch.autocast", "autocast('cuda') is not traced"),
     ],
 )
 def test_the_users_line_is_named(function: Any, text: str, words: str) -> None:

@@ -196,6 +196,18 @@ CORRECTIONS = (
         "aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, flash_attn/flash_api.cpp",
     ),
     Correction(
+        'torch.autocast("cuda")',
+        "cuda",
+        "casts by its own lists and keeps casts of weights until the region ends; the CPU's lists are others",
+        "aten/src/ATen/autocast_mode.h, autocast_mode.cpp, cached_cast",
+    ),
+    Correction(
+        "optimizers, clip_grad_norm_",
+        "cuda",
+        "run on lists of tensors unless asked otherwise; the CPU takes one parameter after the other",
+        "torch/optim/optimizer.py, _default_to_fused_or_foreach; torch/nn/utils/clip_grad.py",
+    ),
+    Correction(
         "backward of layer norm",
         "cpu",
         "sums the gradients of weight and bias in a buffer per thread",

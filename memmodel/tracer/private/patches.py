@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 import torch.utils.checkpoint
+from torch.nn.utils import clip_grad
 
 from memmodel.errors import UsageError
 from memmodel.tracer.private.autograd import next_number, number_of, running_node
@@ -38,6 +40,8 @@ class Hooks(NamedTuple):
 
 
 _GPU = torch.device("cuda", 0)
+_ASKING = ("torch.optim", "torch.amp")  # parts of PyTorch in Python that act on what device a tensor has
+_OPTIMIZER = import_module("torch.optim.optimizer")  # torch.optim does not show it
 packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks pack what is saved
 
 
@@ -87,7 +91,6 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
     yield torch.cuda, "synchronize", _nothing
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
-    yield torch.amp.autocast_mode.autocast, "__init__", no_autocast(torch.amp.autocast_mode.autocast.__init__)
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__)
     yield hooked, "__exit__", _packed(hooked.__exit__)
@@ -105,11 +108,16 @@ def _places() -> Iterator[Replacement]:
     def device(self: Any) -> torch.device:
         asking: str = sys._getframe(1).f_globals.get("__name__", "")
         place: torch.device = really(self)
-        if place.type == "cpu" and (asking.startswith("torch.optim") or not asking.startswith("torch.")):
+        if place.type == "cpu" and (asking.startswith(_ASKING) or not asking.startswith("torch.")):
             return _GPU
         return place
 
     yield FakeTensor, "device", property(device)
+    yield _OPTIMIZER, "_foreach_supported_types", [*_OPTIMIZER._foreach_supported_types, FakeTensor]
+    yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
+    yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
+    yield clip_grad, "_has_foreach_support", lambda *_: True
+    yield clip_grad, "_device_has_foreach_support", lambda *_: True
 
 
 def watched_engine(

@@ -5,7 +5,6 @@ choose the CPU's way. Requests for "cuda" are served by such a tensor too.
 """
 
 import functools
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,10 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from memmodel.errors import UsageError
 from memmodel.rules.sdpa import MATH, Backends, choose
+from memmodel.tracer.corrections.autocast import Autocast
 from memmodel.tracer.corrections.fast_paths import FAST_PATH, RECURRENT
 from memmodel.tracer.corrections.folded_matmul import PLAIN_SIZES, folded, folds
 from memmodel.tracer.corrections.rms_norm import FUSED_SINCE, rms_norm
 from memmodel.tracer.corrections.sdpa import Call, enabled, run
+from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.dispatch import (
     IS_CPU,
     IS_CUDA,
@@ -29,10 +30,11 @@ from memmodel.tracer.private.dispatch import (
     converting_softmax,
     is_wrapped,
 )
-from memmodel.tracer.private.fake import DataDependentOutputException
+from memmodel.tracer.watch.values import Values, answered, check_given
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
+aten = torch.ops.aten
 _PLACES: dict[Any, Any] = {IS_CUDA: True, IS_CPU: False}  # what Python code sees when it asks where a tensor is
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
@@ -49,14 +51,16 @@ class Functions(TorchFunctionMode):
         self.watcher = watcher
         self.cuda = watcher.device.name == "cuda"
         self.backends = backends if self.cuda else backends._replace(arch=0)
+        self.autocast = Autocast()
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
+        self._own |= Values(watcher).answers
         if self.cuda:
             self._own |= {_DROPOUT: _dropout}
             self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
             self._own |= dict.fromkeys((_LOG_SOFTMAX, torch.Tensor.log_softmax), _log_softmax)
             if backends.torch >= FUSED_SINCE:
-                self._own[torch.rms_norm] = rms_norm
+                self._own[torch.rms_norm] = self._rms_norm
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with following(self.watcher, args):
@@ -72,33 +76,34 @@ class Functions(TorchFunctionMode):
         if func in self._own:
             return self._own[func](*args, **kwargs)
         if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):
-            return folded(*args)
+            return folded(*self.autocast.cast(aten.matmul.default, args, {})[0])
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
             return indexed(args[0], args[1])
-        if func is torch.Tensor.item and _for_an_update():
-            return _factor(args[0])
         if self.cuda and getattr(func, "__name__", "") in RECURRENT:
             self.watcher.unknown[f"aten::{func.__name__}"] = RECURRENT[func.__name__]
-        return func(*args, **kwargs)
+        check_given(args, kwargs)
+        return answered(func, args, func(*args, **kwargs))
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
         yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
+            yield from self.autocast.replacements(self.watcher.note)
             yield VARIABLE_FUNCTIONS, "dropout", _dropout
             for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):
                 yield kind, "forward", self._without_fast_path(kind)
             yield torch.Tensor, "softmax", _softmax
             yield torch.Tensor, "log_softmax", _log_softmax
             if self.backends.torch >= FUSED_SINCE:
-                yield torch.nn.functional, "rms_norm", _rms_norm
+                yield torch.nn.functional, "rms_norm", self._functional_rms_norm
 
     def attention(self, *args: Any, **kwargs: Any) -> Any:
         """`scaled_dot_product_attention` by the kernel that the device would choose.
 
         Raises UsageError where the user's switches leave no kernel that takes the call.
         """
+        args, kwargs = self.autocast.cast(aten.scaled_dot_product_attention.default, args, kwargs)
         call = Call(*args, **kwargs)
         choice = choose(call.described(), self.backends, enabled())
         if choice.backend is None:
@@ -106,7 +111,8 @@ class Functions(TorchFunctionMode):
             raise UsageError(f"no backend takes this scaled_dot_product_attention: {reasons}")
         self.watcher.note_choice(choice)
         if self.cuda and choice.backend != MATH:
-            return run(call, choice.backend)
+            with without_autocast():
+                return run(call, choice.backend)
         with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
             return _SDPA(*args, **kwargs)
 
@@ -126,6 +132,17 @@ class Functions(TorchFunctionMode):
         """A bias is added to the product in place, where the product is not an addmm."""
         with self._adding_in_place((*args, *kwargs.values())):
             return _LINEAR(*args, **kwargs)
+
+    def _rms_norm(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self.autocast.cast(aten.rms_norm.default, args, kwargs)
+        with without_autocast():
+            return rms_norm(*args, **kwargs)
+
+    def _functional_rms_norm(
+        self, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Any:
+        """As `torch.nn.functional` names its parameters."""
+        return self._rms_norm(input, normalized_shape, weight, eps)
 
     @contextmanager
     def _adding_in_place(self, given: Iterable[Any]) -> Iterator[None]:
@@ -167,35 +184,10 @@ def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tenso
     return _LOG_SOFTMAX(x, dim, dtype)
 
 
-def _rms_norm(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
-    """As `torch.nn.functional` names its parameters."""
-    return rms_norm(input, normalized_shape, weight, eps)
-
-
 def _is_cuda(value: Any) -> bool:
     if isinstance(value, torch.device):
         return value.type == "cuda"
     return isinstance(value, str) and (value == "cuda" or value.startswith("cuda:"))
-
-
-def _for_an_update() -> bool:
-    """Whether one of PyTorch's optimizers asks, which take values as factors; L-BFGS also decides by them."""
-    frame: Any = sys._getframe(1)
-    while frame.f_globals.get("__name__", "") == __name__:
-        frame = frame.f_back
-    asking: str = frame.f_globals.get("__name__", "")
-    return asking.startswith("torch.optim.") and asking != "torch.optim.lbfgs"
-
-
-def _factor(x: Tensor) -> Any:
-    """A value where it is known (step counters are), else any."""
-    try:
-        value = x.item()
-    except DataDependentOutputException:
-        return 1.0
-    return 1.0 if isinstance(value, torch.SymInt | torch.SymFloat) else value
 
 
 def _on_cpu(args: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memmodel.tracer.private.autocast import renewed
 from memmodel.tracer.private.dispatch import tables_of
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.watch.watcher import Watcher
@@ -31,9 +32,11 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
         for name, module in held:
             if isinstance(module, torch.nn.Module):
                 _swap_module(module, "" if module is function else f"{name}.", fakes, watcher, stack)
-        for _, optimizer in held:
-            if isinstance(optimizer, torch.optim.Optimizer):
-                _swap_optimizer(optimizer, fakes, stack)
+        for _, each in held:
+            if isinstance(each, torch.optim.Optimizer):
+                _swap_optimizer(each, fakes, stack)
+            elif isinstance(each, torch.amp.GradScaler):
+                _renew_scaler(each, watcher, stack)
         yield
 
 
@@ -71,7 +74,7 @@ def _globals_of(code: CodeType) -> Iterator[str]:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, torch.nn.Module | torch.optim.Optimizer)
+    return isinstance(value, torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler)
 
 
 def _content(cell: Any) -> Any:
@@ -111,3 +114,12 @@ def _swap_optimizer(optimizer: torch.optim.Optimizer, fakes: dict[int, Tensor], 
         group["params"] = [fakes.get(id(parameter), parameter) for parameter in given]
     stack.callback(setattr, optimizer, "state", optimizer.state)
     optimizer.state = defaultdict(dict)
+
+
+def _renew_scaler(scaler: torch.amp.GradScaler, watcher: Watcher, stack: ExitStack) -> None:
+    """A scaler as it is before its first step; one that PyTorch turned off for want of a GPU is on."""
+    if not (scaler.is_enabled() or torch.cuda.is_available()):
+        watcher.note("a GradScaler made before the trace is taken as enabled: without a GPU PyTorch turns it off")
+    elif not scaler.is_enabled():
+        return
+    stack.enter_context(renewed(scaler))

@@ -29,6 +29,7 @@ from memmodel.tracer.corrections.symbols import computed
 from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
 from memmodel.tracer.corrections.type_checks import check_types
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
+from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
 from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
 from memmodel.tracer.private.fake import fake_of, is_fake
@@ -151,8 +152,11 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         return key
 
     def _on_host(self, op: str) -> bool:
-        """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's."""
-        return op == "scalar_tensor" or (op == "lift_fresh" and self.device.name == "cuda")
+        """Whether a tensor without dimensions is a Python number in the host's memory, which is no GPU's.
+
+        One that is written into was there before, or is such a number.
+        """
+        return op == "scalar_tensor" or op.endswith("_") or (op == "lift_fresh" and self.device.name == "cuda")
 
     def name_input(self, tensor: Tensor, name: str, given: bool = False) -> None:
         """Say that a tensor is there before the step, what it is called, and whether the function is given it."""
@@ -189,7 +193,10 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._gradients_before.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with without_autocast():  # PyTorch restores it here, but an operator's inside is not cast
+            return self._dispatched(func, args, kwargs or {})
+
+    def _dispatched(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = name_of(func)
         if name in _QUERIES or self.paused:
             if name == "prim::device":

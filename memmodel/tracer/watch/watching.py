@@ -35,6 +35,7 @@ def watching(
     functions = Functions(watcher, backends or Backends())
     hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread)
     with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
+        stack.enter_context(functions.autocast.installed())
         stack.enter_context(patched(hooks, functions.replacements(), functions.cuda))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode or fake_mode(allow_non_fake_inputs=True))

@@ -1,0 +1,157 @@
+"""Values of tensors that the code asks for: known, given one, or refused.
+
+A trace has no data. Step counters are known; optimizers take values as factors, which change no memory; GradScaler
+finds no infinity. The value of a loss that is only printed and summed up is 1: a number that refuses to decide
+anything. Whether something is finite has a usual answer: yes.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memmodel.errors import UsageError
+from memmodel.origin import origin
+from memmodel.tracer.private.dispatch import tree_leaves
+from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
+from memmodel.tracer.watch.watcher import Watcher
+
+_ASKS = (
+    "the code asks for the value of a tensor: a trace has sizes but no data; take branches and sizes from shapes or "
+    "arguments instead"
+)
+_USUAL = "usual_answer"  # an attribute of tensors of bools
+
+
+def _named(*names: str) -> list[Any]:
+    found = [getattr(where, name, None) for where in (torch, torch.Tensor) for name in names]
+    return [each for each in found if each is not None]
+
+
+_ANSWERS = {
+    **dict.fromkeys(_named("isnan", "isinf", "isneginf", "isposinf"), False),
+    **dict.fromkeys(_named("isfinite"), True),
+}
+_SAME = _named("any", "all", "__or__", "__and__", "logical_or", "logical_and", "bitwise_or", "bitwise_and", "clone")
+_OPPOSITE = _named("logical_not", "__invert__", "bitwise_not")
+
+
+class Given(float):
+    """A number that stands for the value of a tensor: it may be printed and computed with, and decides nothing."""
+
+    def __bool__(self) -> bool:
+        raise UsageError(_ASKS)
+
+    __int__ = __index__ = __trunc__ = __floor__ = __ceil__ = __bool__
+
+    def __hash__(self) -> int:
+        return float.__hash__(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(1, spec) if spec.endswith("d") else float.__format__(self, spec)
+
+
+def _computing(name: str) -> Callable[..., Any]:
+    really = getattr(float, name)
+
+    def computed(self: Given, *others: Any) -> Any:
+        result = really(self, *others)
+        return Given(result) if isinstance(result, float) else result
+
+    return computed
+
+
+def _comparing(name: str) -> Callable[..., Any]:
+    really = getattr(float, name)
+
+    def compared(self: Given, other: Any) -> Any:
+        if other is self or (isinstance(other, float) and not math.isfinite(other)):
+            return really(self, other)  # whether it is finite
+        raise UsageError(_ASKS)
+
+    return compared
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod"):
+    setattr(Given, f"__{_name}__", _computing(f"__{_name}__"))
+    setattr(Given, f"__r{_name}__", _computing(f"__r{_name}__"))
+for _name in ("neg", "abs", "pos", "round"):
+    setattr(Given, f"__{_name}__", _computing(f"__{_name}__"))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Given, f"__{_name}__", _comparing(f"__{_name}__"))
+
+
+class Values:
+    """Answers for what the code asks of tensors' values, with a note of the lines that ask."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.answers: dict[Any, Callable[..., Any]] = {
+            torch.Tensor.item: self.item,
+            torch.Tensor.__float__: lambda x: float(self.item(x)),
+            torch.Tensor.__format__: self._formatted,
+            torch.Tensor.__bool__: self._decided,
+        }
+
+    def item(self, x: Tensor) -> Any:
+        """The value of a tensor of one element."""
+        with suppress(DataDependentOutputException):
+            known = x.item()
+            if not isinstance(known, torch.SymInt | torch.SymFloat | torch.SymBool):
+                return known
+        asking = _asking()
+        if asking.startswith("torch.amp."):
+            return 0.0  # no gradient is infinite
+        if asking.startswith("torch.optim."):
+            if asking == "torch.optim.lbfgs":  # decides by them
+                raise UsageError(_ASKS)
+            return 1.0
+        if x.dtype is torch.bool:
+            raise UsageError(_ASKS)
+        self._note("a tensor's value is taken as 1, for prints and counters")
+        return Given(1.0)
+
+    def _formatted(self, x: Tensor, spec: str) -> str:
+        return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
+
+    def _decided(self, x: Tensor) -> bool:
+        usual = getattr(x, _USUAL, None)
+        if usual is None:
+            return bool(x)
+        self._note("a branch goes the way of finite numbers")
+        return bool(usual)
+
+    def _note(self, what: str) -> None:
+        place = origin(self.watcher.site())
+        self.watcher.note(what + (f" ({place.file}, line {place.line})" if place else ""))
+
+
+def check_given(args: Any, kwargs: Any) -> None:
+    """Raises UsageError where a function of PyTorch is handed a number that stands for a value."""
+    if any(isinstance(x, Given) for x in tree_leaves((args, kwargs))):
+        raise UsageError(_ASKS)
+
+
+def answered(func: Any, args: Any, out: Any) -> Any:
+    """The result, which remembers the usual answer where it says whether numbers are finite."""
+    if not isinstance(out, Tensor) or out.dtype is not torch.bool:
+        return out
+    if func in _ANSWERS:
+        setattr(out, _USUAL, _ANSWERS[func])
+    elif func in _SAME or func in _OPPOSITE:
+        known = {getattr(x, _USUAL, None) for x in args if isinstance(x, Tensor)}
+        if len(known) == 1 and None not in known:
+            setattr(out, _USUAL, known.pop() is not (func in _OPPOSITE))
+    return out
+
+
+def _asking() -> str:
+    """The module whose code asks, outside of the tracer."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("memmodel.tracer.watch."):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
