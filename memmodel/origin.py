@@ -6,6 +6,7 @@ value is assigned to, or else the text of the expression; a returned value takes
 
 import ast
 import re
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -72,6 +73,23 @@ def origin(site: Site | None) -> Origin | None:
             name = "output" if depth else _text(source, span)
             return Origin(name, inner.co_qualname, inner.co_filename, line)
     return Origin("output", inner.co_qualname, inner.co_filename, line)
+
+
+@cache
+def is_library(file: str) -> bool:
+    """Whether a file is installed, or Python's own, rather than the user's."""
+    return "site-packages" in file or "dist-packages" in file or file.startswith(sysconfig.get_path("stdlib"))
+
+
+def users_frame(site: Site) -> tuple[CodeType, int]:
+    """The innermost frame of the user's own code; the innermost of all where the library itself is what runs."""
+    return next((frame for frame in site.frames if not is_library(frame[0].co_filename)), site.frames[0])
+
+
+def line_of(frame: tuple[CodeType, int]) -> int:
+    """The line of a frame; 0 where Python does not say."""
+    span = _span(*frame)
+    return span[0] if span else 0
 
 
 def _span(code: CodeType, instruction: int) -> Span | None:

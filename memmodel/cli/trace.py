@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
 @inputs("gpu", "allocator")
 @click.option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
+@click.option("--stack", is_flag=True, help="The calls that led to each line of the peak.")
 @click.option("--latex", is_flag=True, help="The formulas alone, as LaTeX.")
 @click.option("--timeline", is_flag=True, help="A picture of what is in memory through the step.")
 @click.option("--output", "-o", metavar="FILE", help="Draw that picture into FILE.svg or FILE.png.")
@@ -56,6 +58,7 @@ def command(
     at: str | None,
     no_formulas: bool,
     sweep: str | None,
+    stack: bool,
     latex: bool,
     timeline: bool,
     output: str | None,
@@ -98,6 +101,8 @@ def command(
         write_rows(rows, "json" if as_json else "csv", sys.stdout)
         return
     found = traced(at, not (no_formulas or pictured))
+    if stack:
+        found = replace(found, lines=tuple(line.with_stack() for line in found.lines))
     if pictured:
         put([found.timeline()], output, as_json)
     elif latex:

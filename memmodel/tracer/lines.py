@@ -1,10 +1,10 @@
 """The lines of the user's code behind the live peak: the bytes alive there, by the line that allocated them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memmodel.liveness import at_peak
-from memmodel.origin import origin
+from memmodel.origin import line_of, users_frame
 from memmodel.program import Program, Site
 
 
@@ -13,10 +13,11 @@ class SourceLine:
     """A line of code and the bytes of the peak that it allocated.
 
     Attributes:
-        file, line, function, text: the place.
+        file, line, function, text: the place, in the user's own code where a library made it.
         nbytes: alive at the peak.
         names: of the storages, largest first, each once.
         backward: whether the line's backward allocated them, not the line itself.
+        stack: the calls that led to the largest of them, innermost first.
     """
 
     file: str
@@ -26,6 +27,11 @@ class SourceLine:
     nbytes: int
     names: tuple[str, ...]
     backward: bool
+    stack: tuple[str, ...] = ()
+
+    def with_stack(self) -> "SourceLine":
+        """The same, whose text shows the calls too."""
+        return replace(self, text="\n  ".join((self.text, *self.stack)))
 
 
 def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[int, Site]) -> tuple[SourceLine, ...]:
@@ -37,26 +43,32 @@ def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[in
         forward_of: storage allocated in backward -> the line of forward whose backward it is.
     """
     _, alive = at_peak(program)
-    found: dict[tuple[str, int, bool], list[tuple[int, str, str]]] = {}
+    found: dict[tuple[str, int, bool], list[tuple[int, str, Site]]] = {}
     for birth in program.births():
         if birth.key in alive and birth.role != "input":
-            place = origin(birth.site or forward_of.get(birth.key))
-            if place is not None:
-                key = place.file, place.line, birth.site is None
-                found.setdefault(key, []).append((int(birth.nbytes), labels[birth.key], place.function))
+            site = birth.site or forward_of.get(birth.key)
+            if site is not None:
+                frame = users_frame(site)
+                key = frame[0].co_filename, line_of(frame), birth.site is None
+                found.setdefault(key, []).append((int(birth.nbytes), labels[birth.key], site))
     lines = [
         SourceLine(
             file,
             line,
-            made[0][2],
+            users_frame(made[0][2])[0].co_qualname,
             _text(file, line),
             sum(nbytes for nbytes, _, _ in made),
             tuple(dict.fromkeys(name for _, name, _ in sorted(made, key=lambda m: -m[0]))),
             backward,
+            tuple(f"{code.co_filename}:{line_of((code, at))} {code.co_name}" for code, at in _largest(made).frames),
         )
         for (file, line, backward), made in found.items()
     ]
     return tuple(sorted(lines, key=lambda x: -x.nbytes))
+
+
+def _largest(made: list[tuple[int, str, Site]]) -> Site:
+    return max(made, key=lambda m: m[0])[2]
 
 
 def _text(file: str, line: int) -> str:

@@ -1,8 +1,11 @@
 """Training code as people write it: what it holds, which result is the loss."""
 
+import importlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from torch import Tensor, nn, optim
 
 import memmodel
@@ -88,3 +91,47 @@ def test_backward_starts_from_what_is_asked_for() -> None:
     assert backward_of(dict, loss="all")[0] == ["dout", "dout1", "dout2"]
     with pytest.raises(UsageError, match=r"unknown result that needs a gradient 'lsos'.*did you mean loss"):
         backward_of(dict, loss="lsos")
+
+
+def test_lines_are_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed_part.py").write_text("def doubled(x):\n    y = x * 2\n    return y + y\n")
+    monkeypatch.syspath_prepend(str(folder))
+    library = importlib.import_module("installed_part")
+
+    def run(x: Tensor) -> Any:
+        return library.doubled(x)
+
+    (line,) = memmodel.trace(run, {"x": "N"}, at={"N": 8}, formulas=False).lines
+    assert (line.file, line.function.rpartition(".")[2], line.text) == (__file__, "run", "return library.doubled(x)")
+    assert line.nbytes == 2 * 8 * F32  # y and the sum
+    assert [place.split(":")[0] for place in line.stack] == [str(folder / "installed_part.py"), __file__]
+    with pytest.raises(UsageError, match=rf"raised TypeError at {__file__}, line \d+"):
+        memmodel.trace(lambda x: library.doubled({x}), {"x": "N"}, at={"N": 8}, formulas=False)
+
+
+def test_pytorch_asks_whether_a_mask_is_causal() -> None:
+    layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def saved(**options: Any) -> Any:
+        def run(x: Tensor, m: Tensor) -> Any:
+            return encoder(x, mask=m, **options)
+
+        inputs = {"x": "2,N,32", "m": "N,N:nograd"}
+        found = memmodel.trace(run, inputs, at={"N": 48}, step="forward", formulas=False)
+        return found.memory.saved_bytes, any("taken as causal" in note for note in found.notes)
+
+    asked, said = saved(is_causal=True)
+    assert saved() == (asked, True)
+    assert not said
+
+
+def test_code_for_cuda_counts_integers() -> None:
+    def run(ids: Tensor) -> Tensor:
+        counted = ids.float() if ids.device.type == "cpu" else ids.int()
+        return torch.histc(counted, bins=8, min=0, max=7)
+
+    found = memmodel.trace(run, {"ids": "N:int64"}, at={"N": 64}, formulas=False)
+    assert found.memory.live_peak_bytes == 64 * 8 + 64 * 4 + 8 * 4  # a histogram of int32

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from memmodel.errors import UsageError
+from memmodel.origin import is_library
 from memmodel.tracer.watch.watcher import is_users, run_users_code
 
 _SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built
@@ -60,12 +61,14 @@ def _sentence(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost frame of the user's code."""
+    """File and line of the innermost frame of the user's own code, else of a library that it calls."""
     found: Any = None
+    own = False
     inside = False
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_code is run_users_code.__code__:
             inside = True
-        elif inside and is_users(frame):
+        elif inside and is_users(frame) and not (own and is_library(frame.f_code.co_filename)):
             found = frame.f_code.co_filename, line
+            own = own or not is_library(found[0])
     return f"{found[0]}, line {found[1]}" if found else ""

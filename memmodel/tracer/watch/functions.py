@@ -56,7 +56,7 @@ class Functions(TorchFunctionMode):
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         self._own |= Values(watcher).answers
         if self.cuda:
-            self._own |= {_DROPOUT: _dropout}
+            self._own |= {_DROPOUT: _dropout, torch.histc: _histc, torch.Tensor.histc: _histc}
             self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
             self._own |= dict.fromkeys((_LOG_SOFTMAX, torch.Tensor.log_softmax), _log_softmax)
             if backends.torch >= FUSED_SINCE:
@@ -168,6 +168,11 @@ def _dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
         result: Tensor = torch.native_dropout(input, p, True)[0]
         return result
     return _DROPOUT(input, p, train)
+
+
+def _histc(input: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
+    """Counts of integers too, which the CPU's kernel refuses (aten/src/ATen/native/cuda/SummaryOps.cu)."""
+    return input.new_zeros(bins) if not input.is_floating_point() else torch.histc(input, bins, min, max)
 
 
 def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memmodel.errors import UsageError
-from memmodel.origin import origin
+from memmodel.origin import line_of, users_frame
 from memmodel.tracer.private.dispatch import tree_leaves
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
 from memmodel.tracer.watch.watcher import Watcher
@@ -119,6 +119,9 @@ class Values:
         return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
 
     def _decided(self, x: Tensor) -> bool:
+        if _asking() == "torch.nn.modules.transformer":
+            self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
+            return True
         usual = getattr(x, _USUAL, None)
         if usual is None:
             return bool(x)
@@ -126,8 +129,9 @@ class Values:
         return bool(usual)
 
     def _note(self, what: str) -> None:
-        place = origin(self.watcher.site())
-        self.watcher.note(what + (f" ({place.file}, line {place.line})" if place else ""))
+        site = self.watcher.site()
+        frame = users_frame(site) if site else None
+        self.watcher.note(what + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
 
 
 def check_given(args: Any, kwargs: Any) -> None:

@@ -6,7 +6,6 @@ inside, comes from `memmodel.rules`; what fake tensors do otherwise is put right
 """
 
 import sys
-import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from memmodel.device import Device
 from memmodel.errors import UsageError
+from memmodel.origin import is_library
 from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
 from memmodel.rules.sdpa import Choice
@@ -39,7 +39,6 @@ from memmodel.tracer.watch.storages import Storages
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000
-MOST_SECONDS = 300.0
 _OUTSIDE = ("torch.", "memmodel.tracer.", "contextlib")
 _LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
 _QUERIES = frozenset(
@@ -84,7 +83,6 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes = Nodes(self)
         self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
         self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
-        self._started = time.monotonic()
 
     @property
     def program(self) -> Program:
@@ -299,11 +297,6 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"the trace is longer than {self.most_operators:,} operators: trace fewer layers or loop iterations, "
                 "or raise --most-operators (most_operators=)"
             )
-        if self.operators % 256 == 0 and time.monotonic() - self._started > MOST_SECONDS:
-            raise UsageError(
-                f"the trace takes longer than {MOST_SECONDS:.0f} s ({self.operators:,} operators so far): trace fewer "
-                "layers or loop iterations"
-            )
 
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
@@ -322,9 +315,13 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The user's frames, innermost first; none for what autograd itself makes."""
         frame: FrameType | None = sys._getframe(1)
         found: list[tuple[CodeType, int]] = []
-        while frame is not None and len(found) < DEPTH:
+        own = False  # whether a frame is the user's rather than a library's: one is always among them
+        while frame is not None and (len(found) < DEPTH or not own):
             if is_users(frame):
-                found.append((frame.f_code, frame.f_lasti))
+                mine = not is_library(frame.f_code.co_filename)
+                if len(found) < DEPTH or mine:
+                    found.append((frame.f_code, frame.f_lasti))
+                own = own or mine
             elif frame.f_code.co_name == ENGINE or frame.f_code is _entry:
                 break
             frame = frame.f_back
