@@ -164,7 +164,7 @@ class _Chart:
         self.columns, self.rows = width - _LEFT - 1, height
         self.x, self.y, self.ascii_only = x, y, ascii_only
         self.canvas = Canvas(self.columns, self.rows, 0, 0, self.columns, self.rows)
-        self.taken: set[tuple[int, int]] = set()  # cells with a character of their own
+        self.taken: set[tuple[int, int]] = set()  # cells with a character that lines must not cover
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Column and row of a point, in fractions of a character."""
