@@ -8,6 +8,7 @@ import pytest
 from memmodel import units
 from memmodel.explorer.expressions import TranslationError
 from memmodel.explorer.linker import linked
+from memmodel.explorer.rules import NATIVE, RUN
 from memmodel.files import read_bytes
 from memmodel.masks import Mask
 from memmodel.moments import _at
@@ -65,6 +66,10 @@ def test_generators_and_defaults(chromium: Any) -> None:
     found = in_javascript(chromium, {"memory_axis": memory_axis}, [["memory_axis", top] for top in (1, 700, 3e6, 8e10)])
     for axis, top in zip(found, (1, 700, 3e6, 8e10), strict=True):
         assert [tuple(tick) for tick in axis["ticks"]] == list(memory_axis(top).ticks)
+
+
+def test_every_rule_that_the_page_runs_can_be_javascript() -> None:
+    assert "class $CachingAllocator" in linked(RUN, NATIVE)
 
 
 def test_what_cannot_be_javascript_is_named() -> None:
