@@ -199,4 +199,4 @@ def _check(chosen: Algorithm, case: Case) -> None:
                 "take one size for both; choose another algorithm"
             )
     if chosen.name == "decode" and case.phase != "inference":
-        raise UsageError(f"decode in phase {case.phase}: decoding has no backward, use phase inference")
+        raise UsageError(f"decode in phase {case.phase}: decoding has no backward, take --phase inference")

@@ -13,6 +13,7 @@ from memmodel.masks import NO_MASK, Mask
 PHASES = ("inference", "forward", "train")
 LARGEST = 1 << 31  # sizes above this are rejected as mistakes
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
+TWINS = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}  # equal unless given
 LETTERS = dict(zip(SIZES, "bhgnmde", strict=True))
 
 
@@ -74,28 +75,33 @@ class Case:
     def lettered(self) -> "Case":
         """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
         sizes = {name: Size(getattr(self, name), LETTERS[name]) for name in SIZES}
-        for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
+        for name, twin in TWINS.items():
             if sizes[name] == sizes[twin]:
                 sizes[name] = sizes[twin]
         return replace(self, **sizes)  # type: ignore[arg-type]
 
-    def describe(self, without: str = "") -> str:
-        """The case in one line, less the size `without`: train, bf16, batch 1, 32 heads, seq 4096, ..."""
-        parts = {
+    def described(self) -> dict[str, str]:
+        """Each field in words: {"seq": "seq 4096", "dropout": "no dropout", ...}."""
+        return {
             "phase": self.phase,
             "dtype": short_name(self.dtype),
             "batch": f"batch {self.batch}",
             "heads": f"{self.heads} heads",
-            "kv_heads": f"{self.kv_heads} kv heads" if self.kv_heads != self.heads else "",
+            "kv_heads": f"{self.kv_heads} kv heads",
             "seq": f"seq {self.seq}",
-            "kv_seq": f"kv seq {self.kv_seq}" if self.kv_seq != self.seq else "",
+            "kv_seq": f"kv seq {self.kv_seq}",
             "head_dim": f"head dim {self.head_dim}",
-            "value_dim": f"value dim {self.value_dim}" if self.value_dim != self.head_dim else "",
-            "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "",
-            "dropout": f"dropout {self.dropout:g}" if self.dropout else "",
+            "value_dim": f"value dim {self.value_dim}",
+            "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "no mask",
+            "dropout": f"dropout {self.dropout:g}" if self.dropout else "no dropout",
         }
-        left_out = (without, f"kv_{without}")
-        return ", ".join(part for name, part in parts.items() if part and name not in left_out)
+
+    def describe(self, without: str = "") -> str:
+        """The case in one line, less the size `without`: train, bf16, batch 1, 32 heads, seq 4096, ..."""
+        left_out = {without, f"kv_{without}"}
+        left_out |= {name for name, twin in TWINS.items() if getattr(self, name) == getattr(self, twin)}
+        left_out |= {name for name, given in (("mask", self.mask.causal), ("dropout", self.dropout)) if not given}
+        return ", ".join(part for name, part in self.described().items() if name not in left_out)
 
 
 def make_case(

@@ -12,7 +12,7 @@ import sympy
 from sympy import Poly, Symbol, sympify
 
 from memmodel.algorithms import algorithm, record, tiles_of
-from memmodel.case import SIZES, Case
+from memmodel.case import SIZES, TWINS, Case
 from memmodel.errors import UsageError
 from memmodel.liveness import saved_bytes
 from memmodel.moments import Branch, condition, expression_of, largest_moments, moments_of
@@ -71,7 +71,7 @@ class Formulas:
 def symbolic(case: Case) -> Case:
     """The case with a symbol for every size; equal sizes share one, and sizes of 1 stay 1."""
     sizes: dict[str, Any] = {name: SYMBOLS[name] for name in SIZES}
-    for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
+    for name, twin in TWINS.items():
         if getattr(case, name) == getattr(case, twin):
             sizes[name] = sizes[twin]
     chunk: Any = case.chunk
@@ -163,7 +163,17 @@ def _branches(program: Program, phase: str, back: Any) -> tuple[Branch, ...]:
 
 
 def largest_size(case: Case, over: str, room: int) -> int:
-    """The largest seq, batch or heads whose live peak is at most `room` bytes, solved from the closed form."""
+    """The largest size whose live peak is at most `room` bytes, solved from the closed form.
+
+    Args:
+        case: the other sizes.
+        over: the size solved for, one of `memmodel.thresholds.OVER`.
+        room: in bytes.
+
+    Raises UsageError where there is no closed form, or it does not grow with the size.
+    """
+    if over == "kv_seq" and case.kv_seq == case.seq:
+        case = replace(case, kv_seq=case.seq + 1)  # keys with a letter of their own: queries do not grow with them
     forms = _cached(replace(case, torch="2.13"))
     numbers = {SYMBOLS[name]: getattr(case, name) for name in SIZES}
     variable = SYMBOLS["kv_heads" if over == "heads" and case.kv_heads != case.heads else over]

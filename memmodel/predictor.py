@@ -1,16 +1,16 @@
 """Predict: record a case, replay it through the allocator, and time its kernels by the GPU's ceilings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import Case, check_size, make_case
+from memmodel.case import TWINS, Case, check_size, make_case
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import DType
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, shortened
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import step_launches
 from memmodel.masks import Mask
@@ -26,7 +26,8 @@ from memmodel.timing.known import community
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
-DEFAULTS: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128, "dtype": "bf16"}
+_DEFAULT_SIZES = {"heads": 32, "seq": 4096, "head_dim": 128}
+DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
 
 
 def predict(
@@ -76,7 +77,7 @@ def predict(
     Raises UsageError for anything that is not a valid configuration.
     """
     cases = cases_of(
-        (algorithms,) if isinstance(algorithms, str) else algorithms,
+        algorithms if algorithms is None or _several(algorithms) else (algorithms,),
         like=like,
         batch=batch,
         heads=heads,
@@ -92,7 +93,23 @@ def predict(
         chunk=chunk,
         torch=torch,
     )
-    return predict_cases(cases, gpu, config, calibration)
+    report = predict_cases(cases, gpu, config, calibration)
+    return replace(report, assumptions=(by_default(cases[0], like), *report.assumptions))
+
+
+def _several(names: object) -> bool:
+    """Whether an argument is a sequence of names, and not one."""
+    return isinstance(names, Iterable) and not isinstance(names, str)
+
+
+def by_default(case: Case, like: str | None) -> str:
+    """Which parts of a case are as they are without options; a model's own parts are named as its."""
+    model = {} if like is None else model_shape(like)
+    words, usual = case.described(), make_case(dtype_name=DEFAULTS["dtype"], **_DEFAULT_SIZES).described()
+    left_out = {*model, *TWINS}
+    parts = [word for name, word in words.items() if word == usual[name] and name not in left_out]
+    of_model = f"; heads, head dim and mask of {like} where not given" if like else ""
+    return f"defaults: {', '.join(parts)}{of_model}"
 
 
 def cases_of(
@@ -128,6 +145,9 @@ def predict_cases(
     cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
 ) -> Report:
     """`predict` for checked cases."""
+    for name, value, kind in (("config", config, AllocatorConfig), ("calibration", calibration, Calibration)):
+        if not isinstance(value, kind | None):
+            raise UsageError(f"{name} {shortened(value)}: expected a memmodel {kind.__name__}, or none")
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
     rates = calibration or community(device.id)
@@ -171,6 +191,8 @@ def predict_case(
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
     if algorithm(case.algorithm).fused and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
+    if case.algorithm == "decode" and 1 < case.seq == case.kv_seq:
+        notes.append(f"{case.seq} queries are new tokens at once; for one and a cache: --seq 1 --kv-seq {case.kv_seq}")
     time, missing = _time(program, Machine(gpu))
     measured = Machine(gpu, calibration, torch=parse_torch_version(case.torch))
     calibrated, unknown = (None, []) if calibration is None else _time(program, measured)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, record, tiles_of
-from memmodel.case import SIZES, Case
+from memmodel.case import LARGEST, SIZES, TWINS, Case
 from memmodel.dtypes import short_name
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, shortened
 from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.program import Launch
 from memmodel.tiles import ceilings
@@ -65,13 +65,15 @@ def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:
     """
     ranges = ranges or {"seq": [case.seq]}
     names = list(ranges)
+    for name, values in ranges.items():
+        _whole(name, values)
     combined = np.array(list(product(*ranges.values())), dtype=np.int64).reshape(-1, len(names))
     sizes = {name: combined[:, i] for i, name in enumerate(names)}
     count = len(combined)
     for name in SIZES:
         if name in sizes:
             continue
-        twin = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}.get(name)
+        twin = TWINS.get(name)
         if twin in sizes and getattr(case, name) == getattr(case, twin):
             sizes[name] = sizes[twin]
         else:
@@ -85,7 +87,7 @@ def sweep(case: Case, sizes: dict[str, Column], progress: Any = None) -> Sweep:
     `progress` is called with the number of configurations done since the last call. Raises UsageError for sizes below
     one, heads that kv_heads do not divide, or columns of different lengths.
     """
-    columns = {name: np.asarray(column, dtype=np.int64) for name, column in sizes.items()}
+    columns = {name: _whole(name, column) for name, column in sizes.items()}
     _check(columns)
     count = len(columns["seq"])
     parts: dict[str, list[Column]] = {name: [] for name in QUANTITIES}
@@ -101,6 +103,15 @@ def sweep(case: Case, sizes: dict[str, Column], progress: Any = None) -> Sweep:
     position = np.empty(count, dtype=np.int64)
     position[np.concatenate(order)] = np.arange(count)
     return Sweep(case, columns, {name: np.concatenate(values)[position] for name, values in parts.items()})
+
+
+def _whole(name: str, column: Any) -> Column:
+    """A column as int64. Raises UsageError for values that are no whole numbers, which a conversion would cut."""
+    given = np.asarray(column)
+    if given.dtype.kind not in "iu" or given.ndim != 1 or (given.size and given.max() > LARGEST):
+        shown = shortened(column)
+        raise UsageError(f"{name.replace('_', '-')} {shown}: expected a list of whole numbers up to {LARGEST} (2^31)")
+    return given.astype(np.int64)
 
 
 def _check(columns: dict[str, Column]) -> None:
@@ -171,7 +182,7 @@ def _dim(column: Column) -> Any:
 
 def _share(dims: dict[str, Any], columns: dict[str, Column]) -> None:
     """Make equal columns the same object, so that comparing them is immediate."""
-    for name, twin in (("kv_heads", "heads"), ("kv_seq", "seq"), ("value_dim", "head_dim")):
+    for name, twin in TWINS.items():
         if np.array_equal(columns[name], columns[twin]):
             dims[name] = dims[twin]
 

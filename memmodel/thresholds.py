@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from memmodel.algorithms import record
+from memmodel.algorithms import record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
@@ -12,7 +12,7 @@ from memmodel.gpus import Gpu
 from memmodel.prediction import Memory
 from memmodel.step import fits, memory_of, room_bytes
 
-OVER = ("seq", "batch", "heads")
+OVER = ("seq", "batch", "heads", "kv_seq", "head_dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,11 @@ class Threshold:
 
     Attributes:
         case: the case at the largest size, or at one step if none fits.
-        over: the size searched: "seq", "batch" or "heads".
+        over: the size searched: one of `OVER`.
         step: sizes are multiples of this.
         largest: the largest size that fits, 0 for none.
-        first_failing: the next multiple, which does not fit; None if the largest size searched fits.
+        first_failing: the next multiple, which does not fit; None if the largest size searched fits: 2^31, the
+            largest head dim of the kernels, or as many queries as keys under a causal mask.
         memory: at the largest size; None if none fits.
         closed_form: the largest size by the live peak's formula alone, without allocator rounding; None without a
             formula.
@@ -40,16 +41,16 @@ class Threshold:
 
 
 def resized(case: Case, over: str, size: int) -> Case:
-    """The case with another seq, batch or number of heads.
+    """The case with another size of `OVER`.
 
-    Keys equal to queries stay equal; key/value heads keep their ratio to heads.
+    Keys equal to queries stay equal, and so do the two head dims; key/value heads keep their ratio to heads.
     """
-    if over == "seq":
-        keys = size if case.kv_seq == case.seq else case.kv_seq
-        return replace(case, seq=size, kv_seq=keys)
+    twin = {"seq": "kv_seq", "head_dim": "value_dim"}.get(over)
+    if twin and getattr(case, twin) == getattr(case, over):
+        return replace(case, **{over: size, twin: size})
     if over == "heads":
         return replace(case, heads=size, kv_heads=size * case.kv_heads // case.heads)
-    return replace(case, batch=size)
+    return replace(case, **{over: size})
 
 
 def threshold(
@@ -60,25 +61,40 @@ def threshold(
     Heads come in groups that share a key/value head, so that their sizes are also multiples of a group.
     Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
-    over, step = choice("size", over, OVER), check_size("step", step)
+    over, step = choice("size", str(over).replace("-", "_"), OVER), check_size("step", step)
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
 
     if over == "heads":
         step = math.lcm(step, case.heads // case.kv_heads)
+    start, end = _grid(case, over, step)
 
     def runs(count: int) -> bool:
-        sized = resized(case, over, count * step)
+        sized = resized(case, over, (start + count - 1) * step)
         return bool(fits(record(sized), sized.torch, gpu, config))
 
-    largest = last_true(runs, LARGEST // step)
-    first = None if largest >= LARGEST // step else (largest + 1) * step
-    size = largest * step
+    count = last_true(runs, end - start + 1)
+    size = (start + count - 1) * step if count else 0
+    first = None if start + count > end else (start + count) * step
     at = None
-    if largest:
+    if size:
         sized = resized(case, over, size)
         at = memory_of(record(sized), sized.torch, gpu, config)
-    return Threshold(resized(case, over, max(size, step)), over, step, size, first, at, closed_form(case, gpu, over))
+    by_formula = closed_form(case, gpu, over)
+    closed = None if by_formula is None else min(by_formula, end * step)
+    return Threshold(resized(case, over, size or start * step), over, step, size, first, at, closed)
+
+
+def _grid(case: Case, over: str, step: int) -> tuple[int, int]:
+    """The first and last multiple of `step` to try: a causal mask needs a key for each query, kernels a head dim."""
+    start, end = 1, LARGEST // step
+    if case.mask.causal and over == "kv_seq":
+        start = -(-case.seq // step)
+    if case.mask.causal and over == "seq" and case.kv_seq != case.seq:
+        end = case.kv_seq // step
+    if over == "head_dim":
+        end = max(1, last_true(lambda count: bool(supported(resized(case, over, count * step))), end))
+    return start, end
 
 
 def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:

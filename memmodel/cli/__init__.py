@@ -34,6 +34,9 @@ _COMMANDS = {
 }
 
 
+_LONGEST_WORD = 300
+
+
 class LazyGroup(click.Group):
     """A group that imports a command only when it runs."""
 
@@ -142,8 +145,12 @@ def _end_by_closed_pipe() -> NoReturn:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    """Write an error, as one line without control characters, and return the status."""
+    """Write an error, as one line without control characters, and return the status.
+
+    Words longer than a path may be are cut: they are what was given, and say no more in full.
+    """
+    words = (word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in message.split(" "))
     with suppress(OSError):  # if standard error is closed, the status alone must do
-        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in message)}\n")
+        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in ' '.join(words))}\n")
         sys.stderr.flush()
     return status

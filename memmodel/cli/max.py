@@ -10,7 +10,7 @@ from memmodel.cli.output import print_json, show
     "max", "memmodel max --gpu A100 --over seq", "memmodel max --gpu H100 --like llama-3-8b --seq 8k --over batch"
 )
 @inputs("gpu", "case", "algorithms", "allocator")
-@click.option("--over", default="seq", show_default=True, metavar="SIZE", help="seq, batch or heads.")
+@click.option("--over", default="seq", show_default=True, metavar="SIZE", help="seq, batch, heads, kv-seq or head-dim.")
 @click.option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
 @json_option
 def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:

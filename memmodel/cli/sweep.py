@@ -1,28 +1,37 @@
 """`memmodel sweep`."""
 
-import math
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
 import click
 
+from memmodel.case import check_size
 from memmodel.cli.options import SIZES, Inputs, inputs, subcommand
 from memmodel.cli.output import check_free, force_option, kind_of, print_json, tell
-from memmodel.errors import UsageError, choice
+from memmodel.errors import UsageError, choice, shortened
 from memmodel.units import parse_size
 
 _FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS = 200_000
 _MOST_ROWS = 10_000_000  # about a gigabyte of numbers
+_FEWER = "take larger steps, or several sweeps"
 
 
-def ranges(text: str, option: str) -> list[int]:
-    """A list of sizes: 1024,4k or 1k:16k:1k (first:last:step) or 1k:64k:*2 (times two). Raises UsageError."""
+def ranges(text: str, option: str, most: int = _MOST_ROWS) -> list[int]:
+    """A list of at most `most` sizes: 1024,4k or 1k:16k:1k (first:last:step) or 1k:64k:*2 (times two).
+
+    Raises UsageError, before it makes a list that is too long.
+    """
     sizes: list[int] = []
     for part in text.split(","):
         first, *others = part.split(":")
-        sizes += _range(part, first, *others, option=option) if others else [parse_size(first, option)]
+        found = _range(part, *(first, *others), option=option) if others else [parse_size(first, option)]
+        count = len(sizes) + len(found)
+        if count > most:
+            more = f"{count:,} sizes make more than {_MOST_ROWS:,} configurations"
+            raise UsageError(f"{option} {shortened(text)}: {more}: {_FEWER}")
+        sizes += found
     if not sizes:
         raise UsageError(f"{option} {text}: the range holds no size")
     return sizes
@@ -35,10 +44,8 @@ def _range(part: str, *pieces: str, option: str) -> "range | list[int]":
     first, last, step = (parse_size(piece, option) for piece in (*pieces[:2], pieces[2].removeprefix("*")))
     if step < (2 if times else 1) or first < 1:
         raise UsageError(f"{option} {part}: the step must lead upwards from a first size of at least 1")
-    found = _powers(first, last, step) if times else range(first, last + 1, step)
-    if len(found) > _MOST_ROWS:
-        raise UsageError(f"{option} {part}: {_too_many(len(found))}")
-    return found
+    check_size(option, last)
+    return _powers(first, last, step) if times else range(first, last + 1, step)
 
 
 def _powers(first: int, last: int, factor: int) -> list[int]:
@@ -47,10 +54,6 @@ def _powers(first: int, last: int, factor: int) -> list[int]:
         found.append(first)
         first *= factor
     return found
-
-
-def _too_many(count: int) -> str:
-    return f"{count:,} configurations, expected at most {_MOST_ROWS:,}: take larger steps, or several sweeps"
 
 
 @subcommand(
@@ -86,11 +89,16 @@ def _swept(asked: Inputs) -> list[Any]:
     from memmodel.sweeps import grid, sweep
 
     given = asked.case
-    swept = {name: ranges(given[name], f"--{name.replace('_', '-')}") for name in SIZES if name in given}
+    swept: dict[str, list[int]] = {}
+    total = 1
+    for name in SIZES:
+        if name in given:
+            swept[name] = ranges(given[name], f"--{name.replace('_', '-')}", _MOST_ROWS // total)
+            total *= len(swept[name])
     cases = cases_of(asked.algorithms, **{**given, **{name: sizes[0] for name, sizes in swept.items()}})
-    total = math.prod(map(len, swept.values())) * len(cases)
+    total *= len(cases)
     if total > _MOST_ROWS:
-        raise UsageError(_too_many(total))
+        raise UsageError(f"{total:,} configurations, expected at most {_MOST_ROWS:,}: {_FEWER}")
     columns = grid(cases[0], swept)
     if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
         return [sweep(case, columns) for case in cases]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
 
 _SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns
+SCOPE = "one layer's attention from q, k and v: no weights, projections or optimizer"
 _TENSORS_SHOWN = 8  # the largest at the peak; --explain shows all
 
 
@@ -26,6 +27,7 @@ def report_parts(report: Report) -> Iterator[Any]:
     """The first screen, part by part."""
     first = report.predictions[0]
     yield Text.assemble((report.gpu.name, "bold"), f": {first.case.describe()}")
+    yield Text(SCOPE, style="dim")
     yield Text()
     yield from verdicts(report)
     for start in range(0, len(report.predictions), _SIDE_BY_SIDE):
@@ -82,9 +84,21 @@ def _binding(result: Any) -> str:
     return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})" if time else "-"
 
 
+_OF_AMD = {"nvidia-smi": "amd-smi", "tensor cores": "matrix cores"}
+
+
+def in_words_of(gpu: Gpu, text: str) -> str:
+    """A text with the vendor's own names of its tool and its units."""
+    if gpu.vendor == "AMD":
+        for nvidia, amd in _OF_AMD.items():
+            text = text.replace(nvidia, amd)
+    return text
+
+
 def comparison(report: Report) -> Sheet:
     """Algorithms side by side."""
-    rows = [(name, *(cell(p) for p in report.predictions)) for name, cell in ROWS]
+    gpu = report.gpu
+    rows = [(in_words_of(gpu, name), *(in_words_of(gpu, cell(p)) for p in report.predictions)) for name, cell in ROWS]
     columns = ("|one step", *(f">{p.title}" for p in report.predictions))
     return Sheet("", columns, [row for row in rows if any(row[1:])], wrap=True)
 
@@ -202,7 +216,7 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> Sheet:
 def threshold_table(thresholds: Sequence["Threshold"], gpu: Gpu) -> Sheet:
     """The largest sizes that fit."""
     over, case = thresholds[0].over, thresholds[0].case
-    largest = {"heads": "number of heads"}.get(over, over)
+    largest = {"heads": "number of heads"}.get(over, over.replace("_", " "))
     return Sheet(
         f"{gpu.name}: the largest {largest} that fits, {case.describe(without=over)}",
         ("algorithm", ">largest", ">first that fails", ">allocated", ">reserved", ">by formula"),

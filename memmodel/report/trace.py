@@ -7,7 +7,7 @@ from rich.text import Text
 
 from memmodel.report.formulas import expressions, rows
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
-from memmodel.report.tables import ROWS, tensor_sheet, verdict
+from memmodel.report.tables import ROWS, in_words_of, tensor_sheet, verdict
 from memmodel.units import bytes_text, percent_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _numbers(trace: "Trace") -> Iterator[tuple[str, str]]:
         if name == "live peak":
             yield from ((f"live peak, {phase}", bytes_text(peak)) for phase, peak in trace.memory.phase_peaks.items())
         elif name != "fits" and (shown := cell(trace)):
-            yield name, shown
+            yield in_words_of(trace.gpu, name), in_words_of(trace.gpu, shown)
     if trace.largest:
         first = trace.largest.first_failing
         fails = "" if first is None else f"; {first:,} does not"

@@ -103,6 +103,28 @@ def test_tensors_that_exceed_what_the_context_leaves_are_no_fragmentation() -> N
     assert memory.verdict == "does not fit in 14.76 GiB: it allocates 14.67 GiB, and the context takes 135.00 MiB"
 
 
+def test_the_first_screen_says_what_is_counted_and_which_values_are_defaults() -> None:
+    shown = text(predict("A100", heads=16, seq=512))
+    assert "no weights, projections or optimizer" in shown.split("\n\n")[0]
+    assert "- defaults: train, bf16, batch 1, head dim 128, no mask, no dropout\n" in shown
+    of_model = text(predict("A100", like="llama-3-8b", dtype="fp16"))
+    assert "- defaults: train, batch 1, seq 4096, no dropout; heads, head dim and mask of llama-3-8b" in of_model
+
+
+def test_amd_has_its_own_names() -> None:
+    shown = text(predict("MI300X", "flash", seq=512))
+    assert "amd-smi" in shown
+    assert "matrix cores (" in shown
+    assert "nvidia" not in shown.casefold()
+    assert "nvidia-smi" in text(predict("A100", "flash", seq=512))
+
+
+def test_many_queries_of_a_cache_say_how_to_ask_for_one() -> None:
+    many = predict("A100", "decode", seq=2048, phase="inference")
+    assert many["decode"].notes[0].endswith("--seq 1 --kv-seq 2048")
+    assert not predict("A100", "decode", seq=1, kv_seq=2048, phase="inference")["decode"].notes
+
+
 def test_values_of_a_gpu_carry_units() -> None:
     gpu = load_gpu("a100-80gb-sxm")
     assert value_text("bandwidth", gpu.bandwidth) == "2.04 TB/s"
@@ -145,8 +167,24 @@ def test_python_sees_the_arguments_of_predict() -> None:
         ({"gpu": 3}, "unknown GPU '3'"),
         ({"like": 3}, "unknown model '3'"),
         ({"mask": "none", "window": 64}, "--mask none and --window 64"),
+        ({"algorithms": 3}, "unknown algorithm '3'"),
+        ({"algorithms": ["flash", 3]}, "unknown algorithm '3'"),
+        ({"config": 1}, "config 1: expected a memmodel AllocatorConfig"),
+        ({"calibration": "a.json"}, "calibration 'a.json': expected a memmodel Calibration"),
     ],
 )
 def test_wrong_arguments_in_python_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         predict(**given)
+
+
+@pytest.mark.parametrize("sizes", [[4096.9], [4096.0], [float("nan")], ["4096"], [2**70], 4096, [True]])
+def test_a_sweep_cuts_no_size(sizes: Any) -> None:
+    from memmodel.case import make_case
+    from memmodel.sweeps import grid, sweep
+
+    case = make_case("naive")
+    with pytest.raises(UsageError, match=r"seq .*: expected a list of whole numbers"):
+        sweep(case, {**grid(case, {}), "seq": sizes})
+    with pytest.raises(UsageError, match=r"seq .*: expected a list of whole numbers"):
+        grid(case, {"seq": sizes})

@@ -73,7 +73,7 @@ WRONG = [
     (["predict", "--like", "lama-3-8b"], "unknown model 'lama-3-8b': did you mean llama-3-8b"),
     (["predict", "--mask", "causal", "--seq", "8k", "--kv-seq", "4k"], "kv-seq must be at least seq"),
     (["predict", "-a", "chunked", "--seq", "8M"], "at most 4096 chunks, give a --chunk of 2048 or more"),
-    (["predict", "-a", "decode"], "decoding has no backward, use phase inference"),
+    (["predict", "-a", "decode"], "decoding has no backward, take --phase inference"),
     (["predict", "--sq", "4"], "No such option '--sq'"),
     (["predict", "--gpu-file", "/nowhere/gpu.toml"], "cannot read /nowhere/gpu.toml"),
     (["prdict"], "unknown command 'prdict': did you mean predict"),

@@ -20,6 +20,9 @@ def test_largest_fits_and_next_does_not(gpu: str, algorithm: str, over: str) -> 
     found = threshold(case, device, over)
     largest = resized(case, over, found.largest)
     assert fits(record(largest), largest.torch, device)
+    if (over, algorithm) == ("head_dim", "flash"):
+        assert (found.largest, found.first_failing) == (256, None)  # its kernels' last, and it fits
+        return
     assert found.first_failing is not None
     after = resized(case, over, found.first_failing)
     assert not fits(record(after), after.torch, device)
@@ -34,7 +37,7 @@ def test_steps_are_multiples() -> None:
 
 @pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash"])
 @pytest.mark.parametrize("kv_heads", [8, 2])
-@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("over", ["seq", "batch", "heads", "kv_seq"])  # head dim: next test, flash pads it
 def test_the_closed_form_is_where_the_live_peak_meets_the_room(algorithm: str, over: str, kv_heads: int) -> None:
     device = load_gpu("A100")
     case = make_case(algorithm, batch=2, heads=8, kv_heads=kv_heads, seq=4096, head_dim=128)
@@ -46,6 +49,48 @@ def test_the_closed_form_is_where_the_live_peak_meets_the_room(algorithm: str, o
     beyond = phase_peaks(record(resized(case, over, found.closed_form + found.step)))["peak"]
     assert at <= room < beyond
     assert found.largest <= found.closed_form
+
+
+def test_the_largest_head_dim_by_the_closed_form() -> None:
+    """At the end of backward of naive attention: q, k, v, dout, output and dv of n x d, and four matrices of n x n."""
+    h, n = 8, 4096
+    found = threshold(make_case("naive", heads=h, seq=n, head_dim=128), load_gpu("A100"), "head-dim")
+    room = room_bytes(load_gpu("A100"))
+    assert room is not None
+    assert found.over == "head_dim"
+    assert found.case.head_dim == found.case.value_dim == found.largest
+    three = 9 * n * 2 * h  # later, q, k, v, dout, output, dq, dk, dv and another are n x d: they win for large d
+    assert found.closed_form == room // three
+
+
+def test_keys_are_counted_apart_from_queries() -> None:
+    """A cache of m tokens, one new token: k and v of m keys (and twice as a new cache is written) in two bytes each."""
+    case = make_case("decode", heads=8, seq=1, kv_seq=64, head_dim=64, phase="inference")
+    found = threshold(case, load_gpu("T4"), "kv_seq", step=64)
+    assert found.case.seq == 1
+    assert found.case.kv_seq == found.largest
+    room = room_bytes(load_gpu("T4"))
+    assert room is not None
+    assert 2 * 2 * 8 * 64 * found.largest <= room
+
+
+@pytest.mark.parametrize(("over", "seq", "kv_seq"), [("seq", 64, 128), ("kv_seq", 1000, 4096)])
+def test_a_causal_mask_keeps_a_key_for_each_query(over: str, seq: int, kv_seq: int) -> None:
+    from memmodel.masks import mask
+
+    case = make_case("naive", seq=seq, kv_seq=kv_seq, mask=mask("causal", None))
+    found = threshold(case, load_gpu("A100"), over, step=64)
+    assert found.case.seq <= found.case.kv_seq
+    if over == "seq":
+        assert (found.largest, found.first_failing) == (kv_seq, None)
+
+
+def test_a_cache_too_small_for_its_queries_is_none() -> None:
+    from memmodel.masks import mask
+
+    case = make_case("naive", batch=4096, heads=64, seq=65536, mask=mask("causal", None))
+    found = threshold(case, load_gpu("T4"), "kv_seq")
+    assert (found.largest, found.first_failing) == (0, 65536)
 
 
 def test_heads_are_counted_in_whole_groups() -> None:
@@ -70,7 +115,7 @@ def test_a_size_that_never_fits() -> None:
 
 def test_unknown_size_and_unknown_capacity() -> None:
     case = make_case("naive")
-    with pytest.raises(UsageError, match="unknown size 'head_dim'"):
-        threshold(case, load_gpu("A100"), "head_dim")
+    with pytest.raises(UsageError, match="unknown size 'window'"):
+        threshold(case, load_gpu("A100"), "window")
     with pytest.raises(UsageError, match="capacity"):
         threshold(case, load_gpu("B100"))

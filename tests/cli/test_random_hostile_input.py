@@ -1,0 +1,196 @@
+"""Command lines, files and calls that are nearly right, drawn from a seed: an answer or one clear sentence."""
+
+import contextlib
+import io
+import json
+import math
+import random
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memmodel import predict
+from memmodel.cli import run
+from memmodel.errors import UsageError
+from memmodel.files import DATA
+
+ODD = ["0", "-1", "4096.9", "1e308", "-1e-308", "nan", "inf", "0x10", "1_", "2147483648", "2147483649", "½", "٣", "😀"]
+ODD += [
+    "",
+    " ",
+    "\n",
+    "-",
+    "--",
+    ",",
+    ":",
+    "*",
+    "1:",
+    "1:2:0",
+    "1:9:*1",
+    "flash,,naive",
+    "{}",
+    "{names}",
+    "%s",
+    "~",
+    "/",
+]
+ODD += ["{names}", "\x1b[31m", "\udcff", "a\0b", "A" * 5000, "9" * 5000, "[red]x[/b]"]
+SIZES = ["1", "2", "7", "64", "1k", "4097", " 3 ", "1M"]
+FILES = {
+    "empty": b"",
+    "bytes": bytes(range(256)),
+    "truncated.json": b'{"schema": 1, "kind": "calibration", "gpu":',
+    "deep.json": b"[" * 100_000,
+    "big.json": b"9" * 5000,
+    "good.toml": b'name = "G"\nbandwidth_GBps = 1000\ncapacity_GiB = 4\n',
+    "own.toml": b'name = "G"\nbase = "own.toml"\n',
+    "truncated.pickle": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}",
+    "code.pickle": b"cos\nsystem\n(S'touch ran'\ntR.",
+    "int.pickle": b"\x80\x02K\x01.",
+}
+PATHS = [*FILES, "folder.toml", "loop.json", "missing", "/dev/zero", "/dev/null", "no/x.svg", "out.html"]
+CASE = {
+    **dict.fromkeys(
+        ("--batch", "--heads", "--kv-heads", "--seq", "--kv-seq", "--head-dim", "--window", "--chunk"), SIZES
+    ),
+    "--like": ["gpt2", "llama-3-70b", "gemma-2-9b"],
+    "--dtype": ["bf16", "fp16", "fp32", "fp64", "fp8", "BF16"],
+    "--mask": ["none", "causal", "window"],
+    "--dropout": ["0", "0.1", "1", "-0.1", "0.999999999999"],
+    "--phase": ["inference", "forward", "train"],
+    "--torch": ["2.4", "2.13", "2.99", "3", "2.11.0+cu130"],
+    "-a": ["naive", "flash", "decode", "chunked", "flash,flash", "compiled,checkpointed", "flash-deterministic"],
+}
+GPU = {"--gpu": ["A100", "T4", "B100", "mi300x", "gb10", "local", "A100,H100"], "--gpu-file": PATHS}
+COMMANDS: dict[str, dict[str, list[str]]] = {
+    "predict": {**GPU, **CASE, "--calibration": PATHS, "--json": []},
+    "max": {**GPU, **CASE, "--over": ["seq", "batch", "heads", "kv-seq", "head_dim"], "--step": SIZES, "--json": []},
+    "timeline": {**GPU, **CASE, "--data": []},
+    "roofline": {**GPU, **CASE, "--calibration": PATHS, "--data": []},
+    "sweep": {
+        **CASE,
+        "--seq": ["1:9", "1k:4k:*2", "4:1", "1,1", "1:100000000"],
+        "--format": ["csv", "json"],
+        "-o": PATHS,
+    },
+    "replay": {**GPU, "--device": ["0", "9"], "--alloc-conf": ["backend:x", "a:b"], "--capacity": ["1GiB", "1_0"]},
+    "gpus": {"--json": []},
+    "completion": {},
+}
+VALUES: list[Any] = [None, True, 0, -1, 1, 2.5, math.nan, math.inf, 10**30, "", "x", b"x", [], ["naive"], {}, set(), ()]
+VALUES += [object(), ("flash", 3), 1j, "bf16", "causal", "64", range(3), int, "local", "inference"]
+WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    5,
+    1e-320,
+    1e-308,
+    1e308,
+    math.nan,
+    math.inf,
+    10**400,
+    "",
+    "\x1b[31m",
+    [],
+    [[1]],
+    {},
+]
+ARGUMENTS = ["gpu", "algorithms", "like", "batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "dtype", "mask"]
+ARGUMENTS += ["window", "dropout", "phase", "chunk", "torch", "config", "calibration"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder to work in, with files that are nearly right."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMMODEL_HOME", str(tmp_path))
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    Path("folder.toml").mkdir()
+    Path("loop.json").symlink_to("loop.json")
+    yield
+    assert not Path("ran").exists()
+
+
+def hostile_line(draw: random.Random) -> list[str]:
+    """A command with some of its options, most with values that they take, and one in five with something odd."""
+    command = draw.choice(list(COMMANDS))
+    words = [command]
+    for option, values in draw.sample(
+        sorted(COMMANDS[command].items()), draw.randint(0, min(5, len(COMMANDS[command])))
+    ):
+        words += [option] if not values else [option, draw.choice(values if draw.random() < 0.8 else ODD)]
+    if command in ("replay", "gpus", "completion"):
+        words.append(draw.choice([*PATHS, *ODD, "A100", "bash"]))
+    return words
+
+
+def answered(words: list[str]) -> None:
+    """Run a command; it must answer with numbers, or refuse with one sentence."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        status = run(words)
+    said, answer = error.getvalue(), out.getvalue()
+    assert status in (0, 2), words
+    assert bool(said) == (status == 2), words
+    assert (said.count("\n"), len(said) < 1000) == ((status == 2), True), words
+    if status == 0 and {"--json", "--data"} & set(words):
+        json.loads(answer, parse_constant=lambda name: pytest.fail(f"{name} in the JSON of {words}"))
+    assert not {"nan", "inf"} & set(answer.casefold().replace(",", " ").split()), words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_hostile_command_lines(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(40):
+        answered(hostile_line(draw))
+
+
+@pytest.mark.slow
+def test_hostile_calls() -> None:
+    draw = random.Random(0)
+    for _ in range(400):
+        given = {name: draw.choice(VALUES) for name in draw.sample(ARGUMENTS, draw.randint(1, 2))}
+        with contextlib.suppress(UsageError):
+            assert len(predict(**given)) > 0, given
+
+
+def spoilt(value: Any, draw: random.Random) -> Any:
+    """A document in which one value is replaced, or left out."""
+    if not isinstance(value, dict) or not value or draw.random() < 0.05:
+        return draw.choice(WRONG)
+    key = draw.choice(sorted(value))
+    rest = {name: one for name, one in value.items() if name != key}
+    return rest if draw.random() < 0.05 else {**rest, key: spoilt(value[key], draw)}
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it; what it cannot say, as text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return "nan" if value != value else str(value) if isinstance(value, float) else json.dumps(value)
+
+
+@pytest.mark.slow
+def test_files_with_one_wrong_value() -> None:
+    draw = random.Random(0)
+    calibration = json.loads(Path(DATA, "calibrations", "a100-80gb-sxm.json").read_bytes())
+    gpu = tomllib.loads(Path(DATA, "gpus", "a100-80gb-sxm.toml").read_text(encoding="utf-8"))
+    for _ in range(100):
+        Path("c.json").write_text(json.dumps(spoilt(calibration, draw)))
+        answered(
+            ["predict", "--calibration", "c.json", *draw.choice([["--json"], ["-a", "flash"], ["--dtype", "fp16"]])]
+        )
+        wrong = spoilt(gpu, draw)
+        if isinstance(wrong, dict):
+            lines = (f"{json.dumps(key)} = {toml(value)}\n" for key, value in wrong.items())
+            Path("g.toml").write_text("".join(lines))
+        answered(["predict", "--gpu-file", "g.toml", *draw.choice([["--json"], []])])
