@@ -26,7 +26,7 @@ from memmodel.timing.known import community
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
-_DEFAULT_SIZES = {"heads": 32, "seq": 4096, "head_dim": 128}
+_DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
 DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
 
 
@@ -77,7 +77,7 @@ def predict(
     Raises UsageError for anything that is not a valid configuration.
     """
     cases = cases_of(
-        algorithms if algorithms is None or _several(algorithms) else (algorithms,),
+        _names(algorithms),
         like=like,
         batch=batch,
         heads=heads,
@@ -97,9 +97,12 @@ def predict(
     return replace(report, assumptions=(by_default(cases[0], like), *report.assumptions))
 
 
-def _several(names: object) -> bool:
-    """Whether an argument is a sequence of names, and not one."""
-    return isinstance(names, Iterable) and not isinstance(names, str)
+def _names(algorithms: Any) -> Sequence[str] | None:
+    """One name or several as a sequence; what is neither too, so that it is refused as a name."""
+    if algorithms is None:
+        return None
+    several = isinstance(algorithms, Iterable) and not isinstance(algorithms, str)
+    return tuple(algorithms) if several else (algorithms,)
 
 
 def by_default(case: Case, like: str | None) -> str:

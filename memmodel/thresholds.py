@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from memmodel.algorithms import record, supported
 from memmodel.allocator import AllocatorConfig
@@ -45,12 +46,13 @@ def resized(case: Case, over: str, size: int) -> Case:
 
     Keys equal to queries stay equal, and so do the two head dims; key/value heads keep their ratio to heads.
     """
+    sizes: dict[str, Any] = {over: size}
     twin = {"seq": "kv_seq", "head_dim": "value_dim"}.get(over)
     if twin and getattr(case, twin) == getattr(case, over):
-        return replace(case, **{over: size, twin: size})
+        sizes[twin] = size
     if over == "heads":
-        return replace(case, heads=size, kv_heads=size * case.kv_heads // case.heads)
-    return replace(case, **{over: size})
+        sizes["kv_heads"] = size * case.kv_heads // case.heads
+    return replace(case, **sizes)
 
 
 def threshold(
