@@ -43,13 +43,13 @@ def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
     case = forms.case
     mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
     yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
-    yield Text(f"{letters(forms)}\n", style="dim")
+    yield Text(f"{symbol_names(forms)}\n", style="dim")
     yield expressions(rows(forms))
     if tensors:
         yield below(tensor_table(forms))
 
 
-def letters(forms: Formulas) -> str:
+def symbol_names(forms: Formulas) -> str:
     """The meaning of the letters, and the sizes for which the forms hold."""
     used = {str(symbol) for _, expression, _ in rows(forms) for symbol in sympy.sympify(expression).free_symbols}
     names = {letter: name.replace("_", " ") for name, letter in LETTERS.items()} | {"w": "window"}

@@ -10,7 +10,7 @@ from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.page import Page
 from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
 from memmodel.rendering import Drawing
-from memmodel.report.page import made, parts
+from memmodel.report.page import parts, provenance
 from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text
 
 _CSS = """
@@ -57,7 +57,7 @@ def html_page(page: Page) -> str:
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
         f"<style>{_CSS}</style>\n</head>\n<body>\n{body}\n"
-        f'<p class="faint">made by {escape(made(page))}</p>\n</body>\n</html>\n'
+        f'<p class="faint">made by {escape(provenance(page))}</p>\n</body>\n</html>\n'
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from memmodel.pictures.page import Page
 from memmodel.report.console import text
-from memmodel.report.page import Part, made, parts
+from memmodel.report.page import Part, parts, provenance
 from memmodel.report.sheet import Bullets, Sheet, Verdict, cell_text
 
 _SPECIAL = "\\`*_{}[]<>#|$~&"
@@ -19,7 +19,7 @@ def _lines(page: Page) -> Iterator[str]:
     yield from (f"# {escaped(page.title)}", "")
     for part in parts(page):
         yield from _written(part)
-    yield from ("", escaped(f"made by {made(page)}"))
+    yield from ("", escaped(f"made by {provenance(page)}"))
 
 
 def _written(part: Part) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from memmodel.pictures.page import Known, Page
 from memmodel.rendering import Drawing
-from memmodel.report.formulas import letters, rows
+from memmodel.report.formulas import rows, symbol_names
 from memmodel.report.sheet import Bullets, Formula, Sheet, Verdict
 from memmodel.report.tables import account, comparison, mitigations, notes_of, verdicts
 
@@ -29,7 +29,8 @@ def parts(page: Page) -> Iterator[Part]:
     for prediction, forms in zip(report.predictions, page.forms, strict=True):
         if forms is not None:
             closed = [(name, Formula(expression), when) for name, expression, when in rows(forms)]
-            yield Sheet(f"Formulas of {prediction.title}", ("quantity", "formula", "where"), closed, letters(forms))
+            columns = ("quantity", "formula", "where")
+            yield Sheet(f"Formulas of {prediction.title}", columns, closed, symbol_names(forms))
     if page.known:
         yield _accuracy(page)
     yield Bullets("Assumed", [*report.assumptions, *notes_of(report)])
@@ -50,6 +51,6 @@ def _known(known: Known) -> tuple[str, ...]:
     )
 
 
-def made(page: Page) -> str:
+def provenance(page: Page) -> str:
     """The version, the day and the command that made the page."""
     return ", ".join(filter(None, (page.made, page.command)))
