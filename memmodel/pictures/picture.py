@@ -2,7 +2,7 @@
 
 `memmodel.pictures.describe` makes one from a Timeline, Roofline, Frontier or HeatMap. `memmodel.report.figure` draws it
 with matplotlib, `memmodel.report.terminal` with characters. As JSON, for a page's script, it is `dataclasses.asdict` of
-it: the field names below are the keys, tuples are lists.
+it: the field names below are the keys, tuples are lists. ::
 
     {"title": "...", "subtitle": "...", "verdict": {look, cells: [text]} or null, "aspect": height / width of the axes,
      "x": {"label", "low", "high", "log", "ticks": [[value, text], ...]}, "y": the same,
@@ -11,7 +11,8 @@ it: the field names below are the keys, tuples are lists.
      "marks": [{look, "x", "y"}],
      "cells": [{"x", "y", "share", "text"}],
      "columns": ["header", ...], "legend": [{look, "cells": [text, ...]}], "notes": [{look, "cells": [text]}]}
-    with look = {"key", "tone", "dash", "width", "shape", "fill"}
+
+    look = {"key", "tone", "dash", "width", "shape", "fill"}
 
 How a drawer draws it, from back to front:
 

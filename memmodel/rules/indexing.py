@@ -1,7 +1,7 @@
 """Indexing: gathers read only the elements they pick, scatters write only theirs; gradients sort the indices.
 
 Sources: aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu, Indexing.cu (index_put_with_sort_kernel),
-IndexKernel.cpp (masked_scatter_cuda_), TensorAdvancedIndexing.cpp (masked_scatter_backward_symint), Sorting.cpp,
+IndexKernel.cpp (``masked_scatter_cuda_``), TensorAdvancedIndexing.cpp (masked_scatter_backward_symint), Sorting.cpp,
 Distributions.cpp (multinomial_out), native/Embedding.cpp (embedding_dense_backward_cpu).
 """
 

@@ -73,4 +73,4 @@ def test_equal_launches_are_one_point() -> None:
     shown = roofline(predict("A100", "naive"))
     assert [p.launches for p in shown.points if p.kernel == "bmm"] == [2, 4]
     assert len({(p.kernel, p.flops, p.hbm_bytes, p.expected_seconds) for p in shown.points}) == len(shown.points)
-    assert shown.without == ("clone",)
+    assert shown.without == ("copy",)

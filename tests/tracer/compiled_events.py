@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 
 from memmodel.device import CPU
-from memmodel.program import Mark, Program
+from memmodel.program import Alloc, Launch, Mark, Program
 from memmodel.tracer.compiled.run import Compiled, traced_compiled
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.specs import inputs_of
@@ -94,7 +94,14 @@ def planned_events(function: Callable[..., Any], shapes: Shapes, step: str, dtyp
     """The same from a trace planned for the CPU, without its inputs."""
     found = planned_run(function, shapes, step, dtype).traced.program
     start = next(i for i, e in enumerate(found.events) if isinstance(e, Mark) and e.phase == "forward")
-    return without_random_state(program_events(Program(found.events[start:], {}, {})))
+    return events_since(found, start)
+
+
+def events_since(program: Program, start: int) -> Events:
+    """The events from a place on, of storages that were born there."""
+    born = {e.key for e in program.events[start:] if isinstance(e, Alloc)}
+    kept = [e for e in program.events[start:] if isinstance(e, Launch | Mark) or e.key in born]
+    return without_random_state(program_events(Program(kept, {}, {})))
 
 
 def planned_run(

@@ -11,17 +11,16 @@ import pytest
 import torch
 from block import B, C, N, RMSNorm, training_step
 from compiled_events import (
+    events_since,
     own_cache,
     planned_events,
     planned_run,
     real_compiled_events,
     real_steps,
-    without_random_state,
 )
 
 from memmodel.cublas import parse_torch_version
-from memmodel.program import Mark, Program
-from memmodel_validate.events import program_events
+from memmodel.program import Mark
 from spellings import SPELLINGS
 from spellings import B as BATCH
 from spellings import D as HEAD_DIM
@@ -94,6 +93,6 @@ def test_compiled_training_steps_are_as_the_cpu_allocator_saw_them(make: Any) ->
     events = found.traced.program.events
     last = [i for i, e in enumerate(events) if isinstance(e, Mark) and e.phase == "forward"][-2]
     step, x = torch.compile(make(), dynamic=False), torch.randn(B, N, C)
-    planned = without_random_state(program_events(Program(events[last:], {}, {})))
+    planned = events_since(found.traced.program, last)
     assert planned == real_steps(lambda: step(x))
     assert found.graphs.breaks
