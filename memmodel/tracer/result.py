@@ -43,7 +43,7 @@ class Refused(NamedTuple):
 
 
 class AttentionKernel(NamedTuple):
-    """The kernel that calls of scaled_dot_product_attention take, on these lines (file and number); "math" is operators."""
+    """The kernel that calls of scaled_dot_product_attention on these lines take; "math" is plain operators."""
 
     kernel: str
     lines: tuple[str, ...]
