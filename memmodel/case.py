@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import isqrt
+from operator import index
 from typing import Any
 
 from memmodel.device import CUDA, Device
@@ -158,12 +159,15 @@ def make_case(
     return Case(algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, **sizes)
 
 
-def check_size(name: str, value: object) -> int:
+def check_size(name: str, value: Any) -> int:
     """`value` as a size. Raises UsageError unless it is an int from 1 to 2^31."""
     label = name.replace("_", "-")
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool):
         raise UsageError(f"{label} {value}: expected a whole number of at least 1")
-    size = int(value.__index__())
+    try:
+        size = index(value)  # a class has __index__ too, and so have arrays: only a call tells
+    except TypeError:
+        raise UsageError(f"{label} {value}: expected a whole number of at least 1") from None
     if size < 1:
         raise UsageError(f"{label} {size}: expected a whole number of at least 1")
     if size > LARGEST:
