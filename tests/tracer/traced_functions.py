@@ -57,6 +57,11 @@ def asks_cuda(x: Tensor) -> Tensor:
     return x
 
 
+def under_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return x @ x
+
+
 def on_cuda(x: Tensor) -> Tensor:
     mask = torch.ones(x.shape[-1], device="cuda", dtype=x.dtype)
     assert x.is_cuda
