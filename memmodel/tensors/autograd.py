@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from sys import getrefcount
 from typing import Any, ClassVar
 
 from memmodel.dims import same, same_shape
@@ -132,6 +133,15 @@ class Op:
                 kept.release()
             self.saved = None
 
+    def __del__(self) -> None:
+        """Free the graph behind a node without recursion, as deleteNode does (torch/csrc/autograd/function.cpp).
+
+        Left to Python, deep graphs would be freed in another order: it puts off what is nested too deeply.
+        """
+        stack = _gathered(self)
+        while stack:
+            stack += _gathered(stack.pop())
+
     @classmethod
     def apply(cls, *inputs: Any, **params: Any) -> Any:
         """Run the op; if grad mode is on and an input requires a gradient, link the result into the graph."""
@@ -157,6 +167,23 @@ class Op:
                 if out.dtype.floating:
                     out.requires_grad, out.grad_fn, out.output_nr = True, node, index
         return output
+
+
+def _gathered(node: Op) -> list[Op]:
+    """Let go of what a node kept and of its edges; the nodes that nobody else holds (gatherFunctions)."""
+    if getattr(node, "saved", None):
+        node.release()
+    edges, node.edges = getattr(node, "edges", []), []
+    found = []
+    while edges:
+        edge = edges.pop(0)
+        if edge is not None:
+            after, _ = edge
+            del edge
+            if getrefcount(after) == 2:  # this name, and the argument
+                found.append(after)
+            del after
+    return found
 
 
 class AccumulateGrad(Op):

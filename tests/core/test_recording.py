@@ -133,3 +133,29 @@ def test_a_function_returns_its_value_under_the_callers_name() -> None:
         q = empty(4)
         twice = double(q)
     assert names(tape.program)[twice.storage.key] == "twice"
+
+
+def test_a_deep_graph_is_freed_in_order_wherever_that_happens() -> None:
+    """Python puts off what is freed too deep inside something else that is freed; PyTorch frees nodes one by one."""
+
+    def freed() -> list[int]:
+        with recording.Tape() as tape:
+            leaves = [recording.empty(10 + i, requires_grad=True) for i in range(12)]
+            total = sum((x.exp().sum() for x in leaves[1:]), start=leaves[0].exp().sum())
+            leaves.clear()
+            start = len(tape.events)
+            del total
+            return [event.key for event in tape.events[start:] if isinstance(event, Free)]
+
+    found: list[list[int]] = []
+
+    class Watched:
+        def __del__(self) -> None:
+            found.append(freed())
+
+    nested: object = Watched()
+    for _ in range(30):
+        nested = [nested]
+    del nested
+    assert found == [freed()]
+    assert len(found[0]) > 12
