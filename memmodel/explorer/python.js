@@ -11,6 +11,7 @@ class Tuple extends Array {
   }
 }
 class Exception extends Error {}
+class TypeError extends Exception {}
 class ValueError extends Exception {}
 class AssertionError extends Exception {}
 class KeyError extends Exception {}
@@ -156,6 +157,11 @@ const either = (first, other) => (truth(first) ? first : other());
 const both = (first, other) => (truth(first) ? other() : first);
 const called = (callee, ...given) => (callee.prototype?.constructor === callee ? new callee(...given) : callee(...given));
 const bound = (self, name) => (typeof self[name] === "function" ? self[name].bind(self) : self[name]);
+
+function index(value) {
+  if (!Number.isInteger(value)) throw new TypeError(value);
+  return value;
+}
 
 function at(found, key) {
   if (!(found instanceof Dict)) return found.at(key);
