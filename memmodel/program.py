@@ -28,12 +28,12 @@ class Alloc(NamedTuple):
     dtype: DType
     op: str
     site: Site | None
-    role: str  # "tensor", "gradient", "temporary", "input"
+    role: str  # "tensor", "gradient", "temporary", "partial" (see `goes_in_steps`), "input"
 
     @property
     def goes_in_steps(self) -> bool:
         """Whether it is scratch of a reduction: formulas leave it out, since its size is a step function."""
-        return self.dtype.name == "uint8" and self.role == "temporary"
+        return self.role == "partial"
 
 
 class Free(NamedTuple):

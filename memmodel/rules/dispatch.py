@@ -92,7 +92,7 @@ class _Births:
 
     def _take(self, step: Scratch) -> None:
         if not (self.tape.fused or (isinstance(step.nbytes, int) and step.nbytes == 0)):
-            key = self.tape.alloc(step.nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", "temporary")
+            key = self.tape.alloc(step.nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)
             self.scratch.append(key)
 
 

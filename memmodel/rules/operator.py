@@ -92,6 +92,7 @@ class Scratch(NamedTuple):
     shape: Shape
     dtype: DType
     name: str = ""
+    role: str = "temporary"
 
 
 class Freed(NamedTuple):

@@ -65,7 +65,7 @@ def _shared(call: Call) -> Iterator[Scratch]:
     given = call.named.get("dim")
     dims = () if given is None else (given,) if isinstance(given, int) else tuple(given)
     for n in reduction_scratch(x, dims, _partial_bytes(call), call.device.resident_threads):
-        yield Scratch(n, (n,), uint8)
+        yield Scratch(n, (n,), uint8, role="partial")
 
 
 def _partial_bytes(call: Call) -> int:

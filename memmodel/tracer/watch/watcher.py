@@ -274,7 +274,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             return []
         key = self._new_key()
         self.events.append(
-            Alloc(key, step.nbytes, step.shape, step.dtype, f"temporary of {label}", self.site(), "temporary")
+            Alloc(key, step.nbytes, step.shape, step.dtype, f"temporary of {label}", self.site(), step.role)
         )
         return [key]
 
