@@ -36,7 +36,6 @@ ROOT = Path(memmodel.__file__).parents[1]
         (careless.recurses, "raised RecursionError"),
         (careless.waits, "is a coroutine"),
         (careless.yields, "is a generator"),
-        (careless.prints_a_value, "asks for the value of a tensor"),
         (careless.multiplies_unlike_types, "must have one type, but got torch.float32 and torch.float64"),
         (careless.counts_classes_in_32_bits, "takes them as torch.int64, but got torch.int32"),
         (careless.adds_unlike_types, "must have one type"),
@@ -50,6 +49,12 @@ def test_what_is_refused_is_one_clear_sentence(function: Any, words: str) -> Non
         memmodel.trace(function, {"x": "N,8"}, at={"N": 8})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_value_that_is_printed_is_taken_as_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found = memmodel.trace(careless.prints_a_value, {"x": "N,8"}, at={"N": 8})
+    assert any("a tensor's value is taken as 1" in note and "careless_functions.py" in note for note in found.notes)
+    assert "mean 1.00" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
