@@ -26,6 +26,8 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "DEVICE", "cpu")
     monkeypatch.setattr(benchmark, "DTYPE", torch.float16)
     monkeypatch.setattr(benchmark, "GATE_LENGTH", 40)
+    monkeypatch.setattr(benchmark, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "RUNS", 1)
     monkeypatch.setattr(benchmark.tune, "tune", lambda *_, **__: {(tiles.FORWARD,): (tiles.Tile(64, 64),)})
     monkeypatch.setattr(benchmark, "once", lambda run, flush: (run(), 2.0)[1])
     monkeypatch.setattr(tiles, "ceilings", lambda: (64,))

@@ -11,12 +11,13 @@ from memmodel_kernels.triton_flash.op import flash_attention_backward_op, flash_
 CASE = Case(b=2, h=4, g=2, n=20, m=30, d=32, causal=True, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("window", [None, 3])
 def test_opcheck(window: int | None) -> None:
-    q, k, v = CASE.inputs()
+    case = Case(h=2, g=1, n=5, m=6, d=16, causal=True, dtype=torch.float32)
+    q, k, v = case.inputs()
     torch.library.opcheck(flash_attention_op, (q, k, v, True, window, 0.2, "ieee", True))
     o, lse = flash_attention_op(q, k, v, True, window, 0.2, "ieee", True)
-    do, dlse = upstream(CASE)
+    do, dlse = upstream(case)
     tensors = (x.detach() for x in (do, dlse, q, k, v, o, lse))
     torch.library.opcheck(flash_attention_backward_op, (*tensors, True, window, 0.2, "ieee", True))
 

@@ -93,7 +93,14 @@ def test_errors(arguments: tuple[object, ...], message: str) -> None:
 
 
 HERE = ARCHITECTURES if DEVICE == "cpu" else (choice.arch(torch.device("cuda", 0)),)
-RUNNABLE = sorted(every_row(HERE), key=str)
+
+
+def as_run(row: Row) -> object:
+    """What of a row changes a result: the interpreter knows neither warps nor stages."""
+    return tuple((t.rows, t.cols) for t in row) if DEVICE == "cpu" else row
+
+
+RUNNABLE = sorted({(*key, as_run(row)): (*key, row) for *key, row in every_row(HERE)}.values(), key=str)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_every_row_computes_the_same(dtype: DType, head_dim: int, passes: tuple[
     first = row[0]
     half = torch.bfloat16 if DEVICE == "cuda" else torch.float16
     case = Case(
-        h=2, g=1, n=first.rows * 3 // 2 + 1, m=first.cols * 5 // 2, d=head_dim, causal=True,
+        h=1, g=1, n=first.rows * 3 // 2 + 1, m=first.cols * 5 // 2, d=head_dim, causal=True,
         dtype=torch.float32 if dtype == float32 else half,
     )  # fmt: skip
     with forced(passes, row):

@@ -82,7 +82,10 @@ def write_dk_dv(
     rows, which may be infinite, are never stored.
     """
     groups = counts.heads // counts.group
-    i_bg, i_m = place(i_program, counts.batch * groups, tl.cdiv(band.m, TILE.cols), counts.section)
+    # batch * heads // group, not batch * groups: with the latter, exact fp32 at head dim 256 spills on sm_100.
+    i_bg, i_m = place(
+        i_program, counts.batch * counts.heads // counts.group, tl.cdiv(band.m, TILE.cols), counts.section
+    )
     i_b = i_bg // groups
     i_g = i_bg % groups
     start_m = i_m * TILE.cols
