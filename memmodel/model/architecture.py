@@ -1,0 +1,289 @@
+"""The architecture of a decoder-only transformer: its sizes and choices, and every tensor of its parameters.
+
+Shapes are those of PyTorch's modules: a linear layer from `a` to `b` features has a weight (b, a). Sizes are ints; they
+may be symbols, but for the number of layers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from memmodel.dims import Dim
+
+Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "head"]
+PARTS: tuple[Part, ...] = ("embedding", "attention", "feed-forward", "experts", "norms", "head")
+
+# Norms by name, with the parameters that each has per channel. "rmsnorm+1" multiplies by 1 + weight (Gemma).
+NORMS = {"rmsnorm": 1, "rmsnorm+1": 1, "layernorm": 2, "layernorm-no-bias": 1, "layernorm-no-weight": 0}
+
+# Where the norms of a block f stand, with their number in a layer (two blocks):
+#   pre     x + f(norm(x))         GPT-2, Llama
+#   both    x + norm(f(norm(x)))   Gemma 2, GLM-4
+#   output  x + norm(f(x))         OLMo 2
+PLACEMENTS = {"pre": 2, "both": 4, "output": 2}
+
+# Feed-forward activations; a gated one ("glu") multiplies act(x W_gate) by x W_up.
+ACTIVATIONS = ("silu-glu", "gelu-glu", "gelu-tanh-glu", "clamped-swiglu", "gelu", "gelu-tanh", "relu", "relu2", "silu")
+
+
+class Mixture(NamedTuple):
+    """A mixture of experts in place of the dense feed-forward.
+
+    Attributes:
+        experts: how many there are. top_k: how many a token goes to.
+        width: of one expert's hidden layer. shared: of the shared experts together; 0 without any.
+        shared_gate: whether a sigmoid gate (hidden to 1) weighs the shared experts.
+        first_dense: the number of dense layers at the start. every: of the layers after those, each `every`-th, counted
+            from the model's first layer, is a mixture.
+        scores: how the router weighs experts: "softmax", "softmax-of-top-k" or "sigmoid".
+        bias: whether the router and the experts have biases.
+    """
+
+    experts: Dim
+    top_k: Dim
+    width: Dim
+    shared: Dim = 0
+    shared_gate: bool = False
+    first_dense: int = 0
+    every: int = 1
+    scores: str = "softmax"
+    bias: bool = False
+
+    def holds(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, is a mixture."""
+        return layer >= self.first_dense and (layer + 1) % self.every == 0
+
+
+class Latent(NamedTuple):
+    """Multi-head latent attention: keys and values come from one latent of `kv_rank` channels (DeepSeek-V2).
+
+    Attributes:
+        kv_rank: channels of the latent of keys and values. q_rank: of queries; 0 where these have none.
+        rope: channels of a head with rotary positions; all heads share one key of them. The rest of head_dim has none.
+    """
+
+    kv_rank: Dim
+    rope: Dim
+    q_rank: Dim = 0
+
+
+class LayerKind(NamedTuple):
+    """The ways in which layers of one model differ. attention: F (all keys), S (a window) or C (chunks of a window)."""
+
+    attention: str
+    mixture: bool
+    rotary: bool
+
+
+class Weight(NamedTuple):
+    """One parameter tensor. A linear weight (out, in), or (experts, out, in), is one that quantization packs."""
+
+    part: Part
+    name: str
+    shape: tuple[Dim, ...]
+    linear: bool = False
+
+    @property
+    def numel(self) -> Dim:
+        """The number of elements."""
+        count: Dim = 1
+        for size in self.shape:
+            count = count * size
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A decoder-only transformer.
+
+    Attributes:
+        name: for people. vocab: V. layers: L. hidden: H, width of the residual stream. ffn: F, width of a dense
+            feed-forward.
+        heads, kv_heads, head_dim, value_dim: of attention; head_dim of queries and keys.
+        tied: whether the head is the embedding's weight. head_bias: whether the head has a bias.
+        norm: a key of NORMS. placement: a key of PLACEMENTS. parallel_norms: 0 where attention and feed-forward follow
+            each other; else both read the layer's input, through 1 shared norm or 2.
+        qk_norm: "none", "head" (RMSNorm over each head), "all" (over all heads together) or "l2" (without a weight).
+        qkv_bias, output_bias, ffn_bias: whether these linear layers have biases.
+        fused_qkv, fused_gate_up: whether q, k, v, and gate and up, are one linear layer each.
+        activation: one of ACTIVATIONS.
+        positions: "rotary", "learned" (a table of max_pos rows) or "none". rotary_dim: channels of a head that turn.
+        no_rotary_every: each such layer, counted from 1, has no rotary positions; 0 for none.
+        max_pos: the longest context the model is made for.
+        pattern: a letter a layer, repeated: F all keys, S the last `window` keys, C chunks of `window` keys.
+        attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
+        scaled: which are multiplied by a constant: "embedding", "residual", "logits".
+        moe, mla: mixture of experts, and latent attention, where the model has them.
+    """
+
+    name: str
+    vocab: Dim
+    layers: int
+    hidden: Dim
+    ffn: Dim
+    heads: Dim
+    kv_heads: Dim
+    head_dim: Dim
+    value_dim: Dim
+    tied: bool = False
+    head_bias: bool = False
+    norm: str = "rmsnorm"
+    placement: str = "pre"
+    parallel_norms: int = 0
+    qk_norm: str = "none"
+    qkv_bias: bool = False
+    output_bias: bool = False
+    ffn_bias: bool = False
+    fused_qkv: bool = False
+    fused_gate_up: bool = False
+    activation: str = "silu-glu"
+    positions: str = "rotary"
+    rotary_dim: Dim = 0
+    no_rotary_every: int = 0
+    max_pos: int = 4096
+    window: int = 0
+    pattern: str = "F"
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    sinks: bool = False
+    scaled: tuple[str, ...] = ()
+    moe: Mixture | None = None
+    mla: Latent | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has a gate."""
+        return self.activation.endswith("glu")
+
+    def kind(self, layer: int) -> LayerKind:
+        """The kind of a layer, counted from 0."""
+        rotary = self.positions == "rotary" and not (self.no_rotary_every and (layer + 1) % self.no_rotary_every == 0)
+        mixture = self.moe is not None and self.moe.holds(layer)
+        return LayerKind(self.pattern[layer % len(self.pattern)], mixture, rotary)
+
+    def kinds(self) -> list[LayerKind]:
+        """The kind of each layer, in order."""
+        return [self.kind(layer) for layer in range(self.layers)]
+
+
+def parameters(arch: Architecture) -> dict[Part, Dim]:
+    """The number of parameters by part; their sum is the model's."""
+    counts: dict[Part, Dim] = dict.fromkeys(PARTS, 0)
+    for weight in outer_weights(arch):
+        counts[weight.part] = counts[weight.part] + weight.numel
+    kinds = arch.kinds()
+    for kind in dict.fromkeys(kinds):
+        for weight in layer_weights(arch, kind):
+            counts[weight.part] = counts[weight.part] + kinds.count(kind) * weight.numel
+    return counts
+
+
+def active_parameters(arch: Architecture) -> Dim:
+    """The parameters that one token meets: all but the experts that it does not go to."""
+    total = sum(parameters(arch).values(), start=0)
+    if arch.moe is None:
+        return total
+    unused = sum(weight.numel for weight in _experts(arch, arch.moe)) * (arch.moe.experts - arch.moe.top_k)
+    return total - sum(kind.mixture for kind in arch.kinds()) * (unused // arch.moe.experts)
+
+
+def outer_weights(arch: Architecture) -> list[Weight]:
+    """The tensors outside the layers: embedding, learned positions, final norm and head, in the order of modules."""
+    found = [Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))]
+    if arch.positions == "learned":
+        found.append(Weight("embedding", "positions.weight", (arch.max_pos, arch.hidden)))
+    found += _norm(arch, "final_norm")
+    if not arch.tied:
+        found.append(Weight("head", "head.weight", (arch.vocab, arch.hidden)))
+    if arch.head_bias:
+        found.append(Weight("head", "head.bias", (arch.vocab,)))
+    return found
+
+
+def layer_weights(arch: Architecture, kind: LayerKind) -> list[Weight]:
+    """The tensors of one layer."""
+    count = arch.parallel_norms or PLACEMENTS[arch.placement]
+    found = [weight for index in range(count) for weight in _norm(arch, f"norm{index + 1}")]
+    found += _latent(arch, arch.mla) if arch.mla else _projections(arch)
+    found += _linear("attention", "output", arch.heads * arch.value_dim, arch.hidden, arch.output_bias)
+    if arch.sinks:
+        found.append(Weight("attention", "sinks", (arch.heads,)))
+    found += _mixture(arch, arch.moe) if kind.mixture and arch.moe else _dense(arch, "feed-forward", "ffn", arch.ffn)
+    return found
+
+
+def _linear(part: Part, name: str, width: Dim, features: Dim, bias: bool) -> Iterator[Weight]:
+    """A linear layer from `width` to `features`."""
+    yield Weight(part, f"{name}.weight", (features, width), linear=True)
+    if bias:
+        yield Weight(part, f"{name}.bias", (features,))
+
+
+def _norm(arch: Architecture, name: str) -> list[Weight]:
+    names = ("weight", "bias")[: NORMS[arch.norm]]
+    return [Weight("norms", f"{name}.{one}", (arch.hidden,)) for one in names]
+
+
+def _projections(arch: Architecture) -> Iterator[Weight]:
+    """Linear layers of queries, keys and values, and the norms of queries and keys."""
+    widths = {
+        "q": arch.heads * arch.head_dim,
+        "k": arch.kv_heads * arch.head_dim,
+        "v": arch.kv_heads * arch.value_dim,
+    }
+    together = {"qkv": sum(widths.values(), start=0)}
+    for name, width in (together if arch.fused_qkv else widths).items():
+        yield from _linear("attention", name, arch.hidden, width, arch.qkv_bias)
+    if arch.qk_norm in ("head", "all"):
+        for name in ("q", "k"):
+            channels = arch.head_dim if arch.qk_norm == "head" else widths[name]
+            yield Weight("norms", f"{name}_norm.weight", (channels,))
+
+
+def _latent(arch: Architecture, mla: Latent) -> Iterator[Weight]:
+    """Linear layers of latent attention, down to the latents and up from them, with a norm on each latent."""
+    queries = arch.heads * arch.head_dim
+    if mla.q_rank:
+        yield from _linear("attention", "q_down", arch.hidden, mla.q_rank, arch.qkv_bias)
+        yield Weight("norms", "q_norm.weight", (mla.q_rank,))
+        yield from _linear("attention", "q_up", mla.q_rank, queries, bias=False)
+    else:
+        yield from _linear("attention", "q", arch.hidden, queries, bias=False)
+    yield from _linear("attention", "kv_down", arch.hidden, mla.kv_rank + mla.rope, arch.qkv_bias)
+    yield Weight("norms", "kv_norm.weight", (mla.kv_rank,))
+    per_head = arch.head_dim - mla.rope + arch.value_dim
+    yield from _linear("attention", "kv_up", mla.kv_rank, arch.heads * per_head, bias=False)
+
+
+def _dense(arch: Architecture, part: Part, name: str, width: Dim) -> Iterator[Weight]:
+    """A feed-forward with a hidden layer of `width`."""
+    if arch.gated and arch.fused_gate_up:
+        yield from _linear(part, f"{name}.gate_up", arch.hidden, 2 * width, arch.ffn_bias)
+    elif arch.gated:
+        yield from _linear(part, f"{name}.gate", arch.hidden, width, arch.ffn_bias)
+    if not (arch.gated and arch.fused_gate_up):
+        yield from _linear(part, f"{name}.up", arch.hidden, width, arch.ffn_bias)
+    yield from _linear(part, f"{name}.down", width, arch.hidden, arch.ffn_bias)
+
+
+def _mixture(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
+    """Router, experts and shared experts."""
+    yield Weight("experts", "router.weight", (moe.experts, arch.hidden))
+    if moe.bias:
+        yield Weight("experts", "router.bias", (moe.experts,))
+    yield from _experts(arch, moe)
+    if moe.shared:
+        yield from _dense(arch, "experts", "shared", moe.shared)
+    if moe.shared_gate:
+        yield Weight("experts", "shared_gate.weight", (1, arch.hidden))
+
+
+def _experts(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
+    """The experts' weights, stacked, with gate and up together (as transformers 5 and grouped products have them)."""
+    inner = 2 * moe.width if arch.gated else moe.width
+    yield Weight("experts", "experts.gate_up", (moe.experts, inner, arch.hidden), linear=True)
+    if moe.bias:
+        yield Weight("experts", "experts.gate_up_bias", (moe.experts, inner))
+    yield Weight("experts", "experts.down", (moe.experts, arch.hidden, moe.width), linear=True)
+    if moe.bias:
+        yield Weight("experts", "experts.down_bias", (moe.experts, arch.hidden))
