@@ -3,7 +3,7 @@
 `print(report)` shows a table in a terminal, and so does `report` at the end of a notebook cell (`memmodel.rendering`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -45,6 +45,7 @@ class Memory(NamedTuple):
         context_bytes: lowest and highest seen outside the allocator on this GPU; None where not known.
         capacity_bytes: what torch reports as the GPU's memory; None where not known.
         fits: whether the step runs; None where capacity is not known.
+        groups: the live peak by what it belongs to (see `memmodel.groups`).
     """
 
     live_peak_bytes: int
@@ -56,6 +57,7 @@ class Memory(NamedTuple):
     context_bytes: tuple[int, int] | None
     capacity_bytes: int | None
     fits: bool | None
+    groups: Mapping[str, int] = {}
 
     @property
     def device_bytes(self) -> int:

@@ -100,11 +100,13 @@ class Program(NamedTuple):
         events: in order.
         names: storage key -> name, for those named explicitly (inputs).
         gradients: key of a gradient's storage -> key of the storage that it is the gradient of.
+        groups: storage key -> what it belongs to (see `memmodel.groups`), where its maker says so.
     """
 
     events: list[Event]
     names: dict[int, str]
     gradients: dict[int, int]
+    groups: Mapping[int, str] = {}
 
     def births(self) -> Iterator[Alloc]:
         """The allocations, in order."""

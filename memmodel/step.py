@@ -8,6 +8,7 @@ from memmodel.cublas import workspace
 from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.groups import groups_at_peak
 from memmodel.liveness import saved_bytes, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
@@ -49,6 +50,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
         context_bytes=gpu.context_bytes,
         capacity_bytes=_capacity(gpu),
         fits=fitting,
+        groups=groups_at_peak(program),
     )
 
 

@@ -1,0 +1,85 @@
+"""What the bytes of a peak belong to: parameters, gradients, optimizer, activations by module, and the rest.
+
+A group is a word of `GROUPS`, or one followed by a detail, as in "activations layers.*.mlp". Whoever makes a program
+says in `Program.groups` what it knows of a storage; the rest follows from the events.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from memmodel.liveness import at_peak
+from memmodel.program import Alloc, Program, Save
+
+PARAMETERS = "parameters"
+GRADIENTS = "gradients"
+OPTIMIZER = "optimizer"
+ACTIVATIONS = "activations"
+LOGITS = "logits"
+KV_CACHE = "kv_cache"
+TEMPORARY = "temporary"
+WORKSPACE = "workspace"
+COMMUNICATION = "communication"
+GROUPS = (
+    PARAMETERS,
+    GRADIENTS,
+    OPTIMIZER,
+    ACTIVATIONS,
+    LOGITS,
+    KV_CACHE,
+    TEMPORARY,
+    WORKSPACE,
+    COMMUNICATION,
+)
+INPUTS = f"{ACTIVATIONS} inputs"
+
+
+def kind_of(group: str) -> str:
+    """The first word of a group, which is one of `GROUPS`."""
+    return group.partition(" ")[0]
+
+
+def groups_at_peak(program: Program) -> dict[str, int]:
+    """Group -> bytes alive at the live peak of the last step, in the order of `GROUPS`. Sizes must be ints."""
+    _, alive = at_peak(program)
+    return by_group(program, (birth for birth in program.births() if birth.key in alive))
+
+
+def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
+    """Group -> bytes of these storages of a program, in the order of `GROUPS`, the largest first within one."""
+    saved = {event.key for event in program.events if isinstance(event, Save)}
+    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    found: dict[str, int] = {}
+    for birth in births:
+        group = group_of(program, birth.key, saved, inputs)
+        found[group] = found.get(group, 0) + int(birth.nbytes)
+    return dict(sorted(found.items(), key=lambda item: (GROUPS.index(kind_of(item[0])), -item[1])))
+
+
+def group_of(program: Program, key: int, saved: Collection[int], inputs: Collection[int]) -> str:
+    """The group of a storage: as its maker says, else by what it is to autograd.
+
+    `saved`: the storages that autograd saves at some time. `inputs`: those that are there before the first step.
+    """
+    said = program.groups.get(key)
+    if said is not None:
+        return said
+    of = program.gradients.get(key)
+    if of is not None:
+        return _of_gradient(program.groups.get(of), of in program.names)
+    if key in inputs:
+        return INPUTS
+    return ACTIVATIONS if key in saved else TEMPORARY
+
+
+def _of_gradient(target: str | None, leaf: bool) -> str:
+    """The group of a gradient. Those of results that are on the way to a leaf live for a moment."""
+    if target is not None and kind_of(target) == LOGITS:
+        return target
+    return GRADIENTS if leaf else TEMPORARY
+
+
+def by_kind(groups: Mapping[str, int]) -> dict[str, int]:
+    """The groups added up by their first words."""
+    found: dict[str, int] = {}
+    for group, nbytes in groups.items():
+        found[kind_of(group)] = found.get(kind_of(group), 0) + nbytes
+    return found
