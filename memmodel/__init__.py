@@ -23,6 +23,7 @@ _HOMES = {
     "Mask": "memmodel.masks",
     "Prediction": "memmodel.prediction",
     "Report": "memmodel.prediction",
+    "SideBySide": "memmodel.prediction",
     "UsageError": "memmodel.errors",
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from memmodel.errors import UsageError
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
-    from memmodel.prediction import Prediction, Report
+    from memmodel.prediction import Prediction, Report, SideBySide
     from memmodel.predictor import predict
     from memmodel.sweeps import sweep
     from memmodel.thresholds import threshold
@@ -88,6 +89,7 @@ __all__ = [
     "Mask",
     "Prediction",
     "Report",
+    "SideBySide",
     "UsageError",
     "__version__",
     "formulas",

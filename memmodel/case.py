@@ -99,7 +99,7 @@ class Case:
 
     def describe(self, without: str = "") -> str:
         """The case in one line, less the size `without`: train, bf16, batch 1, 32 heads, seq 4096, ..."""
-        left_out = {without, f"kv_{without}"}
+        left_out = {"mask" if without == "window" else without, f"kv_{without}"}
         left_out |= {name for name, twin in TWINS.items() if getattr(self, name) == getattr(self, twin)}
         left_out |= {name for name, given in (("mask", self.mask.causal), ("dropout", self.dropout)) if not given}
         return ", ".join(part for name, part in self.described().items() if name not in left_out)

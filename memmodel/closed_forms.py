@@ -172,6 +172,8 @@ def largest_size(case: Case, over: str, room: int) -> int:
 
     Raises UsageError where there is no closed form, or it does not grow with the size.
     """
+    if over not in SYMBOLS:
+        raise UsageError(f"closed forms have no letter for {over}")
     if over == "kv_seq" and case.kv_seq == case.seq:
         case = replace(case, kv_seq=case.seq + 1)  # keys with a letter of their own: queries do not grow with them
     forms = _cached(replace(case, torch="2.13"))
@@ -187,6 +189,8 @@ def largest_size(case: Case, over: str, room: int) -> int:
             roots = [r for r in Poly(expression - room, variable).nroots(n=30) if r.is_real and r > 0]
             if roots:
                 sizes.append(int(sympy.floor(max(roots))))
+            elif expression.subs(variable, 1) > room:
+                sizes.append(0)
     if not sizes:
         raise UsageError(f"the closed form of {case.algorithm} does not grow with {over}")
     shared = case.heads // case.kv_heads if over == "heads" else 1

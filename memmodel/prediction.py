@@ -211,3 +211,23 @@ class Report(Renderable):
 
     def __len__(self) -> int:
         return len(self.predictions)
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide(Renderable):
+    """Reports on one configuration, one for each GPU."""
+
+    reports: tuple[Report, ...]
+
+    def __getitem__(self, gpu: str) -> Report:
+        """The report on a GPU, by its id (`memmodel gpus`) or full name. Raises UsageError, which lists the GPUs."""
+        found = {name: report for report in self.reports for name in (report.gpu.name, report.gpu.id)}
+        if gpu not in found:
+            raise unknown("GPU of these reports", gpu, found)
+        return found[gpu]
+
+    def __iter__(self) -> Iterator[Report]:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)

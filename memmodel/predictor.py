@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
@@ -17,7 +17,7 @@ from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.models import model_shape
-from memmodel.prediction import Computed, Prediction, Report, Time
+from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time
 from memmodel.program import Program
 from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
@@ -30,8 +30,43 @@ _DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
 DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
 
 
+class Configuration(TypedDict, total=False):
+    """The keywords of `predict`."""
+
+    like: str | None
+    batch: int
+    heads: int | None
+    kv_heads: int | None
+    seq: int
+    kv_seq: int | None
+    head_dim: int | None
+    dtype: str | DType | None
+    mask: str | Mask | None
+    window: int | None
+    dropout: float
+    phase: str
+    chunk: int
+    torch: str
+    config: AllocatorConfig | None
+    calibration: Calibration | None
+
+
+@overload
 def predict(
-    gpu: str | Gpu = "A100",
+    gpu: str | Gpu = "A100", algorithms: str | Sequence[str] | None = None, **given: Unpack[Configuration]
+) -> Report: ...
+
+
+@overload
+def predict(
+    gpu: list[str | Gpu] | list[str] | list[Gpu] | tuple[str | Gpu, ...],
+    algorithms: str | Sequence[str] | None = None,
+    **given: Unpack[Configuration],
+) -> SideBySide: ...
+
+
+def predict(
+    gpu: str | Gpu | Sequence[str | Gpu] = "A100",
     algorithms: str | Sequence[str] | None = None,
     *,
     like: str | None = None,
@@ -50,11 +85,11 @@ def predict(
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
-) -> Report:
+) -> Report | SideBySide:
     """Predict memory, work and time of one layer's attention on a GPU, for each algorithm.
 
     Args:
-        gpu: a name (`memmodel gpus` lists them), or a `Gpu`.
+        gpu: a name (`memmodel gpus` lists them), or a `Gpu`; a list of them gives a report for each, `SideBySide`.
         algorithms: names; without any, naive and flash, or those of them that can run the configuration.
         like: a model (`memmodel models` lists them) that gives heads, kv_heads, head_dim and mask where they are not
             given. Without one they are 32, heads, 128 and no mask.
@@ -93,8 +128,18 @@ def predict(
         chunk=chunk,
         torch=torch,
     )
-    report = predict_cases(cases, gpu, config, calibration)
-    return replace(report, assumptions=(by_default(cases[0], like), *report.assumptions))
+    first = by_default(cases[0], like)
+
+    def on(one: str | Gpu) -> Report:
+        report = predict_cases(cases, one, config, calibration)
+        return replace(report, assumptions=(first, *report.assumptions))
+
+    return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
+
+
+def _several(gpus: Any) -> Sequence[str | Gpu]:
+    """A list of at least one GPU; anything else as one name, so that it is refused as a name."""
+    return (tuple(gpus) if isinstance(gpus, Iterable) else ()) or (gpus,)
 
 
 def _names(algorithms: Any) -> Sequence[str] | None:

@@ -1,7 +1,7 @@
 """Many configurations at once: the same run on numpy arrays of sizes.
 
 Sizes of one change PyTorch's layout rules, and the number of chunks changes which kernels run, so configurations are
-grouped by these, and each group is one run on arrays. A sweep has no allocator figures: those need single cases.
+grouped by these, and each group is one run on arrays. What a GPU adds (allocator, verdict, times) takes single cases.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, record, tiles_of
+from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, SIZES, TWINS, Case
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError, shortened
+from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import phase_peaks, saved_bytes
+from memmodel.predictor import on_gpu, predict_case
 from memmodel.program import Launch
 from memmodel.tiles import ceilings
+from memmodel.timing import Calibration
+from memmodel.timing.known import community
 from memmodel.work import Work
 
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
+ON_GPU = ("fits", "allocated_peak_bytes", "reserved_peak_bytes", "seconds_at_least", "seconds_expected")
 _BLOCK = 16_384  # configurations at a time: their columns stay in the cache
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
 
@@ -34,12 +40,15 @@ class Sweep:
     Attributes:
         case: of the settings that all configurations share.
         sizes: size -> int64 column, in elements.
-        results: quantity (see `QUANTITIES`) -> int64 column, in bytes or FLOP; Python ints beyond int64's range.
+        results: quantity (see `QUANTITIES`) -> int64 column, in bytes or FLOP; Python ints beyond int64's range. With
+            a GPU also `ON_GPU`, in bytes and seconds; None where not known.
+        gpu: None for what holds on any GPU.
     """
 
     case: Case
     sizes: dict[str, Column]
     results: dict[str, Column]
+    gpu: Gpu | None = None
 
     def __len__(self) -> int:
         return len(self.sizes["seq"])
@@ -54,6 +63,8 @@ class Sweep:
             "mask": self.case.mask.name,
             "window": self.case.mask.window,
         }
+        if self.gpu is not None:
+            common = {"gpu": self.gpu.id, **common}
         for values in zip(*(column.tolist() for column in columns.values()), strict=True):
             yield {**common, **dict(zip(columns, values, strict=True))}
 
@@ -81,12 +92,50 @@ def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:
     return {name: sizes[name] for name in SIZES}
 
 
-def sweep(case: Case, sizes: dict[str, Column], progress: Any = None) -> Sweep:
+def sweep(
+    case: Case,
+    sizes: dict[str, Column],
+    progress: Any = None,
+    gpu: str | Gpu | None = None,
+    config: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+) -> Sweep:
     """Live peak, saved bytes, FLOPs and HBM bytes of every configuration.
 
-    `progress` is called with the number of configurations done since the last call. Raises UsageError for sizes below
-    one, heads that kv_heads do not divide, or columns of different lengths.
+    Args:
+        case: the settings that all configurations share.
+        sizes: columns of equal length, from `grid`.
+        progress: called with the number of configurations done since its last call.
+        gpu: also whether each fits on this GPU, what the allocator holds and the times. That is one prediction a
+            configuration: some hundred a second, not a million.
+        config: the allocator's settings on that GPU.
+        calibration: rates measured on it; shipped ones are taken where there are any.
+
+    Raises UsageError for sizes below one, heads that kv_heads do not divide, or columns of different lengths.
     """
+    if gpu is None:
+        return _swept(case, sizes, progress)
+    gpu = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
+    (case,) = on_gpu([case], gpu)
+    found = _swept(case, sizes, None)
+    return replace(found, gpu=gpu, results=found.results | _on_gpu(found, gpu, config, calibration, progress))
+
+
+def _on_gpu(
+    found: Sweep, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None, progress: Any
+) -> dict[str, Column]:
+    """The columns of `ON_GPU`, by a prediction for each configuration."""
+    rates, rows = calibration or community(gpu.id), []
+    for values in zip(*(column.tolist() for column in found.sizes.values()), strict=True):
+        one = predict_case(replace(found.case, **dict(zip(found.sizes, values, strict=True))), gpu, config, rates)
+        times = (time and time.seconds for time in (one.time, one.calibrated))
+        rows.append((one.memory.fits, one.memory.allocated_peak_bytes, one.memory.reserved_peak_bytes, *times))
+        if progress is not None:
+            progress(1)
+    return {name: np.array(column, dtype=object) for name, column in zip(ON_GPU, zip(*rows, strict=True), strict=True)}
+
+
+def _swept(case: Case, sizes: dict[str, Column], progress: Any) -> Sweep:
     columns = {name: _whole(name, column) for name, column in sizes.items()}
     _check(columns)
     count = len(columns["seq"])

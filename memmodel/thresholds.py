@@ -1,19 +1,20 @@
 """The largest size that fits on a GPU, by a search with the allocator model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memmodel.algorithms import record, supported
+from memmodel.algorithms import MOST_CHUNKS, record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
-from memmodel.gpus import Gpu
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.masks import Mask
 from memmodel.prediction import Memory
-from memmodel.step import fits, memory_of, room_bytes
+from memmodel.step import device_of, fits, memory_of, room_bytes
 
-OVER = ("seq", "batch", "heads", "kv_seq", "head_dim")
+OVER = ("seq", "batch", "heads", "kv_heads", "kv_seq", "head_dim", "window", "chunk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +22,20 @@ class Threshold:
     """The largest size at which a case fits on a GPU.
 
     Attributes:
-        case: the case at the largest size, or at one step if none fits.
+        gpu: the GPU.
+        case: the case at the largest size, or at the smallest if none fits.
         over: the size searched: one of `OVER`.
         step: sizes are multiples of this.
         largest: the largest size that fits, 0 for none.
-        first_failing: the next multiple, which does not fit; None if the largest size searched fits: 2^31, the
-            largest head dim of the kernels, or as many queries as keys under a causal mask.
+        first_failing: the next size, which does not fit; None if the largest size searched fits: 2^31, the largest
+            head dim of the kernels, as many queries as keys under a causal mask, as many kv heads as heads, a window
+            of all keys, a chunk of all queries.
         memory: at the largest size; None if none fits.
         closed_form: the largest size by the live peak's formula alone, without allocator rounding; None without a
             formula.
     """
 
+    gpu: Gpu
     case: Case
     over: str
     step: int
@@ -46,6 +50,8 @@ def resized(case: Case, over: str, size: int) -> Case:
 
     Keys equal to queries stay equal, and so do the two head dims; key/value heads keep their ratio to heads.
     """
+    if over == "window":
+        return replace(case, mask=Mask(causal=True, window=size))
     sizes: dict[str, Any] = {over: size}
     twin = {"seq": "kv_seq", "head_dim": "value_dim"}.get(over)
     if twin and getattr(case, twin) == getattr(case, over):
@@ -56,47 +62,62 @@ def resized(case: Case, over: str, size: int) -> Case:
 
 
 def threshold(
-    case: Case, gpu: Gpu, over: str = "seq", step: int = 1, config: AllocatorConfig | None = None
+    case: Case, gpu: str | Gpu, over: str = "seq", step: int = 1, config: AllocatorConfig | None = None
 ) -> Threshold:
     """The largest multiple of `step` that fits on the GPU, and the next, which does not; both are predicted in full.
 
-    Heads come in groups that share a key/value head, so that their sizes are also multiples of a group.
-    Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
+    Heads come in groups that share a key/value head, so that their sizes are also multiples of a group; kv heads are
+    divisors of heads. Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
     over, step = choice("size", str(over).replace("-", "_"), OVER), check_size("step", step)
+    gpu = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
-
     if over == "heads":
         step = math.lcm(step, case.heads // case.kv_heads)
-    start, end = _grid(case, over, step)
+    case = replace(case, device=device_of(gpu))
+    sizes = _sizes(case, over, step)
 
     def runs(count: int) -> bool:
-        sized = resized(case, over, (start + count - 1) * step)
+        sized = resized(case, over, sizes[count - 1])
         return bool(fits(record(sized), sized.torch, gpu, config))
 
-    count = last_true(runs, end - start + 1)
-    size = (start + count - 1) * step if count else 0
-    first = None if start + count > end else (start + count) * step
-    at = None
-    if size:
-        sized = resized(case, over, size)
-        at = memory_of(record(sized), sized.torch, gpu, config)
-    by_formula = closed_form(case, gpu, over)
-    closed = None if by_formula is None else min(by_formula, end * step)
-    return Threshold(resized(case, over, size or start * step), over, step, size, first, at, closed)
+    if over == "kv_heads":  # memory need not grow: heads without a kv head of their own may get a copy
+        count = max(filter(runs, range(1, len(sizes) + 1)), default=0)
+    else:
+        count = last_true(runs, len(sizes))
+    size, first = sizes[count - 1] if count else 0, sizes[count] if count < len(sizes) else None
+    at, by_formula = resized(case, over, size or sizes[0]), closed_form(case, gpu, over)
+    memory = memory_of(record(at), at.torch, gpu, config) if count else None
+    closed = None if by_formula is None else min(by_formula, sizes[-1])
+    return Threshold(gpu, at, over, step, size, first, memory, closed)
 
 
-def _grid(case: Case, over: str, step: int) -> tuple[int, int]:
-    """The first and last multiple of `step` to try: a causal mask needs a key for each query, kernels a head dim."""
-    start, end = 1, LARGEST // step
-    if case.mask.causal and over == "kv_seq":
-        start = -(-case.seq // step)
-    if case.mask.causal and over == "seq" and case.kv_seq != case.seq:
-        end = case.kv_seq // step
-    if over == "head_dim":
-        end = max(1, last_true(lambda count: bool(supported(resized(case, over, count * step))), end))
-    return start, end
+def _sizes(case: Case, over: str, step: int) -> Sequence[int]:
+    """The sizes to try, which rise: those that the mask, the other sizes and the algorithm allow; at least one."""
+    if over == "kv_heads":
+        found: Sequence[int] = [size for size in range(step, case.heads + 1, step) if case.heads % size == 0]
+    else:
+        first, last = 1, LARGEST
+        if case.mask.causal and over == "kv_seq":
+            first = case.seq  # a key for each query
+        if case.mask.causal and over == "seq" and case.kv_seq != case.seq:
+            last = case.kv_seq
+        if over == "chunk":
+            _check_chunked(case)
+            first, last = -(-case.seq // MOST_CHUNKS), case.seq
+        if over == "window":
+            last = case.kv_seq
+        found = range(-(-first // step) * step, last + 1, step)
+    if not found:
+        raise UsageError(f"--step {step}: no multiple of it is a possible {over.replace('_', '-')} here: take another")
+    taken = last_true(lambda count: bool(supported(resized(case, over, found[count - 1]))), len(found))
+    return found[: max(1, taken)]  # the first one where none is supported: recording it says why
+
+
+def _check_chunked(case: Case) -> None:
+    if case.algorithm != "chunked":
+        raise UsageError(f"chunks of {case.algorithm}: only chunked attention has a chunk, take --algorithm chunked")
 
 
 def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     "memmodel frontier --gpu H100 --against heads --sizes 8,16,32,64 -o frontier.svg",
     "memmodel frontier --gpu A100 -a naive --heat",
 )
-@inputs("gpu", "case", "algorithms", "allocator")
+@inputs("gpus", "case", "algorithms", "allocator")
 @click.option("--against", default="batch", show_default=True, metavar="SIZE", help="batch or heads.")
 @click.option("--sizes", metavar="SIZES", help="Of batch or heads. [default: 1,2,4,...,64 times a group of heads]")
 @click.option("--step", type=SIZE, default="128", help="Sequences are multiples of this. [default: 128]")

@@ -121,18 +121,22 @@ _KIND = (
     click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]"),
     click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
 )
-_GROUPS: dict[str, tuple[Decorator, ...]] = {
-    "gpu": (
-        click.option(
-            "--gpu",
-            metavar="NAME",
-            shell_complete=completing(_gpu_names),
-            help="A GPU's name (`memmodel gpus` lists them), or `local` for this machine's. [default: A100]",
-        ),
+
+
+def _gpu_options(metavar: str, text: str) -> tuple[Decorator, ...]:
+    return (
+        click.option("--gpu", metavar=metavar, shell_complete=completing(_gpu_names), help=text),
         click.option(
             "--gpu-file", metavar="FILE", help="A TOML file that describes the GPU (`memmodel gpus --help` shows one)."
         ),
-    ),
+    )
+
+
+_NAMED = "(`memmodel gpus` lists them), or `local` for this machine's"
+_GROUPS: dict[str, tuple[Decorator, ...]] = {
+    "gpu": _gpu_options("NAME", f"A GPU's name {_NAMED}. [default: A100]"),
+    "gpus": _gpu_options("NAMES", f"A GPU's name {_NAMED}; several with commas. [default: A100]"),
+    "any gpus": _gpu_options("NAMES", f"GPUs to fit and time each on: names {_NAMED}. [default: none]"),
     "case": (_LIKE, *(click.option(_flag(name), type=SIZE, help=text) for name, text in _SIZES.items()), *_KIND),
     "ranges": (
         _LIKE,
@@ -168,7 +172,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with t
 def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
-    The groups are "gpu", "case" or (with ranges of sizes) "ranges", "algorithms", "allocator" and "rates".
+    The groups are "gpu" (or "gpus", or "any gpus" where none is a choice), "case" or (with ranges of sizes) "ranges",
+    "algorithms", "allocator" and "rates".
     """
 
     def decorate(function: Function) -> Function:
@@ -205,8 +210,16 @@ class Inputs:
     @property
     def gpus(self) -> "list[Gpu]":
         """Several GPUs, for names with commas between."""
-        names = split_names(self.given.get("gpu"))
-        return [self.gpu] if names is None or "gpu_file" in self.given else list(map(chosen_gpu, names))
+        return [self.gpu] if "gpu_file" in self.given else list(map(chosen_gpu, self._gpu_names))
+
+    @property
+    def any_gpus(self) -> "list[Gpu]":
+        """The GPUs that were named; without any, none is taken by default."""
+        return self.gpus if {"gpu", "gpu_file"} & self.given.keys() else []
+
+    @property
+    def _gpu_names(self) -> list[str]:
+        return split_names(self.given.get("gpu", "A100")) or []
 
     @property
     def allocator(self) -> "AllocatorConfig":
@@ -218,11 +231,18 @@ class Inputs:
     @cached_property
     def calibration(self) -> "Calibration | None":
         """The calibration in --calibration, or this machine's for `--gpu local`; None for the shipped one."""
+        return self.calibrations[0]
+
+    @cached_property
+    def calibrations(self) -> "list[Calibration | None]":
+        """`calibration` for each of `gpus`."""
         from memmodel.timing.known import local, read_calibration
 
+        gpus = self.gpus
         if "calibration" in self.given:
-            return read_calibration(self.given["calibration"])
-        return local(self.gpu.id) if self.given.get("gpu", "").casefold() == "local" else None
+            return [read_calibration(self.given["calibration"])] * len(gpus)
+        names = ["a file's"] if "gpu_file" in self.given else self._gpu_names
+        return [local(gpu.id) if name.casefold() == "local" else None for name, gpu in zip(names, gpus, strict=True)]
 
     @property
     def case(self) -> dict[str, Any]:
@@ -237,9 +257,17 @@ class Inputs:
 
     def report(self) -> "Report":
         """The prediction."""
+        self.gpu  # noqa: B018 - raises for several
+        (found,) = self.reports()
+        return found
+
+    def reports(self) -> "list[Report]":
+        """The prediction on each GPU."""
         from memmodel.predictor import predict
 
-        return predict(self.gpu, self.algorithms, config=self.allocator, calibration=self.calibration, **self.case)
+        given = {"config": self.allocator, **self.case}
+        pairs = zip(self.gpus, self.calibrations, strict=True)
+        return [predict(gpu, self.algorithms, calibration=rates, **given) for gpu, rates in pairs]
 
 
 def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False) -> "Gpu":
@@ -250,6 +278,8 @@ def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False)
         if named:
             raise UsageError(f"--gpu {name} and --gpu-file {file}: give one of them")
         return load_gpu_file(file)
+    if "," in name:
+        raise UsageError(f"--gpu {name}: this command takes one GPU (predict, max, sweep and frontier take several)")
     return local_gpu() if name.casefold() == "local" else load_gpu(name)
 
 

@@ -4,7 +4,8 @@ import codecs
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TextIO
 
@@ -31,6 +32,16 @@ def print_json(data: Any) -> None:
     import json
 
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+@contextmanager
+def progress_bar(length: int, label: str, shortest: int = 0) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal's standard error for work above two seconds; None for less than `shortest`, or elsewhere."""
+    if length < shortest or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:

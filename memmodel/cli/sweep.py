@@ -8,13 +8,14 @@ import click
 
 from memmodel.case import check_size
 from memmodel.cli.options import SIZES, Inputs, inputs, subcommand
-from memmodel.cli.output import check_free, force_option, kind_of, print_json, tell
+from memmodel.cli.output import check_free, force_option, kind_of, print_json, progress_bar, tell
 from memmodel.errors import UsageError, choice, shortened
 from memmodel.units import parse_size
 
 _FORMATS = ("csv", "json")
-_ROWS_BEFORE_PROGRESS = 200_000
+_ROWS_BEFORE_PROGRESS, _PREDICTIONS_BEFORE_PROGRESS = 200_000, 100  # well below two seconds
 _MOST_ROWS = 10_000_000  # about a gigabyte of numbers
+_MOST_PREDICTIONS = 100_000  # some minutes
 _FEWER = "take larger steps, or several sweeps"
 
 
@@ -29,7 +30,7 @@ def ranges(text: str, option: str, most: int = _MOST_ROWS) -> list[int]:
         found = _range(part, *(first, *others), option=option) if others else [parse_size(first, option)]
         count = len(sizes) + len(found)
         if count > most:
-            more = f"{count:,} sizes make more than {_MOST_ROWS:,} configurations"
+            more = f"{count:,} sizes make more than {most:,} configurations"
             raise UsageError(f"{option} {shortened(text)}: {more}: {_FEWER}")
         sizes += found
     if not sizes:
@@ -60,14 +61,17 @@ def _powers(first: int, last: int, factor: int) -> list[int]:
     "sweep",
     "memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash",
     "memmodel sweep --like llama-3-8b --seq 1k:16k:1k -o rows.json",
+    "memmodel sweep --gpu A100,H100 --seq 1k:64k:*2 -o rows.csv",
 )
-@inputs("ranges", "algorithms")
+@inputs("any gpus", "ranges", "algorithms", "allocator", "rates")
 @click.option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
 @click.option("--json", "as_json", is_flag=True, help="As --format json.")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @force_option
 def command(asked: Inputs, style: str | None, as_json: bool, output: str | None, force: bool) -> None:
     """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each.
+
+    With a GPU also whether each fits, what the allocator holds, and the times at least and expected.
 
     SIZES are numbers with commas between, or ranges: 1k:16k:1k in steps of 1024, 1k:64k:*2 in powers of two.
     """
@@ -88,22 +92,24 @@ def _swept(asked: Inputs) -> list[Any]:
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
-    given = asked.case
+    given, gpus = asked.case, asked.any_gpus
+    if not gpus and {"calibration", "expandable_segments"} & {name for name, value in asked.given.items() if value}:
+        raise UsageError("--calibration and --expandable-segments change what a GPU adds to a sweep: give --gpu too")
+    most = _MOST_PREDICTIONS if gpus else _MOST_ROWS
     swept: dict[str, list[int]] = {}
     total = 1
     for name in SIZES:
         if name in given:
-            swept[name] = ranges(given[name], f"--{name.replace('_', '-')}", _MOST_ROWS // total)
+            swept[name] = ranges(given[name], f"--{name.replace('_', '-')}", most // total)
             total *= len(swept[name])
     cases = cases_of(asked.algorithms, **{**given, **{name: sizes[0] for name, sizes in swept.items()}})
-    total *= len(cases)
-    if total > _MOST_ROWS:
-        raise UsageError(f"{total:,} configurations, expected at most {_MOST_ROWS:,}: {_FEWER}")
+    total *= len(cases) * max(1, len(gpus))
+    if total > most:
+        raise UsageError(f"{total:,} configurations, expected at most {most:,}: {_FEWER}")
     columns = grid(cases[0], swept)
-    if total < _ROWS_BEFORE_PROGRESS or not sys.stderr.isatty():
-        return [sweep(case, columns) for case in cases]
-    with click.progressbar(length=total, label="configurations", file=sys.stderr) as bar:
-        return [sweep(case, columns, bar.update) for case in cases]
+    pairs: list[Any] = list(zip(gpus, asked.calibrations, strict=True)) if gpus else [(None, None)]
+    with progress_bar(total, "configurations", _PREDICTIONS_BEFORE_PROGRESS if gpus else _ROWS_BEFORE_PROGRESS) as done:
+        return [sweep(case, columns, done, gpu, asked.allocator, rates) for gpu, rates in pairs for case in cases]
 
 
 def _opened(output: str) -> IO[str]:

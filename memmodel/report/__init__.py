@@ -18,6 +18,10 @@ register(
             "screen": "memmodel.report.tables:report_parts",
             "dict": "memmodel.report.json:document",
         },
+        "memmodel.prediction.SideBySide": {
+            "screen": "memmodel.report.tables:side_by_side_parts",
+            "dict": "memmodel.report.json:document",
+        },
         "memmodel.prediction.Prediction": {
             "screen": "memmodel.report.tables:prediction_parts",
             "dict": "memmodel.report.json:encoded",

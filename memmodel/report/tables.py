@@ -1,5 +1,6 @@
 """Predictions, GPUs and thresholds as tables: the verdict first, then the reasons, changes that help, assumptions."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from memmodel.account import TensorRecord
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.origin import wildcard
-from memmodel.prediction import Memory, Mitigation, Prediction, Report
+from memmodel.prediction import Memory, Mitigation, Prediction, Report, SideBySide
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
@@ -47,6 +48,46 @@ def prediction_parts(prediction: Prediction) -> Iterator[Any]:
     yield account(prediction, most=None)
 
 
+def side_by_side_parts(several: SideBySide) -> Iterator[Any]:
+    """A table for each algorithm with a row for each GPU, then what is assumed."""
+    first = several.reports[0].predictions[0]
+    yield Text(first.case.describe(), style="bold")
+    yield Text(SCOPE, style="dim")
+    for algorithm in dict.fromkeys(p.case.algorithm for report in several for p in report):
+        yield below(gpus_compared(several, algorithm))
+    yield below(Bullets("Assumed", _of_each_gpu((report.gpu, report.assumptions) for report in several)))
+    notes = _of_each_gpu((report.gpu, notes_of(report)) for report in several)
+    if notes:
+        yield Bullets("Notes", notes)
+
+
+def gpus_compared(several: SideBySide, algorithm: str) -> Sheet:
+    """One algorithm on each GPU that runs it."""
+    found = [(report.gpu, p) for report in several for p in report if p.case.algorithm == algorithm]
+    columns = ("GPU", "|fits", ">takes", ">of", ">at least", ">expected", "limited by")
+    return Sheet(f"{found[0][1].title}, one step", columns, [_gpu_row(gpu, p) for gpu, p in found])
+
+
+def _gpu_row(gpu: Gpu, prediction: Prediction) -> tuple[str, ...]:
+    memory, time, expected = prediction.memory, prediction.time, prediction.calibrated
+    return (
+        gpu.id,
+        _FITS[memory.fits],
+        bytes_text(memory.device_bytes),
+        bytes_text(memory.capacity_bytes) if memory.capacity_bytes else "-",
+        seconds_text(time.seconds) if time else "-",
+        seconds_text(expected.seconds) if expected else "-",
+        in_words_of(gpu, time.binding) if time else "-",
+    )
+
+
+def _of_each_gpu(parts: Iterable[tuple[Gpu, Sequence[str]]]) -> list[str]:
+    """Lines of all GPUs once, and the others with their GPU's id."""
+    lines = [(gpu.id, line) for gpu, of_gpu in parts for line in of_gpu]
+    gpus, count = {id_ for id_, _ in lines}, Counter(line for _, line in lines)
+    return list(dict.fromkeys(line if count[line] == len(gpus) else f"{id_}: {line}" for id_, line in lines))
+
+
 def verdicts(report: Report) -> Iterator[Verdict]:
     """One line per algorithm: whether it fits, and why not."""
     for prediction in report.predictions:
@@ -63,8 +104,9 @@ def notes_of(report: Report) -> list[str]:
     return [f"{p.case.algorithm}: {note}" for p in report.predictions for note in p.notes]
 
 
+_FITS = {None: "unknown", True: "yes", False: "NO"}
 ROWS: tuple[tuple[str, Callable[[Any], str]], ...] = (  # of a prediction, and of a trace
-    ("fits", lambda p: {None: "unknown", True: "yes", False: "NO"}[p.memory.fits]),
+    ("fits", lambda p: _FITS[p.memory.fits]),
     ("live peak", lambda p: bytes_text(p.memory.live_peak_bytes)),
     ("allocated peak", lambda p: bytes_text(p.memory.allocated_peak_bytes)),
     ("reserved peak", lambda p: bytes_text(p.memory.reserved_peak_bytes)),
@@ -213,25 +255,27 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> Sheet:
     return Sheet("", ("model", ">heads", ">kv heads", ">head dim", "mask", "source"), rows)
 
 
-def threshold_table(thresholds: Sequence["Threshold"], gpu: Gpu) -> Sheet:
-    """The largest sizes that fit."""
-    over, case = thresholds[0].over, thresholds[0].case
-    largest = {"heads": "number of heads"}.get(over, over.replace("_", " "))
+def threshold_table(thresholds: Sequence["Threshold"]) -> Sheet:
+    """The largest sizes that fit, by algorithm and, where there are several, by GPU."""
+    over, case, gpu = thresholds[0].over, thresholds[0].case, thresholds[0].gpu
+    largest = f"number of {over.replace('_', ' ')}" if over.endswith("heads") else over.replace("_", " ")
+    title = f"the largest {largest} that fits, {case.describe(without=over)}"
+    if all(t.gpu.id == gpu.id for t in thresholds):
+        title, cells = f"{gpu.name}: {title}", {name: cell for name, cell in _THRESHOLD.items() if name != "|GPU"}
+    else:
+        cells = {name: cell for name, cell in _THRESHOLD.items() if name != ">allocated"}  # for 80 columns
+    caption = "by formula: the largest whose live peak alone fits, without the allocator's blocks and segments"
     return Sheet(
-        f"{gpu.name}: the largest {largest} that fits, {case.describe(without=over)}",
-        ("algorithm", ">largest", ">first that fails", ">allocated", ">reserved", ">by formula"),
-        [_threshold_row(t) for t in thresholds],
-        "by formula: the largest whose live peak alone fits, without the allocator's blocks and segments",
-        wrap=True,
+        title, tuple(cells), [tuple(cell(t) for cell in cells.values()) for t in thresholds], caption, wrap=True
     )
 
 
-def _threshold_row(t: "Threshold") -> tuple[str, ...]:
-    peaks = (t.memory.allocated_peak_bytes, t.memory.reserved_peak_bytes) if t.memory else ()
-    return (
-        t.case.algorithm,
-        f"{t.largest:,}",
-        "none" if t.first_failing is None else f"{t.first_failing:,}",
-        *(map(bytes_text, peaks) if peaks else ("-", "-")),
-        "-" if t.closed_form is None else f"{t.closed_form:,}",
-    )
+_THRESHOLD: dict[str, Callable[["Threshold"], str]] = {
+    "|GPU": lambda t: t.gpu.id,
+    "|algorithm": lambda t: t.case.algorithm,
+    ">largest": lambda t: f"{t.largest:,}",
+    ">first that fails": lambda t: "none" if t.first_failing is None else f"{t.first_failing:,}",
+    ">allocated": lambda t: bytes_text(t.memory.allocated_peak_bytes) if t.memory else "-",
+    ">reserved": lambda t: bytes_text(t.memory.reserved_peak_bytes) if t.memory else "-",
+    ">by formula": lambda t: "-" if t.closed_form is None else f"{t.closed_form:,}",
+}

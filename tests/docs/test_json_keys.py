@@ -33,7 +33,10 @@ COMMANDS = {
     "formulas": ("formulas naive --json",),
     "gpus": ("gpus --json", "gpus A100 --json"),
     "models": ("models --json",),
-    "sweep": ("sweep --seq 1k,2k --format json",),
+    "sweep": (
+        "sweep --seq 1k,2k --format json",
+        "sweep --gpu A10,A100,jetson-agx-orin-64gb --seq 1k --mask window --window 64 --json",
+    ),
 }
 Rows = dict[str, str]
 
@@ -112,7 +115,7 @@ def test_documented_keys_are_the_printed_ones(command: str) -> None:
     ],
 )
 def test_a_disagreement_would_be_noticed(change: Any, complaint: str) -> None:
-    document = json.loads(command_output("sweep --seq 1k,2k --format json"))
+    document = json.loads(command_output("sweep --gpu A10 --seq 1k,2k --json"))
     assert problems([document], section("sweep")) == []
     change(document)
     assert problems([document], section("sweep")) == [complaint]
