@@ -23,6 +23,7 @@ from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
+from memmodel.units import bytes_text
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
@@ -277,6 +278,13 @@ def _compulsory(case: Case) -> int:
     return int(size * (forward + (backward if case.phase == "train" else 0)))
 
 
+def _in_l2(gpu: Gpu) -> str:
+    """How many bytes the lower bound of a kernel's time takes for granted."""
+    if "l2" not in gpu.values:
+        return f"the L2 of {gpu.name} is not known: all bytes come from HBM"
+    return f"of a kernel's bytes, {bytes_text(gpu.l2_bytes)} may be in L2 already"
+
+
 def assumptions(
     case: Case, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None = None
 ) -> list[str]:
@@ -298,7 +306,7 @@ def assumptions(
         )
     if config is not None and config.expandable_segments:
         found.append("expandable_segments:True")
-    found.append("time, at least: from datasheet rates; real kernels take longer")
+    found.append(f"time, at least: necessary work over datasheet rates; {_in_l2(gpu)}")
     if calibration is not None:
         measured = "" if calibration.basis == "community" else "rates measured on "
         found.append(f"time, expected: from {measured}{calibration.name}")

@@ -71,6 +71,8 @@ class Launch(NamedTuple):
         in_place: whether it writes to a storage that was written before, whose pages are mapped.
         gradient: whether it computes a gradient.
         thread: "main" or "autograd": each owns a cuBLAS handle and so a workspace.
+        needed: of `work`, that which the results need: the mask's own score pairs and not the rest of the tiles around
+            them, each operand once. None where that is all of it.
     """
 
     name: str
@@ -82,6 +84,12 @@ class Launch(NamedTuple):
     in_place: bool = False
     gradient: bool = False
     thread: str = "main"
+    needed: Work | None = None
+
+    @property
+    def least(self) -> Work:
+        """The work that no kernel for the same results can do without: a lower bound of time counts nothing else."""
+        return self.work if self.needed is None else self.needed
 
 
 class Mark(NamedTuple):
@@ -146,5 +154,6 @@ def _mapped(event: Event, number: Callable[[Dim], Dim]) -> Event:
         return event._replace(nbytes=number(event.nbytes), shape=tuple(map(number, event.shape)))
     if isinstance(event, Launch):
         sizes = tuple(map(number, event.sizes))
-        return event._replace(work=event.work.mapped(number), sizes=sizes)
+        needed = None if event.needed is None else event.needed.mapped(number)
+        return event._replace(work=event.work.mapped(number), sizes=sizes, needed=needed)
     return event

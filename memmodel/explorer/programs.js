@@ -67,5 +67,6 @@ function bytes(count) {
 
 function launchOf([name, work, dtype, kind, sizes, ...rest], kase, value) {
   const own = dtype ? new model.DType(...TABLES.dtypes[dtype]) : kase.dtype;
-  return new model.Launch(name, new model.Work(...work.map(value)), own, kind, sizes.map(value), ...rest);
+  const [done, needed] = [work, rest.pop()].map((amounts) => new model.Work(...amounts.map(value)));
+  return new model.Launch(name, done, own, kind, sizes.map(value), ...rest, needed);
 }

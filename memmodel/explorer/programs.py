@@ -119,7 +119,8 @@ class Tables:
     Attributes:
         programs: each a flat list of numbers: MARK phase, ALLOC formula name, FREE slot, SAVE slot, RELEASE slot,
             LAUNCH kernel; slots count allocations.
-        kernels: a Launch's fields; the dtype's name is "" for the case's own, work and sizes are numbers of formulas.
+        kernels: a Launch's fields; the dtype's name is "" for the case's own, work, sizes and the needed work are
+            numbers of formulas.
         formulas: JavaScript functions of the sizes. names: of tensors.
     """
 
@@ -151,8 +152,11 @@ class Tables:
 
     def _kernel(self, launch: Launch, case: Case) -> int:
         own = "" if launch.dtype is case.dtype else launch.dtype.name
-        work, sizes = (tuple(map(self._formula, amounts)) for amounts in (launch.work, launch.sizes))
-        return _number(self.kernels, tuple(launch._replace(work=work, dtype=own, sizes=sizes)))  # type: ignore[arg-type]
+        work, sizes, needed = (
+            tuple(map(self._formula, amounts)) for amounts in (launch.work, launch.sizes, launch.least)
+        )
+        numbered = launch._replace(work=work, dtype=own, sizes=sizes, needed=needed)  # type: ignore[arg-type]
+        return _number(self.kernels, tuple(numbered))
 
     def _formula(self, expression: Any) -> int:
         if expression not in self._known:

@@ -269,7 +269,7 @@ def _roofline_notes(shown: Roofline, expected: bool) -> Iterator[Entry]:
     small = "; small and hollow: as expected" if expected else ""
     yield _note(f"capital letters: by the datasheet, a lower bound of the time{small}")
     if shown.above:
-        yield _note("a point above its ceiling counts arithmetic of other units too, which run at the same time")
+        yield _note("a point above its ceiling counts other units too, or bytes that L2 may hold")
     if shown.without:
         yield _note(f"without arithmetic, and so not shown: {', '.join(shown.without)}")
     if shown.measured:

@@ -187,7 +187,7 @@ def _points(prediction: Prediction) -> Iterator[Point]:
         expected = [kernel.seconds for kernel in prediction.calibrated.kernels]
     counts: dict[Point, int] = {}
     for launch, kernel, calibrated in zip(launches, prediction.time.kernels, expected, strict=True):
-        work = launch.work
+        work = launch.least
         flops, moved = float(work.flops), float(work.hbm_bytes)
         point = Point(
             *(prediction.case.algorithm, kernel.name, 1, flops, moved, flops / moved),

@@ -10,7 +10,7 @@ from memmodel.case import Case
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import account, verdicts
-from memmodel.timing import KernelTime
+from memmodel.timing import Ceiling, KernelTime
 from memmodel.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 
 if TYPE_CHECKING:
@@ -100,17 +100,24 @@ def _kernels(time: Time) -> Sheet:
 
 def _ceilings(kernel: KernelTime) -> Iterator[str]:
     for c in kernel.ceilings:
-        unit = _unit(c.name)
-        rate = decimal_text(c.rate, f"{unit}/s")
-        yield f"{c.name} {decimal_text(c.amount, unit)} / {rate} = {seconds_text(c.seconds)}"
+        amount = "" if c.name == "launch" else f"{decimal_text(c.amount, _unit(c.name))} / {_rate(c)} = "
+        yield f"{c.name} {amount}{seconds_text(c.seconds)}"
     yield from (f"+ {name} {seconds_text(seconds)}" for name, seconds in kernel.beside.items() if seconds)
 
 
-_UNITS = {"HBM": "B", "loads in flight": "B", "shared memory": "B", "exp units": "exp", "exp and fp32 units": "exp"}
+_UNITS = {
+    **dict.fromkeys(("HBM", "L2", "loads in flight", "shared memory"), "B"),
+    **dict.fromkeys(("exp units", "exp and fp32 units"), "exp"),
+}
 
 
 def _unit(ceiling: str) -> str:
     return _UNITS.get(ceiling, "FLOP")
+
+
+def _rate(c: Ceiling) -> str:
+    """A ceiling's rate with its unit; a launch has the time that it takes."""
+    return seconds_text(c.seconds) if c.name == "launch" else decimal_text(c.rate, f"{_unit(c.name)}/s")
 
 
 def _rates(report: Report) -> list[str]:
@@ -120,5 +127,5 @@ def _rates(report: Report) -> list[str]:
         for time in (prediction.time, prediction.calibrated):
             for kernel in time.kernels if time else ():
                 for c in kernel.ceilings:
-                    found[f"{c.name}: {decimal_text(c.rate, _unit(c.name) + '/s')} ({c.source})"] = None
+                    found[f"{c.name}: {_rate(c)} ({c.source})"] = None
     return sorted(found)

@@ -1,7 +1,8 @@
 """A fused kernel: the same operations as outside, on tensors in registers and shared memory, so nothing is allocated.
 
 Only the work counts. A loop over tiles runs its body once, on one whole tile, and multiplies by the number of tiles:
-hardware computes whole tiles, so that the counts are those of the machine.
+hardware computes whole tiles, so that the counts are those of the machine. Beside them stands the work that the results
+need: the same body for each row, or each pair that the mask leaves, as if tiles had no edges.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ class FusedKernel:
 
     def __enter__(self) -> "FusedKernel":
         self.tape.fused += 1
-        self.tape.inner = self.total = Work()
+        self.tape.inner = self.total = self.needed = Work()
         self._mode = grad_mode(self.tape, False)
         self._mode.__enter__()
         return self
@@ -37,39 +38,43 @@ class FusedKernel:
         self.tape.fused -= 1
         if error[0] is not None:
             return
-        inner = self.total + self.tape.inner
         read = sum((x.nbytes for x in self.reads), start=0)
         written = sum((x.nbytes for x in self.writes), start=0)
-        work = Work(inner.matmul, inner.vector, inner.exp, read, written, l2=inner.read + inner.written)
+        work, needed = (
+            Work(done.matmul, done.vector, done.exp, read, written, l2=done.read + done.written)
+            for done in (self.total + self.tape.inner, self.needed + self.tape.inner)
+        )
         dtype, sizes = self.reads[0].dtype, tuple(self.grids)
-        self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient))
+        self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient, needed=needed))
 
     def tiles(self, size: Dim, step: int) -> Iterator[int]:
         """Iterate over the programs of the grid, one per tile of `step` rows."""
         count = ceil_div(size, step)
         programs = count * product(self.reads[0].shape[:-2])
         self.grids += (programs, programs, 1, step, self.reads[0].shape[-1])
-        yield from self._repeated(count, step)
+        yield from self._repeated(count, size / step, step)
 
     def visited(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
         """Iterate over the key tiles of a query tile; over all programs these are the mask's blocks."""
         blocks = mask.blocks(n, m, rows, cols)
         self._visits(blocks, mask.most_keys(n, m, rows, cols))
-        yield from self._repeated(blocks, cols)
+        yield from self._repeated(blocks, mask.pairs(n, m) / (rows * cols), cols)
 
     def visiting(self, mask: Mask, tile: int, n: Dim, m: Dim, rows: int, cols: int) -> Iterator[int]:
         """Iterate over the query tiles of a key tile; over all programs these are the mask's blocks."""
         blocks = mask.blocks(n, m, rows, cols)
         self._visits(blocks, mask.most_queries(n, m, rows, cols))
-        yield from self._repeated(blocks, rows)
+        yield from self._repeated(blocks, mask.pairs(n, m) / (rows * cols), rows)
 
     def _visits(self, blocks: Dim, longest: Dim) -> None:
         self.grids[-4:-2] = blocks * product(self.reads[0].shape[:-2]), longest
 
-    def _repeated(self, times: Dim, step: int) -> Iterator[int]:
+    def _repeated(self, times: Dim, needed: Dim, step: int) -> Iterator[int]:
+        """Run the body once, on a tile of `step`: it counts `times` times, of which results need `needed`."""
         outside, self.tape.inner = self.tape.inner, Work()
         yield step
         self.total += self.tape.inner * times
+        self.needed += self.tape.inner * needed
         self.tape.inner = outside
 
     def load(self, x: Tensor, tile: int, heads: Dim | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """The time of kernels and steps: the sum over kernels of the slowest ceiling, or the host's dispatch if it is longer.
 
 T = max(sum of dispatch, sum over kernels of launch + max over ceilings). With a datasheet alone this is a roofline per
-kernel and a lower bound; with a calibration, the full model.
+kernel and a lower bound, in which a launch is one ceiling more; with a calibration, the full model.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,11 @@ from memmodel.timing.terms import (
     arithmetic,
     broadcasts,
     exponentials,
+    from_l2,
     in_flight,
     matmul,
     one_by_one,
+    one_launch,
     page_faults,
     reads_again,
     traffic,
@@ -29,13 +31,17 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
         return flash_time(launch, machine)
     ceilings = (
         traffic(launch, machine),
+        *from_l2(launch, machine),
         *in_flight(launch, machine),
         *matmul(launch, machine),
         *arithmetic(launch, machine),
         *exponentials(launch, machine),
         *broadcasts(launch, machine),
         *one_by_one(launch, machine),
+        *one_launch(launch, machine),
     )
+    if machine.calibration is None:
+        return KernelTime(launch.name, ceilings, {})
     beside = {"launch": machine.number("launch", LAUNCH_SECONDS)}
     other = {"page faults": page_faults(launch, machine), "reads from L2": reads_again(launch, machine)}
     beside = {**{name: seconds for name, seconds in other.items() if seconds}, **beside}

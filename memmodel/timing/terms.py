@@ -2,13 +2,16 @@
 
 Amounts are bytes, FLOP or operations; rates the same per second. A datasheet gives the roofline's rate; a calibration
 replaces it by a measured one, at the launch's size where a curve was measured.
+
+With a datasheet alone the time is a lower bound, so that amounts are those that no kernel can do without
+(`Launch.least`): a tile's padding, passes over a row again and bytes that L2 may hold count only in an expected time.
 """
 
 from collections.abc import Iterator, Sequence
 
 from memmodel.dims import Dim
 from memmodel.program import Launch
-from memmodel.timing.ceiling import Ceiling
+from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.products import narrow_tiles, padded, quantised, shape_class, tile_menu
 
@@ -41,6 +44,8 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
     Bandwidth is a curve, since kernels on few bytes do not fill the memory system (Hockney's t0 + s / bandwidth).
     Softmax's traffic includes the passes that miss L2.
     """
+    if machine.calibration is None:
+        return Ceiling("HBM", beyond_l2(launch, machine), *machine.listed("bandwidth"))
     moved = float(launch.work.hbm_bytes)
     if launch.kind == "softmax" or launch.kind == "softmax_backward":
         moved *= softmax_passes(launch, machine)
@@ -49,6 +54,28 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
         if rate is not None:
             return Ceiling("HBM", moved, *rate)
     return Ceiling("HBM", moved, *machine.listed("bandwidth"))
+
+
+def beyond_l2(launch: Launch, machine: Machine) -> float:
+    """Bytes that must cross HBM's bus even if L2 holds what it can: all but one L2 of them.
+
+    A line that stays in L2 from one kernel to the next one that touches it saves one crossing, a read or a write, and
+    at most an L2 of lines stay. In place it saves both. A step that repeats meets its own lines again, as the runs of
+    benchmarks do. Without a known L2 all bytes cross.
+    """
+    kept = machine.gpu.l2_bytes if "l2" in machine.gpu.values else 0
+    return max(float(launch.least.hbm_bytes) - kept * (2 if launch.in_place else 1), 0.0)
+
+
+L2_BYTES_PER_CLOCK = 64  # that an SM gets from L2: Nsight Compute, l1tex__m_xbar2l1tex_read_bytes at its peak
+
+
+def from_l2(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """The bytes read, or written if more, over the SMs' ports to L2: the limit of kernels whose data L2 holds."""
+    if machine.calibration is None and {"boost_clock", "sm_count"} <= machine.gpu.values.keys():
+        rate = machine.gpu.sm_count * L2_BYTES_PER_CLOCK * machine.gpu.boost_clock
+        amount = max(float(launch.least.read), float(launch.least.written))
+        yield Ceiling("L2", amount, rate, f"{L2_BYTES_PER_CLOCK} B per clock and SM x SMs x boost clock")
 
 
 def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
@@ -60,7 +87,7 @@ def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     if by_thread and machine.constant("bandwidth") is None and "sm_count" in machine.gpu.values:
         rate = machine.gpu.sm_count * IN_FLIGHT_PER_SM / LATENCY_SECONDS
         source = f"SMs x {IN_FLIGHT_PER_SM} B in flight / {LATENCY_SECONDS:g} s of latency"
-        yield Ceiling("loads in flight", float(launch.work.hbm_bytes), rate, source)
+        yield Ceiling("loads in flight", beyond_l2(launch, machine), rate, source)
 
 
 SOFTMAX_ROW_BYTES = 48 * 1024  # static shared memory of a block: shorter rows stay on chip
@@ -108,12 +135,12 @@ def _missed(row_bytes: float, machine: Machine) -> float:
 
 def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     """Matrix products, at the rate of their dtype and shape class, in whole tiles and waves on a GPU."""
-    if not launch.work.matmul:
+    if not launch.least.matmul:
         return
     kind = machine.matmul_type(launch.dtype)
     quantity = machine.gpu.peak_quantity(kind)
     name = "tensor cores" if quantity.startswith("tensor") else "fp32 units"
-    amount = float(launch.work.matmul)
+    amount = float(launch.least.matmul)
     if launch.kind == "gemm":
         amount *= tiles_and_waves(launch.sizes, kind, machine)
     yield Ceiling(name, amount, *(_matmul_rate(launch, machine, kind) or machine.listed(quantity)))
@@ -145,8 +172,8 @@ def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:
 
 def arithmetic(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     """Elementwise arithmetic on the fp32 units; none with a calibration, whose bandwidths include it."""
-    if launch.work.vector and machine.calibration is None:
-        yield Ceiling("fp32 units", float(launch.work.vector), *machine.listed("vector.fp32"))
+    if launch.least.vector and machine.calibration is None:
+        yield Ceiling("fp32 units", float(launch.least.vector), *machine.listed("vector.fp32"))
 
 
 def exponentials(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
@@ -154,18 +181,24 @@ def exponentials(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 
     A calibrated softmax has none: its bandwidth includes them.
     """
-    if not launch.work.exp or (launch.kind == "softmax" and machine.constant("softmax") is not None):
+    if not launch.least.exp or (launch.kind == "softmax" and machine.constant("softmax") is not None):
         return
     rate = machine.calibrated("exp")
     if rate is None and exp_known(machine):
         rate = Rate(machine.gpu.exp_rate, machine.gpu.source("exp_per_clock_per_sm"))
     if rate is not None:
-        yield Ceiling("exp units", float(launch.work.exp), *rate)
+        yield Ceiling("exp units", float(launch.least.exp), *rate)
 
 
 def exp_known(machine: Machine) -> bool:
     """Whether the datasheet gives a rate of exponentials."""
     return {"boost_clock", "exp_per_clock_per_sm", "sm_count"} <= machine.gpu.values.keys()
+
+
+def one_launch(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """The shortest time from the start of a kernel to that of the next, which other limits hide (not calibrated)."""
+    if machine.calibration is None:
+        yield Ceiling("launch", 1.0, 1 / LAUNCH_SECONDS, f"{LAUNCH_SECONDS:g} s a kernel, assumed")
 
 
 def page_faults(launch: Launch, machine: Machine) -> float:

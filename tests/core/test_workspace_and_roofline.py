@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
+from memmodel.case import make_case
 from memmodel.cublas import workspace
 from memmodel.dtypes import bfloat16, float16, float32
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
+from memmodel.masks import Mask
 from memmodel.predictor import predict
 from memmodel.program import Launch, Program
 from memmodel.replay import replay
@@ -70,18 +73,49 @@ def launch(work: Work, dtype: object = bfloat16) -> Launch:
     return Launch("kernel", work, dtype)  # type: ignore[arg-type]
 
 
-def test_a_kernel_takes_its_slowest_ceiling_and_a_launch() -> None:
+L2 = 40 * MiB  # an A100's
+
+
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        (Work(matmul=1e9, read=2.039e9 + L2), "HBM"),  # products take 1e9 / 312e12 s
+        (Work(matmul=312e9, read=8), "tensor cores"),
+        (Work(exp=108 * 16 * 1410e6 * 1e-3), "exp units"),  # SMs x results per clock x clock
+    ],
+)
+def test_a_kernel_takes_its_slowest_ceiling(work: Work, name: str) -> None:
+    """One millisecond each: what L2 holds need not come from HBM, and a launch is hidden behind longer limits."""
+    found = kernel_time(launch(work), Machine(load_gpu("A100")))
+    assert found.binding.name == name
+    assert found.seconds == pytest.approx(1e-3)
+
+
+def test_bytes_that_l2_holds_cross_its_ports() -> None:
+    """64 bytes per clock and SM: what an L2 holds takes 4.3 us on an A100, and a little takes a launch."""
     gpu = Machine(load_gpu("A100"))
-    bytes_bound = kernel_time(launch(Work(matmul=1e9, read=2.039e9)), gpu)  # 1e9 / 312e12 s against 1 ms
-    assert bytes_bound.binding.name == "HBM"
-    assert bytes_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
-    compute_bound = kernel_time(launch(Work(matmul=312e9, read=8)), gpu)
-    assert compute_bound.binding.name == "tensor cores"
-    assert compute_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
-    exponentials = 108 * 16 * 1410e6 * 1e-3  # SMs x per clock x clock, for one millisecond
-    exp_bound = kernel_time(launch(Work(exp=exponentials)), gpu)
-    assert exp_bound.binding.name == "exp units"
-    assert exp_bound.seconds == pytest.approx(1e-3 + LAUNCH_SECONDS)
+    held = kernel_time(launch(Work(read=L2)), gpu)
+    assert (held.binding.name, held.seconds) == ("L2", pytest.approx(L2 / (108 * 64 * 1410e6)))
+    little = kernel_time(launch(Work(read=1024)), gpu)
+    assert (little.binding.name, little.seconds) == ("launch", LAUNCH_SECONDS)
+
+
+def test_in_place_a_line_in_l2_saves_a_read_and_a_write() -> None:
+    in_place = launch(Work(read=3 * L2, written=3 * L2))._replace(in_place=True)
+    ceilings = {c.name: c.amount for c in kernel_time(in_place, Machine(load_gpu("A100"))).ceilings}
+    assert ceilings["HBM"] == 2 * (3 * L2 - L2)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1000), (100, 100), (4096, 4096), (300, 1000)])
+def test_a_bound_counts_the_masks_own_pairs(n: int, m: int) -> None:
+    """Query i of n sees m - n + i + 1 keys, whatever the tiles: two products of d in forward, five in backward."""
+    case = make_case("flash", batch=2, heads=6, kv_heads=3, seq=n, kv_seq=m, head_dim=64, mask=Mask(causal=True))
+    pairs = 2 * 6 * sum(m - n + i + 1 for i in range(n))
+    forward, _, backward = (e for e in record(case).launches() if e.kind == "fused")
+    assert forward.least.matmul == pytest.approx(2 * 2 * 64 * pairs, rel=1e-12)
+    assert backward.least.matmul == pytest.approx(5 * 2 * 64 * pairs, rel=1e-12)
+    assert pairs <= forward.least.exp <= forward.work.exp
+    assert forward.least.hbm_bytes == forward.work.hbm_bytes
 
 
 def test_fp32_products_run_on_the_fp32_units() -> None:

@@ -136,7 +136,7 @@ def test_backward_has_constants_of_its_own() -> None:
 
 def test_without_a_calibration_it_is_the_roofline() -> None:
     found = kernel_time(forward(1024), Machine(H100))
-    assert {c.name for c in found.ceilings} == {"HBM", "tensor cores", "fp32 units", "exp units"}
+    assert {c.name for c in found.ceilings} == {"HBM", "L2", "tensor cores", "fp32 units", "exp units", "launch"}
     assert found.binding.seconds == pytest.approx(flops(1024) / 989.4e12)
 
 
