@@ -23,11 +23,13 @@ class Device(NamedTuple):
         casts_in_kernels: elementwise kernels convert mixed dtypes in registers; otherwise operands are copied first
             (TensorIterator with cast_common_dtype_to_outputs and promote_inputs_to_common_dtype).
         softmax_reads_half: softmax(dtype=float32) of a float16 input converts on the fly (half_to_float).
+        fused_rms_norm: rms_norm is one kernel (torch 2.9 and later); otherwise plain operators in fp32.
         streams_gemm: matrix products run through cuBLAS, with its workspace.
         sms: streaming multiprocessors, an A100's by default; 0 on the CPU.
         arch: compute capability as one number (80 is 8.0), a key of the tile table.
         capability: the compute capability itself.
         threads: of the CPU; each sums into its own buffer.
+        torch: version of PyTorch, where it decides which kernels run.
         deterministic: whether deterministic algorithms are required (torch.use_deterministic_algorithms).
     """
 
@@ -37,12 +39,14 @@ class Device(NamedTuple):
     fused_dropout: bool
     casts_in_kernels: bool
     softmax_reads_half: bool
+    fused_rms_norm: bool
     streams_gemm: bool
     sms: int
     arch: int = 80
     capability: int = 80
     threads: int = 1
     deterministic: bool = False
+    torch: tuple[int, int] = (2, 13)
 
     @property
     def resident_threads(self) -> int:
@@ -50,8 +54,8 @@ class Device(NamedTuple):
         return self.sms * threads_per_sm(self.capability)
 
 
-CUDA = Device("cuda", True, True, True, True, True, True, sms=108)
-CPU = Device("cpu", False, False, False, False, False, False, sms=0)
+CUDA = Device("cuda", True, True, True, True, True, True, True, sms=108)
+CPU = Device("cpu", False, False, False, False, False, False, False, sms=0)
 
 
 def threads_per_sm(arch: int) -> int:

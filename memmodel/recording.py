@@ -10,30 +10,36 @@ An algorithm written with the names below runs on it and on `torch` alike::
 
 from typing import Any
 
-import memmodel.rules.indexing
-import memmodel.rules.softmax  # noqa: F401 (registers rules and methods)
+import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
+from memmodel.rules.fused_attention import scaled_dot_product_attention
+from memmodel.rules.indexing import embedding
 from memmodel.rules.joins import cat, stack
+from memmodel.rules.losses import cross_entropy
 from memmodel.rules.masks import where
-from memmodel.rules.products import einsum
+from memmodel.rules.normalization import layer_norm, rms_norm
+from memmodel.rules.optimizers import LISTS, on_each
+from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
 from memmodel.tensors.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function
 from memmodel.tensors.fused import FusedKernel
-from memmodel.tensors.tape import Tape
+from memmodel.tensors.tape import Scope, Tape, scope
 from memmodel.tensors.tensor import Tensor, methods
 
 bool = bool_
 
 
 def __getattr__(name: str) -> Any:
-    """Every method as a function: `softmax(x, -1)` is `x.softmax(-1)`."""
+    """Every method as a function: `softmax(x, -1)` is `x.softmax(-1)`; and operators on lists, by ATen's names."""
     if name in methods:
         return methods[name]
+    if name.startswith(LISTS):
+        return on_each(name)
     raise AttributeError(f"module 'memmodel.recording' has no attribute {name!r}")
 
 
@@ -44,6 +50,7 @@ __all__ = [
     "Function",
     "FusedKernel",
     "Op",
+    "Scope",
     "Tape",
     "Tensor",
     "arange",
@@ -51,8 +58,10 @@ __all__ = [
     "bool",
     "cat",
     "checkpoint",
+    "cross_entropy",
     "dropout",
     "einsum",
+    "embedding",
     "empty",
     "enable_grad",
     "float16",
@@ -61,10 +70,15 @@ __all__ = [
     "full",
     "int32",
     "int64",
+    "layer_norm",
+    "linear",
     "no_grad",
     "ones",
     "randn",
+    "rms_norm",
     "saved_tensors_hooks",
+    "scaled_dot_product_attention",
+    "scope",
     "stack",
     "uint8",
     "where",

@@ -1,6 +1,7 @@
 """Which library a tensor belongs to: algorithms ask for it instead of importing torch."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
@@ -23,3 +24,15 @@ def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
 
         return torch_checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
     return xp.checkpoint(function, *args)
+
+
+def functional(x: Any) -> Any:
+    """The library's functions of neural networks: `torch.nn.functional`, or `memmodel.recording` itself."""
+    xp = namespace(x)
+    return xp.nn.functional if xp.__name__ == "torch" else xp
+
+
+def scope(x: Any, *, layer: int | None = None, part: str = "") -> AbstractContextManager[Any]:
+    """Name what runs inside: a layer of a model, or a part of one. Recordings remember it; torch does not look."""
+    xp = namespace(x)
+    return nullcontext() if xp.__name__ == "torch" else xp.scope(layer=layer, part=part)

@@ -217,7 +217,7 @@ def rdiv(self: Tensor, other: Any) -> Any:
     return Mul.apply(Reciprocal.apply(self), other)
 
 
-def _function(op: type[Elementwise], *names: str) -> None:
+def attach(op: type[Elementwise], *names: str) -> None:
     """Attach an elementwise function and its in-place form as methods."""
 
     def apply(self: Tensor) -> Any:
@@ -234,8 +234,8 @@ def _function(op: type[Elementwise], *names: str) -> None:
 
 
 for _function_of in (Exp, Log, Tanh, Reciprocal):
-    _function(_function_of)
-_function(Neg, "__neg__")
+    attach(_function_of)
+attach(Neg, "__neg__")
 
 
 def _compared(name: str, doc: str) -> Any:

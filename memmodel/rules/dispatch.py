@@ -1,5 +1,6 @@
 """Run an operator on recording tensors: play the steps of its rule onto their tape."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from memmodel.errors import UsageError
@@ -25,7 +26,7 @@ def aten(op: str, *args: Any, **options: Any) -> Tensor:
 def several(
     op: str,
     *args: Any,
-    into: Tensor | None = None,
+    into: Tensor | Sequence[Tensor] | None = None,
     label: str | tuple[str, ...] = "",
     temporary: bool = False,
     tape: Tape | None = None,
@@ -36,7 +37,7 @@ def several(
     Args:
         op: such as "bmm".
         *args: as in ATen's schema; tensors are recording tensors.
-        into: the tensor that it writes in place; without it, the shape function says what it makes.
+        into: the tensor (or several) that it writes in place; without it, the shape function says what it makes.
         label: name of its results in accounts (a tuple: one for each); by default the operator's.
         temporary: whether the result is a C++ temporary, which dies at the end of its expression.
         tape: the tape to record on; by default that of the operands.
@@ -45,15 +46,15 @@ def several(
     Raises UsageError for an operator without a rule.
     """
     tape = tape or _tape_of(args)
-    specs, mutated = ([], (into,)) if into is not None else (_specs(op, args, named), ())
+    mutated = () if into is None else (into,) if isinstance(into, Tensor) else tuple(into)
+    specs = [] if into is not None else _specs(op, args, named)
     kind = OnChip if tape.fused else Strided
-    results: list[Any] = [kind(*spec) for spec in specs] or [into]
+    results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
     steps = _rule(op)(Call(op, args, named, results, tape.device, mutated))
     made: tuple[Tensor, ...] = _Births(tape, op, specs, label, "temporary" if temporary else "tensor").play(steps)
-    if into is not None:
-        into.storage.version += 1
-        return (into,)
-    return made
+    for x in mutated:
+        x.storage.version += 1
+    return mutated or made
 
 
 class _Births:

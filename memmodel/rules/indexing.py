@@ -5,8 +5,11 @@ IndexKernel.cpp (``masked_scatter_cuda_``), TensorAdvancedIndexing.cpp (masked_s
 Distributions.cpp (multinomial_out), native/Embedding.cpp (embedding_dense_backward_cpu).
 """
 
+from typing import Any
+
 from memmodel.dims import Dim, hint, maximum, minimum
 from memmodel.dtypes import DType, float32, float64, int64
+from memmodel.rules.dispatch import aten
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import (
     FREED,
@@ -14,14 +17,18 @@ from memmodel.rules.operator import (
     Call,
     Result,
     Scratch,
+    Spec,
     Steps,
     contiguous,
     kernel,
+    makes,
     moves,
     rule,
     scratch_like,
 )
+from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
+from memmodel.tensors.tensor import Tensor
 
 _FEW_INDICES = 3072  # up to so many, embedding's backward sums without sorting
 _ROWS_PER_PART = 10  # NROWS_PER_THREAD: rows that one warp sums
@@ -166,3 +173,26 @@ def pixel_shuffle(call: Call) -> Steps:
     if call.device.name == "cpu":
         yield from contiguous(call.args[0])
     yield moves("pixel_shuffle", call.args[:1], [call.out])
+
+
+makes("embedding")(lambda weight, indices: Spec((*indices.shape, weight.shape[1]), weight.dtype))
+makes("embedding_dense_backward")(lambda grad, _, vocabulary, *__: Spec((vocabulary, grad.shape[-1]), grad.dtype))
+
+
+class Embedding(Op):
+    """Rows of a weight; saves their indices."""
+
+    def forward(self, weight: Tensor, indices: Tensor) -> Tensor:
+        """One gather."""
+        self.vocabulary = weight.shape[0]
+        self.save(indices=indices)
+        return aten("embedding", weight, indices)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """A dense gradient of the whole weight."""
+        return aten("embedding_dense_backward", grad, self.unpack("indices"), self.vocabulary, -1, False), None
+
+
+def embedding(input: Tensor, weight: Tensor) -> Any:
+    """The row of `weight` (vocabulary, width) for each index of `input`."""
+    return Embedding.apply(weight, input)

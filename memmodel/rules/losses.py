@@ -4,8 +4,26 @@ Sources: aten/src/ATen/native/Loss.cpp (TORCH_META_FUNC(mse_loss), TORCH_IMPL_FU
 cuda/Loss.cu (binary_cross_entropy_out_cuda), LossNLL2d.cpp, cuda/NLLLoss2d.cu, cuda/ActivationLogSigmoidKernel.cu.
 """
 
+from typing import Any
+
 from memmodel.program import Launch
-from memmodel.rules.operator import RESULTS, Call, Result, Steps, contiguous, kernel, moves, rule, scratch_like
+from memmodel.rules.dispatch import aten, several
+from memmodel.rules.operator import (
+    RESULTS,
+    Call,
+    Result,
+    Spec,
+    Steps,
+    contiguous,
+    kernel,
+    makes,
+    moves,
+    rule,
+    scratch_like,
+)
+from memmodel.rules.softmax import log_softmax
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.tensor import Tensor
 
 
 def _reduces(call: Call, place: int = 2) -> bool:
@@ -85,3 +103,27 @@ def log_sigmoid(call: Call) -> Steps:
         yield from contiguous(call.args[0])
     x = call.args[0]
     yield kernel("log_sigmoid", [x], call.results[:1], x.dtype, vector=x.numel(), exp=2 * x.numel())
+
+
+makes("nll_loss_forward")(lambda x, *_: [Spec((), x.dtype), Spec((), x.dtype)])
+makes("nll_loss_backward")(lambda grad, x, *_: Spec(x.shape, x.dtype))
+
+
+class NllLoss(Op):
+    """The mean of the logarithms that the targets pick; saves them all."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """One kernel; the sum of weights is a second result."""
+        out, weight = several("nll_loss_forward", x, target, label=("loss", "loss weight"))
+        self.save(self=x, target=target, total_weight=weight)
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Zeros, and one number per row."""
+        kept = (self.unpack(name) for name in ("self", "target", "total_weight"))
+        return aten("nll_loss_backward", grad, *kept), None
+
+
+def cross_entropy(input: Tensor, target: Tensor) -> Any:
+    """The mean cross-entropy of logits (rows, classes) with class indices (rows)."""
+    return NllLoss.apply(log_softmax(input, 1), target)

@@ -4,17 +4,24 @@ Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statist
 precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
 """
 
-from memmodel.dims import Dim, hint, product
+from typing import Any
+
+from memmodel.dims import Dim, Shape, hint, product
+from memmodel.dtypes import DType, float32, float64
+from memmodel.rules.activations import Rsqrt
+from memmodel.rules.dispatch import several
 from memmodel.rules.libraries import left_out
-from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Steps, contiguous, kernel, rule
+from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Spec, Steps, contiguous, kernel, makes, rule
+from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
+from memmodel.tensors.tensor import Tensor
 
 _MANY_ROWS = 65536  # above this the backward sums rows in two passes
 _FLOP = {"_fused_rms_norm": 4, "_fused_rms_norm_backward": 10, "native_group_norm": 6, "native_batch_norm": 6}
 
 
 @rule("native_layer_norm")
-def layer_norm(call: Call) -> Steps:
+def one_layer_norm(call: Call) -> Steps:
     """A strided operand is copied first; mean and reciprocal deviation are fp32 on CUDA."""
     x = yield from contiguous(call.args[0])
     if call.device.name == "cuda":
@@ -55,3 +62,79 @@ def normalized(call: Call) -> Steps:
         call.op.strip("_"), call.tensors(), call.written(), largest.dtype, vector=_FLOP[call.op] * largest.numel(),
         gradient=call.op.endswith("backward"),
     )  # fmt: skip
+
+
+def _statistics(x: Strided, shape: Shape) -> Spec:
+    """A number per row."""
+    return Spec((*x.shape[: len(x.shape) - len(shape)], *(1 for _ in shape)), _wide(x.dtype))
+
+
+def _wide(kind: DType) -> DType:
+    return float64 if kind is float64 else float32
+
+
+@makes("native_layer_norm")
+def _layer_norm(x: Strided, shape: Shape, *_: Any) -> list[Spec]:
+    rows = _statistics(x, shape)
+    return [Spec(x.shape, x.dtype), rows, rows]
+
+
+makes("native_layer_norm_backward")(
+    lambda grad, x, shape, mean, rstd, weight, bias, wanted: [
+        Spec(x.shape, x.dtype), Spec(weight.shape, weight.dtype), Spec(bias.shape, bias.dtype)
+    ]
+)  # fmt: skip
+makes("_fused_rms_norm")(lambda x, shape, *_: [Spec(x.shape, x.dtype), _statistics(x, shape)])
+makes("_fused_rms_norm_backward")(
+    lambda grad, x, rows, weight: [Spec(x.shape, x.dtype), Spec(weight.shape, weight.dtype)]
+)
+
+
+class NativeLayerNorm(Op):
+    """(x - mean) / deviation * weight + bias; saves the input and two numbers per row."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, shape: Shape) -> Tensor:
+        """One kernel."""
+        self.shape = shape
+        out, mean, rstd = several("native_layer_norm", x, shape, weight, bias, label=("layer_norm", "mean", "rstd"))
+        self.save(bias=bias, input=x, weight=weight, result1=mean, result2=rstd)
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """All three gradients by one operator."""
+        bias, x, weight, mean, rstd = (self.unpack(n) for n in ("bias", "input", "weight", "result1", "result2"))
+        return several(
+            "native_layer_norm_backward", grad, x, self.shape, mean, rstd, weight, bias, self.needs
+        )  # fmt: skip
+
+
+class FusedRmsNorm(Op):
+    """x / root mean square * weight in one kernel; saves the input and a number per row."""
+
+    def forward(self, x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+        """One kernel."""
+        out, rows = several("_fused_rms_norm", x, shape, weight, label=("rms_norm", "rstd"))
+        self.save(input=x, weight=weight, result1=rows)
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Both gradients by one kernel."""
+        return several("_fused_rms_norm_backward", grad, *(self.unpack(n) for n in ("input", "result1", "weight")))
+
+
+def layer_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Any:
+    """Layer norm over the last dimensions, of the sizes `normalized_shape`."""
+    return NativeLayerNorm.apply(input, weight, bias, shape=tuple(normalized_shape))
+
+
+def rms_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, eps: float = 1e-6) -> Any:
+    """RMS norm over the last dimensions: one kernel on CUDA, plain operators in fp32 elsewhere (rms_norm_composite)."""
+    shape = tuple(normalized_shape)
+    if input.storage.tape.device.fused_rms_norm and input.dtype is weight.dtype:
+        return FusedRmsNorm.apply(input, weight, shape=shape)
+    dims = tuple(range(-len(shape), 0))
+    wide = input.to(_wide(input.dtype))
+    scale = Rsqrt.apply(wide.pow(2).mean(dims, keepdim=True).add_(eps))
+    out = (wide * scale) * weight
+    del scale, wide
+    return out.type_as(input)

@@ -57,8 +57,8 @@ class Call(NamedTuple):
         """The operands that are written in place, else the results that are no operand."""
         if self.mutated:
             return list(self.mutated)
-        given = self.tensors()
-        return [x for x in self.results if not _among(x, given)] or list(self.results)
+        given = set(map(id, self.tensors()))
+        return [x for x in self.results if id(x) not in given] or list(self.results)
 
     @property
     def in_place(self) -> bool:

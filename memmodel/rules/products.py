@@ -79,19 +79,47 @@ class Mm(Op):
             self.save(mat2=b)
         if self.needs[1]:
             self.save(self=a)
-        self.column_major = [same(x.strides[0], 1) and same(x.strides[1], x.shape[0]) for x in (a, b)]
+        self.column_major = [_column_major(x) for x in (a, b)]
         return aten("mm", a, b)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradients in the memory order of their operands (mm_mat1_backward, mm_mat2_backward)."""
-        a = b = None
-        if self.needs[1]:
-            x = self.unpack("self")
-            b = aten("mm", grad.t(), x).t() if self.column_major[1] else aten("mm", x.t(), grad)
-        if self.needs[0]:
-            y = self.unpack("mat2")
-            a = aten("mm", y, grad.t()).t() if self.column_major[0] else aten("mm", grad, y.t())
+        b = _of_right(grad, self.unpack("self"), self.column_major[1]) if self.needs[1] else None
+        a = _of_left(grad, self.unpack("mat2"), self.column_major[0]) if self.needs[0] else None
         return a, b
+
+
+def _column_major(x: Tensor) -> bool:
+    return same(x.strides[0], 1) and same(x.strides[1], x.shape[0])
+
+
+def _of_left(grad: Tensor, right: Tensor, column_major: bool) -> Tensor:
+    """grad b^T, in the memory order of a (mm_mat1_backward)."""
+    return aten("mm", right, grad.t()).t() if column_major else aten("mm", grad, right.t())
+
+
+def _of_right(grad: Tensor, left: Tensor, column_major: bool) -> Tensor:
+    """a^T grad, in the memory order of b (mm_mat2_backward)."""
+    return aten("mm", grad.t(), left).t() if column_major else aten("mm", left.t(), grad)
+
+
+class Addmm(Op):
+    """bias + a b, the bias broadcast over rows; saves a and b."""
+
+    def forward(self, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """One GEMM into a fresh result."""
+        if self.needs[2]:
+            self.save(mat1=a)
+        if self.needs[1]:
+            self.save(mat2=b)
+        self.column_major = [_column_major(x) for x in (a, b)]
+        return aten("addmm", bias, a, b)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """As for mm; the bias gets the gradient itself, which the engine sums over rows."""
+        a = _of_left(grad, self.unpack("mat2"), self.column_major[0]) if self.needs[1] else None
+        b = _of_right(grad, self.unpack("mat1"), self.column_major[1]) if self.needs[2] else None
+        return (grad if self.needs[0] else None), a, b
 
 
 class Baddbmm(Op):
@@ -166,6 +194,15 @@ def matmul(self: Tensor, other: Tensor) -> Any:
 
 
 method("__matmul__")(matmul)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """input weight^T + bias, over the last dimension (aten/src/ATen/native/Linear.cpp, _flatten_nd_linear)."""
+    if bias is None:
+        return matmul(input, weight.t())
+    rows = reshape(input, -1, input.shape[-1])
+    out = Addmm.apply(bias, rows, weight.t())
+    return view(out, *input.shape[:-1], weight.shape[0])
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:

@@ -54,30 +54,50 @@ def _rows(x: Strided, dim: int) -> tuple[Dim, Dim]:
     return product((*x.shape[:d], *x.shape[d + 1 :])), x.shape[d]
 
 
-makes("_softmax")(lambda x, dim, half_to_float: Spec(x.shape, float32 if half_to_float else x.dtype))
-makes("_softmax_backward_data")(lambda grad, result, dim, dtype: Spec(result.shape, dtype))
+makes("_softmax", "_log_softmax")(lambda x, dim, half_to_float: Spec(x.shape, float32 if half_to_float else x.dtype))
+makes("_softmax_backward_data", "_log_softmax_backward_data")(
+    lambda grad, result, dim, dtype: Spec(result.shape, dtype)
+)
 
 
 class Softmax(Op):
     """exp(x - max) / sum over one dimension; saves its result."""
 
+    operator = "_softmax"
+
     def forward(self, x: Tensor, dim: int, dtype: DType) -> Tensor:
         """One kernel."""
         self.dtype, self.dim = x.dtype, dim
-        out = aten("_softmax", x, dim, dtype is not x.dtype)
+        out = aten(self.operator, x, dim, dtype is not x.dtype)
         self.save(result=out)
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """One kernel; on CUDA a product before it."""
-        return (aten("_softmax_backward_data", grad, self.unpack("result"), self.dim, self.dtype),)
+        return (aten(f"{self.operator}_backward_data", grad, self.unpack("result"), self.dim, self.dtype),)
+
+
+class LogSoftmax(Softmax):
+    """x - max - log(sum of exponentials) over one dimension; saves its result."""
+
+    operator = "_log_softmax"
 
 
 @method
 def softmax(self: Tensor, dim: int, dtype: DType | None = None) -> Any:
     """Softmax over `dim`, in `dtype` if given: from an upcast copy, except for fp16 on CUDA, which the kernel casts."""
-    a = axis(dim, self.ndim)
-    if dtype is None or dtype is self.dtype:
-        return Softmax.apply(self, dim=a, dtype=self.dtype)
-    reads_half = self.storage.tape.device.softmax_reads_half and self.dtype is float16 and dtype is float32
-    return Softmax.apply(self if reads_half else self.to(dtype), dim=a, dtype=dtype)
+    return _over(Softmax, self, dim, dtype)
+
+
+@method
+def log_softmax(self: Tensor, dim: int, dtype: DType | None = None) -> Any:
+    """The logarithm of softmax over `dim`, in `dtype` as `softmax`."""
+    return _over(LogSoftmax, self, dim, dtype)
+
+
+def _over(op: type[Op], x: Tensor, dim: int, dtype: DType | None) -> Any:
+    a = axis(dim, x.ndim)
+    if dtype is None or dtype is x.dtype:
+        return op.apply(x, dim=a, dtype=x.dtype)
+    reads_half = x.storage.tape.device.softmax_reads_half and x.dtype is float16 and dtype is float32
+    return op.apply(x if reads_half else x.to(dtype), dim=a, dtype=dtype)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from memmodel.dims import same, same_shape
 from memmodel.errors import UsageError
 from memmodel.tensors.layout import is_dense
-from memmodel.tensors.tape import Tape, current
+from memmodel.tensors.tape import Scope, Tape, current
 from memmodel.tensors.tensor import Tensor, method
 
 PackHook = Callable[[Tensor], Any]
@@ -76,6 +76,7 @@ class Op:
     needs: list[bool]
     inputs: list[int]  # storage key of each input, for naming its gradient
     sequence: int
+    scope: Scope  # that of the forward
     recorded: bool
     unpacked: dict[str, Tensor]
     retained: bool  # whether the backward under way keeps the graph
@@ -153,7 +154,7 @@ class Op:
         if node.recorded:
             node.edges = [_edge(x) if need else None for x, need in zip(inputs, node.needs, strict=True)]
             tape.sequence += 1
-            node.sequence = tape.sequence
+            node.sequence, node.scope = tape.sequence, tape.scope
             node.inputs = [x.storage.key if isinstance(x, Tensor) else 0 for x in inputs]
         enabled, tape.grad_enabled = tape.grad_enabled, False
         try:
@@ -308,12 +309,13 @@ def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = 
     elif not same_shape(gradient.shape, self.shape):
         raise UsageError(f"gradient of shape {gradient.shape} for a tensor of shape {self.shape}: shapes must agree")
     tape = self.storage.tape
-    thread, tape.thread = tape.thread, "autograd"
+    thread, scope, tape.thread = tape.thread, tape.scope, "autograd"
     try:
         with grad_mode(tape, False):
             _Engine(tape, retain_graph).run(_edge(self), gradient)
     finally:
         tape.thread, tape.node = thread, None
+        tape.enter(scope)
     del gradient  # before `self`, as it is a local of torch.autograd.backward
 
 
@@ -362,6 +364,7 @@ class _Engine:
             self.holders[id(grad)] -= 1
             node.backward(grad, self.holders[id(grad)] == 0)
             return
+        self.tape.enter(node.scope)
         node.retained = self.retain_graph
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):

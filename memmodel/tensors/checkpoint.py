@@ -11,6 +11,8 @@ from memmodel.tensors.autograd import enable_grad, saved_tensors_hooks
 from memmodel.tensors.tape import current
 from memmodel.tensors.tensor import Tensor
 
+_NODE = "CheckpointBackward"
+
 
 class _Stop(Exception):  # noqa: N818 (it is no error)
     """Raised in the second run once the last saved tensor is recomputed."""
@@ -46,6 +48,7 @@ class _Frame:
         assert self.recomputed is not None
         number = self.count - self.remaining
         self.recomputed[number] = tensor
+        tensor.storage.tape.save(tensor.storage.key, _NODE)
         self.remaining -= 1
         if self.remaining == 0:
             raise _Stop
@@ -63,6 +66,9 @@ def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool = F
     if not current().grad_enabled:
         return function(*args)
     frame = _Frame(function, args)
+    for arg in args:
+        if isinstance(arg, Tensor):
+            arg.storage.tape.save(arg.storage.key, _NODE)
     with saved_tensors_hooks(frame.pack, frame.unpack):
         result = function(*args)
     frame.remaining = frame.count

@@ -5,7 +5,10 @@ launch, autograd the tensors that it saves and releases.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Shape
@@ -27,6 +30,13 @@ def current() -> "Tape":
     return _open[-1]
 
 
+class Scope(NamedTuple):
+    """What runs: a layer of a model, counted from 0, and a part of the model; None and "" outside."""
+
+    layer: int | None = None
+    part: str = ""
+
+
 class Tape:
     """Records one run. `thread` is the thread whose kernels run now: autograd's while a backward is under way."""
 
@@ -35,6 +45,7 @@ class Tape:
         self.events: list[Event] = []
         self.names: dict[int, str] = {}
         self.gradients: dict[int, int] = {}
+        self.groups: dict[int, str] = {}  # what storages belong to, where their maker says so
         self.thread = "main"
         self.node: str | None = None  # the autograd node being evaluated
         self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
@@ -42,6 +53,8 @@ class Tape:
         self.unknown: dict[str, str] = {}  # operator -> what is not known about it
         self.grad_enabled = True
         self.sequence = 0
+        self.scope = Scope()
+        self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)
         self._sites = sites
         self._keys = 0
         self._open = False
@@ -58,11 +71,17 @@ class Tape:
     @property
     def program(self) -> Program:
         """The events recorded so far."""
-        return Program(self.events, self.names, self.gradients)
+        return Program(self.events, self.names, self.gradients, self.groups)
 
     def mark(self, phase: str) -> None:
         """Begin a phase: "inputs", "forward", "backward"."""
         self.events.append(Mark(phase))
+
+    def enter(self, scope: Scope) -> None:
+        """What follows is of this scope."""
+        if scope is not self.scope:
+            self.scope = scope
+            self.scopes.append((len(self.events), scope))
 
     def alloc(self, nbytes: Dim, shape: Shape, dtype: DType, op: str, role: str) -> int:
         """Record the allocation of a storage; returns its key."""
@@ -93,6 +112,18 @@ class Tape:
             self.inner += launch.work
             return
         self.events.append(launch if self.thread == "main" else launch._replace(thread=self.thread))
+
+
+@contextmanager
+def scope(layer: int | None = None, part: str = "") -> Iterator[None]:
+    """Inside the context, what is recorded is of this layer or part; gradients are of the scope of their forward."""
+    tape = current()
+    before = tape.scope
+    tape.enter(Scope(before.layer if layer is None else layer, part or before.part))
+    try:
+        yield
+    finally:
+        tape.enter(before)
 
 
 def _site() -> Site | None:

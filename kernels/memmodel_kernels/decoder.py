@@ -1,0 +1,155 @@
+"""A decoder-only transformer, written once: its blocks, its layers and the residual stream through them.
+
+Weights are a mapping from the names of `memmodel.model.architecture` to tensors. The code has the order of operations,
+and the lifetimes of variables, of Hugging Face's classes, so that it allocates what they allocate.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memmodel.model.architecture import Architecture, LayerKind
+from memmodel_kernels.feed_forward import feed_forward
+from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
+from memmodel_kernels.norms import norm, rms_norm
+from memmodel_kernels.rotary import angles, turned
+
+Weights = Mapping[str, Any]
+Attend = Callable[[Any, Any, Any, LayerKind], Any]
+FREQUENCIES = "frequencies"  # of the rotary positions: a buffer in fp32, beside the weights
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model: its architecture, its weights, and the ways in which its blocks are computed.
+
+    Attributes:
+        outer: weights outside the layers. layers: the weights of each layer.
+        attend: attention of q (b, h, n, d), k (b, g, m, d) and v (b, g, m, e) in a layer of some kind.
+        fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
+        recompute: what is computed again in backward: "none", "block" (each layer) or "attention".
+    """
+
+    arch: Architecture
+    outer: Weights
+    layers: Sequence[Weights]
+    attend: Attend
+    fused_norms: bool = False
+    dropout: float = 0.0
+    recompute: str = "none"
+
+    def norm(self, x: Any, weights: Weights, name: str) -> Any:
+        """One of the model's norms."""
+        return norm(x, weights, name, self.arch.norm, self.fused_norms)
+
+
+def hidden_states(model: Decoder, tokens: Any) -> Any:
+    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n)."""
+    x = _embedded(model, tokens)
+    positions = _positions(model, tokens, x.dtype)
+    for index, weights in enumerate(model.layers):
+        with scope(x, layer=index):
+            if model.recompute == "block" and x.requires_grad:
+                x = checkpoint(_layer, x, model, weights, model.arch.kind(index), positions)
+            else:
+                x = _layer(x, model, weights, model.arch.kind(index), positions)
+    return model.norm(x, model.outer, "final_norm")
+
+
+def _embedded(model: Decoder, tokens: Any) -> Any:
+    with scope(tokens, part="embedding"):
+        f = functional(tokens)
+        x = f.embedding(tokens, model.outer["embedding.weight"])
+        if model.arch.positions == "learned":
+            where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+            x = x + f.embedding(where, model.outer["positions.weight"])
+        return x * 2.0 if "embedding" in model.arch.scaled else x
+
+
+def _positions(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
+    """cos and sin of the rotary positions, which all layers share."""
+    if model.arch.positions != "rotary":
+        return None
+    with scope(tokens, part="positions"):
+        where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        return angles(model.outer[FREQUENCIES], where, dtype)
+
+
+def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
+    """x plus its attention, plus the feed-forward of that; or both of the same input, where they are parallel."""
+    if model.arch.parallel_norms:
+        return _parallel(x, model, weights, kind, positions)
+    after = iter(("norm1", "norm2", "norm3", "norm4"))
+    residual = x
+    x = _before(x, model, weights, after)
+    with scope(x, part="attention"):
+        x = self_attention(x, model, weights, kind, positions)
+    x = _after(x, model, weights, after)
+    x = residual + _scaled(x, model)
+    residual = x
+    x = _before(x, model, weights, after)
+    with scope(x, part="feed-forward"):
+        x = feed_forward(x, weights, model.arch.activation)
+    x = _after(x, model, weights, after)
+    return residual + _scaled(x, model)
+
+
+def _before(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
+    return x if model.arch.placement == "output" else model.norm(x, weights, next(names))
+
+
+def _after(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
+    if model.arch.placement != "pre":
+        x = model.norm(x, weights, next(names))
+    return functional(x).dropout(x, model.dropout, True) if model.dropout else x
+
+
+def _scaled(x: Any, model: Decoder) -> Any:
+    return x * 0.5 if "residual" in model.arch.scaled else x
+
+
+def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
+    residual = x
+    normed = model.norm(x, weights, "norm1")
+    other = normed if model.arch.parallel_norms == 1 else model.norm(x, weights, "norm2")
+    with scope(x, part="attention"):
+        attended = self_attention(normed, model, weights, kind, positions)
+    with scope(x, part="feed-forward"):
+        fed = feed_forward(other, weights, model.arch.activation)
+    return residual + attended + fed
+
+
+def self_attention(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
+    """Attention of the tokens x (b, n, hidden) on each other."""
+    arch, f = model.arch, functional(x)
+    q, k, v = _projected(x, arch, weights)
+    if kind.rotary:
+        q, k = turned(q, k, *positions)
+    if model.recompute == "attention" and q.requires_grad:
+        out = checkpoint(model.attend, q, k, v, kind)
+    else:
+        out = model.attend(q, k, v, kind)
+    out = out.transpose(1, 2).contiguous()
+    out = out.reshape(*x.shape[:2], -1)
+    return f.linear(out, weights["output.weight"], weights.get("output.bias"))
+
+
+def _projected(x: Any, arch: Architecture, weights: Weights) -> tuple[Any, Any, Any]:
+    """Queries, keys and values, (b, heads, n, d) as views of (b, n, heads, d)."""
+    if arch.fused_qkv:
+        widths = [arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, arch.kv_heads * arch.value_dim]
+        projected = list(_linear(x, weights, "qkv").split(widths, dim=-1))
+    else:
+        projected = [_linear(x, weights, name) for name in "qkv"]
+    if arch.qk_norm == "all":
+        projected[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", projected, strict=False)]
+    dims = (arch.head_dim, arch.head_dim, arch.value_dim)
+    heads = [y.view(*x.shape[:2], -1, d) for y, d in zip(projected, dims, strict=True)]
+    if arch.qk_norm == "head":
+        heads[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", heads, strict=False)]
+    q, k, v = (y.transpose(1, 2) for y in heads)
+    return q, k, v
+
+
+def _linear(x: Any, weights: Weights, name: str) -> Any:
+    return functional(x).linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))

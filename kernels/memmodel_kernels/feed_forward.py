@@ -1,0 +1,37 @@
+"""The dense feed-forward of a layer: two linear layers and an activation, or three where one is a gate."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from memmodel_kernels.namespace import functional
+
+ACTIVATION: dict[str, Callable[[Any, Any], Any]] = {
+    "silu": lambda f, x: f.silu(x),
+    "gelu": lambda f, x: f.gelu(x),
+    "gelu-tanh": lambda f, x: f.gelu(x, approximate="tanh"),
+    "relu": lambda f, x: f.relu(x),
+    "relu2": lambda f, x: f.relu(x).pow(2),
+}
+
+
+def feed_forward(x: Any, weights: Mapping[str, Any], activation: str, name: str = "ffn") -> Any:
+    """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h)."""
+    act = activated(x, activation)
+    if not activation.endswith("glu"):
+        return _linear(act(_linear(x, weights, f"{name}.up")), weights, f"{name}.down")
+    if f"{name}.gate_up.weight" in weights:
+        gate, up = _linear(x, weights, f"{name}.gate_up").chunk(2, dim=-1)
+        return _linear(up * act(gate), weights, f"{name}.down")
+    return _linear(
+        act(_linear(x, weights, f"{name}.gate")) * _linear(x, weights, f"{name}.up"), weights, f"{name}.down"
+    )
+
+
+def activated(x: Any, activation: str) -> Callable[[Any], Any]:
+    """The activation as a function, by its name in an architecture."""
+    function, library = ACTIVATION[activation.removesuffix("-glu")], functional(x)
+    return lambda value: function(library, value)
+
+
+def _linear(x: Any, weights: Mapping[str, Any], name: str) -> Any:
+    return functional(x).linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))

@@ -1,0 +1,43 @@
+"""Norms over the last dimension, as models write them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from memmodel_kernels.namespace import functional, namespace, scope
+
+EPS = 1e-6
+
+
+def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool = False) -> Any:
+    """The norm called `name` of x (..., h), of a kind of `memmodel.model.architecture.NORMS`.
+
+    `fused`: by the library's one function (F.rms_norm), instead of operators in fp32 as Hugging Face's classes.
+    """
+    with scope(x, part="norms"):
+        if kind.startswith("layernorm"):
+            return _layer_norm(x, weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
+        weight = weights[f"{name}.weight"]
+        if kind == "rmsnorm+1":
+            return rms_norm_plus_one(x, weight)
+        return functional(x).rms_norm(x, weight.shape, weight, EPS) if fused else rms_norm(x, weight)
+
+
+def rms_norm(x: Any, weight: Any) -> Any:
+    """x / root mean square * weight, the statistics and the quotient in fp32 (LlamaRMSNorm)."""
+    dtype = x.dtype
+    x = x.to(namespace(x).float32)
+    variance = x.pow(2).mean(-1, keepdim=True)
+    x = x * (variance + EPS).rsqrt()
+    return weight * x.to(dtype)
+
+
+def rms_norm_plus_one(x: Any, weight: Any) -> Any:
+    """The same times 1 + weight, in fp32 throughout (Gemma2RMSNorm)."""
+    wide = x.float()
+    output = wide * (wide.pow(2).mean(-1, keepdim=True) + EPS).rsqrt()
+    output = output * (1.0 + weight.float())
+    return output.type_as(x)
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    return functional(x).layer_norm(x, x.shape[-1:], weight, bias)

@@ -1,0 +1,41 @@
+"""Rotary positions: pairs of channels turned by angles that grow with the position.
+
+Su et al., "RoFormer: Enhanced transformer with rotary position embedding" (2021), as Hugging Face's classes write it:
+channel i is paired with channel i + d/2.
+"""
+
+from typing import Any
+
+from memmodel_kernels.namespace import namespace
+
+
+def angles(frequencies: Any, positions: Any, dtype: Any) -> tuple[Any, Any]:
+    """cos and sin (1, n, d), from frequencies (d/2,) in fp32 and positions (1, n), computed in fp32."""
+    xp = namespace(frequencies)
+    inverse = frequencies[None, :, None].float().expand(positions.shape[0], -1, 1)
+    where = positions[:, None, :].float()
+    turns = (inverse @ where).transpose(1, 2)
+    both = xp.cat((turns, turns), -1)
+    cos, sin = both.cos() * 1.0, both.sin() * 1.0
+    return cos.to(dtype), sin.to(dtype)
+
+
+def turned(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """q and k (b, heads, n, d), turned by cos and sin (1, n, r); channels beyond the first r stay as they are."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    width = cos.shape[-1]
+    if width is q.shape[-1] or width == q.shape[-1]:
+        return (q * cos) + (_half_turned(q) * sin), (k * cos) + (_half_turned(k) * sin)
+    return _partly(q, cos, sin), _partly(k, cos, sin)
+
+
+def _partly(x: Any, cos: Any, sin: Any) -> Any:
+    width = cos.shape[-1]
+    turning, rest = x[..., :width], x[..., width:]
+    return namespace(x).cat([(turning * cos) + (_half_turned(turning) * sin), rest], -1)
+
+
+def _half_turned(x: Any) -> Any:
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    return namespace(x).cat((-second, first), -1)

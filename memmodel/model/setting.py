@@ -1,0 +1,49 @@
+"""A model's step: the architecture, the sizes, and the choices that decide what it allocates."""
+
+from dataclasses import dataclass
+
+from memmodel.device import CUDA, Device
+from memmodel.dims import Dim
+from memmodel.dtypes import DType, bfloat16
+from memmodel.model.architecture import Architecture
+
+PHASES = ("train", "prefill", "decode")
+CHECKPOINTS = ("none", "block", "selective", "attention")
+LOSSES = ("full", "chunked", "fused")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCase:
+    """A step of a model.
+
+    Attributes:
+        arch: the model. batch: b, sequences. seq: n, tokens of each; in "decode" those in the cache, one of them new.
+        phase: "train" (forward, backward, optimizer), "prefill" (of a prompt into a KV cache) or "decode" (of a token).
+        dtype: of weights, activations and gradients. optimizer: a key of `memmodel_kernels.optimizers.OPTIMIZERS`.
+        attention: "sdpa" (the library's scaled_dot_product_attention) or a name of `memmodel.algorithms.ALGORITHMS`.
+        checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
+            products and attention) or "attention".
+        loss: "full" (all logits at once, in fp32), "chunked" (checkpointed, in `chunks` of the tokens) or "fused" (with
+            the head, gradients made in forward).
+        fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
+        accumulate: micro-batches of `batch` sequences before the optimizer runs.
+        clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
+        torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
+    """
+
+    arch: Architecture
+    batch: Dim = 1
+    seq: Dim = 4096
+    phase: str = "train"
+    dtype: DType = bfloat16
+    optimizer: str = "adamw"
+    attention: str = "sdpa"
+    checkpoint: str = "none"
+    loss: str = "full"
+    chunks: int = 8
+    fused_norms: bool = False
+    accumulate: int = 1
+    clip: bool = False
+    dropout: float = 0.0
+    torch: str = "2.13"
+    device: Device = CUDA
