@@ -16,7 +16,7 @@ from memmodel.liveness import step_launches
 from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
-from memmodel.models import model_shape
+from memmodel.model.catalogue import model_shape
 from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time
 from memmodel.program import Program
 from memmodel.step import device_of, memory_of, time_or_why
@@ -173,6 +173,8 @@ def cases_of(
     names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
     model = {} if like is None else model_shape(like)
     of_model = model.pop("mask", None), model.pop("window", None)
+    if given.get("head_dim") is not None:
+        model.pop("value_dim", None)
     named = mask.casefold() if isinstance(mask, str) else ""
     if mask is None and window is None:
         mask, window = of_model

@@ -18,7 +18,7 @@ _COMMANDS = {
     "max": "Find the largest size that fits, and the first that does not.",
     "formulas": "Print closed forms of memory and work, derived from the code that runs.",
     "gpus": "List GPUs, their values and the source of each value.",
-    "models": "List the models whose shapes --like takes.",
+    "models": "List the models that --like takes.",
     "timeline": "Draw what is in memory through one step.",
     "roofline": "Draw every kernel under the GPU's ceilings.",
     "frontier": "Draw the longest sequence that fits, by batch or heads.",

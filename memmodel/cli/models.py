@@ -10,17 +10,16 @@ from memmodel.cli.output import print_json, show
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List the models that --like takes, or those with NAME in their name: heads, head dim, mask and source."""
-    from memmodel.errors import unknown
-    from memmodel.models import models
+    """List the models that --like takes, or those with NAME in their name; one model in full, with its source."""
+    from memmodel.model.catalogue import listed, models
 
     known = models()
-    found = {key: shape for key, shape in known.items() if (name or "").casefold() in key}
-    if not found:
-        raise unknown("model", name, known)
+    wanted = (name or "").casefold()
+    found = [known[wanted]] if wanted in known else [model for key, model in known.items() if wanted in key]
+    found = found or [listed(wanted)]  # another name of a model, or an error
     if as_json:
-        print_json({"schema": 1, "models": [{"name": key, **shape} for key, shape in found.items()]})
-    else:
-        from memmodel.report.tables import model_table
+        print_json({"schema": 1, "models": [model.to_dict() for model in found]})
+        return
+    from memmodel.report.models import model_sheet, model_table
 
-        show(model_table(found))
+    show(model_sheet(found[0]) if len(found) == 1 else model_table(found))

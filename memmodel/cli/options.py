@@ -91,7 +91,7 @@ def _algorithm_names() -> list[str]:
 
 
 def _model_names() -> list[str]:
-    from memmodel.models import models
+    from memmodel.model.catalogue import models
 
     return list(models())
 
@@ -107,10 +107,9 @@ _SIZES = {
 SIZES = tuple(_SIZES)
 _LIKE = click.option(
     "--like",
-    cls=NamesOption,
-    names=_model_names,
     metavar="MODEL",
-    help="Take heads, head dim and mask of a model: {names}.",
+    shell_complete=completing(_model_names),
+    help="Take heads, head dim and mask of a model, such as llama-3-8b (`memmodel models` lists them).",
 )
 _KIND = (
     click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]"),

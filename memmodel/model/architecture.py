@@ -23,7 +23,10 @@ NORMS = {"rmsnorm": 1, "rmsnorm+1": 1, "layernorm": 2, "layernorm-no-bias": 1, "
 PLACEMENTS = {"pre": 2, "both": 4, "output": 2}
 
 # Feed-forward activations; a gated one ("glu") multiplies act(x W_gate) by x W_up.
-ACTIVATIONS = ("silu-glu", "gelu-glu", "gelu-tanh-glu", "clamped-swiglu", "gelu", "gelu-tanh", "relu", "relu2", "silu")
+ACTIVATIONS = (
+    *("silu-glu", "gelu-glu", "gelu-tanh-glu", "relu-glu", "clamped-swiglu"),
+    *("silu", "gelu", "gelu-tanh", "relu", "relu2"),
+)
 
 
 class Mixture(NamedTuple):

@@ -246,15 +246,6 @@ def value_text(quantity: str, value: float) -> str:
     return {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB"}.get(pipe) or bytes_text(value)
 
 
-def model_table(models: Mapping[str, Mapping[str, Any]]) -> Sheet:
-    """Attention shapes of models by name, as --like takes them, with their sources."""
-    rows = []
-    for name, shape in models.items():
-        mask = f"window {shape['window']}" if shape["window"] else shape["mask"]
-        rows.append((name, *(f"{shape[size]}" for size in ("heads", "kv_heads", "head_dim")), mask, shape["source"]))
-    return Sheet("", ("model", ">heads", ">kv heads", ">head dim", "mask", "source"), rows)
-
-
 def threshold_table(thresholds: Sequence["Threshold"]) -> Sheet:
     """The largest sizes that fit, by algorithm and, where there are several, by GPU."""
     over, case, gpu = thresholds[0].over, thresholds[0].case, thresholds[0].gpu
