@@ -46,7 +46,7 @@ $(VENV)/core.done: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/test.done: $(VENV)/core.done
 	$(PIP) --constraint constraints.txt torch
 	$(PIP) --constraint constraints.txt triton psutil filelock hypothesis import-linter matplotlib mypy nbformat pytest pytest-timeout \
-		pytest-xdist ruff selenium
+		pytest-xdist ruff selenium transformers
 	$(PIP) --constraint constraints.txt furo myst-parser sphinx sphinx-click
 	$(BROWSER)
 	touch $@

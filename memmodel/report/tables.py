@@ -1,7 +1,7 @@
 """Predictions, GPUs and thresholds as tables: the verdict first, then the reasons, changes that help, assumptions."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
