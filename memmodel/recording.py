@@ -28,7 +28,7 @@ from memmodel.tensors.autograd import Op, enable_grad, no_grad, saved_tensors_ho
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function
 from memmodel.tensors.fused import FusedKernel
-from memmodel.tensors.tape import Scope, Tape, scope
+from memmodel.tensors.tape import Scope, Tape, scope, scope_of
 from memmodel.tensors.tensor import Tensor, methods
 
 bool = bool_
@@ -79,6 +79,7 @@ __all__ = [
     "saved_tensors_hooks",
     "scaled_dot_product_attention",
     "scope",
+    "scope_of",
     "stack",
     "uint8",
     "where",

@@ -84,15 +84,15 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
     current = _Phase("start", [], [])
     phases = [current]
     for event in program.events:
-        if isinstance(event, Mark):
+        if type(event) is Mark:
             current = _Phase(event.phase, [], [])
             phases.append(current)
         requests = current.requests
-        if isinstance(event, Alloc):
+        if type(event) is Alloc:
             requests.append(Request(MALLOC, event.key, event.nbytes))
-        elif isinstance(event, Free):
+        elif type(event) is Free:
             requests.append(Request(FREE, event.key))
-        elif isinstance(event, Launch) and event.cublas and workspace.nbytes:
+        elif type(event) is Launch and event.cublas and workspace.nbytes:
             requests.append(Request(KEEP, event.thread, workspace.nbytes))
         current.seen.append(len(requests))
         if workspace.per_call and requests and requests[-1].action == KEEP:

@@ -9,7 +9,7 @@ from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.groups import groups_at_peak
-from memmodel.liveness import saved_bytes, step_phases, summary
+from memmodel.liveness import Summary, saved_bytes, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
@@ -37,7 +37,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     the step would need. `torch` is the version whose cuBLAS workspaces are taken.
     """
     scratch, read, phases = workspace(torch, gpu.compute_capability), summary(program), step_phases(program)
-    result, fitting = _replayed(program, read.closed, torch, gpu, config)
+    result, fitting = _replayed(program, read, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
     threads = {launch.thread for launch in program.launches() if launch.cublas}
     return Memory(
@@ -80,15 +80,15 @@ def _run(program: Program, closed: bool, torch: str, gpu: Gpu, allocator: Cachin
 
 
 def _replayed(
-    program: Program, closed: bool, torch: str, gpu: Gpu, config: AllocatorConfig | None
+    program: Program, read: Summary, torch: str, gpu: Gpu, config: AllocatorConfig | None
 ) -> tuple[Replay, bool | None]:
     """The replay to report, in the GPU's memory or, if that runs out, in unlimited memory; and whether it fits."""
     room = room_bytes(gpu)
-    if room is not None:
-        limited = _run(program, closed, torch, gpu, CachingAllocator(room, config))
+    if room is not None and read.peaks["peak"] <= room:  # the allocator only adds to live bytes
+        limited = _run(program, read.closed, torch, gpu, CachingAllocator(room, config))
         if limited.out_of_memory is None:
             return limited, True
-    return _run(program, closed, torch, gpu, CachingAllocator(config=config)), None if room is None else False
+    return _run(program, read.closed, torch, gpu, CachingAllocator(config=config)), None if room is None else False
 
 
 def usage_by_event(

@@ -32,6 +32,12 @@ def functional(x: Any) -> Any:
     return xp.nn.functional if xp.__name__ == "torch" else xp
 
 
+def same_scope(x: Any) -> AbstractContextManager[Any]:
+    """Name what runs inside after the layer that made a tensor."""
+    xp = namespace(x)
+    return nullcontext() if xp.__name__ == "torch" else xp.scope_of(x.storage.key)
+
+
 def scope(x: Any, *, layer: int | None = None, part: str = "") -> AbstractContextManager[Any]:
     """Name what runs inside: a layer of a model, or a part of one. Recordings remember it; torch does not look."""
     xp = namespace(x)

@@ -6,7 +6,7 @@ Step counters are numbers on the host. Updates change parameters and states in p
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from memmodel_kernels.namespace import namespace
+from memmodel_kernels.namespace import namespace, same_scope
 
 Tensors = Sequence[Any]
 States = Sequence[Tensors]  # for each kind of state, that of each parameter
@@ -27,7 +27,11 @@ class Optimizer(NamedTuple):
 
     def fresh(self, parameters: Tensors) -> States:
         """States of every parameter, as the first step makes them."""
-        return list(zip(*(self.states(parameter) for parameter in parameters), strict=True))
+        made = []
+        for parameter in parameters:
+            with same_scope(parameter):
+                made.append(self.states(parameter))
+        return list(zip(*made, strict=True))
 
 
 def _moments(parameter: Any) -> tuple[Any, ...]:

@@ -4,6 +4,8 @@ The code that runs is that of `memmodel_kernels`; here its tensors are made and 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,18 +16,41 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import ACTIVATIONS, LOGITS, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
+from memmodel.model.layers import Irregular, Recording, expanded, repetition
 from memmodel.model.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
 from memmodel.recording import Tape, Tensor
 
 
 def record(case: ModelCase) -> Program:
-    """The program of a step in the steady state, with the optimizer's states among its inputs."""
+    """The program of a step in the steady state, with the optimizer's states among its inputs.
+
+    Few layers are recorded, and repeated, where the rest are like them.
+    """
+    layers, repeats = case.arch.layers, repetition(case.arch.kinds())
+    fewest = repeats.fewest(layers)
+    if layers > fewest + repeats.period:
+        few, more = (_recorded(_with_layers(case, count)) for count in (fewest, fewest + repeats.period))
+        with suppress(Irregular):
+            return expanded(few, more, repeats, (layers - fewest) // repeats.period)
+    return record_in_full(case)
+
+
+def record_in_full(case: ModelCase) -> Program:
+    """The program of a step, every layer of it run."""
+    return _recorded(case).program
+
+
+def _with_layers(case: ModelCase, layers: int) -> ModelCase:
+    return replace(case, arch=replace(case.arch, layers=layers))
+
+
+def _recorded(case: ModelCase) -> Recording:
     with Tape(case.device, sites=False) as tape:
         tape.mark("inputs")
         held = _train(tape, case)  # the inputs outlive the step
     del held
-    return tape.program._replace(groups=_groups(tape))
+    return Recording.of(tape, tape.program._replace(groups=_groups(tape)))
 
 
 def _train(tape: Tape, case: ModelCase) -> Any:
@@ -55,10 +80,10 @@ def _decoder(tape: Tape, case: ModelCase) -> tuple[Any, list[Tensor]]:
 
     arch, learns = case.arch, case.phase == "train"
     outer = _tensors(tape, case, outer_weights(arch), "", learns)
-    layers = [
-        _tensors(tape, case, layer_weights(arch, kind), f"layers.{index}.", learns)
-        for index, kind in enumerate(arch.kinds())
-    ]
+    layers = []
+    for index, kind in enumerate(arch.kinds()):
+        with recording.scope(index):
+            layers.append(_tensors(tape, case, layer_weights(arch, kind), f"layers.{index}.", learns))
     parameters = [tensor for weights in (outer, *layers) for tensor in weights.values()]
     if arch.positions == "rotary":
         outer[FREQUENCIES] = buffer = recording.empty((arch.rotary_dim or arch.head_dim) // 2)

@@ -30,6 +30,7 @@ def several(
     label: str | tuple[str, ...] = "",
     temporary: bool = False,
     tape: Tape | None = None,
+    after: Sequence[Tensor] = (),
     **named: Any,
 ) -> tuple[Tensor, ...]:
     """Call an operator by ATen's name and return all of its results.
@@ -41,6 +42,7 @@ def several(
         label: name of its results in accounts (a tuple: one for each); by default the operator's.
         temporary: whether the result is a C++ temporary, which dies at the end of its expression.
         tape: the tape to record on; by default that of the operands.
+        after: tensors, for an operator on a list: each result is of the layer of its own.
         **named: arguments by their names in the schema.
 
     Raises UsageError for an operator without a rule.
@@ -51,7 +53,9 @@ def several(
     kind = OnChip if tape.fused else Strided
     results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
     steps = _rule(op)(Call(op, args, named, results, tape.device, mutated))
-    made: tuple[Tensor, ...] = _Births(tape, op, specs, label, "temporary" if temporary else "tensor").play(steps)
+    births = _Births(tape, op, specs, label, "temporary" if temporary else "tensor")
+    births.after = after
+    made: tuple[Tensor, ...] = births.play(steps)
     for x in mutated:
         x.storage.version += 1
     return mutated or made
@@ -60,7 +64,7 @@ def several(
 class _Births:
     """Plays the steps of a rule: makes the results, and records scratch and kernels on the tape."""
 
-    __slots__ = ("labels", "name", "role", "scratch", "specs", "tape", "tensors")
+    __slots__ = ("after", "labels", "name", "role", "scratch", "specs", "tape", "tensors")
 
     def __init__(self, tape: Tape, op: str, specs: list[Spec], label: str | tuple[str, ...], role: str) -> None:
         self.tape, self.specs, self.role = tape, specs, role
@@ -68,6 +72,7 @@ class _Births:
         self.labels = label if isinstance(label, tuple) else (label or self.name,) * len(specs)
         self.tensors: list[Tensor | None] = [None] * len(specs)
         self.scratch: list[int] = []
+        self.after: Sequence[Tensor] = ()
 
     def play(self, steps: Steps) -> Any:
         """Record the steps and return the results."""
@@ -87,9 +92,13 @@ class _Births:
         return tuple(self.tensors)
 
     def _born(self, step: Result) -> None:
+        before = self.tape.scope
         for i in range(len(self.specs)) if step.place < 0 else (step.place,):
+            if self.after:
+                self.tape.enter(before._replace(layer=self.tape.layers.get(self.after[i].storage.key)))
             if self.tensors[i] is None:
                 self.tensors[i] = new(self.tape, self.specs[i], self.labels[i], self.role, step.nbytes)
+        self.tape.enter(before)
 
     def _take(self, step: Scratch) -> None:
         if not (self.tape.fused or (isinstance(step.nbytes, int) and step.nbytes == 0)):

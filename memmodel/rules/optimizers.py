@@ -72,7 +72,7 @@ def on_each(op: str) -> Callable[..., Any]:
         written = tensors if op.endswith("_") else None
         if op.startswith("_fused"):
             written = [x for each in (tensors, *operands[1:]) for x in each]  # all but the gradients
-        return several(op, tensors, *operands, into=written, **named)
+        return several(op, tensors, *operands, into=written, after=tensors, **named)
 
     return run
 

@@ -55,6 +55,7 @@ class Tape:
         self.sequence = 0
         self.scope = Scope()
         self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)
+        self.layers: dict[int, int] = {}  # storage -> layer whose scope it was born in
         self._sites = sites
         self._keys = 0
         self._open = False
@@ -90,6 +91,8 @@ class Tape:
             site = _site() if self._sites else None
             label = f"{self.node}: {op}" if self.node else op
             self.events.append(Alloc(self._keys, nbytes, shape, dtype, label, site, role))
+            if self.scope.layer is not None:
+                self.layers[self._keys] = self.scope.layer
         return self._keys
 
     def free(self, key: int) -> None:
@@ -112,6 +115,13 @@ class Tape:
             self.inner += launch.work
             return
         self.events.append(launch if self.thread == "main" else launch._replace(thread=self.thread))
+
+
+@contextmanager
+def scope_of(key: int) -> Iterator[None]:
+    """Inside the context, what is recorded is of the layer that made a storage."""
+    with scope(current().layers.get(key)):
+        yield
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""Layers that are repeated make the program of layers that are all run."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from training import llama
+
+from memmodel.model.architecture import Architecture, Mixture
+from memmodel.model.layers import Repetition, repetition
+from memmodel.model.record import record, record_in_full
+from memmodel.model.setting import ModelCase
+from memmodel.program import Launch, Mark, Program
+
+
+def canonical(program: Program) -> tuple[Any, ...]:
+    """A program with its storages numbered in order of birth."""
+    numbers = {birth.key: number for number, birth in enumerate(program.births())}
+    events = [e if isinstance(e, Launch | Mark) else e._replace(key=numbers[e.key]) for e in program.events]
+    names = {numbers[key]: name for key, name in program.names.items()}
+    gradients = {numbers[key]: numbers[of] for key, of in program.gradients.items()}
+    groups = {numbers[key]: group for key, group in program.groups.items()}
+    return events, names, gradients, groups
+
+
+def same_program(arch: Architecture, **choices: Any) -> None:
+    case = ModelCase(arch, batch=2, seq=64, **choices)
+    assert canonical(record(case)) == canonical(record_in_full(case))
+
+
+@pytest.mark.parametrize("layers", [4, 5, 6, 9])
+def test_layers_that_are_all_alike(layers: int) -> None:
+    same_program(llama(layers=layers))
+
+
+@pytest.mark.parametrize("layers", [9, 10, 11])
+def test_layers_that_alternate(layers: int) -> None:
+    same_program(llama(layers=layers, pattern="SF", window=16), attention="flash")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"checkpoint": "block", "fused_norms": True},
+        {"checkpoint": "attention", "attention": "naive", "accumulate": 3},
+    ],
+    ids=lambda choices: " ".join(choices),
+)
+def test_choices(choices: dict[str, Any]) -> None:
+    same_program(llama(layers=6, tied=True), **choices)
+
+
+def test_fewer_layers_are_recorded_than_repeated() -> None:
+    """Nothing of a recording depends on the number of layers, but for its length."""
+    long = record(ModelCase(llama(layers=30), batch=2, seq=64))
+    assert len(long.events) == pytest.approx(len(record(ModelCase(llama(layers=15))).events) * 2, rel=0.1)
+
+
+def test_repetitions_of_models() -> None:
+    dense = llama(layers=32)
+    mixture = Mixture(experts=8, top_k=2, width=16)
+    assert repetition(dense.kinds()) == Repetition(0, 1)
+    assert repetition(replace(dense, pattern="SSSSSF", layers=62).kinds()) == Repetition(0, 6)
+    assert repetition(replace(dense, moe=mixture._replace(first_dense=3)).kinds()) == Repetition(3, 1)
+    assert repetition(replace(dense, moe=mixture._replace(every=2), no_rotary_every=4).kinds()) == Repetition(0, 4)
