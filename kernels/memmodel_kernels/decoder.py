@@ -6,8 +6,9 @@ and the lifetimes of variables, of Hugging Face's classes, so that it allocates 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from memmodel.masks import Mask
 from memmodel.model.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
@@ -15,7 +16,7 @@ from memmodel_kernels.norms import norm, rms_norm
 from memmodel_kernels.rotary import angles, turned
 
 Weights = Mapping[str, Any]
-Attend = Callable[[Any, Any, Any, LayerKind], Any]
+Attend = Callable[[Any, Any, Any, LayerKind, Any], Any]
 FREQUENCIES = "frequencies"  # of the rotary positions: a buffer in fp32, beside the weights
 
 
@@ -25,7 +26,9 @@ class Decoder:
 
     Attributes:
         outer: weights outside the layers. layers: the weights of each layer.
-        attend: attention of q (b, h, n, d), k (b, g, m, d) and v (b, g, m, e) in a layer of some kind.
+        attend: attention of q (b, h, n, d), k (b, g, m, d) and v (b, g, m, e) in a layer of some kind, which gets the
+            mask of windows where there is one.
+        masks_windows: whether layers with a window share a mask (b, 1, n, n); else `attend` sees to it.
         fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
         recompute: what is computed again in backward: "none", "block" (each layer) or "attention".
     """
@@ -34,6 +37,7 @@ class Decoder:
     outer: Weights
     layers: Sequence[Weights]
     attend: Attend
+    masks_windows: bool = True
     fused_norms: bool = False
     dropout: float = 0.0
     recompute: str = "none"
@@ -43,16 +47,30 @@ class Decoder:
         return norm(x, weights, name, self.arch.norm, self.fused_norms)
 
 
-def hidden_states(model: Decoder, tokens: Any) -> Any:
-    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n)."""
+class Shared(NamedTuple):
+    """What all layers of one pass share: cos and sin of the rotary positions, and the mask of windows."""
+
+    rotary: tuple[Any, Any] | None
+    window_mask: Any
+
+
+Cache = tuple[Any, Any]  # keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last
+
+
+def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None) -> Any:
+    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n).
+
+    With caches, the keys and values of the tokens are written to their ends, in place.
+    """
     x = _embedded(model, tokens)
-    positions = _positions(model, tokens, x.dtype)
+    shared = Shared(_rotary(model, tokens, x.dtype), _window_mask(model, tokens) if caches is None else None)
     for index, weights in enumerate(model.layers):
+        cache = None if caches is None else caches[index]
         with scope(x, layer=index):
             if model.recompute == "block" and x.requires_grad:
-                x = checkpoint(_layer, x, model, weights, model.arch.kind(index), positions)
+                x = checkpoint(_layer, x, model, weights, model.arch.kind(index), shared, cache)
             else:
-                x = _layer(x, model, weights, model.arch.kind(index), positions)
+                x = _layer(x, model, weights, model.arch.kind(index), shared, cache)
     return model.norm(x, model.outer, "final_norm")
 
 
@@ -66,7 +84,7 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
         return x * 2.0 if "embedding" in model.arch.scaled else x
 
 
-def _positions(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
+def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
     """cos and sin of the rotary positions, which all layers share."""
     if model.arch.positions != "rotary":
         return None
@@ -75,15 +93,25 @@ def _positions(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | Non
         return angles(model.outer[FREQUENCIES], where, dtype)
 
 
-def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
+def _window_mask(model: Decoder, tokens: Any) -> Any:
+    """True where a key is seen, (b, 1, n, n); None where no layer needs it."""
+    b, n = tokens.shape
+    if not model.masks_windows or set(model.arch.pattern) == {"F"} or n <= model.arch.window:
+        return None
+    with scope(tokens, part="positions"):
+        blocked = Mask(True, model.arch.window).blocked(namespace(tokens), tokens, n, n)
+        return (~blocked)[None, None].expand(b, 1, n, n)
+
+
+def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None) -> Any:
     """x plus its attention, plus the feed-forward of that; or both of the same input, where they are parallel."""
     if model.arch.parallel_norms:
-        return _parallel(x, model, weights, kind, positions)
+        return _parallel(x, model, weights, kind, shared, cache)
     after = iter(("norm1", "norm2", "norm3", "norm4"))
     residual = x
     x = _before(x, model, weights, after)
     with scope(x, part="attention"):
-        x = self_attention(x, model, weights, kind, positions)
+        x = self_attention(x, model, weights, kind, shared, cache)
     x = _after(x, model, weights, after)
     x = residual + _scaled(x, model)
     residual = x
@@ -108,30 +136,43 @@ def _scaled(x: Any, model: Decoder) -> Any:
     return x * 0.5 if "residual" in model.arch.scaled else x
 
 
-def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
+def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None) -> Any:
     residual = x
     normed = model.norm(x, weights, "norm1")
     other = normed if model.arch.parallel_norms == 1 else model.norm(x, weights, "norm2")
     with scope(x, part="attention"):
-        attended = self_attention(normed, model, weights, kind, positions)
+        attended = self_attention(normed, model, weights, kind, shared, cache)
     with scope(x, part="feed-forward"):
         fed = feed_forward(other, weights, model.arch.activation)
     return residual + attended + fed
 
 
-def self_attention(x: Any, model: Decoder, weights: Weights, kind: LayerKind, positions: Any) -> Any:
-    """Attention of the tokens x (b, n, hidden) on each other."""
+def self_attention(
+    x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None = None
+) -> Any:
+    """Attention of the tokens x (b, n, hidden) on each other, and on those before them in the cache."""
     arch, f = model.arch, functional(x)
     q, k, v = _projected(x, arch, weights)
-    if kind.rotary:
-        q, k = turned(q, k, *positions)
+    if kind.rotary and shared.rotary:
+        q, k = turned(q, k, *shared.rotary)
+    if cache is not None:
+        k, v = _cached(k, v, cache)
+    mask = None if kind.attention == "F" else shared.window_mask
     if model.recompute == "attention" and q.requires_grad:
-        out = checkpoint(model.attend, q, k, v, kind)
+        out = checkpoint(model.attend, q, k, v, kind, mask)
     else:
-        out = model.attend(q, k, v, kind)
+        out = model.attend(q, k, v, kind, mask)
     out = out.transpose(1, 2).contiguous()
     out = out.reshape(*x.shape[:2], -1)
     return f.linear(out, weights["output.weight"], weights.get("output.bias"))
+
+
+def _cached(k: Any, v: Any, cache: Cache) -> Cache:
+    """All keys and values, the new ones written to the end of the cache; those of a whole prompt are read directly."""
+    n, m = k.shape[2], cache[0].shape[2]
+    for new, kept in zip((k, v), cache, strict=True):
+        kept.narrow(2, m - n, n).copy_(new)
+    return (k, v) if n is m or n == m else cache
 
 
 def _projected(x: Any, arch: Architecture, weights: Weights) -> tuple[Any, Any, Any]:

@@ -12,12 +12,13 @@ from typing import Any
 from memmodel import recording
 from memmodel.algorithms import algorithm
 from memmodel.case import Case
+from memmodel.dims import Dim
 from memmodel.errors import UsageError, choice
-from memmodel.groups import ACTIVATIONS, LOGITS, OPTIMIZER, PARAMETERS
+from memmodel.groups import ACTIVATIONS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
 from memmodel.model.layers import Irregular, Recording, expanded, repetition
-from memmodel.model.setting import ModelCase
+from memmodel.model.setting import SDPA, ModelCase
 from memmodel.program import Alloc, Program, Save
 from memmodel.recording import Tape, Tensor
 
@@ -48,7 +49,8 @@ def _with_layers(case: ModelCase, layers: int) -> ModelCase:
 def _recorded(case: ModelCase) -> Recording:
     with Tape(case.device, sites=False) as tape:
         tape.mark("inputs")
-        held = _train(tape, case)  # the inputs outlive the step
+        run = _train if case.phase == "train" else _generate
+        held = run(tape, case)  # the inputs outlive the step
     del held
     return Recording.of(tape, tape.program._replace(groups=_groups(tape)))
 
@@ -63,15 +65,39 @@ def _train(tape: Tape, case: ModelCase) -> Any:
     states = optimizer.fresh(parameters)
     for kind in states:
         tape.groups.update(dict.fromkeys((state.storage.key for state in kind), OPTIMIZER))
-    batches = [_batch(tape, case)] * min(case.accumulate, 2)
+    tokens, targets = (_indices(tape, name, case.batch, case.seq) for name in ("tokens", "targets"))
+    batches = [(tokens, targets)] * min(case.accumulate, 2)
     training_step(model, parameters, optimizer, states, batches, _loss(case), tape.mark, case.clip)
     return model, states, batches
 
 
-def _batch(tape: Tape, case: ModelCase) -> tuple[Tensor, Tensor]:
-    tokens, targets = (recording.zeros(case.batch, case.seq, dtype=recording.int64) for _ in range(2))
-    tape.names |= {tokens.storage.key: "tokens", targets.storage.key: "targets"}
-    return tokens, targets
+def _generate(tape: Tape, case: ModelCase) -> Any:
+    """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs."""
+    from memmodel_kernels.generation import next_token_logits
+
+    if case.arch.mla is not None:
+        raise UsageError(f"{case.phase} with latent attention is not modelled yet: take --phase train")
+    model, _ = _decoder(tape, case)
+    tokens = _indices(tape, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
+    caches = [_cache(tape, case, layer) for layer in range(case.arch.layers)]
+    next_token_logits(model, tokens, caches, tape.mark)
+    return model, caches, tokens
+
+
+def _cache(tape: Tape, case: ModelCase, layer: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of a layer, for every token of the sequences."""
+    arch, made = case.arch, []
+    with recording.scope(layer):
+        for name, width in (("k", arch.head_dim), ("v", arch.value_dim)):
+            made.append(kept := recording.empty(case.batch, arch.kv_heads, case.seq, width, dtype=case.dtype))
+            tape.names[kept.storage.key], tape.groups[kept.storage.key] = f"layers.{layer}.{name}_cache", KV_CACHE
+    return made[0], made[1]
+
+
+def _indices(tape: Tape, name: str, *shape: Dim) -> Tensor:
+    indices = recording.zeros(*shape, dtype=recording.int64)
+    tape.names[indices.storage.key] = name
+    return indices
 
 
 def _decoder(tape: Tape, case: ModelCase) -> tuple[Any, list[Tensor]]:
@@ -88,7 +114,9 @@ def _decoder(tape: Tape, case: ModelCase) -> tuple[Any, list[Tensor]]:
     if arch.positions == "rotary":
         outer[FREQUENCIES] = buffer = recording.empty((arch.rotary_dim or arch.head_dim) // 2)
         tape.names[buffer.storage.key], tape.groups[buffer.storage.key] = FREQUENCIES, PARAMETERS
-    model = Decoder(arch, outer, layers, _attend(case), case.fused_norms, case.dropout, case.checkpoint)
+    model = Decoder(
+        arch, outer, layers, _attend(case), case.attention == SDPA, case.fused_norms, case.dropout, case.checkpoint
+    )
     return model, parameters
 
 
@@ -107,13 +135,18 @@ def _loss(case: ModelCase) -> Any:
     return full_loss
 
 
-def _attend(case: ModelCase) -> Callable[[Tensor, Tensor, Tensor, LayerKind], Any]:
+def _attend(case: ModelCase) -> Callable[[Tensor, Tensor, Tensor, LayerKind, Any], Any]:
     """Attention by the algorithm asked for, under the mask of the layer."""
-    if case.attention == "sdpa":
-        return _sdpa
+    from memmodel_kernels.library_attention import library_attention
+
+    if case.attention == SDPA:
+        return lambda q, k, v, kind, mask: library_attention(q, k, v, mask)
     chosen = algorithm(case.attention)
 
-    def run(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind) -> Any:
+    def run(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, _: Any) -> Any:
+        if kind.attention == "C" and case.arch.window < case.seq:
+            chunks = f"chunks of {case.arch.window} keys"
+            raise UsageError(f"{chosen.name} on {chunks} is not modelled: take --attention {SDPA}")
         window = case.arch.window if kind.attention == "S" else None
         sizes = {"batch": q.shape[0], "heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[3]}
         alone = Case(
@@ -123,14 +156,6 @@ def _attend(case: ModelCase) -> Callable[[Tensor, Tensor, Tensor, LayerKind], An
         return chosen.run(alone, q, k, v)
 
     return run
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind) -> Any:
-    if kind.attention != "F":
-        raise UsageError(
-            "a layer with a window under scaled_dot_product_attention: choose the attention flash or naive"
-        )
-    return recording.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def _groups(tape: Tape) -> dict[int, str]:

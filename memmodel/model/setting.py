@@ -9,6 +9,7 @@ from memmodel.model.architecture import Architecture
 
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
+SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 LOSSES = ("full", "chunked", "fused")
 
 
@@ -37,7 +38,7 @@ class ModelCase:
     phase: str = "train"
     dtype: DType = bfloat16
     optimizer: str = "adamw"
-    attention: str = "sdpa"
+    attention: str = SDPA
     checkpoint: str = "none"
     loss: str = "full"
     chunks: int = 8

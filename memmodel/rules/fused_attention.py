@@ -12,12 +12,12 @@ from memmodel.dims import Shape, ceil_div, hint
 from memmodel.dtypes import DType, element_type, float32, float64, int64
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import several
-from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
 from memmodel.rules.pointwise import kept_strides
-from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, Backends, SdpaCall, choose
+from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, Backends, Mask, SdpaCall, choose
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, contiguous_strides, elementwise_strides
-from memmodel.tensors.tensor import Tensor
+from memmodel.tensors.tensor import Tensor, new
 
 _UINT64 = element_type("uint64", 8, False)
 _CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
@@ -102,11 +102,16 @@ class _Fused(Op):
     operator: ClassVar[str]
     keeps: ClassVar[tuple[str, ...]]  # results saved, by the names that sort them among the operands
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float, learns: bool) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, dropout: float, learns: bool
+    ) -> Tensor:
         """One kernel."""
         self.options: dict[str, Any] = {"is_causal": causal, "dropout_p": dropout}
-        out, *rest = several(self.operator, *self.arguments(q, k, v, learns), label=self.labels, **self.options)
+        out, *rest = several(self.operator, *self.arguments(q, k, v, bias, learns), label=self.labels, **self.options)
         found = {"key": k, "output": out, "query": q, "value": v, **dict(zip(self.keeps, rest, strict=True))}
+        if bias is not None:
+            self.save(attn_bias=bias)
+        self.biased = bias is not None
         self.save(**dict(sorted(found.items())))
         return out
 
@@ -115,14 +120,15 @@ class _Fused(Op):
         """Names of the results."""
         return ("attention", "lse", "random state", "random state")[: 1 + len(self.keeps)]
 
-    def arguments(self, q: Tensor, k: Tensor, v: Tensor, learns: bool) -> tuple[Any, ...]:
+    def arguments(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, learns: bool) -> tuple[Any, ...]:
         """The operands, and those of the operator's own."""
         return q, k, v
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """One operator."""
         q, k, v, out, rows = (self.unpack(n) for n in ("query", "key", "value", "output", self.keeps[0]))
-        return several(f"{self.operator}_backward", *self.operands(grad, q, k, v, out, rows), **self.options)
+        grads = several(f"{self.operator}_backward", *self.operands(grad, q, k, v, out, rows), **self.options)
+        return *grads, None
 
     def operands(self, grad: Tensor, *kept: Tensor) -> tuple[Any, ...]:
         """The operands of the gradient."""
@@ -140,14 +146,14 @@ class EfficientAttention(_Fused):
 
     operator, keeps = "_scaled_dot_product_efficient_attention", ("log_sumexp", "philox_seed", "philox_offset")
 
-    def arguments(self, q: Tensor, k: Tensor, v: Tensor, learns: bool) -> tuple[Any, ...]:
-        """Without a bias; rows' numbers for training alone."""
-        return q, k, v, None, learns
+    def arguments(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, learns: bool) -> tuple[Any, ...]:
+        """With the bias; rows' numbers for training alone."""
+        return q, k, v, bias, learns
 
     def operands(self, grad: Tensor, *kept: Tensor) -> tuple[Any, ...]:
-        """With no bias among them."""
+        """With the bias among them."""
         q, k, v, out, rows = kept
-        return grad, q, k, v, None, out, rows
+        return grad, q, k, v, self.unpack("attn_bias") if self.biased else None, out, rows
 
 
 class CudnnAttention(_Fused):
@@ -170,26 +176,44 @@ def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    *,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     enable_gqa: bool = False,
 ) -> Any:
-    """Attention by the backend that PyTorch would choose; shapes as there. A mask is not modelled."""
+    """Attention by the backend that PyTorch would choose; shapes and mask (bool) as there.
+
+    Raises UsageError where that is no fused kernel.
+    """
     tape = query.storage.tape
-    device = tape.device
-    learns = tape.grad_enabled and any(x.requires_grad for x in (query, key, value))
     given = query, key, value
+    learns = tape.grad_enabled and any(x.requires_grad for x in given)
     q, k, v = (tuple(map(hint, x.shape)) for x in given)
+    mask = None if attn_mask is None else Mask(tuple(map(hint, attn_mask.shape)), attn_mask.dtype)
     call = SdpaCall(
-        q, k, v, query.dtype, dropout=dropout_p, causal=is_causal, gqa=enable_gqa, needs_grad=learns,
-        deterministic=device.deterministic, unit_stride=all(hint(x.strides[-1]) == 1 for x in given),
+        q, k, v, query.dtype, mask, dropout_p, is_causal, enable_gqa, learns, tape.device.deterministic,
+        unit_stride=all(hint(x.strides[-1]) == 1 for x in given),
     )  # fmt: skip
-    cuda = device.name == "cuda"
-    backend = choose(call, Backends(device.capability if cuda else 0, device.torch)).backend
+    cuda = tape.device.name == "cuda"
+    backend = choose(call, Backends(tape.device.capability if cuda else 0, tape.device.torch)).backend
     op = CpuAttention if not cuda and backend == FLASH else _OPS.get(backend or "")
     if op is None:
         raise UsageError(
-            f"scaled_dot_product_attention of {call.dtype}, head dim {call.head_dims[0]}: no fused kernel takes it"
+            f"scaled_dot_product_attention of {call.dtype} head dim {call.head_dims[0]}: no fused kernel takes it; "
+            "choose another attention"
         )
-    return op.apply(query, key, value, causal=is_causal, dropout=dropout_p, learns=learns)
+    bias = None if attn_mask is None else _bias(attn_mask, query, key, backend == EFFICIENT)
+    return op.apply(*given, bias, causal=is_causal, dropout=dropout_p, learns=learns)
+
+
+def _bias(mask: Tensor, query: Tensor, key: Tensor, padded: bool) -> Tensor:
+    """The mask as numbers to add (convert_boolean_attn_mask), for efficient in rows of a multiple of 8 (pad_bias)."""
+    numbers = new(mask.storage.tape, Spec(mask.shape, query.dtype), "attn_bias")
+    numbers.storage.tape.launch(moves("where", [mask], [numbers]))
+    if padded and hint(mask.shape[-1]) % 8:
+        wide = new(mask.storage.tape, Spec((*mask.shape[:-1], 8 * ceil_div(mask.shape[-1], 8)), query.dtype), "pad")
+        wide.storage.tape.launch(moves("pad", [numbers], [wide]))
+        numbers = wide.narrow(-1, 0, mask.shape[-1])
+    biases: Tensor = numbers.expand(*query.shape[:3], key.shape[2])
+    return biases

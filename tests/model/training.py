@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from memmodel.masks import Mask
-from memmodel.model.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
+from memmodel.model.architecture import Architecture, Weight, layer_weights, outer_weights
 from memmodel_kernels import checkpointed, chunked, naive
 from memmodel_kernels.decoder import FREQUENCIES, Decoder
+from memmodel_kernels.library_attention import library_attention
 from memmodel_kernels.losses import full_loss
-from memmodel_kernels.namespace import functional
 from memmodel_kernels.optimizers import OPTIMIZERS
 from memmodel_kernels.training import training_step
 from torch_events import Body
@@ -23,19 +23,15 @@ def llama(**changes: Any) -> Architecture:
     return Architecture(**{"name": "small", **sizes, "value_dim": 8, **changes})
 
 
-def sdpa(q: Any, k: Any, v: Any, kind: LayerKind) -> Any:
-    return functional(q).scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
 def under_mask(attention: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda q, k, v, kind: attention(q, k, v, Mask(causal=True))
+    return lambda q, k, v, kind, mask: attention(q, k, v, Mask(causal=True))
 
 
 ATTENTION = {
-    "sdpa": sdpa,
+    "sdpa": lambda q, k, v, kind, mask: library_attention(q, k, v, mask),
     "naive": under_mask(naive),
     "checkpointed": under_mask(checkpointed),
-    "chunked": lambda q, k, v, kind: chunked(q, k, v, Mask(causal=True), 4),
+    "chunked": lambda q, k, v, kind, mask: chunked(q, k, v, Mask(causal=True), 4),
 }
 
 

@@ -1,0 +1,26 @@
+"""The library's own attention in a layer, `scaled_dot_product_attention`, as Hugging Face's classes call it."""
+
+from typing import Any
+
+from memmodel_kernels.namespace import functional
+
+
+def library_attention(q: Any, k: Any, v: Any, window_mask: Any = None) -> Any:
+    """Causal attention of q (b, h, n, d) on k, v (b, g, m, d or e); of one query, on all keys.
+
+    `window_mask`: a bool tensor (b, 1, n, m), true where a key is seen, for a layer whose queries do not see all keys
+    before them. Without a mask the heads of a group share their keys; with one these are repeated.
+    """
+    attention = functional(q).scaled_dot_product_attention
+    if window_mask is None:
+        shared = k.shape[1] is not q.shape[1] and k.shape[1] != q.shape[1]
+        return attention(q, k, v, is_causal=q.shape[2] != 1, enable_gqa=shared)
+    return attention(q, _repeated(k, q), _repeated(v, q), attn_mask=window_mask)
+
+
+def _repeated(x: Any, q: Any) -> Any:
+    b, g, m, d = x.shape
+    times = q.shape[1] // g
+    if times == 1:
+        return x
+    return x[:, :, None, :, :].expand(b, g, times, m, d).reshape(b, g * times, m, d)
