@@ -28,6 +28,7 @@ _HOMES = {
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
     "make_case": "memmodel.case",
+    "model": "memmodel.model.predict",
     "predict": "memmodel.predictor",
     "sweep": "memmodel.sweeps",
     "threshold": "memmodel.thresholds",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from memmodel.errors import UsageError
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
+    from memmodel.model.predict import model
     from memmodel.prediction import Prediction, Report, SideBySide
     from memmodel.predictor import predict
     from memmodel.sweeps import sweep
@@ -95,6 +97,7 @@ __all__ = [
     "formulas",
     "load_gpu",
     "make_case",
+    "model",
     "predict",
     "sweep",
     "threshold",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
     from memmodel.case import Case
     from memmodel.gpus import Gpu
+    from memmodel.model.results import ModelReport
     from memmodel.prediction import Report
     from memmodel.timing import Calibration
 
@@ -90,6 +91,12 @@ def _algorithm_names() -> list[str]:
     return list(ALGORITHMS)
 
 
+def _optimizer_names() -> list[str]:
+    from memmodel_kernels.optimizers import OPTIMIZERS
+
+    return list(OPTIMIZERS)
+
+
 def _model_names() -> list[str]:
     from memmodel.model.catalogue import models
 
@@ -153,6 +160,47 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
             help="{names}; several with commas. [default: naive,flash]",
         ),
     ),
+    "model": (
+        click.option(
+            "--like",
+            metavar="MODEL",
+            shell_complete=completing(_model_names),
+            help="A model, such as llama-3-8b (`memmodel models` lists them).",
+        ),
+        click.option("--config", metavar="FILE", help="Or a config.json in Hugging Face's format, or its folder."),
+    ),
+    "setting": (
+        click.option("--batch", type=SIZE, help="Sequences in a micro-batch. [default: 1]"),
+        click.option("--seq", type=SIZE, help="Tokens of each; in decode those in the cache. [default: 4096]"),
+        click.option("--phase", metavar="PHASE", help="train, prefill or decode. [default: train]"),
+        click.option("--dtype", metavar="TYPE", help="bf16, fp16 or fp32, of weights and activations. [default: bf16]"),
+        click.option(
+            "--optimizer", cls=NamesOption, names=_optimizer_names, metavar="NAME", help="{names}. [default: adamw]"
+        ),
+        click.option(
+            "--checkpoint",
+            metavar="WHAT",
+            help="What is recomputed: none, block, selective or attention. [default: none]",
+        ),
+        click.option(
+            "--attention",
+            cls=NamesOption,
+            names=_algorithm_names,
+            metavar="NAME",
+            help="sdpa (PyTorch's choice), {names}. [default: sdpa]",
+        ),
+        click.option(
+            "--loss",
+            metavar="LOSS",
+            help="full, chunked, or fused with the head. [default: full]",
+        ),
+        click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
+        click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
+        click.option("--clip", is_flag=True, default=None, help="Clip gradients by their norm."),
+        click.option("--fused-norms", is_flag=True, default=None, help="RMS norms by PyTorch's one function."),
+        click.option("--dropout", type=float, help="Its probability on the residual branches. [default: 0]"),
+        click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
+    ),
     "allocator": (
         click.option("--expandable-segments", is_flag=True, help="As PYTORCH_ALLOC_CONF=expandable_segments:True."),
     ),
@@ -164,6 +212,10 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         ),
     ),
 }
+_SETTING = (
+    *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
+    *("clip", "fused_norms", "dropout", "torch"),
+)
 _CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", "torch")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
@@ -172,7 +224,7 @@ def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
     The groups are "gpu" (or "gpus", or "any gpus" where none is a choice), "case" or (with ranges of sizes) "ranges",
-    "algorithms", "allocator" and "rates".
+    "algorithms", "allocator" and "rates"; of a whole model, "model" and "setting".
     """
 
     def decorate(function: Function) -> Function:
@@ -247,6 +299,24 @@ class Inputs:
     def case(self) -> dict[str, Any]:
         """The configuration, as the arguments of `predict`."""
         return {name: self.given[name] for name in _CASE if name in self.given}
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The setting of a model's step, as the arguments of `memmodel.model`."""
+        return {name: self.given[name] for name in _SETTING if name in self.given}
+
+    def model_report(self) -> "ModelReport":
+        """The prediction of a model's step."""
+        from memmodel.model.predict import model
+
+        return model(
+            self.given.get("like"),
+            self.gpu,
+            config=self.given.get("config"),
+            allocator=self.allocator,
+            calibration=self.calibration,
+            **self.setting,
+        )
 
     def cases(self) -> "list[Case]":
         """The case of each algorithm, on the GPU."""

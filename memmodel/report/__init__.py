@@ -26,6 +26,14 @@ register(
             "screen": "memmodel.report.tables:prediction_parts",
             "dict": "memmodel.report.json:encoded",
         },
+        "memmodel.model.results.ModelReport": {
+            "screen": "memmodel.report.model:model_parts",
+            "dict": "memmodel.report.json:document",
+        },
+        "memmodel.model.results.ModelPrediction": {
+            "screen": "memmodel.report.model:prediction_parts",
+            "dict": "memmodel.report.json:encoded",
+        },
         "memmodel.tracer.result.Trace": {
             "screen": "memmodel.report.trace:trace_parts",
             "dict": "memmodel.report.json:document",

@@ -84,17 +84,30 @@ def _work(work: Any) -> dict[str, int]:
     }
 
 
-def _prediction(prediction: Any) -> dict[str, Any]:
-    work = prediction.work
-    more = {
+def _whole_work(work: Any) -> dict[str, Any]:
+    """Work with each part of its traffic."""
+    return {
+        **_work(work),
         "hbm_read_bytes": int(work.read),
         "hbm_written_bytes": int(work.written),
         "l2_bytes": int(work.l2),
-        "compulsory_bytes": prediction.compulsory_bytes,
         "intensity": float(work.intensity),
     }
+
+
+def _prediction(prediction: Any) -> dict[str, Any]:
     shown = _keys(prediction, ["case.algorithm"], ["compulsory_bytes"], calibrated="calibrated_time")
-    return {**shown, "work": _work(work) | more}
+    return {**shown, "work": _whole_work(prediction.work) | {"compulsory_bytes": prediction.compulsory_bytes}}
+
+
+def _model_prediction(prediction: Any) -> dict[str, Any]:
+    shown = _keys(prediction, ["case.attention"], calibrated="calibrated_time")
+    return {"algorithm": shown.pop("attention"), **shown, "work": _whole_work(prediction.work)}
+
+
+def _model_case(case: Any) -> dict[str, Any]:
+    """The setting of a model's step; of the model its name, its sizes are `memmodel models`'."""
+    return {"model": case.arch.name, **_keys(case, hidden=["arch", "device"])}
 
 
 def _kernel(kernel: Any) -> dict[str, Any]:
@@ -135,6 +148,8 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "work.Work": _work,
     "prediction.Memory": partial(_keys, also=["device_bytes"]),
     "prediction.Prediction": _prediction,
+    "model.results.ModelPrediction": _model_prediction,
+    "model.setting.ModelCase": _model_case,
     "timing.ceiling.KernelTime": _kernel,
     "thresholds.Threshold": partial(_keys, also=["case.algorithm"]),
     "closed_forms.Formulas": _formulas,

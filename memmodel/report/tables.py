@@ -17,6 +17,7 @@ from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    from memmodel.model.results import ModelReport
     from memmodel.thresholds import Threshold
 
 _SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns
@@ -188,8 +189,8 @@ def _alike(records: Iterable[TensorRecord]) -> list[tuple[str, list[TensorRecord
     return sorted(named, key=lambda one: -sum(r.nbytes for r in one[1]))
 
 
-def mitigations(report: Report) -> Sheet:
-    """Changes that lower the peak of the first algorithm, each with its own prediction."""
+def mitigations(report: "Report | ModelReport") -> Sheet:
+    """Changes that lower the peak of the first prediction, each with its own."""
     fits = report.predictions[0].memory.fits
     title = "What would make it fit" if fits is False else "What would take less"
     return Sheet(title, ("change", ">allocated peak", ">less by", "fits"), [_change(m) for m in report.mitigations])

@@ -29,6 +29,10 @@ COMMANDS = {
         "predict --gpu A10 --json",
         "predict --gpu T4 --json",
     ),
+    "model": (
+        "model --like gpt2 --gpu H100 --seq 512 --json",
+        "model --like gpt2 --gpu T4 --seq 256 --attention naive --json",
+    ),
     "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json"),
     "formulas": ("formulas naive --json",),
     "gpus": ("gpus --json", "gpus A100 --json"),

@@ -1,0 +1,126 @@
+"""Bytes of groups as formulas in the sizes of a model.
+
+b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
+channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from memmodel.case import Size
+from memmodel.groups import group_of
+from memmodel.liveness import at_peak
+from memmodel.model.setting import ModelCase
+from memmodel.program import Alloc, Program, Save
+
+LETTERS = {
+    **{"batch": "b", "seq": "n", "vocab": "V", "hidden": "H", "ffn": "F"},
+    **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
+    **{"experts": "E", "width": "W", "top_k": "K"},
+}
+_ORDER = "LbnVHFhgdeEWK"
+_POWERS = {2: "²", 3: "³"}
+_TERMS = 4  # a formula shows so many; the rest is a number of bytes
+Monomial = tuple[str, ...]
+
+
+def lettered(case: ModelCase) -> ModelCase:
+    """The same case with sizes that print as letters."""
+    arch = case.arch
+    names = ("vocab", "hidden", "ffn", "heads", "kv_heads", "head_dim", "value_dim")
+    sizes: dict[str, Any] = {name: Size(int(getattr(arch, name)), LETTERS[name]) for name in names}
+    if sizes["value_dim"] == sizes["head_dim"]:
+        sizes["value_dim"] = sizes["head_dim"]
+    if arch.kv_heads == arch.heads:
+        sizes["kv_heads"] = sizes["heads"]
+    if arch.moe is not None:
+        of_moe: dict[str, Any] = {
+            name: Size(int(getattr(arch.moe, name)), LETTERS[name]) for name in ("experts", "width", "top_k")
+        }
+        sizes["moe"] = arch.moe._replace(**of_moe)
+    batch, seq = Size(int(case.batch), "b"), Size(int(case.seq), "n")
+    return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq)
+
+
+def group_formulas(case: ModelCase, program: Program) -> dict[str, str]:
+    """Each group's bytes at the live peak as a sum of monomials, largest first. The program is of a lettered case."""
+    _, alive = at_peak(program)
+    saved = {event.key for event in program.events if isinstance(event, Save)}
+    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    known, heads = _known(case), _heads(case)
+    sums: dict[str, Counter[Monomial]] = {}
+    for birth in program.births():
+        if birth.key in alive:
+            letters, number = _monomial(birth, {**known, **heads} if len(birth.shape) > 2 else known)
+            sums.setdefault(group_of(program, birth.key, saved, inputs), Counter())[letters] += number
+    return {group: _text(terms, case) for group, terms in sums.items()}
+
+
+def _known(case: ModelCase) -> dict[int, str]:
+    """Letters of sizes that lost them on the way, by value; the earlier of equal ones is meant."""
+    lettered_case = lettered(case)
+    arch = lettered_case.arch
+    sizes = (lettered_case.batch * lettered_case.seq, arch.hidden, arch.ffn, arch.vocab)
+    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, lettered_case.seq)
+    found: dict[int, str] = {}
+    for size in (*sizes, *heads):
+        if int(size) > 1:
+            found.setdefault(int(size), size.letter)
+    return found
+
+
+def _heads(case: ModelCase) -> dict[int, str]:
+    """Letters of heads by number: small numbers, which mean heads in shapes of three dimensions or more alone."""
+    return {int(case.arch.kv_heads): "g", int(case.arch.heads): "h"}
+
+
+def _monomial(birth: Alloc, known: dict[int, str]) -> tuple[Monomial, int]:
+    """The letters of a storage, sorted, and the number before them; a size of 1 has its letter too."""
+    letters: list[str] = []
+    number = birth.dtype.itemsize
+    product = birth.dtype.itemsize
+    for size in birth.shape:
+        letter = getattr(size, "letter", "") or known.get(int(size), "")
+        letters += letter.split("·") if letter else []
+        number *= 1 if letter else int(size)
+        product *= int(size)
+    if product != int(birth.nbytes):
+        return (), int(birth.nbytes)
+    return tuple(sorted(letters, key=_ORDER.index)), number
+
+
+def _text(terms: Counter[Monomial], case: ModelCase) -> str:
+    """A sum as text, with coefficients in L where they are multiples of the number of layers."""
+    values = _values(case)
+    size = {letters: number * _product(values[x] for x in letters) for letters, number in terms.items()}
+    ordered = sorted(terms, key=lambda letters: -size[letters])
+    shown = [_term(terms[letters], letters, case.arch.layers) for letters in ordered[:_TERMS] if letters or size[()]]
+    rest = sum(size[letters] for letters in ordered[_TERMS:])
+    return " + ".join([*shown, *([f"{rest:,}"] if rest else [])])
+
+
+def _values(case: ModelCase) -> dict[str, int]:
+    arch = case.arch
+    of_moe = {LETTERS[x]: int(getattr(arch.moe, x)) for x in ("experts", "width", "top_k")} if arch.moe else {}
+    found = {letter: int(getattr(arch, name)) for name, letter in LETTERS.items() if hasattr(arch, name)}
+    return {**found, **of_moe, "b": int(case.batch), "n": int(case.seq)}
+
+
+def _product(factors: Iterable[int]) -> int:
+    product = 1
+    for factor in factors:
+        product *= factor
+    return product
+
+
+def _term(number: int, letters: Monomial, layers: int) -> str:
+    times, rest = divmod(number, layers)
+    if letters and layers > 1 and times and rest <= max(16, times):
+        of_layers = f"{times}·L" if times > 1 else "L"
+        coefficient = of_layers if not rest else f"({of_layers} + {rest})"
+    else:
+        coefficient = f"{number:,}"
+    powers = Counter(letters)
+    return "·".join([coefficient, *(letter + _POWERS.get(count, "") for letter, count in powers.items())])

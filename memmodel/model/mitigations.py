@@ -1,0 +1,54 @@
+"""Changes to a training step that lower its memory, each with what the step then takes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from memmodel.allocator import AllocatorConfig
+from memmodel.errors import UsageError
+from memmodel.gpus import Gpu
+from memmodel.model.record import record
+from memmodel.model.setting import ModelCase
+from memmodel.prediction import Memory, Mitigation
+from memmodel.step import memory_of
+
+Change = tuple[str, ModelCase, AllocatorConfig | None]
+
+
+def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConfig | None = None) -> list[Mitigation]:
+    """The changes that lower the allocated peak or make the step fit; least memory first."""
+    found = []
+    for change, changed, settings in _changes(case, before, config):
+        try:
+            after = memory_of(record(changed), case.torch, gpu, settings)
+        except UsageError:
+            continue  # this setting does not allow the change
+        less = before.allocated_peak_bytes - after.allocated_peak_bytes
+        if less > 0 or (after.fits and before.fits is False):
+            found.append(Mitigation(change, after.allocated_peak_bytes, less, after.fits))
+    return sorted(found, key=lambda one: one.allocated_peak_bytes)
+
+
+def _changes(case: ModelCase, before: Memory, config: AllocatorConfig | None) -> Iterator[Change]:
+    """(name, changed case, allocator settings) of each change to try."""
+    if case.phase != "train":
+        return
+    if before.fits is False and before.excess == "fragmentation":
+        settings = replace(config or AllocatorConfig(), expandable_segments=True)
+        yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
+    if case.checkpoint == "none":
+        yield "recompute each layer: --checkpoint block", replace(case, checkpoint="block"), config
+    for loss, words in (("chunked", "logits in chunks"), ("fused", "loss fused with the head")):
+        if case.loss == "full":
+            yield f"{words}: --loss {loss}", replace(case, loss=loss), config
+    if case.batch > 1 and case.batch % 2 == 0:
+        halved = replace(case, batch=case.batch // 2, accumulate=2 * case.accumulate)
+        yield f"half the batch, accumulated: --batch {halved.batch} --accumulate {halved.accumulate}", halved, config
+    yield from _optimizers(case, config)
+
+
+def _optimizers(case: ModelCase, config: AllocatorConfig | None) -> Iterator[Change]:
+    from memmodel_kernels.optimizers import OPTIMIZERS
+
+    for name in ("adamw-fused", "adamw8bit"):
+        if name in OPTIMIZERS and name != case.optimizer:
+            yield f"{OPTIMIZERS[name].title}: --optimizer {name}", replace(case, optimizer=name), config

@@ -1,0 +1,183 @@
+"""Predict a step of a whole model: record it, replay it through the allocator, and time its kernels."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import Any
+
+from memmodel.account import account
+from memmodel.allocator import AllocatorConfig
+from memmodel.cublas import parse_torch_version
+from memmodel.dtypes import short_name
+from memmodel.errors import UsageError
+from memmodel.files import read_bytes
+from memmodel.gpus import Gpu, load_gpu
+from memmodel.groups import WORKSPACE, group_of
+from memmodel.liveness import at_peak, step_launches
+from memmodel.model.architecture import Architecture, parameters
+from memmodel.model.catalogue import listed
+from memmodel.model.choices import model_case
+from memmodel.model.families import architecture_of
+from memmodel.model.flops import forward_flops
+from memmodel.model.letters import group_formulas, lettered
+from memmodel.model.mitigations import mitigations
+from memmodel.model.record import record
+from memmodel.model.results import Efficiency, ModelPrediction, ModelReport, Peak
+from memmodel.model.setting import ModelCase
+from memmodel.prediction import Computed, Memory, Time
+from memmodel.program import Alloc, Mark, Program, Save
+from memmodel.step import device_of, memory_of, time_or_why
+from memmodel.timing import Calibration, Machine
+from memmodel.timing.calibration import mismatches
+from memmodel.timing.known import community
+from memmodel.work import Work
+
+TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
+
+
+def model(
+    like: str | None = None,
+    gpu: str | Gpu = "H100",
+    *,
+    config: str | PathLike[str] | dict[str, Any] | None = None,
+    allocator: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+    **setting: Any,
+) -> ModelReport:
+    """Predict memory, work and time of a step of a whole model on a GPU.
+
+    Args:
+        like: a model (`memmodel models` lists them).
+        gpu: a name (`memmodel gpus` lists them), or a `Gpu`.
+        config: instead of `like`, a file config.json in Hugging Face's format, its folder, or its parsed content.
+        allocator: settings of the caching allocator.
+        calibration: rates measured on the GPU; shipped ones are taken where there are any.
+        setting: batch, seq, phase, dtype, optimizer and the other fields of `memmodel.model.setting.ModelCase`.
+
+    Raises UsageError for anything that is not a valid configuration.
+    """
+    return predict_model(model_case(architecture(like, config), **setting), gpu, allocator, calibration)
+
+
+def architecture(like: str | None, config: str | PathLike[str] | dict[str, Any] | None) -> Architecture:
+    """The architecture of a listed model or of a configuration. Raises UsageError unless one of them is given."""
+    if (like is None) == (config is None):
+        given = "neither" if like is None else "both"
+        raise UsageError(
+            f"--like and --config: {given} given, expected one of them, such as --like llama-3-8b or "
+            "--config path/to/config.json"
+        )
+    if like is not None:
+        return listed(like).architecture
+    if isinstance(config, dict):
+        return architecture_of(config, "config")
+    assert config is not None
+    return _of_file(fspath(config))
+
+
+def _of_file(name: str) -> Architecture:
+    import json
+    import os
+
+    inside = os.path.join(name, "config.json")
+    path = inside if os.path.exists(inside) else name
+    text = read_bytes(path, "give Hugging Face's config.json or its folder")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    return architecture_of(document, path)
+
+
+def predict_model(
+    case: ModelCase,
+    gpu: str | Gpu,
+    allocator: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+) -> ModelReport:
+    """`model` for a checked case."""
+    device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
+    case = replace(case, device=device_of(device))
+    rates = calibration or community(device.id)
+    prediction = _predicted(case, device, allocator, rates)
+    return ModelReport(
+        device,
+        (prediction,),
+        Computed(lambda: mitigations(case, prediction.memory, device, allocator)),
+        tuple(_assumptions(case, device, allocator, rates)),
+    )
+
+
+def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> ModelPrediction:
+    program = record(lettered(case))
+    memory = memory_of(program, case.torch, gpu, config)
+    time, missing = time_or_why(program, Machine(gpu))
+    measured = Machine(gpu, rates, torch=parse_torch_version(case.torch))
+    calibrated = time_or_why(program, measured)[0] if rates is not None else None
+    flops = model_flops(case)
+    return ModelPrediction(
+        case,
+        TITLES[case.phase],
+        {part: int(count) for part, count in parameters(case.arch).items() if count},
+        with_workspace(memory),
+        group_formulas(case, program),
+        peak_of(program),
+        sum((launch.work for launch in step_launches(program)), start=Work()),
+        flops,
+        time,
+        calibrated,
+        _efficiency(case, gpu, flops, calibrated or time),
+        account(program),
+        tuple(missing),
+    )
+
+
+def with_workspace(memory: Memory) -> Memory:
+    """The memory with cuBLAS workspaces as a group beside those of the live peak."""
+    of_cublas = {WORKSPACE: memory.workspace_bytes} if memory.workspace_bytes else {}
+    return memory._replace(groups={**memory.groups, **of_cublas})
+
+
+def peak_of(program: Program) -> Peak:
+    """Where the live peak is."""
+    index, _ = at_peak(program)
+    phase = next(event.phase for event in reversed(program.events[: index + 1]) if isinstance(event, Mark))
+    birth = program.events[index]
+    if not isinstance(birth, Alloc):
+        return Peak(phase, "", "its start")
+    saved = {event.key for event in program.events if isinstance(event, Save)}
+    return Peak(phase, group_of(program, birth.key, saved, ()), birth.op)
+
+
+def tokens_of(case: ModelCase) -> int:
+    """The tokens that a step works on."""
+    return int(case.batch * case.accumulate * (1 if case.phase == "decode" else case.seq))
+
+
+def model_flops(case: ModelCase) -> int:
+    """The FLOP that the step needs by its weights and scores; a backward takes twice its forward."""
+    queries = 1 if case.phase == "decode" else case.seq
+    times = 3 * case.accumulate if case.phase == "train" else 1
+    return int(times * forward_flops(case.arch, case.batch, queries, case.seq))
+
+
+def _efficiency(case: ModelCase, gpu: Gpu, flops: int, time: Time | None) -> Efficiency | None:
+    if time is None or not time.seconds:
+        return None
+    known = f"tensor.{short_name(case.dtype)}" in gpu.values
+    peak = gpu.peak_by_name(short_name(case.dtype)) if known else None
+    return Efficiency(tokens_of(case) / time.seconds, flops / time.seconds / peak if peak else None)
+
+
+def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> Iterator[str]:
+    yield f"torch {case.torch}, eager, one GPU; modules as Hugging Face's classes have them"
+    if case.phase == "train":
+        yield "gradients set to None after each step, third step"
+    if gpu.context_bytes is None:
+        yield f"memory outside the allocator is not known for {gpu.name} and taken as 0"
+    if config is not None and config.expandable_segments:
+        yield "expandable_segments:True"
+    yield "time, at least: from datasheet rates; real kernels take longer"
+    if rates is not None:
+        yield f"time, expected: from {'' if rates.basis == 'community' else 'rates measured on '}{rates.name}"
+        yield from mismatches(rates, gpu.id, case.torch if rates.basis == "local" else None)

@@ -1,0 +1,96 @@
+"""The results of a model's prediction as frozen data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memmodel.account import TensorRecord
+from memmodel.gpus import Gpu
+from memmodel.model.setting import ModelCase
+from memmodel.prediction import Memory, Mitigation, Time
+from memmodel.rendering import Renderable
+from memmodel.work import Work
+
+
+class Peak(NamedTuple):
+    """Where in the step the live peak is.
+
+    Attributes:
+        phase: "forward", "backward" or "optimizer".
+        group: that of the tensor with which the peak is reached.
+        tensor: the operator that allocates it.
+    """
+
+    phase: str
+    group: str
+    tensor: str
+
+    @property
+    def words(self) -> str:
+        """The moment as a phrase."""
+        of = f" ({self.group})" if self.group else ""
+        return f"in {self.phase}, at {self.tensor}{of}"
+
+
+class Efficiency(NamedTuple):
+    """A step's time as throughput.
+
+    Attributes:
+        tokens_per_second: of the step.
+        mfu: the model's FLOP (see `memmodel.model.flops`) over those that the GPU could do in the time.
+    """
+
+    tokens_per_second: float
+    mfu: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrediction(Renderable):
+    """A step of a model on a GPU.
+
+    Attributes:
+        case: the model and the setting. title: the step's name for people.
+        parameters: by part of the model.
+        memory, work: of one step. `memory.groups` are the bytes of each group at the live peak.
+        formulas: of each group, in the letters of `memmodel.model.letters`.
+        peak: where in the step the peak is.
+        model_flops: that the step needs by the weights and the scores alone, without what is recomputed.
+        time: the datasheet's lower bound; None where the GPU's data lack a rate. calibrated: the time to expect.
+        efficiency: of the time to expect, else of the lower bound; None without a time.
+        tensors: the account of the step, largest first. notes: what else to know.
+    """
+
+    case: ModelCase
+    title: str
+    parameters: Mapping[str, int]
+    memory: Memory
+    formulas: Mapping[str, str]
+    peak: Peak
+    work: Work
+    model_flops: int
+    time: Time | None
+    calibrated: Time | None
+    efficiency: Efficiency | None
+    tensors: tuple[TensorRecord, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport(Renderable):
+    """The prediction of a model's step on one GPU, with changes that lower its memory, and assumptions."""
+
+    gpu: Gpu
+    predictions: tuple[ModelPrediction, ...]
+    mitigations: Sequence[Mitigation]
+    assumptions: tuple[str, ...]
+
+    @property
+    def prediction(self) -> ModelPrediction:
+        """The only prediction."""
+        return self.predictions[0]
+
+    def __iter__(self) -> Iterator[ModelPrediction]:
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        return len(self.predictions)

@@ -1,0 +1,116 @@
+"""A step of a whole model: the verdict, what fills its peak by group, its time, and changes that lower its memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from memmodel.dtypes import short_name
+from memmodel.groups import GROUPS, by_kind, kind_of
+from memmodel.model.results import ModelPrediction, ModelReport
+from memmodel.model.setting import ModelCase
+from memmodel.report.sheet import Bullets, Sheet, below
+from memmodel.report.tables import in_words_of, mitigations, verdict
+from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
+
+_PLAIN = {"checkpoint": "none", "loss": "full", "accumulate": 1, "clip": False, "dropout": 0.0, "fused_norms": False}
+
+
+def model_parts(report: ModelReport) -> Iterator[Any]:
+    """The first screen, part by part."""
+    prediction = report.prediction
+    yield Text.assemble((report.gpu.name, "bold"), f": {prediction.case.arch.name}, {described(prediction.case)}")
+    yield Text(_of_parameters(prediction), style="dim")
+    yield Text()
+    yield verdict(prediction.memory, f"{prediction.title} ")
+    yield below(group_table(prediction))
+    yield Text(f"The peak is {prediction.peak.words}.")
+    yield below(time_table(report))
+    if report.mitigations:
+        yield below(mitigations(report))
+    yield below(Bullets("Assumed", report.assumptions))
+    if prediction.notes:
+        yield Bullets("Notes", prediction.notes)
+
+
+def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
+    """What fills the peak of one prediction."""
+    yield group_table(prediction)
+
+
+def described(case: ModelCase) -> str:
+    """The setting in one line: train, bf16, batch 1, seq 4096, adamw, attention sdpa, and what is not usual."""
+    parts = [case.phase, short_name(case.dtype), f"batch {case.batch}", f"seq {case.seq}"]
+    if case.phase == "train":
+        parts.append(case.optimizer)
+    parts.append(f"attention {case.attention}")
+    for name, usual in _PLAIN.items():
+        value = getattr(case, name)
+        if value != usual:
+            parts.append(name.replace("_", " ") if value is True else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _of_parameters(prediction: ModelPrediction) -> str:
+    total = sum(prediction.parameters.values())
+    parts = ", ".join(f"{part} {percent_text(count, total)}" for part, count in prediction.parameters.items())
+    return f"{total:,} parameters: {parts}"
+
+
+def group_table(prediction: ModelPrediction) -> Sheet:
+    """The live peak by group, each with its formula, and what the allocator adds to it."""
+    memory, rows = prediction.memory, []
+    kinds = by_kind(memory.groups)
+    for kind in GROUPS:
+        if kind in kinds and kind != "workspace":
+            rows += _rows_of(kind, kinds[kind], prediction)
+    live, allocated, reserved = memory.live_peak_bytes, memory.allocated_peak_bytes, memory.reserved_peak_bytes
+    rows.append(("live peak", bytes_text(live), ""))
+    for name, nbytes in (
+        ("workspace", memory.workspace_bytes),
+        ("rounding to blocks", allocated - live - memory.workspace_bytes),
+        ("fragmentation", reserved - allocated),
+    ):
+        rows += [(name, bytes_text(nbytes), "")] if nbytes > 0 else []
+    rows.append(("reserved", bytes_text(reserved), ""))
+    return Sheet("What fills the peak", ("|group", ">bytes", "in letters"), rows, total=True)
+
+
+def _rows_of(kind: str, nbytes: int, prediction: ModelPrediction) -> list[tuple[str, str, str]]:
+    """A kind of group, and its details where there are several."""
+    details = {group: size for group, size in prediction.memory.groups.items() if kind_of(group) == kind}
+    if len(details) == 1:
+        (group,) = details
+        return [(group, bytes_text(nbytes), prediction.formulas.get(group, ""))]
+    shown = [(kind, bytes_text(nbytes), "")]
+    for group, size in details.items():
+        name = group.removeprefix(kind).strip() or "other"
+        shown.append((f"  {name}", bytes_text(size), prediction.formulas.get(group, "")))
+    return shown
+
+
+def time_table(report: ModelReport) -> Sheet:
+    """The step's work, its time, and what that makes of the GPU."""
+    prediction = report.prediction
+    time, expected, efficiency = prediction.time, prediction.calibrated, prediction.efficiency
+    rows = [
+        ("FLOP", f"{decimal_text(prediction.work.flops, 'FLOP')}; {_needed(prediction)}"),
+        ("HBM traffic", bytes_text(prediction.work.hbm_bytes)),
+        ("time, at least", seconds_text(time.seconds) if time else "-"),
+    ]
+    if expected:
+        rows.append(("time, expected", seconds_text(expected.seconds)))
+    best = expected or time
+    if best and len(best.phases) > 1:
+        rows.append(("of which", ", ".join(f"{name} {seconds_text(one)}" for name, one in best.phases.items())))
+    if efficiency:
+        rows.append(("tokens a second", f"{number_text(efficiency.tokens_per_second)}{'' if expected else ' at most'}"))
+        if efficiency.mfu is not None:
+            rows.append(("MFU", f"{100 * efficiency.mfu:.1f} %{'' if expected else ' at most'}"))
+    if best:
+        rows.append(("limited by", f"{best.binding} ({percent_text(best.shares[best.binding], best.seconds)})"))
+    return Sheet("", ("|one step", ""), [(name, in_words_of(report.gpu, cell)) for name, cell in rows])
+
+
+def _needed(prediction: ModelPrediction) -> str:
+    return f"{decimal_text(prediction.model_flops, 'FLOP')} by weights and scores"
