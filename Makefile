@@ -10,7 +10,7 @@ BROWSER := { command -v chromium && command -v chromedriver; } >/dev/null || { t
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
 	echo "no Chromium: tests of pages in a browser are skipped"
 
-.PHONY: demo test quick lint types unit docs clean
+.PHONY: demo test quick lint types unit test-hf docs clean
 
 demo: $(VENV)/core.done
 	$(BIN)/memmodel predict --gpu A100 --seq 16384
@@ -18,7 +18,7 @@ demo: $(VENV)/core.done
 test: lint types unit
 
 quick: lint types
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser and not compiler"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser and not compiler and not hf"
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -30,6 +30,9 @@ types: $(VENV)/test.done
 
 unit: $(VENV)/test.done
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-hf: $(VENV)/test.done
+	$(BIN)/python -m pytest -n auto --dist worksteal -m hf
 
 docs: $(VENV)/test.done
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

@@ -69,7 +69,7 @@ def attention_backward(call: Call) -> Steps:
     """dQ, dK and dV; the scratch of each backend."""
     forward = call.op.removesuffix("_backward")
     q, k, v = call.args[1:4]
-    if forward == _EFFICIENT and not _heads_inside(call.args[0]):
+    if forward == _EFFICIENT and not heads_inside(call.args[0]):
         yield scratch_like(call.args[0])
     yield RESULTS
     if forward == _FLASH:
@@ -147,7 +147,7 @@ def _flash_scratch(call: Call) -> Iterator[Scratch]:
     dout, q, k, v, out = call.args[:5]
     b, h, n, d = q.shape
     rows, columns = _up(n, 128), _flash_width(q)
-    yield from (scratch_like(x) for x in (dout, out) if not _heads_inside(x))
+    yield from (scratch_like(x) for x in (dout, out) if not heads_inside(x))
     yield Scratch(b * h * rows * 4, (b, h, rows), float32)
     sums = ceil_div(call.device.sms, b * h) if call.device.deterministic else 1
     yield Scratch(sums * b * rows * h * columns * 4, (sums, b, rows, h, columns), float32)
@@ -224,7 +224,7 @@ def _key_splits(call: Call, tile: Tile) -> int:
     return max(1, min(parts, 200 // heads))
 
 
-def _heads_inside(x: Strided) -> bool:
+def heads_inside(x: Strided) -> bool:
     """Whether a (b, h, n, d) tensor lies in (b, n, h, d) order, row-major."""
     (b, h, n, d), strides, _ = x.numbers()
     rows = contiguous_strides((b, n, h, d))

@@ -7,9 +7,10 @@
 from typing import Any
 
 from memmodel.dims import Dim, merged, product, same
+from memmodel.dtypes import bfloat16
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import aten
-from memmodel.rules.operator import RESULTS, Call, Spec, Steps, copy_of, kernel, makes, rule
+from memmodel.rules.operator import RESULTS, Call, NotKnown, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.views import UnsafeView, expand, permute, reshape, squeeze, transpose, unsqueeze, view
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, broadcast_shape
@@ -31,6 +32,26 @@ def gemm(call: Call) -> Steps:
     yield kernel(
         call.op, [*added, left, right], [call.out], a.dtype, matmul=2 * product(a.shape) * n, kind="gemm",
         sizes=(product(a.shape[:-2]), a.shape[-2], n, a.shape[-1]), cublas=call.device.streams_gemm,
+    )  # fmt: skip
+
+
+@rule("_grouped_mm")
+def grouped_gemm(call: Call) -> Steps:
+    """Products of groups of rows of (S, k) with their matrices of (g, k, n), or sums over groups of (m, S) (S, n).
+
+    In bfloat16 one kernel of CUTLASS on Hopper and later, whose tables of pointers take some kilobytes; else a product
+    for each group (aten/src/ATen/native/cuda/GroupedBlas.cpp, GroupedMMUtils.h).
+    """
+    a, b = call.args[:2]
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    batch = a.shape[0] if len(a.shape) == len(b.shape) == 3 else 1
+    fused = call.device.name == "cuda" and call.device.capability >= 90 and a.dtype is bfloat16
+    yield RESULTS
+    if fused:
+        yield NotKnown("its tables of pointers, some kilobytes, count as 0")
+    yield kernel(
+        "grouped_mm", [a, b], [call.out], a.dtype, matmul=2 * batch * m * k * n, kind="gemm", sizes=(batch, m, n, k),
+        cublas=call.device.streams_gemm and not fused,
     )  # fmt: skip
 
 

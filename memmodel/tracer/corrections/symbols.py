@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memmodel.tracer.corrections.grouped_mm import grouped_mm
 from memmodel.tracer.private.dispatch import decompositions, has_symbols, schema_of, tree_leaves
 
 aten = torch.ops.aten
@@ -19,6 +20,8 @@ aten = torch.ops.aten
 
 def computed(func: Any, args: Any, kwargs: Any) -> Any:
     """The operator's results. Raises what the operator does, where that has nothing to do with symbols."""
+    if func is aten._grouped_mm.default:
+        return grouped_mm(*args, **kwargs)
     if func in _ON_SYMBOLS and _has_symbols(args, kwargs):
         return _ON_SYMBOLS[func](*args, **kwargs)
     try:

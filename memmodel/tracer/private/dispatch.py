@@ -32,6 +32,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_map_only",
+    "without_function_modes",
     "without_modes",
 ]
 
@@ -40,6 +41,7 @@ IS_CPU = vars(torch._C.TensorBase)["is_cpu"].__get__
 VARIABLE_FUNCTIONS = torch._VF  # what torch.nn.functional calls: torch.dropout and others
 modes_on = _get_current_dispatch_mode_stack
 without_modes = _disable_current_modes
+without_function_modes = torch._C.DisableTorchFunction
 converting_softmax, converting_log_softmax = torch._softmax, torch._log_softmax  # (x, dim, half to float)
 
 

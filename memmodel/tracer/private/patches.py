@@ -39,6 +39,7 @@ class Hooks(NamedTuple):
     elsewhere: Callable[[], None]
 
 
+_OURS = ("torch.", "memmodel.")
 _GPU = torch.device("cuda", 0)
 _ASKING = ("torch.optim", "torch.amp")  # parts of PyTorch in Python that act on what device a tensor has
 _OPTIMIZER = import_module("torch.optim.optimizer")  # torch.optim does not show it
@@ -46,16 +47,17 @@ packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks
 
 
 @contextmanager
-def patched(hooks: Hooks, more: Iterable[Replacement], cuda: bool) -> Iterator[None]:
+def patched(hooks: Hooks, more: Iterable[Replacement], arch: int) -> Iterator[None]:
     """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so.
 
-    `more`: what else is replaced. `cuda`: whether tensors say that they are on a GPU.
+    `more`: what else is replaced. `arch`: compute capability of the GPU that tensors say they are on, as one number
+    (80 is 8.0); 0 where they are on the CPU.
     """
     packed.clear()
     with ExitStack() as stack:
         for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
             stack.enter_context(_silent(logging.getLogger(name)))
-        replacements = [*_replacements(hooks), *more, *(_places() if cuda else ())]
+        replacements = [*_replacements(hooks), *more, *(_places(arch) if arch else ())]
         for target, name, replacement in replacements:
             stack.enter_context(mock.patch.object(target, name, replacement, create=not hasattr(target, name)))
         yield
@@ -83,7 +85,27 @@ def _noting_threads(elsewhere: Callable[[], None]) -> Any:
     return classmethod(dispatch)
 
 
+class _AskedByOthers(type):
+    """Answers `isinstance(x, FakeTensor)`: to code outside of PyTorch a tensor is as plain as in a real run."""
+
+    def __instancecheck__(cls, x: Any) -> bool:
+        asking: str = sys._getframe(1).f_globals.get("__name__", "")
+        return f"{asking}.".startswith("torch.") and isinstance(x, FakeTensor)
+
+
+class _Unrecognized(metaclass=_AskedByOthers):
+    """The class of tensors without data, as libraries see it: they ask in order to take another way for tracers."""
+
+
+def _class_of_fakes() -> Iterator[Replacement]:
+    yield torch._subclasses, "FakeTensor", _Unrecognized
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__dict__", {}).get("FakeTensor") is FakeTensor and not name.startswith(_OURS):
+            yield module, "FakeTensor", _Unrecognized
+
+
 def _replacements(hooks: Hooks) -> Iterator[Replacement]:
+    yield from _class_of_fakes()
     yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.elsewhere)
     yield torch.autograd, "_engine_run_backward", watched_engine(hooks.begins, hooks.ends, hooks.mode)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
@@ -101,7 +123,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
         yield triton.JITFunction, "run", _no_kernel
 
 
-def _places() -> Iterator[Replacement]:
+def _places(arch: int) -> Iterator[Replacement]:
     """Where a tensor is, as the user's code and PyTorch's optimizers see it: on the GPU that is modelled."""
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
@@ -115,6 +137,7 @@ def _places() -> Iterator[Replacement]:
     yield FakeTensor, "device", property(device)
     yield _OPTIMIZER, "_foreach_supported_types", [*_OPTIMIZER._foreach_supported_types, FakeTensor]
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
+    yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)
     yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
     yield clip_grad, "_has_foreach_support", lambda *_: True
     yield clip_grad, "_device_has_foreach_support", lambda *_: True

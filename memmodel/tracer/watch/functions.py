@@ -30,6 +30,7 @@ from memmodel.tracer.private.dispatch import (
     converting_softmax,
     is_wrapped,
 )
+from memmodel.tracer.watch.known import remember
 from memmodel.tracer.watch.values import Values, answered, check_given
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
@@ -73,6 +74,11 @@ class Functions(TorchFunctionMode):
             if func in _PLACES:
                 return _PLACES[func]
             args, kwargs = _on_cpu(args), _on_cpu_named(kwargs)
+        out = self._result(func, args, kwargs)
+        remember(func, args, kwargs, out)
+        return out
+
+    def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in self._own:
             return self._own[func](*args, **kwargs)
         if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):

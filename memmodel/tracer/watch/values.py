@@ -18,6 +18,7 @@ from memmodel.errors import UsageError
 from memmodel.origin import line_of, users_frame
 from memmodel.tracer.private.dispatch import tree_leaves
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
+from memmodel.tracer.watch.known import known_value
 from memmodel.tracer.watch.watcher import Watcher
 
 _ASKS = (
@@ -95,10 +96,15 @@ class Values:
             torch.Tensor.__float__: lambda x: float(self.item(x)),
             torch.Tensor.__format__: self._formatted,
             torch.Tensor.__bool__: self._decided,
+            torch.Tensor.__int__: lambda x: int(self.item(x)),
+            torch.Tensor.tolist: _listed,
         }
 
     def item(self, x: Tensor) -> Any:
         """The value of a tensor of one element."""
+        value = _only(known_value(x))
+        if value is not None:
+            return value
         with suppress(DataDependentOutputException):
             known = x.item()
             if not isinstance(known, torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -122,6 +128,11 @@ class Values:
         if _asking() == "torch.nn.modules.transformer":
             self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
             return True
+        value = _only(known_value(x))
+        if value is not None:
+            return bool(value)
+        if _asking() == "torch.nn.init":  # whether a draw lies outside of its bounds
+            return False
         usual = getattr(x, _USUAL, None)
         if usual is None:
             return bool(x)
@@ -132,6 +143,18 @@ class Values:
         site = self.watcher.site()
         frame = users_frame(site) if site else None
         self.watcher.note(what + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
+
+
+def _listed(x: Tensor) -> Any:
+    value = known_value(x)
+    return x.tolist() if value is None else value
+
+
+def _only(value: Any) -> Any:
+    """The number in lists of one element; None where there is none, or more."""
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    return None if isinstance(value, list) else value
 
 
 def check_given(args: Any, kwargs: Any) -> None:

@@ -36,7 +36,7 @@ def watching(
     hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread)
     with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
         stack.enter_context(functions.autocast.installed())
-        stack.enter_context(patched(hooks, functions.replacements(), functions.cuda))
+        stack.enter_context(patched(hooks, functions.replacements(), functions.backends.arch))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode or fake_mode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)

@@ -1,0 +1,111 @@
+"""Values that depend on no data: ranges, constants and what is computed from them alone.
+
+Libraries decide by such values: whether positions are those of one sequence, whether a mask of ones hides anything. A
+tensor remembers how it was made, without holding what it was made from; its value is computed when the code asks.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memmodel.tracer.corrections.torch_types import number
+from memmodel.tracer.private.autograd import version_of
+from memmodel.tracer.private.dispatch import tensors_in, tree_map_only, without_function_modes, without_modes
+from memmodel.tracer.private.fake import is_fake
+
+_RECIPE = "recipe"  # an attribute of tensors whose value is known
+_MOST_ELEMENTS = 1 << 24
+
+
+def _named(*names: str) -> set[Any]:
+    return {each for where in (torch, Tensor) for name in names if (each := getattr(where, name, None)) is not None}
+
+
+_MAKERS = _named("arange", "eye", "full", "linspace", "ones", "tensor", "tril_indices", "triu_indices", "zeros")
+_ALIKE = {  # makers that read a tensor's shape alone -> the value that they fill in
+    **dict.fromkeys(_named("ones_like", "new_ones"), 1),
+    **dict.fromkeys(_named("zeros_like", "new_zeros"), 0),
+}
+_NOT_COMPUTED = (
+    "empty",
+    "new_empty",
+    "rand",
+    "bernoulli",
+    "dropout",
+    "multinomial",
+    "normal",
+    "poisson",
+    "__setitem__",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How a value is computed: the function, and its arguments with recipes in place of tensors."""
+
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+
+    def value(self, found: dict[int, Any]) -> Any:
+        """The value, on real tensors, of symbols at their hints; `found` has those that were computed before."""
+        if id(self) not in found:
+            given = tree_map_only(Recipe, lambda recipe: recipe.value(found), (self.args, self.kwargs))
+            args, kwargs = tree_map_only(torch.SymInt, number, given)
+            found[id(self)] = self.function(*args, **kwargs)
+        return found[id(self)]
+
+
+def remember(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Note how a function's result is computed, where that takes no data."""
+    if getattr(func, "__name__", "").startswith("_foreach"):  # whose writes count as none
+        for x in tensors_in(args):
+            vars(x).pop(_RECIPE, None)
+    if not isinstance(out, Tensor) or not is_fake(out):
+        return
+    if func in _ALIKE:
+        dtype, shape, fill = out.dtype, tuple(out.shape), _ALIKE[func]
+        _note(out, Recipe(torch.full, (shape, fill), {"dtype": dtype}))
+    elif func in _MAKERS:
+        _note(out, Recipe(func, args, kwargs | {"device": "cpu"} if "device" in kwargs else kwargs))
+    elif not getattr(func, "__name__", "").startswith(_NOT_COMPUTED):
+        given = tensors_in((args, kwargs))
+        if given and all(_recipe(x) for x in given) and not any(x is out for x in given):
+            _note(out, Recipe(func, *tree_map_only(Tensor, _recipe, (args, kwargs))))
+
+
+def known_value(x: Tensor) -> Any:
+    """A tensor's value as numbers in lists, one number where it has no dimensions; None where that takes data."""
+    recipe = _recipe(x)
+    if recipe is None or number(x.numel()) > _MOST_ELEMENTS:
+        return None
+    with suppress(RuntimeError, TypeError), without_modes(), without_function_modes(), torch.no_grad():
+        return recipe.value({}).tolist()
+    return None
+
+
+def given_as(x: Tensor, value: int) -> None:
+    """Say that a tensor is filled with a number."""
+    _note(x, Recipe(torch.full, (tuple(x.shape), value), {"dtype": x.dtype}))
+
+
+def _note(x: Tensor, recipe: Recipe) -> None:
+    version = _version(x)
+    if version is not None:
+        setattr(x, _RECIPE, (recipe, version))
+
+
+def _recipe(x: Tensor) -> Recipe | None:
+    """How its value is computed, unless it was written into since."""
+    if not is_fake(x):
+        return Recipe(lambda: x, (), {})
+    recipe, version = getattr(x, _RECIPE, (None, None))
+    return recipe if recipe is not None and version == _version(x) else None
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else version_of(x)
