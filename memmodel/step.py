@@ -54,6 +54,14 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     )
 
 
+def allocated_peak(
+    program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None
+) -> tuple[int, bool | None]:
+    """Allocated bytes at the peak and whether the step fits, as in `memory_of`, without the rest of it."""
+    result, fitting = _replayed(program, summary(program), torch, gpu, config)
+    return max(result.last(phase).allocated_peak for phase in step_phases(program)), fitting
+
+
 def fits(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> bool | None:
     """Whether a program runs in the room of a GPU; None if its capacity is not known."""
     room = room_bytes(gpu)

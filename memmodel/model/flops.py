@@ -1,16 +1,17 @@
 """The FLOP of a model's step: what its weights and attention scores need, however the step is computed.
 
 Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOP for each weight that a token meets and 12 for each score and
-channel, a third of both in forward. Keys that a window hides are left out; those after the query are counted, as there.
+channel, a third of both in forward. Unlike there, only keys that the mask lets a query see are counted.
 """
 
-from memmodel.dims import Dim, minimum
+from memmodel.dims import Dim
+from memmodel.masks import Mask
 from memmodel.model.architecture import Architecture, active_parameters
 
 
 def forward_flops(arch: Architecture, batch: Dim, queries: Dim, keys: Dim) -> Dim:
     """FLOP of one forward: `queries` new tokens of each sequence against `keys` of it."""
-    return batch * queries * (2 * matrix_parameters(arch) + _of_scores(arch, keys))
+    return batch * (queries * 2 * matrix_parameters(arch) + _of_scores(arch, queries, keys))
 
 
 def matrix_parameters(arch: Architecture) -> Dim:
@@ -20,7 +21,9 @@ def matrix_parameters(arch: Architecture) -> Dim:
     return active_parameters(arch) - table - positions
 
 
-def _of_scores(arch: Architecture, keys: Dim) -> Dim:
-    """FLOP of a query's scores and weighted values in all layers."""
-    seen = [minimum(keys, arch.window) if kind.attention != "F" else keys for kind in arch.kinds()]
-    return 2 * arch.heads * (arch.head_dim + arch.value_dim) * sum(seen, start=0)
+def _of_scores(arch: Architecture, queries: Dim, keys: Dim) -> Dim:
+    """FLOP of the scores and weighted values of one sequence in all layers."""
+    windowed, full = (Mask(causal=True, window=window).pairs(queries, keys) for window in (arch.window or None, None))
+    with_window = sum(kind.attention != "F" for kind in arch.kinds())  # a chunk is taken as a window
+    pairs = with_window * windowed + (arch.layers - with_window) * full
+    return 2 * arch.heads * (arch.head_dim + arch.value_dim) * pairs

@@ -5,13 +5,12 @@ channels of a head of keys and of values; of a mixture E experts of width W, of 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 from memmodel.case import Size
 from memmodel.groups import group_of
-from memmodel.liveness import at_peak
 from memmodel.model.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
 
@@ -44,16 +43,15 @@ def lettered(case: ModelCase) -> ModelCase:
     return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq)
 
 
-def group_formulas(case: ModelCase, program: Program) -> dict[str, str]:
-    """Each group's bytes at the live peak as a sum of monomials, largest first. The program is of a lettered case."""
-    _, alive = at_peak(program)
+def group_formulas(case: ModelCase, program: Program, alive: Collection[int]) -> dict[str, str]:
+    """Each group's bytes in these storages as a sum of monomials, largest first. The program is of a lettered case."""
     saved = {event.key for event in program.events if isinstance(event, Save)}
     inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
     known, heads = _known(case), _heads(case)
     sums: dict[str, Counter[Monomial]] = {}
     for birth in program.births():
         if birth.key in alive:
-            letters, number = _monomial(birth, {**known, **heads} if len(birth.shape) > 2 else known)
+            letters, number = _monomial(birth, {**heads, **known} if len(birth.shape) > 2 else known, case)
             sums.setdefault(group_of(program, birth.key, saved, inputs), Counter())[letters] += number
     return {group: _text(terms, case) for group, terms in sums.items()}
 
@@ -76,13 +74,15 @@ def _heads(case: ModelCase) -> dict[int, str]:
     return {int(case.arch.kv_heads): "g", int(case.arch.heads): "h"}
 
 
-def _monomial(birth: Alloc, known: dict[int, str]) -> tuple[Monomial, int]:
+def _monomial(birth: Alloc, known: dict[int, str], case: ModelCase) -> tuple[Monomial, int]:
     """The letters of a storage, sorted, and the number before them; a size of 1 has its letter too."""
     letters: list[str] = []
     number = birth.dtype.itemsize
     product = birth.dtype.itemsize
-    for size in birth.shape:
+    for place, size in enumerate(birth.shape):
         letter = getattr(size, "letter", "") or known.get(int(size), "")
+        if place == 0 and len(birth.shape) > 1 and not letter and int(size) == case.batch:
+            letter = "b"
         letters += letter.split("·") if letter else []
         number *= 1 if letter else int(size)
         product *= int(size)

@@ -9,7 +9,7 @@ from memmodel.gpus import Gpu
 from memmodel.model.record import record
 from memmodel.model.setting import ModelCase
 from memmodel.prediction import Memory, Mitigation
-from memmodel.step import memory_of
+from memmodel.step import allocated_peak
 
 Change = tuple[str, ModelCase, AllocatorConfig | None]
 
@@ -19,12 +19,12 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
     found = []
     for change, changed, settings in _changes(case, before, config):
         try:
-            after = memory_of(record(changed), case.torch, gpu, settings)
+            peak, fits = allocated_peak(record(changed), case.torch, gpu, settings)
         except UsageError:
             continue  # this setting does not allow the change
-        less = before.allocated_peak_bytes - after.allocated_peak_bytes
-        if less > 0 or (after.fits and before.fits is False):
-            found.append(Mitigation(change, after.allocated_peak_bytes, less, after.fits))
+        less = before.allocated_peak_bytes - peak
+        if less > 0 or (fits and before.fits is False):
+            found.append(Mitigation(change, peak, less, fits))
     return sorted(found, key=lambda one: one.allocated_peak_bytes)
 
 

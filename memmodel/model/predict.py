@@ -111,6 +111,7 @@ def predict_model(
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> ModelPrediction:
     program = record(lettered(case))
     memory = memory_of(program, case.torch, gpu, config)
+    index, alive = at_peak(program)
     time, missing = time_or_why(program, Machine(gpu))
     measured = Machine(gpu, rates, torch=parse_torch_version(case.torch))
     calibrated = time_or_why(program, measured)[0] if rates is not None else None
@@ -120,14 +121,14 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         TITLES[case.phase],
         {part: int(count) for part, count in parameters(case.arch).items() if count},
         with_workspace(memory),
-        group_formulas(case, program),
-        peak_of(program),
+        group_formulas(case, program, alive),
+        peak_of(program, index),
         sum((launch.work for launch in step_launches(program)), start=Work()),
         flops,
         time,
         calibrated,
         _efficiency(case, gpu, flops, calibrated or time),
-        account(program),
+        Computed(lambda: account(program)),
         tuple(missing),
     )
 
@@ -138,9 +139,8 @@ def with_workspace(memory: Memory) -> Memory:
     return memory._replace(groups={**memory.groups, **of_cublas})
 
 
-def peak_of(program: Program) -> Peak:
-    """Where the live peak is."""
-    index, _ = at_peak(program)
+def peak_of(program: Program, index: int) -> Peak:
+    """Where the live peak is, which is reached with the event at `index`."""
     phase = next(event.phase for event in reversed(program.events[: index + 1]) if isinstance(event, Mark))
     birth = program.events[index]
     if not isinstance(birth, Alloc):

@@ -71,7 +71,7 @@ class ModelPrediction(Renderable):
     time: Time | None
     calibrated: Time | None
     efficiency: Efficiency | None
-    tensors: tuple[TensorRecord, ...]
+    tensors: Sequence[TensorRecord]
     notes: tuple[str, ...]
 
 

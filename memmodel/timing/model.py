@@ -49,8 +49,9 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
 
 
 def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:
-    """Every kernel's time, in order."""
-    return tuple(kernel_time(launch, machine) for launch in launches)
+    """Every kernel's time, in order. Equal launches, as of a model's layers, are computed once."""
+    known: dict[Launch, KernelTime] = {}
+    return tuple(known.get(launch) or known.setdefault(launch, kernel_time(launch, machine)) for launch in launches)
 
 
 def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine) -> float:
