@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.case import Case
+from memmodel.cublas import parse_torch_version
 from memmodel.dims import same
 from memmodel.errors import UsageError, unknown
 from memmodel.masks import NO_MASK
 from memmodel.program import Program
 from memmodel.recording import Device, Tape, Tensor
+from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH
 
 Run = Callable[..., Any]
 MOST_CHUNKS = 4096  # recording a chunk takes milliseconds
@@ -23,7 +25,9 @@ class Algorithm(NamedTuple):
 
     Attributes:
         name: on the command line. title: in reports. run: calls it with (case, q, k, v).
-        dropout: whether it takes dropout. fused: whether scores stay on chip.
+        dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
+        tiled: whether it is a kernel of this project, whose tiles decide.
+        chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
         note: printed beside its numbers.
     """
 
@@ -32,6 +36,8 @@ class Algorithm(NamedTuple):
     run: Run
     dropout: bool = False
     fused: bool = False
+    tiled: bool = False
+    chooses: bool = False
     note: str = ""
 
 
@@ -82,6 +88,17 @@ def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return _flash(case, q, k, v, deterministic=True)
 
 
+def _sdpa(*backends: str) -> Run:
+    """scaled_dot_product_attention with only these backends on."""
+
+    def run(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+        from memmodel_kernels.sdpa import sdpa
+
+        return sdpa(q, k, v, case.mask, case.dropout, backends)
+
+    return run
+
+
 def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.decode import decode
 
@@ -92,16 +109,28 @@ def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return decode(q, new_k, new_v, k, v, NO_MASK if newest_alone else case.mask)
 
 
+_SDPA_TITLES = {
+    FLASH: "flash kernel",
+    EFFICIENT: "efficient kernel",
+    CUDNN: "cuDNN kernel",
+    MATH: "plain operators",
+}
 _ALL = (
     Algorithm("naive", "naive attention", _naive, dropout=True),
     Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True),
-    Algorithm("flash", "FlashAttention-2", _flash, fused=True),
+    Algorithm("flash", "FlashAttention-2", _flash, fused=True, tiled=True),
     Algorithm(
         "flash-deterministic",
         "FlashAttention-2, deterministic backward",
         _flash_deterministic,
         fused=True,
+        tiled=True,
         note="backward computes the scores twice instead of adding to dQ with atomics",
+    ),
+    Algorithm("sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True),
+    *(
+        Algorithm(f"sdpa-{name}", f"SDPA's {title}", _sdpa(name), dropout=True, chooses=True, fused=name != MATH)
+        for name, title in _SDPA_TITLES.items()
     ),
     Algorithm("chunked", "query-chunked attention", _chunked),
     Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True),
@@ -126,6 +155,11 @@ def algorithm(name: str) -> Algorithm:
 
 
 def record(case: Case, device: Device | None = None, sites: bool = False) -> Program:
+    """The events of a case; see `recorded`."""
+    return recorded(case, device, sites).program
+
+
+def recorded(case: Case, device: Device | None = None, sites: bool = False) -> Tape:
     """Record a case: its inputs, then one step as in a training or inference loop.
 
     The step computes the output and, in training, runs backward from an upstream gradient, which is an input; then it
@@ -137,7 +171,8 @@ def record(case: Case, device: Device | None = None, sites: bool = False) -> Pro
     chosen = algorithm(case.algorithm)
     _check(chosen, case)
     grads = case.phase != "inference"
-    with Tape(device or case.device, sites) as tape:
+    runs_on = (device or case.device)._replace(torch=parse_torch_version(case.torch))
+    with Tape(runs_on, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
         q = _input(tape, "q", (b, case.heads, case.seq, d), case, grads)
@@ -155,7 +190,7 @@ def record(case: Case, device: Device | None = None, sites: bool = False) -> Pro
         tape.mark("after")
         del output
         q.grad = k.grad = v.grad = None
-    return tape.program
+    return tape
 
 
 class Support(NamedTuple):
@@ -171,6 +206,8 @@ def supported(case: Case) -> Support:
     """Whether the case's algorithm supports its dropout, dtype, head dim, phase and mask."""
     try:
         _check(algorithm(case.algorithm), case)
+        if algorithm(case.algorithm).chooses:
+            record(case)  # the choice reads tensors
     except UsageError as error:
         return Support(str(error))
     return Support()
@@ -191,7 +228,7 @@ def _check(chosen: Algorithm, case: Case) -> None:
             f"{case.seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "
             f"{-(-case.seq // MOST_CHUNKS)} or more"
         )
-    if chosen.fused:
+    if chosen.tiled:
         tiles_of(case)
         if case.value_dim is not case.head_dim and not same(case.value_dim, case.head_dim):
             raise UsageError(

@@ -26,7 +26,11 @@ SYMBOLS = {
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
 WINDOW = Symbol("w", integer=True, positive=True)
+ROWS = 128  # queries and keys are multiples of it in the closed forms of library kernels, which round to their tiles
 CHUNKS = 4  # chunks in the closed form of chunked attention, whose kernels their number decides
+
+
+_IN_TILES = {n: ROWS * Symbol(f"{n}_{ROWS}", integer=True, positive=True) for n in (SYMBOLS["seq"], SYMBOLS["kv_seq"])}
 
 
 class TensorForm(NamedTuple):
@@ -85,10 +89,15 @@ def symbolic(case: Case) -> Case:
     if case.algorithm == "decode":
         sizes["seq"] = 1
         sizes["kv_seq"] = SYMBOLS["kv_seq"]
+    if algorithm(case.algorithm).chooses:
+        if case.seq == 1:
+            raise UsageError(f"{case.algorithm} has no closed form of one query: its kernels split the keys")
+        sizes |= {"head_dim": case.head_dim, "value_dim": case.value_dim}
+        sizes |= {name: sizes[name].subs(_IN_TILES) for name in ("seq", "kv_seq")}
     if sizes["kv_heads"] != sizes["heads"]:
         r = case.heads // case.kv_heads
         sizes["heads"] = r * sizes["kv_heads"]
-    tiles = tiles_of(case) if algorithm(case.algorithm).fused else None
+    tiles = tiles_of(case) if algorithm(case.algorithm).tiled else None
     mask = case.mask
     if mask.window is not None:
         mask = mask._replace(window=WINDOW)
@@ -126,7 +135,10 @@ def formulas_of(case: Case) -> Formulas | None:
 
 
 def _in_n(case: Case) -> Any:
-    """Replaces the chunk's letter: n = CHUNKS c."""
+    """Replaces the letters of parts: n = CHUNKS c, or n = ROWS tiles."""
+    if algorithm(case.algorithm).chooses:
+        tiles = {(form / ROWS): n / ROWS for n, form in _IN_TILES.items()}
+        return lambda expression: sympify(expression).subs(tiles)
     if case.algorithm != "chunked":
         return lambda expression: expression
     c, n = case.chunk, SYMBOLS["seq"]
@@ -141,6 +153,9 @@ def _region(case: Case) -> str:
         parts.append(
             f"tiles of sm_{case.device.arch} for this head dim ({tile.rows} queries by {tile.cols} keys in forward)"
         )
+    if algorithm(case.algorithm).chooses:
+        parts.append(f"head dim {case.head_dim}, kernels of sm_{case.device.capability}")
+        parts.append(f"seq a multiple of {ROWS}, and enough rows that keys are not split")
     if case.algorithm == "chunked":
         parts.append(f"n in {CHUNKS} equal chunks")
     if case.algorithm == "decode":

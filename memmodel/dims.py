@@ -7,7 +7,7 @@ Arrays and symbols are sizes of at least two; a size of one must be the literal 
 rules (a dimension of one is contiguous with anything).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, reduce
 from operator import mul
 from typing import Any
@@ -67,6 +67,23 @@ def maximum(a: Dim, b: Dim) -> Dim:
 def minimum(a: Dim, b: Dim) -> Dim:
     """The smaller of two dimensions."""
     return -maximum(-a, -b)
+
+
+def symbolic(*dims: Dim) -> bool:
+    """Whether one of them is an expression in symbols."""
+    return any(hasattr(dim, "free_symbols") for dim in dims)
+
+
+def each(function: Callable[..., int], *dims: Dim) -> Dim:
+    """A function of ints at each element of arrays, once for equal arguments; not for symbols."""
+    if all(isinstance(dim, int) for dim in dims):
+        return function(*dims)
+    import numpy as np
+
+    columns = np.broadcast_arrays(*dims)
+    rows, places = np.unique(np.stack(columns, axis=-1), axis=0, return_inverse=True)
+    values = np.array([function(*map(int, row)) for row in rows])
+    return values[places.reshape(columns[0].shape)]
 
 
 def hint(dim: Dim) -> int:

@@ -23,9 +23,10 @@ float16 = DType("float16", 2)
 bfloat16 = DType("bfloat16", 2)
 int64 = DType("int64", 8, floating=False)
 int32 = DType("int32", 4, floating=False)
+uint64 = DType("uint64", 8, floating=False)
 uint8 = DType("uint8", 1, floating=False)
 bool_ = DType("bool", 1, floating=False)
-_KNOWN = {t.name: t for t in (float64, float32, float16, bfloat16, int64, int32, uint8, bool_)}
+_KNOWN = {t.name: t for t in (float64, float32, float16, bfloat16, int64, int32, uint64, uint8, bool_)}
 
 
 def element_type(name: str, itemsize: int, floating: bool) -> DType:

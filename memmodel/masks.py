@@ -96,6 +96,13 @@ class Mask(NamedTuple):
             return after
         return after | xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n - self.window)
 
+    def allowed(self, xp: Any, like: Any, n: Dim, m: Dim) -> Any:
+        """A bool tensor (n, m), true where a pair counts, as scaled_dot_product_attention takes it; None without."""
+        if not self.causal:
+            return None
+        seen = xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n)
+        return seen if self.window is None else seen.triu(m - n - self.window + 1)
+
     def check(self, n: int, m: int) -> None:
         """Raises UsageError for a window that is not between 1 and the number of keys."""
         if self.window is not None and not 1 <= self.window <= m:

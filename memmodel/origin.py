@@ -16,7 +16,15 @@ from typing import NamedTuple
 from memmodel.program import Program, Site
 
 LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
-_OWN_NAMES = {"max indices", "dropout mask"}  # second results, which have no name in the code
+_OWN_NAMES = {
+    "max indices",
+    "dropout mask",
+    "log-sum-exp",
+    "rng state",
+    "unused",
+    "seed",
+    "offset",
+}  # second results, which have no name in the code
 Span = tuple[int, int, int, int]  # line, column, end line, end column
 
 

@@ -11,7 +11,10 @@ from memmodel.account import TensorRecord
 from memmodel.case import Case
 from memmodel.errors import unknown
 from memmodel.gpus import Gpu
+from memmodel.origin import origin
+from memmodel.program import Site
 from memmodel.rendering import Renderable
+from memmodel.rules.sdpa import Choice
 from memmodel.timing import KernelTime
 from memmodel.units import bytes_text
 from memmodel.work import Work
@@ -115,6 +118,37 @@ class Time(NamedTuple):
     calibration: str
 
 
+class Refused(NamedTuple):
+    """A kernel that PyTorch tried first: why it does not take the call, and what would let it in."""
+
+    kernel: str
+    reason: str
+    remedy: str
+
+
+class AttentionKernel(NamedTuple):
+    """The kernel that calls of scaled_dot_product_attention take, on these lines of a trace; "math" is plain operators.
+
+    `refused` are the kernels that PyTorch tried before it.
+    """
+
+    kernel: str
+    lines: tuple[str, ...]
+    refused: tuple[Refused, ...]
+
+
+def attention_kernels(choices: Iterable[tuple[Choice, Site | None]]) -> tuple[AttentionKernel, ...]:
+    """The choices of a run, equal ones together."""
+    found: dict[tuple[str, tuple[Refused, ...]], dict[str, None]] = {}
+    for choice, site in choices:
+        refused = tuple(Refused(name, *why) for name, why in choice.refused.items())
+        lines = found.setdefault((choice.backend or "", refused), {})
+        place = origin(site)
+        if place is not None:
+            lines[f"{place.file.rpartition('/')[2]}:{place.line}"] = None
+    return tuple(AttentionKernel(kernel, tuple(lines), refused) for (kernel, refused), lines in found.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction(Renderable):
     """One algorithm on one case and GPU.
@@ -128,6 +162,7 @@ class Prediction(Renderable):
         calibrated: the time to expect; None without a calibration.
         tensors: the account of the step, largest first.
         notes: what else to know.
+        attention: the kernels that calls of scaled_dot_product_attention take, and why no better ones.
     """
 
     case: Case
@@ -139,6 +174,7 @@ class Prediction(Renderable):
     calibrated: Time | None
     tensors: tuple[TensorRecord, ...]
     notes: tuple[str, ...]
+    attention: tuple[AttentionKernel, ...] = ()
 
 
 class Mitigation(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, TypedDict, Unpack, overload
 
 from memmodel.account import account
-from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
+from memmodel.algorithms import ALGORITHMS, algorithm, recorded, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import TWINS, Case, check_size, make_case
 from memmodel.cublas import parse_torch_version
@@ -17,9 +17,9 @@ from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.model.catalogue import model_shape
-from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time
+from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
-from memmodel.step import device_of, memory_of, time_or_why
+from memmodel.step import device_of, memory_of, other_kernels, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
@@ -238,10 +238,13 @@ def predict_case(
     case: Case, gpu: Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
 ) -> Prediction:
     """One case on one GPU; its time by the datasheet and, with a calibration, by that too."""
-    program = record(case.lettered(), sites=True)
+    tape = recorded(case.lettered(), sites=True)
+    program = tape.program
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
-    if algorithm(case.algorithm).fused and own_arch(gpu) is None:
+    if algorithm(case.algorithm).tiled and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
+    if tape.choices and other_kernels(gpu):
+        notes.append(other_kernels(gpu))
     if case.algorithm == "decode" and 1 < case.seq == case.kv_seq:
         notes.append(f"{case.seq} queries are new tokens at once; for one and a cache: --seq 1 --kv-seq {case.kv_seq}")
     time, missing = _time(program, Machine(gpu))
@@ -258,7 +261,8 @@ def predict_case(
         time,
         calibrated,
         account(program),
-        (*notes, *missing),
+        (*notes, *(f"{op}: {what}" for op, what in tape.unknown.items()), *missing),
+        attention_kernels((choice, None) for choice in tape.choices),
     )
 
 

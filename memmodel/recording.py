@@ -15,7 +15,6 @@ from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
-from memmodel.rules.fused_attention import scaled_dot_product_attention
 from memmodel.rules.indexing import embedding
 from memmodel.rules.joins import cat, stack
 from memmodel.rules.losses import cross_entropy
@@ -24,6 +23,7 @@ from memmodel.rules.normalization import layer_norm, rms_norm
 from memmodel.rules.optimizers import LISTS, on_each
 from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
+from memmodel.rules.scaled_dot_product import scaled_dot_product_attention
 from memmodel.tensors.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function

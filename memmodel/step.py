@@ -30,6 +30,13 @@ def device_of(gpu: Gpu) -> Device:
     return CUDA._replace(sms=sms, arch=arch if arch in FAMILY else CUDA.arch, capability=arch)
 
 
+def other_kernels(gpu: Gpu) -> str:
+    """A note where the libraries' attention kernels are not those of NVIDIA's GPUs; "" where they are."""
+    if gpu.vendor == "NVIDIA":
+        return ""
+    return f"libraries have attention kernels of their own for {gpu.name}, not modelled: the figures are an A100's"
+
+
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:
     """The memory of a program's last step on a GPU.
 

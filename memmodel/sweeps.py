@@ -21,6 +21,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.program import Launch
+from memmodel.rules.sdpa import MOST_BLOCKS
 from memmodel.tiles import ceilings
 from memmodel.timing import Calibration
 from memmodel.timing.known import community
@@ -187,10 +188,13 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     code = np.zeros(len(columns["seq"]), dtype=np.uint16)
     for bit, flag in enumerate(flags):
         code |= flag.astype(np.uint16) << bit
-    if algorithm(case.algorithm).fused:
+    if algorithm(case.algorithm).tiled:
         for ceiling in ceilings():
             code = code * 2 + (columns["head_dim"] > ceiling)
     numbers = [columns["heads"] // columns["kv_heads"]]
+    if algorithm(case.algorithm).chooses:
+        numbers += [columns["head_dim"], columns["value_dim"], columns["kv_seq"] % 8]
+        numbers += [columns[name] > MOST_BLOCKS for name in ("batch", "heads")]
     if case.algorithm == "chunked":
         numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
     for number in numbers:
@@ -210,7 +214,7 @@ def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
     dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
     _share(dims, columns)
     tiles = None
-    if algorithm(case.algorithm).fused:
+    if algorithm(case.algorithm).tiled:
         tiles = tiles_of(replace(case, head_dim=int(columns["head_dim"][0])))
     program = record(replace(case, tiles=tiles, **dims))
     work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())

@@ -12,7 +12,7 @@ from memmodel.account import TensorRecord
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.origin import wildcard
-from memmodel.prediction import Memory, Mitigation, Prediction, Report, SideBySide
+from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
@@ -38,6 +38,9 @@ def report_parts(report: Report) -> Iterator[Any]:
     yield below(account(first))
     if report.mitigations:
         yield below(mitigations(report))
+    kernels = dict.fromkeys(chosen for prediction in report.predictions for chosen in prediction.attention)
+    if kernels:
+        yield below(Bullets("Attention kernels", attention_words(kernels)))
     yield below(Bullets("Assumed", report.assumptions))
     notes = notes_of(report)
     if notes:
@@ -106,6 +109,21 @@ def notes_of(report: Report) -> list[str]:
 
 
 _FITS = {None: "unknown", True: "yes", False: "NO"}
+
+
+def attention_words(kernels: Iterable[AttentionKernel]) -> list[str]:
+    """The kernels that scaled_dot_product_attention takes, each with why those tried before it are refused."""
+    return [line for chosen in kernels for line in _attention(chosen)]
+
+
+def _attention(chosen: AttentionKernel) -> Iterator[str]:
+    where = f" on {', '.join(chosen.lines[:4])}" if chosen.lines else ""
+    more = f" and {len(chosen.lines) - 4} more lines" if len(chosen.lines) > 4 else ""
+    yield f"{'plain operators' if chosen.kernel == 'math' else chosen.kernel}{where}{more}"
+    for kernel, reason, remedy in chosen.refused:
+        yield f"not {kernel}: {reason}; it would take {remedy}"
+
+
 ROWS: tuple[tuple[str, Callable[[Any], str]], ...] = (  # of a prediction, and of a trace
     ("fits", lambda p: _FITS[p.memory.fits]),
     ("live peak", lambda p: bytes_text(p.memory.live_peak_bytes)),

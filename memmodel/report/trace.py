@@ -7,11 +7,11 @@ from rich.text import Text
 
 from memmodel.report.formulas import expressions, rows
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
-from memmodel.report.tables import ROWS, in_words_of, tensor_sheet, verdict
+from memmodel.report.tables import ROWS, attention_words, in_words_of, tensor_sheet, verdict
 from memmodel.units import bytes_text, percent_text
 
 if TYPE_CHECKING:
-    from memmodel.tracer.result import AttentionKernel, Trace
+    from memmodel.tracer.result import Trace
 
 _LINES_SHOWN = 6
 
@@ -33,18 +33,10 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
         ]
         yield below(Sheet("What would lower the live peak", ("change", ">to", ">less by", "verified"), changes))
     if trace.attention:
-        yield below(Bullets("Attention kernels", [line for chosen in trace.attention for line in _attention(chosen)]))
+        yield below(Bullets("Attention kernels", attention_words(trace.attention)))
     yield below(Bullets("Assumed", trace.notes))
     if trace.unknown:
         yield Bullets("Not known", [f"{op}: {what}" for op, what in trace.unknown.items()])
-
-
-def _attention(chosen: "AttentionKernel") -> Iterator[str]:
-    where = f" on {', '.join(chosen.lines[:4])}" if chosen.lines else ""
-    more = f" and {len(chosen.lines) - 4} more lines" if len(chosen.lines) > 4 else ""
-    yield f"{'plain operators' if chosen.kernel == 'math' else chosen.kernel}{where}{more}"
-    for kernel, reason, remedy in chosen.refused:
-        yield f"not {kernel}: {reason}; it would take {remedy}"
 
 
 def _numbers(trace: "Trace") -> Iterator[tuple[str, str]]:

@@ -89,6 +89,7 @@ makes("clone")(lambda x, contiguous: Spec(x.shape, x.dtype, None if contiguous e
 makes("_to_copy")(lambda x, dtype: Spec(x.shape, dtype, kept_strides(x)))
 makes("tril", "triu")(lambda x, *_: Spec(x.shape, x.dtype, kept_strides(x)))
 makes("empty", "zeros", "ones", "randn", "full", "arange")(lambda size, *_, dtype: Spec(tuple(size), dtype))
+makes("constant_pad_nd")(lambda x, pad: Spec((*x.shape[:-1], x.shape[-1] + pad[1]), x.dtype))
 makes("new_empty_strided")(lambda x, size, strides: Spec(size, x.dtype, strides))
 makes("empty_like")(lambda x: Spec(x.shape, x.dtype, kept_strides(x)))
 
@@ -116,6 +117,19 @@ class Clone(Op):
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient itself."""
         return (grad,)
+
+
+class ConstantPadNd(Op):
+    """The last dimension longer by some columns of zeros; its gradient is without them, a copy."""
+
+    def forward(self, x: Tensor, columns: int) -> Tensor:
+        """One operator."""
+        self.columns = columns
+        return aten("constant_pad_nd", x, (0, columns))
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The same operator with a negative number."""
+        return (aten("constant_pad_nd", grad, (0, -self.columns)),)
 
 
 class Triangle(Op):
@@ -267,6 +281,12 @@ def zeros_like(self: Tensor, dtype: DType | None = None) -> Tensor:
 def empty_like(self: Tensor) -> Tensor:
     """An unset tensor in this tensor's shape and memory order."""
     return aten("empty_like", self)
+
+
+@method
+def padded(self: Tensor, columns: int) -> Any:
+    """With that many more columns: torch.nn.functional.pad(self, (0, columns))."""
+    return ConstantPadNd.apply(self, columns=columns)
 
 
 @method

@@ -1,219 +1,177 @@
-"""`scaled_dot_product_attention` on recording tensors: the backend that PyTorch takes, its results and saved tensors.
+"""The fused attention operators on recording tensors: what each makes, what it saves, and its gradient.
 
-Sources: aten/src/ATen/native/transformers/attention.cpp, cuda/attention.cu, cuda/flash_attn/flash_api.cpp,
-FlashAttentionKernel.cpp of the CPU, and tools/autograd/derivatives.yaml. `sdpa` chooses the backend, `attention` says
-what the kernels launch.
+What their kernels launch and allocate is in `memmodel.rules.attention`. Sources: tools/autograd/derivatives.yaml (saved
+in the order of their names), torch/_meta_registrations.py (shapes), attention.cu and flash_api.cpp (layouts), of the
+CPU FlashAttentionKernel.cpp.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
-import memmodel.rules.attention  # noqa: F401 (registers rules)
-from memmodel.dims import Shape, ceil_div, hint
-from memmodel.dtypes import DType, element_type, float32, float64, int64
-from memmodel.errors import UsageError
+import memmodel.rules.cpu_attention  # noqa: F401 (registers rules)
+from memmodel.dims import Shape, ceil_div
+from memmodel.dtypes import float32, float64, int64, uint64
+from memmodel.rules.attention import CUDNN_OP, EFFICIENT_OP, FLASH_OP
 from memmodel.rules.dispatch import several
-from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
+from memmodel.rules.operator import Spec, makes
 from memmodel.rules.pointwise import kept_strides
-from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, Backends, Mask, SdpaCall, choose
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, contiguous_strides, elementwise_strides
-from memmodel.tensors.tensor import Tensor, new
+from memmodel.tensors.tensor import Tensor
 
-_UINT64 = element_type("uint64", 8, False)
-_CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
-
-
-def _heads_outside(b: Any, h: Any, n: Any, d: Any) -> Shape:
-    """Strides of a (b, h, n, d) tensor that lies in (b, n, h, d) order."""
-    outer, row, head, _ = contiguous_strides((b, n, h, d))
-    return outer, head, row, 1
+CPU_OP = f"{FLASH_OP}_for_cpu"
+_GRADIENTS = ("dQ", "dK", "dV", "gradient of the mask")
+_ALIGNED = 16  # columns of a bias' gradient come in multiples: attention_backward.cu
 
 
-def _output(q: Strided, v: Strided) -> Spec:
-    """The output in the memory order of the queries."""
-    shape = (*q.shape[:3], v.shape[3])
-    return Spec(shape, q.dtype, elementwise_strides(shape, [(q.shape[:3] + shape[3:], q.strides)]))
+@makes(FLASH_OP)
+def _flash(q: Strided, k: Strided, v: Strided, **_: Any) -> list[Spec]:
+    """The output in the query's layout, its log-sum-exp, the random generator's state and an unused tensor."""
+    return [_like(q), Spec(q.shape[:3], float32), Spec((2,), uint64), Spec((), uint64)]
 
 
-def _output_by_token(q: Strided, v: Strided) -> Spec:
-    shape = (*q.shape[:3], v.shape[3])
-    return Spec(shape, q.dtype, _heads_outside(*shape))
+@makes(EFFICIENT_OP)
+def _efficient(q: Strided, k: Strided, v: Strided, bias: Any, trains: bool, **_: Any) -> list[Spec]:
+    """The output in (b, n, h, e) order; the log-sum-exp, rows up to 32s, is empty without a gradient."""
+    b, h, n, _ = q.shape
+    rows = ceil_div(n, 32) * 32 if trains else 0
+    return [_rows_outside((b, h, n, v.shape[-1]), q), Spec((b, h, rows), float32), Spec((), int64), Spec((), int64)]
 
 
-def _rows(q: Strided, *more: int) -> Spec:
-    return Spec((*q.shape[:3], *more), float64 if q.dtype is float64 else float32)
+@makes(CUDNN_OP)
+def _cudnn(q: Strided, k: Strided, v: Strided, bias: Any, trains: bool, **_: Any) -> list[Spec]:
+    """The output in the query's layout; its log-sum-exp; seed and offset."""
+    return [_with_last(q, v.shape[-1]), Spec((*q.shape[:3], 1), float32), Spec((), int64), Spec((), int64)]
 
 
-def _padded_rows(q: Strided, trains: bool) -> Spec:
-    """A number per row, rows up to a multiple of 32; none without training."""
-    return Spec((*q.shape[:2], 32 * ceil_div(q.shape[2], 32) if trains else 0), float32)
+@makes(f"{FLASH_OP}_backward")
+def _flash_backward(grad: Strided, *qkv: Any, **_: Any) -> list[Spec]:
+    return [_like(x) for x in qkv[:3]]
+
+
+@makes(f"{CUDNN_OP}_backward")
+def _cudnn_backward(grad: Strided, *qkv: Any, **_: Any) -> list[Spec]:
+    return [_like(x) for x in qkv[:3]]
+
+
+@makes(f"{EFFICIENT_OP}_backward")
+def _efficient_backward(
+    grad: Strided, q: Strided, k: Strided, v: Strided, bias: Any, *_: Any, bias_learns: bool = False, **__: Any
+) -> list[Spec]:
+    """dQ, dK and dV in (b, n, h, d) order; the bias' gradient for every head, its columns up to 16s."""
+    found = [_rows_outside(x.shape, x) for x in (q, k, v)]
+    if bias_learns:
+        *outer, m = bias.shape
+        strides = contiguous_strides((*outer, ceil_div(m, _ALIGNED) * _ALIGNED))
+        found.append(Spec(tuple(bias.shape), bias.dtype, strides))
+    return found
+
+
+@makes(CPU_OP)
+def _on_cpu(q: Strided, k: Strided, v: Strided, **_: Any) -> list[Spec]:
+    """The output in the query's layout; its log-sum-exp in (b, n, h) order."""
+    b, h, n, _e = q.shape
+    outer, row, _one = contiguous_strides((b, n, h))
+    return [_with_last(q, v.shape[-1]), Spec((b, h, n), float64 if q.dtype is float64 else float32, (outer, 1, row))]
+
+
+@makes(f"{CPU_OP}_backward")
+def _on_cpu_backward(grad: Strided, *qkv: Any, **_: Any) -> list[Spec]:
+    return [_rows_outside(x.shape, x) for x in qkv[:3]]
 
 
 def _like(x: Strided) -> Spec:
     return Spec(x.shape, x.dtype, kept_strides(x))
 
 
-def _by_token(x: Strided) -> Spec:
-    return Spec(x.shape, x.dtype, _heads_outside(*x.shape))
+def _with_last(x: Strided, last: Any) -> Spec:
+    """A result of another head dim, in the order of the dimensions of `x`."""
+    shape = (*x.shape[:-1], last)
+    return Spec(shape, x.dtype, elementwise_strides(shape, [((*x.shape[:-1], last), x.strides)]))
 
 
-def _state(shape: Shape, kind: DType) -> Spec:
-    """A state of the random generator."""
-    return Spec(shape, kind)
+def _rows_outside(shape: Shape, like: Strided) -> Spec:
+    """A (b, h, n, d) result that lies in (b, n, h, d) order."""
+    b, h, n, d = shape
+    outer, rows, heads, last = contiguous_strides((b, n, h, d))
+    return Spec(shape, like.dtype, (outer, heads, rows, last))
 
 
-makes("_scaled_dot_product_flash_attention")(
-    lambda q, k, v, *_, **__: [_output(q, v), _rows(q), _state((2,), _UINT64), _state((), _UINT64)]
-)
-makes("_scaled_dot_product_efficient_attention")(
-    lambda q, k, v, bias, trains, *_, **__: [
-        _output_by_token(q, v), _padded_rows(q, trains), _state((), int64), _state((), int64)
-    ]
-)  # fmt: skip
-makes("_scaled_dot_product_cudnn_attention")(
-    lambda q, k, v, *_, **__: [_output(q, v), _rows(q, 1), _state((), int64), _state((), int64)]
-)
-makes(_CPU_FLASH)(lambda q, k, v, *_, **__: [_output(q, v), _cpu_rows(q)])
-makes("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_cudnn_attention_backward")(
-    lambda grad, q, k, v, *_, **__: [_like(q), _like(k), _like(v)]
-)
-makes("_scaled_dot_product_efficient_attention_backward", f"{_CPU_FLASH}_backward")(
-    lambda grad, q, k, v, *_, **__: [_by_token(q), _by_token(k), _by_token(v)]
-)
+class SdpaFlash(Op):
+    """Flash attention; keeps its operands, its output and the log-sum-exp."""
 
-
-def _cpu_rows(q: Strided) -> Spec:
-    """A number per row, in (b, n, h) order."""
-    b, h, n, _ = q.shape
-    outer, row, _ = contiguous_strides((b, n, h))
-    return Spec((b, h, n), _rows(q).dtype, (outer, 1, row))
-
-
-@rule(_CPU_FLASH, f"{_CPU_FLASH}_backward")
-def on_cpu(call: Call) -> Steps:
-    """The results; the buffers of each thread are left out, as those of the CPU's matrix products."""
-    yield RESULTS
-    yield kernel("flash_attention", call.tensors(), call.results, call.out.dtype, kind="fused")
-
-
-class _Fused(Op):
-    """A fused attention; saves its operands, its output and a number per row."""
-
-    operator: ClassVar[str]
-    keeps: ClassVar[tuple[str, ...]]  # results saved, by the names that sort them among the operands
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, dropout: float, learns: bool
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool) -> Tensor:
         """One kernel."""
-        self.options: dict[str, Any] = {"is_causal": causal, "dropout_p": dropout}
-        out, *rest = several(self.operator, *self.arguments(q, k, v, bias, learns), label=self.labels, **self.options)
-        found = {"key": k, "output": out, "query": q, "value": v, **dict(zip(self.keeps, rest, strict=True))}
-        if bias is not None:
-            self.save(attn_bias=bias)
-        self.biased = bias is not None
-        self.save(**dict(sorted(found.items())))
+        self.options: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal}
+        labels = ("output", "log-sum-exp", "rng state", "unused")
+        out, lse, rng, unused = several(FLASH_OP, q, k, v, label=labels, **self.options)
+        self.save(key=k, logsumexp=lse, output=out, query=q, rng_state=rng, unused=unused, value=v)
         return out
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the results."""
-        return ("attention", "lse", "random state", "random state")[: 1 + len(self.keeps)]
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """dQ, dK and dV."""
+        saved = (self.unpack(name) for name in ("query", "key", "value", "output", "logsumexp", "rng_state", "unused"))
+        return several(f"{FLASH_OP}_backward", grad, *saved, label=_GRADIENTS, **self.options)
 
-    def arguments(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, learns: bool) -> tuple[Any, ...]:
-        """The operands, and those of the operator's own."""
-        return q, k, v
+
+class SdpaOnCpu(Op):
+    """The CPU's flash attention, which keeps the same but for a random state."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+        """One kernel."""
+        self.options: dict[str, Any] = {"is_causal": causal}
+        out, lse = several(CPU_OP, q, k, v, attn_mask=bias, label=("output", "log-sum-exp"), **self.options)
+        kept = {} if bias is None else {"attn_mask": bias}
+        self.save(**kept, key=k, logsumexp=lse, output=out, query=q, value=v)
+        return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """One operator."""
-        q, k, v, out, rows = (self.unpack(n) for n in ("query", "key", "value", "output", self.keeps[0]))
-        grads = several(f"{self.operator}_backward", *self.operands(grad, q, k, v, out, rows), **self.options)
-        return *grads, None
-
-    def operands(self, grad: Tensor, *kept: Tensor) -> tuple[Any, ...]:
-        """The operands of the gradient."""
-        return grad, *kept
+        """dQ, dK and dV."""
+        saved = (self.unpack(name) for name in ("query", "key", "value", "output", "logsumexp"))
+        return (*several(f"{CPU_OP}_backward", grad, *saved, label=_GRADIENTS, **self.options), None)
 
 
-class FlashAttention(_Fused):
-    """FlashAttention-2 on CUDA."""
+class SdpaEfficient(Op):
+    """Memory-efficient attention, which also takes a mask to add, and gives it a gradient."""
 
-    operator, keeps = "_scaled_dot_product_flash_attention", ("logsumexp", "rng_state", "unused")
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool) -> Tensor:
+        """One kernel."""
+        self.options: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal}
+        return _masked_forward(self, EFFICIENT_OP, q, k, v, bias)
 
-
-class EfficientAttention(_Fused):
-    """The memory-efficient kernel of CUTLASS."""
-
-    operator, keeps = "_scaled_dot_product_efficient_attention", ("log_sumexp", "philox_seed", "philox_offset")
-
-    def arguments(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, learns: bool) -> tuple[Any, ...]:
-        """With the bias; rows' numbers for training alone."""
-        return q, k, v, bias, learns
-
-    def operands(self, grad: Tensor, *kept: Tensor) -> tuple[Any, ...]:
-        """With the bias among them."""
-        q, k, v, out, rows = kept
-        return grad, q, k, v, self.unpack("attn_bias") if self.biased else None, out, rows
-
-
-class CudnnAttention(_Fused):
-    """cuDNN's kernel."""
-
-    operator, keeps = "_scaled_dot_product_cudnn_attention", ("logsumexp", "philox_seed", "philox_offset")
-    arguments = EfficientAttention.arguments
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """dQ, dK, dV and the mask's gradient."""
+        names = ("output", "log_sumexp", "philox_seed", "philox_offset")
+        operands = (*map(self.unpack, ("query", "key", "value")), self.unpacked.get("attn_bias"))
+        learns = self.needs[3]
+        found = several(
+            f"{EFFICIENT_OP}_backward", grad, *operands, *map(self.unpack, names), bias_learns=learns,
+            label=_GRADIENTS, **self.options,
+        )  # fmt: skip
+        return found if learns else (*found, None)
 
 
-class CpuAttention(_Fused):
-    """The CPU's flash kernel."""
+class SdpaCudnn(Op):
+    """cuDNN's attention."""
 
-    operator, keeps = _CPU_FLASH, ("logsumexp",)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool) -> Tensor:
+        """One kernel."""
+        self.options: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal}
+        return _masked_forward(self, CUDNN_OP, q, k, v, bias)
 
-
-_OPS: dict[str, type[_Fused]] = {FLASH: FlashAttention, EFFICIENT: EfficientAttention, CUDNN: CudnnAttention}
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    enable_gqa: bool = False,
-) -> Any:
-    """Attention by the backend that PyTorch would choose; shapes and mask (bool) as there.
-
-    Raises UsageError where that is no fused kernel.
-    """
-    tape = query.storage.tape
-    given = query, key, value
-    learns = tape.grad_enabled and any(x.requires_grad for x in given)
-    q, k, v = (tuple(map(hint, x.shape)) for x in given)
-    mask = None if attn_mask is None else Mask(tuple(map(hint, attn_mask.shape)), attn_mask.dtype)
-    call = SdpaCall(
-        q, k, v, query.dtype, mask, dropout_p, is_causal, enable_gqa, learns, tape.device.deterministic,
-        unit_stride=all(hint(x.strides[-1]) == 1 for x in given),
-    )  # fmt: skip
-    cuda = tape.device.name == "cuda"
-    backend = choose(call, Backends(tape.device.capability if cuda else 0, tape.device.torch)).backend
-    op = CpuAttention if not cuda and backend == FLASH else _OPS.get(backend or "")
-    if op is None:
-        raise UsageError(
-            f"scaled_dot_product_attention of {call.dtype} head dim {call.head_dims[0]}: no fused kernel takes it; "
-            "choose another attention"
-        )
-    bias = None if attn_mask is None else _bias(attn_mask, query, key, backend == EFFICIENT)
-    return op.apply(*given, bias, causal=is_causal, dropout=dropout_p, learns=learns)
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """dQ, dK and dV."""
+        names = ("query", "key", "value", "output", "log_sumexp", "philox_seed", "philox_offset")
+        operands = (*map(self.unpack, names), self.unpacked.get("attn_bias"))
+        return (*several(f"{CUDNN_OP}_backward", grad, *operands, label=_GRADIENTS, **self.options), None)
 
 
-def _bias(mask: Tensor, query: Tensor, key: Tensor, padded: bool) -> Tensor:
-    """The mask as numbers to add (convert_boolean_attn_mask), for efficient in rows of a multiple of 8 (pad_bias)."""
-    numbers = new(mask.storage.tape, Spec(mask.shape, query.dtype), "attn_bias")
-    numbers.storage.tape.launch(moves("where", [mask], [numbers]))
-    if padded and hint(mask.shape[-1]) % 8:
-        wide = new(mask.storage.tape, Spec((*mask.shape[:-1], 8 * ceil_div(mask.shape[-1], 8)), query.dtype), "pad")
-        wide.storage.tape.launch(moves("pad", [numbers], [wide]))
-        numbers = wide.narrow(-1, 0, mask.shape[-1])
-    biases: Tensor = numbers.expand(*query.shape[:3], key.shape[2])
-    return biases
+def _masked_forward(node: Any, op: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """The forward operator of either, and what it keeps."""
+    labels = ("output", "log-sum-exp", "seed", "offset")
+    out, lse, seed, offset = several(
+        op, q, k, v, bias, node.recorded and any(node.needs[:3]), label=labels, **node.options
+    )
+    kept = {} if bias is None else {"attn_bias": bias}
+    kept |= {"key": k, "log_sumexp": lse, "output": out, "philox_offset": offset, "philox_seed": seed}
+    node.save(**kept, query=q, value=v)
+    return out

@@ -33,9 +33,9 @@ def _filled(x: Strided, mask: Strided, _: Any = None) -> Spec:
 
 
 @makes("where")
-def _chosen(condition: Strided, x: Any, y: Any) -> Spec:
+def _chosen(condition: Strided, x: Any, y: Any, dtype: Any = None) -> Spec:
     shape, _, strides = like_operands(condition, x, y)
-    return Spec(shape, like_operands(x, y).dtype, strides)
+    return Spec(shape, dtype or like_operands(x, y).dtype, strides)
 
 
 class MaskedFill(Op):

@@ -161,5 +161,6 @@ def kept_strides(x: Strided) -> Shape | None:
     return x.strides if is_dense(x.shape, x.strides) else elementwise_strides(x.shape, [(x.shape, x.strides)])
 
 
+makes(*_LOGIC)(lambda *operands, **_: like_operands(*operands, dtype=bool_))
 makes(*FLOP, *(name for name in _ARITHMETIC if name != "where"))(lambda *operands, **_: like_operands(*operands))
 makes(*COMPARISONS, *_LOGIC)(lambda *operands, **_: like_operands(*operands, dtype=bool_))

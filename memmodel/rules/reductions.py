@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from memmodel.dims import Dim, Shape, product, same, same_shape
-from memmodel.dtypes import DType, float32, float64, int64, uint8
+from memmodel.dtypes import DType, bool_, float32, float64, int64, uint8
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, copy_of, kernel, makes, rule
@@ -103,6 +103,7 @@ def _row(x: Strided, dim: Sequence[int], keepdim: bool = False, dtype: DType | N
 
 
 makes("sum", "mean", "amax")(_row)
+makes("all")(lambda x, dim, keepdim: _row(x, (dim,), keepdim, bool_))
 makes("max")(lambda x, dim, keepdim: [_row(x, (dim,), keepdim), _row(x, (dim,), keepdim, int64)])
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from memmodel.dtypes import DType, bfloat16, float16, float32, float64
+from memmodel.errors import UsageError
 
 FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
 ALL = frozenset((FLASH, EFFICIENT, CUDNN, MATH))
-_MOST_BLOCKS = 65_535  # thread blocks of a grid in y and z: CUDA C++ Programming Guide, technical specifications
+MOST_BLOCKS = 65_535  # thread blocks of a grid in y and z: CUDA C++ Programming Guide, technical specifications
 
 
 class Mask(NamedTuple):
@@ -80,6 +81,7 @@ class Choice(NamedTuple):
     refused: dict[str, Refusal]
 
 
+_OFF = Refusal("it is switched off", "the switch of sdpa_kernel or torch.backends.cuda on")
 Filter = Callable[[SdpaCall, Backends], Refusal | None]
 
 
@@ -92,6 +94,14 @@ def choose(call: SdpaCall, backends: Backends, enabled: Collection[str] = ALL) -
             return Choice(name, refused)
         refused[name] = refusal
     return Choice(None, refused)
+
+
+def check(choice: Choice) -> None:
+    """Raises UsageError for a choice without a backend, as PyTorch does, with the reason of each that is not off."""
+    if choice.backend is None:
+        found = {name: refusal for name, refusal in choice.refused.items() if refusal != _OFF} or choice.refused
+        reasons = "; ".join(f"{name}: {why.reason} (it would take {why.remedy})" for name, why in found.items())
+        raise UsageError(f"no backend takes this scaled_dot_product_attention: {reasons}")
 
 
 def order(backends: Backends) -> tuple[str, ...]:
@@ -111,7 +121,7 @@ def order(backends: Backends) -> tuple[str, ...]:
 
 def _refusal(name: str, call: SdpaCall, backends: Backends, enabled: Collection[str]) -> Refusal | None:
     if name not in enabled:
-        return Refusal("it is switched off", "the switch of sdpa_kernel or torch.backends.cuda on")
+        return _OFF
     filters = _ON_CPU if not backends.arch else _FILTERS[name]
     refusals = (refuses(call, backends) for refuses in (filters if name != MATH else ()))
     return next((refusal for refusal in refusals if refusal), None)
@@ -281,8 +291,8 @@ def _cudnn_deterministic(call: SdpaCall, _: Backends) -> Refusal | None:
 
 def _cudnn_shapes(call: SdpaCall, backends: Backends) -> Refusal | None:
     """check_cudnn_tensor_shapes; a grid's limit for batch and heads."""
-    if max(call.query[:2]) > _MOST_BLOCKS:
-        return Refusal(f"batch and heads end at {_MOST_BLOCKS:,}", "a smaller batch")
+    if max(call.query[:2]) > MOST_BLOCKS:
+        return Refusal(f"batch and heads end at {MOST_BLOCKS:,}", "a smaller batch")
     d, v = call.query[-1], call.value[-1]
     most = _cudnn_most(d, v, backends)
     if max(d, v) > most:

@@ -14,7 +14,7 @@ from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method
 
 
-@rule("_softmax", "_log_softmax")
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax")
 def softmax_kernels(call: Call) -> Steps:
     """Read and write each element once, with four FLOP and one exponential."""
     x, dim = call.args[:2]
@@ -54,6 +54,7 @@ def _rows(x: Strided, dim: int) -> tuple[Dim, Dim]:
     return product((*x.shape[:d], *x.shape[d + 1 :])), x.shape[d]
 
 
+makes("softmax")(lambda x, dim: Spec(x.shape, x.dtype))
 makes("_softmax", "_log_softmax")(lambda x, dim, half_to_float: Spec(x.shape, float32 if half_to_float else x.dtype))
 makes("_softmax_backward_data", "_log_softmax_backward_data")(
     lambda grad, result, dim, dtype: Spec(result.shape, dtype)
@@ -81,6 +82,25 @@ class LogSoftmax(Softmax):
     """x - max - log(sum of exponentials) over one dimension; saves its result."""
 
     operator = "_log_softmax"
+
+
+class SafeSoftmax(Softmax):
+    """Softmax whose rows without a finite score are 0: three more operators, which see the whole input."""
+
+    def forward(self, x: Tensor, dim: int, dtype: DType) -> Tensor:
+        """_safe_softmax in SoftMax.cpp."""
+        self.dtype, self.dim = x.dtype, dim
+        out = aten("softmax", x, dim)
+        empty = aten("isneginf", x)
+        rows = aten("all", empty, dim=dim, keepdim=True)
+        aten("masked_fill_", out, rows, 0.0, into=out)
+        self.save(result=out)
+        return out
+
+
+def safe_softmax(x: Tensor, dim: int) -> Any:
+    """`softmax`, 0 in rows of -inf."""
+    return SafeSoftmax.apply(x, dim=axis(dim, x.ndim), dtype=x.dtype)
 
 
 @method

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Shape
@@ -20,6 +20,7 @@ from memmodel.work import Work
 _DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
 ENGINE_STEP = "_evaluate"  # the frame of autograd's engine: what lies above it is not the user's line
 _OURS = ("memmodel.recording", "memmodel.rules", "memmodel.tensors")
+_READ = "memmodel.rules.plain_attention"  # an algorithm of PyTorch's written out: its variables name tensors
 _open: list["Tape"] = []
 
 
@@ -51,6 +52,7 @@ class Tape:
         self.fused = 0  # depth of fused kernels: inside, nothing is allocated and work adds up in `inner`
         self.inner = Work()
         self.unknown: dict[str, str] = {}  # operator -> what is not known about it
+        self.choices: list[Any] = []  # of scaled_dot_product_attention's calls, in order (memmodel.rules.sdpa.Choice)
         self.grad_enabled = True
         self.sequence = 0
         self.scope = Scope()
@@ -139,15 +141,20 @@ def scope(layer: int | None = None, part: str = "") -> Iterator[None]:
 def _site() -> Site | None:
     """The user's frames, innermost first; None for tensors that autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _module(frame).startswith(_OURS):
+    while frame is not None and _module(frame).startswith(_OURS) and _module(frame) != _READ:
         if frame.f_code.co_name == ENGINE_STEP:
             return None
         frame = frame.f_back
     found: list[tuple[CodeType, int]] = []
-    while frame is not None and len(found) < _DEPTH and not _module(frame).startswith("memmodel."):
+    while frame is not None and len(found) < _DEPTH and _users(frame):
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return Site(tuple(found)) if found else None
+
+
+def _users(frame: FrameType) -> bool:
+    name = _module(frame)
+    return name == _READ or not name.startswith("memmodel.")
 
 
 def _module(frame: FrameType) -> str:

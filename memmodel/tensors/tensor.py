@@ -25,7 +25,8 @@ class Storage:
         self.nbytes = nbytes
         self.tensors = 0
         self.version = 0
-        self.key = 0 if tape.fused else tape.alloc(nbytes, shape, dtype, op, role)
+        empty = isinstance(nbytes, int) and nbytes == 0  # the allocator is not asked
+        self.key = 0 if tape.fused or empty else tape.alloc(nbytes, shape, dtype, op, role)
 
 
 class Tensor(Strided):

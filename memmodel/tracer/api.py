@@ -13,9 +13,10 @@ from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import last_step, phase_peaks, step_launches, summary
 from memmodel.origin import names
+from memmodel.prediction import attention_kernels
 from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
-from memmodel.step import device_of, fits, memory_of, room_bytes, time_or_why
+from memmodel.step import device_of, fits, memory_of, other_kernels, room_bytes, time_or_why
 from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
@@ -25,7 +26,7 @@ from memmodel.tracer.formulas.symbolic import hints
 from memmodel.tracer.job import Job
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.random_draws import RandomDraws, check_alike
-from memmodel.tracer.result import Largest, Trace, attention_kernels
+from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
 from memmodel.tracer.watch.run import Setting
@@ -128,7 +129,12 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
-        (*_notes(job, program, unset, drew, graphs), *found.notes, *_left_out(job, program, forms), *no_time),
+        (
+            *_notes(job, program, unset, drew, graphs, bool(found.choices)),
+            *found.notes,
+            *_left_out(job, program, forms),
+            *no_time,
+        ),
         attention_kernels(found.choices),
         graphs,
         job.version,
@@ -163,7 +169,7 @@ def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
     return found
 
 
-def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Graphs | None) -> list[str]:
+def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Graphs | None, attends: bool) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
@@ -171,8 +177,9 @@ def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Gra
         "own": "third step, as the code runs it",
     }
     how = "torch.compile" if graphs else "eager"
+    others = other_kernels(job.gpu) if attends else ""
     notes = [f"torch {job.version}, {how}, one GPU, default stream; {steps[job.setting.step]}"]
-    notes += graphs.notes() if graphs else []
+    notes += [*filter(None, [others]), *(graphs.notes() if graphs else [])]
     if unset:
         given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
         notes.append(f"numbers are for {given}: no other sizes were given")

@@ -1,6 +1,5 @@
 """The result of a trace, as frozen data that renders itself."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,11 +9,9 @@ from memmodel.cublas import DEFAULT_TORCH
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import last_step
-from memmodel.origin import origin
-from memmodel.prediction import Memory, Time
-from memmodel.program import Mark, Program, Site
+from memmodel.prediction import AttentionKernel, Memory, Time
+from memmodel.program import Mark, Program
 from memmodel.rendering import Renderable, rendered
-from memmodel.rules.sdpa import Choice
 from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
@@ -32,34 +29,6 @@ class Largest(NamedTuple):
     over: str
     largest: int
     first_failing: int | None
-
-
-class Refused(NamedTuple):
-    """A kernel that PyTorch tried first: why it does not take the call, and what would let it in."""
-
-    kernel: str
-    reason: str
-    remedy: str
-
-
-class AttentionKernel(NamedTuple):
-    """The kernel that calls of scaled_dot_product_attention on these lines take; "math" is plain operators."""
-
-    kernel: str
-    lines: tuple[str, ...]
-    refused: tuple[Refused, ...]
-
-
-def attention_kernels(choices: Iterable[tuple[Choice, Site | None]]) -> tuple[AttentionKernel, ...]:
-    """The choices of a run, equal ones together."""
-    found: dict[tuple[str, tuple[Refused, ...]], dict[str, None]] = {}
-    for choice, site in choices:
-        refused = tuple(Refused(name, *why) for name, why in choice.refused.items())
-        lines = found.setdefault((choice.backend or "", refused), {})
-        place = origin(site)
-        if place is not None:
-            lines[f"{place.file.rpartition('/')[2]}:{place.line}"] = None
-    return tuple(AttentionKernel(kernel, tuple(lines), refused) for (kernel, refused), lines in found.items())
 
 
 @dataclass(frozen=True, slots=True)

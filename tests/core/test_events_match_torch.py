@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from memmodel.masks import Mask
+from memmodel_kernels.sdpa import sdpa
 from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
-from torch_events import Body, in_order, real_events, recorded_events
+from torch_events import Body, in_order, real_events, recorded_events, without
 
 Spelling = Callable[[Any, Any, Any, Any], Any]
 
@@ -146,3 +147,23 @@ def test_the_comparison_can_fail() -> None:
     real = in_order(real_events(training(one_liner, "float32")))
     other = in_order(recorded_events(training(library_softmax, "float32")))
     assert real != other
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=37)], ids=lambda mask: mask.name)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_scaled_dot_product_attention_by_plain_operators(groups: int, mask: Mask, dtype: str) -> None:
+    """PyTorch's own composite, forward and backward, with and without shared heads."""
+
+    def body(t: Any) -> None:
+        kind = getattr(t, dtype)
+        q, upstream = (t.empty(B, H, N, D, dtype=kind, requires_grad=learns) for learns in (True, False))
+        k, v = (t.empty(B, H // groups, N, D, dtype=kind, requires_grad=True) for _ in range(2))
+        for _ in range(2):
+            q.grad = k.grad = v.grad = None
+            sdpa(q, k, v, mask, backends=("math",)).backward(upstream)
+
+    real = real_events(body)
+    for size in {nbytes for _, _, nbytes in real if nbytes <= 8}:  # Python's numbers
+        real = without(real, size)
+    assert in_order(recorded_events(body)) == in_order(real)

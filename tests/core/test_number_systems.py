@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memmodel.account import account
-from memmodel.algorithms import ALGORITHMS, record
+from memmodel.algorithms import ALGORITHMS, record, supported
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.case import SIZES, Case, make_case
 from memmodel.closed_forms import SYMBOLS, formulas
@@ -35,20 +35,22 @@ def cases(draw: st.DrawFn, smallest: int = 1) -> Case:
     masks = (
         [Mask()] if algorithm == "decode" else [Mask(), Mask(causal=True), Mask(causal=True, window=(keys + 1) // 2)]
     )
-    return make_case(
+    chooses = ALGORITHMS[algorithm].chooses
+    case = make_case(
         algorithm,
         batch=draw(size),
         heads=kv_heads * draw(st.sampled_from([1, 2, 3])),
         kv_heads=kv_heads,
         seq=seq,
         kv_seq=keys,
-        head_dim=draw(size),
+        head_dim=draw(size) * (8 if chooses else 1),
         dtype_name=draw(st.sampled_from([bfloat16, float32])),
         mask=draw(st.sampled_from(masks)),
         dropout=draw(st.sampled_from([0.0, 0.1])) if ALGORITHMS[algorithm].dropout else 0.0,
         phase=phase,
         chunk=draw(st.integers(16, 64)),
     )
+    return case if not chooses or supported(case) else replace(case, algorithm="sdpa")
 
 
 def readings(case: Case) -> dict[str, Any]:
@@ -111,7 +113,8 @@ def test_an_array_element_equals_its_int(case: Case) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_a_symbol_substituted_equals_its_int(case: Case) -> None:
     tiled = case.algorithm.startswith("flash")
-    if case.algorithm in ("chunked", "decode") or (tiled and case.mask.causal):
+    chooses = ALGORITHMS[case.algorithm].chooses
+    if case.algorithm in ("chunked", "decode") or chooses or (tiled and case.mask.causal):
         return  # these hold in a region of their own, tested below
     if case.mask.window is not None:
         return
@@ -139,6 +142,17 @@ def test_chunked_and_causal_flash_formulas_hold_in_their_regions() -> None:
     assert (
         int(formulas(causal).flops.subs({SYMBOLS[n]: getattr(causal, n) for n in SIZES})) == readings(causal)["flops"]
     )
+
+
+@pytest.mark.parametrize("phase", ["inference", "train"])
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)], ids=lambda mask: mask.name)
+@pytest.mark.parametrize("algorithm", [name for name, found in ALGORITHMS.items() if found.chooses])
+def test_formulas_of_library_kernels_hold_for_multiples_of_128(algorithm: str, mask: Mask, phase: str) -> None:
+    case = make_case(algorithm, batch=3, heads=32, seq=512, head_dim=64, mask=mask, phase=phase)
+    forms = formulas(case)
+    found = {"saved_bytes": forms.saved, "flops": forms.flops, "hbm_bytes": forms.hbm_bytes}
+    peaks = max(forms.value(b.expression, case) for branches in forms.peaks.values() for b in branches)
+    assert {name: forms.value(x, case) for name, x in found.items()} | {"live_peak_bytes": peaks} == readings(case)
 
 
 @pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash", "compiled"])

@@ -27,6 +27,7 @@ COMMANDS = {
         "predict --gpu H100 --seq 16384 --json",
         "predict --gpu A10 --mask window --window 64 -a flash --json",
         "predict --gpu A10 --json",
+        "predict --gpu A10 -a sdpa --kv-heads 8 --mask window --window 64 --json",
         "predict --gpu T4 --json",
     ),
     "model": (

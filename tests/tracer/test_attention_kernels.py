@@ -15,7 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import memmodel
 from memmodel.report.json import document
-from memmodel.rules.attention import Tile, efficient_tile, splits
+from memmodel.rules.attention import Tile, efficient_tile
+from memmodel.rules.flash_buffers import splits
 
 SEED = 16  # two int64 without dimensions: seed and offset
 FLASH_SEED = 24  # two in one tensor, and one that is not used

@@ -23,7 +23,6 @@ from memmodel_validate.torch_step import (
 
 _PHASE = "memmodel phase "
 _WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::scatter_"}
-_WITH_SCRATCH |= {f"aten::_scaled_dot_product_flash_attention_for_cpu{end}" for end in ("", "_backward")}
 
 
 class _Raw(NamedTuple):

@@ -85,7 +85,7 @@ def predict_trial(trial: Trial, of: Target) -> TrialPrediction:
         return TrialPrediction({}, boundary=_boundary(case, of.gpu, trial.cap))
     if trial.implementation not in TIME_PROGRAMS:
         return TrialPrediction({}, no_time="not modelled")
-    if of.device == "cpu" and algorithm(case.algorithm).fused:
+    if of.device == "cpu" and algorithm(case.algorithm).tiled:
         case = with_cpu_blocks(case)
     program = record(case, device=CPU if of.device == "cpu" else CUDA)
     timed = _times(program, case, of)

@@ -18,7 +18,7 @@ GRID = 64  # queries between the sizes that are tried
 
 # The program that predicts an implementation's memory and time.
 PROGRAMS = {
-    **{name: name for name in ALGORITHMS if not name.startswith("flash")},
+    **{name: name for name in ALGORITHMS if not name.startswith(("flash", "sdpa"))},
     "triton-flash": "flash",
     "triton-flash-deterministic": "flash-deterministic",
 }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memmodel.rules.plain_attention import Library, plain
 from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH, Mask, SdpaCall
 from memmodel.tracer.corrections.torch_types import kind_of, number
 
@@ -77,8 +78,12 @@ def _mask(x: Tensor) -> Mask:
 
 
 def run(call: Call, kernel: str) -> Tensor:
-    """The call, by that kernel's operator (not "math")."""
+    """The call, by that kernel's operator; "math" only with dropout, which is one operator on CUDA (native_dropout)."""
     q, k, v = call.query, call.key, call.value
+    if kernel == MATH:
+        shares = call.enable_gqa and _sizes(q)[1] != _sizes(k)[1]
+        found: Tensor = plain(_TORCH, q, k, v, call.attn_mask, call.dropout_p, call.is_causal, shares)
+        return found
     if kernel == FLASH:
         return _flash(call)
     shared = q, k, v, _bias(call, kernel), call.needs_grad, call.dropout_p, call.is_causal
@@ -110,16 +115,26 @@ def _bias(call: Call, kernel: str) -> Tensor | None:
 
     Efficient attention reads rows that begin at multiples of 8 elements: others are copied, padded (pad_bias).
     """
-    mask = call.attn_mask
+    mask: Tensor | None = _TORCH.numbers(call.attn_mask, call.query.dtype)
     if mask is None:
         return None
-    if mask.dtype is torch.bool:
-        kind = call.query.dtype
-        mask = torch.where(mask, torch.scalar_tensor(0.0, dtype=kind), torch.scalar_tensor(float("-inf"), dtype=kind))
     if kernel == EFFICIENT and not _rows_aligned(mask):
         keys = mask.shape[-1]
         mask = torch.nn.functional.pad(mask, (0, 8 - _sizes(mask)[-1] % 8))[..., :keys]
     return mask.expand(call.query.shape[0], call.query.shape[1], call.query.shape[2], call.key.shape[2])
+
+
+def _where(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    zero, least = (torch.scalar_tensor(x, dtype=dtype) for x in (0.0, float("-inf")))
+    return torch.where(mask, zero, least)
+
+
+def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
+    found: Tensor = torch.native_dropout(x, p, train)[0]
+    return found
+
+
+_TORCH = Library(torch.float32, torch.bool, torch.ones, _where, aten._safe_softmax, _dropout)
 
 
 def _rows_aligned(mask: Tensor) -> bool:

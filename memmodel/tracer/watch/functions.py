@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from memmodel.errors import UsageError
-from memmodel.rules.sdpa import MATH, Backends, choose
+from memmodel.rules.sdpa import MATH, Backends, check, choose
 from memmodel.tracer.corrections.autocast import Autocast
 from memmodel.tracer.corrections.fast_paths import FAST_PATH, RECURRENT
 from memmodel.tracer.corrections.folded_matmul import PLAIN_SIZES, folded, folds
@@ -53,6 +52,7 @@ class Functions(TorchFunctionMode):
         self.cuda = watcher.device.name == "cuda"
         self.backends = backends if self.cuda else backends._replace(arch=0)
         self.autocast = Autocast()
+        self._chosen = False
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         self._own |= Values(watcher).answers
@@ -109,18 +109,22 @@ class Functions(TorchFunctionMode):
 
         Raises UsageError where the user's switches leave no kernel that takes the call.
         """
+        if self._chosen:
+            return _SDPA(*args, **kwargs)
         args, kwargs = self.autocast.cast(aten.scaled_dot_product_attention.default, args, kwargs)
         call = Call(*args, **kwargs)
         choice = choose(call.described(), self.backends, enabled())
-        if choice.backend is None:
-            reasons = "; ".join(f"{name}: {refusal.reason}" for name, refusal in choice.refused.items())
-            raise UsageError(f"no backend takes this scaled_dot_product_attention: {reasons}")
+        check(choice)
         self.watcher.note_choice(choice)
-        if self.cuda and choice.backend != MATH:
-            with without_autocast():
-                return run(call, choice.backend)
-        with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
-            return _SDPA(*args, **kwargs)
+        if self.cuda and (choice.backend != MATH or 0 < call.dropout_p < 1):
+            with without_autocast(), self._adding_in_place(call):
+                return run(call, str(choice.backend))
+        self._chosen = True  # where Python code called it, the mode is asked about this call too
+        try:
+            with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
+                return _SDPA(*args, **kwargs)
+        finally:
+            self._chosen = False
 
     def _without_fast_path(self, kind: Any) -> Any:
         """The module's forward, which notes where a real run would be another."""

@@ -1,0 +1,146 @@
+"""Attention by the libraries' own kernels, in `predict`: bytes by arithmetic from what their sources allocate.
+
+Sources: flash_attn/flash_api.cpp (mha_fwd, mha_bwd), transformers/cuda/attention.cu and attention_backward.cu,
+mem_eff_attention/kernel_forward.h and kernel_backward.h (workspace_size).
+"""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import memmodel
+from memmodel.algorithms import recorded
+from memmodel.case import make_case
+from memmodel.device import CUDA
+from memmodel.dtypes import bool_
+from memmodel.masks import Mask
+from memmodel.predictor import on_gpu
+from memmodel.report.json import document
+from memmodel.rules.sdpa import Backends, SdpaCall, choose
+from memmodel.rules.sdpa import Mask as AttentionMask
+
+FLASH_SEED = 24  # two 8-byte numbers in one tensor, and one that is not used
+SEED = 16
+
+
+def predicted(algorithm: str, gpu: str = "A100", **options: Any) -> Any:
+    return memmodel.predict(gpu, algorithm, **options).predictions[0]
+
+
+def test_sdpa_flash_with_shared_heads() -> None:
+    """(1, 32 heads over 8, 16384, 128) in training: what the flash kernel of SDPA adds to its operands."""
+    h, groups, n, d = 32, 8, 16384, 128
+    vector, shared = 2 * h * n * d, 2 * groups * n * d
+    operands = 4 * vector + 4 * shared  # q, k, v, the output, its gradient, and dQ, dK, dV
+    copies = 2 * vector  # dO and O in (b, n, h, d) order
+    expanded = 2 * vector  # dK and dV per query head, before the sum over a group
+    sums = 4 * h * n * (d + 2)  # dQ in fp32, log-sum-exp and row dots
+    found = predicted("sdpa-flash", heads=h, kv_heads=groups, seq=n)
+    assert found.memory.live_peak_bytes == operands + copies + expanded + sums + FLASH_SEED
+
+
+@pytest.mark.parametrize(("gpu", "parts"), [("A100", 3), ("H100", 2)])
+def test_sdpa_flash_splits_keys_where_rows_leave_sms_idle(gpu: str, parts: int) -> None:
+    """(1, 8, 1024, 128): 128 thread blocks for two places an SM, 8 blocks of keys.
+
+    108 SMs: waves filled to 59 % by parts of 1 and 2, 89 % of 3, at most 95 % of 8, of which 3 is within 85 %. 132 SMs:
+    48 %, 97 % (2): the first within 85 % of it is 2.
+    """
+    h, n, d = 8, 1024, 128
+    accumulated = parts * 4 * h * n * (d + 1)
+    expected = 4 * (2 * h * n * d) + 4 * h * n + FLASH_SEED + accumulated
+    found = predicted("sdpa-flash", gpu, heads=h, seq=n, phase="inference")
+    assert found.memory.live_peak_bytes == expected
+
+
+def test_sdpa_efficient_sums_wide_head_dims_in_fp32() -> None:
+    n, d = 64, 256
+    found = predicted("sdpa-efficient", heads=1, seq=n, head_dim=d, dtype="fp16", phase="inference")
+    assert found.memory.live_peak_bytes == 4 * (2 * n * d) + SEED + 4 * n * d
+
+
+def test_sdpa_efficient_takes_a_mask_as_numbers_and_a_workspace_in_backward() -> None:
+    """A window is a bool mask (n, m) that becomes numbers; tiles of 128 x 128 in fp32 with 4 words of locks each."""
+    h, n, d = 32, 1024, 128
+    vector = 2 * h * n * d
+    mask = 2 * n * n  # in bf16; the bool one has gone
+    workspace = h * (n // 128) * 4 * (4 + 128 * 128)
+    copied = vector  # dO in (b, n, h, d) order
+    expected = 8 * vector + copied + 2 * 4 * h * n + workspace + SEED + mask
+    found = predicted("sdpa", heads=h, seq=n, mask="window", window=256)
+    assert found.attention[0].kernel == "efficient"
+    assert found.memory.live_peak_bytes == expected
+
+
+def test_plain_operators_compute_half_precision_in_fp32() -> None:
+    """Kept for backward: probabilities, scaled Q, scaled K and V, all in fp32, and not q, k and v themselves."""
+    h, n, d = 4, 256, 64
+    found = predicted("sdpa-math", heads=h, seq=n, head_dim=d, phase="forward")
+    assert found.memory.saved_bytes == 4 * h * n * n + 3 * 4 * h * n * d
+
+
+def drawn(count: int) -> list[dict[str, Any]]:
+    draw = random.Random(40)
+    found = []
+    for _ in range(count):
+        groups, n = draw.choice((1, 2, 8)), draw.choice((1, 64, 1000))
+        found.append(
+            {
+                "batch": 2,
+                "kv_heads": groups,
+                "heads": groups * draw.choice((1, 1, 4)),
+                "seq": n,
+                "kv_seq": draw.choice((n, n, 1024)),
+                "head_dim": draw.choice((8, 20, 64, 72, 96, 128, 160, 200, 256, 320, 512)),
+                "dtype_name": draw.choice(("bf16", "fp16", "fp32", "fp64")),
+                "mask": draw.choice((Mask(), Mask(causal=True), Mask(causal=True, window=1))),
+                "dropout": draw.choice((0.0, 0.1, 0.125)),
+                "phase": draw.choice(("inference", "train")),
+            }
+        )
+    return found
+
+
+def test_predictions_take_the_kernel_that_the_rules_choose() -> None:
+    """400 cases on 8 architectures and 4 versions; the call is described anew from the case."""
+    taken = set()
+    for index, sizes in enumerate(drawn(400)):
+        arch = (70, 75, 80, 86, 89, 90, 100, 120)[index % 8]
+        for version in ("2.6", "2.9", "2.11", "2.13"):
+            device = CUDA._replace(capability=arch)
+            case = replace(make_case("sdpa", torch=version, **sizes), device=device)
+            b, h, g, n, m, d = (sizes[x] for x in ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim"))
+            causal = case.mask.causal and case.mask.window is None
+            given = case.mask.causal and not (causal and n in (1, m))
+            call = SdpaCall((b, h, n, d), (b, g, m, d), (b, g, m, d), case.dtype)._replace(
+                dropout=sizes["dropout"], causal=causal and n == m, gqa=h != g, needs_grad=sizes["phase"] == "train"
+            )
+            if given:
+                call = call._replace(mask=AttentionMask((n, m), bool_))
+            major, minor = version.split(".")
+            expected = choose(call, Backends(arch, (int(major), int(minor))))
+            assert recorded(case).choices == [expected], (arch, version, sizes)
+            taken.add(expected.backend)
+    assert taken == {"flash", "efficient", "cudnn", "math"}
+
+
+def test_a_prediction_says_which_kernel_and_why() -> None:
+    found = predicted("sdpa", heads=8, kv_heads=2, seq=512, mask="window", window=64)
+    shown = document(memmodel.predict("A100", "sdpa", heads=8, kv_heads=2, seq=512, mask="window", window=64))
+    (chosen,) = shown["predictions"][0]["attention"]
+    assert chosen["kernel"] == found.attention[0].kernel == "math"
+    assert [x["kernel"] for x in chosen["refused"]] == ["flash", "efficient"]
+    assert chosen["refused"][1]["remedy"] == "key and value repeated for each query head"
+
+
+def test_a_kernel_that_refuses_the_case_is_refused_with_its_reason() -> None:
+    with pytest.raises(memmodel.UsageError, match=r"flash: it takes float16 or bfloat16, not float32 \(it would take"):
+        predicted("sdpa-flash", dtype="fp32")
+
+
+def test_what_is_not_known_is_said() -> None:
+    assert any("workspace of cuDNN" in note for note in predicted("sdpa", "H100", seq=512).notes)
+    assert any("AMD Instinct MI300X" in note for note in predicted("sdpa", "MI300X", seq=512).notes)
+    assert on_gpu([make_case("sdpa")], memmodel.load_gpu("MI300X"))[0].device.capability == 80

@@ -1,0 +1,77 @@
+"""`predict -a sdpa` and a trace of the same call: the same events, launches, memory, time and choice."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from traced_events import events
+
+from memmodel.algorithms import recorded
+from memmodel.case import Case, make_case
+from memmodel.gpus import load_gpu
+from memmodel.masks import Mask
+from memmodel.predictor import on_gpu
+from memmodel.rules.sdpa import Backends
+from memmodel.step import memory_of, time_of
+from memmodel.timing import Machine
+from memmodel.timing.known import community
+from memmodel.tracer.specs import inputs_of
+from memmodel.tracer.watch.run import Setting, traced
+from memmodel_kernels.sdpa import BACKENDS, sdpa
+
+MASKS = (Mask(), Mask(causal=True), Mask(causal=True, window=37))
+
+
+def both(case: Case, gpu: str, backends: tuple[str, ...] = BACKENDS) -> tuple[Any, Any]:
+    """The case as traced and as recorded, on a GPU."""
+    case = on_gpu([case], load_gpu(gpu))[0]
+    shapes = {"q": "B,H,N,D", "k": "B,G,M,D", "v": "B,G,M,D"}
+    inputs = inputs_of([f"{name}={shape}:{case.dtype.name}" for name, shape in shapes.items()])
+    sizes = {"B": case.batch, "H": case.heads, "G": case.kv_heads, "N": case.seq, "M": case.kv_seq, "D": case.head_dim}
+
+    def function(q: Any, k: Any, v: Any) -> Any:
+        return sdpa(q, k, v, case.mask, case.dropout, backends)
+
+    setting = Setting(function, inputs, case.phase, case.device, Backends(case.device.capability))
+    return traced(setting, sizes), recorded(case)
+
+
+def check_alike(case: Case, gpu: str, backends: tuple[str, ...] = BACKENDS) -> None:
+    found, expected = both(case, gpu, backends)
+    assert events(found.program) == events(expected.program)
+    assert list(found.program.launches()) == list(expected.program.launches())
+    assert [choice for choice, _ in found.choices] == expected.choices
+    device = load_gpu(gpu)
+    assert memory_of(found.program, "2.13", device) == memory_of(expected.program, "2.13", device)
+    for machine in (Machine(device), Machine(device, community(device.id))):
+        assert time_of(found.program, machine) == time_of(expected.program, machine)
+
+
+@pytest.mark.parametrize("phase", ["inference", "forward", "train"])
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.name)
+@pytest.mark.parametrize("gpu", ["A100", "H100"])
+def test_the_chosen_kernel_is_as_traced(gpu: str, mask: Mask, phase: str) -> None:
+    """Shared heads, head dims that are padded, more keys than queries; fp32, which flash refuses."""
+    for kv_heads, head_dim, keys, dtype in ((4, 64, 200, "bf16"), (2, 36, 300, "bf16"), (4, 160, 200, "fp32")):
+        case = make_case(
+            "sdpa", batch=2, heads=4, kv_heads=kv_heads, seq=200, kv_seq=keys, head_dim=head_dim, dtype_name=dtype,
+            mask=mask, phase=phase,
+        )  # fmt: skip
+        check_alike(case, gpu)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.125])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_each_kernel_is_as_traced(name: str, dropout: float) -> None:
+    mask = Mask(causal=True) if name in ("flash", "cudnn") else Mask(causal=True, window=37)
+    case = make_case(
+        f"sdpa-{name}", batch=2, heads=4, kv_heads=4 if name == "efficient" else 2, seq=200, head_dim=64, mask=mask,
+        dropout=dropout, phase="train",
+    )  # fmt: skip
+    check_alike(case, "H100", (name,))
+
+
+def test_the_comparison_can_fail() -> None:
+    case = make_case("sdpa", batch=2, heads=4, seq=200, head_dim=64)
+    found, _ = both(case, "A100")
+    assert events(found.program) != events(recorded(replace(case, head_dim=72, value_dim=72)).program)
