@@ -99,6 +99,22 @@ def _sdpa(*backends: str) -> Run:
     return run
 
 
+def _flash_attn(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
+    from memmodel_kernels.flash_attn import flash_attn
+
+    return flash_attn(q, k, v, case.mask, case.dropout, deterministic)
+
+
+def _flash_attn_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    return _flash_attn(case, q, k, v, deterministic=True)
+
+
+def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.flash_attn import flash_attn_3
+
+    return flash_attn_3(q, k, v, case.mask)
+
+
 def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.decode import decode
 
@@ -109,6 +125,7 @@ def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return decode(q, new_k, new_v, k, v, NO_MASK if newest_alone else case.mask)
 
 
+_OWN = "this project's kernel, memmodel_kernels; the libraries' are sdpa and flash-attn"
 _SDPA_TITLES = {
     FLASH: "flash kernel",
     EFFICIENT: "efficient kernel",
@@ -118,20 +135,31 @@ _SDPA_TITLES = {
 _ALL = (
     Algorithm("naive", "naive attention", _naive, dropout=True),
     Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True),
-    Algorithm("flash", "FlashAttention-2", _flash, fused=True, tiled=True),
+    Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN),
     Algorithm(
         "flash-deterministic",
-        "FlashAttention-2, deterministic backward",
+        "FlashAttention-2 in Triton, deterministic",
         _flash_deterministic,
         fused=True,
         tiled=True,
-        note="backward computes the scores twice instead of adding to dQ with atomics",
+        note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),
     Algorithm("sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True),
     *(
         Algorithm(f"sdpa-{name}", f"SDPA's {title}", _sdpa(name), dropout=True, chooses=True, fused=name != MATH)
         for name, title in _SDPA_TITLES.items()
     ),
+    Algorithm("flash-attn", "flash-attn 2", _flash_attn, dropout=True, chooses=True, fused=True),
+    Algorithm(
+        "flash-attn-deterministic",
+        "flash-attn 2, deterministic",
+        _flash_attn_deterministic,
+        dropout=True,
+        chooses=True,
+        fused=True,
+        note="deterministic=True: one dQ in fp32 for each group of thread blocks that share an SM",
+    ),
+    Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True),
     Algorithm("chunked", "query-chunked attention", _chunked),
     Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True),
     Algorithm(

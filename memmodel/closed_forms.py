@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sympy
-from sympy import Poly, Symbol, sympify
+from sympy import Poly, PolynomialError, Symbol, sympify
 
 from memmodel.algorithms import algorithm, record, tiles_of
 from memmodel.case import SIZES, TWINS, Case
@@ -26,11 +26,23 @@ SYMBOLS = {
     for name, letter in zip(SIZES, ("b", "h", "g", "n", "m", "d", "e"), strict=True)
 }
 WINDOW = Symbol("w", integer=True, positive=True)
-ROWS = 128  # queries and keys are multiples of it in the closed forms of library kernels, which round to their tiles
+# Queries and keys are multiples of these in the closed forms of library kernels, which round to their tiles.
+ROWS, ROWS_OF_FLASH_ATTN_3 = 128, 1920
 CHUNKS = 4  # chunks in the closed form of chunked attention, whose kernels their number decides
 
 
-_IN_TILES = {n: ROWS * Symbol(f"{n}_{ROWS}", integer=True, positive=True) for n in (SYMBOLS["seq"], SYMBOLS["kv_seq"])}
+def _rows(case: Case) -> int:
+    """The tile that lengths are multiples of."""
+    return ROWS_OF_FLASH_ATTN_3 if case.algorithm == "flash-attn-3" else ROWS
+
+
+def _in_tiles(case: Case) -> dict[Any, Any]:
+    """Lengths as numbers of tiles."""
+    rows = _rows(case)
+    return {
+        SYMBOLS[name]: rows * Symbol(f"{SYMBOLS[name]}_{rows}", integer=True, positive=True)
+        for name in ("seq", "kv_seq")
+    }
 
 
 class TensorForm(NamedTuple):
@@ -93,7 +105,7 @@ def symbolic(case: Case) -> Case:
         if case.seq == 1:
             raise UsageError(f"{case.algorithm} has no closed form of one query: its kernels split the keys")
         sizes |= {"head_dim": case.head_dim, "value_dim": case.value_dim}
-        sizes |= {name: sizes[name].subs(_IN_TILES) for name in ("seq", "kv_seq")}
+        sizes |= {name: sizes[name].subs(_in_tiles(case)) for name in ("seq", "kv_seq")}
     if sizes["kv_heads"] != sizes["heads"]:
         r = case.heads // case.kv_heads
         sizes["heads"] = r * sizes["kv_heads"]
@@ -137,7 +149,8 @@ def formulas_of(case: Case) -> Formulas | None:
 def _in_n(case: Case) -> Any:
     """Replaces the letters of parts: n = CHUNKS c, or n = ROWS tiles."""
     if algorithm(case.algorithm).chooses:
-        tiles = {(form / ROWS): n / ROWS for n, form in _IN_TILES.items()}
+        rows = _rows(case)
+        tiles = {form / rows: n / rows for n, form in _in_tiles(case).items()}
         return lambda expression: sympify(expression).subs(tiles)
     if case.algorithm != "chunked":
         return lambda expression: expression
@@ -155,7 +168,8 @@ def _region(case: Case) -> str:
         )
     if algorithm(case.algorithm).chooses:
         parts.append(f"head dim {case.head_dim}, kernels of sm_{case.device.capability}")
-        parts.append(f"seq a multiple of {ROWS}, and enough rows that keys are not split")
+        splits = "" if case.algorithm == "flash-attn-3" else ", and enough rows that keys are not split"
+        parts.append(f"seq a multiple of {_rows(case)}{splits}")
     if case.algorithm == "chunked":
         parts.append(f"n in {CHUNKS} equal chunks")
     if case.algorithm == "decode":
@@ -201,7 +215,10 @@ def largest_size(case: Case, over: str, room: int) -> int:
     for branches in forms.peaks.values():
         for branch in branches:
             expression = branch.expression.subs(numbers)
-            roots = [r for r in Poly(expression - room, variable).nroots(n=30) if r.is_real and r > 0]
+            try:
+                roots = [r for r in Poly(expression - room, variable).nroots(n=30) if r.is_real and r > 0]
+            except PolynomialError:
+                raise UsageError(f"the closed form of {case.algorithm} goes in steps with {over}") from None
             if roots:
                 sizes.append(int(sympy.floor(max(roots))))
             elif expression.subs(variable, 1) > room:

@@ -15,6 +15,8 @@ from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
+from memmodel.rules.flash_attn import flash_attn_func
+from memmodel.rules.flash_attn_3 import flash_attn_3_func
 from memmodel.rules.indexing import embedding
 from memmodel.rules.joins import cat, stack
 from memmodel.rules.losses import cross_entropy
@@ -64,6 +66,8 @@ __all__ = [
     "embedding",
     "empty",
     "enable_grad",
+    "flash_attn_3_func",
+    "flash_attn_func",
     "float16",
     "float32",
     "float64",

@@ -8,21 +8,22 @@ from memmodel.cli.output import print_json, show
 
 @subcommand("formulas", "memmodel formulas naive", "memmodel formulas naive --heads 32 --kv-heads 8 --mask causal")
 @click.argument("algorithm", default="naive")
-@inputs("case")
+@inputs("gpu", "case")
 @click.option("--tensors", is_flag=True, help="Every tensor's formula too.")
 @click.option("--latex", is_flag=True, help="LaTeX.")
 @json_option
 def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: bool) -> None:
     """Print the closed forms of an algorithm, derived from the code that runs.
 
-    Only which sizes are equal matters: by default kv-heads = heads and kv-seq = seq.
+    Of the sizes only equal ones matter, by default kv-heads = heads and kv-seq = seq; of library kernels the head dim
+    too. The GPU decides which kernels run.
     """
     from memmodel.closed_forms import formulas
-    from memmodel.predictor import cases_of
+    from memmodel.predictor import cases_of, on_gpu
     from memmodel.report.formulas import formula_parts, latex_lines
 
     at_most_one(latex=latex, json=as_json)
-    (case,) = cases_of([algorithm], **asked.case)
+    (case,) = on_gpu(cases_of([algorithm], **asked.case), asked.gpu)
     forms = formulas(case)
     if as_json:
         from memmodel.report.json import document

@@ -38,9 +38,9 @@ def report_parts(report: Report) -> Iterator[Any]:
     yield below(account(first))
     if report.mitigations:
         yield below(mitigations(report))
-    kernels = dict.fromkeys(chosen for prediction in report.predictions for chosen in prediction.attention)
+    kernels = [f"{p.case.algorithm}: {line}" for p in report.predictions for line in attention_words(p.attention)]
     if kernels:
-        yield below(Bullets("Attention kernels", attention_words(kernels)))
+        yield below(Bullets("Attention kernels", kernels))
     yield below(Bullets("Assumed", report.assumptions))
     notes = notes_of(report)
     if notes:

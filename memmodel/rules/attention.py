@@ -9,10 +9,10 @@ algorithm 2).
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div, each, minimum, same, symbolic
+from memmodel.dims import Dim, ceil_div, each, minimum, product, same, symbolic
 from memmodel.dtypes import float32, uint8
 from memmodel.program import Launch
-from memmodel.rules.flash_buffers import Sizes, gradient_sums, rounded, split_outputs, summed_heads, width_of
+from memmodel.rules.flash_buffers import Sizes, gradient_sums, rounded, row_dots, split_outputs, summed_heads, width_of
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import FREED, RESULTS, Call, Result, Scratch, Step, Steps, kernel, rule, scratch_like
 from memmodel.tensors.layout import Strided, contiguous_strides
@@ -106,6 +106,8 @@ def _flash_scratch(call: Call) -> Iterator[Step]:
     yield from (
         scratch_like(x, name=f"copy of {name}") for x, name in ((dout, "dO"), (out, "O")) if not heads_inside(x)
     )
+    dots = row_dots(*q.shape[:3])
+    yield Scratch(product(dots) * 4, dots, float32, "row dots")
     yield from gradient_sums(_sizes(q, k), q.dtype, call.device, call.device.deterministic)
 
 

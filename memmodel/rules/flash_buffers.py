@@ -81,13 +81,12 @@ def splits(tiles: int, slots: int, blocks: int) -> int:
 
 
 def gradient_sums(sizes: Sizes, dtype: DType, device: Device, deterministic: bool) -> Iterator[Scratch | Launch]:
-    """What mha_bwd adds up in: row dots, dQ in fp32 and, with shared heads, dK and dV per query head.
+    """What mha_bwd adds up in: dQ in fp32 and, with shared heads, dK and dV per query head.
 
     Deterministic, each group of thread blocks that share an SM has a dQ of its own, of zeros.
     """
     b, h, g, n, m, d, width = sizes
     rows = rounded(n, ROWS)
-    yield from row_dots(sizes)
     parts = ceil_div(device.sms, b * h) if deterministic else 1
     shape = (parts, b, rows, h, width)
     yield Scratch(product(shape) * 4, shape, float32, "sums of dQ")
@@ -98,10 +97,9 @@ def gradient_sums(sizes: Sizes, dtype: DType, device: Device, deterministic: boo
             yield Scratch(b * m * h * d * dtype.itemsize, (b, m, h, d), dtype, f"{name} per query head")
 
 
-def row_dots(sizes: Sizes) -> Iterator[Scratch]:
-    """softmax_d: the sum of dO * O of each row, rows up to a query block."""
-    shape = (sizes.b, sizes.h, rounded(sizes.n, ROWS))
-    yield Scratch(product(shape) * 4, shape, float32, "row dots")
+def row_dots(b: Dim, h: Dim, n: Dim) -> tuple[Dim, Dim, Dim]:
+    """The shape of softmax_d, the sum of dO * O of each row in fp32: rows up to a query block."""
+    return b, h, rounded(n, ROWS)
 
 
 def summed_heads(sizes: Sizes, dtype: DType) -> Iterator[Launch]:

@@ -114,13 +114,13 @@ def test_the_largest_sizes_are_answered(allocator: tuple[str, ...]) -> None:
     size = str(2**31)
     output = run("predict", "--seq", size, "--batch", size, "--heads", size, "-a", "naive,flash", *allocator)
     assert "naive attention does not fit" in output
-    assert "FlashAttention-2 does not fit" in output
+    assert "FlashAttention-2 in Triton does not fit" in output
 
 
 def test_the_first_screen_answers_what_people_ask() -> None:
     output = run("predict", "--gpu", "A100-40GB", "--seq", "16384")
     assert "naive attention does not fit" in output
-    assert "FlashAttention-2 fits" in output
+    assert "FlashAttention-2 in Triton fits" in output
     assert "What fills the live peak" in output
     assert "What would make it fit" in output
     assert "limited by" in output

@@ -1,7 +1,9 @@
 """Attention by the libraries' own kernels, in `predict`: bytes by arithmetic from what their sources allocate.
 
-Sources: flash_attn/flash_api.cpp (mha_fwd, mha_bwd), transformers/cuda/attention.cu and attention_backward.cu,
-mem_eff_attention/kernel_forward.h and kernel_backward.h (workspace_size).
+Sources of PyTorch: flash_attn/flash_api.cpp (mha_fwd, mha_bwd), transformers/cuda/attention.cu and
+attention_backward.cu, mem_eff_attention/kernel_forward.h and kernel_backward.h (workspace_size). Of the packages:
+Dao-AILab/flash-attention v2.8.3, csrc/flash_attn/flash_api.cpp and flash_attn/flash_attn_interface.py; hopper/
+flash_api.cpp and flash_attn_interface.py.
 """
 
 import random
@@ -22,7 +24,7 @@ from memmodel.rules.sdpa import Backends, SdpaCall, choose
 from memmodel.rules.sdpa import Mask as AttentionMask
 
 FLASH_SEED = 24  # two 8-byte numbers in one tensor, and one that is not used
-SEED = 16
+SEED = RNG = 16
 
 
 def predicted(algorithm: str, gpu: str = "A100", **options: Any) -> Any:
@@ -79,6 +81,76 @@ def test_plain_operators_compute_half_precision_in_fp32() -> None:
     h, n, d = 4, 256, 64
     found = predicted("sdpa-math", heads=h, seq=n, head_dim=d, phase="forward")
     assert found.memory.saved_bytes == 4 * h * n * n + 3 * 4 * h * n * d
+
+
+def operands(h: int, groups: int, n: int, d: int) -> int:
+    """q, k, v, the output, its gradient, and dQ, dK, dV in 16 bits, of one sequence."""
+    return 2 * n * d * (4 * h + 4 * groups)
+
+
+def test_flash_attn_with_shared_heads_makes_dk_and_dv_per_query_head() -> None:
+    """943,718,400 without these two and the state of the random generator."""
+    h, groups, n, d = 32, 8, 16384, 128
+    sums = 4 * h * n * (d + 2)  # dQ; log-sum-exp and row dots
+    expanded = 2 * (2 * h * n * d)
+    found = predicted("flash-attn", heads=h, kv_heads=groups, seq=n)
+    assert operands(h, groups, n, d) + sums == 943_718_400
+    assert found.memory.live_peak_bytes == 943_718_400 + expanded + RNG == 943_718_400 + 268_435_472
+
+
+@pytest.mark.parametrize(("gpu", "sms"), [("A100", 108), ("H100", 132)])
+def test_flash_attn_deterministic_sums_dq_once_per_group_of_thread_blocks(gpu: str, sms: int) -> None:
+    h, n, d = 32, 16384, 128
+    parts = (sms + h - 1) // h
+    found = predicted("flash-attn-deterministic", gpu, heads=h, seq=n).memory.live_peak_bytes
+    assert found == operands(h, h, n, d) + 4 * h * n * (parts * d + 2) + RNG
+    assert gpu != "A100" or found == 2_151_677_968
+
+
+def test_flash_attn_keeps_padded_operands() -> None:
+    """A head dim of 100 is padded to 104: the copies, the padded output, the log-sum-exp and the random state."""
+    h, n = 4, 256
+    found = predicted("flash-attn", heads=h, seq=n, head_dim=100, phase="forward")
+    assert found.memory.saved_bytes == 4 * (2 * h * n * 104) + 4 * h * n + RNG
+
+
+def test_flash_attn_3_sums_in_whole_tiles() -> None:
+    """Causal, head dim 128 on Hopper: tiles of 64 queries, and of 128 keys for the shared dK and dV."""
+    h, groups, n, d = 32, 8, 1000, 128
+    rows, keys = 64 * 16, 128 * 8
+    sums = 4 * h * rows * d + 2 * (4 * groups * keys * d)
+    numbers = 2 * (4 * h * rows) + 4 * h * n  # row dots, log-sum-exp in base 2, log-sum-exp
+    counters = 4 * 16 * h
+    found = predicted("flash-attn-3", "H100", heads=h, kv_heads=groups, seq=n, mask="causal")
+    assert found.memory.live_peak_bytes == operands(h, groups, n, d) + sums + numbers + counters
+
+
+@pytest.mark.parametrize("algorithm", ["flash-attn", "flash-attn-3"])
+@pytest.mark.parametrize(("window", "pairs"), [(None, 300 * 1000 - 300 * 299 // 2), (64, 300 * 64)])
+def test_the_packages_align_their_masks_at_the_bottom_right(algorithm: str, window: int | None, pairs: int) -> None:
+    """The last of 300 queries sees the last of 1000 keys: no mask is made, and the pairs that it leaves count."""
+    found = predicted(
+        algorithm, "H100", heads=2, seq=300, kv_seq=1000, head_dim=64, phase="inference", mask="causal", window=window
+    )
+    assert found.work.matmul == 2 * 2 * 2 * pairs * 64
+    assert not any(tensor.name == "allowed" for tensor in found.tensors)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "gpu", "options", "words"),
+    [
+        ("flash-attn", "V100", {}, "compute capability 8.0: this GPU has 7.0"),
+        ("flash-attn", "A100", {"dtype": "fp32"}, "fp16 and bf16, not float32"),
+        ("flash-attn", "A100", {"head_dim": 264}, "up to 256"),
+        ("flash-attn", "RTX 4090", {"head_dim": 256, "dropout": 0.1}, "does not train a head dim of 256"),
+        ("flash-attn-3", "A100", {}, "for Hopper"),
+        ("flash-attn-3", "H100", {"dropout": 0.1}, "no dropout"),
+        ("flash-attn-3", "H100", {"head_dim": 100}, "multiples of 8"),
+    ],
+)
+def test_what_the_packages_refuse(algorithm: str, gpu: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(memmodel.UsageError, match=words):
+        predicted(algorithm, gpu, **options)
 
 
 def drawn(count: int) -> list[dict[str, Any]]:

@@ -1,0 +1,31 @@
+"""The flash-attn packages: version 2 (`flash_attn`), and version 3 for Hopper (`flash_attn_interface`)."""
+
+from typing import Any
+
+from memmodel.masks import NO_MASK, Mask
+from memmodel_kernels.namespace import namespace
+
+
+def flash_attn(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0, deterministic: bool = False) -> Any:
+    """`flash_attn_func` of version 2. Shapes as for `naive`; the package's own are transposed views, (b, n, h, d)."""
+    if namespace(q).__name__ == "torch":
+        from flash_attn import flash_attn_func
+    else:
+        from memmodel.recording import flash_attn_func
+    return _called(flash_attn_func, q, k, v, mask, dropout_p=dropout, deterministic=deterministic)
+
+
+def flash_attn_3(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, deterministic: bool = False) -> Any:
+    """`flash_attn_func` of version 3. Shapes as for `naive`, values of a head dim of their own where it takes them."""
+    if namespace(q).__name__ == "torch":
+        from flash_attn_interface import flash_attn_func as flash_attn_3_func
+    else:
+        from memmodel.recording import flash_attn_3_func
+    return _called(flash_attn_3_func, q, k, v, mask, deterministic=deterministic)
+
+
+def _called(function: Any, q: Any, k: Any, v: Any, mask: Mask, **options: Any) -> Any:
+    window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
+    tensors = (x.transpose(1, 2) for x in (q, k, v))
+    output = function(*tensors, causal=mask.causal, window_size=window, **options)
+    return output.transpose(1, 2)

@@ -1,0 +1,149 @@
+"""The flash-attn package, version 2, on recording tensors: `flash_attn_func` as its Python and C++ code run it.
+
+Tensors are (batch, length, heads, head dim). Sources: Dao-AILab/flash-attention v2.8.3, flash_attn/
+flash_attn_interface.py (FlashAttnFunc) and csrc/flash_attn/flash_api.cpp (mha_fwd, mha_bwd).
+"""
+
+from typing import Any
+
+from memmodel.dims import Dim, hint, same
+from memmodel.dtypes import bfloat16, float16, float32, int64
+from memmodel.errors import UsageError
+from memmodel.masks import Mask
+from memmodel.rules.dispatch import aten, several
+from memmodel.rules.flash_buffers import Sizes, gradient_sums, row_dots, split_outputs, summed_heads, width_of
+from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
+from memmodel.rules.pointwise import kept_strides
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.tensor import Tensor
+
+_FORWARD, _BACKWARD = "flash_attn_forward", "flash_attn_backward"
+
+
+def sizes_of(q: Any, k: Any) -> Sizes:
+    """The sizes of a call, from (batch, length, heads, head dim) tensors."""
+    b, n, h, d = q.shape
+    return Sizes(b, h, k.shape[2], n, k.shape[1], d, width_of(q))
+
+
+@makes(_FORWARD)
+def _made(q: Any, k: Any, v: Any, **_: Any) -> list[Spec]:
+    """The output like the queries, its log-sum-exp, the random generator's state."""
+    b, n, h, _d = q.shape
+    return [Spec(q.shape, q.dtype, kept_strides(q)), Spec((b, h, n), float32), Spec((2,), int64)]
+
+
+@rule(_FORWARD)
+def forward(call: Call) -> Steps:
+    """One kernel, and one more that adds up what splits of the keys left."""
+    yield RESULTS
+    q, k = call.args[:2]
+    sizes = sizes_of(q, k)
+    mask = call.named["mask"]
+    if not call.named["dropout_p"]:
+        yield from split_outputs(sizes if mask.window is not None else sizes.decoding, call.device)
+    pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
+    yield kernel(
+        "flash_attention", call.tensors(), call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused"
+    )
+
+
+makes(_BACKWARD)(lambda grad, q, *_, **__: Spec(row_dots(q.shape[0], q.shape[2], q.shape[1]), float32))
+
+
+@rule(_BACKWARD)
+def backward(call: Call) -> Steps:
+    """dQ, dK and dV into tensors that are there already; returns the row dots, which nobody keeps."""
+    q, k = call.args[1:3]
+    sizes, deterministic = sizes_of(q, k), call.named["deterministic"]
+    yield RESULTS
+    yield from gradient_sums(sizes, q.dtype, call.device, deterministic)
+    pairs = sizes.b * sizes.h * call.named["mask"].pairs(sizes.n, sizes.m)
+    yield kernel(
+        "flash_attention_backward", call.args[:6], call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
+        kind="fused", gradient=True,
+    )  # fmt: skip
+    yield from summed_heads(sizes, q.dtype)
+
+
+class FlashAttn(Op):
+    """FlashAttnFunc: head dims that are no multiple of 8 are padded, and what is kept is the padded."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Mask, deterministic: bool) -> Any:
+        """One operator."""
+        self.options: dict[str, Any] = {"dropout_p": dropout, "mask": mask}
+        self.deterministic, self.head_dim = deterministic, q.shape[-1]
+        q, k, v = (self._padded(x) for x in (q, k, v))
+        labels = ("output", "log-sum-exp", "rng state")
+        out, lse, rng = several(_FORWARD, q, k, v, label=labels, **self.options)
+        self.save(q=q, k=k, v=v, out=out, lse=lse, rng=rng)
+        return self._cut(out)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """One operator, which writes into gradients made before it; views of these where they are padded."""
+        q, k, v, out, lse = (self.unpack(name) for name in ("q", "k", "v", "out", "lse"))
+        made = [aten("empty_like", x, label=f"d{name}") for x, name in ((q, "Q"), (k, "K"), (v, "V"))]
+        grad = self._padded(grad)
+        options = {**self.options, "deterministic": self.deterministic}
+        aten(_BACKWARD, grad, q, k, v, out, lse, *made, label="row dots", **options)
+        return tuple(map(self._cut, made))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        missing = -hint(x.shape[-1]) % 8
+        return aten("constant_pad_nd", x, (0, missing)) if missing else x
+
+    def _cut(self, x: Tensor) -> Tensor:
+        cut: Any = x
+        return x if same(x.shape[-1], self.head_dim) else cut[..., : self.head_dim]
+
+
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[Dim, Dim] = (-1, -1),
+    deterministic: bool = False,
+) -> Any:
+    """`flash_attn.flash_attn_func`: q (b, n, h, d), k and v (b, m, g, d), h a multiple of g; returns (b, n, h, d).
+
+    A causal mask is aligned at the bottom right; a window (left, right) is taken with right = 0 alone.
+
+    Raises UsageError for what the package refuses: other types than fp16 and bf16, head dims above 256 or unlike the
+    values', GPUs before compute capability 8.0, and training above head dim 192 with dropout where shared memory is
+    small (there its backward launches nothing).
+    """
+    _check(q, v, dropout_p)
+    mask = mask_of(causal, window_size)
+    return FlashAttn.apply(q, k, v, dropout=dropout_p, mask=mask, deterministic=deterministic)
+
+
+def mask_of(causal: bool, window_size: tuple[Dim, Dim]) -> Mask:
+    """The mask that the packages' arguments mean, aligned at the bottom right.
+
+    Raises UsageError for a window on both sides, which is not modelled.
+    """
+    left, right = window_size
+    windowed = not (isinstance(left, int) and left < 0)
+    if windowed and not causal and not same(right, 0):
+        raise UsageError(f"a window of {window_size}: keys after the query are not modelled, take (left, 0)")
+    return Mask(causal or windowed, left + 1 if windowed else None)
+
+
+def _check(q: Tensor, v: Tensor, dropout_p: float) -> None:
+    device, d = q.storage.tape.device, hint(q.shape[-1])
+    if q.dtype not in (float16, bfloat16):
+        raise UsageError(f"flash-attn takes fp16 and bf16, not {q.dtype}")
+    if not same(v.shape[-1], q.shape[-1]):
+        raise UsageError(f"flash-attn takes one head dim, not {q.shape[-1]} for keys and {v.shape[-1]} for values")
+    if d > 256:
+        raise UsageError(f"flash-attn takes head dims up to 256, this is {d}")
+    if device.capability < 80:
+        raise UsageError(
+            "flash-attn needs compute capability 8.0: this GPU has {}.{}".format(*divmod(device.capability, 10))
+        )
+    roomy = device.capability in (80, 87, 90, 100, 103)
+    if d > 192 and dropout_p and q.storage.tape.grad_enabled and q.requires_grad and not roomy:
+        raise UsageError(f"flash-attn does not train a head dim of {d} with dropout on this GPU: take 192 or less")
