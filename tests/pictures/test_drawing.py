@@ -86,7 +86,8 @@ def test_lines_that_coincide_are_one_under_both_names() -> None:
     walls = {line.title: line.walls for line in shown.lines}
     assert walls["naive attention"] == walls["naive, checkpointed"]
     (picture,) = pictures_of(shown)
-    assert [entry.cells[0] for entry in picture.legend] == ["naive attention, naive, checkpointed", "FlashAttention-2 in Triton"]
+    titles = ["naive attention, naive, checkpointed", "FlashAttention-2 in Triton"]
+    assert [entry.cells[0] for entry in picture.legend] == titles
     assert len(picture.lines) == 2
 
 
