@@ -1,9 +1,16 @@
-"""Cross-entropy of the next token, from the residual stream to a number."""
+"""Cross-entropy of the next token, from the residual stream (b, n, hidden) and the targets (b, n) to a number.
 
+Each loss returns the number and the logits, or None where these do not exist as a whole.
+"""
+
+from functools import cache
 from typing import Any
 
 from memmodel_kernels.decoder import Decoder
-from memmodel_kernels.namespace import functional, scope
+from memmodel_kernels.kernel import kernel
+from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
+
+_PART = "logits"
 
 
 def head_weight(model: Decoder) -> Any:
@@ -23,10 +30,98 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
     return logits
 
 
-def full_loss(model: Decoder, hidden: Any, targets: Any) -> Any:
-    """The mean cross-entropy in fp32 of all logits at once (ForCausalLMLoss); hidden (b, n, h), targets (b, n)."""
-    with scope(hidden, part="logits"):
+def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
+    """All logits at once, in fp32 (ForCausalLMLoss of transformers)."""
+    with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
-        logits = logits.float()
-        logits = logits.view(-1, logits.shape[-1])
-        return functional(hidden).cross_entropy(logits, targets.view(-1))
+        return _mean(logits.float(), targets), logits
+
+
+def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
+    """All logits at once, in the dtype of the model."""
+    with scope(hidden, part=_PART):
+        logits = logits_of(model, hidden)
+        return _mean(logits, targets), logits
+
+
+def _mean(logits: Any, targets: Any) -> Any:
+    logits = logits.view(-1, logits.shape[-1])
+    return functional(logits).cross_entropy(logits, targets.view(-1))
+
+
+def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> tuple[Any, Any]:
+    """Logits of one of `chunks` parts of the tokens at a time, computed again in backward."""
+    with scope(hidden, part=_PART):
+        total: Any = 0
+        for part, wanted in zip(hidden.chunk(chunks, 1), targets.chunk(chunks, 1), strict=True):
+            total = total + checkpoint(_summed, part, model, wanted)
+        return total / 2.0, None
+
+
+def _summed(hidden: Any, model: Decoder, targets: Any) -> Any:
+    logits = logits_of(model, hidden).float()
+    logits = logits.view(-1, logits.shape[-1])
+    return functional(logits).cross_entropy(logits, targets.reshape(-1), reduction="sum")
+
+
+def fused_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
+    """The head and its loss in one function, whose gradients are made in forward, a chunk of tokens at a time.
+
+    After Liger Kernel (fused_linear_cross_entropy): the gradient of the logits is written over them. A chunk has as
+    many tokens as make its logits no larger than the residual stream, up to a power of two.
+    """
+    with scope(hidden, part=_PART):
+        rows = hidden.view(-1, hidden.shape[-1])
+        weight, bias = head_weight(model), model.outer.get("head.bias")
+        return _function(namespace(hidden)).apply(rows, weight, bias, targets.view(-1)), None
+
+
+def chunk_rows(rows: int, width: int, vocabulary: int) -> int:
+    """Tokens of a chunk of the fused loss."""
+    wanted = -(-rows // -(-vocabulary // width))
+    return min(rows, 1 << (wanted - 1).bit_length())
+
+
+@cache
+def _function(xp: Any) -> Any:
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class FusedLinearCrossEntropy(base):  # type: ignore[misc]
+        """Cross-entropy of x W^T + bias, with the gradients of x, W and bias."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Any, bias: Any, targets: Any) -> Any:
+            of_x = xp.zeros_like(x)
+            of_weight = xp.zeros_like(weight) if ctx.needs_input_grad[1] else None
+            of_bias = None if bias is None else xp.zeros_like(bias)
+            losses = x.new_zeros(x.shape[0], dtype=xp.float32)
+            rows = chunk_rows(x.shape[0], x.shape[1], weight.shape[0])
+            buffer = x.new_empty(rows, weight.shape[0])
+            for start in range(0, x.shape[0], rows):
+                part = x[start : start + rows]
+                logits = buffer[: part.shape[0]]
+                logits.addmm_(part, weight.t(), beta=0)
+                if bias is not None:
+                    logits.add_(bias)
+                with kernel("cross_entropy", reads=(logits, targets), writes=(logits, losses)):
+                    pass
+                of_x[start : start + rows].addmm_(logits, weight, beta=0)
+                if of_weight is not None:
+                    of_weight.addmm_(logits.t(), part)
+                if of_bias is not None:
+                    of_bias.add_(logits.sum(0))
+            del buffer, logits
+            ctx.save_for_backward(of_x, *(x for x in (of_weight, of_bias) if x is not None))
+            ctx.has_weight, ctx.has_bias = of_weight is not None, of_bias is not None
+            return losses.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            of_x, *rest = ctx.saved_tensors
+            of_bias = rest.pop() if ctx.has_bias else None
+            return of_x, rest.pop() if ctx.has_weight else None, of_bias, None
+
+    return FusedLinearCrossEntropy
+
+
+LOSSES = {"full": full_loss, "native": native_loss, "chunked": chunked_loss, "fused": fused_loss}

@@ -1,49 +1,137 @@
-"""A training step: forward, backward, and the optimizer's update."""
+"""A training step: forward, backward, and the optimizer's update, after backward or within it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel_kernels.decoder import Decoder, hidden_states
-from memmodel_kernels.namespace import namespace
-from memmodel_kernels.optimizers import Optimizer, States
+from memmodel_kernels.namespace import namespace, same_scope
+from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
-Loss = Callable[[Decoder, Any, Any], Any]
+Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
 Batch = tuple[Any, Any]  # token indices (b, n), and the indices of the tokens that follow them
+
+
+class Update(NamedTuple):
+    """Parameters with the optimizer that updates them, and its states of them.
+
+    Attributes:
+        masters, sums: copies of the parameters and sums of their gradients, both in fp32, which the optimizer sees in
+            their place (mixed precision as in Megatron-LM); None without.
+    """
+
+    optimizer: Optimizer
+    parameters: Sequence[Any]
+    states: States
+    masters: Sequence[Any] | None = None
+    sums: Sequence[Any] | None = None
+
+    def gradients(self) -> list[Any]:
+        """The gradients that the optimizer sees."""
+        return [parameter.grad for parameter in self.parameters] if self.sums is None else list(self.sums)
+
+    def run(self) -> None:
+        """Update the parameters."""
+        self.optimizer.update(self.masters or self.parameters, self.gradients(), *self.states)
+        if self.masters and self.sums:
+            xp = namespace(self.masters[0])
+            xp._foreach_copy_(self.parameters, self.masters)
+            xp._foreach_zero_(self.sums)
+
+    def one(self, place: int) -> "Update":
+        """The update of one of the parameters."""
+        states = [kind[place : place + 1] for kind in self.states]
+        return Update(self.optimizer, self.parameters[place : place + 1], states)
+
+
+def updates_of(
+    optimizer: Optimizer, parameters: Sequence[Any], matrices: Sequence[Any], masters: bool = False
+) -> list[Update]:
+    """The updates of a step, with fresh states; `matrices` are those parameters that are a layer's linear weights."""
+    if not optimizer.matrices:
+        return [_fresh(optimizer, parameters, masters)]
+    hidden = set(map(id, matrices))
+    others = [parameter for parameter in parameters if id(parameter) not in hidden]
+    return [_fresh(optimizer, matrices, masters), _fresh(OPTIMIZERS["adamw"], others, masters)]
+
+
+def _fresh(optimizer: Optimizer, parameters: Sequence[Any], masters: bool) -> Update:
+    if not masters:
+        return Update(optimizer, parameters, optimizer.fresh(parameters))
+    copies, sums = [], []
+    for parameter in parameters:
+        with same_scope(parameter):
+            wide = namespace(parameter).float32
+            copies.append(parameter.new_empty(parameter.shape, dtype=wide))
+            sums.append(parameter.new_zeros(parameter.shape, dtype=wide))
+    update = Update(optimizer, parameters, optimizer.fresh(copies), copies, sums)
+    for parameter, total in zip(parameters, sums, strict=True):
+        parameter.register_post_accumulate_grad_hook(_adding_to(total))
+    return update
+
+
+def _adding_to(total: Any) -> Callable[[Any], None]:
+    def add(parameter: Any) -> None:
+        total.add_(parameter.grad)
+        parameter.grad = None
+
+    return add
+
+
+def update_in_backward(updates: Sequence[Update]) -> None:
+    """Update each parameter as soon as its gradient is there, and drop the gradient."""
+    for update in updates:
+        for place, parameter in enumerate(update.parameters):
+            parameter.register_post_accumulate_grad_hook(_updating(update.one(place)))
+
+
+def _updating(update: Update) -> Callable[[Any], None]:
+    def run(parameter: Any) -> None:
+        with namespace(parameter).no_grad(), same_scope(parameter):
+            update.run()
+        parameter.grad = None
+
+    return run
 
 
 def training_step(
     model: Decoder,
-    parameters: Sequence[Any],
-    optimizer: Optimizer,
-    states: States,
+    updates: Sequence[Update],
     batches: Sequence[Batch],
     loss: Loss,
     mark: Callable[[str], None],
     clip: bool = False,
+    keep_logits: bool = False,
 ) -> None:
-    """One step over micro-batches; gradients are set to None at its end. `mark` is told where its phases begin."""
+    """One step over micro-batches; gradients are set to None at its end.
+
+    `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
+    whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`.
+    """
     for tokens, targets in batches:
         mark("forward")
-        value = loss(model, hidden_states(model, tokens), targets)
+        value, logits = loss(model, hidden_states(model, tokens), targets)
+        if not keep_logits:
+            del logits
         mark("backward")
         value.backward()
-    mark("optimizer")
+    if updates:
+        mark("optimizer")
     with namespace(value).no_grad():
-        gradients = [parameter.grad for parameter in parameters]
         if clip:
-            clip_by_norm(gradients)
-        optimizer.update(parameters, gradients, *states)
-        del gradients
+            clip_by_norm([gradient for update in updates for gradient in update.gradients()])
+        for update in updates:
+            update.run()
     mark("after")
     del value
-    for parameter in parameters:
-        parameter.grad = None
+    for update in updates:
+        for parameter in update.parameters:
+            parameter.grad = None
 
 
 def clip_by_norm(gradients: Sequence[Any], most: float = 1.0) -> None:
     """Scale gradients in place so that their norm is at most `most` (torch/nn/utils/clip_grad.py, on lists)."""
     xp = namespace(gradients[0])
     norms = xp._foreach_norm(gradients, 2.0)
-    total = xp.linalg.vector_norm(xp.stack([norm.to(gradients[0].device) for norm in norms]), 2.0)
+    total = xp.stack([norm.to(gradients[0].device) for norm in norms]).norm(2.0)
     factor = most / (total + 1e-6)
-    xp._foreach_mul_(gradients, xp.clamp(factor, max=1.0))
+    xp._foreach_mul_(gradients, factor.clamp(max=1.0))

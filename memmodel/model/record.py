@@ -6,6 +6,7 @@ The code that runs is that of `memmodel_kernels`; here its tensors are made and 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from memmodel.algorithms import algorithm
 from memmodel.case import Case
 from memmodel.dims import Dim
 from memmodel.errors import UsageError, choice
-from memmodel.groups import ACTIVATIONS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
+from memmodel.groups import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
 from memmodel.model.layers import Irregular, Recording, expanded, repetition
@@ -58,17 +59,23 @@ def _recorded(case: ModelCase) -> Recording:
 def _train(tape: Tape, case: ModelCase) -> Any:
     """A training step; returns its inputs."""
     from memmodel_kernels.optimizers import OPTIMIZERS
-    from memmodel_kernels.training import training_step
+    from memmodel_kernels.training import training_step, update_in_backward, updates_of
 
     optimizer = OPTIMIZERS[choice("optimizer", case.optimizer, OPTIMIZERS)]
     model, parameters = _decoder(tape, case)
-    states = optimizer.fresh(parameters)
-    for kind in states:
-        tape.groups.update(dict.fromkeys((state.storage.key for state in kind), OPTIMIZER))
+    matrices = [x for weights in model.layers for x in weights.values() if x.dim() > 1]
+    updates = updates_of(optimizer, parameters, matrices, case.masters)
+    for update in updates:
+        states = [x for kind in (*update.states, update.masters or ()) for x in kind if x is not None]
+        tape.groups.update((state.storage.key, OPTIMIZER) for state in states)
+        tape.groups.update((total.storage.key, GRADIENTS) for total in update.sums or ())
+    if case.in_backward:
+        update_in_backward(updates)
     tokens, targets = (_indices(tape, name, case.batch, case.seq) for name in ("tokens", "targets"))
     batches = [(tokens, targets)] * min(case.accumulate, 2)
-    training_step(model, parameters, optimizer, states, batches, _loss(case), tape.mark, case.clip)
-    return model, states, batches
+    after = [] if case.in_backward else updates
+    training_step(model, after, batches, _loss(case), tape.mark, case.clip, case.keep_logits)
+    return model, updates, batches
 
 
 def _generate(tape: Tape, case: ModelCase) -> Any:
@@ -130,9 +137,11 @@ def _tensors(tape: Tape, case: ModelCase, weights: list[Weight], prefix: str, le
 
 
 def _loss(case: ModelCase) -> Any:
-    from memmodel_kernels.losses import full_loss
+    from memmodel_kernels.losses import LOSSES, chunked_loss
 
-    return full_loss
+    if case.loss == "chunked":
+        return partial(chunked_loss, chunks=case.chunks)
+    return LOSSES[choice("loss", case.loss, LOSSES)]
 
 
 def _attend(case: ModelCase) -> Callable[[Tensor, Tensor, Tensor, LayerKind, Any], Any]:

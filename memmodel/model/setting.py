@@ -10,7 +10,7 @@ from memmodel.model.architecture import Architecture
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
-LOSSES = ("full", "chunked", "fused")
+LOSSES = ("full", "native", "chunked", "fused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,13 @@ class ModelCase:
         attention: "sdpa" (the library's scaled_dot_product_attention) or a name of `memmodel.algorithms.ALGORITHMS`.
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
             products and attention) or "attention".
-        loss: "full" (all logits at once, in fp32), "chunked" (checkpointed, in `chunks` of the tokens) or "fused" (with
-            the head, gradients made in forward).
+        loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
+            of the tokens) or "fused" (with the head, gradients made in forward, as Liger Kernel).
+        keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
         accumulate: micro-batches of `batch` sequences before the optimizer runs.
+        masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
+        in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
@@ -42,8 +45,11 @@ class ModelCase:
     checkpoint: str = "none"
     loss: str = "full"
     chunks: int = 8
+    keep_logits: bool = False
     fused_norms: bool = False
     accumulate: int = 1
+    masters: bool = False
+    in_backward: bool = False
     clip: bool = False
     dropout: float = 0.0
     torch: str = "2.13"

@@ -180,7 +180,7 @@ for _name, _op in {"add": Add, "sub": Sub, "mul": Mul, "div": Div}.items():
     def _forward(self: Tensor, other: Any, op: type[Op] = _op) -> Any:
         return op.apply(self, other)
 
-    def _in_place(self: Tensor, other: Any, op: type[Op] = _op) -> Any:
+    def _in_place(self: Tensor, other: Any, op: type[Op] = _op, alpha: Any = 1) -> Any:
         return in_place(op, self, other)
 
     _python = {"div": "truediv"}.get(_name, _name)

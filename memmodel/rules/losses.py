@@ -1,7 +1,8 @@
 """Losses. Some allocate a loss per element beside their mean, and some keep that much memory for the mean itself.
 
 Sources: aten/src/ATen/native/Loss.cpp (TORCH_META_FUNC(mse_loss), TORCH_IMPL_FUNC(mse_loss_out), soft_margin_loss_out),
-cuda/Loss.cu (binary_cross_entropy_out_cuda), LossNLL2d.cpp, cuda/NLLLoss2d.cu, cuda/ActivationLogSigmoidKernel.cu.
+cuda/Loss.cu (binary_cross_entropy_out_cuda), cuda/NLLLoss.cu, LossNLL2d.cpp, cuda/NLLLoss2d.cu,
+cuda/ActivationLogSigmoidKernel.cu.
 """
 
 from typing import Any
@@ -69,9 +70,11 @@ def _loss(call: Call, vector: int = 1) -> Launch:
 
 @rule("nll_loss_forward")
 def nll_loss(call: Call) -> Steps:
-    """Read one logarithm per class index."""
+    """Read one logarithm per class index, both row-major."""
     yield RESULTS
-    x = call.args[0]
+    x, target = call.args[:2]
+    yield from contiguous(x)
+    yield from contiguous(target)
     yield kernel("nll_loss", call.tensors(), call.written(), x.dtype, vector=x.numel())
 
 
@@ -124,6 +127,6 @@ class NllLoss(Op):
         return aten("nll_loss_backward", grad, *kept), None
 
 
-def cross_entropy(input: Tensor, target: Tensor) -> Any:
-    """The mean cross-entropy of logits (rows, classes) with class indices (rows)."""
+def cross_entropy(input: Tensor, target: Tensor, reduction: str = "mean") -> Any:
+    """The cross-entropy of logits (rows, classes) with class indices (rows), as a mean or a sum."""
     return NllLoss.apply(log_softmax(input, 1), target)

@@ -51,7 +51,7 @@ def _elements(tensors: list[Strided]) -> Dim:
 rule(
     *(
         f"_foreach_{name}"
-        for name in ("add", "sub", "mul", "div", "neg", "sqrt", "lerp", "addcmul", "addcdiv", "norm", "copy")
+        for name in ("add", "sub", "mul", "div", "neg", "sqrt", "lerp", "addcmul", "addcdiv", "norm", "copy", "zero")
     ),
     *(f"_fused_{name}" for name in ("adam", "adamw", "sgd")),
 )(on_lists)
@@ -85,6 +85,18 @@ def _update(name: str, doc: str) -> None:
     method(name)(update)
 
 
+def _plain(name: str, doc: str) -> None:
+    def run(self: Tensor, *operands: Any, **_: Any) -> Tensor:
+        return aten(name, self, *operands)
+
+    run.__doc__ = f"{doc}; not under autograd."
+    method(name)(run)
+
+
+_plain("lerp", "self + weight * (end - self)")
+_plain("clamp", "Elementwise, no smaller than `min` and no larger than `max`")
+_update("clamp_", "`clamp`")
+_update("square_", "The square")
 _update("lerp_", "self + weight * (end - self)")
 _update("addcmul_", "self + value * a * b")
 _update("addcdiv_", "self + value * a / b")

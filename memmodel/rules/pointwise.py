@@ -47,6 +47,8 @@ FLOP = {  # per element; operators that are not listed take one FLOP
     "addcmul": Flop(3),
     "addcdiv": Flop(3),
     "lerp": Flop(3),
+    "clamp": Flop(2),
+    "square": Flop(),
     "mse_loss": Flop(3),
     "mse_loss_backward": Flop(3),
 }

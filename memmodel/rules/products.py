@@ -193,6 +193,18 @@ def baddbmm(self: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alph
 
 
 @method
+def addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """beta * self + alpha * (mat1 mat2); not under autograd."""
+    return aten("addmm", self, mat1, mat2, beta=beta, alpha=alpha)
+
+
+@method
+def addmm_(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """`addmm`, into the tensor itself."""
+    return aten("addmm_", self, mat1, mat2, into=self, beta=beta, alpha=alpha)
+
+
+@method
 def matmul(self: Tensor, other: Tensor) -> Any:
     """The product of the last two dimensions, broadcast over the others: mm, a folded mm, or expand + reshape + bmm."""
     if self.ndim < 2 or other.ndim < 2:

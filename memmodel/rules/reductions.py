@@ -102,7 +102,7 @@ def _row(x: Strided, dim: Sequence[int], keepdim: bool = False, dtype: DType | N
     return Spec(reduced(x.shape, dim, keepdim), dtype or x.dtype)
 
 
-makes("sum", "mean", "amax")(_row)
+makes("sum", "mean", "amax", "linalg_vector_norm")(_row)
 makes("all")(lambda x, dim, keepdim: _row(x, (dim,), keepdim, bool_))
 makes("max")(lambda x, dim, keepdim: [_row(x, (dim,), keepdim), _row(x, (dim,), keepdim, int64)])
 
@@ -240,6 +240,12 @@ def sum_(self: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 def mean(self: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The mean over dimensions, or of everything."""
     return Mean.apply(self, axes=_axes(dim, self.ndim), keepdim=keepdim)
+
+
+@method
+def norm(self: Tensor, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    """The Euclidean norm over dimensions, or of everything; not under autograd."""
+    return aten("linalg_vector_norm", self, dim=_axes(dim, self.ndim), keepdim=keepdim)
 
 
 @method

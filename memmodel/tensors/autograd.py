@@ -219,6 +219,8 @@ class AccumulateGrad(Op):
         else:
             leaf.grad = grad.clone_like(leaf)
         leaf.storage.tape.gradients[leaf.grad.storage.key] = leaf.storage.key
+        if leaf.hook is not None:
+            leaf.hook(leaf)
         return ()
 
 
@@ -292,6 +294,12 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
         raise UsageError("requires_grad_ on a tensor that an op made: only leaves take it; use detach() first")
     self.requires_grad = requires_grad
     return self
+
+
+@method
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """Call `hook` with this leaf whenever a backward has put a gradient into its `grad`."""
+    self.hook = hook
 
 
 @method

@@ -38,6 +38,7 @@ class Tensor(Strided):
         "_base",
         "grad",
         "grad_fn",
+        "hook",
         "output_nr",
         "requires_grad",
         "storage",
@@ -59,6 +60,7 @@ class Tensor(Strided):
         self.grad: Tensor | None = None
         self.grad_fn: Any = None  # the `Op` that made it
         self.output_nr = 0
+        self.hook: Callable[[Tensor], None] | None = None  # called when a gradient is in `grad`
         self._base = base
         self._accumulator: weakref.ref[Any] | None = None
 

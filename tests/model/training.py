@@ -10,7 +10,7 @@ from memmodel_kernels.decoder import FREQUENCIES, Decoder
 from memmodel_kernels.library_attention import library_attention
 from memmodel_kernels.losses import full_loss
 from memmodel_kernels.optimizers import OPTIMIZERS
-from memmodel_kernels.training import training_step
+from memmodel_kernels.training import training_step, update_in_backward, updates_of
 from torch_events import Body
 
 # Sizes unlike each other, so that a wrong tensor shows in its bytes.
@@ -53,17 +53,20 @@ def decoder(
 
 def two_steps(
     arch: Architecture, dtype: str = "float32", optimizer: str = "adamw", loss: Any = full_loss, clip: bool = False,
-    micro_batches: int = 1, **choices: Any,
+    micro_batches: int = 1, keep_logits: bool = False, masters: bool = False,
+    in_backward: bool = False, **choices: Any,
 ) -> Body:  # fmt: skip
     """Two training steps, the first of which makes the optimizer's states."""
 
     def body(t: Any) -> None:
         model, parameters = decoder(t, arch, dtype, **choices)
         batch = t.zeros(B, N, dtype=t.int64), t.zeros(B, N, dtype=t.int64)
-        states = OPTIMIZERS[optimizer].fresh(parameters)
+        matrices = [x for layer in model.layers for x in layer.values() if x.dim() > 1]
+        updates = updates_of(OPTIMIZERS[optimizer], parameters, matrices, masters)
+        if in_backward:
+            update_in_backward(updates)
+            updates = []
         for _ in range(2):
-            training_step(
-                model, parameters, OPTIMIZERS[optimizer], states, [batch] * micro_batches, loss, lambda _: None, clip
-            )
+            training_step(model, updates, [batch] * micro_batches, loss, lambda _: None, clip, keep_logits)
 
     return body

@@ -22,7 +22,7 @@ from memmodel_validate.torch_step import (
 )
 
 _PHASE = "memmodel phase "
-_WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::scatter_"}
+_WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::addmm_", "aten::scatter_"}
 
 
 class _Raw(NamedTuple):

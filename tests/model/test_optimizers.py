@@ -1,0 +1,63 @@
+"""Optimizers written as operations make the allocator events of torch.optim's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from memmodel import recording
+from memmodel_kernels.optimizers import OPTIMIZERS
+from memmodel_validate.events import MemoryEvent
+from torch_events import in_order, real_events, recorded_events
+
+SHAPES = [(40, 24), (24,), (24, 56)]
+REAL: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adamw": lambda p: torch.optim.AdamW(p, foreach=True),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, fused=True),
+    "adamw-loop": lambda p: torch.optim.AdamW(p, foreach=False),
+    "sgd": lambda p: torch.optim.SGD(p, foreach=True),
+    "adafactor": lambda p: torch.optim.Adafactor(p, weight_decay=0.1),
+    "muon": lambda p: torch.optim.Muon(p),
+}
+
+
+def beyond_numbers(events: list[MemoryEvent]) -> list[tuple[str, int, int]]:
+    """Events of storages beyond 8 bytes: step counters and norms cannot be told from the CPU's own scalars."""
+    numbers: dict[int, int] = {}
+    return in_order([(kind, numbers.setdefault(n, len(numbers)), size) for kind, n, size in events if size > 8])
+
+
+def given(t: Any, name: str) -> list[Any]:
+    shapes = [shape for shape in SHAPES if len(shape) > 1] if name == "muon" else SHAPES
+    parameters = [t.ones(*shape) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = t.ones(*parameter.shape)
+    return parameters
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_two_steps(name: str) -> None:
+    def real(t: Any) -> None:
+        optimizer = REAL[name](given(t, name))
+        for _ in range(2):
+            optimizer.step()
+
+    def written(t: Any) -> None:
+        optimizer, parameters = OPTIMIZERS[name], given(t, name)
+        with t.no_grad():
+            states = optimizer.fresh(parameters)
+            for _ in range(2):
+                optimizer.update(parameters, [parameter.grad for parameter in parameters], *states)
+
+    assert beyond_numbers(recorded_events(written)) == beyond_numbers(real_events(real))
+
+
+def test_states_in_8_bits() -> None:
+    """A byte an element and four a block of 256; tensors of fewer than 4,096 elements in fp32 (bitsandbytes)."""
+    with recording.Tape():
+        large, small = recording.zeros(64, 65), recording.zeros(63, 65)
+        states = OPTIMIZERS["adamw-8bit"].fresh([large, small])
+        of_large, of_small = (sum(kind[i].nbytes for kind in states if kind[i] is not None) for i in range(2))
+    assert of_large == 2 * (64 * 65 + 4 * 17)  # 16.25 blocks
+    assert of_small == 2 * 4 * 63 * 65
