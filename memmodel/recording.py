@@ -13,7 +13,7 @@ from typing import Any
 import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
-from memmodel.rules.copies import arange, empty, full, ones, randn, zeros
+from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func
 from memmodel.rules.flash_attn_3 import flash_attn_3_func
@@ -26,7 +26,7 @@ from memmodel.rules.optimizers import LISTS, on_each
 from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
 from memmodel.rules.scaled_dot_product import scaled_dot_product_attention
-from memmodel.tensors.autograd import Op, enable_grad, no_grad, saved_tensors_hooks
+from memmodel.tensors.autograd import Op, enable_grad, is_grad_enabled, no_grad, saved_tensors_hooks
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function
 from memmodel.tensors.fused import FusedKernel
@@ -66,6 +66,7 @@ __all__ = [
     "embedding",
     "empty",
     "enable_grad",
+    "eye",
     "flash_attn_3_func",
     "flash_attn_func",
     "float16",
@@ -74,6 +75,7 @@ __all__ = [
     "full",
     "int32",
     "int64",
+    "is_grad_enabled",
     "layer_norm",
     "linear",
     "no_grad",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from memmodel.masks import Mask
 from memmodel.model.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
+from memmodel_kernels.linear import linear
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import norm, rms_norm
 from memmodel_kernels.rotary import angles, turned
@@ -31,6 +32,7 @@ class Decoder:
         masks_windows: whether layers with a window share a mask (b, 1, n, n); else `attend` sees to it.
         fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
         recompute: what is computed again in backward: "none", "block" (each layer) or "attention".
+        adapter_dropout: probability, on the inputs of low-rank adapters.
     """
 
     arch: Architecture
@@ -41,6 +43,15 @@ class Decoder:
     fused_norms: bool = False
     dropout: float = 0.0
     recompute: str = "none"
+    adapter_dropout: float = 0.0
+
+    def linear(self, x: Any, weights: Weights, name: str) -> Any:
+        """One of the model's linear layers."""
+        return linear(x, weights, name, self.adapter_dropout)
+
+    def feed(self, x: Any, weights: Weights) -> Any:
+        """The feed-forward of a layer."""
+        return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout)
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's norms."""
@@ -67,7 +78,7 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     for index, weights in enumerate(model.layers):
         cache = None if caches is None else caches[index]
         with scope(x, layer=index):
-            if model.recompute == "block" and x.requires_grad:
+            if model.recompute == "block" and namespace(x).is_grad_enabled():
                 x = checkpoint(_layer, x, model, weights, model.arch.kind(index), shared, cache)
             else:
                 x = _layer(x, model, weights, model.arch.kind(index), shared, cache)
@@ -117,7 +128,7 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     residual = x
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
-        x = feed_forward(x, weights, model.arch.activation)
+        x = model.feed(x, weights)
     x = _after(x, model, weights, after)
     return residual + _scaled(x, model)
 
@@ -143,7 +154,7 @@ def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared:
     with scope(x, part="attention"):
         attended = self_attention(normed, model, weights, kind, shared, cache)
     with scope(x, part="feed-forward"):
-        fed = feed_forward(other, weights, model.arch.activation)
+        fed = model.feed(other, weights)
     return residual + attended + fed
 
 
@@ -151,8 +162,7 @@ def self_attention(
     x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None = None
 ) -> Any:
     """Attention of the tokens x (b, n, hidden) on each other, and on those before them in the cache."""
-    arch, f = model.arch, functional(x)
-    q, k, v = _projected(x, arch, weights)
+    q, k, v = _projected(x, model, weights)
     if kind.rotary and shared.rotary:
         q, k = turned(q, k, *shared.rotary)
     if cache is not None:
@@ -164,7 +174,7 @@ def self_attention(
         out = model.attend(q, k, v, kind, mask)
     out = out.transpose(1, 2).contiguous()
     out = out.reshape(*x.shape[:2], -1)
-    return f.linear(out, weights["output.weight"], weights.get("output.bias"))
+    return model.linear(out, weights, "output")
 
 
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:
@@ -175,13 +185,14 @@ def _cached(k: Any, v: Any, cache: Cache) -> Cache:
     return (k, v) if n is m or n == m else cache
 
 
-def _projected(x: Any, arch: Architecture, weights: Weights) -> tuple[Any, Any, Any]:
+def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]:
     """Queries, keys and values, (b, heads, n, d) as views of (b, n, heads, d)."""
+    arch = model.arch
     if arch.fused_qkv:
         widths = [arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, arch.kv_heads * arch.value_dim]
-        projected = list(_linear(x, weights, "qkv").split(widths, dim=-1))
+        projected = list(model.linear(x, weights, "qkv").split(widths, dim=-1))
     else:
-        projected = [_linear(x, weights, name) for name in "qkv"]
+        projected = [model.linear(x, weights, name) for name in "qkv"]
     if arch.qk_norm == "all":
         projected[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", projected, strict=False)]
     dims = (arch.head_dim, arch.head_dim, arch.value_dim)
@@ -190,7 +201,3 @@ def _projected(x: Any, arch: Architecture, weights: Weights) -> tuple[Any, Any, 
         heads[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", heads, strict=False)]
     q, k, v = (y.transpose(1, 2) for y in heads)
     return q, k, v
-
-
-def _linear(x: Any, weights: Weights, name: str) -> Any:
-    return functional(x).linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))

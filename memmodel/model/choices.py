@@ -8,11 +8,11 @@ from memmodel.case import check_size
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import dtype
 from memmodel.errors import UsageError, choice, shortened, unknown
-from memmodel.model.architecture import Architecture
-from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, ModelCase
+from memmodel.model.architecture import Architecture, layer_weights
+from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
-_FLAGS = ("clip", "fused_norms")
+_FLAGS = ("clip", "fused_norms", "keep_logits", "masters", "in_backward")
 
 
 def model_case(arch: Architecture, **given: Any) -> ModelCase:
@@ -76,3 +76,36 @@ def _check_together(case: ModelCase) -> None:
         raise UsageError(
             f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"
         )
+    _check_updates(case)
+    if case.adapter is not None:
+        _check_adapter(case, case.adapter)
+
+
+def _check_updates(case: ModelCase) -> None:
+    """What needs all gradients at once does not go with updates in backward."""
+    whole = {
+        "clip": case.clip,
+        "accumulate": case.accumulate > 1,
+        "masters": case.masters,
+        "muon": case.optimizer == "muon",
+    }
+    for name, given in whole.items():
+        if case.in_backward and given:
+            raise UsageError(
+                f"{name} with parameters updated in backward: their gradients are never all there; leave one out"
+            )
+
+
+def _check_adapter(case: ModelCase, adapter: Adapter) -> None:
+    kinds = dict.fromkeys(case.arch.kinds())
+    layers = {w.name.removesuffix(".weight"): w for kind in kinds for w in layer_weights(case.arch, kind) if w.linear}
+    for target in adapter.targets:
+        if target not in layers:
+            raise unknown("linear layer", target, layers)
+    check_size("lora rank", adapter.rank)
+    for name in adapter.targets or layers:
+        least = min(layers[name].shape[-2:])
+        if adapter.rank > least:
+            raise UsageError(
+                f"lora rank {adapter.rank}: the layer {name} is only {least} wide, give a rank of at most that"
+            )

@@ -1,6 +1,7 @@
 """A model's step: the architecture, the sizes, and the choices that decide what it allocates."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
@@ -11,6 +12,29 @@ PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 LOSSES = ("full", "native", "chunked", "fused")
+
+
+class Adapter(NamedTuple):
+    """Low-rank adapters (LoRA) on linear layers; the rest of the model is frozen.
+
+    Attributes:
+        rank: r. targets: the linear layers that have one, by their names in an architecture ("q", "ffn.up"); empty for
+            all.
+        in_fp32: whether adapters are in fp32 whatever the model is (PEFT's default); else in the model's dtype.
+        dropout: probability, on the inputs of adapters. magnitudes: whether these are DoRA's.
+        four_bit: whether the frozen linear layers are in NF4 with double quantization (QLoRA).
+    """
+
+    rank: Dim
+    targets: tuple[str, ...] = ("q", "v")
+    in_fp32: bool = True
+    dropout: float = 0.0
+    magnitudes: bool = False
+    four_bit: bool = False
+
+    def covers(self, name: str) -> bool:
+        """Whether the layer of a weight has an adapter."""
+        return not self.targets or name.removesuffix(".weight") in self.targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +55,7 @@ class ModelCase:
         accumulate: micro-batches of `batch` sequences before the optimizer runs.
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
+        adapter: low-rank adapters, which then are all that learns; None to train every parameter.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
@@ -50,6 +75,7 @@ class ModelCase:
     accumulate: int = 1
     masters: bool = False
     in_backward: bool = False
+    adapter: Adapter | None = None
     clip: bool = False
     dropout: float = 0.0
     torch: str = "2.13"

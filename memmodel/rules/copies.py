@@ -88,7 +88,7 @@ def triangle(call: Call) -> Steps:
 makes("clone")(lambda x, contiguous: Spec(x.shape, x.dtype, None if contiguous else kept_strides(x)))
 makes("_to_copy")(lambda x, dtype: Spec(x.shape, dtype, kept_strides(x)))
 makes("tril", "triu")(lambda x, *_: Spec(x.shape, x.dtype, kept_strides(x)))
-makes("empty", "zeros", "ones", "randn", "full", "arange")(lambda size, *_, dtype: Spec(tuple(size), dtype))
+makes("empty", "zeros", "ones", "randn", "full", "arange", "eye")(lambda size, *_, dtype: Spec(tuple(size), dtype))
 makes("constant_pad_nd")(lambda x, pad: Spec((*x.shape[:-1], x.shape[-1] + pad[1]), x.dtype))
 makes("new_empty_strided")(lambda x, size, strides: Spec(size, x.dtype, strides))
 makes("empty_like")(lambda x: Spec(x.shape, x.dtype, kept_strides(x)))
@@ -243,6 +243,11 @@ def randn(*size: Any, dtype: DType = float32, device: Any = None, requires_grad:
 def full(size: Sequence[Dim], fill_value: Any, dtype: DType = float32, device: Any = None) -> Tensor:
     """A tensor of one value."""
     return _made("full", size, dtype)
+
+
+def eye(n: Dim, dtype: DType = float32, device: Any = None) -> Tensor:
+    """The identity matrix (n, n)."""
+    return _made("eye", (n, n), dtype)
 
 
 def arange(end: Dim, dtype: DType = int64, device: Any = None) -> Tensor:

@@ -202,8 +202,9 @@ def reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same elements under another shape: a view if strides allow it, else a contiguous copy."""
     wanted = resolve(self.shape, listed_sizes(shape))
     if not self.is_contiguous() and view_strides(self.shape, self.strides, wanted) is None:
-        self = self.clone_contiguous()
-    elif same_shape(wanted, self.shape):
+        copied: Tensor = UnsafeView.apply(self.clone_contiguous(), shape=wanted)
+        return copied
+    if same_shape(wanted, self.shape):
         return self
     result: Tensor = View.apply(self, shape=wanted)
     return result

@@ -263,6 +263,11 @@ def grad_mode(tape: Tape, enabled: bool) -> Iterator[None]:
         tape.grad_enabled = before
 
 
+def is_grad_enabled() -> bool:
+    """Whether the graph is recorded."""
+    return current().grad_enabled
+
+
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Record no graph inside the context."""

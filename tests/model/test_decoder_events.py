@@ -1,23 +1,24 @@
-"""A decoder's training steps make the same allocator events on recording tensors as on PyTorch."""
+"""A model's steps make the same allocator events on recording tensors as on PyTorch."""
 
 from typing import Any
 
 import pytest
-from training import ATTENTION, B, N, decoder, llama, two_steps
+from training import llama, small_case, two_steps
 
-from memmodel_kernels.generation import next_token_logits
+from memmodel.model.setting import ModelCase
 from memmodel_validate.events import MemoryEvent
-from torch_events import Body, in_order, real_events, recorded_events
+from torch_events import in_order, real_events, recorded_events
 
 
-def same_events(body: Body) -> None:
+def same_events(case: ModelCase) -> None:
+    body = two_steps(case)
     assert in_order(recorded_events(body)) == in_order(real_events(body))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "naive", "checkpointed", "chunked"])
 def test_llama_with_every_attention(attention: str, dtype: str) -> None:
-    same_events(two_steps(llama(), dtype, attention=attention))
+    same_events(small_case(dtype=dtype, attention=attention))
 
 
 @pytest.mark.parametrize(
@@ -38,22 +39,12 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
     ids=lambda changes: " ".join(changes),
 )
 def test_architectures(changes: dict[str, Any]) -> None:
-    same_events(two_steps(llama(**changes)))
+    same_events(small_case(llama(**changes)))
 
 
-@pytest.mark.parametrize("recompute", ["block", "attention"])
-def test_recomputation(recompute: str) -> None:
-    same_events(two_steps(llama(), recompute=recompute, attention="naive"))
-
-
-@pytest.mark.parametrize("new", [N, 1], ids=["prompt", "token"])
-def test_generation(new: int) -> None:
-    def body(t: Any) -> None:
-        model, _ = decoder(t, llama(), "bfloat16")
-        caches = [tuple(t.zeros(B, 2, N, 8, dtype=t.bfloat16) for _ in range(2)) for _ in range(2)]
-        for _ in range(2):
-            next_token_logits(model, t.zeros(B, new, dtype=t.int64), caches, lambda _: None)
-
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_generation(phase: str) -> None:
+    body = two_steps(small_case(dtype="bf16", phase=phase))
     assert beyond_numbers(recorded_events(body)) == beyond_numbers(real_events(body))
 
 

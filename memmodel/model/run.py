@@ -1,0 +1,150 @@
+"""A step of a model on tensors of either library: its parameters, states and batch are made, then the step runs.
+
+The code of the step is that of `memmodel_kernels`; here its choices become functions. `xp` is `memmodel.recording`, to
+record a step, or `torch`, to run it.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+from memmodel.algorithms import algorithm
+from memmodel.case import Case
+from memmodel.dims import Dim
+from memmodel.dtypes import float32, int64
+from memmodel.errors import UsageError, choice
+from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
+from memmodel.masks import Mask
+from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
+from memmodel.model.setting import SDPA, ModelCase
+from memmodel.model.weights import stored
+
+Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
+Mark = Callable[[str], None]  # is told where phases begin
+
+
+def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
+    """Training steps; returns the inputs, which outlive them."""
+    from memmodel_kernels.training import training_step, update_in_backward
+
+    model, parameters = _decoder(xp, case, label)
+    updates = _updates(case, model, parameters, label)
+    if case.in_backward:
+        update_in_backward(updates)
+    tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
+    batches = [(tokens, targets)] * min(case.accumulate, 2)
+    after = [] if case.in_backward else updates
+    for _ in range(steps):
+        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits)
+    return model, updates, batches
+
+
+def _updates(case: ModelCase, model: Any, parameters: list[Any], label: Label) -> Any:
+    from memmodel_kernels.optimizers import OPTIMIZERS
+    from memmodel_kernels.training import updates_of
+
+    optimizer = OPTIMIZERS[choice("optimizer", case.optimizer, OPTIMIZERS)]
+    matrices = [x for weights in model.layers for x in weights.values() if x.requires_grad and x.dim() > 1]
+    updates = updates_of(optimizer, parameters, matrices, case.masters)
+    for update in updates:
+        for state in (x for kind in (*update.states, update.masters or ()) for x in kind if x is not None):
+            label(state, "", OPTIMIZER)
+        for total in update.sums or ():
+            label(total, "", GRADIENTS)
+    return updates
+
+
+def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
+    """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs."""
+    from memmodel_kernels.generation import next_token_logits
+
+    if case.arch.mla is not None:
+        raise UsageError(f"{case.phase} with latent attention is not modelled yet: take --phase train")
+    model, _ = _decoder(xp, case, label)
+    tokens = _indices(xp, label, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
+    caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
+    for _ in range(steps):
+        next_token_logits(model, tokens, caches, mark)
+    return model, caches, tokens
+
+
+def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, Any]:
+    """Keys and values of a layer, for every token of the sequences."""
+    arch, made = case.arch, []
+    with _layer(xp, layer):
+        for name, width in (("k", arch.head_dim), ("v", arch.value_dim)):
+            kept = xp.zeros(case.batch, arch.kv_heads, case.seq, width, dtype=getattr(xp, case.dtype.name))
+            label(kept, f"layers.{layer}.{name}_cache", KV_CACHE)
+            made.append(kept)
+    return made[0], made[1]
+
+
+def _indices(xp: Any, label: Label, name: str, *shape: Dim) -> Any:
+    indices = xp.zeros(*shape, dtype=getattr(xp, int64.name))
+    label(indices, name, "")
+    return indices
+
+
+def _layer(xp: Any, layer: int | None) -> AbstractContextManager[Any]:
+    """What is made inside is of a layer, where the library remembers that."""
+    return xp.scope(layer) if layer is not None and hasattr(xp, "Tape") else nullcontext()
+
+
+def _decoder(xp: Any, case: ModelCase, label: Label) -> tuple[Any, list[Any]]:
+    """The model, and the parameters that learn."""
+    from memmodel_kernels.decoder import FREQUENCIES, Decoder
+
+    arch = case.arch
+    outer = _weights(xp, case, outer_weights(arch), label)
+    layers = [_weights(xp, case, layer_weights(arch, kind), label, index) for index, kind in enumerate(arch.kinds())]
+    parameters = [x for weights in (outer, *layers) for x in weights.values() if x.requires_grad]
+    if arch.positions == "rotary":
+        outer[FREQUENCIES] = xp.zeros((arch.rotary_dim or arch.head_dim) // 2, dtype=getattr(xp, float32.name))
+        label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
+    model = Decoder(
+        arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
+        dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
+    )  # fmt: skip
+    return model, parameters
+
+
+def _weights(xp: Any, case: ModelCase, listed: list[Weight], label: Label, layer: int | None = None) -> dict[str, Any]:
+    made = {}
+    with _layer(xp, layer):
+        for kept in (kept for weight in listed for kept in stored(weight, case, layer is not None)):
+            tensor = xp.zeros(*kept.shape, dtype=getattr(xp, kept.dtype.name))
+            made[kept.name] = tensor.requires_grad_() if kept.learns else tensor
+            label(tensor, kept.name if layer is None else f"layers.{layer}.{kept.name}", f"{PARAMETERS} {kept.part}")
+    return made
+
+
+def _loss(case: ModelCase) -> Any:
+    from memmodel_kernels.losses import LOSSES, chunked_loss
+
+    if case.loss == "chunked":
+        return partial(chunked_loss, chunks=case.chunks)
+    return LOSSES[choice("loss", case.loss, LOSSES)]
+
+
+def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
+    """Attention by the algorithm asked for, under the mask of the layer."""
+    from memmodel_kernels.library_attention import library_attention
+
+    if case.attention == SDPA:
+        return lambda q, k, v, kind, mask: library_attention(q, k, v, mask)
+    chosen = algorithm(case.attention)
+
+    def run(q: Any, k: Any, v: Any, kind: LayerKind, _: Any) -> Any:
+        if kind.attention == "C" and case.arch.window < case.seq:
+            chunks = f"chunks of {case.arch.window} keys"
+            raise UsageError(f"{chosen.name} on {chunks} is not modelled: take --attention {SDPA}")
+        window = case.arch.window if kind.attention == "S" else None
+        sizes = {"batch": q.shape[0], "heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[3]}
+        alone = Case(
+            chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
+            mask=Mask(causal=True, window=window), device=case.device,
+        )  # fmt: skip
+        return chosen.run(alone, q, k, v)
+
+    return run

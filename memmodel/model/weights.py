@@ -1,0 +1,62 @@
+"""The tensors of a model's weights: as they are, in 4 bits, and with low-rank adapters beside them."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from memmodel.dims import Dim, Shape, ceil_div, product
+from memmodel.dtypes import DType, float32, uint8
+from memmodel.model.architecture import Weight
+from memmodel.model.setting import Adapter, ModelCase
+
+_NF4_BLOCK, _SCALE_BLOCK = (
+    64,
+    256,
+)  # elements of a block; blocks whose scales share a scale (bitsandbytes, nn/modules.py)
+
+
+class Stored(NamedTuple):
+    """A tensor of the weights: its name, what it is part of, shape and dtype, and whether it learns."""
+
+    name: str
+    part: str
+    shape: Shape
+    dtype: DType
+    learns: bool
+
+
+def stored(weight: Weight, case: ModelCase, in_layer: bool) -> Iterator[Stored]:
+    """The tensors that hold one weight; in a layer, linear ones may be in 4 bits or have an adapter."""
+    adapter = case.adapter
+    matrix = in_layer and weight.linear and len(weight.shape) == 2
+    if matrix and adapter is not None and adapter.four_bit:
+        yield from _four_bit(weight)
+    else:
+        yield Stored(weight.name, weight.part, weight.shape, case.dtype, case.phase == "train" and adapter is None)
+    if matrix and adapter is not None and adapter.covers(weight.name):
+        yield from _low_rank(weight, adapter, case)
+
+
+def _four_bit(weight: Weight) -> Iterator[Stored]:
+    """NF4 with double quantization: two elements a byte, a byte a block of 64, and a scale for 256 of these."""
+    layer, blocks = weight.name.removesuffix(".weight"), ceil_div(product(weight.shape), _NF4_BLOCK)
+    tensors: dict[str, tuple[Dim, DType]] = {
+        "packed": (ceil_div(product(weight.shape), 2), uint8),
+        "absmax": (blocks, uint8),
+        "absmax_scales": (ceil_div(blocks, _SCALE_BLOCK), float32),
+        "codes": (16, float32),
+        "absmax_codes": (256, float32),
+        "offset": (1, float32),
+    }
+    for name, (size, dtype) in tensors.items():
+        yield Stored(f"{layer}.{name}", weight.part, (size,), dtype, learns=False)
+
+
+def _low_rank(weight: Weight, adapter: Adapter, case: ModelCase) -> Iterator[Stored]:
+    """The two matrices of LoRA, down to the rank and up from it, and the magnitudes of DoRA."""
+    layer, (features, width) = weight.name.removesuffix(".weight"), weight.shape
+    shapes: dict[str, Shape] = {"lora_a": (adapter.rank, width), "lora_b": (features, adapter.rank)}
+    if adapter.magnitudes:
+        shapes["magnitude"] = (features,)
+    for name, shape in shapes.items():
+        dtype = float32 if adapter.in_fp32 else case.dtype
+        yield Stored(f"{layer}.{name}", "adapters", shape, dtype, case.phase == "train")
