@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from memmodel import recording
+from memmodel.cache import PLAIN
 from memmodel.case import Case
 from memmodel.cublas import parse_torch_version
 from memmodel.dims import same
+from memmodel.dtypes import DType, float64, int32
 from memmodel.errors import UsageError, unknown
-from memmodel.masks import NO_MASK
+from memmodel.masks import NO_MASK, Mask
 from memmodel.program import Program
 from memmodel.recording import Device, Tape, Tensor
 from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH
@@ -28,6 +30,7 @@ class Algorithm(NamedTuple):
         dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
+        cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
     """
 
@@ -39,6 +42,7 @@ class Algorithm(NamedTuple):
     tiled: bool = False
     chooses: bool = False
     note: str = ""
+    cached: bool = False
 
 
 def tiles_of(case: Case) -> Any:
@@ -115,14 +119,44 @@ def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return flash_attn_3(q, k, v, case.mask)
 
 
-def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | None = None) -> Any:
     from memmodel_kernels.decode import decode
 
-    new_k, new_v = (recording.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v))
+    new_k, new_v = _new_tokens(q, k, v)
+    return decode(q, new_k, new_v, k, v, _of_newest(case), block_table, case.kv_seq, splits_of(case))
+
+
+def _decode_eager(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    from memmodel_kernels.decode_eager import decode_eager
+
+    return decode_eager(q, *_new_tokens(q, k, v), k, v, _of_newest(case))
+
+
+def _new_tokens(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the tokens that the queries are of."""
+    new_k, new_v = (recording.empty(q.shape[0], x.shape[1], q.shape[2], x.shape[3], dtype=q.dtype) for x in (k, v))
     for name, new in (("new_k", new_k), ("new_v", new_v)):
         q.storage.tape.names[new.storage.key] = name
+    return new_k, new_v
+
+
+def _of_newest(case: Case) -> Mask:
+    """The mask, which hides nothing from a query that is the last of all positions."""
     newest_alone = isinstance(case.seq, int) and case.seq == 1 and case.mask.window is None
-    return decode(q, new_k, new_v, k, v, NO_MASK if newest_alone else case.mask)
+    return NO_MASK if newest_alone else case.mask
+
+
+def splits_of(case: Case) -> int:
+    """In how many parts "decode" reads the keys: as asked, or flash-attention's choice; one for sizes in letters."""
+    from memmodel_kernels.decode import num_splits
+
+    if case.cache.splits is not None:
+        return case.cache.splits
+    sizes = (case.batch, case.kv_heads, case.heads, case.seq, case.kv_seq, case.head_dim)
+    if not all(isinstance(size, int) for size in sizes):
+        return 1
+    rows = case.heads // case.kv_heads * case.seq
+    return num_splits(case.batch, case.kv_heads, rows, case.kv_seq, int(case.head_dim), case.device.sms)
 
 
 _OWN = "this project's kernel, memmodel_kernels; the libraries' are sdpa and flash-attn"
@@ -169,7 +203,8 @@ _ALL = (
         dropout=True,
         note="a model of the compiler: what its partitioner keeps and which buffers it allocates",
     ),
-    Algorithm("decode", "decoding with a KV cache", _decode),
+    Algorithm("decode", "decoding with a KV cache", _decode, cached=True),
+    Algorithm("decode-eager", "decoding by eager operators", _decode_eager, cached=True),
 )
 ALGORITHMS = {algorithm.name: algorithm for algorithm in _ALL}
 
@@ -203,15 +238,16 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
     with Tape(runs_on, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
-        q = _input(tape, "q", (b, case.heads, case.seq, d), case, grads)
-        cached = chosen.name == "decode"
-        k = _input(tape, "k_cache" if cached else "k", (b, case.kv_heads, case.kv_seq, d), case, grads)
-        v = _input(tape, "v_cache" if cached else "v", (b, case.kv_heads, case.kv_seq, e), case, grads)
+        q = _input(tape, "q", (b, case.heads, case.seq, d), case.dtype, grads)
+        names = ("k_cache", "v_cache") if chosen.cached else ("k", "v")
+        outer, kind = _keys_of(case), case.cache.dtype or case.dtype
+        k, v = (_input(tape, name, (*outer, x), kind, grads) for name, x in zip(names, (d, e), strict=True))
+        pages = case.cache.page and (_input(tape, "block_table", (b, case.cache.pages(case.kv_seq)), int32, False),)
         if case.phase == "train":
-            dout = _input(tape, "dout", (b, case.heads, case.seq, e), case, False)
+            dout = _input(tape, "dout", (b, case.heads, case.seq, e), case.dtype, False)
         tape.grad_enabled = grads
         tape.mark("forward")
-        output = chosen.run(case, q, k, v)
+        output = chosen.run(case, q, k, v, *(pages or ()))
         if case.phase == "train":
             tape.mark("backward")
             output.backward(dout)
@@ -219,6 +255,18 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
         del output
         q.grad = k.grad = v.grad = None
     return tape
+
+
+def check_splits(case: Case) -> None:
+    """Raises UsageError for more parts of the keys than there are blocks of them: some would read nothing."""
+    from memmodel_kernels.decode import decode_tile
+
+    cols = decode_tile(int(case.head_dim)).cols
+    blocks = -(-case.kv_seq // cols)
+    if case.cache.splits is not None and case.cache.splits > blocks:
+        raise UsageError(
+            f"num-splits {case.cache.splits}: {case.kv_seq} keys are {blocks} blocks of {cols}, which is the most parts"
+        )
 
 
 class Support(NamedTuple):
@@ -241,8 +289,16 @@ def supported(case: Case) -> Support:
     return Support()
 
 
-def _input(tape: Tape, name: str, shape: tuple[Any, ...], case: Case, requires_grad: bool) -> Tensor:
-    tensor = recording.empty(*shape, dtype=case.dtype, requires_grad=requires_grad)
+def _keys_of(case: Case) -> tuple[Any, ...]:
+    """The shape of keys and values but for their head dim: (b, g, m), or (pages, g, keys of a page)."""
+    page = case.cache.page
+    if page is None:
+        return case.batch, case.kv_heads, case.kv_seq
+    return case.batch * case.cache.pages(case.kv_seq), case.kv_heads, page
+
+
+def _input(tape: Tape, name: str, shape: tuple[Any, ...], dtype: DType, requires_grad: bool) -> Tensor:
+    tensor = recording.empty(*shape, dtype=dtype, requires_grad=requires_grad)
     tape.names[tensor.storage.key] = name
     return tensor
 
@@ -263,5 +319,9 @@ def _check(chosen: Algorithm, case: Case) -> None:
                 f"{chosen.name} with value dim {case.value_dim} and head dim {case.head_dim}: its kernels "
                 "take one size for both; choose another algorithm"
             )
-    if chosen.name == "decode" and case.phase != "inference":
-        raise UsageError(f"decode in phase {case.phase}: decoding has no backward, take --phase inference")
+    if chosen.cached and case.phase != "inference":
+        raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
+    if case.cache != PLAIN and chosen.name != "decode":
+        raise UsageError(f"{chosen.name} with {case.cache.described()}: pages, cache types and splits are decode's")
+    if chosen.name == "decode" and case.dtype == float64:
+        raise UsageError("decode in fp64: its kernels take fp16, bf16 and fp32; choose decode-eager")

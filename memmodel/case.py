@@ -5,9 +5,10 @@ from math import isqrt
 from operator import index
 from typing import Any
 
+from memmodel.cache import MOST_SPLITS, PLAIN, Cache
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
-from memmodel.dtypes import DType, bfloat16, dtype, short_name
+from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
 from memmodel.errors import UsageError, choice
 from memmodel.masks import NO_MASK, Mask
 
@@ -54,6 +55,7 @@ class Case:
         phase: "inference" (no autograd), "forward" (tensors saved for backward), "train" (forward and backward).
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
         tiles: of fused kernels; None looks them up, which takes an int head dim (not symbols or arrays).
+        cache: how "decode" keeps keys and values.
     """
 
     algorithm: str = "naive"
@@ -72,6 +74,7 @@ class Case:
     torch: str = "2.13"
     device: Device = CUDA
     tiles: Any = None
+    cache: Cache = PLAIN
 
     def lettered(self) -> "Case":
         """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
@@ -95,6 +98,7 @@ class Case:
             "value_dim": f"value dim {self.value_dim}",
             "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "no mask",
             "dropout": f"dropout {self.dropout:g}" if self.dropout else "no dropout",
+            "cache": self.cache.described(),
         }
 
     def describe(self, without: str = "") -> str:
@@ -102,6 +106,7 @@ class Case:
         left_out = {"mask" if without == "window" else without, f"kv_{without}"}
         left_out |= {name for name, twin in TWINS.items() if getattr(self, name) == getattr(self, twin)}
         left_out |= {name for name, given in (("mask", self.mask.causal), ("dropout", self.dropout)) if not given}
+        left_out |= {"cache"} if self.cache == PLAIN else set()
         return ", ".join(part for name, part in self.described().items() if name not in left_out)
 
 
@@ -121,6 +126,7 @@ def make_case(
     phase: str = "train",
     chunk: int = 1024,
     torch: str = "2.13",
+    cache: Cache = PLAIN,
 ) -> Case:
     """A checked case with its defaults filled in.
 
@@ -156,7 +162,18 @@ def make_case(
             f"a causal mask with {sizes['seq']} queries and {sizes['kv_seq']} keys leaves queries without keys: "
             "kv-seq must be at least seq"
         )
-    return Case(algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, **sizes)
+    return Case(
+        algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, cache=cache, **sizes
+    )
+
+
+def make_cache(page_size: Any = None, of_type: Any = None, num_splits: Any = None) -> Cache:
+    """A checked cache. Raises UsageError for an unknown type, and for sizes that are no positive ints."""
+    page = None if page_size is None else check_size("page_size", page_size)
+    splits = None if num_splits is None else check_size("num_splits", num_splits)
+    if splits is not None and splits > MOST_SPLITS:
+        raise UsageError(f"num-splits {splits}: flash-attention reads the keys in at most {MOST_SPLITS} parts")
+    return Cache(page, None if of_type in (None, "auto") else cache_dtype(of_type), splits)
 
 
 def check_size(name: str, value: Any) -> int:

@@ -98,7 +98,7 @@ def symbolic(case: Case) -> Case:
         if sizes["kv_seq"] == sizes["seq"]:
             sizes["kv_seq"] = CHUNKS * chunk
         sizes["seq"] = CHUNKS * chunk
-    if case.algorithm == "decode":
+    if algorithm(case.algorithm).cached:
         sizes["seq"] = 1
         sizes["kv_seq"] = SYMBOLS["kv_seq"]
     if algorithm(case.algorithm).chooses:
@@ -172,7 +172,7 @@ def _region(case: Case) -> str:
         parts.append(f"seq a multiple of {_rows(case)}{splits}")
     if case.algorithm == "chunked":
         parts.append(f"n in {CHUNKS} equal chunks")
-    if case.algorithm == "decode":
+    if algorithm(case.algorithm).cached:
         parts[0] = "every size but the one query at least 2"
     return ", ".join(parts)
 

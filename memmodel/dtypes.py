@@ -23,10 +23,13 @@ float16 = DType("float16", 2)
 bfloat16 = DType("bfloat16", 2)
 int64 = DType("int64", 8, floating=False)
 int32 = DType("int32", 4, floating=False)
+float8_e4m3fn = DType("float8_e4m3fn", 1)
+float8_e5m2 = DType("float8_e5m2", 1)
 uint64 = DType("uint64", 8, floating=False)
 uint8 = DType("uint8", 1, floating=False)
 bool_ = DType("bool", 1, floating=False)
-_KNOWN = {t.name: t for t in (float64, float32, float16, bfloat16, int64, int32, uint64, uint8, bool_)}
+_FLOATING = (float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2)
+_KNOWN = {t.name: t for t in (*_FLOATING, int64, int32, uint64, uint8, bool_)}
 
 
 def element_type(name: str, itemsize: int, floating: bool) -> DType:
@@ -63,6 +66,12 @@ _SHORT = {
     "float": float32,
 }
 _LONG = {t.name: t for t in (float64, float32, float16, bfloat16)}
+_FP8 = {
+    "fp8": float8_e4m3fn,
+    "fp8_e4m3": float8_e4m3fn,
+    "fp8_e5m2": float8_e5m2,
+    **{t.name: t for t in (float8_e4m3fn, float8_e5m2)},
+}
 
 
 def dtype(name: "str | DType") -> DType:
@@ -77,6 +86,20 @@ def dtype(name: "str | DType") -> DType:
     return found
 
 
+def cache_dtype(name: "str | DType") -> DType:
+    """The type of a KV cache called `name`, as servers call it: also "fp8", "fp8_e4m3" and "fp8_e5m2".
+
+    Raises UsageError for others.
+    """
+    if isinstance(name, DType):
+        return name
+    found = (_SHORT | _LONG | _FP8).get(str(name).casefold().removeprefix("torch."))
+    if found is None:
+        raise unknown("cache dtype", name, ["bf16", "fp16", "fp32", "fp8", "fp8_e4m3", "fp8_e5m2"])
+    return found
+
+
 def short_name(kind: DType) -> str:
     """The field's short form: `bf16` for `bfloat16`."""
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}.get(kind.name, kind.name)
+    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
+    return {**short, "float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}.get(kind.name, kind.name)

@@ -38,10 +38,13 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
     if prediction.memory.fits is False and not (config and config.expandable_segments):
         settings = replace(config or AllocatorConfig(), expandable_segments=True)
         yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
-    for name in ("sdpa", "flash"):
+    cached = algorithm(case.algorithm).cached
+    for name in ("decode",) if cached else ("sdpa", "flash"):
         fused = replace(case, algorithm=name)
         if case.algorithm != name and supported(fused):
             yield ALGORITHMS[name].title, fused, config
+    if cached:
+        return
     yield from _chunks(case, config)
     if case.algorithm != "checkpointed" and case.phase != "inference":
         yield "checkpointing", replace(case, algorithm="checkpointed"), config

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any, TypedDict, Unpack, overload
 
 from memmodel.account import account
-from memmodel.algorithms import ALGORITHMS, algorithm, recorded, supported
+from memmodel.algorithms import ALGORITHMS, algorithm, check_splits, recorded, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import TWINS, Case, check_size, make_case
+from memmodel.case import TWINS, Case, check_size, make_cache, make_case
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError, shortened
@@ -47,6 +47,9 @@ class Configuration(TypedDict, total=False):
     dropout: float
     phase: str
     chunk: int
+    page_size: int | None
+    cache_dtype: str | DType | None
+    num_splits: int | None
     torch: str
     config: AllocatorConfig | None
     calibration: Calibration | None
@@ -83,6 +86,9 @@ def predict(
     dropout: float = 0.0,
     phase: str = "train",
     chunk: int = 1024,
+    page_size: int | None = None,
+    cache_dtype: str | DType | None = None,
+    num_splits: int | None = None,
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
@@ -106,6 +112,9 @@ def predict(
         dropout: its probability.
         phase: "inference", "forward" (kept for backward) or "train" (forward and backward).
         chunk: queries at a time in "chunked".
+        page_size: keys in a page of the KV cache of "decode"; one piece for each sequence where not given.
+        cache_dtype: of that cache, `dtype` where not given: also "fp8" (or "fp8_e4m3") and "fp8_e5m2".
+        num_splits: parts in which "decode" reads the keys; flash-attention's choice where not given.
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
@@ -127,8 +136,12 @@ def predict(
         dropout=dropout,
         phase=phase,
         chunk=chunk,
+        page_size=page_size,
+        cache_dtype=cache_dtype,
+        num_splits=num_splits,
         torch=torch,
     )
+    check_splits(cases[0])
     first = by_default(cases[0], like)
 
     def on(one: str | Gpu) -> Report:
@@ -156,7 +169,7 @@ def by_default(case: Case, like: str | None) -> str:
     model = {} if like is None else model_shape(like)
     words, usual = case.described(), make_case(dtype_name=DEFAULTS["dtype"], **_DEFAULT_SIZES).described()
     left_out = {*model, *TWINS}
-    parts = [word for name, word in words.items() if word == usual[name] and name not in left_out]
+    parts = [word for name, word in words.items() if word and word == usual[name] and name not in left_out]
     of_model = f"; heads, head dim and mask of {like} where not given" if like else ""
     return f"defaults: {', '.join(parts)}{of_model}"
 
@@ -182,14 +195,19 @@ def cases_of(
         window = of_model[1]
     elif window is not None and named == "none":
         raise UsageError(f"--mask none and --window {window}: give one of them")
+    cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
     arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
     case = make_case(
+        cache=cache,
         dtype_name=arguments.pop("dtype"),
         mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
         **arguments,
     )
     cases = [replace(case, algorithm=name) for name in names]
-    return cases if algorithms else [case for case in cases if supported(case)]
+    able = [case for case in cases if supported(case)]
+    if not able:
+        raise UsageError(supported(cases[0]).reason)
+    return cases if algorithms else able
 
 
 def predict_cases(
@@ -245,8 +263,12 @@ def predict_case(
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
     if tape.choices and other_kernels(gpu):
         notes.append(other_kernels(gpu))
-    if case.algorithm == "decode" and 1 < case.seq == case.kv_seq:
+    if algorithm(case.algorithm).cached and 1 < case.seq == case.kv_seq:
         notes.append(f"{case.seq} queries are new tokens at once; for one and a cache: --seq 1 --kv-seq {case.kv_seq}")
+    elif algorithm(case.algorithm).cached and case.seq > 1 and not case.mask.causal:
+        notes.append(
+            f"without a mask the {case.seq} new tokens see one another; drafts are verified with --mask causal"
+        )
     time, missing = _time(program, Machine(gpu))
     measured = Machine(gpu, calibration, torch=parse_torch_version(case.torch))
     calibrated, unknown = (None, []) if calibration is None else _time(program, measured)
@@ -276,12 +298,12 @@ def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
 
 def _compulsory(case: Case) -> int:
     """Bytes of inputs and outputs, each once: the least that any algorithm can move."""
-    size = case.dtype.itemsize
-    queries = case.batch * case.heads * case.seq
-    keys = case.batch * case.kv_heads * case.kv_seq
-    forward = queries * case.head_dim + keys * (case.head_dim + case.value_dim) + queries * case.value_dim
-    backward = forward + queries * case.head_dim + keys * (case.head_dim + case.value_dim)
-    return int(size * (forward + (backward if case.phase == "train" else 0)))
+    size, cached = case.dtype.itemsize, (case.cache.dtype or case.dtype).itemsize
+    queries = size * case.batch * case.heads * case.seq
+    keys = cached * case.batch * case.kv_heads * case.kv_seq * (case.head_dim + case.value_dim)
+    forward = queries * (case.head_dim + case.value_dim) + keys
+    backward = forward + queries * case.head_dim + keys
+    return int(forward + (backward if case.phase == "train" else 0))
 
 
 def _in_l2(gpu: Gpu) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memmodel.algorithms import algorithm, record, tiles_of
+from memmodel.algorithms import algorithm, record, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, SIZES, TWINS, Case
 from memmodel.dtypes import short_name
@@ -195,6 +195,8 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     if algorithm(case.algorithm).chooses:
         numbers += [columns["head_dim"], columns["value_dim"], columns["kv_seq"] % 8]
         numbers += [columns[name] > MOST_BLOCKS for name in ("batch", "heads")]
+    if case.algorithm == "decode":
+        numbers += [columns["head_dim"], columns["value_dim"], _splits(case, columns)]
     if case.algorithm == "chunked":
         numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
     for number in numbers:
@@ -207,9 +209,18 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
 
 
+def _splits(case: Case, columns: dict[str, Column]) -> Column:
+    """In how many parts each configuration of decoding reads its keys."""
+    rows = zip(*(columns[name].tolist() for name in SIZES), strict=True)
+    return np.array([splits_of(replace(case, **dict(zip(SIZES, row, strict=True)))) for row in rows])
+
+
 def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
     """The results of one group, by one run on arrays."""
     count = len(columns["seq"])
+    if case.algorithm == "decode":
+        splits = int(_splits(case, {name: column[:1] for name, column in columns.items()})[0])
+        case = replace(case, cache=case.cache._replace(splits=splits))
     exact = _upper_bound(columns) < _EXACT
     dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
     _share(dims, columns)

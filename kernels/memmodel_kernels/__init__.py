@@ -8,6 +8,7 @@ from memmodel_kernels.checkpointed import checkpointed
 from memmodel_kernels.chunked import chunked
 from memmodel_kernels.compiled import compiled
 from memmodel_kernels.decode import decode
+from memmodel_kernels.decode_eager import decode_eager
 from memmodel_kernels.flash import flash
 from memmodel_kernels.flash_attention import flash_attention
 from memmodel_kernels.naive import naive, naive_by_hand
@@ -17,6 +18,7 @@ __all__ = [
     "chunked",
     "compiled",
     "decode",
+    "decode_eager",
     "flash",
     "flash_attention",
     "naive",

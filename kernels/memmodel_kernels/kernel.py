@@ -13,7 +13,14 @@ from memmodel_kernels.namespace import namespace
 class LoopedKernel:
     """A fused kernel carried out tile by tile in Python: slow, exact, for checking."""
 
-    def __init__(self, name: str, reads: Sequence[Any], writes: Sequence[Any], gradient: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        reads: Sequence[Any],
+        writes: Sequence[Any],
+        gradient: bool = False,
+        scratch: Sequence[Any] = (),
+    ) -> None:
         self.name = name
 
     def __enter__(self) -> "LoopedKernel":
@@ -37,6 +44,35 @@ class LoopedKernel:
             if any(keys == tile for keys in _visited(mask, queries, n, m, cols)):
                 yield queries
 
+    def parts(self, first: int, last: int, step: int, count: int) -> Iterator[tuple[int, slice]]:
+        """The numbers of `count` parts of the keys, and their keys: whole blocks of `step`, or none."""
+        start, blocks = first // step, -(-last // step) - first // step
+        each = -(-blocks // count)
+        for part in range(count):
+            low, high = (start + min(i * each, blocks) for i in (part, part + 1))
+            yield part, slice(max(first, low * step), min(last, high * step))
+
+    def blocks(self, span: slice, step: int, pairs: int) -> Iterator[slice]:
+        """The key tiles of a part; over all programs they hold `pairs` pairs of each key head."""
+        for start in range(span.start, span.stop, step):
+            yield slice(start, min(start + step, span.stop))
+
+    def append(self, cache: Any, new: Any, start: int, table: Any) -> None:
+        """New tokens, written to a cache from position `start` on."""
+        stop = start + new.shape[2]
+        if table is None:
+            cache[:, :, start:stop] = new.to(cache.dtype)
+        else:
+            pages, places = _in_pages(cache, slice(start, stop), table)
+            cache[pages, :, places] = new.to(cache.dtype).transpose(1, 2)
+
+    def cached(self, cache: Any, tile: slice, table: Any) -> Any:
+        """A tile of the keys or values of every sequence, through the block table if there is one."""
+        if table is None:
+            return cache[:, :, tile]
+        pages, places = _in_pages(cache, tile, table)
+        return cache[pages, :, places].transpose(1, 2)
+
     def load(self, x: Any, tile: slice, heads: int | None = None) -> Any:
         """One tile of `x` (along its third dimension), its heads repeated to `heads`."""
         loaded = x[:, :, tile]
@@ -45,6 +81,11 @@ class LoopedKernel:
     def store(self, x: Any, tile: slice, value: Any) -> None:
         """A tile of `x`, written."""
         x[:, :, tile] = value
+
+    def store_part(self, x: Any, tile: slice, part: int, count: int, value: Any) -> None:
+        """The tile of one part of `x` (b, g x count, rows, ...), written: to as many columns as `value` has."""
+        columns = (slice(value.shape[-1]),) if value.ndim == 4 else ()
+        x[(slice(None), slice(part, None, count), tile, *columns)] = value
 
     def accumulate(self, x: Any, tile: slice, value: Any) -> None:
         """A tile of `x`, added to in memory."""
@@ -59,7 +100,8 @@ class LoopedKernel:
         if not mask.causal:
             return scores
         xp = namespace(scores)
-        query = xp.arange(rows.start, rows.stop, device=scores.device)[:, None] + (m - n)
+        # Several heads of n queries each may be rows of one tile.
+        query = xp.arange(rows.start, rows.stop, device=scores.device)[:, None] % n + (m - n)
         key = xp.arange(cols.start, cols.stop, device=scores.device)[None, :]
         blocked = key > query
         if mask.window is not None:
@@ -77,10 +119,19 @@ def _visited(mask: Mask, tile: slice, n: int, m: int, cols: int) -> Iterator[sli
         yield slice(start, min(start + cols, m))
 
 
-def kernel(name: str, reads: Sequence[Any], writes: Sequence[Any], gradient: bool = False) -> Any:
+def _in_pages(cache: Any, tile: slice, table: Any) -> tuple[Any, Any]:
+    """The page of each position of a tile, (b, positions), and its place in that page, (positions,)."""
+    positions = namespace(cache).arange(tile.start, tile.stop, device=cache.device)
+    return table[:, positions // cache.shape[2]].long(), positions % cache.shape[2]
+
+
+def kernel(
+    name: str, reads: Sequence[Any], writes: Sequence[Any], gradient: bool = False, scratch: Sequence[Any] = ()
+) -> Any:
     """A fused kernel that reads and writes the tensors given: a context for what happens on chip.
 
-    `gradient` says that it computes a gradient: such kernels have rates of their own.
+    `gradient` says that it computes a gradient: such kernels have rates of their own. `scratch` it writes and reads
+    again, which another kernel for the same results need not.
     """
     xp = namespace(reads[0])
-    return (LoopedKernel if xp.__name__ == "torch" else xp.FusedKernel)(name, reads, writes, gradient)
+    return (LoopedKernel if xp.__name__ == "torch" else xp.FusedKernel)(name, reads, writes, gradient, scratch)

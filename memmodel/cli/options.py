@@ -125,6 +125,9 @@ _KIND = (
     click.option("--dropout", type=float, help="Probability of dropout. [default: 0]"),
     click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]"),
     click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]"),
+    click.option("--page-size", type=SIZE, help="Keys in a page of `decode`'s KV cache. [default: no pages]"),
+    click.option("--cache-dtype", metavar="TYPE", help="Of that cache: also fp8, fp8_e5m2. [default: dtype]"),
+    click.option("--num-splits", type=SIZE, help="Parts in which `decode` reads the keys. [default: by SMs]"),
     click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
 )
 
@@ -216,7 +219,8 @@ _SETTING = (
     *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
     *("clip", "fused_norms", "dropout", "torch"),
 )
-_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", "torch")
+_CACHE = ("page_size", "cache_dtype", "num_splits")
+_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", *_CACHE, "torch")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 

@@ -70,7 +70,8 @@ def _case(case: Case) -> dict[str, Any]:
     """The configuration: sizes, dtype, mask, phase."""
     names = (*SIZES, "dtype", "dropout", "phase", "chunk", "torch")
     mask = {"mask": case.mask.name, "window": case.mask.window}
-    return {name: encoded(getattr(case, name)) for name in names} | mask
+    cache = {"page_size": case.cache.page, "cache_dtype": encoded(case.cache.dtype), "num_splits": case.cache.splits}
+    return {name: encoded(getattr(case, name)) for name in names} | mask | cache
 
 
 def _work(work: Any) -> dict[str, int]:

@@ -6,6 +6,7 @@ need: the same body for each row, or each pair that the mask leaves, as if tiles
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from memmodel.dims import Dim, ceil_div, product
 from memmodel.dtypes import DType
@@ -20,11 +21,20 @@ from memmodel.work import Work
 class FusedKernel:
     """A context whose body is recorded as one launch. Its methods are those of `memmodel_kernels.kernel`."""
 
-    def __init__(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor], gradient: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        reads: Sequence[Any],
+        writes: Sequence[Any],
+        gradient: bool = False,
+        scratch: Sequence[Any] = (),
+    ) -> None:
         self.name, self.gradient = name, gradient
-        self.reads, self.writes = reads, writes
+        self.reads, self.writes, self.scratch = reads, writes, scratch
         self.tape: Tape = reads[0].storage.tape
         self.grids: list[Dim] = []  # of each grid: programs, blocks, blocks of the longest, rows, columns
+        self.row_tiles: tuple[Dim, Dim] = (1, 1)  # of the current grid, by key head: whole ones, and as rows need
+        self.key_blocks: Dim = 1  # that these visit in all
 
     def __enter__(self) -> "FusedKernel":
         self.tape.fused += 1
@@ -38,11 +48,10 @@ class FusedKernel:
         self.tape.fused -= 1
         if error[0] is not None:
             return
-        read = sum((x.nbytes for x in self.reads), start=0)
-        written = sum((x.nbytes for x in self.writes), start=0)
+        read, written, again = (sum((x.nbytes for x in xs), start=0) for xs in (self.reads, self.writes, self.scratch))
         work, needed = (
-            Work(done.matmul, done.vector, done.exp, read, written, l2=done.read + done.written)
-            for done in (self.total + self.tape.inner, self.needed + self.tape.inner)
+            Work(done.matmul, done.vector, done.exp, read + more, written + more, l2=done.read + done.written)
+            for done, more in ((self.total + self.tape.inner, again), (self.needed + self.tape.inner, 0))
         )
         dtype, sizes = self.reads[0].dtype, tuple(self.grids)
         self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient, needed=needed))
@@ -50,6 +59,7 @@ class FusedKernel:
     def tiles(self, size: Dim, step: int) -> Iterator[int]:
         """Iterate over the programs of the grid, one per tile of `step` rows."""
         count = ceil_div(size, step)
+        self.row_tiles = count, size / step
         programs = count * product(self.reads[0].shape[:-2])
         self.grids += (programs, programs, 1, step, self.reads[0].shape[-1])
         yield from self._repeated(count, size / step, step)
@@ -65,6 +75,30 @@ class FusedKernel:
         blocks = mask.blocks(n, m, rows, cols)
         self._visits(blocks, mask.most_queries(n, m, rows, cols))
         yield from self._repeated(blocks, mask.pairs(n, m) / (rows * cols), rows)
+
+    def parts(self, first: Dim, last: Dim, step: int, count: int) -> Iterator[tuple[int, Dim]]:
+        """Iterate over the parts of the keys, each of them a program of every tile of rows."""
+        whole, needed = self.row_tiles
+        blocks = ceil_div(last, step) - first // step
+        self.key_blocks = whole * blocks
+        self.grids[-5] *= count
+        self._visits(self.key_blocks, ceil_div(blocks, count))
+        for _ in self._repeated(whole * count, needed, step):
+            yield 0, last - first
+
+    def blocks(self, span: Dim, step: int, pairs: Dim) -> Iterator[int]:
+        """Iterate over the key tiles of the parts; over all programs they hold `pairs` pairs of each key head."""
+        yield from self._repeated(self.key_blocks, pairs / (self.grids[-2] * step), step)
+
+    def append(self, cache: Tensor, new: Tensor, start: Dim, table: Any) -> None:
+        """Write new tokens to a cache."""
+        self.tape.inner += Work(read=new.nbytes, written=new.numel() * cache.dtype.itemsize)
+
+    def cached(self, cache: Tensor, tile: int, table: Any) -> Tensor:
+        """Read a tile of the keys or values of every sequence."""
+        loaded = self._on_chip((self.reads[0].shape[0], cache.shape[1], tile, cache.shape[-1]), cache.dtype)
+        self.tape.inner += Work(read=loaded.nbytes)
+        return loaded
 
     def _visits(self, blocks: Dim, longest: Dim) -> None:
         self.grids[-4:-2] = blocks * product(self.reads[0].shape[:-2]), longest
@@ -87,6 +121,10 @@ class FusedKernel:
     def store(self, x: Tensor, tile: int, value: Tensor) -> None:
         """Write a tile of `x`."""
         self.tape.inner += Work(written=value.numel() * x.dtype.itemsize)
+
+    def store_part(self, x: Tensor, tile: int, part: int, count: int, value: Tensor) -> None:
+        """Write a tile of one part of `x`."""
+        self.store(x, tile, value)
 
     def accumulate(self, x: Tensor, tile: int, value: Tensor) -> None:
         """Add to a tile of `x` in memory, by atomics."""

@@ -25,8 +25,8 @@ def is_flash(launch: Launch) -> bool:
 
 
 def constants_of(launch: Launch) -> str:
-    """The prefix of the launch's calibrated constants, which differ between forward and backward."""
-    return "flash_backward" if launch.gradient else "flash"
+    """The prefix of the launch's calibrated constants: forward, backward and decoding have different ones."""
+    return "flash_backward" if launch.gradient else "flash_decoding" if launch.name == "flash_decoding" else "flash"
 
 
 def flash_time(launch: Launch, machine: Machine) -> KernelTime:
@@ -36,9 +36,8 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     """
     prefix = constants_of(launch)
     if machine.constant(f"{prefix}.matmul") is None and machine.constant(f"{prefix}.flops") is None:
-        raise UsageError(
-            f"the calibration has no {prefix}.* constants: `memmodel calibrate` on such a GPU measures them"
-        )
+        how = "" if prefix == "flash_decoding" else ": `memmodel calibrate` on such a GPU measures them"
+        raise UsageError(f"the calibration has no {prefix}.* constants{how}")
     pipes = [*_pipes(launch, machine, prefix)]
     memory = traffic(launch, machine)
     longest = max(pipe.seconds for pipe in pipes)

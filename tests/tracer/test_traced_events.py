@@ -184,15 +184,15 @@ def test_flash_attention_by_its_registered_operator(phase: str, dtype: str, dete
 
 
 def test_decode_is_as_recorded() -> None:
-    from memmodel_kernels import decode
+    from memmodel_kernels import decode_eager
 
-    case = make_case("decode", batch=2, heads=4, kv_heads=2, seq=1, kv_seq=300, head_dim=24, phase="inference")
+    case = make_case("decode-eager", batch=2, heads=4, kv_heads=2, seq=1, kv_seq=300, head_dim=24, phase="inference")
     caches = ["k_cache=B,G,M,D:bf16", "v_cache=B,G,M,D:bf16"]
     inputs = inputs_of(["q=B,H,1,D:bf16", *caches])
 
     def function(q: Any, k_cache: Any, v_cache: Any) -> Any:
         new_k, new_v = (torch.empty(x.shape[0], x.shape[1], 1, x.shape[3], dtype=q.dtype) for x in (k_cache, v_cache))
-        return decode(q, new_k, new_v, k_cache, v_cache)
+        return decode_eager(q, new_k, new_v, k_cache, v_cache)
 
     found = traced(Setting(function, inputs, "inference", CUDA), {"B": 2, "H": 4, "G": 2, "M": 300, "D": 24}).program
     assert events(found) == events(record(case))

@@ -128,8 +128,8 @@ def _crossed(sizes: Mapping[str, Any], seq: int) -> Iterator[Trial]:
     yield variant("chunked-uneven", "chunked", chunk=seq // 4 + 24)
     yield variant("checkpointed-causal", "checkpointed", mask="causal")
     yield variant("checkpointed-grouped", "checkpointed", kv_heads=sizes["heads"] // 2, dropout=0.1)
-    yield variant("decode", "decode", seq=1, kv_seq=seq, phase="inference")
-    yield variant("decode-three", "decode", seq=3, kv_seq=seq, kv_heads=1, mask="causal", phase="inference")
+    yield variant("decode", "decode-eager", seq=1, kv_seq=seq, phase="inference")
+    yield variant("decode-three", "decode-eager", seq=3, kv_seq=seq, kv_heads=1, mask="causal", phase="inference")
 
 
 _SMALL: dict[str, Any] = {"heads": 4, "head_dim": 64, "dtype_name": "fp32"}

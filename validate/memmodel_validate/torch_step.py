@@ -41,7 +41,7 @@ def attention(implementation: str, case: Case) -> Attention:
         return _sdpa(_BACKENDS[implementation], case)
     if implementation.startswith("triton-flash"):
         return _triton(case, deterministic=implementation.endswith("deterministic"))
-    if implementation == "decode":
+    if implementation == "decode-eager":
         return _decode(case)
     run = algorithm(PROGRAMS[implementation]).run
     return lambda q, k, v: run(case, q, k, v)
@@ -75,14 +75,14 @@ def _triton(case: Case, deterministic: bool) -> Attention:
 
 def _decode(case: Case) -> Attention:
     from memmodel.masks import NO_MASK
-    from memmodel_kernels import decode
+    from memmodel_kernels import decode_eager
 
     mask = NO_MASK if case.seq == 1 and case.mask.window is None else case.mask
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         new_k, new_v = (torch.empty(*x.shape[:2], q.shape[2], x.shape[3], dtype=q.dtype, device=q.device)
                         for x in (k, v))  # fmt: skip
-        found: torch.Tensor = decode(q, new_k, new_v, k, v, mask)
+        found: torch.Tensor = decode_eager(q, new_k, new_v, k, v, mask)
         return found
 
     return run
