@@ -1,7 +1,7 @@
 """The largest size that fits on a GPU, by a search with the allocator model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import Mask
 from memmodel.prediction import Memory
+from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, room_bytes
 
 OVER = ("seq", "batch", "heads", "kv_heads", "kv_seq", "head_dim", "window", "chunk")
@@ -118,24 +119,6 @@ def _sizes(case: Case, over: str, step: int) -> Sequence[int]:
 def _check_chunked(case: Case) -> None:
     if case.algorithm != "chunked":
         raise UsageError(f"chunks of {case.algorithm}: only chunked attention has a chunk, take --algorithm chunked")
-
-
-def last_true(runs: Callable[[int], bool], end: int, guess: int = 0) -> int:
-    """The largest count from 1 to `end` for which `runs` is true, followed by one for which it is not; 0 if none is.
-
-    The search starts at the guess, doubles its steps until it has passed the boundary, then bisects.
-    """
-    low, high = 0, end + 1  # low runs (or is none), high does not (or is beyond the end)
-    at, stride = min(max(guess, 1), end), 1
-    while high - low > 1:
-        if runs(at):
-            low, at = at, min(at + stride, end)
-        else:
-            high, at = at, max(at - stride, 1)
-        stride *= 2
-        if low and high <= end:
-            at = (low + high) // 2
-    return low
 
 
 def closed_form(case: Case, gpu: Gpu, over: str) -> int | None:

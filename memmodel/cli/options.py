@@ -91,6 +91,18 @@ def _algorithm_names() -> list[str]:
     return list(ALGORITHMS)
 
 
+def _formats() -> list[str]:
+    from memmodel.model.quantization import FORMATS
+
+    return list(FORMATS)
+
+
+def _cache_formats() -> list[str]:
+    from memmodel.model.kv_cache import NAMES
+
+    return list(NAMES)
+
+
 def _optimizer_names() -> list[str]:
     from memmodel_kernels.optimizers import OPTIMIZERS
 
@@ -199,6 +211,20 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         ),
         click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
         click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
+        click.option(
+            "--quantize",
+            cls=NamesOption,
+            names=_formats,
+            metavar="FORMAT",
+            help="Weights of linear layers in generation: {names}. [default: none]",
+        ),
+        click.option(
+            "--kv-cache",
+            cls=NamesOption,
+            names=_cache_formats,
+            metavar="FORMAT",
+            help="Keys and values: {names}. [default: auto, as --dtype]",
+        ),
         click.option("--clip", is_flag=True, default=None, help="Clip gradients by their norm."),
         click.option("--fused-norms", is_flag=True, default=None, help="RMS norms by PyTorch's one function."),
         click.option("--dropout", type=float, help="Its probability on the residual branches. [default: 0]"),
@@ -217,7 +243,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
 }
 _SETTING = (
     *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
-    *("clip", "fused_norms", "dropout", "torch"),
+    *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")
 _CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", *_CACHE, "torch")

@@ -9,6 +9,8 @@ from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import dtype
 from memmodel.errors import UsageError, choice, shortened, unknown
 from memmodel.model.architecture import Architecture, layer_weights
+from memmodel.model.kv_cache import NAMES
+from memmodel.model.quantization import FORMATS
 from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
@@ -37,6 +39,10 @@ def _checked(name: str, value: Any) -> Any:
         return _flag(name, value)
     if name == "dtype":
         return dtype(value)
+    if name == "quantize":
+        return choice("format of weights", value, ("none", *FORMATS))
+    if name == "kv_cache":
+        return choice("format of the cache", value, NAMES)
     if name == "dropout":
         return _probability(value)
     if name == "torch":
@@ -71,7 +77,24 @@ def _probability(value: Any) -> float:
     return float(value)
 
 
+def _check_modelled(arch: Architecture) -> None:
+    """Raise UsageError for a model with a part whose step is not modelled."""
+    lacking = {
+        "a mixture of experts": arch.moe is not None,
+        "attention sinks": arch.sinks,
+        "a clamped SwiGLU": arch.activation == "clamped-swiglu",
+    }
+    for part, there in lacking.items():
+        if there:
+            raise UsageError(f"{arch.name} has {part}, whose step is not modelled yet: take a model without it")
+
+
 def _check_together(case: ModelCase) -> None:
+    _check_modelled(case.arch)
+    if case.phase == "train" and case.quantize != "none":
+        raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")
+    if case.kv_cache == "fp8-mla" and case.arch.mla is None:
+        raise UsageError(f"kv_cache fp8-mla: {case.arch.name} has no latent attention, take fp8")
     if case.arch.positions == "learned" and case.seq > case.arch.max_pos:
         raise UsageError(
             f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"

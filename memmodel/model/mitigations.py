@@ -6,7 +6,7 @@ from dataclasses import replace
 from memmodel.allocator import AllocatorConfig
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
-from memmodel.model.record import record
+from memmodel.model.program import program_of
 from memmodel.model.setting import ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak
@@ -19,7 +19,7 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
     found = []
     for change, changed, settings in _changes(case, before, config):
         try:
-            peak, fits = allocated_peak(record(changed), case.torch, gpu, settings)
+            peak, fits = allocated_peak(program_of(changed), case.torch, gpu, settings)
         except UsageError:
             continue  # this setting does not allow the change
         less = before.allocated_peak_bytes - peak

@@ -21,8 +21,10 @@ from memmodel.model.families import architecture_of
 from memmodel.model.flops import forward_flops
 from memmodel.model.letters import group_formulas, lettered
 from memmodel.model.mitigations import mitigations
-from memmodel.model.record import record
+from memmodel.model.program import program_of
+from memmodel.model.quantization import FORMATS
 from memmodel.model.results import Efficiency, ModelPrediction, ModelReport, Peak
+from memmodel.model.serving import serving
 from memmodel.model.setting import ModelCase
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
@@ -100,16 +102,18 @@ def predict_model(
     case = replace(case, device=device_of(device))
     rates = calibration or community(device.id)
     prediction = _predicted(case, device, allocator, rates)
+    machine = Machine(device, rates, torch=parse_torch_version(case.torch))
     return ModelReport(
         device,
         (prediction,),
+        None if case.phase == "train" else serving(case, device, machine, allocator),
         Computed(lambda: mitigations(case, prediction.memory, device, allocator)),
         tuple(_assumptions(case, device, allocator, rates)),
     )
 
 
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> ModelPrediction:
-    program = record(lettered(case))
+    program = program_of(lettered(case))
     memory = memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
     time, missing = time_or_why(program, Machine(gpu))
@@ -171,6 +175,10 @@ def _efficiency(case: ModelCase, gpu: Gpu, flops: int, time: Time | None) -> Eff
 
 def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> Iterator[str]:
     yield f"torch {case.torch}, eager, one GPU; modules as Hugging Face's classes have them"
+    if case.quantize != "none":
+        yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
+    if case.phase != "train":
+        yield "a cache for every token of the context, made before; prompts in one piece"
     if case.phase == "train":
         yield "gradients set to None after each step, third step"
     if gpu.context_bytes is None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from memmodel.account import TensorRecord
 from memmodel.gpus import Gpu
+from memmodel.model.serving import Serving
 from memmodel.model.setting import ModelCase
 from memmodel.prediction import Memory, Mitigation, Time
 from memmodel.rendering import Renderable
@@ -77,10 +78,17 @@ class ModelPrediction(Renderable):
 
 @dataclass(frozen=True, slots=True)
 class ModelReport(Renderable):
-    """The prediction of a model's step on one GPU, with changes that lower its memory, and assumptions."""
+    """The prediction of a model's step on one GPU.
+
+    Attributes:
+        gpu, predictions: the GPU, and the only prediction.
+        serving: in generation, what a token takes and how much fits; None in training.
+        mitigations: changes that lower the memory. assumptions: what was taken as given.
+    """
 
     gpu: Gpu
     predictions: tuple[ModelPrediction, ...]
+    serving: Serving | None
     mitigations: Sequence[Mitigation]
     assumptions: tuple[str, ...]
 

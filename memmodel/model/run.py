@@ -17,6 +17,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
+from memmodel.model.kv_cache import kept_tokens
 from memmodel.model.setting import SDPA, ModelCase
 from memmodel.model.weights import stored
 
@@ -70,11 +71,12 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
 
 
 def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, Any]:
-    """Keys and values of a layer, for every token of the sequences."""
+    """Keys and values of a layer, for every token that a query sees, or that a prompt writes."""
     arch, made = case.arch, []
+    tokens = case.seq if case.phase == "prefill" else kept_tokens(arch, arch.kind(layer).attention, case.seq)
     with _layer(xp, layer):
         for name, width in (("k", arch.head_dim), ("v", arch.value_dim)):
-            kept = xp.zeros(case.batch, arch.kv_heads, case.seq, width, dtype=getattr(xp, case.dtype.name))
+            kept = xp.zeros(case.batch, arch.kv_heads, tokens, width, dtype=getattr(xp, case.dtype.name))
             label(kept, f"layers.{layer}.{name}_cache", KV_CACHE)
             made.append(kept)
     return made[0], made[1]

@@ -57,6 +57,8 @@ class ModelCase:
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
+        quantize: the format of weights in generation: "none" or a key of `memmodel.model.quantization.FORMATS`.
+        kv_cache: the format of the cache: one of `memmodel.model.kv_cache.NAMES`.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
 
@@ -78,5 +80,7 @@ class ModelCase:
     adapter: Adapter | None = None
     clip: bool = False
     dropout: float = 0.0
+    quantize: str = "none"
+    kv_cache: str = "auto"
     torch: str = "2.13"
     device: Device = CUDA

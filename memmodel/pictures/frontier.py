@@ -11,8 +11,9 @@ from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.predictor import on_gpu
 from memmodel.rendering import Drawing
+from memmodel.search import last_true
 from memmodel.step import fits, memory_of, room_bytes
-from memmodel.thresholds import last_true, resized
+from memmodel.thresholds import resized
 
 AGAINST = ("batch", "heads")
 STEP = 128  # sequences are multiples of this, the length of a large tile

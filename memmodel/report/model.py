@@ -8,12 +8,22 @@ from rich.text import Text
 from memmodel.dtypes import short_name
 from memmodel.groups import GROUPS, by_kind, kind_of
 from memmodel.model.results import ModelPrediction, ModelReport
+from memmodel.model.serving import Serving
 from memmodel.model.setting import ModelCase
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
-_PLAIN = {"checkpoint": "none", "loss": "full", "accumulate": 1, "clip": False, "dropout": 0.0, "fused_norms": False}
+_PLAIN = {
+    "checkpoint": "none",
+    "loss": "full",
+    "accumulate": 1,
+    "clip": False,
+    "dropout": 0.0,
+    "fused_norms": False,
+    "quantize": "none",
+    "kv_cache": "auto",
+}
 
 
 def model_parts(report: ModelReport) -> Iterator[Any]:
@@ -26,6 +36,8 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
     yield below(group_table(prediction))
     yield Text(f"The peak is {prediction.peak.words}.")
     yield below(time_table(report))
+    if report.serving:
+        yield below(serving_table(report.serving, prediction.case))
     if report.mitigations:
         yield below(mitigations(report))
     yield below(Bullets("Assumed", report.assumptions))
@@ -110,6 +122,29 @@ def time_table(report: ModelReport) -> Sheet:
     if best:
         rows.append(("limited by", f"{best.binding} ({percent_text(best.shares[best.binding], best.seconds)})"))
     return Sheet("", ("|one step", ""), [(name, in_words_of(report.gpu, cell)) for name, cell in rows])
+
+
+def serving_table(serving: Serving, case: ModelCase) -> Sheet:
+    """What a token and a sequence take, how much fits, and the times of a prompt and a token."""
+    made_for = f" (the model is made for {case.arch.max_pos:,})"
+    rows = [
+        ("weights", f"{bytes_text(serving.weight_bytes)}, {number_text(serving.bits)} bits a parameter"),
+        ("cache, one more token", bytes_text(serving.token_bytes)),
+        (f"cache, {case.seq:,} tokens", bytes_text(serving.sequence_bytes)),
+    ]
+    longest = serving.longest_context
+    if longest is not None:
+        beyond = made_for if longest > case.arch.max_pos else ""
+        rows.append((f"longest context, batch {case.batch}", f"{longest:,} tokens{beyond}" if longest else "none fits"))
+    if serving.most_sequences is not None:
+        rows.append((f"sequences of {case.seq:,}", f"{serving.most_sequences:,}"))
+    for name, seconds in (
+        (f"prompts of {case.seq:,}, first token", serving.first_token_seconds),
+        ("a token, eager", serving.token_seconds),
+        ("a token, kernels alone", serving.graph_seconds),
+    ):
+        rows += [(name, seconds_text(seconds))] if seconds is not None else []
+    return Sheet("Serving", ("|", ""), rows)
 
 
 def _needed(prediction: ModelPrediction) -> str:

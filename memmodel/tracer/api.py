@@ -16,8 +16,8 @@ from memmodel.origin import names
 from memmodel.prediction import attention_kernels
 from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
+from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, other_kernels, room_bytes, time_or_why
-from memmodel.thresholds import last_true
 from memmodel.timing.known import community
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered

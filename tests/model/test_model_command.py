@@ -8,7 +8,11 @@ import pytest
 import memmodel
 from memmodel import UsageError
 from memmodel.groups import GROUPS, kind_of
+from memmodel.model.architecture import layer_weights
+from memmodel.model.catalogue import listed
+from memmodel.model.kv_cache import cache_bytes
 from memmodel.model.letters import LETTERS
+from memmodel.model.quantization import packed_bytes, weight_bytes
 from memmodel.model.results import ModelPrediction
 
 TINY = {
@@ -73,6 +77,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"like": "gpt2", "seq": 64, "phase": "training"}, "unknown phase 'training'"),
     ({"like": "gpt2", "seq": 64, "optimizer": "adamww"}, "unknown optimizer 'adamww'"),
     ({"like": "gpt2", "seq": 64, "dropout": 1.5}, "dropout 1.5: expected a probability"),
+    ({"like": "gpt2", "seq": 64, "quantize": "awq"}, "quantize awq in training: packed weights do not learn"),
+    ({"like": "gpt2", "seq": 64, "phase": "decode", "quantize": "int3"}, "unknown format of weights 'int3'"),
+    ({"like": "gpt2", "seq": 64, "phase": "decode", "kv_cache": "fp8-mla"}, "gpt2 has no latent attention"),
+    ({"like": "gpt-oss-20b"}, "gpt-oss-20b has a mixture of experts"),
     ({"config": "/nowhere"}, "cannot read /nowhere"),
     ({"config": {"model_type": "llama"}}, "config: there is no hidden_size"),
     ({"like": "gpt2", "seq": 64, "sequence": 4}, "unknown setting 'sequence'"),
@@ -83,3 +91,49 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_use_is_one_sentence(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         memmodel.model(**given)
+
+
+def test_weights_and_cache_of_serving_are_counted_to_the_byte() -> None:
+    report = memmodel.model("llama-3-8b", "H100", phase="decode", batch=4, seq=8192)
+    assert report.serving is not None
+    # 2 bytes for each of 8 heads of 128, keys and values, in 32 layers.
+    assert report.serving.token_bytes == 2 * 8 * 128 * 2 * 32
+    assert report.prediction.memory.groups["kv_cache"] == 4 * 8192 * report.serving.token_bytes
+    assert report.serving.weight_bytes == 2 * 8_030_261_248
+
+
+def test_the_longest_context_fits_and_one_token_more_does_not() -> None:
+    setting = {"phase": "decode", "batch": 2, "kv_cache": "fp8"}
+    serving = memmodel.model("llama-3.2-1b", "L4", seq=4096, **setting).serving
+    assert serving is not None
+    assert serving.longest_context is not None
+    for more, fits in ((0, True), (1, False)):
+        at = memmodel.model("llama-3.2-1b", "L4", seq=serving.longest_context + more, **setting)
+        assert at.prediction.memory.fits is fits
+
+
+# A matrix of 4096 x 14336 by hand: AWQ has half a byte a weight, and for each group of 128 rows of a column two bytes
+# of scale and half a byte of zero point; MXFP4 a byte for 32 weights; NF4 four bytes for 64.
+@pytest.mark.parametrize(
+    ("quantize", "bits"),
+    [("fp8", 8 + 32 / 128**2), ("awq", 4 + 20 / 128), ("gptq8", 8 + 24 / 128 + 32 / 4096), ("mxfp4", 4 + 8 / 32),
+     ("nvfp4", 4 + 8 / 16), ("nf4", 4 + 32 / 64), ("nf4-double", 4 + 8 / 64 + 32 / 64 / 256)],
+)  # fmt: skip
+def test_bits_of_a_format(quantize: str, bits: float) -> None:
+    arch = listed("llama-3-8b").architecture
+    (down,) = [w for w in layer_weights(arch, arch.kind(0)) if w.name == "ffn.down.weight"]
+    assert 8 * packed_bytes(down, arch, quantize, 2) / down.numel == pytest.approx(bits, rel=1e-12)
+
+
+def test_a_cache_is_as_long_as_its_layers_look() -> None:
+    gemma, deepseek = listed("gemma-2-2b").architecture, listed("deepseek-v3").architecture
+    # 13 of 26 layers see the last 4096 tokens; 4 heads of 256, keys and values.
+    assert cache_bytes(gemma, 10_000) == 13 * (4096 + 10_000) * 2 * 4 * 256 * 2
+    # One latent of 512 and one rotary key of 64 for all heads.
+    assert cache_bytes(deepseek, 1000) == 61 * 1000 * (512 + 64) * 2
+    assert cache_bytes(listed("llama-3-70b").architecture, 131_072) == 40 * 2**30
+
+
+def test_gpt_oss_has_the_size_of_its_card() -> None:
+    sizes = [sum(weight_bytes(listed(f"gpt-oss-{size}").architecture, "mxfp4").values()) for size in ("20b", "120b")]
+    assert [round(size / 2**30, 1) for size in sizes] == [12.8, 60.8]

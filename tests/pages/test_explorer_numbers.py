@@ -17,8 +17,8 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu
 from memmodel.replay import replay
+from memmodel.search import last_true
 from memmodel.step import STEPS, room_bytes
-from memmodel.thresholds import last_true
 
 COUNT = 1000
 EVALUATED = """

@@ -8,7 +8,8 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.frontier import frontier, heat_map
 from memmodel.predictor import cases_of, on_gpu
-from memmodel.thresholds import last_true, resized, threshold
+from memmodel.search import last_true
+from memmodel.thresholds import resized, threshold
 
 
 @given(last=st.integers(0, 5000), end=st.integers(1, 5000), guess=st.integers(0, 6000))
