@@ -26,12 +26,13 @@ class Algorithm(NamedTuple):
     """A built-in algorithm.
 
     Attributes:
-        name: on the command line. title: in reports. run: calls it with (case, q, k, v).
+        name: on the command line. title: in reports. run: calls it with (case, q, k, v), and what `given` makes.
         dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
         cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
+        given: makes what is there before the step beside q, k and v, from the case: tensors by name.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Algorithm(NamedTuple):
     chooses: bool = False
     note: str = ""
     cached: bool = False
+    given: Callable[[Case], dict[str, Any]] | None = None
 
 
 def tiles_of(case: Case) -> Any:
@@ -117,6 +119,23 @@ def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.flash_attn import flash_attn_3
 
     return flash_attn_3(q, k, v, case.mask)
+
+
+_BLOCKS = ("number", "indices", "number of whole", "indices of whole")
+
+
+def _flex_given(case: Case) -> dict[str, Tensor]:
+    """The tensors of the block mask, which is made once and kept."""
+    tensors = recording.create_block_mask(case.mask, case.seq, case.kv_seq).tensors
+    names = (f"{what} blocks by {side}" for side in ("row", "column") for what in _BLOCKS)
+    return dict(zip(names, tensors, strict=False))
+
+
+def _flex(case: Case, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor) -> Any:
+    from memmodel.rules.flex import BlockMask
+    from memmodel_kernels.flex import flex
+
+    return flex(q, k, v, case.mask, BlockMask(case.mask, tensors) if tensors else None)
 
 
 def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | None = None) -> Any:
@@ -194,6 +213,15 @@ _ALL = (
         note="deterministic=True: one dQ in fp32 for each group of thread blocks that share an SM",
     ),
     Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True),
+    Algorithm(
+        "flex",
+        "FlexAttention, compiled",
+        _flex,
+        chooses=True,
+        fused=True,
+        note="blocks of 128 x 128 pairs are visited whole; making the block mask and autotuning are not counted",
+        given=_flex_given,
+    ),
     Algorithm("chunked", "query-chunked attention", _chunked),
     Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True),
     Algorithm(
@@ -245,9 +273,11 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
         pages = case.cache.page and (_input(tape, "block_table", (b, case.cache.pages(case.kv_seq)), int32, False),)
         if case.phase == "train":
             dout = _input(tape, "dout", (b, case.heads, case.seq, e), case.dtype, False)
+        given = chosen.given(case) if chosen.given else {}
+        tape.names |= {tensor.storage.key: name for name, tensor in given.items()}
         tape.grad_enabled = grads
         tape.mark("forward")
-        output = chosen.run(case, q, k, v, *(pages or ()))
+        output = chosen.run(case, q, k, v, *(pages or ()), *given.values())
         if case.phase == "train":
             tape.mark("backward")
             output.backward(dout)

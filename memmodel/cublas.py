@@ -1,7 +1,8 @@
 """cuBLAS workspaces: memory that PyTorch takes from the caching allocator at the first matrix product of a thread.
 
-Source: aten/src/ATen/cuda/CublasHandlePool.cpp (getChosenWorkspaceSize), and the CUDA wheels of the versions named. A
-handle, and so a workspace, belongs to a thread: forward's and autograd's make two.
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp (getChosenWorkspaceSize), and the CUDA wheels of the versions named; of
+hipBLAS, docs/source/notes/hip.rst ("hipBLAS workspaces"). A handle, and so a workspace, belongs to a thread: forward's
+and autograd's make two.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from memmodel.errors import UsageError
 DEFAULT_TORCH = "2.13"
 _FIRST, _LAST = (2, 4), (2, 15)
 _LARGE = 4096 * 8 * 1024  # 32 MiB
+_HIP, _HIP_FROM_MI300 = 32 * 1024 * 1024, 128 * 1024 * 1024
 _SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8  # 8.125 MiB: two of 4 MiB, eight of 16 KiB
 
 
@@ -34,9 +36,11 @@ def parse_torch_version(text: str) -> tuple[int, int]:
     return version
 
 
-def workspace(torch_version: str, compute_capability: tuple[int, int] | None) -> Workspace:
-    """The workspace by torch version and GPU; none without a compute capability, as GPUs of other vendors have none."""
+def workspace(torch_version: str, compute_capability: tuple[int, int] | None, arch: str = "") -> Workspace:
+    """The workspace by torch version and GPU: NVIDIA's by compute capability, AMD's by `arch` (gfx942); else none."""
     version = parse_torch_version(torch_version)
+    if compute_capability is None and arch.startswith("gfx"):
+        return Workspace(_HIP_FROM_MI300 if arch.startswith(("gfx94", "gfx95")) else _HIP, version >= (2, 15))
     if compute_capability is None:
         return Workspace(0, False)
     major, minor = compute_capability

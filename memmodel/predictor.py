@@ -41,6 +41,7 @@ class Configuration(TypedDict, total=False):
     seq: int
     kv_seq: int | None
     head_dim: int | None
+    value_dim: int | None
     dtype: str | DType | None
     mask: str | Mask | None
     window: int | None
@@ -80,6 +81,7 @@ def predict(
     seq: int = 4096,
     kv_seq: int | None = None,
     head_dim: int | None = None,
+    value_dim: int | None = None,
     dtype: str | DType | None = None,
     mask: str | Mask | None = None,
     window: int | None = None,
@@ -106,6 +108,7 @@ def predict(
         seq: queries.
         kv_seq: keys; as many as queries where not given.
         head_dim: size of a head.
+        value_dim: size of a head of values; head_dim where not given.
         dtype: "bf16" (the default), "fp16", "fp32" or "fp64".
         mask: "none", "causal" or "window", or a `Mask`.
         window: keys a query sees, itself included.
@@ -130,6 +133,7 @@ def predict(
         seq=seq,
         kv_seq=kv_seq,
         head_dim=head_dim,
+        value_dim=value_dim,
         dtype=dtype,
         mask=mask,
         window=None if window is None else check_size("window", window),
@@ -204,10 +208,12 @@ def cases_of(
         **arguments,
     )
     cases = [replace(case, algorithm=name) for name in names]
+    if algorithms:
+        return cases
     able = [case for case in cases if supported(case)]
     if not able:
         raise UsageError(supported(cases[0]).reason)
-    return cases if algorithms else able
+    return able
 
 
 def predict_cases(

@@ -17,6 +17,7 @@ from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func
 from memmodel.rules.flash_attn_3 import flash_attn_3_func
+from memmodel.rules.flex import create_block_mask, flex_attention
 from memmodel.rules.indexing import embedding
 from memmodel.rules.joins import cat, stack
 from memmodel.rules.losses import cross_entropy
@@ -60,6 +61,7 @@ __all__ = [
     "bool",
     "cat",
     "checkpoint",
+    "create_block_mask",
     "cross_entropy",
     "dropout",
     "einsum",
@@ -69,6 +71,7 @@ __all__ = [
     "eye",
     "flash_attn_3_func",
     "flash_attn_func",
+    "flex_attention",
     "float16",
     "float32",
     "float64",

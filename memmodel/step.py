@@ -43,7 +43,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     Allocator figures are those of a run with the GPU's memory; where that runs out, of one with endless memory: what
     the step would need. `torch` is the version whose cuBLAS workspaces are taken.
     """
-    scratch, read, phases = workspace(torch, gpu.compute_capability), summary(program), step_phases(program)
+    scratch, read, phases = workspace(torch, gpu.compute_capability, gpu.arch), summary(program), step_phases(program)
     result, fitting = _replayed(program, read, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
     threads = {launch.thread for launch in program.launches() if launch.cublas}
@@ -91,7 +91,7 @@ def _capacity(gpu: Gpu) -> int | None:
 
 def _run(program: Program, closed: bool, torch: str, gpu: Gpu, allocator: CachingAllocator) -> Replay:
     """A replay whose last step is steady; a program that already holds several steps runs once."""
-    return replay(program, allocator, workspace(torch, gpu.compute_capability), STEPS if closed else 1)
+    return replay(program, allocator, workspace(torch, gpu.compute_capability, gpu.arch), STEPS if closed else 1)
 
 
 def _replayed(
@@ -112,7 +112,7 @@ def usage_by_event(
     """(allocated, reserved) bytes at each event of the step that `memory` describes, from the "forward" mark on."""
     allocator = CachingAllocator(room_bytes(gpu) if memory.fits else None, config)
     return replay_by_event(
-        program, allocator, workspace(torch, gpu.compute_capability), STEPS if summary(program).closed else 1
+        program, allocator, workspace(torch, gpu.compute_capability, gpu.arch), STEPS if summary(program).closed else 1
     )
 
 

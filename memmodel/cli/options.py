@@ -122,6 +122,7 @@ _SIZES = {
     "seq": "Queries. [default: 4096]",
     "kv_seq": "Keys. [default: seq]",
     "head_dim": "Size of a head. [default: 128]",
+    "value_dim": "Size of a head of values. [default: head-dim]",
 }
 SIZES = tuple(_SIZES)
 _LIKE = click.option(

@@ -1,0 +1,32 @@
+"""FlexAttention, compiled: PyTorch writes a fused kernel that visits only the blocks that a block mask leaves."""
+
+from typing import Any
+
+from memmodel.dims import same
+from memmodel.masks import NO_MASK, Mask
+from memmodel_kernels.namespace import namespace
+
+
+def flex(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, block_mask: Any = None) -> Any:
+    """`flex_attention` under torch.compile. Shapes as for `naive`; `block_mask` is made of `mask` unless given."""
+    xp, n, m = namespace(q), q.shape[-2], k.shape[-2]
+    if xp.__name__ != "torch":
+        from memmodel.recording import create_block_mask, flex_attention
+
+        return flex_attention(q, k, v, block_mask or create_block_mask(mask, n, m))
+    from torch.nn.attention import flex_attention as library
+
+    if block_mask is None and mask.causal:
+        block_mask = library.create_block_mask(_seen(mask, m - n), None, None, n, m, device=q.device)
+    attend = xp.compile(library.flex_attention)
+    return attend(q, k, v, block_mask=block_mask, enable_gqa=not same(q.shape[1], k.shape[1]))
+
+
+def _seen(mask: Mask, offset: int) -> Any:
+    """The mask as a function of batch, head, query and key."""
+
+    def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        last = query + offset
+        return key <= last if mask.window is None else (key <= last) & (key > last - mask.window)
+
+    return sees

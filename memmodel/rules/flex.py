@@ -1,0 +1,141 @@
+"""FlexAttention under torch.compile, on recording tensors: a Triton kernel that visits what a block mask leaves.
+
+Sources: torch/_inductor/kernel/flex/flex_attention.py and its templates (buffers; the loops of backward for dQ and for
+dK and dV compute the scores anew, seven products in all), torch/nn/attention/flex_attention.py (BlockMask, blocks of
+128 queries by 128 keys). The partitioner is taken not to keep the row maxima, which backward does not read.
+"""
+
+from typing import Any, NamedTuple
+
+from memmodel.dims import Dim, ceil_div, hint, same
+from memmodel.dtypes import bfloat16, float16, float32, int32
+from memmodel.errors import UsageError
+from memmodel.masks import Mask
+from memmodel.rules.copies import empty
+from memmodel.rules.dispatch import several
+from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, rule
+from memmodel.rules.pointwise import kept_strides
+from memmodel.tensors.autograd import Op
+from memmodel.tensors.layout import Strided
+from memmodel.tensors.tensor import Tensor
+from memmodel.work import Work
+
+BLOCK = 128  # queries and keys of a block of the mask
+_DECODING = 128  # fewer queries run another kernel, which splits the keys
+_FORWARD, _BACKWARD = "flex_attention", "flex_attention_backward"
+
+
+class BlockMask(NamedTuple):
+    """A mask, and the int32 tensors by which kernels find the blocks that it leaves."""
+
+    mask: Mask
+    tensors: tuple[Tensor, ...]
+
+
+def create_block_mask(mask: Mask, n: Dim, m: Dim) -> BlockMask:
+    """The block mask of n queries and m keys that all sequences and heads share.
+
+    Numbers and indices of the blocks that a row sees in part and whole, and the same by column, in the order of
+    BlockMask's fields; no tensors without a mask. What making it takes is not counted.
+    """
+    if not mask.causal:
+        return BlockMask(mask, ())
+    rows, columns = ceil_div(n, BLOCK), ceil_div(m, BLOCK)
+    by_row, by_column = ((1, 1, rows), (1, 1, rows, columns)), ((1, 1, columns), (1, 1, columns, rows))
+    shapes = (*by_row, *by_row, *by_column, *by_column)
+    return BlockMask(mask, tuple(empty(*shape, dtype=int32) for shape in shapes))
+
+
+@makes(_FORWARD)
+def _made(q: Strided, k: Strided, v: Strided, *_: Any, **__: Any) -> list[Spec]:
+    """The output in the queries' order, and its log-sum-exp."""
+    b, h, n, _d = q.shape
+    shape = (b, h, n, v.shape[-1])
+    return [Spec(shape, q.dtype, kept_strides(q) if same(q.shape[-1], v.shape[-1]) else None), Spec((b, h, n), float32)]
+
+
+@rule(_FORWARD)
+def forward(call: Call) -> Steps:
+    """One kernel; row maxima are allocated in any case."""
+    q, k, v = call.args[:3]
+    yield RESULTS
+    yield Scratch(q.shape[0] * q.shape[1] * q.shape[2] * 4, tuple(q.shape[:3]), float32, "row maxima")
+    yield _launch(call, "flex_attention", q, k, products=(1, 1), needed=(1, 1), v=v)
+
+
+makes(_BACKWARD)(
+    lambda grad, q, k, v, *_, **__: [Spec(x.shape, x.dtype, kept_strides(x)) for x in (q, v, k)],
+)
+
+
+@rule(_BACKWARD)
+def backward(call: Call) -> Steps:
+    """Row dots by a kernel of their own; then dQ, dV and dK by one kernel, without sums in fp32 beside them."""
+    grad, q, k, v, out = call.args[:5]
+    rows = Strided(tuple(q.shape[:3]), float32)
+    yield Scratch(rows.nbytes, rows.shape, float32, "row dots")
+    yield kernel("flex_delta", [grad, out], [rows], q.dtype, vector=2 * out.numel(), gradient=True)
+    yield RESULTS
+    yield _launch(call, "flex_attention_backward", q, k, products=(4, 3), needed=(3, 2), v=v, gradient=True)
+
+
+def _launch(
+    call: Call, name: str, q: Strided, k: Strided, products: tuple[int, int], needed: tuple[int, int], v: Strided,
+    gradient: bool = False,
+) -> Any:  # fmt: skip
+    """A kernel over the blocks that the mask leaves, whole; what is necessary are the pairs that it leaves.
+
+    `products` and `needed`: matrix products over the keys' head dim, and over the values'.
+    """
+    mask = call.named["mask"]
+    b, h, n, d = q.shape
+    e, m = v.shape[-1], k.shape[2]
+    visited = b * h * mask.blocks(n, m, BLOCK, BLOCK) * BLOCK * BLOCK
+    pairs = b * h * mask.pairs(n, m)
+    found = kernel(
+        name, call.tensors(), call.results, q.dtype, matmul=2 * visited * (products[0] * d + products[1] * e),
+        exp=visited, kind="fused", gradient=gradient,
+    )  # fmt: skip
+    work = found.work
+    least = Work(2 * pairs * (needed[0] * d + needed[1] * e), 0, pairs, work.read, work.written)
+    return found._replace(needed=least)
+
+
+class FlexAttention(Op):
+    """The compiled kernels; keeps its operands, its output, the log-sum-exp and the block mask."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Tensor:
+        """One kernel."""
+        self.block_mask = block_mask
+        found = several(_FORWARD, q, k, v, *block_mask.tensors, mask=block_mask.mask, label=("output", "log-sum-exp"))
+        out, lse = found
+        self.save(query=q, key=k, value=v, output=out, logsumexp=lse)
+        self.save(**{f"block mask {i}": x for i, x in enumerate(block_mask.tensors)})
+        return out
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """Two kernels."""
+        saved = (self.unpack(name) for name in ("query", "key", "value", "output", "logsumexp"))
+        blocks = self.block_mask
+        dq, dv, dk = several(_BACKWARD, grad, *saved, *blocks.tensors, mask=blocks.mask, label=("dQ", "dV", "dK"))
+        return dq, dk, dv
+
+
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask) -> Any:
+    """torch.nn.attention.flex_attention.flex_attention, compiled, without a score_mod; heads are shared where g < h.
+
+    Shapes: query (b, h, n, d), key (b, g, m, d), value (b, g, m, e); returns (b, h, n, e).
+
+    Raises UsageError for what its kernels refuse, and for fewer than 128 queries, which another kernel takes.
+    """
+    n, d, e = hint(query.shape[2]), hint(query.shape[3]), hint(value.shape[3])
+    if query.dtype not in (float16, bfloat16, float32):
+        raise UsageError(f"flex_attention takes fp16, bf16 and fp32, not {query.dtype}")
+    if min(d, e) < 16:
+        raise UsageError(f"flex_attention takes head dims from 16, these are {d} and {e}")
+    if n < _DECODING:
+        raise UsageError(
+            f"flex_attention of {n} queries runs its decoding kernel, which splits the keys and is not modelled: "
+            f"take {_DECODING} queries or more"
+        )
+    return FlexAttention.apply(query, key, value, block_mask=block_mask)
