@@ -59,22 +59,19 @@ def group_of(program: Program, key: int, saved: Collection[int], inputs: Collect
 
     `saved`: the storages that autograd saves at some time. `inputs`: those that are there before the first step.
     """
-    said = program.groups.get(key)
+    said, of = program.groups.get(key), program.gradients.get(key)
     if said is not None:
         return said
-    of = program.gradients.get(key)
-    if of is not None:
-        return _of_gradient(program.groups.get(of), of in program.names)
+    target = None if of is None else program.groups.get(of)
+    if of is not None and (of in program.names or target == PARAMETERS):
+        return GRADIENTS
     if key in inputs:
         return INPUTS
-    return ACTIVATIONS if key in saved else TEMPORARY
-
-
-def _of_gradient(target: str | None, leaf: bool) -> str:
-    """The group of a gradient. Those of results that are on the way to a leaf live for a moment."""
     if target is not None and kind_of(target) == LOGITS:
         return target
-    return GRADIENTS if leaf else TEMPORARY
+    if of is not None:  # of a result on the way to a leaf: it lives for a moment
+        return TEMPORARY
+    return ACTIVATIONS if key in saved else TEMPORARY
 
 
 def by_kind(groups: Mapping[str, int]) -> dict[str, int]:

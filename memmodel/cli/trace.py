@@ -14,6 +14,7 @@ from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
+    from memmodel.tracer.hugging_face import HfStep
     from memmodel.tracer.result import Trace
 
 
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
     "memmodel trace train.py:step --input x=B,N,512 --step --at B=8,N=2048",
     "memmodel trace train.py:step --input x=B,N,512 --step --at B=8 --sweep N=1k:8k:*2",
     "memmodel trace train.py:step --input x=B,N,512 --step -o timeline.svg",
+    "memmodel trace --hf config.json --train --optimizer adamw --at B=4,N=4096 --gpu A100",
 )
-@click.argument("function", metavar="PACKAGE.MODULE:FUNCTION")
+@click.argument("function", metavar="PACKAGE.MODULE:FUNCTION", required=False)
+@click.option("--hf", metavar="CONFIG.json|CLASS", help="Instead: a Hugging Face model, built without its weights.")
+@click.option("--optimizer", metavar="NAME", help="With --hf --train: the optimizer that runs, such as adamw.")
+@click.option("--checkpointing", is_flag=True, help="With --hf --train: layers are recomputed in backward.")
+@click.option("--dtype", metavar="DTYPE", help="With --hf: of the weights. [default: the configuration's]")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SIZES:DTYPE", help="A tensor it takes: q=B,H,N,D:bf16. Repeat."
 )
@@ -51,7 +57,11 @@ if TYPE_CHECKING:
 @json_option
 def command(
     asked: Inputs,
-    function: str,
+    function: str | None,
+    hf: str | None,
+    optimizer: str | None,
+    checkpointing: bool,
+    dtype: str | None,
     train: bool,
     forward: bool,
     own: bool,
@@ -86,11 +96,18 @@ def command(
     at_most_one(sweep=sweep, latex=latex, timeline=pictured)
     if output is not None:
         check_picture(output, force)
-    called = target(function)
+    notes: tuple[str, ...] = ()
+    if hf is None:
+        called = target(_named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype))
+    else:
+        built = _hugging_face(function, hf, train, optimizer, checkpointing, dtype, settings)
+        called, notes = built.function, built.notes
+        settings |= {"inputs": built.inputs, "step": built.step}
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
         with redirect_stdout(sys.stderr):  # what the user's code prints
-            return trace(called, at=sizes, formulas=formulas, **settings)
+            found = trace(called, at=sizes, formulas=formulas, **settings)
+        return replace(found, notes=(*found.notes, *notes))
 
     if sweep is not None:
         letter, _, sizes = sweep.partition("=")
@@ -111,3 +128,34 @@ def command(
         print_json(found.to_dict())
     else:
         show(found)
+
+
+def _named(function: str | None, **of_models: Any) -> str:
+    """The function's name. Raises UsageError where there is none, or options that it does not have."""
+    if function is None:
+        raise UsageError("nothing to trace: give PACKAGE.MODULE:FUNCTION, or --hf with a config.json or a class")
+    given = next((name for name, value in of_models.items() if value), None)
+    if given:
+        raise UsageError(f"--{given}: goes with --hf alone; in a function it is the code that says so")
+    return function
+
+
+def _hugging_face(
+    function: str | None,
+    source: str,
+    train: bool,
+    optimizer: str | None,
+    checkpointing: bool,
+    dtype: str | None,
+    settings: Mapping[str, Any],
+) -> "HfStep":
+    from memmodel.tracer.corrections.torch_types import dtype_named
+    from memmodel.tracer.hugging_face import hf_step
+
+    if function is not None:
+        raise UsageError(f"{function} and --hf {source}: one of them")
+    if settings["step"] in ("own", "forward") or settings.get("inputs"):
+        raise UsageError("--hf: the inputs and the step are the model's: take --train, or neither")
+    kind = dtype_named(dtype) if dtype else None
+    with redirect_stdout(sys.stderr):
+        return hf_step(source, train=train, optimizer=optimizer, checkpointing=checkpointing, dtype=kind)

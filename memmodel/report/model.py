@@ -6,10 +6,10 @@ from typing import Any
 from rich.text import Text
 
 from memmodel.dtypes import short_name
-from memmodel.groups import GROUPS, by_kind, kind_of
 from memmodel.model.results import ModelPrediction, ModelReport
 from memmodel.model.serving import Serving
 from memmodel.model.setting import ModelCase
+from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
@@ -33,7 +33,7 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
     yield Text(_of_parameters(prediction), style="dim")
     yield Text()
     yield verdict(prediction.memory, f"{prediction.title} ")
-    yield below(group_table(prediction))
+    yield below(group_table(prediction.memory, prediction.formulas))
     yield Text(f"The peak is {prediction.peak.words}.")
     yield below(time_table(report))
     if report.serving:
@@ -47,7 +47,7 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
 
 def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
     """What fills the peak of one prediction."""
-    yield group_table(prediction)
+    yield group_table(prediction.memory, prediction.formulas)
 
 
 def described(case: ModelCase) -> str:
@@ -67,38 +67,6 @@ def _of_parameters(prediction: ModelPrediction) -> str:
     total = sum(prediction.parameters.values())
     parts = ", ".join(f"{part} {percent_text(count, total)}" for part, count in prediction.parameters.items())
     return f"{total:,} parameters: {parts}"
-
-
-def group_table(prediction: ModelPrediction) -> Sheet:
-    """The live peak by group, each with its formula, and what the allocator adds to it."""
-    memory, rows = prediction.memory, []
-    kinds = by_kind(memory.groups)
-    for kind in GROUPS:
-        if kind in kinds and kind != "workspace":
-            rows += _rows_of(kind, kinds[kind], prediction)
-    live, allocated, reserved = memory.live_peak_bytes, memory.allocated_peak_bytes, memory.reserved_peak_bytes
-    rows.append(("live peak", bytes_text(live), ""))
-    for name, nbytes in (
-        ("workspace", memory.workspace_bytes),
-        ("rounding to blocks", allocated - live - memory.workspace_bytes),
-        ("fragmentation", reserved - allocated),
-    ):
-        rows += [(name, bytes_text(nbytes), "")] if nbytes > 0 else []
-    rows.append(("reserved", bytes_text(reserved), ""))
-    return Sheet("What fills the peak", ("|group", ">bytes", "in letters"), rows, total=True)
-
-
-def _rows_of(kind: str, nbytes: int, prediction: ModelPrediction) -> list[tuple[str, str, str]]:
-    """A kind of group, and its details where there are several."""
-    details = {group: size for group, size in prediction.memory.groups.items() if kind_of(group) == kind}
-    if len(details) == 1:
-        (group,) = details
-        return [(group, bytes_text(nbytes), prediction.formulas.get(group, ""))]
-    shown = [(kind, bytes_text(nbytes), "")]
-    for group, size in details.items():
-        name = group.removeprefix(kind).strip() or "other"
-        shown.append((f"  {name}", bytes_text(size), prediction.formulas.get(group, "")))
-    return shown
 
 
 def time_table(report: ModelReport) -> Sheet:

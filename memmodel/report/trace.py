@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from memmodel.groups import KV_CACHE, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.report.formulas import expressions, rows
+from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
 from memmodel.report.tables import ROWS, attention_words, in_words_of, tensor_sheet, verdict
 from memmodel.units import bytes_text, percent_text
@@ -22,6 +24,8 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
     yield Text()
     yield verdict(trace.memory)
     yield below(Sheet("", ("one step", ""), list(_numbers(trace))))
+    if set(by_kind(trace.memory.groups)) & {PARAMETERS, OPTIMIZER, KV_CACHE}:
+        yield below(group_table(trace.memory, {}))
     yield below(_formulas(trace))
     if trace.lines:
         yield below(_line_table(trace))

@@ -141,7 +141,7 @@ def test_commands_in_the_examples_have_valid_options() -> None:
         ("`memmodel predict --sequence 4`\n", "No such option '--sequence'"),
         ("```sh\nmemmodel predikt   # soon\n```\n", "no such command"),
         ("    $ memmodel max --step x\n", "--step x: expected a whole number"),
-        ("```sh\nmemmodel trace --at N=4\n```\n", "Missing argument"),
+        ("```sh\nmemmodel replay --json\n```\n", "Missing argument"),
     ],
 )
 def test_a_wrong_command_would_be_noticed(page: str, wrong: str) -> None:

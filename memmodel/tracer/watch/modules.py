@@ -104,6 +104,7 @@ def _fake(tensor: Tensor, name: str, watcher: Watcher) -> Tensor:
         fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
         watcher.leaves.append(fake)
     watcher.name_input(fake, name)
+    watcher.belonging.parameter(fake)
     return fake
 
 

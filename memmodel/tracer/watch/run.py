@@ -76,6 +76,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     with told_as_theirs(), ExitStack() as stack:
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
+        stack.enter_context(watcher.belonging.watching())
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
@@ -117,6 +118,7 @@ class Run:
         if isinstance(self.function, torch.nn.Module):
             for name, tensor in (*self.function.named_parameters(), *self.function.named_buffers()):
                 self.watcher.name_input(tensor, name)
+                self.watcher.belonging.parameter(tensor)
         for given in self.setting.inputs:
             self.arguments[given.name] = self._input(given, sizes)
         self.arguments = bound(self.function, self.arguments)
@@ -173,6 +175,7 @@ class Run:
     def backward_begins(self, roots: Sequence[Any], mark: bool = True) -> None:
         """Autograd is about to run: note what it kept."""
         watcher = self.watcher
+        watcher.belonging.kept |= watcher.alive()  # also what checkpoints hold, which no node saves
         with watcher.unseen():
             found = [(watcher.key_of(x), node) for node, x in saved_tensors(roots)]
         for key, node in found:
@@ -202,6 +205,7 @@ class Run:
         if isinstance(self.function, torch.nn.Module):
             yield from self.function.parameters()
         yield from self.watcher.leaves
+        yield from self.watcher.belonging.parameters()
 
     def _name_gradients(self) -> None:
         for leaf in self._leaves():

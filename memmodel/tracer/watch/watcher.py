@@ -33,6 +33,7 @@ from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
 from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
 from memmodel.tracer.private.fake import fake_of, is_fake
+from memmodel.tracer.watch.belonging import Belonging
 from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.storages import Storages
@@ -81,6 +82,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.owners = Owners(self, device)
         self.nodes = Nodes(self)
+        self.belonging = Belonging(self)
         self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
         self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
 
@@ -88,12 +90,17 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def program(self) -> Program:
         """What was seen so far; constants that the code brought along stand among the inputs."""
         at = next((i for i, e in enumerate(self.events) if isinstance(e, Mark) and e.phase == "inputs"), -1) + 1
-        return Program([*self.events[:at], *self._constants, *self.events[at:]], self.names, self.gradients)
+        events = [*self.events[:at], *self._constants, *self.events[at:]]
+        return Program(events, self.names, self.gradients, self.belonging.groups(events, self.owners.of))
 
     @property
     def uses(self) -> dict[int, int]:
         """Storage -> place among the program's events where an operator last touched it."""
         return {key: use + len(self._constants) for key, use in self.last_use.items()}
+
+    def alive(self) -> frozenset[int]:
+        """The storages that are alive."""
+        return frozenset(self._references)
 
     def mark(self, phase: str) -> None:
         """Begin a phase."""
@@ -140,6 +147,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = self._new_key()
         self._keys[address] = key
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
+        self.belonging.born(key, self.backward)
         shape = plain_dims(tensor.shape)
         event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self.site(), role)
         if at is None:
@@ -216,6 +224,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             for given in tensors_in((args, kwargs)):
                 if not is_fake(given):
                     self.brought_along(given)
+            self.belonging.operator(func, args)
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
             out = laid_out(func, args, computed(func, args, kwargs))
