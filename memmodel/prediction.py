@@ -226,14 +226,29 @@ class Computed(Sequence[T]):
         return tuple, (self._read(),)
 
 
+class Model(NamedTuple):
+    """The model that a layer is of.
+
+    Attributes:
+        name: in the list of models. layers: how many it has.
+        cache_bytes: keys and values of all layers, batch and pages included; a layer with a window keeps its keys
+            alone, latent attention its latents. None in training, which has no cache.
+    """
+
+    name: str
+    layers: int
+    cache_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Report(Renderable):
-    """Predictions for several algorithms on one GPU, with mitigations and assumptions."""
+    """Predictions for several algorithms on one GPU, with mitigations and assumptions; the model of `like`, if any."""
 
     gpu: Gpu
     predictions: tuple[Prediction, ...]
     mitigations: Sequence[Mitigation]
     assumptions: tuple[str, ...]
+    model: Model | None = None
 
     def __getitem__(self, algorithm: str) -> Prediction:
         """The prediction of an algorithm. Raises UsageError, which lists the algorithms predicted."""

@@ -17,6 +17,7 @@ from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.model.catalogue import model_shape
+from memmodel.model.one_layer import model_of
 from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
 from memmodel.step import device_of, memory_of, other_kernels, time_or_why
@@ -146,11 +147,11 @@ def predict(
         torch=torch,
     )
     check_splits(cases[0])
-    first = by_default(cases[0], like)
+    first, model = by_default(cases[0], like), None if like is None else model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
         report = predict_cases(cases, one, config, calibration)
-        return replace(report, assumptions=(first, *report.assumptions))
+        return replace(report, assumptions=(first, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
 

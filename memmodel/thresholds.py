@@ -11,6 +11,7 @@ from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import Mask
+from memmodel.model.one_layer import model_of
 from memmodel.prediction import Memory
 from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, room_bytes
@@ -34,6 +35,8 @@ class Threshold:
         memory: at the largest size; None if none fits.
         closed_form: the largest size by the live peak's formula alone, without allocator rounding; None without a
             formula.
+        all_layers: the largest size at which keys and values of all layers of a model fit, without its weights; None
+            where no model is named, or its caches do not grow with the size.
     """
 
     gpu: Gpu
@@ -44,6 +47,7 @@ class Threshold:
     first_failing: int | None
     memory: Memory | None
     closed_form: int | None
+    all_layers: int | None = None
 
 
 def resized(case: Case, over: str, size: int) -> Case:
@@ -63,12 +67,19 @@ def resized(case: Case, over: str, size: int) -> Case:
 
 
 def threshold(
-    case: Case, gpu: str | Gpu, over: str = "seq", step: int = 1, config: AllocatorConfig | None = None
+    case: Case,
+    gpu: str | Gpu,
+    over: str = "seq",
+    step: int = 1,
+    config: AllocatorConfig | None = None,
+    like: str | None = None,
 ) -> Threshold:
     """The largest multiple of `step` that fits on the GPU, and the next, which does not; both are predicted in full.
 
     Heads come in groups that share a key/value head, so that their sizes are also multiples of a group; kv heads are
-    divisors of heads. Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
+    divisors of heads. `like` names the model that the case is a layer of.
+
+    Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
     over, step = choice("size", str(over).replace("-", "_"), OVER), check_size("step", step)
     gpu = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
@@ -91,7 +102,22 @@ def threshold(
     at, by_formula = resized(case, over, size or sizes[0]), closed_form(case, gpu, over)
     memory = memory_of(record(at), at.torch, gpu, config) if count else None
     closed = None if by_formula is None else min(by_formula, sizes[-1])
-    return Threshold(gpu, at, over, step, size, first, memory, closed)
+    all_layers = None if like is None else _all_layers(like, at, gpu, over, sizes)
+    return Threshold(gpu, at, over, step, size, first, memory, closed, all_layers)
+
+
+def _all_layers(like: str, case: Case, gpu: Gpu, over: str, sizes: Sequence[int]) -> int | None:
+    """The largest size at which keys and values of all layers fit in the GPU's room; 0 for none."""
+    room = room_bytes(gpu)
+
+    def kept(size: int) -> int | None:
+        model = model_of(like, resized(case, over, size))
+        return model and model.cache_bytes
+
+    if over not in ("kv_seq", "batch") or kept(sizes[0]) is None:
+        return None
+    count = last_true(lambda count: (kept(sizes[count - 1]) or 0) <= (room or 0), len(sizes))
+    return sizes[count - 1] if count else 0
 
 
 def _sizes(case: Case, over: str, step: int) -> Sequence[int]:

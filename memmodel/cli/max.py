@@ -23,7 +23,8 @@ def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     from memmodel.thresholds import threshold
 
     cases = cases_of(asked.algorithms, **asked.case)
-    found = [threshold(case, gpu, over, step, asked.allocator) for case in cases for gpu in asked.gpus]
+    like = asked.case.get("like")
+    found = [threshold(case, gpu, over, step, asked.allocator, like) for case in cases for gpu in asked.gpus]
     if as_json:
         from memmodel.report.json import encoded
 

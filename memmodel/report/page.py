@@ -7,7 +7,7 @@ from memmodel.pictures.page import Known, Page
 from memmodel.rendering import Drawing
 from memmodel.report.formulas import rows, symbol_names
 from memmodel.report.sheet import Bullets, Formula, Sheet, Verdict
-from memmodel.report.tables import SCOPE, account, comparison, mitigations, notes_of, verdicts
+from memmodel.report.tables import account, comparison, mitigations, notes_of, scope, verdicts
 
 _TENSORS = 10  # rows of an account
 
@@ -33,7 +33,7 @@ def parts(page: Page) -> Iterator[Part]:
             yield Sheet(f"Formulas of {prediction.title}", columns, closed, symbol_names(forms))
     if page.known:
         yield _accuracy(page)
-    yield Bullets("Assumed", [SCOPE, *report.assumptions, *notes_of(report)])
+    yield Bullets("Assumed", [*scope(report), *report.assumptions, *notes_of(report)])
 
 
 def _accuracy(page: Page) -> Sheet:

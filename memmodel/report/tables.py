@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 _SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns
 SCOPE = "one layer's attention from q, k and v: no weights, projections or optimizer"
+
+
+def scope(report: Report) -> list[str]:
+    """What the figures are of; and of how many layers that is one."""
+    if report.model is None:
+        return [SCOPE]
+    of_all = report.model.cache_bytes
+    caches = "" if of_all is None else f"; K and V caches of all layers: {bytes_text(of_all)}"
+    return [SCOPE, f"one layer of {report.model.layers}{caches}"]
+
+
 _TENSORS_SHOWN = 8  # the largest at the peak; --explain shows all
 
 
@@ -29,7 +40,7 @@ def report_parts(report: Report) -> Iterator[Any]:
     """The first screen, part by part."""
     first = report.predictions[0]
     yield Text.assemble((report.gpu.name, "bold"), f": {first.case.describe()}")
-    yield Text(SCOPE, style="dim")
+    yield Text("\n".join(scope(report)), style="dim")
     yield Text()
     yield from verdicts(report)
     for start in range(0, len(report.predictions), _SIDE_BY_SIDE):
@@ -56,7 +67,7 @@ def side_by_side_parts(several: SideBySide) -> Iterator[Any]:
     """A table for each algorithm with a row for each GPU, then what is assumed."""
     first = several.reports[0].predictions[0]
     yield Text(first.case.describe(), style="bold")
-    yield Text(SCOPE, style="dim")
+    yield Text("\n".join(scope(several.reports[0])), style="dim")
     for algorithm in dict.fromkeys(p.case.algorithm for report in several for p in report):
         yield below(gpus_compared(several, algorithm))
     yield below(Bullets("Assumed", _of_each_gpu((report.gpu, report.assumptions) for report in several)))
@@ -275,6 +286,9 @@ def threshold_table(thresholds: Sequence["Threshold"]) -> Sheet:
     else:
         cells = {name: cell for name, cell in _THRESHOLD.items() if name != ">allocated"}  # for 80 columns
     caption = "by formula: the largest whose live peak alone fits, without the allocator's blocks and segments"
+    if any(t.all_layers is not None for t in thresholds):
+        cells[">all layers"] = lambda t: f"{t.all_layers:,}"
+        caption += "; all layers: the largest at which their K and V caches fit, without weights"
     return Sheet(
         title, tuple(cells), [tuple(cell(t) for cell in cells.values()) for t in thresholds], caption, wrap=True
     )

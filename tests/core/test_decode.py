@@ -153,6 +153,42 @@ def test_the_largest_context_and_batch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("like", "layers", "tokens"),
+    [
+        ("llama-3-70b", 80, 80 * 131072),
+        ("gemma-2-9b", 42, 21 * (131072 + 4096)),  # every other layer has a window of 4096
+    ],
+)
+@pytest.mark.parametrize(("given", "size"), [({}, 2), ({"cache_dtype": "fp8"}, 1)])
+def test_caches_of_all_layers(like: str, layers: int, tokens: int, given: dict[str, Any], size: int) -> None:
+    """40 GiB for Llama-3-70B at 128k in bf16: 80 layers of 8 heads of 128, keys and values."""
+    report = predict("H100", "decode", like=like, seq=1, kv_seq=131072, phase="inference", **given)
+    heads, dim = {"llama-3-70b": (8, 128), "gemma-2-9b": (8, 256)}[like]
+    assert report.model == (like, layers, 2 * size * heads * dim * tokens)
+    if (like, size) == ("llama-3-70b", 2):
+        assert "one layer of 80; K and V caches of all layers: 40.00 GiB" in str(report)
+    (found,) = (
+        threshold(case, report.gpu, "kv_seq", 1024, like=like)
+        for case in cases_of(["decode"], like=like, seq=1, kv_seq=4096, phase="inference", **given)
+    )
+    room = room_bytes(report.gpu)
+    assert room is not None
+    assert found.all_layers is not None
+    if like == "llama-3-70b":
+        assert found.all_layers == room // (80 * 2 * size * heads * dim) // 1024 * 1024
+    else:
+        most = (room - 21 * 2 * size * heads * dim * 4096) // (21 * 2 * size * heads * dim)
+        assert found.all_layers == most // 1024 * 1024
+
+
+def test_other_heads_than_the_models_are_not_its_cache() -> None:
+    report = predict("H100", "decode", like="llama-3-70b", kv_heads=4, seq=1, kv_seq=4096, phase="inference")
+    assert report.model == ("llama-3-70b", 80, None)
+    assert predict("H100", "flash", like="bert-base").model is None  # no decoder
+    assert predict("H100", "flash", like="llama-3-70b").model == ("llama-3-70b", 80, None)  # training keeps no cache
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"page_size": 0}, "page-size 0: expected a whole number of at least 1"),

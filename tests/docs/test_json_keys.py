@@ -22,6 +22,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "object": (dict,),
 }
+_DECODED = "max --like gpt2 --phase inference -a decode --seq 1 --over kv-seq --step 65536 --json"
 COMMANDS = {
     "predict": (
         "predict --gpu H100 --seq 16384 --json",
@@ -29,13 +30,16 @@ COMMANDS = {
         "predict --gpu A10 --json",
         "predict --gpu A10 -a sdpa --kv-heads 8 --mask window --window 64 --json",
         "predict --gpu T4 --json",
+        "predict --like gpt2 --phase inference -a decode --seq 1 --kv-seq 64 --page-size 16 --cache-dtype fp8 "
+        "--num-splits 1 --json",
+        "predict --like gpt2 --json",
     ),
     "model": (
         "model --like gpt2 --gpu H100 --seq 512 --json",
         "model --like gpt2 --gpu T4 --seq 256 --attention naive --json",
         "model --like gpt2 --phase decode --seq 512 --json",
     ),
-    "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json"),
+    "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json", _DECODED),
     "formulas": ("formulas naive --json",),
     "gpus": ("gpus --json", "gpus A100 --json"),
     "models": ("models --json",),
