@@ -106,7 +106,8 @@ class Time(NamedTuple):
         shares: seconds by ceiling, the largest first.
         kernels: each kernel with its ceilings, in order of launch.
         basis: "datasheet" (a roofline and lower bound), "community" (calibrated with other people's runs of that
-            GPU) or "local" (with this machine's). calibration: its name.
+            GPU), "transferred" (of another GPU) or "local" (with this machine's). calibration: its name.
+        low, high: seconds between which 90 % of such runs are expected; None for a bound.
     """
 
     seconds: float
@@ -116,6 +117,17 @@ class Time(NamedTuple):
     kernels: tuple[KernelTime, ...]
     basis: str
     calibration: str
+    low: float | None = None
+    high: float | None = None
+
+    def at_least(self, seconds: float) -> "Time":
+        """The same time where a bound is known: no end of its interval lies below it."""
+        most = max(self.seconds, seconds)
+        return self._replace(
+            seconds=most,
+            low=None if self.low is None else max(self.low, seconds),
+            high=None if self.high is None else max(self.high, most),
+        )
 
 
 class Refused(NamedTuple):

@@ -20,10 +20,11 @@ from memmodel.model.catalogue import model_shape
 from memmodel.model.one_layer import model_of
 from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
-from memmodel.step import device_of, memory_of, other_kernels, time_or_why
+from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
+from memmodel.timing.serving import chip_known, serves
 from memmodel.units import bytes_text
 from memmodel.work import Work
 
@@ -55,6 +56,7 @@ class Configuration(TypedDict, total=False):
     torch: str
     config: AllocatorConfig | None
     calibration: Calibration | None
+    kernel: str | None
 
 
 @overload
@@ -95,6 +97,7 @@ def predict(
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
+    kernel: str | None = None,
 ) -> Report | SideBySide:
     """Predict memory, work and time of one layer's attention on a GPU, for each algorithm.
 
@@ -122,6 +125,8 @@ def predict(
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
+        kernel: the serving stack's kernel, such as "vllm-fa3", whose time is expected of flash attention and
+            decoding in inference; without one, the first of `memmodel.timing.serving.kernel_names`.
 
     Raises UsageError for anything that is not a valid configuration.
     """
@@ -150,7 +155,7 @@ def predict(
     first, model = by_default(cases[0], like), None if like is None else model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
-        report = predict_cases(cases, one, config, calibration)
+        report = predict_cases(cases, one, config, calibration, kernel)
         return replace(report, assumptions=(first, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
@@ -218,21 +223,32 @@ def cases_of(
 
 
 def predict_cases(
-    cases: Sequence[Case], gpu: str | Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
+    cases: Sequence[Case],
+    gpu: str | Gpu,
+    config: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+    kernel: str | None = None,
 ) -> Report:
     """`predict` for checked cases."""
+    if kernel is not None and not any(map(serves, cases)):
+        raise UsageError(
+            f"kernel {kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
+            "--phase inference -a flash"
+        )
     for name, value, kind in (("config", config, AllocatorConfig), ("calibration", calibration, Calibration)):
         if not isinstance(value, kind | None):
             raise UsageError(f"{name} {shortened(value)}: expected a memmodel {kind.__name__}, or none")
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
     rates = calibration or community(device.id)
-    predictions = tuple(predict_case(case, device, config, rates) for case in cases)
+    served = calibration is None or kernel is not None
+    shown = None if served and all(map(serves, cases)) else rates  # a serving kernel's origin is in its notes
+    predictions = tuple(predict_case(case, device, config, rates, served, kernel) for case in cases)
     return Report(
         device,
         predictions,
         Computed(lambda: mitigations(predictions, device, config)),
-        (*assumptions(cases[0], device, config, rates), *_left_out(cases)),
+        (*assumptions(cases[0], device, config, shown), *_left_out(cases)),
     )
 
 
@@ -260,9 +276,17 @@ def own_arch(gpu: Gpu) -> int | None:
 
 
 def predict_case(
-    case: Case, gpu: Gpu, config: AllocatorConfig | None = None, calibration: Calibration | None = None
+    case: Case,
+    gpu: Gpu,
+    config: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+    served: bool = True,
+    kernel: str | None = None,
 ) -> Prediction:
-    """One case on one GPU; its time by the datasheet and, with a calibration, by that too."""
+    """One case on one GPU; its time by the datasheet and, where there are rates, the one to expect.
+
+    Attention that stacks serve has their kernel's time, unless not `served`: then the calibration's.
+    """
     tape = recorded(case.lettered(), sites=True)
     program = tape.program
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
@@ -277,10 +301,10 @@ def predict_case(
             f"without a mask the {case.seq} new tokens see one another; drafts are verified with --mask causal"
         )
     time, missing = _time(program, Machine(gpu))
-    measured = Machine(gpu, calibration, torch=parse_torch_version(case.torch))
-    calibrated, unknown = (None, []) if calibration is None else _time(program, measured)
-    if calibrated is None and time is not None:
-        missing += [note.replace("no time:", "no expected time:") for note in unknown]
+    calibrated, unknown = _expected(case, program, gpu, calibration, served, kernel)
+    if time is not None:
+        calibrated = calibrated and calibrated.at_least(time.seconds)
+        missing += unknown
     return Prediction(
         case,
         algorithm(case.algorithm).title,
@@ -293,6 +317,18 @@ def predict_case(
         (*notes, *(f"{op}: {what}" for op, what in tape.unknown.items()), *missing),
         attention_kernels((choice, None) for choice in tape.choices),
     )
+
+
+def _expected(
+    case: Case, program: Program, gpu: Gpu, calibration: Calibration | None, served: bool, kernel: str | None
+) -> tuple[Time | None, list[str]]:
+    """The time to expect (None where there is none), and notes on it."""
+    if served and serves(case) and chip_known(gpu):
+        return served_time(case, gpu, kernel)
+    if calibration is None:
+        return None, []
+    time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch)))
+    return time, [note.replace("no time:", "no expected time:") for note in notes]
 
 
 def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:

@@ -4,6 +4,7 @@ Programs come from recording tensors and from the tracer alike.
 """
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
+from memmodel.case import Case
 from memmodel.cublas import workspace
 from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
@@ -15,7 +16,9 @@ from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_seconds
+from memmodel.timing.serving import kernel_names, serving_call
 from memmodel.timing.terms import exp_known
+from memmodel.units import seconds_text
 
 STEPS = 3  # the first two fill the allocator's cache, the third is reported
 
@@ -131,6 +134,40 @@ def time_of(program: Program, machine: Machine) -> Time:
     calibration = machine.calibration
     name = "datasheet" if calibration is None else calibration.name
     return Time(sum(seconds.values()), seconds, next(iter(shares), "nothing"), shares, kernels, machine.basis, name)
+
+
+def served_time(case: Case, gpu: Gpu, kernel: str | None = None) -> tuple[Time, list[str]]:
+    """The time to expect of a case in a serving stack, by the GPU's default kernel or a named one, and notes on it.
+
+    Raises UsageError for an unknown kernel, and for a GPU whose data lack a value that it needs.
+    """
+    call = serving_call(case, gpu, kernel)
+    shares, found = share_by_ceiling([call.time]), call.kernel
+    basis = "community" if found.relation == "measured" else "transferred"
+    seconds = call.time.seconds
+    time = Time(
+        seconds,
+        {"forward": seconds},
+        next(iter(shares)),
+        shares,
+        (call.time,),
+        basis,
+        found.origin,
+        call.low,
+        call.high,
+    )
+    return time, [
+        f"time, expected: a {call.phase} call, {found.origin}",
+        *call.notes,
+        *_by_others(case, gpu, found.name),
+    ]
+
+
+def _by_others(case: Case, gpu: Gpu, taken: str) -> list[str]:
+    """A note on what other serving kernels take for the same case."""
+    others = [name for name in kernel_names(gpu) if name != taken]
+    times = [f"{name} {seconds_text(serving_call(case, gpu, name).time.seconds)}" for name in others]
+    return [f"other serving kernels (--kernel): {', '.join(times)}"] if times else []
 
 
 def time_or_why(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:

@@ -13,6 +13,7 @@ from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.memory import Printed, numbers
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import everything, rows
+from memmodel_evidence.serving_judging import serving_times
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
 from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source
@@ -26,9 +27,9 @@ def accuracy(*ledgers: str) -> Accuracy:
 
 
 def judge_others(ledger: Ledger) -> Accuracy:
-    """Judge other people's runs: the memory of the tables, and every time."""
+    """Judge other people's runs: the memory of the tables, every time, and the serving kernels."""
     left_out: Counter[str] = Counter()
-    judged = [*_memory(), *_times(ledger, left_out)]
+    judged = [*_memory(), *_times(ledger, left_out), *serving_times()]
     return Accuracy(tuple(judged), left_out)
 
 

@@ -4,6 +4,7 @@ How other people's runs are judged (`memmodel accuracy` of a package without the
 of a roofline picture. Written after a change of the model; a test holds both files to what is computed.
 """
 
+import gzip
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from memmodel.work import Work
 from memmodel_evidence.judging import judge_others
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import everything
+from memmodel_evidence.serving import kernel_tables
 from memmodel_evidence.times import PHASES, machine_of, predicted_seconds, times
 from memmodel_validate.accuracy import AT_RELEASE, release_lines
 from memmodel_validate.ledger import Run, Source
@@ -25,8 +27,13 @@ from memmodel_validate.measured_points import POINTS, Recorded
 
 def accuracy_lines() -> Iterator[bytes]:
     """The file of `memmodel_validate.accuracy.at_release`."""
-    ledger = everything()
-    return release_lines(judge_others(ledger), {source.gpu: source.gpu_id for source in ledger.sources.values()})
+    return release_lines(judge_others(everything()), gpu_ids())
+
+
+def gpu_ids() -> dict[str, str]:
+    """The database ids of the GPUs on record, by their names there."""
+    recorded = {source.gpu: source.gpu_id for source in everything().sources.values()}
+    return recorded | {table.gpu.name: table.gpu.id for table in kernel_tables()}
 
 
 def points() -> Iterator[Recorded]:
@@ -56,8 +63,9 @@ def _points(run: Run, source: Source) -> Iterator[Recorded]:
 
 
 def write(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file of lines."""
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    """Write a file of lines, compressed where its name says so; the same lines give the same bytes."""
+    text = b"".join(line + b"\n" for line in lines)
+    path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
 if __name__ == "__main__":

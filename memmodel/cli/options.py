@@ -115,6 +115,12 @@ def _model_names() -> list[str]:
     return list(models())
 
 
+def _kernel_names() -> list[str]:
+    from memmodel.timing.serving.stacks import RULES
+
+    return list(RULES)
+
+
 _SIZES = {
     "batch": "Sequences in the batch. [default: 1]",
     "heads": "Query heads. [default: 32]",
@@ -241,6 +247,15 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
             help="Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
         ),
     ),
+    "serving": (
+        click.option(
+            "--kernel",
+            metavar="NAME",
+            cls=NamesOption,
+            names=_kernel_names,
+            help="Whose time is expected of flash and decode in inference: {names}. [default: vLLM's on the GPU]",
+        ),
+    ),
 }
 _SETTING = (
     *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
@@ -255,7 +270,7 @@ def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
     The groups are "gpu" (or "gpus", or "any gpus" where none is a choice), "case" or (with ranges of sizes) "ranges",
-    "algorithms", "allocator" and "rates"; of a whole model, "model" and "setting".
+    "algorithms", "allocator", "rates" and "serving"; of a whole model, "model" and "setting".
     """
 
     def decorate(function: Function) -> Function:
@@ -365,7 +380,7 @@ class Inputs:
         """The prediction on each GPU."""
         from memmodel.predictor import predict
 
-        given = {"config": self.allocator, **self.case}
+        given = {"config": self.allocator, "kernel": self.given.get("kernel"), **self.case}
         pairs = zip(self.gpus, self.calibrations, strict=True)
         return [predict(gpu, self.algorithms, calibration=rates, **given) for gpu, rates in pairs]
 

@@ -12,7 +12,7 @@ from memmodel.cli.output import print_json, show
     "memmodel predict --like llama-3-8b --seq 8k --gpu H100 --phase inference",
     "memmodel predict --gpu A100,H100,B200 --seq 16384",
 )
-@inputs("gpus", "case", "algorithms", "allocator", "rates")
+@inputs("gpus", "case", "algorithms", "allocator", "rates", "serving")
 @click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @json_option
 def command(asked: Inputs, explain: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from memmodel.account import TensorRecord
 from memmodel.dtypes import short_name
 from memmodel.gpus import Gpu
 from memmodel.origin import wildcard
-from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide
+from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
@@ -147,8 +147,16 @@ ROWS: tuple[tuple[str, Callable[[Any], str]], ...] = (  # of a prediction, and o
     ("intensity", lambda p: f"{number_text(float(p.work.intensity))} FLOP/B"),
     ("time, at least", lambda p: seconds_text(p.time.seconds) if p.time else "-"),
     ("time, expected", lambda p: seconds_text(p.calibrated.seconds) if p.calibrated else ""),
+    ("90 % of runs", lambda p: interval_text(p.calibrated)),
     ("limited by", lambda p: _binding(p)),
 )
+
+
+def interval_text(time: Time | None) -> str:
+    """The interval of an expected time; empty without one."""
+    if time is None or time.low is None or time.high is None:
+        return ""
+    return f"{seconds_text(time.low)} to {seconds_text(time.high)}"
 
 
 def _binding(result: Any) -> str:

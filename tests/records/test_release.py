@@ -7,7 +7,7 @@ import pytest
 from memmodel_evidence.judging import accuracy as computed
 from memmodel_evidence.judging import judge_others
 from memmodel_evidence.records import everything
-from memmodel_evidence.release import points
+from memmodel_evidence.release import gpu_ids, points
 from memmodel_validate import accuracy as judging
 from memmodel_validate.accuracy import accuracy, at_release, known_accuracy
 from memmodel_validate.accuracy_table import markdown
@@ -18,13 +18,13 @@ STALE = "run `python -m memmodel_evidence.release`"
 
 
 def test_the_shipped_accuracy_is_what_the_evidence_computes() -> None:
-    shipped, gpu_ids = at_release()
+    shipped, ids = at_release()
     now = judge_others(everything())
     assert shipped.left_out == now.left_out, STALE
     for before, after in zip(shipped.comparisons, now.comparisons, strict=True):
         near = replace(after, predicted=pytest.approx(after.predicted), roofline=pytest.approx(after.roofline))
         assert before == near, STALE
-    assert gpu_ids == {source.gpu: source.gpu_id for source in everything().sources.values()}
+    assert ids == gpu_ids()
 
 
 def test_the_shipped_points_are_what_the_evidence_computes() -> None:

@@ -12,6 +12,7 @@ from memmodel_evidence.fit import BACKWARD, completed, stored
 from memmodel_evidence.fits import FITS, Fit, fit_of, training_rows
 from memmodel_evidence.programs import program_of
 from memmodel_evidence.records import everything
+from memmodel_evidence.serving import kernel_tables
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
 from memmodel_validate.accuracy import accuracy
 from memmodel_validate.comparison import Comparison, summaries
@@ -170,6 +171,7 @@ def test_a_model_off_by_ten_per_cent_would_not_keep_it() -> None:
 def test_every_time_is_judged_or_left_out_with_a_reason() -> None:
     found = accuracy()
     all_times = sum(1 for run in everything().runs for _ in times(run))
+    all_times += sum(int(table.judged.sum()) for table in kernel_tables())
     assert sum(one.quantity != "memory" for one in found.comparisons) + found.left_out.total() == all_times
     assert all(found.left_out)
 

@@ -4,10 +4,11 @@ Memory is exact or not: a printed number counts where the model prints the same 
 are equal. Times are judged only on rows that no constant was fitted to, beside the datasheet's roofline on those rows.
 
 Our own runs are judged anew each time. Other people's need their scripts, which are in the repository (`evidence/`)
-and not in the package: in a checkout they are judged anew, elsewhere `data/accuracy.jsonl` says how they were at
+and not in the package: in a checkout they are judged anew, elsewhere `data/accuracy.jsonl.gz` says how they were at
 release. A test of the repository holds that file to what the evidence computes.
 """
 
+import gzip
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -23,7 +24,7 @@ from memmodel_validate.ledger import read
 from memmodel_validate.validation_runs import DATA, is_validation, judge_runs, shipped_runs
 
 EVIDENCE = "memmodel_evidence"  # by name: the evidence imports this package, never the other way round
-AT_RELEASE = DATA / "accuracy.jsonl"
+AT_RELEASE = DATA / "accuracy.jsonl.gz"
 
 
 def accuracy(*ledgers: str) -> Accuracy:
@@ -47,7 +48,7 @@ class _Header(msgspec.Struct):
 @cache
 def at_release() -> tuple[Accuracy, dict[str, str]]:
     """The judgement of other people's runs at release, and the database ids of their GPUs by name."""
-    first, *lines = AT_RELEASE.read_bytes().splitlines()
+    first, *lines = gzip.decompress(AT_RELEASE.read_bytes()).splitlines()
     header = msgspec.json.decode(first, type=_Header)
     decode = msgspec.json.Decoder(Comparison).decode
     note = f"other people's runs were compared when memmodel {__version__} was released; a checkout compares them anew"

@@ -10,7 +10,7 @@ from rich.text import Text
 from memmodel_validate.comparison import Accuracy, Summary, summaries
 
 SCHEMA = 1
-_COLUMNS = ("numbers", "exact", "mean", "median", "p90", "worst", "roofline")
+_COLUMNS = ("numbers", "exact", "median", "p90", "worst", "inside", "roofline")
 
 
 def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
@@ -25,6 +25,7 @@ def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
             table.add_row(f"  {one.gpu}: {one.subject}", *_cells(one))
     yield table
     yield Text("errors are |predicted / measured - 1| on rows that no constant was fitted to;")
+    yield Text("inside: measured times that lie in the interval stated for 90 % of them;")
     yield Text("roofline: the median error of a roofline on datasheet peaks, on the same rows\n")
     worst = [s for s in summaries(found.comparisons, by_subject=False) if s.worst > 0]
     for summary in worst:
@@ -40,8 +41,12 @@ def _cells(summary: Summary) -> list[str]:
     exact = "" if summary.exact is None else f"{summary.exact}"
     if summary.exact == summary.count:
         return [f"{summary.count}", exact, "", "", "", "", ""]
-    errors = (summary.mean, summary.median, summary.p90, summary.worst, summary.roofline)
-    return [f"{summary.count}", exact, *("" if e is None else f"{100 * e:.1f} %" for e in errors)]
+    inside = "" if summary.inside is None else f"{100 * summary.inside:.0f} %"
+    *errors, roofline = (
+        "" if error is None else f"{100 * error:.1f} %"
+        for error in (summary.median, summary.p90, summary.worst, summary.roofline)
+    )
+    return [f"{summary.count}", exact, *errors, inside, roofline]
 
 
 def markdown(found: Accuracy, by_table: bool) -> str:

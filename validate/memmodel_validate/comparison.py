@@ -17,6 +17,8 @@ QUANTITIES = (
     "flash forward time",
     "flash backward time",
     "flash step time",
+    "serving prefill time",
+    "serving decode time",
 )
 
 
@@ -28,6 +30,7 @@ class Comparison:
         gpu: as the source names it. quantity: of QUANTITIES. subject: table or implementation. what: the row in words.
         measured, predicted: in `unit`: "B", "s", or "" for counts. exact: for memory.
         roofline: the error of the datasheet's roofline; None where the GPU is not known.
+        low, high: the interval that the prediction states, in `unit`; None where it states none.
     """
 
     gpu: str
@@ -39,6 +42,18 @@ class Comparison:
     unit: str
     exact: bool | None = None
     roofline: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured number lies in the stated interval; None without one."""
+        return None if self.low is None or self.high is None else self.low <= self.measured <= self.high
+
+    @property
+    def width(self) -> float | None:
+        """The interval's length over the prediction; None without one."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / self.predicted
 
     @property
     def error(self) -> float:
@@ -85,6 +100,8 @@ class Summary:
         count: how many numbers. exact: how many of them are exact; None for times. p90: the 90th percentile.
         worst_row: the row with the worst error, in words. roofline: median error of the datasheet's roofline on the
             same rows; None where no GPU is known.
+        inside: share of the measured numbers that lie in the stated intervals. width: median of the intervals' lengths
+            over the prediction; None where no interval is stated.
     """
 
     gpu: str
@@ -98,6 +115,8 @@ class Summary:
     worst: float
     worst_row: str
     roofline: float | None
+    inside: float | None = None
+    width: float | None = None
 
 
 def summaries(comparisons: Iterable[Comparison], by_subject: bool = True) -> list[Summary]:
@@ -115,6 +134,8 @@ def _summary(gpu: str, quantity: str, subject: str, found: Sequence[Comparison])
     exact = [one.exact for one in found if one.exact is not None]
     rooflines = [one.roofline for one in found if one.roofline is not None]
     worst = max(found, key=lambda one: one.error)
+    inside = [one.inside for one in found if one.inside is not None]
+    widths = [one.width for one in found if one.width is not None]
     return Summary(
         gpu,
         quantity,
@@ -127,4 +148,6 @@ def _summary(gpu: str, quantity: str, subject: str, found: Sequence[Comparison])
         worst=worst.error,
         worst_row=worst.what,
         roofline=median(rooflines) if rooflines else None,
+        inside=fmean(inside) if inside else None,
+        width=median(widths) if widths else None,
     )

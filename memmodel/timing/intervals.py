@@ -1,0 +1,53 @@
+"""Intervals of expected times: between which factors 90 % of unseen runs lie, by kind of program and origin of rates.
+
+`python -m memmodel_evidence.intervals` writes `data/time_intervals.json`: quantiles of measured over predicted times,
+of rows that the constants were not fitted to.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from memmodel.files import DATA, read_bytes
+from memmodel.program import Launch
+from memmodel.timing.ceiling import KernelTime
+from memmodel.timing.fused import is_flash
+from memmodel.timing.transfer import RELATED, relation_of
+
+_ENOUGH = 0.1  # share of the time at transferred rates from which the whole counts as transferred
+
+
+def kind_of(launches: Iterable[Launch]) -> str:
+    """The kind of a program: "flash", "compiled" or "eager", in "fp32" or "16 bits"."""
+    listed = list(launches)
+    if any(map(is_flash, listed)):
+        return "flash"
+    form = "compiled" if any(launch.kind == "fused" for launch in listed) else "eager"
+    halves = sum(launch.dtype.itemsize == 2 for launch in listed)
+    return f"{form} {'16 bits' if 2 * halves > len(listed) else 'fp32'}"
+
+
+def origin_of(kernels: Iterable[KernelTime]) -> str:
+    """Where the rates that decide are from: "measured", or the farthest relation of a good part of the time."""
+    seconds = {"measured": 0.0, **dict.fromkeys(RELATED, 0.0)}
+    for kernel in kernels:
+        seconds[relation_of(kernel.binding.source)] += kernel.binding.seconds
+    total = sum(seconds.values())
+    for relation in ("other", "architecture"):
+        if seconds[relation] > _ENOUGH * total:
+            return relation
+    return "measured"
+
+
+@cache
+def table() -> Any:
+    """Factors (low, high) by kind and origin."""
+    return json.loads(read_bytes(os.path.join(DATA, "time_intervals.json")))
+
+
+def factors(kind: str, origin: str) -> tuple[float, float]:
+    """The ends of an interval, over the expected time."""
+    low, high = table()[kind][origin]
+    return low, high

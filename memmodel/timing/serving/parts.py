@@ -1,0 +1,36 @@
+"""The time of a call, part by part. Seconds are floats, or arrays with an element for each row of a table."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from memmodel.dims import maximum
+
+Seconds = Any
+
+
+class Parts(NamedTuple):
+    """Seconds of a call.
+
+    Attributes:
+        units: of the SMs' arithmetic, all of them busy. memory: of bytes from and to memory, each once.
+        beside: by name, what comes on top of the longer of the two.
+    """
+
+    units: Seconds
+    memory: Seconds
+    beside: Mapping[str, Seconds]
+
+    @property
+    def seconds(self) -> Seconds:
+        """Of the whole call."""
+        return maximum(self.units, self.memory) + sum(self.beside.values())
+
+
+def bytes_of_queries(case: Any) -> Any:
+    """Bytes of Q and O."""
+    return case.batch * case.heads * case.seq * (case.head_dim + case.value_dim) * case.dtype.itemsize
+
+
+def bytes_of_a_key(case: Any) -> Any:
+    """Bytes of one position's K and V, in all sequences and kv heads."""
+    return case.batch * case.kv_heads * (case.head_dim + case.value_dim) * case.dtype.itemsize
