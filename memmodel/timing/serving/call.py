@@ -47,6 +47,8 @@ def serving_call(case: Case, gpu: Gpu, name: str | None = None) -> Call:
     phase = phase_of(case)
     run, notes = as_run(case, kernel.name), []
     if phase == "decode":
+        if case.cache.dtype is not None:
+            notes.append("kernels with a cache of fewer bytes were not measured: fewer bytes, as many clocks a key")
         single = bool(rule_of(kernel.name, gpu.arch).single(run, chip))
         parts = decode_parts(run, chip, kernel.decode(single))
     else:

@@ -80,7 +80,8 @@ def decode_parts(case: Case, chip: Chip, kernel: Decode) -> Parts:
     """Seconds of `case.seq` new tokens a sequence (one, or a few) over `case.kv_seq` keys."""
     keys = case.kv_seq if case.mask.window is None else minimum(case.kv_seq, case.mask.window + case.seq - 1)
     grid = _grid(case, keys, chip, kernel)
-    cache = bytes_of_a_key(case) * keys * (kernel.itemsize or case.dtype.itemsize) / case.dtype.itemsize
+    itemsize = case.cache.dtype.itemsize if case.cache.dtype else kernel.itemsize or case.dtype.itemsize
+    cache = bytes_of_a_key(case) * keys * itemsize / case.dtype.itemsize
     missed = minimum(1.0, maximum(0.0, (cache / chip.l2 - kernel.cap) / kernel.width))
     near = kernel.l2_rate * chip.sms * chip.clock
     hbm = (cache + bytes_of_queries(case)) * missed * (1 + kernel.loss) / chip.bandwidth
