@@ -214,9 +214,18 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option(
             "--loss",
             metavar="LOSS",
-            help="full, chunked, or fused with the head. [default: full]",
+            help="full (in fp32), native (in --dtype), chunked, or fused with the head. [default: full]",
         ),
         click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
+        click.option("--lora", type=SIZE, metavar="RANK", help="Freeze the model; adapters of this rank learn."),
+        click.option("--lora-targets", metavar="NAMES", help="Linear layers with an adapter, or all. [default: q,v]"),
+        click.option("--lora-dtype", metavar="TYPE", help="Of adapters: fp32, or the model's. [default: fp32]"),
+        click.option("--lora-dropout", type=float, help="Its probability, on adapters' inputs. [default: 0]"),
+        click.option("--dora", is_flag=True, default=None, help="With DoRA's magnitudes."),
+        click.option("--qlora", is_flag=True, default=None, help="With the frozen linear layers in NF4."),
+        click.option("--masters", is_flag=True, default=None, help="fp32 copies of parameters and of gradients."),
+        click.option("--in-backward", is_flag=True, default=None, help="Update each parameter as its gradient comes."),
+        click.option("--keep-logits", is_flag=True, default=None, help="The caller holds the logits in backward."),
         click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
         click.option(
             "--quantize",
@@ -259,6 +268,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
 }
 _SETTING = (
     *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
+    *("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora", "masters", "in_backward", "keep_logits"),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")

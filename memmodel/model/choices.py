@@ -6,7 +6,7 @@ from typing import Any
 
 from memmodel.case import check_size
 from memmodel.cublas import parse_torch_version
-from memmodel.dtypes import dtype
+from memmodel.dtypes import dtype, float32
 from memmodel.errors import UsageError, choice, shortened, unknown
 from memmodel.model.architecture import Architecture, layer_weights
 from memmodel.model.kv_cache import NAMES
@@ -14,6 +14,7 @@ from memmodel.model.quantization import FORMATS
 from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
+_LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 _FLAGS = ("clip", "fused_norms", "keep_logits", "masters", "in_backward")
 
 
@@ -24,8 +25,10 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     """
     known = [field.name for field in fields(ModelCase) if field.name not in ("arch", "device")]
     for name in given:
-        if name not in known:
-            raise unknown("setting", name, known)
+        if name not in (*known, *_LORA):
+            raise unknown("setting", name, [*known, *_LORA])
+    of_adapter = {name: given.pop(name) for name in _LORA if name in given}
+    given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
     case = ModelCase(arch, **values)
     _check_together(case)
@@ -63,6 +66,41 @@ def _names(field: str) -> Iterable[str]:
 
         return ("sdpa", *(name for name in ALGORITHMS if name != "decode"))
     return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES}.get(field, ())
+
+
+def _adapter(
+    arch: Architecture,
+    lora: Any = None,
+    lora_targets: Any = None,
+    lora_dtype: Any = None,
+    lora_dropout: Any = None,
+    dora: Any = None,
+    qlora: Any = None,
+) -> Adapter | None:
+    """Adapters of rank `lora`; None without one. Raises UsageError for parts of adapters where there are none."""
+    if lora is None:
+        parts = {"lora-targets": lora_targets, "lora-dtype": lora_dtype, "dora": dora, "qlora": qlora}
+        for name, value in parts.items():
+            if value:
+                raise UsageError(f"--{name} without adapters: give their rank too, such as --lora 16")
+        return None
+    names = lora_targets.split(",") if isinstance(lora_targets, str) else lora_targets
+    targets = tuple(name.strip() for name in names) if names else usual_targets(arch)
+    return Adapter(
+        check_size("lora", lora),
+        () if targets == ("all",) else targets,
+        dtype(lora_dtype or "fp32") is float32,
+        _probability(lora_dropout or 0.0),
+        _flag("dora", dora or False),
+        _flag("qlora", qlora or False),
+    )
+
+
+def usual_targets(arch: Architecture) -> tuple[str, ...]:
+    """The projections of queries and values, or what holds them (PEFT's defaults)."""
+    if arch.fused_qkv:
+        return ("qkv",)
+    return ("q_up" if arch.mla.q_rank else "q", "kv_up") if arch.mla else ("q", "v")
 
 
 def _flag(name: str, value: Any) -> bool:

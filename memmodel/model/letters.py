@@ -80,7 +80,10 @@ def _monomial(birth: Alloc, known: dict[int, str], case: ModelCase) -> tuple[Mon
     number = birth.dtype.itemsize
     product = birth.dtype.itemsize
     for place, size in enumerate(birth.shape):
-        letter = getattr(size, "letter", "") or known.get(int(size), "")
+        letter = getattr(size, "letter", "")
+        if not letter and place == 1 and len(birth.shape) > 2 and int(size) == case.seq:
+            letter = "n"
+        letter = letter or known.get(int(size), "")
         if place == 0 and len(birth.shape) > 1 and not letter and int(size) == case.batch:
             letter = "b"
         letters += letter.split("·") if letter else []

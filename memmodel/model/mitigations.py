@@ -6,11 +6,13 @@ from dataclasses import replace
 from memmodel.allocator import AllocatorConfig
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.model.choices import usual_targets
 from memmodel.model.program import program_of
-from memmodel.model.setting import ModelCase
+from memmodel.model.setting import Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak
 
+RANK = 16  # of suggested adapters
 Change = tuple[str, ModelCase, AllocatorConfig | None]
 
 
@@ -38,17 +40,24 @@ def _changes(case: ModelCase, before: Memory, config: AllocatorConfig | None) ->
     if case.checkpoint == "none":
         yield "recompute each layer: --checkpoint block", replace(case, checkpoint="block"), config
     for loss, words in (("chunked", "logits in chunks"), ("fused", "loss fused with the head")):
-        if case.loss == "full":
+        if case.loss in ("full", "native"):
             yield f"{words}: --loss {loss}", replace(case, loss=loss), config
     if case.batch > 1 and case.batch % 2 == 0:
         halved = replace(case, batch=case.batch // 2, accumulate=2 * case.accumulate)
         yield f"half the batch, accumulated: --batch {halved.batch} --accumulate {halved.accumulate}", halved, config
-    yield from _optimizers(case, config)
+    if before.fits is False:
+        yield from _optimizers(case, config)
 
 
 def _optimizers(case: ModelCase, config: AllocatorConfig | None) -> Iterator[Change]:
     from memmodel_kernels.optimizers import OPTIMIZERS
 
-    for name in ("adamw-fused", "adamw8bit"):
-        if name in OPTIMIZERS and name != case.optimizer:
+    if case.adapter is not None:
+        return
+    for name in ("adamw-fused", "adamw-8bit"):
+        if case.optimizer.startswith("adamw") and name != case.optimizer:
             yield f"{OPTIMIZERS[name].title}: --optimizer {name}", replace(case, optimizer=name), config
+    if not (case.in_backward or case.clip or case.masters or case.accumulate > 1):
+        yield "updates in backward: --in-backward", replace(case, in_backward=True), config
+    adapter = Adapter(RANK, usual_targets(case.arch))
+    yield f"adapters alone learn: --lora {RANK}", replace(case, adapter=adapter, masters=False), config

@@ -8,21 +8,15 @@ from rich.text import Text
 from memmodel.dtypes import short_name
 from memmodel.model.results import ModelPrediction, ModelReport
 from memmodel.model.serving import Serving
-from memmodel.model.setting import ModelCase
+from memmodel.model.setting import Adapter, ModelCase
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 _PLAIN = {
-    "checkpoint": "none",
-    "loss": "full",
-    "accumulate": 1,
-    "clip": False,
-    "dropout": 0.0,
-    "fused_norms": False,
-    "quantize": "none",
-    "kv_cache": "auto",
+    **{"checkpoint": "none", "loss": "full", "keep_logits": False, "fused_norms": False, "accumulate": 1},
+    **{"masters": False, "in_backward": False, "clip": False, "dropout": 0.0, "quantize": "none", "kv_cache": "auto"},
 }
 
 
@@ -57,10 +51,17 @@ def described(case: ModelCase) -> str:
         parts.append(case.optimizer)
     parts.append(f"attention {case.attention}")
     for name, usual in _PLAIN.items():
-        value = getattr(case, name)
+        value, words = getattr(case, name), name.replace("_", " ")
         if value != usual:
-            parts.append(name.replace("_", " ") if value is True else f"{name} {value}")
+            parts.append(words if value is True else f"{words} {value}")
+    if case.adapter:
+        parts.append(_of_adapter(case.adapter))
     return ", ".join(parts)
+
+
+def _of_adapter(adapter: Adapter) -> str:
+    kind = ("DoRA" if adapter.magnitudes else "LoRA") + (" on NF4" if adapter.four_bit else "")
+    return f"{kind} of rank {adapter.rank} on {', '.join(adapter.targets) or 'all linear layers'}"
 
 
 def _of_parameters(prediction: ModelPrediction) -> str:

@@ -35,7 +35,7 @@ COMMANDS = {
         "predict --like gpt2 --json",
     ),
     "model": (
-        "model --like gpt2 --gpu H100 --seq 512 --json",
+        "model --like gpt2 --gpu H100 --seq 512 --lora 4 --lora-targets qkv --json",
         "model --like gpt2 --gpu T4 --seq 256 --attention naive --json",
         "model --like gpt2 --phase decode --seq 512 --json",
     ),
