@@ -26,6 +26,7 @@ from memmodel.rules.normalization import layer_norm, rms_norm
 from memmodel.rules.optimizers import LISTS, on_each
 from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
+from memmodel.rules.routing import grouped_mm
 from memmodel.rules.scaled_dot_product import scaled_dot_product_attention
 from memmodel.tensors.autograd import Op, enable_grad, is_grad_enabled, no_grad, saved_tensors_hooks
 from memmodel.tensors.checkpoint import checkpoint
@@ -76,6 +77,7 @@ __all__ = [
     "float32",
     "float64",
     "full",
+    "grouped_mm",
     "int32",
     "int64",
     "is_grad_enabled",

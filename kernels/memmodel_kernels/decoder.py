@@ -6,12 +6,15 @@ and the lifetimes of variables, of Hugging Face's classes, so that it allocates 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from memmodel.masks import Mask
 from memmodel.model.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
+from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import linear
+from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import norm, rms_norm
 from memmodel_kernels.rotary import angles, turned
@@ -50,7 +53,9 @@ class Decoder:
         return linear(x, weights, name, self.adapter_dropout)
 
     def feed(self, x: Any, weights: Weights) -> Any:
-        """The feed-forward of a layer."""
+        """The feed-forward of a layer, or its mixture of experts."""
+        if "router.weight" in weights:
+            return mixture(x, weights, self.arch.activation, self.arch.moe)
         return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout)
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
@@ -65,7 +70,9 @@ class Shared(NamedTuple):
     window_mask: Any
 
 
-Cache = tuple[Any, Any]  # keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last
+# Keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last; of latent attention the latents (b, 1, m, rank)
+# and the turned channels (b, 1, m, rope).
+Cache = tuple[Any, Any]
 
 
 def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None) -> Any:
@@ -162,11 +169,15 @@ def self_attention(
     x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None = None
 ) -> Any:
     """Attention of the tokens x (b, n, hidden) on each other, and on those before them in the cache."""
-    q, k, v = _projected(x, model, weights)
-    if kind.rotary and shared.rotary:
-        q, k = turned(q, k, *shared.rotary)
-    if cache is not None:
-        k, v = _cached(k, v, cache)
+    if model.arch.mla:
+        kept = None if cache is None else partial(_cached, cache=cache)
+        q, k, v = latent_projections(x, model, weights, shared.rotary, kept)
+    else:
+        q, k, v = _projected(x, model, weights)
+        if kind.rotary and shared.rotary:
+            q, k = turned(q, k, *shared.rotary)
+        if cache is not None:
+            k, v = _cached(k, v, cache)
     mask = None if kind.attention == "F" else shared.window_mask
     if model.recompute == "attention" and q.requires_grad:
         out = checkpoint(model.attend, q, k, v, kind, mask)

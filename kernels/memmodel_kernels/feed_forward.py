@@ -23,16 +23,23 @@ def feed_forward(
     def project(value: Any, part: str) -> Any:
         return linear(value, weights, f"{name}.{part}", adapter_dropout)
 
-    act = activated(x, activation)
     if not activation.endswith("glu"):
-        return project(act(project(x, "up")), "down")
+        return project(activated(project(x, "up"), activation), "down")
     if f"{name}.gate_up.weight" in weights:
         gate, up = project(x, "gate_up").chunk(2, dim=-1)
-        return project(up * act(gate), "down")
-    return project(act(project(x, "gate")) * project(x, "up"), "down")
+        return project(up * activated(gate, activation), "down")
+    return project(activated(project(x, "gate"), activation) * project(x, "up"), "down")
 
 
-def activated(x: Any, activation: str) -> Callable[[Any], Any]:
-    """The activation as a function, by its name in an architecture."""
-    function, library = ACTIVATION[activation.removesuffix("-glu")], functional(x)
-    return lambda value: function(library, value)
+def activated(x: Any, activation: str) -> Any:
+    """The activation of x, by its name in an architecture."""
+    return ACTIVATION[activation.removesuffix("-glu")](functional(x), x)
+
+
+def gated(gate: Any, up: Any, activation: str) -> Any:
+    """The activation of a gate times what it lets through; gpt-oss clamps both, and adds one to that."""
+    if activation != "clamped-swiglu":
+        return activated(gate, activation) * up
+    gate = gate.clamp(max=7.0)
+    up = up.clamp(min=-7.0, max=7.0)
+    return (up + 1) * (gate * (gate * 1.702).sigmoid())

@@ -39,3 +39,15 @@ def _half_turned(x: Any) -> Any:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     return namespace(x).cat((-second, first), -1)
+
+
+def turned_pairs(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """The same where channels 2i and 2i + 1 are paired, without reordering them first (DeepSeek-V3)."""
+    half = cos.shape[-1] // 2
+    cos, sin = cos[..., :half].unsqueeze(1), sin[..., :half].unsqueeze(1)
+    xp = namespace(q)
+    q1, q2 = q[..., 0::2], q[..., 1::2]
+    k1, k2 = k[..., 0::2], k[..., 1::2]
+    q = xp.cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], dim=-1)
+    k = xp.cat([k1 * cos - k2 * sin, k2 * cos + k1 * sin], dim=-1)
+    return q, k

@@ -24,8 +24,9 @@ class Repetition(NamedTuple):
     period: int
 
     def fewest(self, layers: int) -> int:
-        """The fewest layers that show all there is: a first period, one to repeat, a last one, and the remainder."""
-        return self.before + 3 * self.period + (layers - self.before) % self.period
+        """The fewest layers that show all there is: a first, a period to repeat, and one layer or more that remain."""
+        rest = (layers - self.before - 1) % self.period
+        return self.before + 1 + self.period + (rest or self.period)
 
 
 def repetition(kinds: Sequence[Any]) -> Repetition:
@@ -105,7 +106,7 @@ class _Expansion:
 
     def __init__(self, few: Recording, more: Recording, repeats: Repetition, times: int) -> None:
         self.few, self.period, self.times = few, repeats.period, times
-        self.first = repeats.before + repeats.period  # the first layer of the period that is repeated
+        self.first = repeats.before + 1  # the first layer of the period that is repeated
         self.last = self.first + self.period  # the first layer after it
         self.blocks = list(few.blocks())
         self.outside = _outside(self.blocks, list(more.blocks()), times)

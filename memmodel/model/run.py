@@ -16,7 +16,7 @@ from memmodel.dtypes import float32, int64
 from memmodel.errors import UsageError, choice
 from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
-from memmodel.model.architecture import LayerKind, Weight, layer_weights, outer_weights
+from memmodel.model.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
 from memmodel.model.kv_cache import kept_tokens
 from memmodel.model.setting import SDPA, ModelCase
 from memmodel.model.weights import stored
@@ -60,8 +60,6 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
     """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs."""
     from memmodel_kernels.generation import next_token_logits
 
-    if case.arch.mla is not None:
-        raise UsageError(f"{case.phase} with latent attention is not modelled yet: take --phase train")
     model, _ = _decoder(xp, case, label)
     tokens = _indices(xp, label, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
     caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
@@ -75,11 +73,18 @@ def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, Any
     arch, made = case.arch, []
     tokens = case.seq if case.phase == "prefill" else kept_tokens(arch, arch.kind(layer).attention, case.seq)
     with _layer(xp, layer):
-        for name, width in (("k", arch.head_dim), ("v", arch.value_dim)):
-            kept = xp.zeros(case.batch, arch.kv_heads, tokens, width, dtype=getattr(xp, case.dtype.name))
+        for name, heads, width in _cached(arch):
+            kept = xp.zeros(case.batch, heads, tokens, width, dtype=getattr(xp, case.dtype.name))
             label(kept, f"layers.{layer}.{name}_cache", KV_CACHE)
             made.append(kept)
     return made[0], made[1]
+
+
+def _cached(arch: Architecture) -> tuple[tuple[str, Dim, Dim], tuple[str, Dim, Dim]]:
+    """Name, heads and channels of the two tensors that a layer caches."""
+    if arch.mla:
+        return ("latent", 1, arch.mla.kv_rank), ("turned", 1, arch.mla.rope)
+    return ("k", arch.kv_heads, arch.head_dim), ("v", arch.kv_heads, arch.value_dim)
 
 
 def _indices(xp: Any, label: Label, name: str, *shape: Dim) -> Any:
@@ -102,7 +107,8 @@ def _decoder(xp: Any, case: ModelCase, label: Label) -> tuple[Any, list[Any]]:
     layers = [_weights(xp, case, layer_weights(arch, kind), label, index) for index, kind in enumerate(arch.kinds())]
     parameters = [x for weights in (outer, *layers) for x in weights.values() if x.requires_grad]
     if arch.positions == "rotary":
-        outer[FREQUENCIES] = xp.zeros((arch.rotary_dim or arch.head_dim) // 2, dtype=getattr(xp, float32.name))
+        turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
+        outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
     model = Decoder(
         arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,

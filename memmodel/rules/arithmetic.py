@@ -35,6 +35,11 @@ class Sub(Add):
     operator, sign = "sub", -1
 
 
+def _as_it_was(x: Tensor, inplace: bool) -> Tensor:
+    """The operand to save: a copy, where it is about to be written over (VariableType, `original_self`)."""
+    return aten("clone", x, contiguous=False) if inplace else x
+
+
 class Mul(Op):
     """x * y; saves each factor that the other's gradient needs."""
 
@@ -44,7 +49,7 @@ class Mul(Op):
         if self.needs[0] and isinstance(y, Tensor):
             self.save(other=y)
         if self.needs[1]:
-            self.save(self=x)
+            self.save(self=_as_it_was(x, inplace))
         return aten("mul", x, y, into=x if inplace else None)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
@@ -63,7 +68,7 @@ class Div(Op):
         if isinstance(y, Tensor):
             self.save(other=y)
         if self.needs[1]:
-            self.save(self=x)
+            self.save(self=_as_it_was(x, inplace))
         return aten("div", x, y, into=x if inplace else None)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from memmodel import dtypes
 from memmodel.dims import Dim
-from memmodel.dtypes import DType, float32, int64
+from memmodel.dtypes import DType, float32, int32, int64
 from memmodel.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
@@ -167,7 +167,7 @@ def _conversion(name: str, dtype: DType) -> None:
     method(name)(convert)
 
 
-for _name, _dtype in {"float": float32, "half": dtypes.float16, "bfloat16": dtypes.bfloat16}.items():
+for _name, _dtype in {"float": float32, "half": dtypes.float16, "int": int32, "bfloat16": dtypes.bfloat16}.items():
     _conversion(_name, _dtype)
 
 

@@ -94,7 +94,6 @@ def _plain(name: str, doc: str) -> None:
 
 
 _plain("lerp", "self + weight * (end - self)")
-_plain("clamp", "Elementwise, no smaller than `min` and no larger than `max`")
 _update("clamp_", "`clamp`")
 _update("square_", "The square")
 _update("lerp_", "self + weight * (end - self)")

@@ -62,6 +62,7 @@ _ARITHMETIC = (
     "div",
     "neg",
     "reciprocal",
+    "floor_divide",
     "abs",
     "where",
     "bitwise_not",

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from memmodel.dims import Dim, Shape, ceil_div, hint, merged, minimum, same, same_shape
+from memmodel.dtypes import int64
 from memmodel.errors import UsageError
 from memmodel.rules.copies import listed_sizes
 from memmodel.rules.dispatch import aten
@@ -15,7 +16,7 @@ from memmodel.rules.joins import cat
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import axis, expand_strides, resolve, view_strides
-from memmodel.tensors.tensor import Tensor, method
+from memmodel.tensors.tensor import Tensor, method, methods
 
 
 @rule("slice_backward", "select_backward", "diagonal_backward")
@@ -85,15 +86,18 @@ class Expand(Op):
 
 
 class Slice(Op):
-    """A contiguous range of one dimension."""
+    """A range of one dimension."""
 
     is_view = True
 
-    def forward(self, x: Tensor, dim: int, start: Dim, length: Dim) -> Tensor:
-        """See `narrow`."""
+    def forward(self, x: Tensor, dim: int, start: Dim, length: Dim, step: int = 1) -> Tensor:
+        """See `narrow`; `step` takes each so many-th index."""
         self.shape = x.shape
         shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-        return x.viewed(shape, x.strides, x.offset + start * x.strides[dim])
+        strides = x.strides
+        if step != 1:
+            strides = (*strides[:dim], strides[dim] * step, *strides[dim + 1 :])
+        return x.viewed(shape, strides, x.offset + start * x.strides[dim])
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """Zeros of the input's size, with the gradient copied in."""
@@ -296,7 +300,7 @@ def chunk(self: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 @method("__getitem__")
 def getitem(self: Tensor, index: Any) -> Tensor:
-    """Basic indexing: full slices, ranges of step one, ints, None and `...`."""
+    """Basic indexing: slices, ints, None and `...`; or one tensor of indices."""
     items = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in [i for i in items if not isinstance(i, Tensor)]:
         at = items.index(Ellipsis)
@@ -312,17 +316,25 @@ def getitem(self: Tensor, index: Any) -> Tensor:
             dim += 1
         elif isinstance(item, int):
             result = select(result, dim, item)
+        elif isinstance(item, Tensor) and len(items) == 1 and item.dtype is int64:
+            result = methods["index"](self, item)
         else:
-            raise UsageError(f"indexing with {item!r}: recording tensors take slices, ints, None and ...")
+            raise UsageError(
+                f"indexing with {item!r}: recording tensors take slices, ints, None, ... and one tensor of indices"
+            )
     return Alias.apply(self) if result is self else result
 
 
 def _ranged(x: Tensor, dim: int, item: slice) -> Tensor:
     if item == slice(None):
         return x
-    if item.step not in (None, 1):
-        raise UsageError(f"a slice with step {item.step}: recording tensors take step 1")
     size = x.shape[dim]
+    if item.step not in (None, 1):
+        if item.stop is not None:
+            raise UsageError(f"a slice to {item.stop} with step {item.step}: recording tensors take such to the end")
+        start = item.start or 0
+        every: Tensor = Slice.apply(x, dim=dim, start=start, length=ceil_div(size - start, item.step), step=item.step)
+        return every
     start = 0 if item.start is None else item.start
     stop = size if item.stop is None else item.stop
     if isinstance(start, int) and start < 0:

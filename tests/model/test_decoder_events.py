@@ -5,9 +5,13 @@ from typing import Any
 import pytest
 from training import llama, small_case, two_steps
 
+from memmodel.model.architecture import Latent, Mixture
 from memmodel.model.setting import ModelCase
 from memmodel_validate.events import MemoryEvent
 from torch_events import in_order, real_events, recorded_events
+
+MIXTURE = Mixture(experts=6, top_k=2, width=16)
+LATENT = {"heads": 3, "kv_heads": 3, "head_dim": 14, "value_dim": 10, "mla": Latent(kv_rank=20, rope=6, q_rank=12)}
 
 
 def same_events(case: ModelCase) -> None:
@@ -35,11 +39,15 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
         {"parallel_norms": 1, "norm": "layernorm", "activation": "gelu", "positions": "learned", "max_pos": 13},
         {"activation": "relu2", "no_rotary_every": 2},
         {"pattern": "SF", "window": 5},
+        {"moe": MIXTURE},
+        {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid"), **LATENT},
+        {"moe": MIXTURE._replace(bias=True, scores="softmax-of-top-k"), "activation": "clamped-swiglu"},
     ],
     ids=lambda changes: " ".join(changes),
 )
 def test_architectures(changes: dict[str, Any]) -> None:
-    same_events(small_case(llama(**changes)))
+    dtype = "bf16" if "moe" in changes else "fp32"  # grouped products on the CPU take rows of 16 bytes
+    same_events(small_case(llama(**changes), dtype))
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from training import llama
 
-from memmodel.model.architecture import Architecture, Mixture
+from memmodel.model.architecture import Architecture, Latent, Mixture
 from memmodel.model.layers import Repetition, repetition
 from memmodel.model.record import record, record_in_full
 from memmodel.model.setting import ModelCase
@@ -48,6 +48,13 @@ def test_layers_that_alternate(layers: int) -> None:
 )
 def test_choices(choices: dict[str, Any]) -> None:
     same_program(llama(layers=6, tied=True), **choices)
+
+
+def test_mixtures_with_latent_attention() -> None:
+    """Three dense layers come first, as in DeepSeek-V3."""
+    moe = Mixture(experts=6, top_k=2, width=16, shared=24, first_dense=3, scores="sigmoid")
+    mla = Latent(kv_rank=20, rope=6, q_rank=12)
+    same_program(llama(layers=9, heads=3, kv_heads=3, head_dim=16, value_dim=16, moe=moe, mla=mla))
 
 
 def test_fewer_layers_are_recorded_than_repeated() -> None:

@@ -22,7 +22,9 @@ from memmodel_validate.torch_step import (
 )
 
 _PHASE = "memmodel phase "
-_WITH_SCRATCH = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm", "aten::addmm_", "aten::scatter_"}
+_WITH_SCRATCH = {
+    f"aten::{name}" for name in ("bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "scatter_", "histc", "sort")
+}
 
 
 class _Raw(NamedTuple):

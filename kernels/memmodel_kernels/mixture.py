@@ -1,0 +1,92 @@
+"""A mixture of experts: a router sends each token to the best few, whose products run grouped, without dropping any.
+
+After transformers' grouped_mm_experts_forward: rows are sorted by expert, multiplied group by group, and sorted back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from memmodel_kernels.feed_forward import activated, feed_forward, gated
+from memmodel_kernels.namespace import functional, namespace
+
+
+def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> Any:
+    """The experts' outputs of x (b, n, h), weighed by the router, and those of the shared experts.
+
+    `moe`: a `memmodel.model.architecture.Mixture`.
+    """
+    rows = x.view(-1, x.shape[-1])
+    scores, experts = _routed(rows, weights, moe)
+    out = _experts(rows, weights, activation, moe, scores, experts).view(*x.shape)
+    if moe.shared:
+        shared = feed_forward(x, weights, activation, "shared")
+        if moe.shared_gate:
+            shared = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * shared
+        out = out + shared
+    return out
+
+
+def _routed(rows: Any, weights: Mapping[str, Any], moe: Any) -> tuple[Any, Any]:
+    """The weights and the indices of each row's experts, (rows, top_k)."""
+    f, weight, bias = functional(rows), weights["router.weight"], weights.get("router.bias")
+    if moe.scores == "sigmoid":
+        return _by_sigmoid(rows, weight, moe)
+    logits = f.linear(rows, weight, bias)
+    if moe.scores == "softmax-of-top-k":
+        best, experts = logits.topk(moe.top_k, dim=-1)
+        return best.softmax(-1), experts
+    probs = logits.float().softmax(-1)
+    best, experts = probs.topk(moe.top_k, dim=-1)
+    best /= best.sum(-1, keepdim=True)
+    return best, experts
+
+
+def _by_sigmoid(rows: Any, weight: Any, moe: Any) -> tuple[Any, Any]:
+    """Scores in fp32 that are chosen by their sum with a bias, which no gradient reaches (DeepSeek-V3)."""
+    wide = namespace(rows).float32
+    scores = functional(rows).linear(rows.to(wide), weight.to(wide)).sigmoid()
+    chosen = scores + 0.0
+    experts = chosen.topk(moe.top_k, dim=-1)[1]
+    best = scores.gather(1, experts)
+    total = best.sum(-1, keepdim=True) + 1e-20
+    best /= total
+    return best * 2.5, experts
+
+
+def _experts(rows: Any, weights: Mapping[str, Any], activation: str, moe: Any, scores: Any, experts: Any) -> Any:
+    xp = namespace(rows)
+    flat_scores = scores.reshape(-1)
+    flat_experts = experts.reshape(-1)
+    by_expert, order = flat_experts.sort()
+    selected = rows[order // moe.top_k]
+    scores_sorted = flat_scores[order]
+    ends = _ends(by_expert, moe.experts)
+    hidden = _grouped(selected, weights, "gate_up", ends, by_expert)
+    if activation.endswith("glu"):
+        gate, up = hidden.chunk(2, dim=-1)
+        hidden = gated(gate, up, activation)
+        del gate, up
+    else:
+        hidden = activated(hidden, activation)
+    hidden = _grouped(hidden, weights, "down", ends, by_expert)
+    weighed = hidden * scores_sorted.unsqueeze(-1)
+    back = xp.empty_like(order)
+    back.index_put_((order,), xp.arange(order.shape[0], device=rows.device))
+    weighed = weighed[back]
+    total = weighed.view(rows.shape[0], moe.top_k, rows.shape[1]).sum(1)
+    return total.to(rows.dtype)
+
+
+def _ends(by_expert: Any, count: int) -> Any:
+    """Where each expert's rows end."""
+    xp = namespace(by_expert)
+    counted = by_expert.float() if str(by_expert.device) == "cpu" else by_expert.int()
+    return xp.histc(counted, bins=count, min=0, max=count - 1).cumsum(0, dtype=xp.int32)
+
+
+def _grouped(x: Any, weights: Mapping[str, Any], name: str, ends: Any, by_expert: Any) -> Any:
+    out = functional(x).grouped_mm(x, weights[f"experts.{name}"].transpose(-2, -1), offs=ends)
+    bias = weights.get(f"experts.{name}_bias")
+    if bias is not None:
+        out.add_(bias[by_expert])
+    return out
