@@ -25,7 +25,7 @@ from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.known import community
 from memmodel.timing.serving import chip_known, serves
-from memmodel.units import bytes_text
+from memmodel.units import bytes_text, decimal_text
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
@@ -300,6 +300,9 @@ def predict_case(
         notes.append(
             f"without a mask the {case.seq} new tokens see one another; drafts are verified with --mask causal"
         )
+    launches = step_launches(program)
+    work = sum((launch.work for launch in launches), start=Work())
+    notes += _padding(float(work.flops), sum(float(launch.least.flops) for launch in launches))
     time, missing = _time(program, Machine(gpu))
     calibrated, unknown = _expected(case, program, gpu, calibration, served, kernel)
     if time is not None:
@@ -309,7 +312,7 @@ def predict_case(
         case,
         algorithm(case.algorithm).title,
         memory_of(program, case.torch, gpu, config),
-        sum((launch.work for launch in step_launches(program)), start=Work()),
+        work,
         _compulsory(case),
         time,
         calibrated,
@@ -329,6 +332,13 @@ def _expected(
         return None, []
     time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch)))
     return time, [note.replace("no time:", "no expected time:") for note in notes]
+
+
+def _padding(flops: float, needed: float) -> list[str]:
+    """A note where tiles compute more than twice what their results need: few queries do not fill them."""
+    if flops <= 2 * needed:
+        return []
+    return [f"of {decimal_text(flops, 'FLOP')} in whole tiles, {decimal_text(needed, 'FLOP')} are needed"]
 
 
 def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:

@@ -61,6 +61,8 @@ CASE = {
     "--mask": ["none", "causal", "window"],
     "--dropout": ["0", "0.1", "1", "-0.1", "0.999999999999"],
     "--phase": ["inference", "forward", "train"],
+    **dict.fromkeys(("--page-size", "--num-splits"), SIZES),
+    "--cache-dtype": ["auto", "fp8", "fp8_e5m2", "bf16", "fp3"],
     "--torch": ["2.4", "2.13", "2.99", "3", "2.11.0+cu130"],
     "-a": ["naive", "flash", "decode", "chunked", "flash,flash", "compiled,checkpointed", "flash-deterministic"],
 }
