@@ -99,3 +99,35 @@ def test_experts_run_as_on_the_gpu() -> None:
     forward = [launch.work.matmul for launch in grouped][:2]
     assert forward == [2 * rows * hidden * 2 * inner, 2 * rows * inner * hidden]
     assert sum(launch.work.matmul for launch in grouped) == 2 * 3 * sum(forward)  # two layers, and twice in backward
+
+
+def generation(cache: str | None) -> Callable[[Any], None]:
+    def body(_: Any) -> None:
+        model, _loss = text("LlamaForCausalLM", use_cache=True, eos_token_id=None, pad_token_id=None)()
+        given: Any = {"cache_implementation": cache} if cache else {}
+        tokens = torch.zeros(B, N, dtype=torch.int64)
+        model.eval().generate(tokens, max_new_tokens=5, do_sample=False, **given)  # type: ignore[operator]
+
+    return body
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_the_peak_of_generation_is_a_real_runs(cache: str | None) -> None:
+    body = generation(cache)
+    assert abs(peak(traced_events(body, CPU)) - peak(in_order(real_events(body)))) < 128
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_a_cache_is_told_apart(cache: str | None) -> None:
+    """Tokens that the user gives are taken as none that pads or ends a sequence, which is said."""
+    model, _ = text("LlamaForCausalLM", use_cache=True, pad_token_id=0)()
+    given: Any = {"cache_implementation": cache} if cache else {}
+
+    def run(input_ids: Tensor) -> Any:
+        return model.eval().generate(input_ids, max_new_tokens=5, do_sample=False, **given)  # type: ignore[operator]
+
+    found = memmodel.trace(run, {"input_ids": f"{B},{N}:int64"}, formulas=False)
+    tokens = N + 5 - 1 if cache else N  # the last one is never read; a cache that grows is the prompt's at the peak
+    hidden, layers, keys_and_values, f32 = 32, 2, 2, 4
+    assert found.memory.groups["kv_cache"] == B * tokens * layers * keys_and_values * hidden * f32
+    assert any(note.startswith("generation: every sequence grows") for note in found.notes)

@@ -1,7 +1,8 @@
 """Values that depend on no data: ranges, constants and what is computed from them alone.
 
 Libraries decide by such values: whether positions are those of one sequence, whether a mask of ones hides anything. A
-tensor remembers how it was made, without holding what it was made from; its value is computed when the code asks.
+tensor remembers how it was made, without holding what it was made from; its value is computed when the code asks. Of
+tokens and masks that are inputs something is assumed, which whoever asks may refuse.
 """
 
 from collections.abc import Callable
@@ -45,11 +46,12 @@ _NOT_COMPUTED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a value is computed: the function, and its arguments with recipes in place of tensors."""
+    """How a value is computed: the function, its arguments with recipes in place of tensors, what is assumed."""
 
     function: Callable[..., Any]
     args: Any
     kwargs: Any
+    assumed: str = ""
 
     def value(self, found: dict[int, Any]) -> Any:
         """The value, on real tensors, of symbols at their hints; `found` has those that were computed before."""
@@ -73,9 +75,23 @@ def remember(func: Any, args: Any, kwargs: Any, out: Any) -> None:
     elif func in _MAKERS:
         _note(out, Recipe(func, args, kwargs | {"device": "cpu"} if "device" in kwargs else kwargs))
     elif not getattr(func, "__name__", "").startswith(_NOT_COMPUTED):
-        given = tensors_in((args, kwargs))
-        if given and all(_recipe(x) for x in given) and not any(x is out for x in given):
-            _note(out, Recipe(func, *tree_map_only(Tensor, _recipe, (args, kwargs))))
+        given = {id(x): _recipe(x, x is out) for x in tensors_in((args, kwargs))}
+        if given and all(given.values()):
+            made = func if id(out) not in given else _on_a_copy(func)
+            assumed = next((known.assumed for known in given.values() if known and known.assumed), "")
+            recipes, named = tree_map_only(Tensor, lambda x: given[id(x)], (args, kwargs))
+            _note(out, Recipe(made, recipes, named, assumed))
+
+
+def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that writes into its first argument, which others read too."""
+    return lambda x, *args, **kwargs: func(x.clone(), *args, **kwargs)
+
+
+def assumed_of(x: Tensor) -> str:
+    """What a tensor's value assumes about the inputs; "" for nothing."""
+    recipe = _recipe(x)
+    return recipe.assumed if recipe else ""
 
 
 def known_value(x: Tensor) -> Any:
@@ -88,9 +104,9 @@ def known_value(x: Tensor) -> Any:
     return None
 
 
-def given_as(x: Tensor, value: int) -> None:
-    """Say that a tensor is filled with a number."""
-    _note(x, Recipe(torch.full, (tuple(x.shape), value), {"dtype": x.dtype}))
+def given_as(x: Tensor, value: int, assumed: str = "") -> None:
+    """Say that a tensor is filled with a number, known or assumed."""
+    _note(x, Recipe(torch.full, (tuple(x.shape), value), {"dtype": x.dtype}, assumed))
 
 
 def _note(x: Tensor, recipe: Recipe) -> None:
@@ -99,12 +115,14 @@ def _note(x: Tensor, recipe: Recipe) -> None:
         setattr(x, _RECIPE, (recipe, version))
 
 
-def _recipe(x: Tensor) -> Recipe | None:
-    """How its value is computed, unless it was written into since."""
+def _recipe(x: Tensor, written: bool = False) -> Recipe | None:
+    """How its value is computed, or was before the function that has just `written` it; None where others wrote it."""
     if not is_fake(x):
         return Recipe(lambda: x, (), {})
     recipe, version = getattr(x, _RECIPE, (None, None))
-    return recipe if recipe is not None and version == _version(x) else None
+    now = _version(x)
+    known = recipe is not None and now is not None and version == now - written
+    return recipe if known else None
 
 
 def _version(x: Tensor) -> int | None:

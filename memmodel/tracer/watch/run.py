@@ -16,6 +16,7 @@ from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.specs import Input
 from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
 from memmodel.tracer.watch.modules import made_fake
 from memmodel.tracer.watch.owners import Owners
@@ -23,6 +24,8 @@ from memmodel.tracer.watch.saved import saved_tensors
 from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
 from memmodel.tracer.watch.watching import watching
 
+_MASK = "a mask that is an input hides nothing"
+_TOKENS = "tokens that are an input are no special ones, such as padding"
 STEPS = ("inference", "forward", "train", "own")
 
 
@@ -129,6 +132,9 @@ class Run:
         if wanted is None:
             wanted = self.setting.step in ("forward", "train") and given.dtype.is_floating_point
         tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
+        if given.dtype in (torch.int64, torch.int32):
+            of_mask = "mask" in given.name
+            given_as(tensor, 1 if of_mask else -1, _MASK if of_mask else _TOKENS)
         self.watcher.name_input(tensor, given.name, given=True)
         return tensor
 

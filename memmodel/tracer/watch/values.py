@@ -18,13 +18,14 @@ from memmodel.errors import UsageError
 from memmodel.origin import line_of, users_frame
 from memmodel.tracer.private.dispatch import tree_leaves
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
-from memmodel.tracer.watch.known import known_value
+from memmodel.tracer.watch.known import assumed_of, given_as, known_value
 from memmodel.tracer.watch.watcher import Watcher
 
 _ASKS = (
     "the code asks for the value of a tensor: a trace has sizes but no data; take branches and sizes from shapes or "
     "arguments instead"
 )
+_GENERATION = "transformers.generation."
 _USUAL = "usual_answer"  # an attribute of tensors of bools
 
 
@@ -98,11 +99,12 @@ class Values:
             torch.Tensor.__bool__: self._decided,
             torch.Tensor.__int__: lambda x: int(self.item(x)),
             torch.Tensor.tolist: _listed,
+            torch.isin: self._among,
         }
 
     def item(self, x: Tensor) -> Any:
         """The value of a tensor of one element."""
-        value = _only(known_value(x))
+        value = self._known(x)
         if value is not None:
             return value
         with suppress(DataDependentOutputException):
@@ -117,9 +119,18 @@ class Values:
                 raise UsageError(_ASKS)
             return 1.0
         if x.dtype is torch.bool:
-            raise UsageError(_ASKS)
+            return self._usual(x)
         self._note("a tensor's value is taken as 1, for prints and counters")
         return Given(1.0)
+
+    def _known(self, x: Tensor) -> Any:
+        """The one number of a tensor, where it takes no data, or assumptions that Hugging Face's code may make."""
+        assumed = assumed_of(x)
+        if assumed and not _asking().startswith("transformers."):
+            return None
+        value = _only(known_value(x))
+        self._note(assumed if value is not None else "")
+        return value
 
     def _formatted(self, x: Tensor, spec: str) -> str:
         return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
@@ -128,18 +139,35 @@ class Values:
         if _asking() == "torch.nn.modules.transformer":
             self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
             return True
-        value = _only(known_value(x))
+        value = self._known(x)
         if value is not None:
             return bool(value)
         if _asking() == "torch.nn.init":  # whether a draw lies outside of its bounds
             return False
+        return self._usual(x)
+
+    def _usual(self, x: Tensor) -> bool:
+        """The way that a branch usually goes. Raises UsageError where there is no such way."""
+        if _asking().startswith(_GENERATION):
+            self._note("a branch of generate() is not taken")
+            return False
         usual = getattr(x, _USUAL, None)
         if usual is None:
-            return bool(x)
+            raise UsageError(_ASKS)
         self._note("a branch goes the way of finite numbers")
         return bool(usual)
 
+    def _among(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Whether tokens are those that end a sequence: while one generates, none is."""
+        found = torch.isin(*args, **kwargs)
+        if _asking().startswith(_GENERATION) and any(known_value(x) is None for x in args):
+            given_as(found, 0)
+            self._note("generation: every sequence grows to the largest length")
+        return found
+
     def _note(self, what: str) -> None:
+        if not what:
+            return
         site = self.watcher.site()
         frame = users_frame(site) if site else None
         self.watcher.note(what + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
