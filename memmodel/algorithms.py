@@ -11,7 +11,7 @@ from memmodel.cache import PLAIN
 from memmodel.case import Case
 from memmodel.cublas import parse_torch_version
 from memmodel.dims import same
-from memmodel.dtypes import DType, float64, int32
+from memmodel.dtypes import DType, float32, float64, int32
 from memmodel.errors import UsageError, unknown
 from memmodel.masks import NO_MASK, Mask
 from memmodel.program import Program
@@ -32,6 +32,7 @@ class Algorithm(NamedTuple):
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
         cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
+        scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap".
         given: makes what is there before the step beside q, k and v, from the case: tensors by name.
     """
 
@@ -44,6 +45,7 @@ class Algorithm(NamedTuple):
     chooses: bool = False
     note: str = ""
     cached: bool = False
+    scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
 
@@ -54,10 +56,10 @@ def tiles_of(case: Case) -> Any:
     return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim))
 
 
-def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
     from memmodel_kernels.naive import naive
 
-    return naive(q, k, v, case.mask, case.dropout)
+    return naive(q, k, v, case.mask, case.dropout, bias, case.scores.softcap)
 
 
 def _by_hand(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -72,10 +74,10 @@ def _chunked(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return chunked(q, k, v, case.mask, case.chunk)
 
 
-def _checkpointed(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+def _checkpointed(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
     from memmodel_kernels.checkpointed import checkpointed
 
-    return checkpointed(q, k, v, case.mask, case.dropout)
+    return checkpointed(q, k, v, case.mask, case.dropout, bias, case.scores.softcap)
 
 
 def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -97,28 +99,29 @@ def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
 def _sdpa(*backends: str) -> Run:
     """scaled_dot_product_attention with only these backends on."""
 
-    def run(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
+    def run(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
         from memmodel_kernels.sdpa import sdpa
 
-        return sdpa(q, k, v, case.mask, case.dropout, backends)
+        return sdpa(q, k, v, case.mask, case.dropout, backends, bias)
 
     return run
 
 
-def _flash_attn(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
-    from memmodel_kernels.flash_attn import flash_attn
+def _flash_attn(deterministic: bool) -> Run:
+    """The package, version 2; a bias is ALiBi's slopes."""
 
-    return flash_attn(q, k, v, case.mask, case.dropout, deterministic)
+    def run(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
+        from memmodel_kernels.flash_attn import flash_attn
 
+        return flash_attn(q, k, v, case.mask, case.dropout, deterministic, bias, case.scores.softcap)
 
-def _flash_attn_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
-    return _flash_attn(case, q, k, v, deterministic=True)
+    return run
 
 
 def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     from memmodel_kernels.flash_attn import flash_attn_3
 
-    return flash_attn_3(q, k, v, case.mask)
+    return flash_attn_3(q, k, v, case.mask, softcap=case.scores.softcap)
 
 
 _BLOCKS = ("number", "indices", "number of whole", "indices of whole")
@@ -131,11 +134,12 @@ def _flex_given(case: Case) -> dict[str, Tensor]:
     return dict(zip(names, tensors, strict=False))
 
 
-def _flex(case: Case, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor) -> Any:
+def _flex(case: Case, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor, bias: Tensor | None = None) -> Any:
     from memmodel.rules.flex import BlockMask
     from memmodel_kernels.flex import flex
 
-    return flex(q, k, v, case.mask, BlockMask(case.mask, tensors) if tensors else None)
+    made = BlockMask(case.mask, tensors) if tensors else None
+    return flex(q, k, v, case.mask, made, bias, case.scores.softcap)
 
 
 def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | None = None) -> Any:
@@ -185,8 +189,9 @@ _SDPA_TITLES = {
     CUDNN: "cuDNN kernel",
     MATH: "plain operators",
 }
+_ADDED = ("fixed", "learned", "alibi")
 _ALL = (
-    Algorithm("naive", "naive attention", _naive, dropout=True),
+    Algorithm("naive", "naive attention", _naive, dropout=True, scores=(*_ADDED, "softcap")),
     Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True),
     Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN),
     Algorithm(
@@ -197,22 +202,39 @@ _ALL = (
         tiled=True,
         note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),
-    Algorithm("sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True),
+    Algorithm("sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True, scores=_ADDED),
     *(
-        Algorithm(f"sdpa-{name}", f"SDPA's {title}", _sdpa(name), dropout=True, chooses=True, fused=name != MATH)
+        Algorithm(
+            f"sdpa-{name}",
+            f"SDPA's {title}",
+            _sdpa(name),
+            dropout=True,
+            chooses=True,
+            fused=name != MATH,
+            scores=_ADDED,
+        )
         for name, title in _SDPA_TITLES.items()
     ),
-    Algorithm("flash-attn", "flash-attn 2", _flash_attn, dropout=True, chooses=True, fused=True),
     Algorithm(
-        "flash-attn-deterministic",
-        "flash-attn 2, deterministic",
-        _flash_attn_deterministic,
+        "flash-attn",
+        "flash-attn 2",
+        _flash_attn(deterministic=False),
         dropout=True,
         chooses=True,
         fused=True,
+        scores=("alibi", "softcap"),
+    ),
+    Algorithm(
+        "flash-attn-deterministic",
+        "flash-attn 2, deterministic",
+        _flash_attn(deterministic=True),
+        dropout=True,
+        chooses=True,
+        fused=True,
+        scores=("alibi", "softcap"),
         note="deterministic=True: one dQ in fp32 for each group of thread blocks that share an SM",
     ),
-    Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True),
+    Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True, scores=("softcap",)),
     Algorithm(
         "flex",
         "FlexAttention, compiled",
@@ -220,10 +242,11 @@ _ALL = (
         chooses=True,
         fused=True,
         note="blocks of 128 x 128 pairs are visited whole; making the block mask and autotuning are not counted",
+        scores=(*_ADDED, "softcap"),
         given=_flex_given,
     ),
     Algorithm("chunked", "query-chunked attention", _chunked),
-    Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True),
+    Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True, scores=(*_ADDED, "softcap")),
     Algorithm(
         "compiled",
         "naive under torch.compile",
@@ -275,16 +298,29 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
             dout = _input(tape, "dout", (b, case.heads, case.seq, e), case.dtype, False)
         given = chosen.given(case) if chosen.given else {}
         tape.names |= {tensor.storage.key: name for name, tensor in given.items()}
+        bias = _bias_of(tape, case)
         tape.grad_enabled = grads
         tape.mark("forward")
-        output = chosen.run(case, q, k, v, *(pages or ()), *given.values())
+        output = chosen.run(case, q, k, v, *(pages or ()), *given.values(), **bias)
         if case.phase == "train":
             tape.mark("backward")
             output.backward(dout)
         tape.mark("after")
         del output
-        q.grad = k.grad = v.grad = None
+        for x in (q, k, v, *bias.values()):
+            x.grad = None
     return tape
+
+
+def _bias_of(tape: Tape, case: Case) -> dict[str, Tensor]:
+    """What is added to scores, an input: numbers for each head and pair, or ALiBi's slopes."""
+    kind = case.scores.bias
+    if not kind:
+        return {}
+    if kind == "alibi":
+        return {"bias": _input(tape, "ALiBi slopes", (case.heads,), float32, False)}
+    learns = kind == "learned" and case.phase != "inference"
+    return {"bias": _input(tape, "bias", (1, case.heads, case.seq, case.kv_seq), case.dtype, learns)}
 
 
 def check_splits(case: Case) -> None:
@@ -337,6 +373,10 @@ def _check(chosen: Algorithm, case: Case) -> None:
     if case.dropout and not chosen.dropout:
         with_dropout = ", ".join(a.name for a in _ALL if a.dropout)
         raise UsageError(f"{chosen.name} has no dropout: leave --dropout out, or choose {with_dropout}")
+    for name in case.scores.asked:
+        if name not in chosen.scores:
+            others = ", ".join(other.name for other in _ALL if name in other.scores)
+            raise UsageError(f"{chosen.name} with {case.scores.described()}: not modelled; choose {others}")
     if chosen.name == "chunked" and case.seq > MOST_CHUNKS * case.chunk:
         raise UsageError(
             f"{case.seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "

@@ -11,6 +11,7 @@ from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
 from memmodel.errors import UsageError, choice
 from memmodel.masks import NO_MASK, Mask
+from memmodel.scores import UNCHANGED, Scores
 
 PHASES = ("inference", "forward", "train")
 LARGEST = 1 << 31  # sizes above this are rejected as mistakes
@@ -55,7 +56,7 @@ class Case:
         phase: "inference" (no autograd), "forward" (tensors saved for backward), "train" (forward and backward).
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
         tiles: of fused kernels; None looks them up, which takes an int head dim (not symbols or arrays).
-        cache: how "decode" keeps keys and values.
+        cache: how "decode" keeps keys and values. scores: what is done to scores beside the mask.
     """
 
     algorithm: str = "naive"
@@ -75,6 +76,7 @@ class Case:
     device: Device = CUDA
     tiles: Any = None
     cache: Cache = PLAIN
+    scores: Scores = UNCHANGED
 
     def lettered(self) -> "Case":
         """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
@@ -99,6 +101,7 @@ class Case:
             "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "no mask",
             "dropout": f"dropout {self.dropout:g}" if self.dropout else "no dropout",
             "cache": self.cache.described(),
+            "scores": self.scores.described(),
         }
 
     def describe(self, without: str = "") -> str:
@@ -107,6 +110,7 @@ class Case:
         left_out |= {name for name, twin in TWINS.items() if getattr(self, name) == getattr(self, twin)}
         left_out |= {name for name, given in (("mask", self.mask.causal), ("dropout", self.dropout)) if not given}
         left_out |= {"cache"} if self.cache == PLAIN else set()
+        left_out |= {"scores"} if self.scores == UNCHANGED else set()
         return ", ".join(part for name, part in self.described().items() if name not in left_out)
 
 
@@ -127,6 +131,7 @@ def make_case(
     chunk: int = 1024,
     torch: str = "2.13",
     cache: Cache = PLAIN,
+    scores: Scores = UNCHANGED,
 ) -> Case:
     """A checked case with its defaults filled in.
 
@@ -163,8 +168,9 @@ def make_case(
             "kv-seq must be at least seq"
         )
     return Case(
-        algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, cache=cache, **sizes
-    )
+        algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, cache=cache,
+        scores=scores, **sizes,
+    )  # fmt: skip
 
 
 def make_cache(page_size: Any = None, of_type: Any = None, num_splits: Any = None) -> Cache:

@@ -46,8 +46,9 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
     if cached:
         return
     yield from _chunks(case, config)
-    if case.algorithm != "checkpointed" and case.phase != "inference":
-        yield "checkpointing", replace(case, algorithm="checkpointed"), config
+    checkpointed = replace(case, algorithm="checkpointed")
+    if case.algorithm != "checkpointed" and case.phase != "inference" and supported(checkpointed):
+        yield "checkpointing", checkpointed, config
     if case.batch > 1:
         yield "half the batch", replace(case, batch=case.batch // 2), config
 

@@ -20,6 +20,7 @@ from memmodel.model.catalogue import model_shape
 from memmodel.model.one_layer import model_of
 from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
+from memmodel.scores import make_scores
 from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
@@ -53,6 +54,8 @@ class Configuration(TypedDict, total=False):
     page_size: int | None
     cache_dtype: str | DType | None
     num_splits: int | None
+    bias: str | None
+    softcap: float | None
     torch: str
     config: AllocatorConfig | None
     calibration: Calibration | None
@@ -94,6 +97,8 @@ def predict(
     page_size: int | None = None,
     cache_dtype: str | DType | None = None,
     num_splits: int | None = None,
+    bias: str | None = None,
+    softcap: float | None = None,
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
@@ -122,6 +127,8 @@ def predict(
         page_size: keys in a page of the KV cache of "decode"; one piece for each sequence where not given.
         cache_dtype: of that cache, `dtype` where not given: also "fp8" (or "fp8_e4m3") and "fp8_e5m2".
         num_splits: parts in which "decode" reads the keys; flash-attention's choice where not given.
+        bias: what is added to scores: "none", "fixed" (1, heads, seq, kv_seq), "learned" (with a gradient) or "alibi".
+        softcap: c in c tanh(scores / c).
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
@@ -149,6 +156,8 @@ def predict(
         page_size=page_size,
         cache_dtype=cache_dtype,
         num_splits=num_splits,
+        bias=bias,
+        softcap=softcap,
         torch=torch,
     )
     check_splits(cases[0])
@@ -206,9 +215,11 @@ def cases_of(
     elif window is not None and named == "none":
         raise UsageError(f"--mask none and --window {window}: give one of them")
     cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
+    scores = make_scores(given.pop("bias", None), given.pop("softcap", None))
     arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
     case = make_case(
         cache=cache,
+        scores=scores,
         dtype_name=arguments.pop("dtype"),
         mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
         **arguments,

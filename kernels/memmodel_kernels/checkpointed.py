@@ -7,6 +7,10 @@ from memmodel_kernels.naive import naive
 from memmodel_kernels.namespace import checkpoint
 
 
-def checkpointed(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
+def checkpointed(
+    q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0, bias: Any = None, softcap: float | None = None
+) -> Any:
     """`naive`, recomputed in backward. Shapes as for `naive`."""
-    return checkpoint(lambda a, b, c: naive(a, b, c, mask, dropout), q, k, v)
+    if bias is None:
+        return checkpoint(lambda a, b, c: naive(a, b, c, mask, dropout, None, softcap), q, k, v)
+    return checkpoint(lambda a, b, c, d: naive(a, b, c, mask, dropout, d, softcap), q, k, v, bias)

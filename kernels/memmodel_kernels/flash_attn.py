@@ -6,22 +6,37 @@ from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.namespace import namespace
 
 
-def flash_attn(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0, deterministic: bool = False) -> Any:
-    """`flash_attn_func` of version 2. Shapes as for `naive`; the package's own are transposed views, (b, n, h, d)."""
+def flash_attn(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    deterministic: bool = False,
+    slopes: Any = None,
+    softcap: float | None = None,
+) -> Any:
+    """`flash_attn_func` of version 2. Shapes as for `naive`; the package's own are transposed views, (b, n, h, d).
+
+    `slopes` (h,) are ALiBi's, in fp32.
+    """
     if namespace(q).__name__ == "torch":
         from flash_attn import flash_attn_func
     else:
         from memmodel.recording import flash_attn_func
-    return _called(flash_attn_func, q, k, v, mask, dropout_p=dropout, deterministic=deterministic)
+    options = {"softcap": softcap or 0.0, "alibi_slopes": slopes, "deterministic": deterministic}
+    return _called(flash_attn_func, q, k, v, mask, dropout_p=dropout, **options)
 
 
-def flash_attn_3(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, deterministic: bool = False) -> Any:
+def flash_attn_3(
+    q: Any, k: Any, v: Any, mask: Mask = NO_MASK, deterministic: bool = False, softcap: float | None = None
+) -> Any:
     """`flash_attn_func` of version 3. Shapes as for `naive`, values of a head dim of their own where it takes them."""
     if namespace(q).__name__ == "torch":
         from flash_attn_interface import flash_attn_func as flash_attn_3_func
     else:
         from memmodel.recording import flash_attn_3_func
-    return _called(flash_attn_3_func, q, k, v, mask, deterministic=deterministic)
+    return _called(flash_attn_3_func, q, k, v, mask, softcap=softcap or 0.0, deterministic=deterministic)
 
 
 def _called(function: Any, q: Any, k: Any, v: Any, mask: Mask, **options: Any) -> Any:

@@ -7,19 +7,44 @@ from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.namespace import namespace
 
 
-def flex(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, block_mask: Any = None) -> Any:
-    """`flex_attention` under torch.compile. Shapes as for `naive`; `block_mask` is made of `mask` unless given."""
+def flex(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    block_mask: Any = None,
+    bias: Any = None,
+    softcap: float | None = None,
+) -> Any:
+    """`flex_attention` under torch.compile. Shapes and `bias` as for `naive`.
+
+    `block_mask` is made of `mask` unless given. A bias and a soft cap are the score function's.
+    """
     xp, n, m = namespace(q), q.shape[-2], k.shape[-2]
     if xp.__name__ != "torch":
         from memmodel.recording import create_block_mask, flex_attention
 
-        return flex_attention(q, k, v, block_mask or create_block_mask(mask, n, m))
+        return flex_attention(q, k, v, block_mask or create_block_mask(mask, n, m), bias)
     from torch.nn.attention import flex_attention as library
 
     if block_mask is None and mask.causal:
         block_mask = library.create_block_mask(_seen(mask, m - n), None, None, n, m, device=q.device)
     attend = xp.compile(library.flex_attention)
-    return attend(q, k, v, block_mask=block_mask, enable_gqa=not same(q.shape[1], k.shape[1]))
+    changes = None if bias is None and softcap is None else _changed(bias, softcap)
+    return attend(q, k, v, score_mod=changes, block_mask=block_mask, enable_gqa=not same(q.shape[1], k.shape[1]))
+
+
+def _changed(bias: Any, softcap: float | None) -> Any:
+    """The change of scores as a function of score, batch, head, query and key."""
+
+    def change(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+        if softcap is not None:
+            score = (score / softcap).tanh() * softcap
+        if bias is None:
+            return score
+        return score + (bias[head] * key if bias.dim() == 1 else bias[0, head, query, key])
+
+    return change
 
 
 def _seen(mask: Mask, offset: int) -> Any:

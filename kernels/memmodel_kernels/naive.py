@@ -3,17 +3,31 @@
 from typing import Any
 
 from memmodel.masks import NO_MASK, Mask
+from memmodel_kernels.bias import numbers
 from memmodel_kernels.namespace import namespace
 
 
-def naive(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
+def naive(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    bias: Any = None,
+    softcap: float | None = None,
+) -> Any:
     """softmax(Q K^T / sqrt(d)) V with the library's softmax.
 
-    Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e).
+    Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e). `bias` is added
+    to the scores: (1, h, n, m), or ALiBi's slopes (h,). `softcap` c makes them c tanh(scores / c).
     """
     xp = namespace(q)
     k, v = repeated(k, q), repeated(v, q)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    if bias is not None:
+        scores = scores + numbers(bias, q, k.shape[-2])
     blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
     if blocked is not None:
         scores = scores.masked_fill(blocked, float("-inf"))

@@ -147,6 +147,8 @@ _KIND = (
     click.option("--page-size", type=SIZE, help="Keys in a page of `decode`'s KV cache. [default: no pages]"),
     click.option("--cache-dtype", metavar="TYPE", help="Of that cache: also fp8, fp8_e5m2. [default: dtype]"),
     click.option("--num-splits", type=SIZE, help="Parts in which `decode` reads the keys. [default: by SMs]"),
+    click.option("--bias", metavar="KIND", help="Added to scores: fixed, learned or alibi. [default: none]"),
+    click.option("--softcap", type=float, help="c in c tanh(scores / c). [default: none]"),
     click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
 )
 
@@ -272,7 +274,7 @@ _SETTING = (
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")
-_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", *_CACHE, "torch")
+_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", *_CACHE, "bias", "softcap", "torch")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 

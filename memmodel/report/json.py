@@ -71,7 +71,8 @@ def _case(case: Case) -> dict[str, Any]:
     names = (*SIZES, "dtype", "dropout", "phase", "chunk", "torch")
     mask = {"mask": case.mask.name, "window": case.mask.window}
     cache = {"page_size": case.cache.page, "cache_dtype": encoded(case.cache.dtype), "num_splits": case.cache.splits}
-    return {name: encoded(getattr(case, name)) for name in names} | mask | cache
+    scores = {"bias": case.scores.bias or "none", "softcap": case.scores.softcap}
+    return {name: encoded(getattr(case, name)) for name in names} | mask | cache | scores
 
 
 def _work(work: Any) -> dict[str, int]:

@@ -67,7 +67,9 @@ def attention_backward(call: Call) -> Steps:
     q, k, v = call.args[1:4]
     if forward == EFFICIENT_OP and not heads_inside(call.args[0]):
         yield scratch_like(call.args[0], name="copy of dO")
-    yield RESULTS
+    yield from (Result(i) for i in range(3))
+    for bias in call.results[3:]:  # its rows are longer than its columns: attention_backward.cu
+        yield Result(3, bias.shape[0] * bias.strides[0] * bias.dtype.itemsize)
     if forward == FLASH_OP:
         yield from _flash_scratch(call)
     elif forward == EFFICIENT_OP:

@@ -27,7 +27,7 @@ def sizes_of(q: Any, k: Any) -> Sizes:
 
 
 @makes(_FORWARD)
-def _made(q: Any, k: Any, v: Any, **_: Any) -> list[Spec]:
+def _made(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> list[Spec]:
     """The output like the queries, its log-sum-exp, the random generator's state."""
     b, n, h, _d = q.shape
     return [Spec(q.shape, q.dtype, kept_strides(q)), Spec((b, h, n), float32), Spec((2,), int64)]
@@ -41,7 +41,8 @@ def forward(call: Call) -> Steps:
     sizes = sizes_of(q, k)
     mask = call.named["mask"]
     if not call.named["dropout_p"]:
-        yield from split_outputs(sizes if mask.window is not None else sizes.decoding, call.device)
+        swaps = mask.window is None and len(call.args) == 3  # ALiBi's slopes are of heads, which are then no rows
+        yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
     pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
     yield kernel(
         "flash_attention", call.tensors(), call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused"
@@ -59,8 +60,9 @@ def backward(call: Call) -> Steps:
     yield RESULTS
     yield from gradient_sums(sizes, q.dtype, call.device, deterministic)
     pairs = sizes.b * sizes.h * call.named["mask"].pairs(sizes.n, sizes.m)
+    read = *call.args[:6], *call.args[9:]
     yield kernel(
-        "flash_attention_backward", call.args[:6], call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
+        "flash_attention_backward", read, call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
         kind="fused", gradient=True,
     )  # fmt: skip
     yield from summed_heads(sizes, q.dtype)
@@ -69,13 +71,16 @@ def backward(call: Call) -> Steps:
 class FlashAttn(Op):
     """FlashAttnFunc: head dims that are no multiple of 8 are padded, and what is kept is the padded."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Mask, deterministic: bool) -> Any:
-        """One operator."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Mask, deterministic: bool, slopes: Tensor | None
+    ) -> Any:
+        """One operator. Slopes are kept without autograd's knowledge."""
+        self.slopes = () if slopes is None else (slopes,)
         self.options: dict[str, Any] = {"dropout_p": dropout, "mask": mask}
         self.deterministic, self.head_dim = deterministic, q.shape[-1]
         q, k, v = (self._padded(x) for x in (q, k, v))
         labels = ("output", "log-sum-exp", "rng state")
-        out, lse, rng = several(_FORWARD, q, k, v, label=labels, **self.options)
+        out, lse, rng = several(_FORWARD, q, k, v, *self.slopes, label=labels, **self.options)
         self.save(q=q, k=k, v=v, out=out, lse=lse, rng=rng)
         return self._cut(out)
 
@@ -85,7 +90,7 @@ class FlashAttn(Op):
         made = [aten("empty_like", x, label=f"d{name}") for x, name in ((q, "Q"), (k, "K"), (v, "V"))]
         grad = self._padded(grad)
         options = {**self.options, "deterministic": self.deterministic}
-        aten(_BACKWARD, grad, q, k, v, out, lse, *made, label="row dots", **options)
+        aten(_BACKWARD, grad, q, k, v, out, lse, *made, *self.slopes, label="row dots", **options)
         return tuple(map(self._cut, made))
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -105,19 +110,24 @@ def flash_attn_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[Dim, Dim] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
 ) -> Any:
     """`flash_attn.flash_attn_func`: q (b, n, h, d), k and v (b, m, g, d), h a multiple of g; returns (b, n, h, d).
 
-    A causal mask is aligned at the bottom right; a window (left, right) is taken with right = 0 alone.
+    A causal mask is aligned at the bottom right; a window (left, right) is taken with right = 0 alone. `alibi_slopes`:
+    (h,) in fp32. A soft cap changes no memory.
 
     Raises UsageError for what the package refuses: other types than fp16 and bf16, head dims above 256 or unlike the
     values', GPUs before compute capability 8.0, and training above head dim 192 with dropout where shared memory is
     small (there its backward launches nothing).
     """
     _check(q, v, dropout_p)
+    if softcap and dropout_p:
+        raise UsageError("flash-attn has no soft cap together with dropout: leave one out")
     mask = mask_of(causal, window_size)
-    return FlashAttn.apply(q, k, v, dropout=dropout_p, mask=mask, deterministic=deterministic)
+    return FlashAttn.apply(q, k, v, dropout=dropout_p, mask=mask, deterministic=deterministic, slopes=alibi_slopes)
 
 
 def mask_of(causal: bool, window_size: tuple[Dim, Dim]) -> Mask:

@@ -61,16 +61,17 @@ def width_of(head_dim: int) -> int:
     return next(width for width in _WIDTHS if head_dim <= width)
 
 
-def tile_of(width: int, masks: bool) -> tuple[int, int]:
+def tile_of(width: int, mask: Mask, capped: bool) -> tuple[int, int]:
     """Queries and keys of a tile of the backward on sm_90."""
-    rows = {64: 128, 96: 64, 128: 64 if masks else 80}.get(width, 64)
+    narrow = 96 if capped and mask.causal and mask.window is None else 128
+    rows = {64: narrow, 128: 64 if mask.causal or capped else 80}.get(width, 64)
     return rows, 128 if width <= 128 else 96 if width <= 192 else 80
 
 
 @makes(_BACKWARD)
 def _dots(grad: Any, q: Any, k: Any, v: Any, *_: Any, **named: Any) -> Spec:
     b, n, h, d = q.shape
-    rows, _keys = tile_of(width_of(max(hint(d), hint(v.shape[-1]))), named["mask"].causal)
+    rows, _keys = tile_of(width_of(max(hint(d), hint(v.shape[-1]))), named["mask"], named["capped"])
     return Spec((b, h, rounded(n, rows)), float32)
 
 
@@ -85,7 +86,7 @@ def backward(call: Call) -> Steps:
     b, n, h, d = q.shape
     m, g = k.shape[1:3]
     width = width_of(max(hint(d), hint(v.shape[-1])))
-    rows, keys = tile_of(width, mask.causal)
+    rows, keys = tile_of(width, mask, call.named["capped"])
     yield RESULTS
     yield _scratch((b, h, rounded(n, rows)), "log-sum-exp in base 2")
     yield _scratch((b, h, rounded(n, rows) * width), "sums of dQ")
@@ -116,9 +117,9 @@ def _zeros(shape: tuple[Dim, ...], name: str) -> Steps:
 class FlashAttn3(Op):
     """FlashAttnFunc; keeps its operands, its output and the log-sum-exp."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, deterministic: bool) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, deterministic: bool, capped: bool) -> Tensor:
         """One operator."""
-        self.mask, self.deterministic = mask, deterministic
+        self.options: dict[str, Any] = {"mask": mask, "deterministic": deterministic, "capped": capped}
         out, lse = several(_FORWARD, q, k, v, label=("output", "log-sum-exp"), mask=mask)
         self.save(q=q, k=k, v=v, out=out, lse=lse)
         return out
@@ -127,8 +128,7 @@ class FlashAttn3(Op):
         """One operator, which writes into gradients made before it."""
         q, k, v, out, lse = (self.unpack(name) for name in ("q", "k", "v", "out", "lse"))
         made = [aten("empty_like", x, label=f"d{name}") for x, name in ((q, "Q"), (k, "K"), (v, "V"))]
-        options: dict[str, Any] = {"mask": self.mask, "deterministic": self.deterministic}
-        aten(_BACKWARD, grad, q, k, v, out, lse, *made, label="row dots", **options)
+        aten(_BACKWARD, grad, q, k, v, out, lse, *made, label="row dots", **self.options)
         return tuple(made)
 
 
@@ -139,6 +139,7 @@ def flash_attn_3_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[Dim, Dim] = (-1, -1),
+    softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Any:
     """`flash_attn_interface.flash_attn_func`: q (b, n, h, d), k (b, m, g, d), v (b, m, g, e), h a multiple of g.
@@ -147,7 +148,8 @@ def flash_attn_3_func(
     256 or no multiple of 8, most pairs of unlike head dims, deterministic gradients of head dims above 192.
     """
     _check(q, v, deterministic)
-    return FlashAttn3.apply(q, k, v, mask=mask_of(causal, window_size), deterministic=deterministic)
+    mask = mask_of(causal, window_size)
+    return FlashAttn3.apply(q, k, v, mask=mask, deterministic=deterministic, capped=bool(softcap))
 
 
 def _check(q: Tensor, v: Tensor, deterministic: bool) -> None:

@@ -13,7 +13,19 @@ from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.copies import empty
 from memmodel.rules.dispatch import several
-from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, rule
+from memmodel.rules.operator import (
+    RESULTS,
+    Call,
+    Result,
+    Scratch,
+    Spec,
+    Steps,
+    kernel,
+    makes,
+    moves,
+    rule,
+    scratch_like,
+)
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
@@ -63,20 +75,33 @@ def forward(call: Call) -> Steps:
     yield _launch(call, "flex_attention", q, k, products=(1, 1), needed=(1, 1), v=v)
 
 
-makes(_BACKWARD)(
-    lambda grad, q, k, v, *_, **__: [Spec(x.shape, x.dtype, kept_strides(x)) for x in (q, v, k)],
-)
+@makes(_BACKWARD)
+def _gradients(
+    grad: Strided, q: Strided, k: Strided, v: Strided, *_: Any, learned: Any = None, **__: Any
+) -> list[Spec]:
+    made = (q, v, k) if learned is None else (q, v, k, learned)
+    return [Spec(x.shape, x.dtype, kept_strides(x)) for x in made]
 
 
 @rule(_BACKWARD)
 def backward(call: Call) -> Steps:
-    """Row dots by a kernel of their own; then dQ, dV and dK by one kernel, without sums in fp32 beside them."""
+    """Row dots by a kernel of their own; then dQ, dV and dK by one kernel, without sums in fp32 beside them.
+
+    The gradient of a bias is added up in fp32, and cast.
+    """
     grad, q, k, v, out = call.args[:5]
+    learned = call.results[3:]
     rows = Strided(tuple(q.shape[:3]), float32)
     yield Scratch(rows.nbytes, rows.shape, float32, "row dots")
     yield kernel("flex_delta", [grad, out], [rows], q.dtype, vector=2 * out.numel(), gradient=True)
-    yield RESULTS
+    yield from (Result(i) for i in range(3))
+    for bias in learned:
+        yield scratch_like(bias, float32, "sums of the bias' gradient")
+        yield moves("zero", [], [Strided(bias.shape, float32)])
     yield _launch(call, "flex_attention_backward", q, k, products=(4, 3), needed=(3, 2), v=v, gradient=True)
+    for bias in learned:
+        yield Result(3)
+        yield moves("copy", [Strided(bias.shape, float32)], [bias])
 
 
 def _launch(
@@ -104,27 +129,34 @@ def _launch(
 class FlexAttention(Op):
     """The compiled kernels; keeps its operands, its output, the log-sum-exp and the block mask."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask) -> Tensor:
-        """One kernel."""
-        self.block_mask = block_mask
-        found = several(_FORWARD, q, k, v, *block_mask.tensors, mask=block_mask.mask, label=("output", "log-sum-exp"))
-        out, lse = found
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, block_mask: BlockMask) -> Tensor:
+        """One kernel, which reads a bias that the score function captured."""
+        self.block_mask, captured = block_mask, () if bias is None else (bias,)
+        labels = ("output", "log-sum-exp")
+        read = *captured, *block_mask.tensors
+        out, lse = several(_FORWARD, q, k, v, *read, mask=block_mask.mask, label=labels)
         self.save(query=q, key=k, value=v, output=out, logsumexp=lse)
-        self.save(**{f"block mask {i}": x for i, x in enumerate(block_mask.tensors)})
+        self.save(**{f"captured {i}": x for i, x in enumerate(read)})
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """Two kernels."""
-        saved = (self.unpack(name) for name in ("query", "key", "value", "output", "logsumexp"))
-        blocks = self.block_mask
-        dq, dv, dk = several(_BACKWARD, grad, *saved, *blocks.tensors, mask=blocks.mask, label=("dQ", "dV", "dK"))
-        return dq, dk, dv
+        names = [name for name in self.unpacked if name.startswith("captured")]
+        saved = map(self.unpack, ("query", "key", "value", "output", "logsumexp", *names))
+        learned = self.unpack("captured 0") if self.needs[3] else None
+        made: tuple[Any, ...] = several(
+            _BACKWARD, grad, *saved, mask=self.block_mask.mask, learned=learned,
+            label=("dQ", "dV", "dK", "gradient of the bias"),
+        )  # fmt: skip
+        dq, dv, dk, *dbias = made
+        return dq, dk, dv, (dbias[0] if dbias else None)
 
 
-def flex_attention(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask) -> Any:
-    """torch.nn.attention.flex_attention.flex_attention, compiled, without a score_mod; heads are shared where g < h.
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask, bias: Tensor | None = None) -> Any:
+    """torch.nn.attention.flex_attention.flex_attention, compiled; heads are shared where g < h.
 
-    Shapes: query (b, h, n, d), key (b, g, m, d), value (b, g, m, e); returns (b, h, n, e).
+    Shapes: query (b, h, n, d), key (b, g, m, d), value (b, g, m, e); returns (b, h, n, e). `bias`: what the score
+    function reads beside the score. Its arithmetic is not counted.
 
     Raises UsageError for what its kernels refuse, and for fewer than 128 queries, which another kernel takes.
     """
@@ -138,4 +170,4 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockM
             f"flex_attention of {n} queries runs its decoding kernel, which splits the keys and is not modelled: "
             f"take {_DECODING} queries or more"
         )
-    return FlexAttention.apply(query, key, value, block_mask=block_mask)
+    return FlexAttention.apply(query, key, value, bias, block_mask=block_mask)

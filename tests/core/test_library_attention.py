@@ -216,3 +216,50 @@ def test_what_is_not_known_is_said() -> None:
     assert any("workspace of cuDNN" in note for note in predicted("sdpa", "H100", seq=512).notes)
     assert any("AMD Instinct MI300X" in note for note in predicted("sdpa", "MI300X", seq=512).notes)
     assert on_gpu([make_case("sdpa")], memmodel.load_gpu("MI300X"))[0].device.capability == 80
+
+
+def test_alibi_costs_the_packages_a_slope_per_head() -> None:
+    """Their kernels read slopes in fp32; scaled_dot_product_attention is given numbers for each head and key."""
+    h, n = 32, 1024
+    slopes = 4 * h
+    with_slopes, without = (predicted("flash-attn", heads=h, seq=n, bias=bias) for bias in ("alibi", None))
+    assert with_slopes.memory.live_peak_bytes == without.memory.live_peak_bytes + slopes
+    sdpa = predicted("sdpa", heads=h, seq=n, bias="alibi")
+    assert sdpa.attention[0].kernel == "efficient"
+    assert {tensor.nbytes for tensor in sdpa.tensors if tensor.name == "ALiBi slopes"} == {slopes}
+
+
+def test_the_gradient_of_a_bias_is_made_for_every_sequence() -> None:
+    """Efficient attention: (b, h, n, m) for a bias (1, h, n, m), which is then summed over b, in a second tensor."""
+    b, h, n = 4, 8, 768
+    learned, fixed = (predicted("sdpa", batch=b, heads=h, seq=n, bias=bias) for bias in ("learned", "fixed"))
+    scores = 2 * h * n * n
+    made = [t.nbytes for t in learned.tensors if t.nbytes in (b * scores, scores)]
+    assert sorted(made) == [scores, scores, b * scores]  # the bias, its gradient, and that of all sequences
+    assert learned.memory.live_peak_bytes - fixed.memory.live_peak_bytes == b * scores
+
+
+def test_a_soft_cap_is_three_operators_or_none() -> None:
+    """Written out, backward keeps what tanh made; in the kernels it is done in registers."""
+    h, n = 8, 512
+    capped, plain = (predicted("naive", heads=h, seq=n, softcap=cap, phase="forward").memory for cap in (50, None))
+    assert capped.saved_bytes - plain.saved_bytes == 2 * h * n * n
+    for algorithm in ("flash-attn", "flex"):
+        capped, plain = (predicted(algorithm, heads=h, seq=n, softcap=cap).memory for cap in (50, None))
+        assert capped.live_peak_bytes == plain.live_peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "words"),
+    [
+        ("flash", {"bias": "learned"}, "flash with learned bias: not modelled; choose naive"),
+        ("flash-attn", {"bias": "fixed"}, "flash-attn with bias: not modelled"),
+        ("sdpa", {"softcap": 50.0}, "sdpa with soft cap 50: not modelled; choose naive"),
+        ("naive", {"bias": "relative"}, "unknown bias 'relative'"),
+        ("naive", {"softcap": -1.0}, "expected a positive number"),
+        ("flash-attn", {"softcap": 50.0, "dropout": 0.1}, "together with dropout"),
+    ],
+)
+def test_changes_of_scores_that_are_refused(algorithm: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(memmodel.UsageError, match=words):
+        predicted(algorithm, **options)

@@ -12,12 +12,15 @@ from memmodel.gpus import load_gpu
 from memmodel.masks import Mask
 from memmodel.predictor import on_gpu
 from memmodel.rules.sdpa import Backends
+from memmodel.scores import Scores
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.timing.known import community
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
+from memmodel_kernels import checkpointed, naive
 from memmodel_kernels.sdpa import BACKENDS, sdpa
+from memmodel_validate.events import program_events
 
 MASKS = (Mask(), Mask(causal=True), Mask(causal=True, window=37))
 
@@ -75,3 +78,36 @@ def test_the_comparison_can_fail() -> None:
     case = make_case("sdpa", batch=2, heads=4, seq=200, head_dim=64)
     found, _ = both(case, "A100")
     assert events(found.program) != events(recorded(replace(case, head_dim=72, value_dim=72)).program)
+
+
+@pytest.mark.parametrize("bias", ["fixed", "learned"])
+@pytest.mark.parametrize(("algorithm", "keys"), [("naive", 200), ("checkpointed", 200), ("sdpa", 200), ("sdpa", 300)])
+def test_a_bias_is_as_traced(algorithm: str, keys: int, bias: str) -> None:
+    """Numbers (1, h, n, m), with and without a gradient; of 300 keys efficient reads a padded copy (multiples of 8)."""
+    case = on_gpu(
+        [
+            make_case(
+                algorithm, batch=2, heads=4, seq=200, kv_seq=keys, head_dim=64, mask=MASKS[1], phase="train",
+                scores=Scores(bias),
+            )
+        ],
+        load_gpu("A100"),
+    )[0]  # fmt: skip
+    learns = "grad" if bias == "learned" else "nograd"
+    inputs = inputs_of(["q=B,H,N,D:bf16", "k=B,H,M,D:bf16", "v=B,H,M,D:bf16", f"bias=1,H,N,M:bf16:{learns}"])
+    sizes = {"B": 2, "H": 4, "N": 200, "M": keys, "D": 64}
+    function = {"naive": naive, "checkpointed": checkpointed, "sdpa": sdpa}[algorithm]
+
+    def run(q: Any, k: Any, v: Any, bias: Any) -> Any:
+        return function(q, k, v, case.mask, bias=bias)
+
+    found, expected = traced(Setting(run, inputs, "train", case.device, Backends()), sizes), recorded(case)
+    assert events_but_inputs(found.program) == events_but_inputs(expected.program)
+    assert list(found.program.launches()) == list(expected.program.launches())
+
+
+def events_but_inputs(program: Any) -> Any:
+    """From the first forward on, as the order of the inputs differs; by size, as that of equal leaves does."""
+    found = program_events(program)
+    start = next(i for i, event in enumerate(found) if event.kind == "forward")
+    return [(event.kind, event.nbytes) for event in found[start:]]
