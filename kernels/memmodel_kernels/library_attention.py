@@ -15,10 +15,11 @@ def library_attention(q: Any, k: Any, v: Any, window_mask: Any = None) -> Any:
     if window_mask is None:
         shared = k.shape[1] is not q.shape[1] and k.shape[1] != q.shape[1]
         return attention(q, k, v, is_causal=q.shape[2] != 1, enable_gqa=shared)
-    return attention(q, _repeated(k, q), _repeated(v, q), attn_mask=window_mask)
+    return attention(q, repeated(k, q), repeated(v, q), attn_mask=window_mask)
 
 
-def _repeated(x: Any, q: Any) -> Any:
+def repeated(x: Any, q: Any) -> Any:
+    """Keys or values (b, g, m, d) repeated to as many heads as q (b, h, n, d) has."""
     b, g, m, d = x.shape
     times = q.shape[1] // g
     if times == 1:

@@ -59,9 +59,26 @@ def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> 
 
 
 def _summed(hidden: Any, model: Decoder, targets: Any) -> Any:
-    logits = logits_of(model, hidden).float()
+    return _of_logits(logits_of(model, hidden), targets)
+
+
+def _of_logits(logits: Any, targets: Any) -> Any:
+    logits = logits.float()
     logits = logits.view(-1, logits.shape[-1])
     return functional(logits).cross_entropy(logits, targets.reshape(-1), reduction="sum")
+
+
+def chunked_logits_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> tuple[Any, Any]:
+    """The logits of all tokens, in `chunks` parts; of each part the cross-entropy in fp32, computed again in backward.
+
+    After torchtune's CEWithChunkedOutputLoss, whose parts are compiled and keep no more than their logits.
+    """
+    with scope(hidden, part=_PART):
+        parts = [logits_of(model, part) for part in hidden.chunk(chunks, 1)]
+        total: Any = 0
+        for logits, wanted in zip(parts, targets.chunk(chunks, 1), strict=True):
+            total = total + checkpoint(_of_logits, logits, wanted)
+        return total / 2.0, None
 
 
 def fused_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
@@ -124,4 +141,5 @@ def _function(xp: Any) -> Any:
     return FusedLinearCrossEntropy
 
 
-LOSSES = {"full": full_loss, "native": native_loss, "chunked": chunked_loss, "fused": fused_loss}
+IN_CHUNKS = {"chunked": chunked_loss, "chunked-logits": chunked_logits_loss}
+LOSSES = {"full": full_loss, "native": native_loss, **IN_CHUNKS, "fused": fused_loss}

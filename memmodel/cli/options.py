@@ -216,7 +216,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option(
             "--loss",
             metavar="LOSS",
-            help="full (in fp32), native (in --dtype), chunked, or fused with the head. [default: full]",
+            help="full (in fp32), native (in --dtype), chunked, chunked-logits, or fused with the head. [default: full]",
         ),
         click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
         click.option("--lora", type=SIZE, metavar="RANK", help="Freeze the model; adapters of this rank learn."),
@@ -228,6 +228,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option("--masters", is_flag=True, default=None, help="fp32 copies of parameters and of gradients."),
         click.option("--in-backward", is_flag=True, default=None, help="Update each parameter as its gradient comes."),
         click.option("--keep-logits", is_flag=True, default=None, help="The caller holds the logits in backward."),
+        click.option("--repeat-kv", is_flag=True, default=None, help="Keys and values repeated to all heads for sdpa."),
         click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
         click.option(
             "--quantize",
@@ -270,7 +271,18 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
 }
 _SETTING = (
     *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
-    *("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora", "masters", "in_backward", "keep_logits"),
+    *(
+        "lora",
+        "lora_targets",
+        "lora_dtype",
+        "lora_dropout",
+        "dora",
+        "qlora",
+        "masters",
+        "in_backward",
+        "keep_logits",
+        "repeat_kv",
+    ),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")

@@ -128,17 +128,19 @@ def _weights(xp: Any, case: ModelCase, listed: list[Weight], label: Label, layer
 
 
 def _loss(case: ModelCase) -> Any:
-    from memmodel_kernels.losses import LOSSES, chunked_loss
+    from memmodel_kernels.losses import IN_CHUNKS, LOSSES
 
-    if case.loss == "chunked":
-        return partial(chunked_loss, chunks=case.chunks)
+    if case.loss in IN_CHUNKS:
+        return partial(IN_CHUNKS[case.loss], chunks=case.chunks)
     return LOSSES[choice("loss", case.loss, LOSSES)]
 
 
 def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
     """Attention by the algorithm asked for, under the mask of the layer."""
-    from memmodel_kernels.library_attention import library_attention
+    from memmodel_kernels.library_attention import library_attention, repeated
 
+    if case.attention == SDPA and case.repeat_kv:
+        return lambda q, k, v, kind, mask: library_attention(q, repeated(k, q), repeated(v, q), mask)
     if case.attention == SDPA:
         return lambda q, k, v, kind, mask: library_attention(q, k, v, mask)
     chosen = algorithm(case.attention)

@@ -11,7 +11,7 @@ from memmodel.model.architecture import Architecture
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
-LOSSES = ("full", "native", "chunked", "fused")
+LOSSES = ("full", "native", "chunked", "chunked-logits", "fused")
 
 
 class Adapter(NamedTuple):
@@ -49,7 +49,8 @@ class ModelCase:
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
             products and attention) or "attention".
         loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
-            of the tokens) or "fused" (with the head, gradients made in forward, as Liger Kernel).
+            of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the head, gradients made in forward, as Liger Kernel).
+        repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
         accumulate: micro-batches of `batch` sequences before the optimizer runs.
@@ -72,6 +73,7 @@ class ModelCase:
     checkpoint: str = "none"
     loss: str = "full"
     chunks: int = 8
+    repeat_kv: bool = False
     keep_logits: bool = False
     fused_norms: bool = False
     accumulate: int = 1

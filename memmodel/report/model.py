@@ -15,7 +15,14 @@ from memmodel.report.tables import in_words_of, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 _PLAIN = {
-    **{"checkpoint": "none", "loss": "full", "keep_logits": False, "fused_norms": False, "accumulate": 1},
+    **{
+        "checkpoint": "none",
+        "loss": "full",
+        "keep_logits": False,
+        "repeat_kv": False,
+        "fused_norms": False,
+        "accumulate": 1,
+    },
     **{"masters": False, "in_backward": False, "clip": False, "dropout": 0.0, "quantize": "none", "kv_cache": "auto"},
 }
 

@@ -1,0 +1,135 @@
+"""Published memory of whole models beside what `memmodel model` says of the same runs: `python -m memmodel_evidence.models`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+from memmodel.allocator import CachingAllocator
+from memmodel.cublas import workspace
+from memmodel.files import read_toml
+from memmodel.gpus import load_gpu
+from memmodel.model.catalogue import listed
+from memmodel.model.choices import model_case
+from memmodel.model.kv_cache import cache_bytes
+from memmodel.model.program import program_of
+from memmodel.model.quantization import weight_bytes
+from memmodel.program import Program
+from memmodel.replay import replay
+from memmodel.step import STEPS, device_of, room_bytes
+from memmodel_evidence.harnesses import cross_entropy as losses
+from memmodel_evidence.records import DATA
+
+UNITS = {"B": 1, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class Figure(NamedTuple):
+    """A published figure, and the model's.
+
+    Attributes:
+        source, what: where it was published, and of which run. measured, predicted: bytes.
+        within: the per cent that the model promises; None where it promises nothing. note: what else to know.
+    """
+
+    source: str
+    what: str
+    measured: float
+    predicted: int
+    within: float | None
+    note: str
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one, in per cent."""
+        return 100 * (self.predicted / self.measured - 1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is as near as promised; true where nothing is."""
+        return self.within is None or abs(self.error) <= self.within
+
+
+@cache
+def figures() -> tuple[Figure, ...]:
+    """Every published figure that can be judged."""
+    return tuple(_judged())
+
+
+def left_out() -> dict[str, str]:
+    """Published runs that are not modelled, and why."""
+    sources = read_toml(str(DATA), "models.toml")
+    return {f"{name}, {run}": why for name, of in sources.items() for run, why in of.get("left_out", {}).items()}
+
+
+def _judged() -> Iterator[Figure]:
+    for name, source in read_toml(str(DATA), "models.toml").items():
+        for run in source["run"]:
+            whole = {**source, **run, "setting": {**source.get("setting", {}), **run.get("setting", {})}}
+            measured = float(whole["printed"]) * UNITS[whole["unit"]]
+            predicted = _PREDICTED[whole["kind"]](whole)
+            yield Figure(name, whole["what"], measured, predicted, whole.get("within"), whole.get("note", ""))
+
+
+def _program(run: dict[str, Any]) -> Program:
+    case = model_case(listed(run["model"]).architecture, torch=run["torch"], **run["setting"])
+    return program_of(replace(case, device=device_of(load_gpu(run["gpu"]))))
+
+
+def _allocated(run: dict[str, Any]) -> int:
+    return _peak(run, _program(run), "allocated_peak", STEPS)
+
+
+def _reserved(run: dict[str, Any]) -> int:
+    """With an empty cache before the step, as after `torch.cuda.empty_cache`."""
+    return _peak(run, _program(run), "reserved_peak", 1)
+
+
+def _peak(run: dict[str, Any], program: Program, statistic: str, steps: int) -> int:
+    gpu = load_gpu(run["gpu"])
+    found = replay(program, CachingAllocator(room_bytes(gpu)), workspace(run["torch"], gpu.compute_capability), steps)
+    return int(max(getattr(usage, statistic) for _, usage in found.phases))
+
+
+def _kept(run: dict[str, Any]) -> int:
+    """Weights, the cache of all tokens, and the workspace of the one thread that multiplies."""
+    arch, quantize = listed(run["model"]).architecture, run.get("quantize", "none")
+    if run.get("head_apart"):
+        arch = replace(arch, tied=False)  # transformers 4.51 holds the tied head of an fp8 checkpoint twice
+    of_cublas = workspace(run["torch"], load_gpu(run["gpu"]).compute_capability).nbytes
+    return int(sum(weight_bytes(arch, quantize).values()) + cache_bytes(arch, run["seq"]) + of_cublas)
+
+
+def _cross_entropy(run: dict[str, Any]) -> int:
+    return _peak(run, losses.cross_entropy(run["by"], run["tokens"], run["vocabulary"]), "allocated_peak", 1)
+
+
+def _fused_cross_entropy(run: dict[str, Any]) -> int:
+    return _peak(run, losses.fused_cross_entropy(run["by"], run["tokens"], run["vocabulary"]), "allocated_peak", 1)
+
+
+_PREDICTED = {
+    "allocated": _allocated,
+    "reserved": _reserved,
+    "kept": _kept,
+    "cross_entropy": _cross_entropy,
+    "fused_cross_entropy": _fused_cross_entropy,
+}
+
+
+def main() -> int:
+    """Print every figure; 1 where a promise does not hold."""
+    for figure in figures():
+        measured, predicted = figure.measured / UNITS["GiB"], figure.predicted / UNITS["GiB"]
+        promised = "" if figure.within is None else f"within {figure.within:g} %"
+        print(
+            f"{figure.source:10} {figure.what:32} {measured:9.3f} {predicted:9.3f} GiB {figure.error:+6.2f} % {promised}"
+        )
+        if figure.note:
+            print(f"{'':11}{figure.note}")
+    for run, why in left_out().items():
+        print(f"not judged: {run}: {why}")
+    return 0 if all(figure.holds for figure in figures()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
