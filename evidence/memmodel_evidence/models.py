@@ -1,4 +1,4 @@
-"""Published memory of whole models beside what `memmodel model` says of the same runs: `python -m memmodel_evidence.models`."""
+"""Published memory of models beside what `memmodel model` says of the same runs: `python -m memmodel_evidence.models`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -121,9 +121,8 @@ def main() -> int:
     for figure in figures():
         measured, predicted = figure.measured / UNITS["GiB"], figure.predicted / UNITS["GiB"]
         promised = "" if figure.within is None else f"within {figure.within:g} %"
-        print(
-            f"{figure.source:10} {figure.what:32} {measured:9.3f} {predicted:9.3f} GiB {figure.error:+6.2f} % {promised}"
-        )
+        numbers = f"{measured:9.3f} {predicted:9.3f} GiB {figure.error:+6.2f} %"
+        print(f"{figure.source:10} {figure.what:32} {numbers} {promised}")
         if figure.note:
             print(f"{'':11}{figure.note}")
     for run, why in left_out().items():

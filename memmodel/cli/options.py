@@ -216,7 +216,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option(
             "--loss",
             metavar="LOSS",
-            help="full (in fp32), native (in --dtype), chunked, chunked-logits, or fused with the head. [default: full]",
+            help="full (in fp32), native (in --dtype), chunked, chunked-logits or fused. [default: full]",
         ),
         click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
         click.option("--lora", type=SIZE, metavar="RANK", help="Freeze the model; adapters of this rank learn."),

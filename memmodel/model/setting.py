@@ -49,7 +49,8 @@ class ModelCase:
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
             products and attention) or "attention".
         loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
-            of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the head, gradients made in forward, as Liger Kernel).
+            of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the
+            head, gradients made in forward, as Liger Kernel).
         repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
