@@ -1,4 +1,4 @@
-"""Published memory of models beside what `memmodel model` says of the same runs: `python -m memmodel_evidence.models`."""
+"""Published memory of models, beside what the model says of the same runs: `python -m memmodel_evidence.models`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
