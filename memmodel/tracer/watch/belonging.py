@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from memmodel.groups import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
-from memmodel.origin import LAYER_NUMBER, wildcard
+from memmodel.origin import wildcard
 from memmodel.program import Alloc, Event, Save, Site
 from memmodel.tracer.private.dispatch import name_of, tensors_in
 from memmodel.tracer.watch.storages import Storages
@@ -131,11 +131,12 @@ class Belonging:
 
 
 def place_of(path: str) -> str:
-    """A module's place in the model: alike layers together, and one step into a layer (layers.*.mlp)."""
+    """A module's place in the model: alike layers together, and one name into a layer (layers.*.mlp)."""
     parts = wildcard(f"{path}.").rstrip(".").split(".")
-    if not LAYER_NUMBER.search(f"{path}."):
+    if "*" not in parts:
         return ".".join(parts[:2])
-    return ".".join(parts[: parts.index("*") + 2])
+    named = (i for i, part in enumerate(parts) if part != "*" and i > parts.index("*"))
+    return ".".join(parts[: next(named, len(parts)) + 1])
 
 
 def made_by_a_cache(site: Site | None) -> bool:
