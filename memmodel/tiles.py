@@ -62,7 +62,7 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
         FUSED: (Tile(32, 64, 8, 2),),
     },
     (80, 128): {
-        FORWARD: (Tile(64, 64, 4, 2), Tile(128, 32, 8, 2)),
+        FORWARD: (Tile(128, 32, 8, 2), Tile(64, 64, 4, 2)),
         DKDV: (Tile(64, 64, 8, 2),),
         DQ: (Tile(64, 64, 8, 2),),
         FUSED: (Tile(16, 64, 8, 2),),

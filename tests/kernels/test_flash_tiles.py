@@ -54,6 +54,15 @@ def test_the_first_row_is_the_default() -> None:
     assert tiles.tile(90, bfloat16, 96, DQ) == tiles.tile(90, bfloat16, 128, DQ)
 
 
+@pytest.mark.parametrize("arch", [80, 89, 120])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_row_of_scores_is_in_one_warp(arch: int, head_dim: int) -> None:
+    """mma.sync: as many warps as 16 rows each, and outputs no wider than tall, of which columns would be split."""
+    tile = tiles.tile(arch, bfloat16, head_dim, FORWARD)
+    assert tile.rows % (16 * tile.warps) == 0
+    assert tile.rows >= head_dim
+
+
 def test_head_dims_are_padded_to_powers_of_two() -> None:
     assert [tiles.padded(d) for d in (1, 16, 17, 80, 96, 128, 160, 256)] == [
         16,
