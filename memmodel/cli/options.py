@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from memmodel.case import Case
     from memmodel.gpus import Gpu
     from memmodel.model.results import ModelReport
+    from memmodel.model.setting import ModelCase
     from memmodel.prediction import Report
     from memmodel.timing import Calibration
 
@@ -192,6 +193,21 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
             help="A model, such as llama-3-8b (`memmodel models` lists them).",
         ),
         click.option("--config", metavar="FILE", help="Or a config.json in Hugging Face's format, or its folder."),
+    ),
+    "a model": (
+        click.option(
+            "--model",
+            metavar="MODEL",
+            shell_complete=completing(_model_names),
+            help="A whole model's step, not attention: a name (`memmodel models`) or a config.json.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="With --model: an option of `memmodel model`, such as checkpoint=block.",
+        ),
     ),
     "setting": (
         click.option("--batch", type=SIZE, help="Sequences in a micro-batch. [default: 1]"),
@@ -375,6 +391,24 @@ class Inputs:
         """The setting of a model's step, as the arguments of `memmodel.model`."""
         return {name: self.given[name] for name in _SETTING if name in self.given}
 
+    @property
+    def model_case(self) -> "ModelCase":
+        """The case of --model, with the sizes given and what --set says."""
+        from memmodel.model.choices import model_case
+        from memmodel.model.predict import named_architecture
+
+        given = {name: self.given[name] for name in _SETTING if name in self.given}
+        others = [name for name in (*_CASE, "algorithms") if name in self.given and name not in _SETTING]
+        if others:
+            raise UsageError(f"--model and {_flag(others[0])}: a whole model has its own, leave one of them out")
+        return model_case(named_architecture(self.given["model"]), **given, **_settings(self.given.get("settings", ())))
+
+    def prediction_of_model(self) -> "ModelReport":
+        """The prediction of the step of --model."""
+        from memmodel.model.predict import predict_model
+
+        return predict_model(self.model_case, self.gpu, self.allocator, self.calibration)
+
     def model_report(self) -> "ModelReport":
         """The prediction of a model's step."""
         from memmodel.model.predict import model
@@ -407,6 +441,29 @@ class Inputs:
         given = {"config": self.allocator, "kernel": self.given.get("kernel"), **self.case}
         pairs = zip(self.gpus, self.calibrations, strict=True)
         return [predict(gpu, self.algorithms, calibration=rates, **given) for gpu, rates in pairs]
+
+
+def _settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """The values of --set NAME=VALUE: numbers, true or false, and names. Raises UsageError for other text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"--set {pair}: expected NAME=VALUE, such as checkpoint=block")
+        found[name.strip().replace("-", "_")] = _value(text.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
+    try:
+        return parse_size(text)
+    except UsageError:
+        try:
+            return float(text)
+        except ValueError:
+            return text
 
 
 def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False) -> "Gpu":

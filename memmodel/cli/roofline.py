@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memmodel.cli.options import Inputs, inputs, subcommand
+from memmodel.cli.options import Inputs, at_most_one, inputs, subcommand
 from memmodel.cli.output import pictures
 
 if TYPE_CHECKING:
@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     "roofline",
     "memmodel roofline --gpu A100 --seq 16384",
     "memmodel roofline --gpu H100 --seq 8k -a flash --measured -o roofline.svg",
+    "memmodel roofline --gpu H100 --model llama-3-8b -o model.svg",
 )
-@inputs("gpu", "case", "algorithms", "rates")
+@inputs("gpu", "case", "a model", "algorithms", "rates")
 @click.option("--measured", is_flag=True, help="Recorded runs on this GPU too: same head dim, mask and bytes of dtype.")
 @pictures
 def command(asked: Inputs, measured: bool) -> "list[Roofline]":
     """Draw every kernel under the GPU's ceilings: FLOP/s against FLOP per byte."""
-    from memmodel.pictures.roofline import roofline
+    from memmodel.pictures.roofline import model_roofline, roofline
 
+    if "model" in asked.given:
+        at_most_one(model=True, measured=measured)
+        return [model_roofline(asked.prediction_of_model())]
     report = asked.report()
     if not measured:
         return [roofline(report)]

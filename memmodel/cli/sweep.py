@@ -62,8 +62,9 @@ def _powers(first: int, last: int, factor: int) -> list[int]:
     "memmodel sweep --seq 1k:64k:*2 --batch 1,8 -a naive,flash",
     "memmodel sweep --like llama-3-8b --seq 1k:16k:1k -o rows.json",
     "memmodel sweep --gpu A100,H100 --seq 1k:64k:*2 -o rows.csv",
+    "memmodel sweep --model llama-3-8b --batch 1:64:1 --seq 1k:32k:1k -o models.csv",
 )
-@inputs("any gpus", "ranges", "algorithms", "allocator", "rates")
+@inputs("any gpus", "ranges", "a model", "algorithms", "allocator", "rates")
 @click.option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
 @click.option("--json", "as_json", is_flag=True, help="As --format json.")
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
@@ -89,6 +90,8 @@ def command(asked: Inputs, style: str | None, as_json: bool, output: str | None,
 
 
 def _swept(asked: Inputs) -> list[Any]:
+    if "model" in asked.given:
+        return [_of_model(asked)]
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
@@ -110,6 +113,19 @@ def _swept(asked: Inputs) -> list[Any]:
     pairs: list[Any] = list(zip(gpus, asked.calibrations, strict=True)) if gpus else [(None, None)]
     with progress_bar(total, "configurations", _PREDICTIONS_BEFORE_PROGRESS if gpus else _ROWS_BEFORE_PROGRESS) as done:
         return [sweep(case, columns, done, gpu, asked.allocator, rates) for gpu, rates in pairs for case in cases]
+
+
+def _of_model(asked: Inputs) -> Any:
+    """The live peaks of a whole model by batch and length."""
+    from memmodel.model.sweep import model_sweep
+
+    if "gpu" in asked.given or "gpu_file" in asked.given:
+        raise UsageError("--model and --gpu: a sweep of a model is of live peaks, which need no GPU; leave it out")
+    sizes = {name: asked.given.pop(name, None) for name in ("batch", "seq")}
+    batches = ranges(sizes["batch"], "--batch") if sizes["batch"] else [1]
+    seqs = ranges(sizes["seq"], "--seq", _MOST_ROWS // len(batches)) if sizes["seq"] else [4096]
+    asked.given.update(batch=max(batches), seq=max(seqs))
+    return model_sweep(asked.model_case, batches, seqs)
 
 
 def _opened(output: str) -> IO[str]:

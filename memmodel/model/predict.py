@@ -77,6 +77,12 @@ def architecture(like: str | None, config: str | PathLike[str] | dict[str, Any] 
     return _of_file(fspath(config))
 
 
+def named_architecture(name: str) -> Architecture:
+    """The architecture of a listed name, or of a file: whatever has a dot and ends as one, or a folder's separator."""
+    is_file = name.endswith(".json") or "/" in name or "\\" in name
+    return architecture(None, name) if is_file else architecture(name, None)
+
+
 def _of_file(name: str) -> Architecture:
     import json
     import os

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.algorithms import record
-from memmodel.dtypes import short_name
+from memmodel.dtypes import DType, short_name
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import step_launches
+from memmodel.model.program import program_of
+from memmodel.model.results import ModelPrediction, ModelReport
 from memmodel.prediction import Prediction, Report
+from memmodel.program import Program
 from memmodel.rendering import Drawing
 
 _SAME = 1.02  # ceilings within this ratio are drawn as one
@@ -118,14 +121,38 @@ class Roofline(Drawing):
 
 def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequence[str] = ()) -> Roofline:
     """The picture of a report. Raises UsageError where the GPU's data lack the bandwidth or the dtype's peak."""
-    gpu, dtype = report.gpu, report.predictions[0].case.dtype
+    case = report.predictions[0].case
+    points = [
+        point
+        for prediction in report.predictions
+        for point in _points(prediction, prediction.case.algorithm, record(prediction.case))
+    ]
+    return _drawn(report.gpu, case.describe(), case.dtype, points, measured, notes)
+
+
+def model_roofline(report: ModelReport) -> Roofline:
+    """The picture of a whole model's step. Raises UsageError as `roofline` does."""
+    prediction = report.prediction
+    case = prediction.case
+    words = f"{case.arch.name}, {case.phase}, batch {case.batch}, seq {case.seq}"
+    points = _points(prediction, case.arch.name, program_of(case))
+    return _drawn(report.gpu, words, case.dtype, list(points))
+
+
+def _drawn(
+    gpu: Gpu,
+    words: str,
+    dtype: DType,
+    points: Sequence[Point],
+    measured: Sequence[MeasuredPoint] = (),
+    notes: Sequence[str] = (),
+) -> Roofline:
     kind = short_name(dtype)
     found = tuple(roofs(gpu))
     peak = _peak(gpu, kind)
-    points = [point for prediction in report.predictions for point in _points(prediction)]
     return Roofline(
         gpu.name,
-        report.predictions[0].case.describe(),
+        words,
         kind,
         found,
         next(roof for roof in found if roof.kind == "compute" and 1 / _SAME < peak / roof.rate < _SAME),
@@ -177,11 +204,11 @@ def _merged(roofs: Iterable[Roof]) -> list[Roof]:
     return found
 
 
-def _points(prediction: Prediction) -> Iterator[Point]:
+def _points(prediction: Prediction | ModelPrediction, name: str, program: Program) -> Iterator[Point]:
     """The kernels of the step in order of their first launch, equal ones together."""
     if prediction.time is None:
         return
-    launches = step_launches(record(prediction.case))
+    launches = step_launches(program)
     expected: Sequence[float | None] = [None] * len(launches)
     if prediction.calibrated is not None:
         expected = [kernel.seconds for kernel in prediction.calibrated.kernels]
@@ -190,7 +217,7 @@ def _points(prediction: Prediction) -> Iterator[Point]:
         work = launch.least
         flops, moved = float(work.flops), float(work.hbm_bytes)
         point = Point(
-            *(prediction.case.algorithm, kernel.name, 1, flops, moved, flops / moved),
+            *(name, kernel.name, 1, flops, moved, flops / moved),
             *(kernel.seconds, calibrated, kernel.binding.name),
         )
         counts[point] = counts.get(point, 0) + 1

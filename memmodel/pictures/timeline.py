@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -10,12 +10,15 @@ from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
 from memmodel.gpus import Gpu
+from memmodel.groups import group_of, kind_of
 from memmodel.liveness import OUTSIDE_A_STEP, State, states
+from memmodel.model.program import program_of
+from memmodel.model.setting import ModelCase
 from memmodel.origin import names
 from memmodel.prediction import Memory
-from memmodel.program import Alloc, Launch, Mark, Program
+from memmodel.program import Alloc, Launch, Mark, Program, Save
 from memmodel.rendering import Drawing
-from memmodel.step import memory_of, usage_by_event
+from memmodel.step import device_of, memory_of, usage_by_event
 
 NAMED = 7  # tensors with their own band, besides the inputs: more colours are not distinct
 
@@ -73,6 +76,19 @@ class Timeline(Drawing):
     def at_peak(self) -> Moment:
         """The moment of the peak."""
         return self.moments[self.peak]
+
+
+def model_timeline(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None = None) -> Timeline:
+    """The picture of a whole model's step on a GPU: a band for each group that the bytes belong to."""
+    case = replace(case, device=device_of(gpu))
+    program = program_of(case)
+    memory = memory_of(program, case.torch, gpu, config)
+    usage = usage_by_event(program, case.torch, gpu, memory, config)
+    saved = {event.key for event in program.events if isinstance(event, Save)}
+    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    labels = {birth.key: kind_of(group_of(program, birth.key, saved, inputs)) for birth in program.births()}
+    words = f"{case.phase}, batch {case.batch}, seq {case.seq}"
+    return timeline_of(program._replace(names=labels), usage, memory, gpu, case.arch.name, words)
 
 
 def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Timeline:

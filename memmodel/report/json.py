@@ -152,6 +152,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "prediction.Prediction": _prediction,
     "model.results.ModelPrediction": _model_prediction,
     "model.setting.ModelCase": _model_case,
+    "model.capacity.ModelThreshold": partial(_keys, also=["case.attention"], attention="algorithm"),
     "timing.ceiling.KernelTime": _kernel,
     "thresholds.Threshold": partial(_keys, also=["case.algorithm"]),
     "closed_forms.Formulas": _formulas,

@@ -1,11 +1,12 @@
 """A step of a whole model: the verdict, what fills its peak by group, its time, and changes that lower its memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from memmodel.dtypes import short_name
+from memmodel.model.capacity import ModelThreshold
 from memmodel.model.results import ModelPrediction, ModelReport
 from memmodel.model.serving import Serving
 from memmodel.model.setting import Adapter, ModelCase
@@ -51,9 +52,10 @@ def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
     yield group_table(prediction.memory, prediction.formulas)
 
 
-def described(case: ModelCase) -> str:
-    """The setting in one line: train, bf16, batch 1, seq 4096, adamw, attention sdpa, and what is not usual."""
-    parts = [case.phase, short_name(case.dtype), f"batch {case.batch}", f"seq {case.seq}"]
+def described(case: ModelCase, without: str = "") -> str:
+    """The setting in one line, less a size: train, bf16, batch 1, seq 4096, adamw, and what is not usual."""
+    parts = [case.phase, short_name(case.dtype)]
+    parts += [f"{size} {getattr(case, size)}" for size in ("batch", "seq") if size != without]
     if case.phase == "train":
         parts.append(case.optimizer)
     parts.append(f"attention {case.attention}")
@@ -98,6 +100,23 @@ def time_table(report: ModelReport) -> Sheet:
     if best:
         rows.append(("limited by", f"{best.binding} ({percent_text(best.shares[best.binding], best.seconds)})"))
     return Sheet("", ("|one step", ""), [(name, in_words_of(report.gpu, cell)) for name, cell in rows])
+
+
+def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:
+    """The largest batch or sequences that fit, by GPU."""
+    first = thresholds[0]
+    rows = [
+        (
+            t.gpu.id,
+            f"{t.largest:,}",
+            "none" if t.first_failing is None else f"{t.first_failing:,}",
+            bytes_text(t.memory.allocated_peak_bytes) if t.memory else "-",
+            bytes_text(t.memory.reserved_peak_bytes) if t.memory else "-",
+        )
+        for t in thresholds
+    ]
+    title = f"the largest {first.over} that fits: {first.case.arch.name}, {described(first.case, without=first.over)}"
+    return Sheet(title, ("|GPU", ">largest", ">first that fails", ">allocated", ">reserved"), rows)
 
 
 def serving_table(serving: Serving, case: ModelCase) -> Sheet:

@@ -1,0 +1,143 @@
+"""Many batches and lengths of a model at once: the live peak of each, from four recordings.
+
+The bytes of a storage are a + b·batch + c·seq + d·batch·seq where they are bilinear, and so are the live bytes after an
+event. Recordings of two batches with two lengths give a, b, c, d of each event; few of the events can be the peak.
+Steps of few tokens, which sort no indices for the embedding's gradient, and of sequences within the window differ.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from memmodel.errors import UsageError
+from memmodel.liveness import summary
+from memmodel.model.flops import forward_flops
+from memmodel.model.program import program_of
+from memmodel.model.setting import ModelCase
+from memmodel.program import Alloc, Free, Mark, Program
+
+FEW_TOKENS = 3072  # more are sorted (aten/src/ATen/native/cuda/Embedding.cu)
+_MOST_ALONE = 500
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSweep:
+    """The columns of a sweep: batch, seq, tokens and live_peak_bytes, model_flops, of every configuration."""
+
+    case: ModelCase
+    batch: Array
+    seq: Array
+    live_peak_bytes: Array
+    model_flops: Array
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One dict a configuration."""
+        columns = (self.batch, self.seq, self.live_peak_bytes, self.model_flops)
+        for batch, seq, peak, flops in zip(*(column.tolist() for column in columns), strict=True):
+            yield {
+                **{"model": self.case.arch.name, "phase": self.case.phase, "batch": batch, "seq": seq},
+                **{"live_peak_bytes": peak, "model_flops": flops},
+            }
+
+
+def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) -> ModelSweep:
+    """Every batch with every length. Raises UsageError where bytes are not bilinear in them."""
+    batch, seq = (column.ravel() for column in np.meshgrid(batches, seqs, indexing="ij"))
+    peak = np.zeros(len(batch), dtype=np.int64)
+    few, window = batch * seq <= FEW_TOKENS, case.arch.window or int(seq.max())
+    for single, of_few, within in product((True, False), repeat=3):
+        rows = ((batch == 1) == single) & (few == of_few) & ((seq <= window) == within)
+        if rows.any():
+            peak[rows] = _of_regime(case, batch[rows], seq[rows], single, of_few, within)
+    return ModelSweep(case, batch, seq, peak, _flops(case, batch, seq))
+
+
+def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: bool, within: bool) -> Array:
+    """The peaks of configurations whose steps are alike; of few that are not, one by one."""
+    moments = _moments(case, *_corners(case, single, few, within))
+    if moments:
+        found = _peaks(moments, batch, seq)
+        if all(int(found[i]) == _exact(case, batch[i], seq[i]) for i in {0, len(batch) // 2, len(batch) - 1}):
+            return found
+    if len(batch) > _MOST_ALONE:
+        raise UsageError(
+            f"{case.arch.name} with attention {case.attention}: the bytes of {len(batch):,} of these configurations "
+            f"are in no proportion to batch and seq: sweep at most {_MOST_ALONE} of them at a time"
+        )
+    return np.array([_exact(case, b, n) for b, n in zip(batch, seq, strict=True)], dtype=np.int64)
+
+
+def _exact(case: ModelCase, batch: Any, seq: Any) -> int:
+    return int(summary(program_of(replace(case, batch=int(batch), seq=int(seq)))).peaks["peak"])
+
+
+def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two batches and two lengths of a regime, to record."""
+    window, longest = case.arch.window, case.arch.max_pos if case.arch.positions == "learned" else 8192
+    high = min(window, longest) if within and window else longest
+    if not within:
+        high = 4 * window
+    if few and within:
+        high = min(high, 512)
+    if single:
+        return (1, 1), (high // 2, high)
+    least = 2 if few else max(2, FEW_TOKENS // (high // 2) + 1)
+    return (least, least + 1), (high // 2, high)
+
+
+def _peaks(moments: Sequence[tuple[int, int, int, int]], batch: Array, seq: Array) -> Array:
+    """The largest of the moments' bytes, of each configuration."""
+    peak = np.zeros(len(batch), dtype=np.int64)
+    for a, b, c, d in moments:
+        np.maximum(peak, a + b * batch + c * seq + d * batch * seq, out=peak)
+    return peak
+
+
+def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """(a, b, c, d) of the live bytes at each moment that can be the peak; none where the steps differ."""
+    live = {(b, n): _live(program_of(replace(case, batch=b, seq=n))) for b in batches for n in seqs}
+    if len({len(moments) for moments in live.values()}) > 1:
+        return []
+    (b0, b1), (n0, n1) = batches, seqs
+    per_batch, per_seq = max(1, b1 - b0), n1 - n0  # of a single batch, what grows with it is part of the rest
+    d = (live[b1, n1] - live[b1, n0] - live[b0, n1] + live[b0, n0]) // (per_batch * per_seq)
+    b = (live[b1, n0] - live[b0, n0]) // per_batch - d * n0
+    c = (live[b0, n1] - live[b0, n0]) // per_seq - d * b0
+    a = live[b0, n0] - b * b0 - c * n0 - d * b0 * n0
+    found: list[tuple[int, int, int, int]] = []
+    for moment in sorted(set(map(tuple, np.stack([a, b, c, d], axis=1).tolist())), key=sum, reverse=True):
+        if not any(_above(other, moment) for other in found):
+            found.append(moment)
+    return found
+
+
+def _above(other: tuple[int, ...], one: tuple[int, ...]) -> bool:
+    """Whether a moment has at least as many bytes as another at all sizes."""
+    return all(x >= y for x, y in zip(other, one, strict=True))
+
+
+def _live(program: Program) -> Array:
+    """Live bytes after each allocation of the step, but for scratch of reductions, which few sizes need."""
+    sizes: dict[int, int] = {}
+    live, found, counted = 0, [], False
+    for event in program.events:
+        if isinstance(event, Mark):
+            counted = event.phase not in ("start", "inputs", "after")
+        elif isinstance(event, Alloc) and not event.goes_in_steps:
+            sizes[event.key] = int(event.nbytes)
+            live += int(event.nbytes)
+            if counted:
+                found.append(live)
+        elif isinstance(event, Free):
+            live -= sizes.pop(event.key, 0)
+    return np.array(found, dtype=np.int64)
+
+
+def _flops(case: ModelCase, batch: Array, seq: Array) -> Array:
+    queries = np.ones_like(seq) if case.phase == "decode" else seq
+    times = 3 * case.accumulate if case.phase == "train" else 1
+    return np.array(times * forward_flops(case.arch, batch, queries, seq), dtype=np.int64)

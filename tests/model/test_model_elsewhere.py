@@ -1,0 +1,68 @@
+"""A whole model in the other commands: the largest size, sweeps and pictures."""
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import memmodel
+from memmodel.cli import cli
+from memmodel.errors import UsageError
+
+TINY = {
+    **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},
+    **{"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Any) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    return str(tmp_path / "config.json")
+
+
+def run(*arguments: str) -> str:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False).output
+
+
+def peak(**setting: Any) -> int:
+    return memmodel.model(config=TINY, gpu="A100", **setting).prediction.memory.live_peak_bytes
+
+
+def test_the_largest_batch_fits_and_one_more_does_not() -> None:
+    arguments = ("max", "--gpu", "L4", "--model", "llama-3.2-1b", "--over", "batch", "--seq", "2k")
+    (found,) = json.loads(run(*arguments, "--set", "checkpoint=block", "--json"))["thresholds"]
+    for batch, fits in ((found["largest"], True), (found["first_failing"], False)):
+        at = memmodel.model("llama-3.2-1b", "L4", batch=batch, seq=2048, checkpoint="block")
+        assert at.prediction.memory.fits is fits
+
+
+def test_a_sweep_has_the_peaks_of_single_predictions(config: str) -> None:
+    rows = json.loads(run("sweep", "--model", config, "--batch", "1,2,5", "--seq", "256,1k,2k", "--json"))["rows"]
+    assert len(rows) == 9
+    for row in rows:
+        assert row["live_peak_bytes"] == peak(batch=row["batch"], seq=row["seq"])
+
+
+def test_pictures_of_a_step(config: str) -> None:
+    shown = json.loads(run("timeline", "--model", config, "--seq", "256", "--json"))["panels"][0]
+    assert max(moment["live_bytes"] for moment in shown["moments"]) == peak(seq=256)
+    assert {"activations", "logits", "gradients"} <= {band["name"] for band in shown["bands"]}
+    points = json.loads(run("roofline", "--model", config, "--gpu", "H100", "--seq", "256", "--json"))["points"]
+    assert {"mm", "silu"} <= {point["kernel"] for point in points}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("max", "--model", "gpt2", "--heads", "3"), "--model and --heads: a whole model has its own"),
+        (("max", "--model", "gpt2", "--over", "heads", "--seq", "64"), "unknown size of a model 'heads'"),
+        (("max", "--model", "gpt2", "--set", "checkpoint"), "--set checkpoint: expected NAME=VALUE"),
+        (("sweep", "--model", "gpt2", "--seq", "64", "--gpu", "H100"), "--model and --gpu: a sweep of a model"),
+        (("timeline", "--model", "gpt3000"), "unknown model 'gpt3000'"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(*arguments)
