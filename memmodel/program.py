@@ -67,7 +67,8 @@ class Launch(NamedTuple):
             where the mask is broadcast, else none. "reduction", "argmax", "softmax", "softmax_backward": rows, and
             elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all
             of them, blocks of the longest, rows and columns of the tile that a program owns.
-        cublas: whether it runs through cuBLAS, with the workspace of its thread.
+        cublas: whether it runs through cuBLAS, with the workspace of its thread. adds_bias: whether cuBLASLt runs it,
+            since it adds a bias.
         in_place: whether it writes to a storage that was written before, whose pages are mapped.
         gradient: whether it computes a gradient.
         thread: "main" or "autograd": each owns a cuBLAS handle and so a workspace.
@@ -85,6 +86,7 @@ class Launch(NamedTuple):
     gradient: bool = False
     thread: str = "main"
     needed: Work | None = None
+    adds_bias: bool = False
 
     @property
     def least(self) -> Work:

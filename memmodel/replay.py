@@ -92,10 +92,9 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
             requests.append(Request(MALLOC, event.key, event.nbytes))
         elif type(event) is Free:
             requests.append(Request(FREE, event.key))
-        elif type(event) is Launch and event.cublas and workspace.nbytes:
-            requests.append(Request(KEEP, event.thread, workspace.nbytes))
+        taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
+        requests += [Request(KEEP, name, nbytes) for name, nbytes, _ in taken]
         current.seen.append(len(requests))
-        if workspace.per_call and requests and requests[-1].action == KEEP:
-            requests.append(Request(FREE, requests[-1].key))  # given back after the kernel
+        requests += [Request(FREE, name) for name, _, per_call in taken if per_call]  # given back after the kernel
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
     return phases[:first], phases[first:]

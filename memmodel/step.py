@@ -49,13 +49,14 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     scratch, read, phases = workspace(torch, gpu.compute_capability, gpu.arch), summary(program), step_phases(program)
     result, fitting = _replayed(program, read, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
-    threads = {launch.thread for launch in program.launches() if launch.cublas}
+    taken = {(name, nbytes, once) for launch in program.launches() for name, nbytes, once in scratch.taken(launch)}
     return Memory(
         live_peak_bytes=int(read.peaks["peak"]),
         allocated_peak_bytes=max(usage.allocated_peak for usage in usages),
         reserved_peak_bytes=max(usage.reserved_peak for usage in usages),
         saved_bytes=int(saved_bytes(program)),
-        workspace_bytes=scratch.nbytes * (1 if scratch.per_call else len(threads)),
+        workspace_bytes=sum(nbytes for _, nbytes, once in taken if not once)
+        + max((nbytes for _, nbytes, once in taken if once), default=0),
         phase_peaks={phase: int(read.peaks[phase]) for phase in phases},
         context_bytes=gpu.context_bytes,
         capacity_bytes=_capacity(gpu),

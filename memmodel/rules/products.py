@@ -32,6 +32,7 @@ def gemm(call: Call) -> Steps:
     yield kernel(
         call.op, [*added, left, right], [call.out], a.dtype, matmul=2 * product(a.shape) * n, kind="gemm",
         sizes=(product(a.shape[:-2]), a.shape[-2], n, a.shape[-1]), cublas=call.device.streams_gemm,
+        adds_bias=call.device.streams_gemm and any(len(x.shape) == 1 for x in added),
     )  # fmt: skip
 
 

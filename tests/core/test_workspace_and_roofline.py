@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from memmodel import recording
 from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
 from memmodel.case import make_case
@@ -190,3 +191,21 @@ def test_hipblas_has_a_workspace_of_its_own(gpu: str, mib: int) -> None:
     memory = predict(gpu, "naive", seq=1024, phase="inference")["naive"].memory
     assert memory.workspace_bytes == mib << 20
     assert memory.allocated_peak_bytes == memory.live_peak_bytes + memory.workspace_bytes
+
+
+@pytest.mark.parametrize(("torch", "peak", "kept"), [("2.8", 1, 0), ("2.9", 1, 1), ("2.11", 1, 1), ("2.12", 0, 0)])
+def test_linear_layers_with_a_bias_take_cublaslt_s_workspace(torch: str, peak: int, kept: int) -> None:
+    """1 MiB before torch 2.12: given back after each product, and kept from 2.9 on. A product alone takes none."""
+
+    def end_and_peak(biased: bool) -> tuple[int, int]:
+        with recording.Tape() as tape:
+            tape.mark("inputs")
+            x, weight, bias = recording.empty(64, 512), recording.empty(512, 512), recording.empty(512)
+            tape.mark("forward")
+            recording.linear(x, weight, bias if biased else None)
+            tape.mark("after")
+        usage = replay(tape.program, CachingAllocator(), workspace(torch, (8, 0)), steps=2).last("forward")
+        return usage.allocated_end, usage.allocated_peak
+
+    (end, most), (end_alone, most_alone) = end_and_peak(biased=True), end_and_peak(biased=False)
+    assert (end - end_alone, most - most_alone) == (kept << 20, peak << 20)

@@ -7,9 +7,9 @@ k-th storage (from 1) is -k, a phase its name.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
-from memmodel.cublas import Workspace
+from memmodel.cublas import Taken, Workspace
 from memmodel.liveness import states
 from memmodel.program import Event, Launch, Mark, Program
 from memmodel.units import bytes_text
@@ -75,7 +75,7 @@ def program_events(program: Program, workspace: Workspace = NO_WORKSPACE, steps:
     A workspace is born at the first matrix product of each thread, or lives for one product where torch gives it back.
     """
     found = Numbering()
-    threads: dict[str, int] = {}
+    kept: dict[str, int] = {}
     for now in states(program._replace(events=_repeated(program.events, steps))):
         if now.born:
             found.birth(now.born.key, int(now.born.nbytes))
@@ -83,18 +83,20 @@ def program_events(program: Program, workspace: Workspace = NO_WORKSPACE, steps:
             found.death(now.died.key)
         elif isinstance(now.event, Mark):
             found.phase(now.phase)
-        elif _takes_workspace(now.event, workspace) and now.event.thread not in threads:
-            name = -1 - len(threads)  # no storage of a recording has a key below 0
-            found.birth(name, workspace.nbytes)
-            if workspace.per_call:
-                found.death(name)
-            else:
-                threads[now.event.thread] = name
+        elif isinstance(now.event, Launch) and now.event.cublas:
+            _workspaces(found, workspace.taken(now.event), kept)
     return found.events
 
 
-def _takes_workspace(event: Event, workspace: Workspace) -> TypeGuard[Launch]:
-    return isinstance(event, Launch) and event.cublas and workspace.nbytes > 0
+def _workspaces(found: Numbering, taken: list[Taken], kept: dict[str, int]) -> None:
+    """The births of the workspaces that are not kept yet, and the deaths of those that are given back."""
+    new = [one for one in taken if one.name not in kept]
+    for one in new:
+        kept[one.name] = -1 - len(kept)  # no storage of a recording has a key below 0
+        found.birth(kept[one.name], one.nbytes)
+    for one in new:
+        if one.per_call:
+            found.death(kept.pop(one.name))
 
 
 def _repeated(events: list[Event], steps: int) -> list[Event]:
