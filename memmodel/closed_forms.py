@@ -106,6 +106,8 @@ def symbolic(case: Case) -> Case:
             raise UsageError(f"{case.algorithm} has no closed form of one query: its kernels split the keys")
         sizes |= {"head_dim": case.head_dim, "value_dim": case.value_dim}
         sizes |= {name: sizes[name].subs(_in_tiles(case)) for name in ("seq", "kv_seq")}
+    if case.scores.bias and case.batch == 1:
+        sizes["batch"] = 1  # one bias for all sequences: of a single one nothing is broadcast, and nothing summed
     if sizes["kv_heads"] != sizes["heads"]:
         r = case.heads // case.kv_heads
         sizes["heads"] = r * sizes["kv_heads"]

@@ -303,7 +303,7 @@ def predict_case(
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
     if algorithm(case.algorithm).tiled and own_arch(gpu) is None:
         notes.append(f"there are no kernels for {gpu.name}: the figures are what those for an A100 would take")
-    if tape.choices and other_kernels(gpu):
+    if algorithm(case.algorithm).chooses and other_kernels(gpu):
         notes.append(other_kernels(gpu))
     if algorithm(case.algorithm).cached and 1 < case.seq == case.kv_seq:
         notes.append(f"{case.seq} queries are new tokens at once; for one and a cache: --seq 1 --kv-seq {case.kv_seq}")

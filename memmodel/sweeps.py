@@ -21,6 +21,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.program import Launch
+from memmodel.rules.flex import BLOCK
 from memmodel.rules.sdpa import MOST_BLOCKS
 from memmodel.tiles import ceilings
 from memmodel.timing import Calibration
@@ -193,7 +194,7 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
             code = code * 2 + (columns["head_dim"] > ceiling)
     numbers = [columns["heads"] // columns["kv_heads"]]
     if algorithm(case.algorithm).chooses:
-        numbers += [columns["head_dim"], columns["value_dim"], columns["kv_seq"] % 8]
+        numbers += [columns["head_dim"], columns["value_dim"], columns["kv_seq"] % 8, columns["seq"] < BLOCK]
         numbers += [columns[name] > MOST_BLOCKS for name in ("batch", "heads")]
     if case.algorithm == "decode":
         numbers += [columns["head_dim"], columns["value_dim"], _splits(case, columns)]

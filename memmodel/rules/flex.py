@@ -1,13 +1,14 @@
 """FlexAttention under torch.compile, on recording tensors: a Triton kernel that visits what a block mask leaves.
 
 Sources: torch/_inductor/kernel/flex/flex_attention.py and its templates (buffers; the loops of backward for dQ and for
-dK and dV compute the scores anew, seven products in all), torch/nn/attention/flex_attention.py (BlockMask, blocks of
-128 queries by 128 keys). The partitioner is taken not to keep the row maxima, which backward does not read.
+dK and dV compute the scores anew, seven products in all), flex_decoding.py (few queries), torch/nn/attention/
+flex_attention.py (BlockMask, blocks of 128 queries by 128 keys). The partitioner is taken not to keep the row maxima,
+which backward does not read, and what combines the splits of a decoding to be one kernel beside its row maxima.
 """
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, ceil_div, hint, same
+from memmodel.dims import Dim, ceil_div, hint, maximum, same
 from memmodel.dtypes import bfloat16, float16, float32, int32
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
@@ -33,7 +34,7 @@ from memmodel.tensors.tensor import Tensor
 from memmodel.work import Work
 
 BLOCK = 128  # queries and keys of a block of the mask
-_DECODING = 128  # fewer queries run another kernel, which splits the keys
+_DECODING = 128  # fewer queries run a kernel that splits the keys
 _FORWARD, _BACKWARD = "flex_attention", "flex_attention_backward"
 
 
@@ -68,11 +69,44 @@ def _made(q: Strided, k: Strided, v: Strided, *_: Any, **__: Any) -> list[Spec]:
 
 @rule(_FORWARD)
 def forward(call: Call) -> Steps:
-    """One kernel; row maxima are allocated in any case."""
+    """One kernel; row maxima are allocated in any case. Few queries: a kernel by splits of the keys, and their sum."""
     q, k, v = call.args[:3]
+    if _splits_keys(q, k):
+        yield from _decoding(call)
+        return
     yield RESULTS
     yield Scratch(q.shape[0] * q.shape[1] * q.shape[2] * 4, tuple(q.shape[:3]), float32, "row maxima")
     yield _launch(call, "flex_attention", q, k, products=(1, 1), needed=(1, 1), v=v)
+
+
+def _splits_keys(q: Strided, k: Strided) -> bool:
+    """Whether the decoding kernel runs: of few queries, whose heads share keys by a power of two."""
+    shared = hint(q.shape[1]) // hint(k.shape[1])
+    return q.at_most(_DECODING - 1, 2) and not shared & (shared - 1)
+
+
+def _decoding(call: Call) -> Steps:
+    """Each split of the keys leaves an output and two numbers per row in fp32."""
+    q, k, v = call.args[:3]
+    b, h, n, d = q.shape
+    e, m, mask = v.shape[-1], k.shape[2], call.named["mask"]
+    splits = maximum(call.device.sms // (b * k.shape[1]) * 2, 1)
+    parts, rows = Strided((b, splits, h, n, e), float32), Strided((b, splits, h, n), float32)
+    yield Scratch(rows.nbytes, rows.shape, float32, "row maxima of each split")
+    yield Scratch(rows.nbytes, rows.shape, float32, "row sums of each split")
+    yield Scratch(parts.nbytes, parts.shape, float32, "output of each split")
+    visited, pairs = b * h * n * mask.blocks(n, m, BLOCK, BLOCK) * BLOCK, b * h * mask.pairs(n, m)
+    work = kernel(
+        "flex_decoding", call.tensors(), [parts, rows, rows], q.dtype, matmul=2 * visited * (d + e), exp=visited,
+        kind="fused",
+    )  # fmt: skip
+    least = kernel("", call.tensors(), call.results, q.dtype).work
+    yield work._replace(needed=least + Work(matmul=2 * pairs * (d + e), exp=pairs))
+    yield Scratch(b * h * n * 4, (b, h, n), float32, "row maxima")
+    yield RESULTS
+    summed = parts.numel()
+    combined = kernel("flex_combine", [parts, rows, rows], call.results, q.dtype, vector=2 * summed, kind="fused")
+    yield combined._replace(needed=Work())
 
 
 @makes(_BACKWARD)
@@ -158,16 +192,11 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockM
     Shapes: query (b, h, n, d), key (b, g, m, d), value (b, g, m, e); returns (b, h, n, e). `bias`: what the score
     function reads beside the score. Its arithmetic is not counted.
 
-    Raises UsageError for what its kernels refuse, and for fewer than 128 queries, which another kernel takes.
+    Raises UsageError for what its kernels refuse.
     """
-    n, d, e = hint(query.shape[2]), hint(query.shape[3]), hint(value.shape[3])
+    d, e = hint(query.shape[3]), hint(value.shape[3])
     if query.dtype not in (float16, bfloat16, float32):
         raise UsageError(f"flex_attention takes fp16, bf16 and fp32, not {query.dtype}")
     if min(d, e) < 16:
         raise UsageError(f"flex_attention takes head dims from 16, these are {d} and {e}")
-    if n < _DECODING:
-        raise UsageError(
-            f"flex_attention of {n} queries runs its decoding kernel, which splits the keys and is not modelled: "
-            f"take {_DECODING} queries or more"
-        )
     return FlexAttention.apply(query, key, value, bias, block_mask=block_mask)

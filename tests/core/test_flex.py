@@ -61,10 +61,27 @@ def test_the_bound_counts_the_pairs_that_the_mask_leaves() -> None:
     assert kernel.work.matmul == 128 * kernel.least.matmul
 
 
+@pytest.mark.parametrize(("seq", "groups"), [(1, 8), (100, 4)])
+def test_few_queries_split_the_keys(seq: int, groups: int) -> None:
+    """get_split_k: 108 SMs // (batch x key heads) x 2 parts, each with an fp32 output and two numbers a row."""
+    h, m, d = 32, 8192, 128
+    parts = 108 // groups * 2
+    rows = 4 * h * seq
+    results = 2 * h * seq * d + rows
+    expected = 2 * h * seq * d + 2 * (2 * groups * m * d) + results + parts * rows * (d + 2) + rows
+    found = predicted(heads=h, kv_heads=groups, seq=seq, kv_seq=m, phase="inference")
+    assert found.memory.live_peak_bytes == expected
+
+
+def test_heads_that_share_by_no_power_of_two_are_not_split() -> None:
+    h, groups, m, d = 12, 4, 1024, 64
+    found = predicted(heads=h, kv_heads=groups, seq=1, kv_seq=m, head_dim=d, phase="inference")
+    assert found.memory.live_peak_bytes == 2 * (2 * h * d) + 2 * (2 * groups * m * d) + 2 * (4 * h)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"seq": 64}, "64 queries runs its decoding kernel"),
         ({"head_dim": 8}, "from 16"),
         ({"dtype": "fp64"}, "not float64"),
         ({"dropout": 0.1}, "no dropout"),

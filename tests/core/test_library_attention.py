@@ -214,7 +214,8 @@ def test_a_kernel_that_refuses_the_case_is_refused_with_its_reason() -> None:
 
 def test_what_is_not_known_is_said() -> None:
     assert any("workspace of cuDNN" in note for note in predicted("sdpa", "H100", seq=512).notes)
-    assert any("AMD Instinct MI300X" in note for note in predicted("sdpa", "MI300X", seq=512).notes)
+    for algorithm in ("sdpa", "flash-attn", "flex"):
+        assert any("AMD Instinct MI300X" in note for note in predicted(algorithm, "MI300X", seq=512).notes)
     assert on_gpu([make_case("sdpa")], memmodel.load_gpu("MI300X"))[0].device.capability == 80
 
 
