@@ -7,7 +7,7 @@ from typing import Any
 
 from memmodel.cache import MOST_SPLITS, PLAIN, Cache
 from memmodel.device import CUDA, Device
-from memmodel.dims import Dim
+from memmodel.dims import Dim, Size
 from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
 from memmodel.errors import UsageError, choice
 from memmodel.masks import NO_MASK, Mask
@@ -18,31 +18,6 @@ LARGEST = 1 << 31  # sizes above this are rejected as mistakes
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
 TWINS = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}  # equal unless given
 LETTERS = dict(zip(SIZES, "bhgnmde", strict=True))
-
-
-class Size(int):
-    """An int that remembers its letter, so that shapes and byte counts can be shown as formulas: n, b·h, ..."""
-
-    letter: str
-
-    def __new__(cls, value: int, letter: str) -> "Size":
-        """An int of that value, written as `letter` in formulas."""
-        size = super().__new__(cls, value)
-        size.letter = letter
-        return size
-
-    def __reduce__(self) -> tuple[type["Size"], tuple[int, str]]:
-        return Size, (int(self), self.letter)  # int's own form would drop the letter in `pickle` and `copy`
-
-    def __mul__(self, other: Any) -> Any:
-        product = int(self) * other
-        if isinstance(other, Size):
-            return Size(product, f"{self.letter}·{other.letter}")
-        if isinstance(other, int) and other == 1:
-            return self
-        return product
-
-    __rmul__ = __mul__
 
 
 @dataclass(frozen=True, slots=True)

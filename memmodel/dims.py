@@ -8,16 +8,64 @@ rules (a dimension of one is contiguous with anything).
 """
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache, reduce
+from functools import lru_cache, reduce, wraps
 from operator import mul
-from typing import Any
+from typing import Any, TypeVar
 
 Dim = Any
 Shape = tuple[Dim, ...]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(int):
+    """An int that remembers its letter, so that shapes and byte counts can be shown as formulas: n, b·h, ..."""
+
+    letter: str
+
+    def __new__(cls, value: int, letter: str) -> "Size":
+        """An int of that value, written as `letter` in formulas."""
+        size = super().__new__(cls, value)
+        size.letter = letter
+        return size
+
+    def __reduce__(self) -> tuple[type["Size"], tuple[int, str]]:
+        return Size, (int(self), self.letter)  # int's own form would drop the letter in `pickle` and `copy`
+
+    def __mul__(self, other: Any) -> Any:
+        product = int(self) * other
+        if isinstance(other, Size):
+            return Size(product, f"{self.letter}·{other.letter}")
+        if isinstance(other, int) and other == 1:
+            return self
+        return product
+
+    __rmul__ = __mul__
+
+
+def memoized(function: F) -> F:
+    """Remember what a function of ints and symbols returned; arrays cannot be remembered, and are computed.
+
+    Only for results that are plain numbers: a `Size` is equal to its number, whatever its letter.
+    """
+    remembered = lru_cache(maxsize=1 << 14)(function)
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            return remembered(*args)
+        except TypeError:  # an array has no hash
+            return function(*args)
+
+    return call  # type: ignore[return-value]
 
 
 def product(dims: Iterable[Dim]) -> Dim:
-    """The product of `dims` as a plain number, without the letters of `memmodel.case.Size`; 1 for none."""
+    """The product of `dims` as a plain number, without the letters of `Size`; 1 for none."""
+    return _product(tuple(dims))
+
+
+@memoized
+def _product(dims: Shape) -> Dim:
     total: Dim = 1
     for size in dims:
         total = total * (int(size) if isinstance(size, int) else size)
@@ -39,7 +87,10 @@ def same(a: Dim, b: Dim) -> bool:
 
 def same_shape(a: Shape, b: Shape) -> bool:
     """Whether two shapes are equal, dimension by dimension."""
-    return len(a) == len(b) and all(map(same, a, b))
+    try:
+        return a == b
+    except ValueError:  # of arrays with more than one element
+        return len(a) == len(b) and all(map(same, a, b))
 
 
 def ceil_div(a: Dim, b: Dim) -> Dim:

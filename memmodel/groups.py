@@ -45,13 +45,18 @@ def groups_at_peak(program: Program) -> dict[str, int]:
 
 def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
     """Group -> bytes of these storages of a program, in the order of `GROUPS`, the largest first within one."""
-    saved = {event.key for event in program.events if isinstance(event, Save)}
-    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
-    found: dict[str, int] = {}
+    groups, found = groups_of(program), dict[str, int]()
     for birth in births:
-        group = group_of(program, birth.key, saved, inputs)
+        group = groups[birth.key]
         found[group] = found.get(group, 0) + int(birth.nbytes)
     return dict(sorted(found.items(), key=lambda item: (GROUPS.index(kind_of(item[0])), -item[1])))
+
+
+def groups_of(program: Program) -> dict[int, str]:
+    """The group of every storage by its key."""
+    saved = {event.key for event in program.events if isinstance(event, Save)}
+    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    return {birth.key: group_of(program, birth.key, saved, inputs) for birth in program.births()}
 
 
 def group_of(program: Program, key: int, saved: Collection[int], inputs: Collection[int]) -> str:

@@ -3,7 +3,7 @@
 import click
 
 from memmodel.cli.options import at_most_one, json_option, subcommand
-from memmodel.cli.output import check_picture, force_option, print_json, save, show, tell
+from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
 
 
 @subcommand(
@@ -40,7 +40,8 @@ def command(
     at_most_one(markdown=markdown, json=as_json)
     if plot is not None:
         check_picture(plot, force)
-    found = accuracy(*ledgers).only(gpu, quantity)
+    with busy("predicting every run on record"):
+        found = accuracy(*ledgers).only(gpu, quantity)
     if plot is not None:
         from memmodel_validate.accuracy_plot import accuracy_pictures
 

@@ -1,7 +1,7 @@
 """`memmodel explore`."""
 
 from memmodel.cli.options import subcommand
-from memmodel.cli.output import writes
+from memmodel.cli.output import busy, writes
 
 
 @subcommand("explore", "memmodel explore -o explorer.html")
@@ -10,4 +10,5 @@ def command(kind: str) -> str:
     """Write one interactive page that computes predictions by itself: sliders, timeline, roofline, frontier."""
     from memmodel.explorer.page import explorer_page
 
-    return explorer_page()
+    with busy("recording every algorithm on symbols"):
+        return explorer_page()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memmodel.cli.options import SIZE, Inputs, inputs, subcommand
-from memmodel.cli.output import pictures
+from memmodel.cli.output import busy, pictures
 from memmodel.errors import UsageError, choice
 
 if TYPE_CHECKING:
@@ -37,10 +37,12 @@ def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: boo
     group = cases[0].heads // cases[0].kv_heads if against == "heads" else 1
     chosen = [group << i for i in range(7)] if sizes is None else _sizes(sizes, against)
     if not heat:
-        return [frontier(cases, gpus, against, chosen, step, asked.allocator)]
+        with busy("searching the longest sequences"):
+            return [frontier(cases, gpus, against, chosen, step, asked.allocator)]
     if len(gpus) > 1 or len(cases) > 1:
         raise UsageError(f"--heat with {len(gpus) * len(cases)} lines: give one --gpu and one --algorithm")
-    return [heat_map(cases[0], gpus[0], against, chosen, step, asked.allocator)]
+    with busy("searching the longest sequences"):
+        return [heat_map(cases[0], gpus[0], against, chosen, step, asked.allocator)]
 
 
 def _sizes(text: str, against: str) -> list[int]:

@@ -3,7 +3,7 @@
 import click
 
 from memmodel.cli.options import SIZE, Inputs, inputs, json_option, subcommand
-from memmodel.cli.output import print_json, show
+from memmodel.cli.output import busy, print_json, show
 
 _SIZES = "seq, batch, heads, kv-heads, kv-seq, head-dim, window or chunk."
 
@@ -28,7 +28,8 @@ def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
 
     cases = cases_of(asked.algorithms, **asked.case)
     like = asked.case.get("like")
-    found = [threshold(case, gpu, over, step, asked.allocator, like) for case in cases for gpu in asked.gpus]
+    with busy(f"searching the largest {over}"):
+        found = [threshold(case, gpu, over, step, asked.allocator, like) for case in cases for gpu in asked.gpus]
     if as_json:
         from memmodel.report.json import encoded
 

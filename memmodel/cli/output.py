@@ -44,6 +44,18 @@ def progress_bar(length: int, label: str, shortest: int = 0) -> Iterator[Callabl
         yield bar.update
 
 
+@contextmanager
+def busy(words: str) -> Iterator[None]:
+    """These words and a moving mark on a terminal's standard error, during work that can take seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(words):
+        yield
+
+
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:
     """Let a command that returns pictures draw them on the screen or into a file, or print their numbers as JSON."""
 

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memmodel.cli.options import Inputs, inputs, subcommand
-from memmodel.cli.output import check_plotting, writes
+from memmodel.cli.output import busy, check_plotting, writes
 
 if TYPE_CHECKING:
     from memmodel.prediction import Report
@@ -27,8 +27,9 @@ def command(asked: Inputs, kind: str) -> str:
     if kind == "html":
         check_plotting()
     report = asked.report()
-    page = page_of(report, asked.allocator, _accuracy(report), shlex.join(["memmodel", *sys.argv[1:]]))
-    return html_page(page) if kind == "html" else markdown_page(page)
+    with busy("drawing"):
+        page = page_of(report, asked.allocator, _accuracy(report), shlex.join(["memmodel", *sys.argv[1:]]))
+        return html_page(page) if kind == "html" else markdown_page(page)
 
 
 def _accuracy(report: "Report") -> list[Any]:

@@ -86,19 +86,32 @@ class _Linker:
         return name
 
     def code(self) -> str:
-        """Everything is translated until it names nothing new: classes, bases first, then constants, then functions."""
-        size = -1
-        while size != (size := len(self.definitions) + len(self.constants) + len(self.attributes)):
+        """Everything is translated until it names nothing new: classes, bases first, then constants, then functions.
+
+        What is new is translated first, to see what that names; how a call is written can depend on all of it.
+        """
+        seen: set[str] = set()
+        while True:
+            while new := [name for name in self.definitions if name not in seen]:
+                seen.update(new)
+                for name in new:
+                    self._definition(name, self.definitions[name])
+            size = self._size()
             found = {name: self._definition(name, obj) for name, obj in list(self.definitions.items())}
             values = {name: self.written(value) for name, value in list(self.constants.values())}
             values |= {
                 name: Syntax(_Module(self, of, node)).translated(node) for name, (node, of) in self.expressions.items()
             }
+            if size == self._size():
+                break
         classes = {name: obj for name, obj in self.definitions.items() if isinstance(obj, type)}
         ordered = sorted(classes, key=lambda name: len(classes[name].__mro__))
         constants = [f"const {name} = {text};" for name, text in _in_order(values)]
         functions = [text for name, text in found.items() if name not in classes]
         return "\n".join([*(found[name] for name in ordered), *constants, *functions])
+
+    def _size(self) -> int:
+        return len(self.definitions) + len(self.constants) + len(self.attributes)
 
     def is_own(self, obj: Any) -> bool:
         """Whether a function or class is the model's, and the page has no other for it."""

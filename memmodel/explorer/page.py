@@ -86,6 +86,7 @@ def _data(found: Tables) -> dict[str, Any]:
         "programs": list(found.programs),
         "kernels": list(found.kernels),
         "names": list(found.names),
+        "groups": list(found.groups),
         "dtypes": {kind.name: [*astuple(kind)] for kind in vars(dtypes).values() if isinstance(kind, dtypes.DType)},
         "algorithms": {name: _algorithm(ALGORITHMS[name]) for name in OFFERED},
         "gpus": [_gpu(gpu) for gpu in all_gpus() if "capacity" in gpu.values],
@@ -93,7 +94,7 @@ def _data(found: Tables) -> dict[str, Any]:
 
 
 def _algorithm(found: Algorithm) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in ("name", "title", "dropout", "fused", "note")}
+    return {name: getattr(found, name) for name in ("name", "title", "dropout", "fused", "tiled", "chooses", "note")}
 
 
 def _gpu(gpu: Gpu) -> dict[str, Any]:

@@ -29,9 +29,11 @@ function structureKey({algorithm, phase, dtype, mask}, {b, h, n, d, r, fusedRows
 }
 
 // What the page has instead of the model's own functions: see NATIVES in page.py.
-const recorded = (kase) => programOf(kase).program;
+const programRecorded = (kase) => programOf(kase).program;
+const recorded = (kase) => ({program: programRecorded(kase), choices: [], unknown: new model.Dict()});
 const namesOf = (program) => program.names;
-const noAccount = () => [];
+const nothing = () => [];
+const noTime = () => [null, []];
 const noClosedForm = () => null;
 const ceilDiv = (a, b) => Math.ceil(a / b);
 const unknown = (kind, given) => new model.ValueError(`unknown ${kind} “${given}”: choose one from the list`);
@@ -45,19 +47,20 @@ function programOf(kase) {
   const numbers = TABLES.programs[TABLES.keys[structureKey(kase, letters)]];
   const known = [];
   const value = (formula) => (known[formula] ??= FORMULAS[formula](letters));
-  const [events, names, formulas] = [[], new model.Dict(), []];
+  const [events, names, groups, formulas] = [[], new model.Dict(), new model.Dict(), []];
   for (let i = 0; i < numbers.length; i += 2) {
     const [op, number] = [numbers[i], numbers[i + 1]];
     if (op === ALLOC) {
       events.push(new model.Alloc(formulas.length, bytes(value(number)), [], kase.dtype, "", null, "tensor"));
       names.set(formulas.length, TABLES.names[numbers[i + 2]]);
+      groups.set(formulas.length, TABLES.groups[numbers[i + 3]]);
       formulas.push(number);
-      i += 1;
+      i += 2;
     } else if (op === LAUNCH) events.push(launchOf(TABLES.kernels[number], kase, value));
     else if (op === MARK) events.push(new model.Mark(TABLES.phases[number]));
     else events.push(new {[FREE]: model.Free, [SAVE]: model.Save, [RELEASE]: model.Release}[op](number, ""));
   }
-  return {program: new model.Program(events, names, new model.Dict()), formulas};
+  return {program: new model.Program(events, names, new model.Dict(), groups), formulas};
 }
 
 function bytes(count) {

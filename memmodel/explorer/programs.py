@@ -20,6 +20,7 @@ from memmodel.case import PHASES, Case
 from memmodel.closed_forms import SYMBOLS, WINDOW
 from memmodel.dims import Dim
 from memmodel.dtypes import dtype
+from memmodel.groups import groups_of
 from memmodel.masks import Mask
 from memmodel.origin import names
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
@@ -117,11 +118,11 @@ class Tables:
     """The page's data. `keys` maps a structure's key to its program's number; the others are lists by number.
 
     Attributes:
-        programs: each a flat list of numbers: MARK phase, ALLOC formula name, FREE slot, SAVE slot, RELEASE slot,
-            LAUNCH kernel; slots count allocations.
+        programs: each a flat list of numbers: MARK phase, ALLOC formula name group, FREE slot, SAVE slot, RELEASE
+            slot, LAUNCH kernel; slots count allocations.
         kernels: a Launch's fields; the dtype's name is "" for the case's own, work, sizes and the needed work are
             numbers of formulas.
-        formulas: JavaScript functions of the sizes. names: of tensors.
+        formulas: JavaScript functions of the sizes. names: of tensors. groups: what tensors belong to.
     """
 
     keys: dict[str, int] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Tables:
     kernels: dict[tuple[Any, ...], int] = field(default_factory=dict)
     formulas: dict[str, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
     _known: dict[Any, int] = field(default_factory=dict)
 
     def add(self, structure: Structure) -> None:
@@ -138,13 +140,14 @@ class Tables:
         self.keys[structure.key] = _number(self.programs, program)
 
     def _numbers(self, program: Program, case: Case) -> Iterator[int]:
-        labels, slots = names(program), dict[int, int]()
+        labels, groups, slots = names(program), groups_of(program), dict[int, int]()
         for event in program.events:
             if isinstance(event, Mark):
                 yield from (MARK, PHASE_NAMES.index(event.phase))
             elif isinstance(event, Alloc):
                 slots[event.key] = len(slots)
-                yield from (ALLOC, self._formula(event.nbytes), _number(self.names, labels[event.key]))
+                words = _number(self.names, labels[event.key]), _number(self.groups, groups[event.key])
+                yield from (ALLOC, self._formula(event.nbytes), *words)
             elif isinstance(event, Launch):
                 yield from (LAUNCH, self._kernel(event, case))
             else:

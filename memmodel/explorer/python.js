@@ -266,6 +266,9 @@ function* zip(...found) {
 function* map(call, ...found) {
   for (const each of zip(...found)) yield call(...each);
 }
+function* filter(call, found) {
+  for (const each of found) if (truth(call ? call(each) : each)) yield each;
+}
 function* chain(...found) {
   for (const each of found) yield* each;
 }

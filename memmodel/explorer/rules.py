@@ -10,6 +10,7 @@ from memmodel import (
     liveness,
     masks,
     origin,
+    prediction,
     predictor,
     rendering,
 )
@@ -50,11 +51,12 @@ RUN = {  # by name in the page's scripts: functions, classes, and constants as "
     "ROWS": "memmodel.report.tables:ROWS",
 }
 NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the page does without are empty
-    algorithms.record: "recorded",
+    algorithms.record: "programRecorded",
+    algorithms.recorded: "recorded",
     "memmodel.algorithms.ALGORITHMS": "TABLES.algorithms",
     "memmodel.algorithms._ALL": "TABLES.algorithms.values()",
-    case.Size: "Number",
     closed_forms.largest_size: "noClosedForm",
+    dims.Size: "Number",
     dims.ceil_div: "ceilDiv",
     dims.maximum: "Math.max",
     dims.minimum: "Math.min",
@@ -64,7 +66,9 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     origin.names: "namesOf",
     rendering.Drawing: "",
     rendering.Renderable: "",
-    account.account: "noAccount",
+    account.account: "nothing",
+    prediction.attention_kernels: "nothing",
+    "memmodel.predictor._expected": "noTime",
     Calibration: "Object",
     "memmodel.allocator.segments.Driver.FIRST": "2 ** 40",  # with 2^64 addresses would not be exact
 }

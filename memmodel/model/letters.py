@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from memmodel.case import Size
+from memmodel.dims import Size
 from memmodel.groups import group_of
 from memmodel.model.setting import ModelCase
 from memmodel.program import Alloc, Program, Save

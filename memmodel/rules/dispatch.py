@@ -1,11 +1,15 @@
 """Run an operator on recording tensors: play the steps of its rule onto their tape."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
+from memmodel.device import Device
+from memmodel.dims import Dim, Shape, Size
+from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.program import Launch
-from memmodel.rules.operator import SHAPES, Call, Freed, Result, Rule, Scratch, Spec, Steps, rule_of
+from memmodel.rules.operator import SHAPES, Call, Freed, Result, Rule, Scratch, Shaper, Spec, Step, rule_of
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, new
@@ -49,16 +53,77 @@ def several(
     """
     tape = tape or _tape_of(args)
     mutated = () if into is None else (into,) if isinstance(into, Tensor) else tuple(into)
-    specs = [] if into is not None else _specs(op, args, named)
-    kind = OnChip if tape.fused else Strided
-    results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
-    steps = _rule(op)(Call(op, args, named, results, tape.device, mutated))
+    call = op, _rule(op), _shaper(op), bool(tape.fused), tape.device
+    try:
+        operands = tuple(_described((*args, *mutated)))
+        described = operands[: len(args)], operands[len(args) :]
+        specs, steps = _remembered(*call, *described, tuple((name, _number(x)) for name, x in named.items()))
+    except TypeError:  # sizes that cannot be a key: arrays, letters
+        specs, steps = _asked(*call, args, mutated, named)
     births = _Births(tape, op, specs, label, "temporary" if temporary else "tensor")
     births.after = after
     made: tuple[Tensor, ...] = births.play(steps)
     for x in mutated:
         x.storage.version += 1
     return mutated or made
+
+
+@lru_cache(maxsize=1 << 14)
+def _remembered(
+    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, args: Any, mutated: Any, named: Any
+) -> tuple[list[Spec], Sequence[Step]]:
+    """`_asked`, for operands as `_described`: layers, chunks and phases ask the same again and again."""
+    operands: list[Any] = []
+    for x in (*args, *mutated):
+        operands.append(operands[x[1]] if x[0] is _SAME else x[1] if x[0] is not None else _operand(*x[1:]))
+    count = len(args)
+    return _asked(op, rule, shaper, fused, device, tuple(operands[:count]), tuple(operands[count:]), dict(named))
+
+
+def _asked(
+    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, args: Any, mutated: Any, named: Any
+) -> tuple[list[Spec], Sequence[Step]]:
+    """The results that an operator makes, and the steps of its rule. They depend on nothing but these arguments."""
+    if shaper is None and not mutated:
+        raise UsageError(f"there is no shape function for the operator {op}: add one in memmodel/rules")
+    made: Any = [] if mutated or shaper is None else shaper(*args, **named)
+    specs = made if isinstance(made, list) else [made]
+    kind = OnChip if fused else Strided
+    results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
+    return specs, tuple(rule(Call(op, args, named, results, device, mutated)))
+
+
+_SAME = "same"
+
+
+def _described(operands: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """What a rule can know of operands, as keys: layouts of tensors, numbers, and which of them are the same tensor.
+
+    Raises TypeError for what is no key: sizes with letters, which equal their numbers and print otherwise, and lists.
+    """
+    found: list[tuple[Any, ...]] = []
+    ids = [id(x) for x in operands]
+    for i, x in enumerate(operands):
+        if not isinstance(x, Strided):
+            found.append((type(x), _number(x)))
+        elif ids.index(ids[i]) < i:
+            found.append((_SAME, ids.index(ids[i])))
+        else:
+            if Size in map(type, x.shape):
+                raise TypeError
+            found.append((None, x.shape, x.dtype, x.kept_strides, x.offset, x.on_chip))
+    return found
+
+
+def _number(x: Any) -> Any:
+    """A number, a shape, a name or a dtype; a key that held a tensor would keep it alive."""
+    if isinstance(x, Size | Strided) or (isinstance(x, tuple) and any(isinstance(y, Size | Strided) for y in x)):
+        raise TypeError
+    return x
+
+
+def _operand(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_chip: bool) -> Strided:
+    return (OnChip if on_chip else Strided)(shape, dtype, strides, offset)
 
 
 class _Births:
@@ -74,7 +139,7 @@ class _Births:
         self.scratch: list[int] = []
         self.after: Sequence[Tensor] = ()
 
-    def play(self, steps: Steps) -> Any:
+    def play(self, steps: Iterable[Step]) -> Any:
         """Record the steps and return the results."""
         for step in steps:
             if type(step) is Launch:
@@ -113,9 +178,9 @@ def _rule(op: str) -> Rule:
     return found
 
 
-def _specs(op: str, args: Any, named: Any) -> list[Spec]:
-    made = (SHAPES.get(op) or SHAPES[op.rstrip("_")])(*args, **named)
-    return made if isinstance(made, list) else [made]
+def _shaper(op: str) -> Shaper | None:
+    """The shape function of an operator; one that is only called in place has none."""
+    return SHAPES.get(op) or SHAPES.get(op.rstrip("_"))
 
 
 def _tape_of(args: Any) -> Tape:

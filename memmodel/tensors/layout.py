@@ -6,7 +6,7 @@ ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 
 from collections.abc import Sequence
 
-from memmodel.dims import Dim, Shape, hint, product, same, same_shape
+from memmodel.dims import Dim, Shape, hint, memoized, product, same, same_shape
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 
@@ -36,6 +36,11 @@ class Strided:
     def strides(self) -> Shape:
         """Elements from one index of a dimension to the next."""
         return contiguous_strides(self.shape) if self._strides is None else self._strides
+
+    @property
+    def kept_strides(self) -> Shape | None:
+        """The strides, None for those of a row-major tensor that were never asked for."""
+        return self._strides
 
     def numel(self) -> Dim:
         """Number of elements."""
@@ -84,6 +89,7 @@ def _is_0(stride: Dim) -> bool:
     return isinstance(stride, int) and stride == 0
 
 
+@memoized
 def contiguous_strides(shape: Shape) -> Shape:
     """Row-major strides of `shape`."""
     strides: list[Dim] = []
@@ -95,6 +101,7 @@ def contiguous_strides(shape: Shape) -> Shape:
     return tuple(strides)
 
 
+@memoized
 def is_contiguous(shape: Shape, strides: Shape) -> bool:
     """Whether the tensor is row-major; dimensions of size 1 do not count."""
     expected: Dim = 1
@@ -143,6 +150,7 @@ def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
     return result
 
 
+@memoized
 def view_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
     """Strides that show `shape` as `new` without a copy, or None where PyTorch must copy."""
     if is_contiguous(shape, strides):
@@ -178,6 +186,7 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
     return tuple(reversed(result))
 
 
+@memoized
 def expand_strides(shape: Shape, strides: Shape, new: Shape) -> Shape:
     """Strides of `shape` broadcast to `new`: 0 where a dimension of one is repeated or a dimension is new."""
     lead = len(new) - len(shape)

@@ -1,6 +1,6 @@
 """The closed forms of a job, from a run in letters; those of compiled code from its plans at other sizes."""
 
-from memmodel.case import Size
+from memmodel.dims import Size
 from memmodel.errors import UsageError
 from memmodel.liveness import last_step
 from memmodel.program import Mark, Program

@@ -112,14 +112,14 @@ def test_the_largest_window_and_chunk(over: str) -> None:
 
 def test_kv_heads_are_divisors_of_heads() -> None:
     """K and V of 32,768 keys, 512 sequences and one kv head of 128 are 8 GiB in two bytes: 6 heads take 48 GiB of an
-    A100's 79, 12 take 96. Decoding repeats them for 12 query heads, unless there are 12 kv heads: these take least."""
+    A100's 79, 12 take 96. Naive attention repeats them for 12 query heads, unless there are 12 kv heads."""
     sizes = {"batch": 512, "heads": 12, "seq": 1, "kv_seq": 32768, "head_dim": 128}
     case = memmodel.make_case("flash", **sizes, phase="inference")  # type: ignore[arg-type]
     found = threshold(case, "A100", "kv-heads")
     assert (found.largest, found.first_failing) == (6, 12)
     with pytest.raises(UsageError, match="no multiple of it"):
         threshold(case, "A100", "kv-heads", step=5)
-    case = memmodel.make_case("decode", **sizes | {"batch": 384}, phase="inference")  # type: ignore[arg-type]
+    case = memmodel.make_case("naive", **sizes | {"batch": 384}, phase="inference")  # type: ignore[arg-type]
     found = threshold(case, "A100", "kv-heads")
     grouped = resized(case, "kv_heads", 6)
     assert (found.largest, found.first_failing) == (12, None)

@@ -13,7 +13,9 @@ README = ROOT / "README.md"
 each_page = pytest.mark.parametrize("path", PAGES, ids=page_name)
 
 
-SLOW = ("docs/commands/accuracy.md", "docs/commands/explore.md", "docs/examples.md")  # they take seconds
+SLOW = tuple(
+    f"docs/{page}.md" for page in ("commands/accuracy", "commands/explore", "examples", "questions")
+)  # seconds
 in_time = [pytest.param(path, marks=pytest.mark.slow) if page_name(path) in SLOW else path for path in PAGES]
 
 
