@@ -5,6 +5,7 @@ and the lifetimes of variables, of Hugging Face's classes, so that it allocates 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from memmodel_kernels.linear import linear
 from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import norm, rms_norm
+from memmodel_kernels.offloading import offloaded
 from memmodel_kernels.rotary import angles, turned
 
 Weights = Mapping[str, Any]
@@ -36,6 +38,7 @@ class Decoder:
         fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
         recompute: what is computed again in backward: "none", "block" (each layer) or "attention".
         adapter_dropout: probability, on the inputs of low-rank adapters.
+        offload: whether what the layers save for backward waits on the host.
     """
 
     arch: Architecture
@@ -47,6 +50,7 @@ class Decoder:
     dropout: float = 0.0
     recompute: str = "none"
     adapter_dropout: float = 0.0
+    offload: bool = False
 
     def linear(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's linear layers."""
@@ -82,14 +86,19 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     """
     x = _embedded(model, tokens)
     shared = Shared(_rotary(model, tokens, x.dtype), _window_mask(model, tokens) if caches is None else None)
-    for index, weights in enumerate(model.layers):
-        cache = None if caches is None else caches[index]
-        with scope(x, layer=index):
-            if model.recompute == "block" and namespace(x).is_grad_enabled():
-                x = checkpoint(_layer, x, model, weights, model.arch.kind(index), shared, cache)
-            else:
-                x = _layer(x, model, weights, model.arch.kind(index), shared, cache)
+    with offloaded(x) if model.offload else nullcontext():
+        for index in range(len(model.layers)):
+            with scope(x, layer=index):
+                x = _run(x, model, index, shared, None if caches is None else caches[index])
     return model.norm(x, model.outer, "final_norm")
+
+
+def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
+    """A layer, as a checkpoint where layers are recomputed."""
+    weights, kind = model.layers[index], model.arch.kind(index)
+    if model.recompute == "block" and namespace(x).is_grad_enabled():
+        return checkpoint(_layer, x, model, weights, kind, shared, cache)
+    return _layer(x, model, weights, kind, shared, cache)
 
 
 def _embedded(model: Decoder, tokens: Any) -> Any:

@@ -15,7 +15,7 @@ from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCa
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
-_FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "masters", "in_backward")
+_FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "masters", "in_backward")
 
 
 def model_case(arch: Architecture, **given: Any) -> ModelCase:

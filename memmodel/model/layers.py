@@ -18,15 +18,21 @@ _LONGEST = 12  # layers of a period
 
 
 class Repetition(NamedTuple):
-    """The layers of a model: so many before the repetition, then periods of so many layers each."""
+    """The layers of a model: so many before the repetition, then periods of so many layers each.
+
+    `margin`: how many layers on each side of a period can have to do with it.
+    """
 
     before: int
     period: int
+    margin: int = 1
 
     def fewest(self, layers: int) -> int:
-        """The fewest layers that show all there is: a first, a period to repeat, and one layer or more that remain."""
-        rest = (layers - self.before - 1) % self.period
-        return self.before + 1 + self.period + (rest or self.period)
+        """The fewest layers that show all there is: a margin, a period to repeat, and a margin or more that remain."""
+        rest = (layers - self.before - self.margin) % self.period
+        while rest < self.margin:
+            rest += self.period
+        return self.before + self.margin + self.period + rest
 
 
 def repetition(kinds: Sequence[Any]) -> Repetition:
@@ -106,7 +112,7 @@ class _Expansion:
 
     def __init__(self, few: Recording, more: Recording, repeats: Repetition, times: int) -> None:
         self.few, self.period, self.times = few, repeats.period, times
-        self.first = repeats.before + 1  # the first layer of the period that is repeated
+        self.first = repeats.before + repeats.margin  # the first layer of the period that is repeated
         self.last = self.first + self.period  # the first layer after it
         self.blocks = list(few.blocks())
         self.outside = _outside(self.blocks, list(more.blocks()), times)

@@ -22,7 +22,11 @@ def record(case: ModelCase) -> Program:
 
     Few layers are recorded, and repeated, where the rest are like them.
     """
+    from memmodel_kernels.offloading import KEPT_ON_DEVICE
+
     layers, repeats = case.arch.layers, repetition(case.arch.kinds())
+    if case.offload:  # the newest few tensors stay on the device, of as many layers at most
+        repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
     fewest = repeats.fewest(layers)
     if layers > fewest + repeats.period:
         few, more = (_recorded(_with_layers(case, count)) for count in (fewest, fewest + repeats.period))

@@ -113,6 +113,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label) -> tuple[Any, list[Any]]:
     model = Decoder(
         arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
         dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
+        offload=case.offload,
     )  # fmt: skip
     return model, parameters
 

@@ -48,6 +48,7 @@ class ModelCase:
         attention: "sdpa" (the library's scaled_dot_product_attention) or a name of `memmodel.algorithms.ALGORITHMS`.
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
             products and attention) or "attention".
+        offload: whether what the layers save for backward waits on the host.
         loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
             of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the
             head, gradients made in forward, as Liger Kernel).
@@ -72,6 +73,7 @@ class ModelCase:
     optimizer: str = "adamw"
     attention: str = SDPA
     checkpoint: str = "none"
+    offload: bool = False
     loss: str = "full"
     chunks: int = 8
     repeat_kv: bool = False

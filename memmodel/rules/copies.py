@@ -20,7 +20,7 @@ from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import contiguous_strides, is_dense
 from memmodel.tensors.tape import Tape
-from memmodel.tensors.tensor import Tensor, method
+from memmodel.tensors.tensor import Tensor, method, new
 
 _UNSET = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "resize", "set")
 _ZEROS = ("zeros", "new_zeros", "zeros_like", "zero")
@@ -280,6 +280,13 @@ def ones_like(self: Tensor) -> Tensor:
 def zeros_like(self: Tensor, dtype: DType | None = None) -> Tensor:
     """Zeros in this tensor's shape, of its dtype unless another is given."""
     return new_zeros(self, self.shape, dtype=dtype)
+
+
+@method
+def host_copy(self: Tensor) -> Callable[[], Tensor]:
+    """A copy in the host's memory, which is not recorded; call it for a tensor of the same layout on the device."""
+    tape, spec = self.storage.tape, Spec(self.shape, self.dtype, kept_strides(self))
+    return lambda: new(tape, spec, "copy of the host")
 
 
 @method

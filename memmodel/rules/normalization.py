@@ -4,6 +4,7 @@ Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statist
 precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from memmodel.dims import Dim, Shape, hint, product
@@ -79,15 +80,25 @@ def _layer_norm(x: Strided, shape: Shape, *_: Any) -> list[Spec]:
     return [Spec(x.shape, x.dtype), rows, rows]
 
 
-makes("native_layer_norm_backward")(
-    lambda grad, x, shape, mean, rstd, weight, bias, wanted: [
-        Spec(x.shape, x.dtype), Spec(weight.shape, weight.dtype), Spec(bias.shape, bias.dtype)
-    ]
-)  # fmt: skip
+@makes("native_layer_norm_backward")
+def _layer_norm_backward(grad: Strided, x: Strided, *rest: Any) -> list[Spec]:
+    *_, weight, bias, wanted = rest
+    return _of_wanted((x, weight, bias), wanted)
+
+
+def _of_wanted(operands: Sequence[Strided], wanted: Sequence[bool]) -> list[Spec]:
+    """The gradients of the operands that need one."""
+    return [Spec(y.shape, y.dtype) for y, needed in zip(operands, wanted, strict=True) if needed]
+
+
+def _placed(found: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """The gradients in the places of their operands, None in the others."""
+    rest = iter(found)
+    return tuple(next(rest) if needed else None for needed in wanted)
+
+
 makes("_fused_rms_norm")(lambda x, shape, *_: [Spec(x.shape, x.dtype), _statistics(x, shape)])
-makes("_fused_rms_norm_backward")(
-    lambda grad, x, rows, weight: [Spec(x.shape, x.dtype), Spec(weight.shape, weight.dtype)]
-)
+makes("_fused_rms_norm_backward")(lambda grad, x, rows, weight, wanted: _of_wanted((x, weight), wanted))
 
 
 class NativeLayerNorm(Op):
@@ -103,9 +114,8 @@ class NativeLayerNorm(Op):
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """All three gradients by one operator."""
         bias, x, weight, mean, rstd = (self.unpack(n) for n in ("bias", "input", "weight", "result1", "result2"))
-        return several(
-            "native_layer_norm_backward", grad, x, self.shape, mean, rstd, weight, bias, self.needs
-        )  # fmt: skip
+        found = several("native_layer_norm_backward", grad, x, self.shape, mean, rstd, weight, bias, self.needs)
+        return _placed(found, self.needs)
 
 
 class FusedRmsNorm(Op):
@@ -119,7 +129,8 @@ class FusedRmsNorm(Op):
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """Both gradients by one kernel."""
-        return several("_fused_rms_norm_backward", grad, *(self.unpack(n) for n in ("input", "result1", "weight")))
+        kept = (self.unpack(name) for name in ("input", "result1", "weight"))
+        return _placed(several("_fused_rms_norm_backward", grad, *kept, self.needs), self.needs)
 
 
 def layer_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Any:
@@ -134,7 +145,10 @@ def rms_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, eps: float 
         return FusedRmsNorm.apply(input, weight, shape=shape)
     dims = tuple(range(-len(shape), 0))
     wide = input.to(_wide(input.dtype))
-    scale = Rsqrt.apply(wide.pow(2).mean(dims, keepdim=True).add_(eps))
+    powers = wide.pow(2)
+    squares = powers.mean(dims, keepdim=True)
+    scale = Rsqrt.apply(squares.add_(eps))
+    del squares, powers  # C++ keeps temporaries to the end of the statement
     out = (wide * scale) * weight
-    del scale, wide
+    del wide  # the scale outlives the cast
     return out.type_as(input)

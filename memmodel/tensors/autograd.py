@@ -381,7 +381,8 @@ class _Engine:
         node.retained = self.retain_graph
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):
-            outputs[index] = result = _validated(outputs[index], edge)
+            _validate(outputs, index, edge)
+            result = outputs[index]
             if result is not None:
                 self.holders[id(result)] += 1  # the same gradient may go to several edges: then it cannot be stolen
                 self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
@@ -432,11 +433,13 @@ class _Engine:
         )
 
 
-def _validated(grad: Tensor | None, edge: tuple[Op, int] | None) -> Tensor | None:
-    """The gradient summed to the shape, and cast to the dtype, that the next node expects (validate_outputs)."""
-    if grad is None or edge is None:
-        return None
+def _validate(outputs: list[Any], index: int, edge: tuple[Op, int] | None) -> None:
+    """Sum a gradient to the shape, and cast it to the dtype, that the next node expects (validate_outputs)."""
+    if outputs[index] is None or edge is None:
+        outputs[index] = None
+        return
     shape, dtype = edge[0].results[edge[1]]
-    if not same_shape(grad.shape, shape):
-        grad = grad.sum_to(shape)
-    return grad if grad.dtype is dtype else grad.to(dtype)
+    if not same_shape(outputs[index].shape, shape):
+        outputs[index] = outputs[index].sum_to(shape)
+    if outputs[index].dtype is not dtype:
+        outputs[index] = outputs[index].to(dtype)

@@ -7,7 +7,7 @@ tensor is saved (early stop), so an operation after it is not repeated.
 from collections.abc import Callable
 from typing import Any
 
-from memmodel.tensors.autograd import enable_grad, saved_tensors_hooks
+from memmodel.tensors.autograd import Saved, enable_grad, saved_tensors_hooks
 from memmodel.tensors.tape import current
 from memmodel.tensors.tensor import Tensor
 
@@ -18,12 +18,26 @@ class _Stop(Exception):  # noqa: N818 (it is no error)
     """Raised in the second run once the last saved tensor is recomputed."""
 
 
+class _Input:
+    """A tensor that a checkpointed call gets: saved, as any other, for the second run."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.saved = Saved(tensor, _NODE)
+        self.requires_grad = tensor.requires_grad
+
+    def unpack(self) -> Tensor:
+        """The tensor without the history that the second run does not need."""
+        tensor = self.saved.unpack().alias()
+        tensor.requires_grad = self.requires_grad
+        return tensor
+
+
 class _Frame:
     """One checkpointed call: how many tensors its first run saved, and those that its second run recomputed."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function = function
-        self.args = args
+        self.args = [_Input(arg) if isinstance(arg, Tensor) else arg for arg in args]
         self.count = 0
         self.recomputed: dict[int, Tensor] | None = None
 
@@ -38,7 +52,7 @@ class _Frame:
             self.recomputed = {}
             try:
                 with saved_tensors_hooks(self.repack, lambda tensor: tensor), enable_grad():
-                    self.function(*self.args)
+                    self.function(*(arg.unpack() if isinstance(arg, _Input) else arg for arg in self.args))
             except _Stop:
                 pass
         return self.recomputed.pop(number)
@@ -66,9 +80,6 @@ def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool = F
     if not current().grad_enabled:
         return function(*args)
     frame = _Frame(function, args)
-    for arg in args:
-        if isinstance(arg, Tensor):
-            arg.storage.tape.save(arg.storage.key, _NODE)
     with saved_tensors_hooks(frame.pack, frame.unpack):
         result = function(*args)
     frame.remaining = frame.count

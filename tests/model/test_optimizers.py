@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from training import beyond_numbers
 
 from memmodel import recording
 from memmodel_kernels.optimizers import OPTIMIZERS
-from memmodel_validate.events import MemoryEvent
-from torch_events import in_order, real_events, recorded_events
+from torch_events import real_events, recorded_events
 
 SHAPES = [(40, 24), (24,), (24, 56)]
 REAL: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -20,12 +20,6 @@ REAL: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adafactor": lambda p: torch.optim.Adafactor(p, weight_decay=0.1),
     "muon": lambda p: torch.optim.Muon(p),
 }
-
-
-def beyond_numbers(events: list[MemoryEvent]) -> list[tuple[str, int, int]]:
-    """Events of storages beyond 8 bytes: step counters and norms cannot be told from the CPU's own scalars."""
-    numbers: dict[int, int] = {}
-    return in_order([(kind, numbers.setdefault(n, len(numbers)), size) for kind, n, size in events if size > 8])
 
 
 def given(t: Any, name: str) -> list[Any]:

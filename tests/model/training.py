@@ -6,7 +6,8 @@ from memmodel.dtypes import dtype as element_type
 from memmodel.model.architecture import Architecture
 from memmodel.model.run import generate, train
 from memmodel.model.setting import ModelCase
-from torch_events import Body
+from memmodel_validate.events import MemoryEvent
+from torch_events import Body, in_order
 
 # Sizes unlike each other, so that a wrong tensor shows in its bytes.
 B, N, V, H, F = 2, 11, 97, 48, 80
@@ -26,3 +27,9 @@ def two_steps(case: ModelCase) -> Body:
     """Two training steps, the first of which makes the optimizer's states; or two passes of generation."""
     run = train if case.phase == "train" else generate
     return lambda t: run(t, case, lambda *_: None, lambda _: None, steps=2)
+
+
+def beyond_numbers(events: list[MemoryEvent]) -> list[tuple[str, int, int]]:
+    """Events of storages beyond 8 bytes: smaller ones cannot be told from the CPU's own scalars."""
+    numbers: dict[int, int] = {}
+    return in_order([(kind, numbers.setdefault(n, len(numbers)), size) for kind, n, size in events if size > 8])

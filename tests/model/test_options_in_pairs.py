@@ -1,0 +1,71 @@
+"""A training step under every pair of options makes PyTorch's allocator events, to the byte."""
+
+from typing import Any
+
+import pytest
+from pairs import Row, all_pairs, pairs_of
+from training import beyond_numbers, llama, small_case, two_steps
+
+from memmodel.model.architecture import Latent, Mixture
+from memmodel.model.setting import Adapter
+from torch_events import real_events, recorded_events
+
+_GPT = {"norm": "layernorm", "activation": "gelu", "positions": "learned", "max_pos": 13, "tied": True}
+_BIASES = {"qkv_bias": True, "output_bias": True, "ffn_bias": True}
+_LATENT = {"heads": 3, "kv_heads": 3, "head_dim": 14, "value_dim": 10, "mla": Latent(kv_rank=20, rope=6, q_rank=12)}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gpt": _GPT | _BIASES,
+    "gemma": {"norm": "rmsnorm+1", "placement": "both", "pattern": "SF", "window": 5, "logit_cap": 30.0, "tied": True},
+    "mixture": {"moe": Mixture(experts=6, top_k=2, width=16, shared=24), "qk_norm": "head"},
+    "latent": _LATENT,
+}
+ADAPTERS = {
+    "none": None,
+    "lora": Adapter(4, (), in_fp32=False),
+    "qlora": Adapter(4, (), dropout=0.1, four_bit=True),
+}
+UPDATES: dict[str, dict[str, Any]] = {
+    "after": {},
+    "accumulated and clipped": {"accumulate": 2, "clip": True},
+    "masters": {"masters": True},
+    "in backward": {"in_backward": True},
+}
+OPTIONS = {
+    "arch": list(ARCHITECTURES),
+    "optimizer": ["adamw", "adamw-fused", "adamw-loop", "adamw-8bit", "momentum"],
+    "updates": list(UPDATES),
+    "loss": ["full", "native", "chunked", "fused", "chunked-logits"],
+    "checkpoint": ["none", "block", "attention"],
+    "attention": ["sdpa", "naive"],
+    "adapter": list(ADAPTERS),
+    "dropout": [0.0, 0.1],
+    "keep_logits": [False, True],
+    "fused_norms": [False, True],
+}
+
+
+def allowed(row: Row) -> bool:
+    return not (row["adapter"] != "none" and row["arch"] == "gpt" and row["loss"] == "fused")
+
+
+ROWS = list(all_pairs(OPTIONS, allowed))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(map(str, row.values())))
+def test_a_row(row: Row) -> None:
+    plain = {name: row[name] for name in ("optimizer", "loss", "checkpoint", "attention", "dropout", "keep_logits")}
+    arch = llama(layers=1, **ARCHITECTURES[row["arch"]])
+    dtype = "bf16" if row["arch"] == "mixture" else "fp32"
+    case = small_case(
+        arch, dtype, **plain, **UPDATES[row["updates"]], adapter=ADAPTERS[row["adapter"]], chunks=3,
+        fused_norms=row["fused_norms"],
+    )  # fmt: skip
+    body = two_steps(case)
+    assert beyond_numbers(recorded_events(body)) == beyond_numbers(real_events(body))
+
+
+def test_every_pair_stands_in_a_row() -> None:
+    held = set().union(*map(pairs_of, ROWS))
+    wanted = {frozenset({("loss", x), ("updates", y)}) for x in OPTIONS["loss"] for y in OPTIONS["updates"]}
+    assert wanted <= held
