@@ -30,6 +30,7 @@ class Algorithm(NamedTuple):
         dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
+        packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
         cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
         scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap".
@@ -45,6 +46,7 @@ class Algorithm(NamedTuple):
     chooses: bool = False
     note: str = ""
     cached: bool = False
+    packed: bool = False
     scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
@@ -116,6 +118,17 @@ def _flash_attn(deterministic: bool) -> Run:
         return flash_attn(q, k, v, case.mask, case.dropout, deterministic, bias, case.scores.softcap)
 
     return run
+
+
+def _offsets(case: Case) -> dict[str, Tensor]:
+    """Where packed sequences begin, and the last ends."""
+    return {"cu_seqlens": recording.empty(case.batch + 1, dtype=int32)}
+
+
+def _flash_attn_varlen(case: Case, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Any:
+    from memmodel_kernels.flash_attn import flash_attn_varlen
+
+    return flash_attn_varlen(q, k, v, offsets, case.seq, case.kv_seq, case.mask, case.dropout)
 
 
 def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -234,6 +247,17 @@ _ALL = (
         scores=("alibi", "softcap"),
         note="deterministic=True: one dQ in fp32 for each group of thread blocks that share an SM",
     ),
+    Algorithm(
+        "flash-attn-varlen",
+        "flash-attn 2, packed",
+        _flash_attn_varlen,
+        dropout=True,
+        chooses=True,
+        fused=True,
+        note="sequences of one length behind one another; memory depends on their number and on all tokens alone",
+        packed=True,
+        given=_offsets,
+    ),
     Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True, scores=("softcap",)),
     Algorithm(
         "flex",
@@ -289,13 +313,15 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
     with Tape(runs_on, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
-        q = _input(tape, "q", (b, case.heads, case.seq, d), case.dtype, grads)
+        rows = (b * case.seq, case.heads) if chosen.packed else (b, case.heads, case.seq)
+        q = _input(tape, "q", (*rows, d), case.dtype, grads)
         names = ("k_cache", "v_cache") if chosen.cached else ("k", "v")
-        outer, kind = _keys_of(case), case.cache.dtype or case.dtype
+        outer = (b * case.kv_seq, case.kv_heads) if chosen.packed else _keys_of(case)
+        kind = case.cache.dtype or case.dtype
         k, v = (_input(tape, name, (*outer, x), kind, grads) for name, x in zip(names, (d, e), strict=True))
         pages = case.cache.page and (_input(tape, "block_table", (b, case.cache.pages(case.kv_seq)), int32, False),)
         if case.phase == "train":
-            dout = _input(tape, "dout", (b, case.heads, case.seq, e), case.dtype, False)
+            dout = _input(tape, "dout", (*rows, e), case.dtype, False)
         given = chosen.given(case) if chosen.given else {}
         tape.names |= {tensor.storage.key: name for name, tensor in given.items()}
         bias = _bias_of(tape, case)

@@ -15,7 +15,7 @@ from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
-from memmodel.rules.flash_attn import flash_attn_func
+from memmodel.rules.flash_attn import flash_attn_func, flash_attn_varlen_func
 from memmodel.rules.flash_attn_3 import flash_attn_3_func
 from memmodel.rules.flex import create_block_mask, flex_attention
 from memmodel.rules.indexing import embedding
@@ -72,6 +72,7 @@ __all__ = [
     "eye",
     "flash_attn_3_func",
     "flash_attn_func",
+    "flash_attn_varlen_func",
     "flex_attention",
     "float16",
     "float32",

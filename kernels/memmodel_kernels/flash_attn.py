@@ -28,6 +28,25 @@ def flash_attn(
     return _called(flash_attn_func, q, k, v, mask, dropout_p=dropout, **options)
 
 
+def flash_attn_varlen(
+    q: Any, k: Any, v: Any, offsets: Any, queries: Any, keys: Any, mask: Mask = NO_MASK, dropout: float = 0.0
+) -> Any:
+    """`flash_attn_varlen_func` of version 2, of packed sequences of one length: q (b·n, h, d), k and v (b·m, g, d).
+
+    `offsets` (b + 1,) in int32 are where sequences begin, of queries and of keys alike where they are as many.
+    """
+    window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
+    options: dict[str, Any] = {"dropout_p": dropout, "causal": mask.causal, "window_size": window}
+    if namespace(q).__name__ != "torch":
+        from memmodel.recording import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(q, k, v, offsets, queries, keys, **options)
+    from flash_attn import flash_attn_varlen_func as library
+
+    of_keys = offsets if queries == keys else (offsets // queries * keys).to(offsets.dtype)
+    return library(q, k, v, offsets, of_keys, queries, keys, **options)
+
+
 def flash_attn_3(
     q: Any, k: Any, v: Any, mask: Mask = NO_MASK, deterministic: bool = False, softcap: float | None = None
 ) -> Any:

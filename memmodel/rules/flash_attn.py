@@ -1,17 +1,19 @@
 """The flash-attn package, version 2, on recording tensors: `flash_attn_func` as its Python and C++ code run it.
 
-Tensors are (batch, length, heads, head dim). Sources: Dao-AILab/flash-attention v2.8.3, flash_attn/
-flash_attn_interface.py (FlashAttnFunc) and csrc/flash_attn/flash_api.cpp (mha_fwd, mha_bwd).
+Tensors are (batch, length, heads, head dim); of `flash_attn_varlen_func` they are (tokens, heads, head dim), where
+sequences lie behind one another. Sources: Dao-AILab/flash-attention v2.8.3, flash_attn/flash_attn_interface.py
+(FlashAttnFunc, FlashAttnVarlenFunc) and csrc/flash_attn/flash_api.cpp (mha_fwd, mha_bwd, mha_varlen_fwd,
+mha_varlen_bwd).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.dims import Dim, hint, same
 from memmodel.dtypes import bfloat16, float16, float32, int64
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.dispatch import aten, several
-from memmodel.rules.flash_buffers import Sizes, gradient_sums, row_dots, split_outputs, summed_heads, width_of
+from memmodel.rules.flash_buffers import ROWS, Sizes, gradient_sums, row_dots, split_outputs, summed_heads, width_of
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
@@ -20,17 +22,26 @@ from memmodel.tensors.tensor import Tensor
 _FORWARD, _BACKWARD = "flash_attn_forward", "flash_attn_backward"
 
 
-def sizes_of(q: Any, k: Any) -> Sizes:
-    """The sizes of a call, from (batch, length, heads, head dim) tensors."""
-    b, n, h, d = q.shape
-    return Sizes(b, h, k.shape[2], n, k.shape[1], d, width_of(q))
+class Packed(NamedTuple):
+    """How many sequences lie in packed tensors, and how long each is: queries and keys."""
+
+    sequences: Dim
+    queries: Dim
+    keys: Dim
+
+
+def sizes_of(q: Any, k: Any, packed: Packed | None) -> Sizes:
+    """The sizes of a call, from (batch, length, heads, head dim) or packed tensors."""
+    *_, h, d = q.shape
+    b, n, m = (q.shape[0], q.shape[1], k.shape[1]) if packed is None else packed
+    return Sizes(b, h, k.shape[-2], n, m, d, width_of(q))
 
 
 @makes(_FORWARD)
 def _made(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> list[Spec]:
     """The output like the queries, its log-sum-exp, the random generator's state."""
-    b, n, h, _d = q.shape
-    return [Spec(q.shape, q.dtype, kept_strides(q)), Spec((b, h, n), float32), Spec((2,), int64)]
+    *outer, n, h, _d = q.shape
+    return [Spec(q.shape, q.dtype, kept_strides(q)), Spec((*outer, h, n), float32), Spec((2,), int64)]
 
 
 @rule(_FORWARD)
@@ -38,10 +49,10 @@ def forward(call: Call) -> Steps:
     """One kernel, and one more that adds up what splits of the keys left."""
     yield RESULTS
     q, k = call.args[:2]
-    sizes = sizes_of(q, k)
-    mask = call.named["mask"]
-    if not call.named["dropout_p"]:
-        swaps = mask.window is None and len(call.args) == 3  # ALiBi's slopes are of heads, which are then no rows
+    mask, packed = call.named["mask"], call.named["packed"]
+    sizes = sizes_of(q, k, packed)
+    swaps = mask.window is None and not call.named["slopes"]  # slopes are of heads, which are then no rows
+    if not call.named["dropout_p"] and (packed is None or (swaps and sizes.decoding is not sizes)):
         yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
     pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
     yield kernel(
@@ -49,16 +60,27 @@ def forward(call: Call) -> Steps:
     )
 
 
-makes(_BACKWARD)(lambda grad, q, *_, **__: Spec(row_dots(q.shape[0], q.shape[2], q.shape[1]), float32))
+@makes(_BACKWARD)
+def _row_dots(grad: Any, q: Any, *_: Any, packed: Packed | None, **__: Any) -> Spec:
+    if packed is None:
+        return Spec(row_dots(q.shape[0], q.shape[2], q.shape[1]), float32)
+    return Spec((q.shape[1], _padded_tokens(q, packed)), float32)
+
+
+def _padded_tokens(q: Any, packed: Packed) -> Dim:
+    """Rows of accumulators: a block of rows more for each sequence."""
+    return q.shape[0] + ROWS * packed.sequences
 
 
 @rule(_BACKWARD)
 def backward(call: Call) -> Steps:
     """dQ, dK and dV into tensors that are there already; returns the row dots, which nobody keeps."""
     q, k = call.args[1:3]
-    sizes, deterministic = sizes_of(q, k), call.named["deterministic"]
+    packed, deterministic = call.named["packed"], call.named["deterministic"]
+    sizes = sizes_of(q, k, packed)
+    rows = None if packed is None else (_padded_tokens(q, packed),)
     yield RESULTS
-    yield from gradient_sums(sizes, q.dtype, call.device, deterministic)
+    yield from gradient_sums(sizes, q.dtype, call.device, deterministic, rows)
     pairs = sizes.b * sizes.h * call.named["mask"].pairs(sizes.n, sizes.m)
     read = *call.args[:6], *call.args[9:]
     yield kernel(
@@ -72,16 +94,28 @@ class FlashAttn(Op):
     """FlashAttnFunc: head dims that are no multiple of 8 are padded, and what is kept is the padded."""
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Mask, deterministic: bool, slopes: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        offsets: Tensor | None,
+        dropout: float,
+        mask: Mask,
+        deterministic: bool,
+        slopes: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> Any:
         """One operator. Slopes are kept without autograd's knowledge."""
-        self.slopes = () if slopes is None else (slopes,)
-        self.options: dict[str, Any] = {"dropout_p": dropout, "mask": mask}
+        self.read = tuple(x for x in (offsets, slopes) if x is not None)
+        self.options: dict[str, Any] = {
+            "dropout_p": dropout, "mask": mask, "packed": packed, "slopes": slopes is not None,
+        }  # fmt: skip
         self.deterministic, self.head_dim = deterministic, q.shape[-1]
         q, k, v = (self._padded(x) for x in (q, k, v))
         labels = ("output", "log-sum-exp", "rng state")
-        out, lse, rng = several(_FORWARD, q, k, v, *self.slopes, label=labels, **self.options)
-        self.save(q=q, k=k, v=v, out=out, lse=lse, rng=rng)
+        out, lse, rng = several(_FORWARD, q, k, v, *self.read, label=labels, **self.options)
+        kept = {} if offsets is None else {"offsets": offsets}
+        self.save(q=q, k=k, v=v, out=out, lse=lse, rng=rng, **kept)
         return self._cut(out)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
@@ -90,8 +124,8 @@ class FlashAttn(Op):
         made = [aten("empty_like", x, label=f"d{name}") for x, name in ((q, "Q"), (k, "K"), (v, "V"))]
         grad = self._padded(grad)
         options = {**self.options, "deterministic": self.deterministic}
-        aten(_BACKWARD, grad, q, k, v, out, lse, *made, *self.slopes, label="row dots", **options)
-        return tuple(map(self._cut, made))
+        aten(_BACKWARD, grad, q, k, v, out, lse, *made, *self.read, label="row dots", **options)
+        return *map(self._cut, made), None
 
     def _padded(self, x: Tensor) -> Tensor:
         missing = -hint(x.shape[-1]) % 8
@@ -127,7 +161,33 @@ def flash_attn_func(
     if softcap and dropout_p:
         raise UsageError("flash-attn has no soft cap together with dropout: leave one out")
     mask = mask_of(causal, window_size)
-    return FlashAttn.apply(q, k, v, dropout=dropout_p, mask=mask, deterministic=deterministic, slopes=alibi_slopes)
+    return FlashAttn.apply(
+        q, k, v, None, dropout=dropout_p, mask=mask, deterministic=deterministic, slopes=alibi_slopes
+    )
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    queries: Dim,
+    keys: Dim,
+    dropout_p: float = 0.0,
+    causal: bool = False,
+    window_size: tuple[Dim, Dim] = (-1, -1),
+    deterministic: bool = False,
+) -> Any:
+    """`flash_attn.flash_attn_varlen_func` of sequences of one length: q (b·n, h, d), k and v (b·m, g, d).
+
+    `cu_seqlens` (b + 1,) int32 are the offsets of sequences, `queries` and `keys` their lengths. Raises as
+    `flash_attn_func` does.
+    """
+    _check(q, v, dropout_p)
+    packed = Packed(cu_seqlens.shape[0] - 1, queries, keys)
+    mask = mask_of(causal, window_size)
+    options = {"dropout": dropout_p, "mask": mask, "deterministic": deterministic, "packed": packed}
+    return FlashAttn.apply(q, k, v, cu_seqlens, **options)
 
 
 def mask_of(causal: bool, window_size: tuple[Dim, Dim]) -> Mask:

@@ -80,15 +80,18 @@ def splits(tiles: int, slots: int, blocks: int) -> int:
     return next((s for s in filled if filled[s] >= 0.85 * max(filled.values())), 1)
 
 
-def gradient_sums(sizes: Sizes, dtype: DType, device: Device, deterministic: bool) -> Iterator[Scratch | Launch]:
+def gradient_sums(
+    sizes: Sizes, dtype: DType, device: Device, deterministic: bool, packed_rows: tuple[Dim, ...] | None = None
+) -> Iterator[Scratch | Launch]:
     """What mha_bwd adds up in: dQ in fp32 and, with shared heads, dK and dV per query head.
 
-    Deterministic, each group of thread blocks that share an SM has a dQ of its own, of zeros.
+    Deterministic, each group of thread blocks that share an SM has a dQ of its own, of zeros. `packed_rows`: of dQ,
+    where sequences are packed.
     """
     b, h, g, n, m, d, width = sizes
-    rows = rounded(n, ROWS)
+    rows = packed_rows or (b, rounded(n, ROWS))
     parts = ceil_div(device.sms, b * h) if deterministic else 1
-    shape = (parts, b, rows, h, width)
+    shape = (parts, *rows, h, width)
     yield Scratch(product(shape) * 4, shape, float32, "sums of dQ")
     if deterministic:
         yield moves("zero", [], [Strided(shape, float32)])

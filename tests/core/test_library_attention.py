@@ -107,6 +107,21 @@ def test_flash_attn_deterministic_sums_dq_once_per_group_of_thread_blocks(gpu: s
     assert gpu != "A100" or found == 2_151_677_968
 
 
+def test_packed_sequences_have_a_block_of_rows_more_each() -> None:
+    """mha_varlen_bwd: row dots and dQ of all tokens and 128 a sequence; expanded dK and dV; offsets of sequences."""
+    b, h, groups, n, d = 3, 32, 8, 1000, 128
+    tokens = b * n
+    rows = tokens + 128 * b
+    expanded = 2 * (2 * tokens * h * d)
+    numbers = 4 * h * (tokens + rows)  # log-sum-exp; row dots
+    offsets = 4 * (b + 1)
+    found = predicted("flash-attn-varlen", batch=b, heads=h, kv_heads=groups, seq=n, mask="causal")
+    assert found.memory.live_peak_bytes == (
+        b * operands(h, groups, n, d) + 4 * rows * h * d + expanded + numbers + RNG + offsets
+    )
+    assert found.work.matmul == 14 * b * h * n * (n + 1) // 2 * d
+
+
 def test_flash_attn_keeps_padded_operands() -> None:
     """A head dim of 100 is padded to 104: the copies, the padded output, the log-sum-exp and the random state."""
     h, n = 4, 256
