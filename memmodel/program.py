@@ -20,7 +20,10 @@ class Site(NamedTuple):
 
 
 class Alloc(NamedTuple):
-    """An allocation of a storage, with the operator and the place in the user's code (see `memmodel.origin`)."""
+    """An allocation of a storage, with the operator and the place in the user's code (see `memmodel.origin`).
+
+    `stream`: the one that its block belongs to; 0 is the default stream.
+    """
 
     key: int
     nbytes: Dim
@@ -29,6 +32,7 @@ class Alloc(NamedTuple):
     op: str
     site: Site | None
     role: str  # "tensor", "gradient", "temporary", "partial" (see `goes_in_steps`), "input"
+    stream: int = 0
 
     @property
     def goes_in_steps(self) -> bool:
@@ -66,7 +70,7 @@ class Launch(NamedTuple):
             "elementwise", "triangle", "bernoulli": none. "broadcast": elements of the result. "masked_fill": elements
             where the mask is broadcast, else none. "reduction", "argmax", "softmax", "softmax_backward": rows, and
             elements of a row. "gemm": batch, m, n, k. "fused": for each grid of the launch its programs, blocks of all
-            of them, blocks of the longest, rows and columns of the tile that a program owns.
+            of them, blocks of the longest, rows and columns of the tile that a program owns. "collective": its bytes.
         cublas: whether it runs through cuBLAS, with the workspace of its thread. adds_bias: whether cuBLASLt runs it,
             since it adds a bias.
         in_place: whether it writes to a storage that was written before, whose pages are mapped.
@@ -74,6 +78,7 @@ class Launch(NamedTuple):
         thread: "main" or "autograd": each owns a cuBLAS handle and so a workspace.
         needed: of `work`, that which the results need: the mask's own score pairs and not the rest of the tiles around
             them, each operand once. None where that is all of it.
+        ranks: of a collective, those that take part.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Launch(NamedTuple):
     thread: str = "main"
     needed: Work | None = None
     adds_bias: bool = False
+    ranks: tuple[int, ...] = ()
 
     @property
     def least(self) -> Work:

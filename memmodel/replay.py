@@ -89,7 +89,7 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
             phases.append(current)
         requests = current.requests
         if type(event) is Alloc:
-            requests.append(Request(MALLOC, event.key, event.nbytes))
+            requests.append(Request(MALLOC, event.key, event.nbytes, event.stream))
         elif type(event) is Free:
             requests.append(Request(FREE, event.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()

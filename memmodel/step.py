@@ -5,6 +5,7 @@ Programs come from recording tensors and from the tracer alike.
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.case import Case
+from memmodel.communication import COLLECTIVE
 from memmodel.cublas import workspace
 from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
@@ -121,10 +122,11 @@ def usage_by_event(
 
 
 def time_of(program: Program, machine: Machine) -> Time:
-    """The time of a program's last step. Raises UsageError if the GPU's data lack a rate."""
+    """The time of a program's last step without its collectives. Raises UsageError if the GPU's data lack a rate."""
     phases = program.phases()
     timed = {
-        name: kernel_times((e for e in phases[name] if isinstance(e, Launch)), machine) for name in step_phases(program)
+        name: kernel_times((e for e in phases[name] if isinstance(e, Launch) and e.kind != COLLECTIVE), machine)
+        for name in step_phases(program)
     }
     seconds: dict[str, float] = {name: step_seconds(name, part, machine) for name, part in timed.items()}
     kernels = tuple(kernel for part in timed.values() for kernel in part)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     "memmodel trace train.py:step --input x=B,N,512 --step --at B=8 --sweep N=1k:8k:*2",
     "memmodel trace train.py:step --input x=B,N,512 --step -o timeline.svg",
     "memmodel trace --hf config.json --train --optimizer adamw --at B=4,N=4096 --gpu A100",
+    "memmodel trace train.py:step --input x=B,N,512 --step --world 64",
 )
 @click.argument("function", metavar="PACKAGE.MODULE:FUNCTION", required=False)
 @click.option("--hf", metavar="CONFIG.json|CLASS", help="Instead: a Hugging Face model, built without its weights.")
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 @click.option("--loss", metavar="NAME", help="With --train, the result that backward starts from. [default: the loss]")
 @click.option("--forward", is_flag=True, help="Forward alone, kept for backward.")
 @click.option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
+@click.option("--world", type=click.IntRange(min=1), help="Of many GPUs, how many: the file runs as each rank would.")
+@click.option("--rank", type=click.IntRange(min=0), help="The rank to trace. [default: those that differ]")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a machine. [default: 8]")
 @click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
 @click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
@@ -96,13 +100,20 @@ def command(
     at_most_one(sweep=sweep, latex=latex, timeline=pictured)
     if output is not None:
         check_picture(output, force)
+    if given["world"] is None:
+        alone = [name for name in ("rank", "gpus_per_node") if given[name] is not None]
+        if alone:
+            raise UsageError(f"--{alone[0].replace('_', '-')} goes with --world, the number of GPUs")
     notes: tuple[str, ...] = ()
-    if hf is None:
-        called = target(_named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype))
-    else:
+    called: Any
+    if hf is not None:
+        at_most_one(hf=hf, world=given["world"])
         built = _hugging_face(function, hf, train, optimizer, checkpointing, dtype, settings)
         called, notes = built.function, built.notes
         settings |= {"inputs": built.inputs, "step": built.step}
+    else:
+        named = _named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype)
+        called = target(named) if given["world"] is None else named
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
         with redirect_stdout(sys.stderr):  # what the user's code prints

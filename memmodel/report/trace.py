@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memmodel.tracer.result import Trace
 
 _LINES_SHOWN = 6
+_RANKS_SHOWN = 8
 
 
 def trace_parts(trace: "Trace") -> Iterator[Any]:
@@ -23,12 +24,16 @@ def trace_parts(trace: "Trace") -> Iterator[Any]:
     yield Text.assemble((trace.gpu.name, "bold"), f": {trace.described}")
     yield Text()
     yield verdict(trace.memory)
+    if trace.ranks:
+        yield below(_rank_table(trace))
     yield below(Sheet("", ("one step", ""), list(_numbers(trace))))
     if set(by_kind(trace.memory.groups)) & {PARAMETERS, OPTIMIZER, KV_CACHE}:
         yield below(group_table(trace.memory, {}))
     yield below(_formulas(trace))
     if trace.lines:
         yield below(_line_table(trace))
+    if trace.communication:
+        yield below(_communication(trace))
     columns = ("tensor", "bytes", ">size", "made by", "kept by", "freed in")
     yield below(tensor_sheet("What is alive at the peak", columns, trace))
     if trace.advice:
@@ -53,6 +58,24 @@ def _numbers(trace: "Trace") -> Iterator[tuple[str, str]]:
         first = trace.largest.first_failing
         fails = "" if first is None else f"; {first:,} does not"
         yield f"largest {trace.largest.over} that fits", f"{trace.largest.largest:,}{fails}"
+
+
+def _rank_table(trace: "Trace") -> Sheet:
+    fits = {True: "fits", False: "does not", None: "not known"}
+    rows: list[tuple[Cell, ...]] = [
+        (row.ranks, *map(bytes_text, row[2:5]), fits[row.fits]) for row in trace.ranks[:_RANKS_SHOWN]
+    ]
+    if len(trace.ranks) > _RANKS_SHOWN:
+        rows.append((f"{len(trace.ranks) - _RANKS_SHOWN} more kinds", "", "", "", ""))
+    return Sheet("Ranks, the fullest first", ("ranks", ">live peak", ">allocated", ">reserved", "fits"), rows)
+
+
+def _communication(trace: "Trace") -> Sheet:
+    rows = [
+        (each.kind.replace("_", "-"), f"{each.ranks} on {each.nodes}", f"{each.calls}", bytes_text(each.nbytes))
+        for each in trace.communication
+    ]
+    return Sheet("Collectives of one step", ("kind", ">ranks on machines", ">calls", ">bytes"), rows)
 
 
 def _formulas(trace: "Trace") -> Any:

@@ -3,6 +3,7 @@
 from memmodel.rules import (  # noqa: F401
     arithmetic,
     attention,
+    collectives,
     copies,
     cpu_attention,
     dropout,

@@ -30,6 +30,7 @@ _BANDWIDTH = {  # kind of kernel -> the constants of its bandwidth; the first th
     "softmax_backward": ("softmax_backward", "softmax", "bandwidth"),
     "gemm": ("bandwidth",),
     "fused": ("bandwidth",),
+    "collective": ("bandwidth",),
 }
 
 

@@ -1,6 +1,7 @@
 """`memmodel.trace`: from a function and its inputs to memory, lines, formulas, work and advice."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST
+from memmodel.communication import collectives
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
@@ -26,17 +28,20 @@ from memmodel.tracer.formulas.symbolic import hints
 from memmodel.tracer.job import Job
 from memmodel.tracer.lines import lines_of
 from memmodel.tracer.random_draws import RandomDraws, check_alike
+from memmodel.tracer.ranks import Mesh, largest_mesh, spans, table, to_trace
 from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
+from memmodel.tracer.target import Script
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.watch.watcher import MOST_OPERATORS
+from memmodel.tracer.watch.world import World, checked_world
 from memmodel.units import bytes_text
 from memmodel.work import Work
 
 
 def trace(
-    fn: Callable[..., Any],
+    fn: Callable[..., Any] | str,
     inputs: Any = (),
     *,
     step: str = "inference",
@@ -49,13 +54,16 @@ def trace(
     config: AllocatorConfig | None = None,
     most_operators: int = MOST_OPERATORS,
     loss: str = "",
+    world: int | None = None,
+    rank: int | None = None,
+    gpus_per_node: int = 8,
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
 
     The function runs, on tensors that have shapes and no data; whatever else its code does happens too.
 
     Args:
-        fn: a function, lambda or nn.Module.
+        fn: a function, lambda or nn.Module; of many GPUs, better its place, "train.py:step", whose file each rank runs.
         inputs: `{"q": "B,H,N,D:bf16", ...}` or `["q=B,H,N,D:bf16", ...]`; letters stand for sizes.
         step: "inference" (nothing kept), "forward" (kept for backward), "train" (forward, and backward from an upstream
             gradient or the scalar loss returned) or "own" (the function runs backward and its optimizer itself).
@@ -69,9 +77,14 @@ def trace(
         most_operators: a run of more than so many is given up.
         loss: in step "train", the result that backward starts from, by key, field or place; "all" for all of them.
             Unless given, the result called "loss", else the scalars, else everything.
+        world: of many GPUs, how many: the code runs as one rank after the other, on torch.distributed's fake group.
+        rank: the one to trace; unless given, those that differ, and the result is the fullest's.
+        gpus_per_node: GPUs of a machine.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
+    if isinstance(fn, str):
+        fn = Script(fn)
     if not callable(fn):
         raise UsageError(f"trace of {fn!r}: expected a function or a module, and its inputs")
     wanted = inputs_of(inputs)
@@ -86,7 +99,30 @@ def trace(
     job = Job(setting, sizes, device, version, config, compiled)
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
-    return _result(job, [x for x in letters if x not in asked], over, formulas)
+    unset = [x for x in letters if x not in asked]
+    if world is None:
+        return _result(job, unset, over, formulas)
+    return _of_ranks(job, unset, checked_world(world, rank, gpus_per_node), rank)
+
+
+def _of_ranks(job: Job, unset: list[str], world: World, rank: int | None) -> Trace:
+    """The trace of the fullest rank, with the memory of all."""
+    found: dict[int, Trace] = {}
+    meshes: list[Mesh] = []
+    waiting = [world.rank]
+    while waiting:
+        at = waiting.pop(0)
+        each = world.at(at)._replace(meshes=(meshes,))
+        found[at] = _result(replace(job, setting=job.setting._replace(world=each)), unset, None, formulas=False)
+        if rank is None and len(found) == 1:
+            mesh = largest_mesh(world.size, meshes)
+            sends = any(each.kind == "send" for each in found[at].communication)
+            waiting = [other for other in to_trace(mesh, sends) if other != at]
+    fullest = max(found.values(), key=lambda trace: (trace.memory.reserved_peak_bytes, trace.memory.live_peak_bytes))
+    if rank is not None:
+        return fullest
+    rows = table(largest_mesh(world.size, meshes), {at: trace.memory for at, trace in found.items()})
+    return replace(fullest, ranks=rows, notes=(*fullest.notes, f"ranks traced: {spans(found)}; others as the nearest"))
 
 
 def _installed() -> str:
@@ -102,7 +138,11 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     with draws.watched():
         found, graphs = job.steady()
     program, drew = found.program, draws.drew
-    symbolic, forms, why = forms_of(job, program) if formulas else (None, None, "not asked for")
+    symbolic, forms, why = (
+        forms_of(job, program)
+        if formulas
+        else (None, None, "not asked for" if job.setting.world is None else "formulas are of one GPU")
+    )
     if drew or why == OTHERWISE:
         check_alike(program, lambda: job.steady()[0].program, times=4 if drew else 1)
     shown = lettered(program, symbolic) if forms else program
@@ -125,7 +165,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         lines_of(program, labels, found.forward_of),
         forms,
         why,
-        tuple(advice_of(job, found, labels)),
+        tuple(advice_of(job, found, labels)) if job.setting.world is None else (),
         _largest(job, over) if over else None,
         found.unknown,
         found.operators,
@@ -139,6 +179,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         graphs,
         job.version,
         job.config,
+        communication=collectives(step_launches(step), job.setting.world.node) if job.setting.world else (),
     )
 
 
@@ -178,12 +219,16 @@ def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Gra
     }
     how = "torch.compile" if graphs else "eager"
     others = other_kernels(job.gpu) if attends else ""
-    notes = [f"torch {job.version}, {how}, one GPU, default stream; {steps[job.setting.step]}"]
+    world = job.setting.world
+    where = "one GPU, default stream" if world is None else f"rank {world.rank} of {world.size}, {world.node} a machine"
+    notes = [f"torch {job.version}, {how}, {where}; {steps[job.setting.step]}"]
+    if world is not None:
+        notes.append("NCCL's buffers are left out: they are outside PyTorch's allocator; time is without communication")
     notes += [*filter(None, [others]), *(graphs.notes() if graphs else [])]
     if unset:
         given = ", ".join(f"{x}={job.sizes[x]}" for x in unset)
         notes.append(f"numbers are for {given}: no other sizes were given")
-    if not summary(program).closed and job.setting.step != "own":
+    if not summary(program).closed and world is None and job.setting.step != "own":
         notes.append("the function keeps tensors from one call to the next")
     if drew:
         notes.append("the code draws numbers in Python (random, numpy); several traces of it allocated alike")

@@ -51,6 +51,11 @@ class Job:
 
 
 def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
-    """The step once where it leaves nothing behind, else three times over: its caches are filled by the last."""
+    """The step once where it leaves nothing behind, else three times over: its caches are filled by the last.
+
+    A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
+    """
+    if setting.world is not None:
+        return traced(setting._replace(iterations=3), sizes)
     found = traced(setting._replace(iterations=1), sizes)
     return found if summary(found.program).closed else traced(setting._replace(iterations=3), sizes)

@@ -14,6 +14,7 @@ import memmodel.rules.all
 import memmodel.tracer.flash  # noqa: F401 (registers rules)
 from memmodel.device import Device
 from memmodel.program import Launch
+from memmodel.rules.collectives import C10D
 from memmodel.rules.libraries import library_workspace
 from memmodel.rules.operator import RESULTS, Call, NotKnown, Steps, kernel, rule_of
 from memmodel.rules.optimizers import LISTS, on_lists
@@ -21,6 +22,7 @@ from memmodel.rules.pointwise import pointwise
 from memmodel.tensors.layout import Strided
 from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
 from memmodel.tracer.private.dispatch import name_of, packet_of, schema_of, tensors_in, tree_leaves
+from memmodel.tracer.private.distributed import GROUPS, ranks_of
 from memmodel.work import Work
 
 _NO_ARITHMETIC = NotKnown("its arithmetic is not known: it counts as moving its bytes")
@@ -65,12 +67,15 @@ def call_of(
     given = [_plain(x, seen, is_number) for x in args]
     named = {a.name: x for a, x in zip(schema.arguments, given, strict=False)}
     named |= {name: _plain(x, seen, is_number) for name, x in kwargs.items()}
+    if named.keys() & GROUPS:
+        named["ranks"] = ranks_of(next(named[name] for name in GROUPS if name in named))
     results = [_plain(x, seen, None) for x in tensors_in(out)]
     writes = (named.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
     mutated = [x for x in tree_leaves(list(writes)) if isinstance(x, Strided)]
     operands = [x for x in tree_leaves(list(named.values())) if isinstance(x, Strided)]
     mutated = mutated or [x for x in results if any(x is y for y in operands)]
-    op = name_of(func).partition("::")[2]
+    space, _, op = name_of(func).partition("::")
+    op = C10D + op if space == "c10d" else op
     return Call(op, given, named, results, device, mutated, schema.overload_name)
 
 

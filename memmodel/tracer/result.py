@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memmodel.account import TensorRecord
 from memmodel.allocator import AllocatorConfig
+from memmodel.communication import Collective
 from memmodel.cublas import DEFAULT_TORCH
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
@@ -17,6 +18,7 @@ from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.formulas.closed import Forms
 from memmodel.tracer.lines import SourceLine
+from memmodel.tracer.ranks import RankUsage
 from memmodel.work import Work
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Trace(Renderable):
             unknown: operator -> what is not known about it. notes: what else to know.
         attention: the kernels that calls of scaled_dot_product_attention take.
         torch, config: the version and the allocator's settings that memory is for.
+        ranks: of many GPUs, the memory of all, the fullest first, whose trace this is; else none.
+        communication: the collectives of a step.
         graphs: what torch.compile made of it; None where it is traced as eager code.
     """
 
@@ -71,6 +75,8 @@ class Trace(Renderable):
     graphs: Graphs | None = None
     torch: str = DEFAULT_TORCH
     config: AllocatorConfig | None = None
+    ranks: tuple[RankUsage, ...] = ()
+    communication: tuple[Collective, ...] = ()
 
     @property
     def described(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memmodel.errors import UsageError, unknown
+from memmodel.origin import is_library
 
 
 def target(text: str) -> Any:
@@ -26,6 +27,38 @@ def target(text: str) -> Any:
     if not callable(found):
         raise UsageError(f"{text} is {type(found).__name__}, not a function or a module")
     return found
+
+
+class Script:
+    """A function by its place, whose file is run anew at each `load`: as each rank would, within the trace."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.__qualname__ = text.rpartition(":")[2]
+
+    def __call__(self) -> Any:
+        """A script is called by nobody: what it loads is."""
+        raise NotImplementedError
+
+    def load(self) -> Any:
+        """The function, of a fresh import of its module and of what that imports of the user's own."""
+        before = set(sys.modules)
+        module = self.text.rpartition(":")[0]
+        mine = Path(module).stem if module.endswith(".py") else module
+        kept = sys.modules.pop(mine, None)
+        try:
+            return target(self.text)
+        finally:
+            for name in set(sys.modules) - before:
+                if _is_users(sys.modules[name]):
+                    del sys.modules[name]
+            if kept is not None:
+                sys.modules[mine] = kept
+
+
+def _is_users(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    return bool(file) and not is_library(file) and not module.__name__.startswith("memmodel.")
 
 
 def _module(name: str) -> Any:

@@ -28,7 +28,7 @@ def line_of(function: Callable[..., Any], text: str) -> int:
         (functions.branches_on_data, "if x.sum()", "asks for the value of a tensor"),
         (functions.asks_for_a_value, ".item()", "asks for the value of a tensor"),
         (functions.raises, "{}[1]", "raised KeyError"),
-        (functions.asks_cuda, "current_stream", "needs a GPU itself"),
+        (functions.asks_cuda, "get_device_properties", "needs a GPU itself"),
     ],
 )
 def test_the_users_line_is_named(function: Any, text: str, words: str) -> None:

@@ -22,6 +22,8 @@ from memmodel_validate.torch_step import (
 )
 
 _PHASE = "memmodel phase "
+HOST = "memmodel host"  # a range whose tensors are the host's on any machine
+_OTHERS = (HOST, "c10d::", "gloo:")
 _WITH_SCRATCH = {
     f"aten::{name}" for name in ("bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "scatter_", "histc", "sort")
 }
@@ -109,6 +111,11 @@ def _cpu_scalar(path: tuple[str, ...], size: int) -> bool:
     return size == 8 or (size < 8 and bool({"aten::_to_copy", "aten::scalar_tensor"} & set(path)))
 
 
+def _others(path: tuple[str, ...]) -> bool:
+    """The host's tensors, and gloo's copies of what it sends and receives, in its threads too; NCCL makes none."""
+    return any(name.startswith(_OTHERS) for name in path)
+
+
 def _numbered(raw: list[_Raw]) -> list[MemoryEvent]:
     found = Numbering()
     scratch = _gemm_scratch(raw)
@@ -117,6 +124,6 @@ def _numbered(raw: list[_Raw]) -> list[MemoryEvent]:
             found.phase(event.phase)
         elif event.size < 0:
             found.death(event.pointer)
-        elif index not in scratch and not _cpu_scalar(event.path, event.size):
+        elif index not in scratch and not _cpu_scalar(event.path, event.size) and not _others(event.path):
             found.birth(event.pointer, event.size)
     return found.events

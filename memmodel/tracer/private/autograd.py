@@ -1,7 +1,7 @@
 """Autograd's graph: which node runs, in which order forward made them, and which tensors they keep."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -91,3 +91,20 @@ def version_of(tensor: Tensor) -> int:
 def holders_of(tensor: Tensor) -> tuple[int, int]:
     """How many in C++ hold the tensor, and its storage."""
     return int(tensor._use_count()), int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))  # type: ignore[attr-defined]
+
+
+def at_end_of_backward(callback: Callable[[], None]) -> None:
+    """Call this once the engine, which runs now, is done."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def leaves_behind(roots: Iterable[Any]) -> list[Tensor]:
+    """The tensors whose `grad` backward from these tensors fills."""
+    seen: set[Any] = set()
+    stack = [root.grad_fn for root in roots if getattr(root, "grad_fn", None) is not None]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += [after for after, _ in node.next_functions if after is not None]
+    return [node.variable for node in seen if hasattr(node, "variable")]

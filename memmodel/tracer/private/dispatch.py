@@ -1,6 +1,6 @@
 """What PyTorch dispatches: operators and modes, the trees that arguments are, and which storage a tensor has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ __all__ = [
     "converting_softmax",
     "decompositions",
     "has_symbols",
+    "inner",
     "is_wrapped",
+    "is_wrapper",
     "modes_on",
     "name_of",
     "packet_of",
@@ -88,10 +90,22 @@ def address_of(storage: torch.UntypedStorage) -> int:
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage:
-    """The storage of a tensor; where torch.func wraps one, that of the innermost."""
+    """The storage of a tensor; where torch.func or torch.distributed wraps one, that of the innermost."""
     while is_wrapped(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.untyped_storage()
+    return inner(tensor).untyped_storage()
+
+
+def inner(tensor: Tensor) -> Tensor:
+    """The tensor of this rank inside one of torch.distributed's (DTensor, AsyncCollectiveTensor), else itself."""
+    while type(tensor).__module__.startswith("torch.distributed."):
+        tensor = tensor.elem if hasattr(tensor, "elem") else tensor._local_tensor  # type: ignore[attr-defined]
+    return tensor
+
+
+def is_wrapper(types: Iterable[type]) -> bool:
+    """Whether one of these tensor types is torch.distributed's own, which dispatches to the tensors inside."""
+    return any(kind.__module__.startswith("torch.distributed.") for kind in types)
 
 
 def tables_of(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -40,6 +40,16 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
         yield
 
 
+def name_held(function: Any, watcher: Watcher) -> None:
+    """Call the parameters of modules that were made within the trace by their names."""
+    for name, module in _held(function):
+        if isinstance(module, torch.nn.Module) and module is not function:
+            for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+                watcher.name_input(tensor, f"{name}.{path}")
+                if tensor.requires_grad:
+                    watcher.leaves.append(tensor)
+
+
 def _held(function: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """(name, object) of the modules and optimizers in reach: itself, its owner, its closure, globals that it names."""
     if isinstance(function, torch.nn.Module):

@@ -15,14 +15,16 @@ from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.specs import Input
+from memmodel.tracer.target import Script
 from memmodel.tracer.watch.failures import told_as_theirs
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
-from memmodel.tracer.watch.modules import made_fake
+from memmodel.tracer.watch.modules import made_fake, name_held
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.saved import saved_tensors
 from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
 from memmodel.tracer.watch.watching import watching
+from memmodel.tracer.watch.world import World, in_world
 
 _MASK = "a mask that is an input hides nothing"
 _TOKENS = "tokens that are an input are no special ones, such as padding"
@@ -33,9 +35,11 @@ class Setting(NamedTuple):
     """What is traced, apart from the sizes.
 
     Attributes:
-        function: the user's. inputs: what it takes. step: one of `STEPS`. device: whose allocations.
+        function: the user's, or a `Script` that has it. inputs: what it takes. step: one of `STEPS`.
+        device: whose allocations.
         backends: what decides between attention's kernels. iterations: how often the step runs.
         most_operators: a run of more is given up. loss: the result that backward starts from, by name.
+        world: the rank that runs it, None for one GPU alone.
     """
 
     function: Any
@@ -46,6 +50,7 @@ class Setting(NamedTuple):
     iterations: int = 1
     most_operators: int = MOST_OPERATORS
     loss: str = ""
+    world: World | None = None
 
 
 class Traced(NamedTuple):
@@ -77,6 +82,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     watcher = Watcher(setting.device, setting.most_operators)
     run = Run(setting, watcher)
     with told_as_theirs(), ExitStack() as stack:
+        stack.enter_context(in_world(setting.world, watcher))
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
         stack.enter_context(watcher.belonging.watching())
@@ -113,9 +119,13 @@ class Run:
         self.upstream: list[Tensor] = []
         self.function: Callable[..., Any] = setting.function
         self.inputs_end = 0
+        self.backwards = 0  # of this step
 
     def prepare(self, sizes: Mapping[str, Any]) -> None:
         """Make the inputs, and the module where a class of modules is traced."""
+        if isinstance(self.function, Script):
+            self.function = run_users_code(self.function.load, {})
+            name_held(self.function, self.watcher)
         if inspect.isclass(self.function) and issubclass(self.function, torch.nn.Module):
             self.function = _made(self.function)
         if isinstance(self.function, torch.nn.Module):
@@ -141,6 +151,7 @@ class Run:
     def step(self) -> None:
         """One step, marked, after which nothing of it is left but what the user's code keeps."""
         watcher = self.watcher
+        self.backwards = 0
         watcher.mark("forward")
         out = run_users_code(self.function, self.arguments)
         if inspect.iscoroutine(out):
@@ -189,8 +200,16 @@ class Run:
                 watcher.saved.setdefault(key, []).append(node)
                 watcher.events.append(Save(key, node))
         if mark:
-            watcher.mark("backward")
+            self._mark_backward()
         watcher.backward = True
+
+    def _mark_backward(self) -> None:
+        """A step's phases are its first forward, then all until its last backward is over, then the optimizer."""
+        if self.backwards:
+            self.watcher.unmark("optimizer")
+        else:
+            self.watcher.mark("backward")
+        self.backwards += 1
 
     def backward_ends(self) -> None:
         """Autograd is done: what follows is the optimizer's, in a step that the user writes."""

@@ -31,7 +31,8 @@ from memmodel.tracer.corrections.type_checks import check_types
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
 from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
-from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, name_of, tensors_in
+from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, is_wrapper, name_of, storage_of, tensors_in
+from memmodel.tracer.private.distributed import WITHOUT_COPY
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.watch.belonging import Belonging
 from memmodel.tracer.watch.nodes import Nodes
@@ -73,9 +74,13 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.backward = False
         self.operators = 0
         self.paused = False
+        self.stream = 0  # that blocks are allocated on
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._references: dict[int, weakref.ref[Any]] = {}
+        self._births: dict[int, Alloc] = {}  # of what is alive
+        self._emptied: dict[int, Alloc] = {}  # address of a storage that was resized to nothing -> its birth
         self._handed_over: set[int] = set()
+        self._outer: Any = None  # the operator just seen on a tensor around others
         self._constants: list[Alloc] = []
         self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
@@ -106,6 +111,13 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Begin a phase."""
         self.events.append(Mark(phase))
 
+    def unmark(self, phase: str) -> None:
+        """Take back the latest mark, if it is of that phase: the phase before goes on."""
+        place = next(i for i in reversed(range(len(self.events))) if isinstance(self.events[i], Mark))
+        if self.events[place] == Mark(phase):
+            del self.events[place]
+            self.last_use = {k: use - (use > place) for k, use in self.last_use.items()}
+
     def note(self, words: str) -> None:
         """Say something about how the code was taken."""
         if words:
@@ -114,11 +126,11 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def unseen(self) -> Iterator[None]:
         """Within, nothing is recorded."""
-        self.paused = True
+        before, self.paused = self.paused, True
         try:
             yield
         finally:
-            self.paused = False
+            self.paused = before
 
     def note_choice(self, choice: Choice) -> None:
         """Attention takes this kernel here."""
@@ -137,7 +149,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         With `at`, the birth goes to that place among the events. `nbytes`: where it holds more than it seems to.
         """
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         address = address_of(storage)
         if address in self._keys:
             return None
@@ -149,7 +161,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
         self.belonging.born(key, self.backward)
         shape = plain_dims(tensor.shape)
-        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, None if at is not None else self.site(), role)
+        site = None if at is not None else self.site()
+        event = Alloc(key, nbytes, shape, kind_of(tensor.dtype), op, site, role, self.stream)
+        self._births[key] = event
         if at is None:
             self.events.append(event)
         else:
@@ -199,6 +213,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._gradients_before.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_wrapper(types):
+            self._outer = func
+            return NotImplemented  # it dispatches to the tensors inside
         with without_autocast():  # PyTorch restores it here, but an operator's inside is not cast
             return self._dispatched(func, args, kwargs or {})
 
@@ -210,6 +227,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif name in _LAYOUT:
                 return _bynumber(name, args[0])
             return func(*args, **kwargs)
+        if name in WITHOUT_COPY:
+            return WITHOUT_COPY[name](args[0])  # as in a run; a fake result would be another tensor
         self._count()
         check_types(func, args)
         if func in COMPOSITES:
@@ -218,7 +237,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             if whole is not NotImplemented:
                 return whole
         node = running_node() if self.backward else None
-        accumulates = self.backward and is_accumulation(func, args, kwargs, node, self._handed_over)
+        wrapped, self._outer = self._outer is func, None  # PyTorch adds tensors of such types out of place
+        accumulates = self.backward and not wrapped and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
             for given in tensors_in((args, kwargs)):
@@ -283,7 +303,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             return []
         key = self._new_key()
         self.events.append(
-            Alloc(key, step.nbytes, step.shape, step.dtype, f"temporary of {label}", self.site(), step.role)
+            Alloc(
+                key, step.nbytes, step.shape, step.dtype, f"temporary of {label}", self.site(), step.role, self.stream
+            )
         )
         return [key]
 
@@ -310,14 +332,31 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
             del self._keys[address]
+        self._births.pop(key, None)
         if self._references.pop(key, None) is not None:
             self.events += [Release(key, node) for node in self.saved.pop(key, ())]
             self.events.append(Free(key))
+
+    def resized(self, storage: Any) -> None:
+        """A storage has given its memory back or taken it again, as FSDP2's unsharded parameters do."""
+        address, nbytes = address_of(storage), storage.nbytes()
+        key = self._keys.get(address)
+        if key is not None:
+            self._emptied[address] = self._births[key]
+            self._died(address, key, None)
+        before = self._emptied.get(address)
+        if nbytes and before is not None and not self.paused:
+            key = self._keys[address] = self._new_key()
+            self._references[key] = weakref.ref(storage, partial(self._died, address, key))
+            self._births[key] = before._replace(key=key, nbytes=nbytes, site=self.site(), stream=self.stream)
+            self.events.append(self._births[key])
 
     def close(self) -> None:
         """Forget what is alive: nothing that dies from now on is recorded."""
         self._references.clear()
         self._keys.clear()
+        self._births.clear()
+        self._emptied.clear()
         self._fakes.clear()
 
     def site(self) -> Site | None:

@@ -1,0 +1,129 @@
+"""A rank of many is traced on a fake process group: shards, gathered parameters, buckets, stages, streams."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memmodel
+from memmodel.errors import UsageError
+from memmodel.program import Alloc
+from memmodel.step import memory_of
+from memmodel.tracer.ranks import Mesh, largest_mesh, spans, table, to_trace
+from memmodel.tracer.result import Trace
+
+WIDTH, LAYERS = 512, 4
+_WEIGHT = WIDTH * WIDTH * 4
+
+SCRIPT = f"""
+import os
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+dist.init_process_group("nccl")
+rank, world = dist.get_rank(), dist.get_world_size()
+assert rank == int(os.environ["RANK"]) and world == int(os.environ["WORLD_SIZE"])
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+with torch.device("cuda"):
+    model = nn.Sequential(*[nn.Linear({WIDTH}, {WIDTH}, bias=False) for _ in range({LAYERS})])
+
+def sharded(x):
+    if not hasattr(sharded, "optimizer"):
+        mesh = init_device_mesh("cuda", (world,))
+        for layer in model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        sharded.optimizer = torch.optim.AdamW(model.parameters())
+    model(x).sum().backward()
+    sharded.optimizer.step()
+    sharded.optimizer.zero_grad()
+
+def replicated(x):
+    if not hasattr(replicated, "model"):
+        replicated.model = nn.parallel.DistributedDataParallel(model, device_ids=[int(os.environ["LOCAL_RANK"])])
+    replicated.model(x).sum().backward()
+    replicated.model.zero_grad()
+
+def staged(x):
+    for _ in range(4 - rank):
+        y = model(x)
+    dist.send(y, (rank + 1) % world)
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def traced(script: Path, function: str, **given: Any) -> Trace:
+    return memmodel.trace(f"{script}:{function}", ["x=N,512"], at={"N": 8}, step="own", world=4, gpu="H100", **given)
+
+
+def test_fully_sharded_parameters(script: Path) -> None:
+    """A layer is gathered in forward and in backward, its gradient reduced once, among all ranks."""
+    found = traced(script, "sharded", rank=1)
+    by_kind = {each.kind: each for each in found.communication}
+    # Layers are gathered in forward, and again in backward; the last one's gather is not repeated by prefetching.
+    assert by_kind["all_gather"].nbytes % _WEIGHT == 0
+    assert by_kind["all_gather"].calls == 2 * LAYERS
+    assert by_kind["reduce_scatter"].nbytes == LAYERS * _WEIGHT
+    assert by_kind["reduce_scatter"].ranks == 4
+    streams = {event.stream for event in found.program.births() if event.nbytes == _WEIGHT}
+    assert len(streams) == 2  # whole parameters: the flat ones on the stream that gathers, copies on the default one
+
+
+def test_replicated_gradients_have_buckets(script: Path) -> None:
+    """Parameters, buckets of their size, and gradients beside them."""
+    found = traced(script, "replicated", rank=0)
+    assert found.memory.live_peak_bytes > 3 * LAYERS * _WEIGHT
+    reduced = [each for each in found.communication if each.kind == "all_reduce"]
+    assert [each.nbytes for each in reduced] == [LAYERS * _WEIGHT]
+
+
+def test_ranks_that_send_are_all_traced(script: Path) -> None:
+    """The first rank runs the model three times before it sends; the fullest is shown first."""
+    found = traced(script, "staged")
+    assert sum(row.number for row in found.ranks) == 4
+    assert found.ranks[0].live_peak_bytes == found.memory.live_peak_bytes
+    assert "0-3" in found.notes[-1]
+
+
+def test_streams_have_pools_of_their_own(script: Path) -> None:
+    """A block goes back to its stream's pool, so that the same events on one stream reserve no more."""
+    found = traced(script, "sharded", rank=0)
+    one = found.program._replace(
+        events=[e._replace(stream=0) if isinstance(e, Alloc) else e for e in found.program.events]
+    )
+    alone = memory_of(one, found.torch, found.gpu)
+    assert alone.live_peak_bytes == found.memory.live_peak_bytes
+    assert alone.reserved_peak_bytes <= found.memory.reserved_peak_bytes
+
+
+def test_which_ranks_stand_for_all() -> None:
+    plain, staged = Mesh(tuple(range(8)), (4, 2), ("dp", "tp")), Mesh(tuple(range(8)), (4, 2), ("pp", "dp"))
+    assert to_trace(plain, sends=False) == [0, 1, 6, 7]
+    assert to_trace(staged, sends=True) == list(range(8))
+    assert largest_mesh(8, [Mesh((0, 1), (2,), ("x",)), plain]) == plain
+    assert largest_mesh(4, []).shape == (4,)
+    assert spans([5, 0, 1, 2]) == "0-2, 5"
+    memory = memmodel.predict("A100", "flash", seq=256)["flash"].memory
+    rows = table(plain, {0: memory, 7: memory})
+    assert [(row.ranks, row.number) for row in rows] == [("0-7", 8)]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rank": 4}, "rank 4 of a world of 4: expected one from 0 to 3"),
+        ({"gpus_per_node": 0}, "expected 1 or more"),
+    ],
+)
+def test_impossible_worlds(script: Path, given: dict[str, int], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        traced(script, "sharded", **given)
