@@ -11,7 +11,7 @@ from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError, choice
 
 _MOST_THREADS = 1024
-_DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
+_DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full", "parallel")
 
 
 @subcommand(
@@ -19,6 +19,7 @@ _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
     "memmodel validate",
     "memmodel validate --suite full --ledger runs.jsonl",
     "memmodel validate --device cpu --case naive-512 --case chunked-512 --json",
+    "memmodel validate --suite parallel --case fsdp-2",
 )
 @click.option(
     "--device",
@@ -32,7 +33,7 @@ _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full")
     show_default=True,
     metavar="SUITE",
     shell_complete=completing(lambda: _SUITES),
-    help="quick (a minute or two) or full.",
+    help="quick (a minute or two), full, or parallel: real ranks.",
 )
 @click.option("--case", "names", multiple=True, metavar="NAME", help="Only this case, of either suite; repeatable.")
 @click.option("--list", "listed", is_flag=True, help="Print the names of the suite's cases, and run nothing.")
@@ -72,6 +73,9 @@ def command(
     from memmodel_validate.document import document
 
     device = None if device is None else choice("device", device, _DEVICES)
+    if suite == "parallel":
+        _check(timeout, threads)
+        return _of_ranks(device, names, listed, timeout, as_json)
     if listed:
         return _list(device, suite)
     _check(timeout, threads)
@@ -108,6 +112,40 @@ def _executed(plan: Any) -> Any:
             "the same command goes on from there\n"
         )
         return None
+
+
+def _of_ranks(device: str | None, names: tuple[str, ...], listed: bool, timeout: float, as_json: bool) -> int:
+    """Run ranks for real, and compare each with its trace."""
+    from memmodel_validate.ranks.cases import rank_cases
+
+    cases = rank_cases(names)
+    if listed:
+        for case in cases:
+            click.echo(case.name)
+        return 0
+    if sys.platform != "linux":
+        raise UsageError("--suite parallel runs on Linux, where the order of threads can be set")
+    os.environ["MEMMODEL_DEVICE"] = device or "cpu"
+    from memmodel.report.ranks import rank_results
+    from memmodel_validate.environment import check_torch
+
+    check_torch()
+    from memmodel_validate.ranks.comparison import RanksFailedError, compare
+
+    found, failed = [], []
+    for case in cases:
+        sys.stderr.write(f"{case.name}\n")
+        try:
+            found += compare(case, timeout)
+        except RanksFailedError as error:
+            failed.append(str(error))
+    if as_json:
+        print_json({"ranks": [{**each._asdict(), "equal": each.equal} for each in found], "failed": failed})
+    else:
+        show(rank_results(found))
+        for why in failed:
+            click.echo(f"failed: {why}")
+    return 0 if not failed and all(each.equal for each in found) else 1
 
 
 def _list(device: str | None, suite: str) -> int:

@@ -3,6 +3,7 @@
 They are run as they stand by real processes and by the tracer. None of them knows which of the two runs it.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
+DEVICE = os.environ.get("MEMMODEL_DEVICE", "cpu")
+ON_GPU = DEVICE == "cuda"
 WIDTH, BLOCKS, BATCH, LENGTH = 64, 4, 4, 16
 Step = Callable[[], None]
 
@@ -30,9 +33,9 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-        self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+        self.norm = nn.LayerNorm(WIDTH, device=DEVICE)
+        self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False, device=DEVICE)
+        self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False, device=DEVICE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the same shape."""
@@ -45,9 +48,9 @@ class Net(nn.Module):
 
     def __init__(self, recompute: bool = False) -> None:
         super().__init__()
-        self.first = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.first = nn.Linear(WIDTH, WIDTH, bias=False, device=DEVICE)
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.last = nn.Linear(WIDTH, 77, bias=False)
+        self.last = nn.Linear(WIDTH, 77, bias=False, device=DEVICE)
         self.recompute = recompute
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def _step(model: nn.Module, times: int = 1) -> Step:
 
     def step() -> None:
         for _ in range(times):
-            model(torch.randn(BATCH, LENGTH, WIDTH)).sum().backward()
+            model(torch.randn(BATCH, LENGTH, WIDTH, device=DEVICE)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -82,7 +85,7 @@ def ddp_views() -> Step:
 
 
 def _sharded(model: Net, mesh: Any = None, **how: Any) -> Net:
-    mesh = mesh or device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = mesh or device_mesh.init_device_mesh(DEVICE, (dist.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh, **how)
     fully_shard(model, mesh=mesh, **how)
@@ -117,7 +120,9 @@ def fsdp_accumulated() -> Step:
 def hsdp() -> Step:
     """FSDP2 within halves of the ranks, replicated between them."""
     return _step(
-        _sharded(Net(), device_mesh.init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s")))
+        _sharded(
+            Net(), device_mesh.init_device_mesh(DEVICE, (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s"))
+        )
     )
 
 
@@ -129,12 +134,12 @@ def _tensor_parallel(model: Net, mesh: Any) -> Net:
 
 def tp() -> Step:
     """Tensor parallelism of the linear layers of each block."""
-    return _step(_tensor_parallel(Net(), device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))))
+    return _step(_tensor_parallel(Net(), device_mesh.init_device_mesh(DEVICE, (dist.get_world_size(),))))
 
 
 def tp_sp() -> Step:
     """Tensor parallelism, and sequence parallelism between its layers."""
-    model, mesh = Net(), device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    model, mesh = Net(), device_mesh.init_device_mesh(DEVICE, (dist.get_world_size(),))
     ends: dict[str, Any] = {
         "first": ColwiseParallel(output_layouts=Shard(1)),
         "last": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
@@ -152,26 +157,26 @@ def tp_sp() -> Step:
 
 def tp_fsdp() -> Step:
     """Tensor parallelism within pairs, FSDP2 between them."""
-    mesh = device_mesh.init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("dp", "tp"))
+    mesh = device_mesh.init_device_mesh(DEVICE, (dist.get_world_size() // 2, 2), mesh_dim_names=("dp", "tp"))
     return _step(_sharded(_tensor_parallel(Net(), mesh["tp"]), mesh["dp"]))
 
 
 def _pipeline(schedule: Any, stages_each: int = 1) -> Step:
     rank, world = dist.get_rank(), dist.get_world_size()
     count = world * stages_each
-    example = torch.empty(BATCH, LENGTH, WIDTH, requires_grad=True)
+    example = torch.empty(BATCH, LENGTH, WIDTH, device=DEVICE, requires_grad=True)
     stages = []
     for number in range(rank, count, world):
         part = nn.Sequential(*[Block() for _ in range(2)])
         given: dict[str, Any] = {"input_args": (example,), "output_args": (example,)}
-        stages.append(PipelineStage(part, number, count, torch.device("cpu"), **given))
+        stages.append(PipelineStage(part, number, count, torch.device(DEVICE), **given))
     runs = schedule(stages if stages_each > 1 else stages[0], 4, loss_fn=lambda y, of: (y - of).square().mean())
     parameters = [x for stage in stages for x in stage.submod.parameters()]
     optimizer = torch.optim.AdamW(parameters, foreach=False)
 
     def step() -> None:
-        batch = [torch.randn(4 * BATCH, LENGTH, WIDTH)] if rank == 0 else []
-        target = {"target": torch.randn(4 * BATCH, LENGTH, WIDTH)} if rank == world - 1 else {}
+        batch = [torch.randn(4 * BATCH, LENGTH, WIDTH, device=DEVICE)] if rank == 0 else []
+        target = {"target": torch.randn(4 * BATCH, LENGTH, WIDTH, device=DEVICE)} if rank == world - 1 else {}
         runs.step(*batch, **target)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,32 @@
+"""The cases of `memmodel validate --suite parallel`: a program of `programs` on a number of ranks."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from memmodel.errors import choice
+
+_OF_TWO = (
+    "ddp", "ddp_views", "fsdp", "fsdp_kept", "fsdp_bf16", "fsdp_recomputed", "fsdp_accumulated", "tp", "tp_sp",
+    "pp_gpipe", "pp_1f1b", "pp_interleaved",
+)  # fmt: skip
+_OF_THREE = ("ddp", "fsdp", "pp_1f1b")
+_OF_FOUR = ("hsdp", "tp_fsdp", "fsdp", "pp_1f1b")
+
+
+class RankCase(NamedTuple):
+    """A program, and the number of ranks that run it."""
+
+    program: str
+    ranks: int
+
+    @property
+    def name(self) -> str:
+        """As users name it: `fsdp-2`."""
+        return f"{self.program.replace('_', '-')}-{self.ranks}"
+
+
+def rank_cases(names: Iterable[str] = ()) -> list[RankCase]:
+    """All cases, or those of these names. Raises UsageError for one that is unknown."""
+    sizes = {2: _OF_TWO, 3: _OF_THREE, 4: _OF_FOUR}
+    every = {case.name: case for n, programs in sizes.items() for case in (RankCase(x, n) for x in programs)}
+    return [every[choice("case", name, every)] for name in dict.fromkeys(names)] or list(every.values())
