@@ -176,6 +176,8 @@ def _region(case: Case) -> str:
         parts.append(f"n in {CHUNKS} equal chunks")
     if algorithm(case.algorithm).cached:
         parts[0] = "every size but the one query at least 2"
+    if case.algorithm == "decode" and case.cache.splits is None:
+        parts.append("keys read in one part")
     return ", ".join(parts)
 
 

@@ -35,6 +35,10 @@ class Mask(NamedTuple):
         unseen = _triangle(minimum(beyond, n)) + maximum(beyond - n, 0) * n
         return seen - unseen
 
+    def keys(self, n: Dim, m: Dim) -> Dim:
+        """How many of m keys some of n queries sees: the last ones, where a window hides the others."""
+        return m if self.window is None or same(n, m) else minimum(m, n + self.window - 1)
+
     def _all_see(self, n: Dim, m: Dim) -> bool:
         """Whether each query sees a key (n <= m). Raises UsageError for arrays where only some do."""
         if hasattr(m - n, "free_symbols"):

@@ -364,9 +364,9 @@ def _compulsory(case: Case) -> int:
     """Bytes of inputs and outputs, each once: the least that any algorithm can move."""
     size, cached = case.dtype.itemsize, (case.cache.dtype or case.dtype).itemsize
     queries = size * case.batch * case.heads * case.seq
-    keys = cached * case.batch * case.kv_heads * case.kv_seq * (case.head_dim + case.value_dim)
-    forward = queries * (case.head_dim + case.value_dim) + keys
-    backward = forward + queries * case.head_dim + keys
+    key = cached * case.batch * case.kv_heads * (case.head_dim + case.value_dim)
+    forward = queries * (case.head_dim + case.value_dim) + key * case.mask.keys(case.seq, case.kv_seq)
+    backward = forward + queries * case.head_dim + key * case.kv_seq
     return int(forward + (backward if case.phase == "train" else 0))
 
 

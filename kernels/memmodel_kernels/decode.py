@@ -6,23 +6,17 @@ SMs idle, so that programs take parts of the keys, and their sums are combined: 
 long-context inference" (2023). FlashAttention combines them in a second launch, trtllm-gen in the same; here it is one.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from memmodel.dims import Dim, ceil_div, maximum
+from memmodel.dims import Dim, ceil_div
 from memmodel.masks import NO_MASK, Mask
 from memmodel.rules.flash_buffers import rounded, splits
 from memmodel.tiles import Tile
-from memmodel_kernels.kernel import kernel
+from memmodel_kernels.kernel import Part, kernel
 from memmodel_kernels.namespace import namespace
 
 _LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
 _ROWS = 64  # of a tile: kBlockM of flash-attention's split kernel
-
-
-class Part(NamedTuple):
-    """A part of a tensor that a kernel reads or writes, by its bytes."""
-
-    nbytes: Dim
 
 
 def decode_tile(head_dim: Dim) -> Tile:
@@ -68,7 +62,7 @@ def decode(
     (b, h, n, d), g, e = q.shape, k_cache.shape[1], v_cache.shape[-1]
     m = k_cache.shape[2] if block_table is None else keys
     tile, rows_of_all = decode_tile(d), h // g * n
-    first = 0 if mask.window is None else maximum(m - n - mask.window + 1, 0)
+    first = m - mask.keys(n, m)
     packed = q.reshape(b, g, rows_of_all, d)
     out, lse = q.new_empty(b, h, n, e), q.new_empty(b, h, n, dtype=xp.float32)
     packed_out, packed_lse = out.reshape(b, g, rows_of_all, e), lse.reshape(b, g, rows_of_all)

@@ -13,7 +13,7 @@ from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.masks import NO_MASK, Mask
 from memmodel.tiles import Tile
-from memmodel_kernels.kernel import kernel
+from memmodel_kernels.kernel import kernel, seen
 from memmodel_kernels.namespace import namespace
 
 _LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
@@ -94,7 +94,7 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
     m, scale = k.shape[2], d**-0.5
     out = xp.empty_like(q)
     lse = q.new_empty(b, h, n, dtype=xp.float32)
-    with kernel("flash_forward", reads=(q, k, v), writes=(out, lse)) as on_chip:
+    with kernel("flash_forward", reads=(q, seen(k, mask, n), seen(v, mask, n)), writes=(out, lse)) as on_chip:
         for rows in on_chip.tiles(n, tile.rows):
             q_i = on_chip.load(q, rows)
             total = on_chip.full(q_i, (v.shape[-1],), 0.0, xp.float32)
@@ -136,7 +136,8 @@ def flash_backward_split(
     dq, dk, dv = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
     _, h, n, d = q.shape
     g, m, scale, tile = k.shape[1], k.shape[2], d**-0.5, tiles.dkdv
-    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq, dk, dv), gradient=True) as on_chip:
+    reads = (q, seen(k, mask, n), seen(v, mask, n), dout, lse, delta)
+    with kernel("flash_backward", reads=reads, writes=(dq, dk, dv), gradient=True) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
             dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
@@ -171,7 +172,8 @@ def flash_backward_fused(
     dq_sum = xp.zeros_like(q, dtype=xp.float32)
     _, h, n, d = q.shape
     g, m, scale = k.shape[1], k.shape[2], d**-0.5
-    with kernel("flash_backward", reads=(q, k, v, dout, lse, delta), writes=(dq_sum, dk, dv), gradient=True) as on_chip:
+    reads = (q, seen(k, mask, n), seen(v, mask, n), dout, lse, delta)
+    with kernel("flash_backward", reads=reads, writes=(dq_sum, dk, dv), gradient=True) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
             dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)

@@ -4,10 +4,23 @@ The recording twin is `memmodel.recording.FusedKernel`; `kernel(...)` picks the 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from memmodel.dims import Dim
 from memmodel.masks import Mask
 from memmodel_kernels.namespace import namespace
+
+
+class Part(NamedTuple):
+    """A part of a tensor that a kernel reads or writes, by its bytes."""
+
+    nbytes: Dim
+
+
+def seen(x: Any, mask: Mask, n: Dim) -> Any:
+    """Keys or values (b, g, m, d) as a kernel of n queries reads them: those that a window hides from all stay."""
+    b, g, m, d = x.shape
+    return x if mask.window is None else Part(b * g * mask.keys(n, m) * d * x.dtype.itemsize)
 
 
 class LoopedKernel:

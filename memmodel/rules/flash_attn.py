@@ -13,7 +13,16 @@ from memmodel.dtypes import bfloat16, float16, float32, int64
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.dispatch import aten, several
-from memmodel.rules.flash_buffers import ROWS, Sizes, gradient_sums, row_dots, split_outputs, summed_heads, width_of
+from memmodel.rules.flash_buffers import (
+    ROWS,
+    Sizes,
+    gradient_sums,
+    row_dots,
+    seen,
+    split_outputs,
+    summed_heads,
+    width_of,
+)
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
@@ -48,16 +57,15 @@ def _made(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> list[Spec]:
 def forward(call: Call) -> Steps:
     """One kernel, and one more that adds up what splits of the keys left."""
     yield RESULTS
-    q, k = call.args[:2]
+    q, k, v = call.args[:3]
     mask, packed = call.named["mask"], call.named["packed"]
     sizes = sizes_of(q, k, packed)
     swaps = mask.window is None and not call.named["slopes"]  # slopes are of heads, which are then no rows
     if not call.named["dropout_p"] and (packed is None or (swaps and sizes.decoding is not sizes)):
         yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
     pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
-    yield kernel(
-        "flash_attention", call.tensors(), call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused"
-    )
+    reads = seen(call.tensors(), k, v, mask, sizes.n)
+    yield kernel("flash_attention", reads, call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused")
 
 
 @makes(_BACKWARD)
@@ -75,14 +83,14 @@ def _padded_tokens(q: Any, packed: Packed) -> Dim:
 @rule(_BACKWARD)
 def backward(call: Call) -> Steps:
     """dQ, dK and dV into tensors that are there already; returns the row dots, which nobody keeps."""
-    q, k = call.args[1:3]
-    packed, deterministic = call.named["packed"], call.named["deterministic"]
+    q, k, v = call.args[1:4]
+    mask, packed, deterministic = (call.named[name] for name in ("mask", "packed", "deterministic"))
     sizes = sizes_of(q, k, packed)
     rows = None if packed is None else (_padded_tokens(q, packed),)
     yield RESULTS
     yield from gradient_sums(sizes, q.dtype, call.device, deterministic, rows)
-    pairs = sizes.b * sizes.h * call.named["mask"].pairs(sizes.n, sizes.m)
-    read = *call.args[:6], *call.args[9:]
+    pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
+    read = seen((*call.args[:6], *call.args[9:]), k, v, mask, sizes.n)
     yield kernel(
         "flash_attention_backward", read, call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
         kind="fused", gradient=True,

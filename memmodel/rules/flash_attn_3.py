@@ -13,7 +13,7 @@ from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_attn import mask_of
-from memmodel.rules.flash_buffers import rounded
+from memmodel.rules.flash_buffers import rounded, seen
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, moves, rule
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
@@ -43,7 +43,8 @@ def forward(call: Call) -> Steps:
         yield moves("zero", [], [Strided((count,), int32)])
     pairs = _pairs(q, k, mask)
     matmul = 2 * pairs * (q.shape[-1] + v.shape[-1])
-    yield kernel("flash_attention", call.tensors(), call.results, q.dtype, matmul=matmul, exp=pairs, kind="fused")
+    reads = seen(call.tensors(), k, v, mask, q.shape[1])
+    yield kernel("flash_attention", reads, call.results, q.dtype, matmul=matmul, exp=pairs, kind="fused")
 
 
 def _masks(mask: Mask, q: Strided) -> bool:
@@ -100,7 +101,7 @@ def backward(call: Call) -> Steps:
             yield from _zeros((ceil_div(m, keys), b, g), f"counters of {name}")
     pairs = _pairs(q, k, mask)
     yield kernel(
-        "flash_attention_backward", call.args[:6], call.args[6:9], q.dtype,
+        "flash_attention_backward", seen(call.args[:6], k, v, mask, n), call.args[6:9], q.dtype,
         matmul=2 * pairs * (3 * d + 2 * v.shape[-1]), exp=pairs, kind="fused", gradient=True,
     )  # fmt: skip
 

@@ -5,12 +5,13 @@ aten/src/ATen/native/transformers/cuda/flash_attn.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from memmodel.device import Device
 from memmodel.dims import Dim, ceil_div, each, minimum, product, same, symbolic
 from memmodel.dtypes import DType, float32
+from memmodel.masks import Mask
 from memmodel.program import Launch
 from memmodel.rules.operator import Scratch, kernel, moves
 from memmodel.tensors.layout import Strided
@@ -35,6 +36,18 @@ class Sizes(NamedTuple):
         if not same(self.n, 1) or same(self.h, self.g):
             return self
         return self._replace(h=self.g, n=self.h // self.g)
+
+
+def seen(operands: Iterable[Any], k: Strided, v: Strided, mask: Mask, n: Dim) -> list[Any]:
+    """What a kernel of n queries reads: of keys and values (b, m, g, d), not those that a window hides from all."""
+    if mask.window is None or len(k.shape) < 4:
+        return list(operands)
+    return [_last_keys(x, mask.keys(n, x.shape[1])) if x is k or x is v else x for x in operands]
+
+
+def _last_keys(x: Strided, keys: Dim) -> Strided:
+    b, _, g, d = x.shape
+    return Strided((b, keys, g, d), x.dtype)
 
 
 def width_of(x: Strided) -> Dim:

@@ -140,6 +140,18 @@ def test_a_window_reads_its_keys_alone() -> None:
     assert ceilings["L2"] == q + new + 2 * 2 * 8 * 128 * (4099 - 4)  # reads: Q, new and older K and V
 
 
+@pytest.mark.parametrize("algorithm", ["decode", "flash", "flash-attn", "flash-attn-3"])
+def test_keys_that_a_window_hides_from_all_are_not_read(algorithm: str) -> None:
+    """A prompt of 512 tokens behind 128k, with a window of 4096: 4607 keys of K and V, 18 MiB, lie in L2."""
+    given = {**LLAMA, "seq": 512, "kv_seq": 131072, "window": 4096}
+    found = predict("H100", algorithm, **given)[algorithm].time
+    assert found is not None
+    (kernel,) = (kernel for kernel in found.kernels if kernel.name.startswith("flash"))
+    ceilings = {c.name: c.amount for c in kernel.ceilings}
+    assert ceilings["HBM"] == 0
+    assert ceilings["L2"] == pytest.approx(2 * 128 * (64 * 512 + 2 * 8 * (512 + 4095)), rel=0.02)
+
+
 def test_the_largest_context_and_batch() -> None:
     """Within a hundredth of the room over K and V's bytes: 4 KiB a key, 512 MiB a sequence of 128k."""
     gpu = load_gpu("H100")

@@ -32,6 +32,12 @@ def test_pairs_are_counted_exactly(case: tuple[Mask, int, int]) -> None:
     assert kind.pairs(n, m) == sum(allowed(kind, n, m, i, j) for i in range(n) for j in range(m))
 
 
+@given(cases())
+def test_keys_are_those_that_some_query_sees(case: tuple[Mask, int, int]) -> None:
+    kind, n, m = case
+    assert kind.keys(n, m) == sum(any(allowed(kind, n, m, i, j) for i in range(n)) for j in range(m))
+
+
 @given(cases(), st.sampled_from([1, 2, 4, 16]), st.sampled_from([1, 3, 4, 8]))
 def test_blocks_are_those_that_a_kernel_visits(case: tuple[Mask, int, int], rows: int, cols: int) -> None:
     """Row tile i loops over the key tiles from its first query's window to its last row's position."""
