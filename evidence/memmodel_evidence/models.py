@@ -116,6 +116,21 @@ _PREDICTED = {
 }
 
 
+def markdown() -> str:
+    """The table of docs/model.md: a row a source and kind of promise, with the largest error."""
+    lines = [
+        "| source | runs | promised within | median error | largest error |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    kinds = dict.fromkeys((figure.source, figure.within) for figure in figures())
+    for source, within in kinds:
+        errors = sorted(abs(figure.error) for figure in figures() if (figure.source, figure.within) == (source, within))
+        promised = "-" if within is None else f"{within:g} %"
+        median = errors[len(errors) // 2]
+        lines.append(f"| {source} | {len(errors)} | {promised} | {median:.2f} % | {errors[-1]:.2f} % |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Print every figure; 1 where a promise does not hold."""
     for figure in figures():

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from memmodel.dims import Size
+from memmodel.dims import Shape, Size
 from memmodel.groups import group_of
 from memmodel.model.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
@@ -80,18 +80,20 @@ def _monomial(birth: Alloc, known: dict[int, str], case: ModelCase) -> tuple[Mon
     number = birth.dtype.itemsize
     product = birth.dtype.itemsize
     for place, size in enumerate(birth.shape):
-        letter = getattr(size, "letter", "")
-        if not letter and place == 1 and len(birth.shape) > 2 and int(size) == case.seq:
-            letter = "n"
-        letter = letter or known.get(int(size), "")
-        if place == 0 and len(birth.shape) > 1 and not letter and int(size) == case.batch:
-            letter = "b"
+        letter = getattr(size, "letter", "") or _by_place(place, birth.shape, case) or known.get(int(size), "")
         letters += letter.split("·") if letter else []
         number *= 1 if letter else int(size)
         product *= int(size)
     if product != int(birth.nbytes):
         return (), int(birth.nbytes)
     return tuple(sorted(letters, key=_ORDER.index)), number
+
+
+def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
+    """The letter of a first dimension as large as the batch, and of a second after it as long as the sequences."""
+    if len(shape) < 2 or int(shape[0]) != case.batch:
+        return ""
+    return "b" if place == 0 else "n" if place == 1 and int(shape[1]) == case.seq else ""
 
 
 def _text(terms: Counter[Monomial], case: ModelCase) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from memmodel_evidence.models import Figure, figures, left_out, main
+from memmodel_evidence.models import Figure, figures, left_out, main, markdown
+from transcripts import ROOT
 
 NOT_PROMISED = {"full fine-tuning", "32B AWQ, 30720", "4B AWQ, 14336", "4B AWQ, 30720"}
 
@@ -24,3 +25,7 @@ def test_a_broken_promise_would_be_noticed(capsys: pytest.CaptureFixture[str]) -
     assert not figure._replace(predicted=int(1.02 * figure.measured)).holds
     assert main() == 0
     assert figure.what in capsys.readouterr().out
+
+
+def test_the_page_has_todays_table() -> None:
+    assert markdown() in (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
