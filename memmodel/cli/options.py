@@ -244,6 +244,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option("--masters", is_flag=True, default=None, help="fp32 copies of parameters and of gradients."),
         click.option("--in-backward", is_flag=True, default=None, help="Update each parameter as its gradient comes."),
         click.option("--keep-logits", is_flag=True, default=None, help="The caller holds the logits in backward."),
+        click.option("--offload", is_flag=True, default=None, help="What layers save for backward waits on the host."),
         click.option("--repeat-kv", is_flag=True, default=None, help="Keys and values repeated to all heads for sdpa."),
         click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
         click.option(
@@ -298,6 +299,7 @@ _SETTING = (
         "in_backward",
         "keep_logits",
         "repeat_kv",
+        "offload",
     ),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )

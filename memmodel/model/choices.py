@@ -115,20 +115,7 @@ def _probability(value: Any) -> float:
     return float(value)
 
 
-def _check_modelled(arch: Architecture) -> None:
-    """Raise UsageError for a model with a part whose step is not modelled."""
-    lacking = {
-        "a mixture of experts": arch.moe is not None,
-        "attention sinks": arch.sinks,
-        "a clamped SwiGLU": arch.activation == "clamped-swiglu",
-    }
-    for part, there in lacking.items():
-        if there:
-            raise UsageError(f"{arch.name} has {part}, whose step is not modelled yet: take a model without it")
-
-
 def _check_together(case: ModelCase) -> None:
-    _check_modelled(case.arch)
     if case.phase == "train" and case.quantize != "none":
         raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")
     if case.kv_cache == "fp8-mla" and case.arch.mla is None:

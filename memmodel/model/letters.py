@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from memmodel.dims import Shape, Size
-from memmodel.groups import group_of
+from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.model.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
 
@@ -22,7 +22,10 @@ LETTERS = {
 _ORDER = "LbnVHFhgdeEWK"
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
+_DOUBLED = ("F", "W")
+_AS_WEIGHTS = (PARAMETERS, GRADIENTS, OPTIMIZER)
 Monomial = tuple[str, ...]
+Known = dict[int, str]
 
 
 def lettered(case: ModelCase) -> ModelCase:
@@ -47,23 +50,32 @@ def group_formulas(case: ModelCase, program: Program, alive: Collection[int]) ->
     """Each group's bytes in these storages as a sum of monomials, largest first. The program is of a lettered case."""
     saved = {event.key for event in program.events if isinstance(event, Save)}
     inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
-    known, heads = _known(case), _heads(case)
+    of_weights, of_tokens = _known(case, tokens=False), _known(case, tokens=True)
+    heads = _heads(case)
     sums: dict[str, Counter[Monomial]] = {}
     for birth in program.births():
         if birth.key in alive:
-            letters, number = _monomial(birth, {**heads, **known} if len(birth.shape) > 2 else known, case)
-            sums.setdefault(group_of(program, birth.key, saved, inputs), Counter())[letters] += number
+            group = group_of(program, birth.key, saved, inputs)
+            first = of_weights if kind_of(group) in _AS_WEIGHTS else of_tokens
+            few = heads if len(birth.shape) > 2 else {}
+            letters, number = _monomial(birth, {**few, **first}, {**few, **of_weights}, case)
+            sums.setdefault(group, Counter())[letters] += number
     return {group: _text(terms, case) for group, terms in sums.items()}
 
 
-def _known(case: ModelCase) -> dict[int, str]:
-    """Letters of sizes that lost them on the way, by value; the earlier of equal ones is meant."""
+def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
+    """Letters of sizes that lost them on the way, by value; the earlier of equal ones is meant.
+
+    `tokens`: whether the sizes may be those of the batch.
+    """
     lettered_case = lettered(case)
     arch = lettered_case.arch
-    sizes = (lettered_case.batch * lettered_case.seq, arch.hidden, arch.ffn, arch.vocab)
-    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, lettered_case.seq)
+    of_tokens = (lettered_case.batch * lettered_case.seq, lettered_case.seq) if tokens else ()
+    sizes = (*of_tokens[:1], arch.hidden, arch.ffn, arch.vocab)
+    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *of_tokens[1:])
+    experts = (arch.moe.width, arch.moe.experts) if arch.moe else ()
     found: dict[int, str] = {}
-    for size in (*sizes, *heads):
+    for size in (*sizes, *experts, *heads):
         if int(size) > 1:
             found.setdefault(int(size), size.letter)
     return found
@@ -74,17 +86,24 @@ def _heads(case: ModelCase) -> dict[int, str]:
     return {int(case.arch.kv_heads): "g", int(case.arch.heads): "h"}
 
 
-def _monomial(birth: Alloc, known: dict[int, str], case: ModelCase) -> tuple[Monomial, int]:
-    """The letters of a storage, sorted, and the number before them; a size of 1 has its letter too."""
+def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tuple[Monomial, int]:
+    """The letters of a storage, sorted, and the number before them; a size of 1 has its letter too.
+
+    `first`: letters of sizes that lost them; `after`: of those in a shape whose tokens have been found.
+    """
     letters: list[str] = []
-    number = birth.dtype.itemsize
-    product = birth.dtype.itemsize
+    number, total = birth.dtype.itemsize, birth.dtype.itemsize
     for place, size in enumerate(birth.shape):
+        known = after if "n" in letters else first
         letter = getattr(size, "letter", "") or _by_place(place, birth.shape, case) or known.get(int(size), "")
+        times = int(size)
+        if letter:
+            times = 1
+        elif int(size) % 2 == 0 and known.get(int(size) // 2, "") in _DOUBLED:  # gate and up together
+            letter, times = known[int(size) // 2], 2
         letters += letter.split("·") if letter else []
-        number *= 1 if letter else int(size)
-        product *= int(size)
-    if product != int(birth.nbytes):
+        number, total = number * times, total * int(size)
+    if total != int(birth.nbytes):
         return (), int(birth.nbytes)
     return tuple(sorted(letters, key=_ORDER.index)), number
 

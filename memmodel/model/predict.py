@@ -139,8 +139,17 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         calibrated,
         _efficiency(case, gpu, flops, calibrated or time),
         Computed(lambda: account(program)),
-        tuple(missing),
+        (*missing, *_notes(case)),
     )
+
+
+def _notes(case: ModelCase) -> Iterator[str]:
+    if case.arch.sinks:
+        yield "attention sinks are left out: a logit a head, which Hugging Face's eager attention adds to all scores"
+    if case.arch.mla is not None and case.phase == "decode":
+        yield "latents are expanded to keys and values for each token, as in Hugging Face's class; servers need not"
+    if case.arch.moe is not None:
+        yield "tokens are taken as spread evenly among experts"
 
 
 def with_workspace(memory: Memory) -> Memory:

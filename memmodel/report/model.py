@@ -19,6 +19,7 @@ _PLAIN = {
     **{
         "checkpoint": "none",
         "loss": "full",
+        "offload": False,
         "keep_logits": False,
         "repeat_kv": False,
         "fused_norms": False,
