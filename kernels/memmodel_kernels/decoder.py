@@ -36,7 +36,8 @@ class Decoder:
             mask of windows where there is one.
         masks_windows: whether layers with a window share a mask (b, 1, n, n); else `attend` sees to it.
         fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
-        recompute: what is computed again in backward: "none", "block" (each layer) or "attention".
+        recompute: what is computed again in backward: "none", "block" (each layer), "selective" (each layer but
+            attention and every other matrix product) or "attention".
         adapter_dropout: probability, on the inputs of low-rank adapters.
         offload: whether what the layers save for backward waits on the host.
     """
@@ -96,9 +97,24 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
     """A layer, as a checkpoint where layers are recomputed."""
     weights, kind = model.layers[index], model.arch.kind(index)
-    if model.recompute == "block" and namespace(x).is_grad_enabled():
-        return checkpoint(_layer, x, model, weights, kind, shared, cache)
+    if model.recompute in ("block", "selective") and namespace(x).is_grad_enabled():
+        policy = every_other_product if model.recompute == "selective" else None
+        return checkpoint(_layer, x, model, weights, kind, shared, cache, policy=policy)
     return _layer(x, model, weights, kind, shared, cache)
+
+
+def every_other_product() -> Callable[[str], bool]:
+    """A policy of recomputation: keep attention, and the first, third, ... matrix product (torchtitan's selective)."""
+    products = 0
+
+    def keeps(operator: str) -> bool:
+        nonlocal products
+        if operator in ("mm", "addmm"):
+            products += 1
+            return products % 2 == 1
+        return operator.startswith("_scaled_dot_product")
+
+    return keeps
 
 
 def _embedded(model: Decoder, tokens: Any) -> Any:

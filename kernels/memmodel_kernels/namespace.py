@@ -16,14 +16,33 @@ def namespace(x: Any) -> Any:
     return torch
 
 
-def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function(*args)`, keeping only `args` for backward and running it again there."""
-    xp = namespace(args[0])
-    if xp.__name__ == "torch":
-        from torch.utils.checkpoint import checkpoint as torch_checkpoint
+Policy = Callable[[str], bool]  # whether the results of an operator, by ATen's name, are kept
 
-        return torch_checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-    return xp.checkpoint(function, *args)
+
+def checkpoint(function: Callable[..., Any], *args: Any, policy: Callable[[], Policy] | None = None) -> Any:
+    """Call `function(*args)`, keeping only `args` for backward and running it again there.
+
+    `policy` makes a policy for each run: results of the operators that it chooses are kept, and not computed again.
+    """
+    xp = namespace(args[0])
+    if xp.__name__ != "torch":
+        return xp.checkpoint(function, *args, policy=policy)
+    from torch.utils import checkpoint as library
+
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if policy is not None:
+        contexts: Callable[..., Any] = library.create_selective_checkpoint_contexts
+        options["context_fn"] = lambda: contexts(_by_name(policy))
+    return library.checkpoint(function, *args, **options)
+
+
+def _by_name(policy: Callable[[], Policy]) -> Callable[..., bool]:
+    runs = {False: policy(), True: policy()}  # by whether it is the second
+
+    def keeps(context: Any, operator: Any, *_: Any, **__: Any) -> bool:
+        return runs[context.is_recompute](operator.overloadpacket.__name__)
+
+    return keeps
 
 
 def functional(x: Any) -> Any:

@@ -46,7 +46,7 @@ def _checked(name: str, value: Any) -> Any:
         return choice("format of weights", value, ("none", *FORMATS))
     if name == "kv_cache":
         return choice("format of the cache", value, NAMES)
-    if name == "dropout":
+    if name in ("dropout", "attention_dropout"):
         return _probability(value)
     if name == "torch":
         parse_torch_version(value)

@@ -140,10 +140,11 @@ def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
     """Attention by the algorithm asked for, under the mask of the layer."""
     from memmodel_kernels.library_attention import library_attention, repeated
 
+    dropout = case.attention_dropout
     if case.attention == SDPA and case.repeat_kv:
-        return lambda q, k, v, kind, mask: library_attention(q, repeated(k, q), repeated(v, q), mask)
+        return lambda q, k, v, kind, mask: library_attention(q, repeated(k, q), repeated(v, q), mask, dropout)
     if case.attention == SDPA:
-        return lambda q, k, v, kind, mask: library_attention(q, k, v, mask)
+        return lambda q, k, v, kind, mask: library_attention(q, k, v, mask, dropout)
     chosen = algorithm(case.attention)
 
     def run(q: Any, k: Any, v: Any, kind: LayerKind, _: Any) -> Any:
@@ -154,6 +155,7 @@ def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
         sizes = {"batch": q.shape[0], "heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[3]}
         alone = Case(
             chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
+            dropout=dropout,
             mask=Mask(causal=True, window=window), device=case.device,
         )  # fmt: skip
         return chosen.run(alone, q, k, v)

@@ -46,8 +46,8 @@ class ModelCase:
         phase: "train" (forward, backward, optimizer), "prefill" (of a prompt into a KV cache) or "decode" (of a token).
         dtype: of weights, activations and gradients. optimizer: a key of `memmodel_kernels.optimizers.OPTIMIZERS`.
         attention: "sdpa" (the library's scaled_dot_product_attention) or a name of `memmodel.algorithms.ALGORITHMS`.
-        checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but its matrix
-            products and attention) or "attention".
+        checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but attention
+            and every other matrix product, as torchtitan) or "attention".
         offload: whether what the layers save for backward waits on the host.
         loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
             of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the
@@ -60,6 +60,7 @@ class ModelCase:
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
+        attention_dropout: probability on the weights of attention, where the algorithm has that.
         quantize: the format of weights in generation: "none" or a key of `memmodel.model.quantization.FORMATS`.
         kv_cache: the format of the cache: one of `memmodel.model.kv_cache.NAMES`.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
@@ -85,6 +86,7 @@ class ModelCase:
     adapter: Adapter | None = None
     clip: bool = False
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     quantize: str = "none"
     kv_cache: str = "auto"
     torch: str = "2.13"

@@ -52,6 +52,10 @@ def several(
     Raises UsageError for an operator without a rule.
     """
     tape = tape or _tape_of(args)
+    if tape.selected is not None and into is None:
+        kept: tuple[Tensor, ...] | None = tape.selected.given_back(op)
+        if kept is not None:
+            return kept
     mutated = () if into is None else (into,) if isinstance(into, Tensor) else tuple(into)
     call = op, _rule(op), _shaper(op), bool(tape.fused), tape.device
     try:
@@ -65,6 +69,8 @@ def several(
     made: tuple[Tensor, ...] = births.play(steps)
     for x in mutated:
         x.storage.version += 1
+    if tape.selected is not None and not mutated:
+        tape.selected.keep(op, made)
     return mutated or made
 
 

@@ -4,11 +4,12 @@ Source: torch/utils/checkpoint.py (_checkpoint_hook, _recomputation_hook). The s
 tensor is saved (early stop), so an operation after it is not repeated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from memmodel.tensors.autograd import Saved, enable_grad, saved_tensors_hooks
-from memmodel.tensors.tape import current
+from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor
 
 _NODE = "CheckpointBackward"
@@ -32,14 +33,57 @@ class _Input:
         return tensor
 
 
+Policy = Callable[[str], bool]  # whether the results of an operator, by ATen's name, are kept
+
+
+class Selected:
+    """The results that a selective checkpoint keeps in its first run, and gives back in its second.
+
+    Source: torch/utils/checkpoint.py (_CachingTorchDispatchMode, _CachedTorchDispatchMode).
+    """
+
+    def __init__(self, policy: Callable[[], Policy]) -> None:
+        self.policy = policy
+        self.keeps: Policy = policy()
+        self.kept: list[tuple[Tensor, ...]] = []
+        self.second = False
+
+    def keep(self, op: str, made: tuple[Tensor, ...]) -> None:
+        """First run: keep the results of an operator that is to be kept."""
+        if not self.second and self.keeps(op):
+            self.kept.append(tuple(x.alias() for x in made))
+            for x in made:
+                x.storage.tape.save(x.storage.key, _NODE)
+
+    def given_back(self, op: str) -> tuple[Tensor, ...] | None:
+        """Second run: the results that the first kept, in order."""
+        return self.kept.pop(0) if self.second and self.keeps(op) else None
+
+    @contextmanager
+    def run(self, tape: Tape, second: bool = False) -> Iterator[None]:
+        """Inside, operators are kept or given back."""
+        self.second, self.keeps = second, self.policy()
+        before, tape.selected = tape.selected, self
+        try:
+            yield
+        finally:
+            tape.selected = before
+
+
 class _Frame:
     """One checkpointed call: how many tensors its first run saved, and those that its second run recomputed."""
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.function = function
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], selected: Selected | None, tape: Tape
+    ) -> None:
+        self.function, self.selected, self.tape = function, selected, tape
         self.args = [_Input(arg) if isinstance(arg, Tensor) else arg for arg in args]
         self.count = 0
         self.recomputed: dict[int, Tensor] | None = None
+
+    def selecting(self, second: bool = False) -> AbstractContextManager[None]:
+        """The context of a run."""
+        return nullcontext() if self.selected is None else self.selected.run(self.tape, second)
 
     def pack(self, _: Tensor) -> int:
         """First run: save the tensor's index in its place."""
@@ -51,7 +95,11 @@ class _Frame:
         if self.recomputed is None:
             self.recomputed = {}
             try:
-                with saved_tensors_hooks(self.repack, lambda tensor: tensor), enable_grad():
+                with (
+                    self.selecting(second=True),
+                    saved_tensors_hooks(self.repack, lambda tensor: tensor),
+                    enable_grad(),
+                ):
                     self.function(*(arg.unpack() if isinstance(arg, _Input) else arg for arg in self.args))
             except _Stop:
                 pass
@@ -71,16 +119,21 @@ class _Frame:
     remaining: int = 0
 
 
-def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool = False) -> Any:
-    """Call `function(*args)`, saving only `args` for backward. Raises UsageError for `use_reentrant=True`."""
+def checkpoint(
+    function: Callable[..., Any], *args: Any, use_reentrant: bool = False, policy: Callable[[], Policy] | None = None
+) -> Any:
+    """Call `function(*args)`, saving only `args` for backward, and the results of operators that a `policy` chooses.
+
+    `policy` makes a fresh policy for each run. Raises UsageError for `use_reentrant=True`.
+    """
     if use_reentrant:
         from memmodel.errors import UsageError
 
         raise UsageError("checkpoint(use_reentrant=True) is not modelled: pass use_reentrant=False")
     if not current().grad_enabled:
         return function(*args)
-    frame = _Frame(function, args)
-    with saved_tensors_hooks(frame.pack, frame.unpack):
+    frame = _Frame(function, args, Selected(policy) if policy else None, current())
+    with frame.selecting(), saved_tensors_hooks(frame.pack, frame.unpack):
         result = function(*args)
     frame.remaining = frame.count
     return result

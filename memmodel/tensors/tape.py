@@ -54,6 +54,7 @@ class Tape:
         self.unknown: dict[str, str] = {}  # operator -> what is not known about it
         self.choices: list[Any] = []  # of scaled_dot_product_attention's calls, in order (memmodel.rules.sdpa.Choice)
         self.grad_enabled = True
+        self.selected: Any = None  # the operators whose results a checkpoint under way keeps, or gives back
         self.sequence = 0
         self.scope = Scope()
         self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)

@@ -41,13 +41,14 @@ def test_layers_that_alternate(layers: int) -> None:
 @pytest.mark.parametrize(
     "choices",
     [
-        {"checkpoint": "block", "fused_norms": True},
+        {"checkpoint": "selective", "fused_norms": True},
+        {"checkpoint": "block", "offload": True, "in_backward": True},
         {"checkpoint": "attention", "attention": "naive", "accumulate": 3},
     ],
     ids=lambda choices: " ".join(choices),
 )
 def test_choices(choices: dict[str, Any]) -> None:
-    same_program(llama(layers=6, tied=True), **choices)
+    same_program(llama(layers=16 if "offload" in choices else 6, tied=True), **choices)
 
 
 def test_mixtures_with_latent_attention() -> None:
