@@ -50,7 +50,8 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     scratch, read, phases = workspace(torch, gpu.compute_capability, gpu.arch), summary(program), step_phases(program)
     result, fitting = _replayed(program, read, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
-    taken = {(name, nbytes, once) for launch in program.launches() for name, nbytes, once in scratch.taken(launch)}
+    by_name = {each[0]: each for launch in program.launches() for each in scratch.taken(launch)}
+    taken = list(by_name.values())
     return Memory(
         live_peak_bytes=int(read.peaks["peak"]),
         allocated_peak_bytes=max(usage.allocated_peak for usage in usages),

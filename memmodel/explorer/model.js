@@ -6,9 +6,9 @@ function gpuOf(id) {
   if (!gpus.has(id)) {
     const found = TABLES.gpus.find((gpu) => gpu.id === id);
     if (!found) throw new model.ValueError(`unknown GPU “${id}”: choose one from the list`);
-    const {name, compute_capability, values} = found;
+    const {name, arch, compute_capability, values} = found;
     const listed = Object.entries(values).map(([quantity, value]) => [quantity, new model.Value(value, "datasheet")]);
-    gpus.set(id, new model.Gpu(id, name, "", "", compute_capability, new model.Dict(listed)));
+    gpus.set(id, new model.Gpu(id, name, "", arch, compute_capability, new model.Dict(listed)));
   }
   return gpus.get(id);
 }

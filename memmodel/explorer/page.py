@@ -100,4 +100,5 @@ def _algorithm(found: Algorithm) -> dict[str, Any]:
 def _gpu(gpu: Gpu) -> dict[str, Any]:
     """What predictions need of a GPU, in SI base units."""
     values = {quantity: value.value for quantity, value in gpu.values.items()}
-    return {"id": gpu.id, "name": gpu.name, "compute_capability": gpu.compute_capability, "values": values}
+    named = {name: getattr(gpu, name) for name in ("id", "name", "arch", "compute_capability")}
+    return {**named, "values": values}

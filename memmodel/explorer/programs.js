@@ -68,8 +68,10 @@ function bytes(count) {
   return count;
 }
 
-function launchOf([name, work, dtype, kind, sizes, ...rest], kase, value) {
-  const own = dtype ? new model.DType(...TABLES.dtypes[dtype]) : kase.dtype;
-  const [done, needed] = [work, rest.pop()].map((amounts) => new model.Work(...amounts.map(value)));
-  return new model.Launch(name, done, own, kind, sizes.map(value), ...rest, needed);
+function launchOf(fields, kase, value) {
+  const held = Object.fromEntries(model.Launch.fields.map((name, i) => [name, fields[i]]));
+  const work = (amounts) => amounts && new model.Work(...amounts.map(value));
+  const dtype = held.dtype ? new model.DType(...TABLES.dtypes[held.dtype]) : kase.dtype;
+  const filled = {work: work(held.work), needed: work(held.needed), dtype, sizes: held.sizes.map(value)};
+  return new model.Launch(...Object.values({...held, ...filled}));
 }
