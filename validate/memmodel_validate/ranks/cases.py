@@ -7,9 +7,9 @@ from memmodel.errors import choice
 
 _OF_TWO = (
     "ddp", "ddp_views", "fsdp", "fsdp_kept", "fsdp_bf16", "fsdp_recomputed", "fsdp_accumulated", "tp", "tp_sp",
-    "pp_gpipe", "pp_1f1b", "pp_interleaved",
+    "pp_gpipe", "pp_1f1b", "pp_interleaved", "cp_ring",
 )  # fmt: skip
-_OF_THREE = ("ddp", "fsdp", "pp_1f1b")
+_OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
 _OF_FOUR = ("hsdp", "tp_fsdp", "fsdp", "pp_1f1b")
 
 

@@ -22,6 +22,8 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from memmodel_kernels.ring import ring_attention
+
 DEVICE = os.environ.get("MEMMODEL_DEVICE", "cpu")
 ON_GPU = DEVICE == "cuda"
 WIDTH, BLOCKS, BATCH, LENGTH = 64, 4, 4, 16
@@ -159,6 +161,24 @@ def tp_fsdp() -> Step:
     """Tensor parallelism within pairs, FSDP2 between them."""
     mesh = device_mesh.init_device_mesh(DEVICE, (dist.get_world_size() // 2, 2), mesh_dim_names=("dp", "tp"))
     return _step(_sharded(_tensor_parallel(Net(), mesh["tp"]), mesh["dp"]))
+
+
+class Attention(nn.Module):
+    """Causal attention of a sequence that is cut over the ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(WIDTH, 3 * WIDTH, bias=False, device=DEVICE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        q, k, v = self.inputs(x).unflatten(-1, (3, 4, WIDTH // 4)).permute(2, 0, 3, 1, 4)
+        return ring_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def cp_ring() -> Step:
+    """Context parallelism: keys and values go around a ring."""
+    return _step(Attention())
 
 
 def _pipeline(schedule: Any, stages_each: int = 1) -> Step:

@@ -1,0 +1,6 @@
+"""Attention of one sequence over several GPUs: context parallelism by a ring. Imports torch."""
+
+from memmodel_kernels.ring.attention import ring_attention
+from memmodel_kernels.ring.zigzag import joined, shard
+
+__all__ = ["joined", "ring_attention", "shard"]
