@@ -49,10 +49,10 @@ class FusedKernel:
         if error[0] is not None:
             return
         read, written, again = (sum((x.nbytes for x in xs), start=0) for xs in (self.reads, self.writes, self.scratch))
-        work, needed = (
-            Work(done.matmul, done.vector, done.exp, read + more, written + more, l2=done.read + done.written)
-            for done, more in ((self.total + self.tape.inner, again), (self.needed + self.tape.inner, 0))
-        )
+        operands, results = (sum((x.nbytes for x in once(xs)), start=0) for xs in (self.reads, self.writes))
+        done, least = self.total + self.tape.inner, self.needed + self.tape.inner
+        work = Work(done.matmul, done.vector, done.exp, read + again, written + again, l2=done.read + done.written)
+        needed = Work(least.matmul, least.vector, least.exp, operands, results, l2=least.read + least.written)
         dtype, sizes = self.reads[0].dtype, tuple(self.grids)
         self.tape.launch(Launch(self.name, work, dtype, "fused", sizes, gradient=self.gradient, needed=needed))
 
@@ -143,3 +143,8 @@ class FusedKernel:
         size = tuple(shape)
         storage = Storage(self.tape, product(size) * dtype.itemsize, size, dtype, "tile", "temporary")
         return Tensor(storage, size, None, dtype)
+
+
+def once(tensors: Sequence[Any]) -> list[Any]:
+    """Each of the tensors once: a kernel that passes over one several times names it as often."""
+    return list({id(x): x for x in tensors}.values())
