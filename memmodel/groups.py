@@ -68,7 +68,7 @@ def group_of(program: Program, key: int, saved: Collection[int], inputs: Collect
     if said is not None:
         return said
     target = None if of is None else program.groups.get(of)
-    if of is not None and (of in program.names or target == PARAMETERS):
+    if of is not None and (of in inputs or of in program.names or target == PARAMETERS):
         return GRADIENTS
     if key in inputs:
         return INPUTS
