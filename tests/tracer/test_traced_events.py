@@ -108,7 +108,7 @@ def test_a_step_takes_the_memory_and_the_time_of_recording_tensors(spelling: Any
     found = traced(setting, {"B": BATCH, "H": HEADS, "N": SEQ, "D": HEAD_DIM}).program
     expected, gpu = recorded_step(spelling, dtype, phase), load_gpu("A100")
     traced_memory, recorded_memory = memory_of(found, "2.13", gpu), memory_of(expected, "2.13", gpu)
-    if spelling.__name__.startswith("checkpointed"):  # what it makes again is kept for backward: a trace does not see by whom
+    if spelling.__name__.startswith("checkpointed"):  # what it makes again is saved: a trace does not see by whom
         traced_memory = traced_memory._replace(groups=recorded_memory.groups)
     assert traced_memory == recorded_memory
     for machine in (Machine(gpu), Machine(gpu, community(gpu.id))):
