@@ -83,7 +83,22 @@ def named_architecture(name: str) -> Architecture:
     return architecture(None, name) if is_file else architecture(name, None)
 
 
+def configuration(like: str | None, config: str | PathLike[str] | dict[str, Any] | None) -> dict[str, Any]:
+    """The configuration itself, in Hugging Face's format. Raises UsageError as `architecture` does."""
+    architecture(like, config)
+    if like is not None:
+        return listed(like).config or {}
+    assert config is not None
+    return config if isinstance(config, dict) else _read(fspath(config))[1]
+
+
 def _of_file(name: str) -> Architecture:
+    path, document = _read(name)
+    return architecture_of(document, path)
+
+
+def _read(name: str) -> tuple[str, Any]:
+    """(path, content) of a config.json, or of the one in a folder."""
     import json
     import os
 
@@ -94,7 +109,7 @@ def _of_file(name: str) -> Architecture:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
-    return architecture_of(document, path)
+    return path, document
 
 
 def predict_model(

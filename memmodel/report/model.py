@@ -1,7 +1,7 @@
 """A step of a whole model: the verdict, what fills its peak by group, its time, and changes that lower its memory."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -15,6 +15,10 @@ from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
+if TYPE_CHECKING:
+    from memmodel.tracer.against import Against
+
+_MODULES = 12  # of Hugging Face's, that keep most
 _PLAIN = {
     **{
         "checkpoint": "none",
@@ -101,6 +105,26 @@ def time_table(report: ModelReport) -> Sheet:
     if best:
         rows.append(("limited by", f"{best.binding} ({percent_text(best.shares[best.binding], best.seconds)})"))
     return Sheet("", ("|one step", ""), [(name, in_words_of(report.gpu, cell)) for name, cell in rows])
+
+
+def against_parts(report: ModelReport, found: "Against") -> Iterator[Any]:
+    """Our step's live peak beside that of Hugging Face's class, by group, and what its modules keep."""
+    case = report.prediction.case
+    yield Text.assemble((report.gpu.name, "bold"), f": {case.arch.name}, {described(case)}")
+    yield Text()
+    rows = [(kind, *_both(ours, theirs)) for kind, (ours, theirs) in found.kinds.items()]
+    rows.append(("live peak", *_both(found.ours, found.theirs)))
+    yield Sheet("What fills the live peaks", ("|group", ">ours", f">{found.title}", ">differs"), rows, total=True)
+    kept = sorted(found.modules.items(), key=lambda one: -one[1])
+    if kept:
+        shown = [(group, bytes_text(nbytes)) for group, nbytes in kept[:_MODULES]]
+        yield below(Sheet(f"What modules of {found.title} keep at its peak", ("module", ">bytes"), shown))
+    yield below(Bullets("Assumed", [*report.assumptions, *found.notes]))
+
+
+def _both(ours: int, theirs: int) -> tuple[str, str, str]:
+    share = f"{100 * (ours / theirs - 1):+.2f} %" if theirs else "-"
+    return bytes_text(ours), bytes_text(theirs), "same" if ours == theirs else share
 
 
 def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:

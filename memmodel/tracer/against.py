@@ -1,0 +1,85 @@
+"""A model's recorded step beside the same step of Hugging Face's class, traced: what differs, by group and module."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from memmodel.errors import UsageError
+from memmodel.gpus import Gpu
+from memmodel.groups import ACTIVATIONS, by_kind, kind_of
+from memmodel.model.setting import ModelCase
+from memmodel.prediction import Memory
+from memmodel.tracer.api import trace
+from memmodel.tracer.corrections.torch_types import dtype_named
+from memmodel.tracer.hugging_face import OPTIMIZERS, hf_step
+
+
+class Against(NamedTuple):
+    """Bytes at the live peaks of both.
+
+    Attributes:
+        title: Hugging Face's class. ours, theirs: live peaks.
+        kinds: group -> (ours, theirs). modules: module of theirs -> bytes that it keeps for backward.
+        notes: what was chosen to build theirs.
+    """
+
+    title: str
+    ours: int
+    theirs: int
+    kinds: dict[str, tuple[int, int]]
+    modules: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def against_hugging_face(case: ModelCase, config: Mapping[str, Any], memory: Memory, gpu: Gpu) -> Against:
+    """Trace the step of the class that `config` describes, under the setting of `case`.
+
+    Raises UsageError for a setting that Hugging Face's classes do not have, and where transformers is not installed.
+    """
+    _check(case)
+    train = case.phase == "train"
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(dict(config)), encoding="utf-8")
+        step = hf_step(
+            str(path),
+            train=train,
+            optimizer=case.optimizer if train else None,
+            checkpointing=case.checkpoint == "block",
+            dtype=dtype_named(case.dtype.name),
+        )
+    found = trace(
+        step.function, step.inputs, step=step.step, at={"B": case.batch, "N": case.seq}, gpu=gpu, formulas=False
+    )
+    ours, theirs = by_kind(_alive(memory)), by_kind(_alive(found.memory))
+    modules = {group: n for group, n in found.memory.groups.items() if kind_of(group) == ACTIVATIONS}
+    kinds = {kind: (ours.get(kind, 0), theirs.get(kind, 0)) for kind in dict.fromkeys((*ours, *theirs))}
+    title = found.title
+    return Against(title, memory.live_peak_bytes, found.memory.live_peak_bytes, kinds, modules, step.notes)
+
+
+def _alive(memory: Memory) -> dict[str, int]:
+    """The groups of the live peak, without what the allocator adds."""
+    return {group: n for group, n in memory.groups.items() if kind_of(group) != "workspace"}
+
+
+def _check(case: ModelCase) -> None:
+    """Raise UsageError for a setting that cannot be built from the class alone."""
+    theirs = {
+        "phase": case.phase != "decode",
+        "attention": case.attention == "sdpa",
+        "optimizer": case.phase != "train" or case.optimizer in OPTIMIZERS,
+        "checkpoint": case.checkpoint in ("none", "block"),
+        "loss": case.loss == "full",
+    }
+    usual = ModelCase(case.arch)
+    for name in ("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "accumulate"):
+        theirs[name] = getattr(case, name) == getattr(usual, name)
+    for name in ("dropout", "quantize", "kv_cache", "fused_norms"):
+        theirs[name] = getattr(case, name) == getattr(usual, name)
+    for name, there in theirs.items():
+        if not there:
+            value = getattr(case, name)
+            raise UsageError(f"--against hf with {name} {value}: Hugging Face's class alone has it not, leave it out")
