@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel import tiles
+from memmodel.dims import same
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 from memmodel.masks import NO_MASK, Mask
@@ -220,6 +221,6 @@ def _score_gradient(on_chip: Any, probs: Any, do_i: Any, v_j: Any, delta: Any, r
 
 def _per_key_head(x: Any, g: Any) -> Any:
     """Gradients of query heads, summed over those that share a key head."""
-    if x.shape[1] is g or x.shape[1] == g:
+    if same(x.shape[1], g):
         return x
     return x.unflatten(1, (g, x.shape[1] // g)).sum(2)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from memmodel.dims import same
 from memmodel.masks import NO_MASK, Mask
 from memmodel_kernels.bias import numbers
 from memmodel_kernels.namespace import namespace
@@ -60,6 +61,6 @@ def softmax_by_hand(x: Any) -> Any:
 
 def repeated(x: Any, q: Any) -> Any:
     """Key or value heads repeated to the query's number of heads: a copy, unless the numbers agree already."""
-    if x.shape[1] is q.shape[1] or x.shape[1] == q.shape[1]:
+    if same(x.shape[1], q.shape[1]):
         return x
     return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
