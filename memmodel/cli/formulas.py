@@ -1,14 +1,21 @@
 """`memmodel formulas`."""
 
+from dataclasses import replace
+
 import click
 
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option, subcommand
 from memmodel.cli.output import print_json, show
 
 
-@subcommand("formulas", "memmodel formulas naive", "memmodel formulas naive --heads 32 --kv-heads 8 --mask causal")
+@subcommand(
+    "formulas",
+    "memmodel formulas naive",
+    "memmodel formulas naive --heads 32 --kv-heads 8 --mask causal",
+    "memmodel formulas --model gpt3 --seq 2k --set attention=naive",
+)
 @click.argument("algorithm", default="naive")
-@inputs("gpu", "case")
+@inputs("gpu", "case", "a model")
 @click.option("--tensors", is_flag=True, help="Every tensor's formula too.")
 @click.option("--latex", is_flag=True, help="LaTeX.")
 @json_option
@@ -18,6 +25,10 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
     Of the sizes only equal ones matter, by default kv-heads = heads and kv-seq = seq; of library kernels the head dim
     too. The GPU decides which kernels run.
     """
+    if "model" in asked.given:
+        at_most_one(model=True, tensors=tensors, latex=latex)
+        _of_model(asked, as_json)
+        return
     from memmodel.closed_forms import formulas
     from memmodel.predictor import cases_of, on_gpu
     from memmodel.report.formulas import formula_parts, latex_lines
@@ -33,3 +44,19 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
         click.echo("\n".join(latex_lines(forms, tensors)))
     else:
         show(*formula_parts(forms, tensors))
+
+
+def _of_model(asked: Inputs, as_json: bool) -> None:
+    """The formulas of a whole model's step, by group."""
+    from memmodel.model.letters import model_formulas
+    from memmodel.step import device_of
+
+    found = model_formulas(replace(asked.model_case, device=device_of(asked.gpu)))
+    if as_json:
+        from memmodel.report.json import document
+
+        print_json(document(found))
+    else:
+        from memmodel.report.model import formula_parts
+
+        show(*formula_parts(found))

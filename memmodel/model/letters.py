@@ -7,12 +7,15 @@ channels of a head of keys and of values; of a mixture E experts of width W, of 
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.dims import Shape, Size
+from memmodel.dtypes import short_name
 from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
+from memmodel.liveness import at_peak, states, uncounted
+from memmodel.model.layers import repetition
 from memmodel.model.setting import ModelCase
-from memmodel.program import Alloc, Program, Save
+from memmodel.program import Alloc, Mark, Program, Save
 
 LETTERS = {
     **{"batch": "b", "seq": "n", "vocab": "V", "hidden": "H", "ffn": "F"},
@@ -22,7 +25,7 @@ LETTERS = {
 _ORDER = "LbnVHFhgdeEWK"
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
-_DOUBLED = ("F", "W")
+_WIDTHS, _STACKED = ("H", "F", "W"), (2, 3)  # gate and up together; q, k and v
 _AS_WEIGHTS = (PARAMETERS, GRADIENTS, OPTIMIZER)
 Monomial = tuple[str, ...]
 Known = dict[int, str]
@@ -46,21 +49,45 @@ def lettered(case: ModelCase) -> ModelCase:
     return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq)
 
 
-def group_formulas(case: ModelCase, program: Program, alive: Collection[int]) -> dict[str, str]:
-    """Each group's bytes in these storages as a sum of monomials, largest first. The program is of a lettered case."""
+class Taken(NamedTuple):
+    """Storages of a program of a lettered case, whose bytes are to be written as formulas."""
+
+    case: ModelCase
+    program: Program
+    keys: Collection[int]
+
+
+def more_layers(case: ModelCase) -> ModelCase:
+    """The case with a period of layers more: what that adds is what grows with L."""
+    period = repetition(case.arch.kinds()).period
+    return replace(case, arch=replace(case.arch, layers=case.arch.layers + period))
+
+
+def group_formulas(taken: Taken, more: Taken) -> dict[str, str]:
+    """Each group's bytes as a sum of monomials, largest first; `more` is the same of a case with more layers."""
+    sums, with_more = _sums(taken), _sums(more)
+    layers, added = taken.case.arch.layers, more.case.arch.layers - taken.case.arch.layers
+    return {
+        group: _text(terms, with_more.get(group, Counter()), layers, added, taken.case) for group, terms in sums.items()
+    }
+
+
+def _sums(taken: Taken) -> dict[str, Counter[Monomial]]:
+    """Each group's monomials, with the number before each."""
+    case, program, keys = taken
     saved = {event.key for event in program.events if isinstance(event, Save)}
     inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
     of_weights, of_tokens = _known(case, tokens=False), _known(case, tokens=True)
     heads = _heads(case)
     sums: dict[str, Counter[Monomial]] = {}
     for birth in program.births():
-        if birth.key in alive:
+        if birth.key in keys:
             group = group_of(program, birth.key, saved, inputs)
             first = of_weights if kind_of(group) in _AS_WEIGHTS else of_tokens
             few = heads if len(birth.shape) > 2 else {}
             letters, number = _monomial(birth, {**few, **first}, {**few, **of_weights}, case)
             sums.setdefault(group, Counter())[letters] += number
-    return {group: _text(terms, case) for group, terms in sums.items()}
+    return sums
 
 
 def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
@@ -99,8 +126,8 @@ def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tupl
         times = int(size)
         if letter:
             times = 1
-        elif int(size) % 2 == 0 and known.get(int(size) // 2, "") in _DOUBLED:  # gate and up together
-            letter, times = known[int(size) // 2], 2
+        elif multiple := next((m for m in _STACKED if int(size) % m == 0 and known.get(int(size) // m) in _WIDTHS), 0):
+            letter, times = known[int(size) // multiple], multiple
         letters += letter.split("·") if letter else []
         number, total = number * times, total * int(size)
     if total != int(birth.nbytes):
@@ -115,14 +142,18 @@ def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
     return "b" if place == 0 else "n" if place == 1 and int(shape[1]) == case.seq else ""
 
 
-def _text(terms: Counter[Monomial], case: ModelCase) -> str:
-    """A sum as text, with coefficients in L where they are multiples of the number of layers."""
+def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, added: int, case: ModelCase) -> str:
+    """A sum as text, with coefficients in L."""
     values = _values(case)
     size = {letters: number * _product(values[x] for x in letters) for letters, number in terms.items()}
     ordered = sorted(terms, key=lambda letters: -size[letters])
-    shown = [_term(terms[letters], letters, case.arch.layers) for letters in ordered[:_TERMS] if letters or size[()]]
-    rest = sum(size[letters] for letters in ordered[_TERMS:])
-    return " + ".join([*shown, *([f"{rest:,}"] if rest else [])])
+    shown = []
+    for letters in ordered[:_TERMS]:
+        if letters or size[()]:
+            growth, rest = divmod(with_more[letters] - terms[letters], added)
+            shown.append(_term(terms[letters], 0 if rest else growth, letters, layers))
+    left = sum(size[letters] for letters in ordered[_TERMS:])
+    return " + ".join([*shown, *([f"{left:,}"] if left else [])])
 
 
 def _values(case: ModelCase) -> dict[str, int]:
@@ -139,12 +170,51 @@ def _product(factors: Iterable[int]) -> int:
     return product
 
 
-def _term(number: int, letters: Monomial, layers: int) -> str:
-    times, rest = divmod(number, layers)
-    if letters and layers > 1 and times and rest <= max(16, times):
-        of_layers = f"{times}·L" if times > 1 else "L"
-        coefficient = of_layers if not rest else f"({of_layers} + {rest})"
+def _term(number: int, growth: int, letters: Monomial, layers: int) -> str:
+    """A monomial with its coefficient, which grows by `growth` with each layer."""
+    rest = number - growth * layers
+    if growth > 0 and rest >= 0:
+        of_layers = f"{growth:,}·L" if growth > 1 else "L"
+        coefficient = (
+            f"({of_layers} + {rest:,})" if rest and letters else f"{of_layers} + {rest:,}" if rest else of_layers
+        )
     else:
         coefficient = f"{number:,}"
     powers = Counter(letters)
     return "·".join([coefficient, *(letter + _POWERS.get(count, "") for letter, count in powers.items())])
+
+
+class ModelFormulas(NamedTuple):
+    """A model's step in letters.
+
+    Attributes:
+        model, phase, dtype: of the case. values: of each letter.
+        peak: group -> its bytes at the live peak. saved: group -> what autograd keeps from forward for backward.
+    """
+
+    model: str
+    phase: str
+    dtype: str
+    values: dict[str, int]
+    peak: dict[str, str]
+    saved: dict[str, str]
+
+
+def model_formulas(case: ModelCase) -> ModelFormulas:
+    """The formulas of a step, which hold at sizes where the peak is at the same moment."""
+    from memmodel.model.program import program_of
+
+    taken = [Taken(at, program_of(lettered(at)), ()) for at in (case, more_layers(case))]
+    peak = group_formulas(*(one._replace(keys=at_peak(one.program)[1]) for one in taken))
+    saved = group_formulas(*(one._replace(keys=_kept(one.program)) for one in taken))
+    values = {**_values(case), "L": case.arch.layers}
+    return ModelFormulas(case.arch.name, case.phase, short_name(case.dtype), values, peak, saved)
+
+
+def _kept(program: Program) -> frozenset[int]:
+    """The storages that autograd keeps at the end of forward, beyond the inputs."""
+    kept: frozenset[int] = frozenset()
+    for now in states(program, uncounted):
+        if isinstance(now.event, Mark) and now.phase == "backward":
+            kept = frozenset(now.kept)
+    return kept

@@ -19,7 +19,7 @@ from memmodel.model.catalogue import listed
 from memmodel.model.choices import model_case
 from memmodel.model.families import architecture_of
 from memmodel.model.flops import forward_flops
-from memmodel.model.letters import group_formulas, lettered
+from memmodel.model.letters import Taken, group_formulas, lettered, more_layers
 from memmodel.model.mitigations import mitigations
 from memmodel.model.program import program_of
 from memmodel.model.quantization import FORMATS
@@ -146,7 +146,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         TITLES[case.phase],
         {part: int(count) for part, count in parameters(case.arch).items() if count},
         with_workspace(memory),
-        group_formulas(case, program, alive),
+        group_formulas(Taken(case, program, alive), _with_more_layers(case)),
         peak_of(program, index),
         sum((launch.work for launch in step_launches(program)), start=Work()),
         flops,
@@ -156,6 +156,12 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         Computed(lambda: account(program)),
         (*missing, *_notes(case)),
     )
+
+
+def _with_more_layers(case: ModelCase) -> Taken:
+    more = more_layers(case)
+    program = program_of(lettered(more))
+    return Taken(more, program, at_peak(program)[1])
 
 
 def _notes(case: ModelCase) -> Iterator[str]:

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from memmodel.dtypes import short_name
 from memmodel.model.capacity import ModelThreshold
+from memmodel.model.letters import ModelFormulas
 from memmodel.model.results import ModelPrediction, ModelReport
 from memmodel.model.serving import Serving
 from memmodel.model.setting import Adapter, ModelCase
@@ -125,6 +126,15 @@ def against_parts(report: ModelReport, found: "Against") -> Iterator[Any]:
 def _both(ours: int, theirs: int) -> tuple[str, str, str]:
     share = f"{100 * (ours / theirs - 1):+.2f} %" if theirs else "-"
     return bytes_text(ours), bytes_text(theirs), "same" if ours == theirs else share
+
+
+def formula_parts(found: ModelFormulas) -> Iterator[Any]:
+    """What is kept for backward, and what is alive at the peak, in letters."""
+    sizes = ", ".join(f"{letter} = {value}" for letter, value in found.values.items())
+    yield Text.assemble((found.model, "bold"), f": {found.phase}, {found.dtype}, {sizes}")
+    for title, formulas in (("Kept for backward", found.saved), ("At the live peak", found.peak)):
+        if formulas:
+            yield below(Sheet(title, ("|group", "bytes"), list(formulas.items())))
 
 
 def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:

@@ -9,6 +9,9 @@ from click.testing import CliRunner
 import memmodel
 from memmodel.cli import cli
 from memmodel.errors import UsageError
+from memmodel.model.catalogue import listed
+from memmodel.model.choices import model_case
+from memmodel.model.letters import model_formulas
 
 TINY = {
     **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},
@@ -66,3 +69,19 @@ def test_pictures_of_a_step(config: str) -> None:
 def test_wrong_use(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run(*arguments)
+
+
+def test_a_gpt_layer_keeps_what_the_account_says() -> None:
+    """Korthikanti et al. 2022: 34 s b h a layer in 16 bits; the scores, without dropout, are the softmax's alone."""
+    setting = {"batch": 2, "seq": 512, "attention": "naive", "dropout": 0.1}
+    found = model_formulas(model_case(listed("gpt2").architecture, **setting))
+    numbers = {letter: found.values[letter] for letter in "VHFhgdebn"}
+
+    def kept(layers: int) -> int:
+        texts = [text.replace("·", "*").replace("²", "**2").replace(",", "") for text in found.saved.values()]
+        return sum(eval(text, {}, {**numbers, "L": layers}) for text in texts)
+
+    b, n, hidden, heads = 2, 512, 768, 12
+    # Beside the account: mean and reciprocal of two norms in fp32, and the causal mask, a byte a pair.
+    left_out = 16 * b * n + n * n
+    assert kept(1) - kept(0) == 34 * b * n * hidden + 2 * b * heads * n * n + left_out
