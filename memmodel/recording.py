@@ -13,6 +13,7 @@ from typing import Any
 import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
+from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func, flash_attn_varlen_func
@@ -36,6 +37,11 @@ from memmodel.tensors.tape import Scope, Tape, scope, scope_of
 from memmodel.tensors.tensor import Tensor, methods
 
 bool = bool_
+cat = promoted(cat)
+cross_entropy = cast("cross_entropy", cross_entropy)
+layer_norm = cast("layer_norm", layer_norm)
+linear = cast("linear", linear)
+scaled_dot_product_attention = cast("scaled_dot_product_attention", scaled_dot_product_attention)
 
 
 def __getattr__(name: str) -> Any:
@@ -58,6 +64,7 @@ __all__ = [
     "Tape",
     "Tensor",
     "arange",
+    "autocast",
     "bfloat16",
     "bool",
     "cat",

@@ -16,7 +16,7 @@ from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import linear
 from memmodel_kernels.mixture import mixture
-from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
+from memmodel_kernels.namespace import autocast, checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import norm, rms_norm
 from memmodel_kernels.offloading import offloaded
 from memmodel_kernels.rotary import angles, turned
@@ -133,7 +133,8 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
         return None
     with scope(tokens, part="positions"):
         where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-        return angles(model.outer[FREQUENCIES], where, dtype)
+        with autocast(tokens, dtype, enabled=False):
+            return angles(model.outer[FREQUENCIES], where, dtype)
 
 
 def _window_mask(model: Decoder, tokens: Any) -> Any:

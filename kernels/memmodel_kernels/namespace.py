@@ -45,6 +45,15 @@ def _by_name(policy: Callable[[], Policy]) -> Callable[..., bool]:
     return keeps
 
 
+def autocast(x: Any, dtype: Any, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Inside, operators cast their operands to the low precision `dtype`, or back, as each needs."""
+    xp = namespace(x)
+    context: AbstractContextManager[Any] = xp.autocast(
+        x.device.type if xp.__name__ == "torch" else x.device, dtype, enabled
+    )
+    return context
+
+
 def functional(x: Any) -> Any:
     """The library's functions of neural networks: `torch.nn.functional`, or `memmodel.recording` itself."""
     xp = namespace(x)

@@ -1,10 +1,11 @@
 """A training step: forward, backward, and the optimizer's update, after backward or within it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from memmodel_kernels.decoder import Decoder, hidden_states
-from memmodel_kernels.namespace import namespace, same_scope
+from memmodel_kernels.namespace import autocast, namespace, same_scope
 from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
@@ -101,15 +102,18 @@ def training_step(
     mark: Callable[[str], None],
     clip: bool = False,
     keep_logits: bool = False,
+    low_precision: Any = None,
 ) -> None:
     """One step over micro-batches; gradients are set to None at its end.
 
     `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
-    whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`.
+    whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`. `low_precision`: the dtype
+    of autocast around forward and loss.
     """
     for tokens, targets in batches:
         mark("forward")
-        value, logits = loss(model, hidden_states(model, tokens), targets)
+        with nullcontext() if low_precision is None else autocast(tokens, low_precision):
+            value, logits = loss(model, hidden_states(model, tokens), targets)
         if not keep_logits:
             del logits
         mark("backward")

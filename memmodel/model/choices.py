@@ -15,7 +15,7 @@ from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCa
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
-_FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "masters", "in_backward")
+_FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward")
 
 
 def model_case(arch: Architecture, **given: Any) -> ModelCase:
@@ -124,6 +124,12 @@ def _check_together(case: ModelCase) -> None:
         raise UsageError(
             f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"
         )
+    if case.autocast and case.dtype.itemsize != 2:
+        raise UsageError(f"autocast to {case.dtype}: its products run in bf16 or fp16, give one of them as dtype")
+    if case.autocast and case.masters:
+        raise UsageError("autocast with masters: its parameters are in fp32 already, leave one of them out")
+    if case.autocast and case.adapter is not None:
+        raise UsageError("autocast with adapters: their frozen base is held in the dtype itself, leave autocast out")
     _check_updates(case)
     if case.adapter is not None:
         _check_adapter(case, case.adapter)

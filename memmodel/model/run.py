@@ -36,8 +36,9 @@ def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) ->
     tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
     batches = [(tokens, targets)] * min(case.accumulate, 2)
     after = [] if case.in_backward else updates
+    low = getattr(xp, case.dtype.name) if case.autocast else None
     for _ in range(steps):
-        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits)
+        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low)
     return model, updates, batches
 
 

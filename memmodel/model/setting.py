@@ -56,6 +56,7 @@ class ModelCase:
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
         accumulate: micro-batches of `batch` sequences before the optimizer runs.
+        autocast: whether forward and loss run under autocast: parameters and gradients in fp32, products in `dtype`.
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
@@ -81,6 +82,7 @@ class ModelCase:
     keep_logits: bool = False
     fused_norms: bool = False
     accumulate: int = 1
+    autocast: bool = False
     masters: bool = False
     in_backward: bool = False
     adapter: Adapter | None = None

@@ -31,7 +31,13 @@ def stored(weight: Weight, case: ModelCase, in_layer: bool) -> Iterator[Stored]:
     if matrix and adapter is not None and adapter.four_bit:
         yield from _four_bit(weight)
     else:
-        yield Stored(weight.name, weight.part, weight.shape, case.dtype, case.phase == "train" and adapter is None)
+        yield Stored(
+            weight.name,
+            weight.part,
+            weight.shape,
+            float32 if case.autocast else case.dtype,
+            case.phase == "train" and adapter is None,
+        )
     if matrix and adapter is not None and adapter.covers(weight.name):
         yield from _low_rank(weight, adapter, case)
 

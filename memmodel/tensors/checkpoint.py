@@ -76,7 +76,7 @@ class _Frame:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], selected: Selected | None, tape: Tape
     ) -> None:
-        self.function, self.selected, self.tape = function, selected, tape
+        self.function, self.selected, self.tape, self.autocast = function, selected, tape, tape.autocast
         self.args = [_Input(arg) if isinstance(arg, Tensor) else arg for arg in args]
         self.count = 0
         self.recomputed: dict[int, Tensor] | None = None
@@ -99,6 +99,7 @@ class _Frame:
                     self.selecting(second=True),
                     saved_tensors_hooks(self.repack, lambda tensor: tensor),
                     enable_grad(),
+                    self.tape.casting(self.autocast),
                 ):
                     self.function(*(arg.unpack() if isinstance(arg, _Input) else arg for arg in self.args))
             except _Stop:

@@ -54,6 +54,9 @@ class Tape:
         self.unknown: dict[str, str] = {}  # operator -> what is not known about it
         self.choices: list[Any] = []  # of scaled_dot_product_attention's calls, in order (memmodel.rules.sdpa.Choice)
         self.grad_enabled = True
+        self.autocast: DType | None = None  # the low precision of autocast, where it is on
+        self.autocast_depth = 0
+        self.casts: dict[int, Any] = {}  # by id of a leaf: its cast, until autocast ends
         self.selected: Any = None  # the operators whose results a checkpoint under way keeps, or gives back
         self.sequence = 0
         self.scope = Scope()
@@ -80,6 +83,19 @@ class Tape:
     def mark(self, phase: str) -> None:
         """Begin a phase: "inputs", "forward", "backward"."""
         self.events.append(Mark(phase))
+
+    @contextmanager
+    def casting(self, dtype: DType | None) -> Iterator[None]:
+        """Inside the context, autocast runs in this precision; None: not at all. The outermost one drops the casts."""
+        before, self.autocast = self.autocast, dtype
+        self.autocast_depth += 1
+        try:
+            yield
+        finally:
+            self.autocast = before
+            self.autocast_depth -= 1
+            if not self.autocast_depth:
+                self.casts.clear()
 
     def enter(self, scope: Scope) -> None:
         """What follows is of this scope."""

@@ -30,6 +30,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "accumulated and clipped": {"accumulate": 2, "clip": True},
     "masters": {"masters": True},
     "in backward": {"in_backward": True},
+    "autocast": {"autocast": True},
 }
 OPTIONS = {
     "arch": list(ARCHITECTURES),
@@ -46,8 +47,19 @@ OPTIONS = {
 
 
 def allowed(row: Row) -> bool:
-    """Without plain attention of the library in a selective checkpoint, which torch runs by other operators there."""
-    return (row["arch"], row["attention"], row["checkpoint"]) != ("latent", "sdpa", "selective")
+    """Without plain attention of the library in a selective checkpoint, which torch runs by other operators there.
+
+    Grouped products and the loss with its head do not take part in autocast; adapters have a base in the low precision;
+    attention that is recomputed alone under autocast differs in the order of its casts.
+    """
+    plain = (row["arch"], row["attention"], row["checkpoint"]) == ("latent", "sdpa", "selective")
+    outside = row["updates"] == "autocast" and (
+        row["arch"] == "mixture"
+        or row["loss"] == "fused"
+        or row["adapter"] != "none"
+        or row["checkpoint"] == "attention"
+    )
+    return not (plain or outside)
 
 
 ROWS = list(all_pairs(OPTIONS, allowed))
@@ -57,7 +69,7 @@ ROWS = list(all_pairs(OPTIONS, allowed))
 def test_a_row(row: Row) -> None:
     plain = {name: row[name] for name in ("optimizer", "loss", "checkpoint", "attention", "dropout", "keep_logits")}
     arch = llama(layers=1, **ARCHITECTURES[row["arch"]])
-    dtype = "bf16" if row["arch"] == "mixture" else "fp32"
+    dtype = "bf16" if row["arch"] == "mixture" or row["updates"] == "autocast" else "fp32"
     case = small_case(
         arch, dtype, **plain, **UPDATES[row["updates"]], adapter=ADAPTERS[row["adapter"]], chunks=3,
         fused_norms=row["fused_norms"],
@@ -68,5 +80,5 @@ def test_a_row(row: Row) -> None:
 
 def test_every_pair_stands_in_a_row() -> None:
     held = set().union(*map(pairs_of, ROWS))
-    wanted = {frozenset({("loss", x), ("updates", y)}) for x in OPTIONS["loss"] for y in OPTIONS["updates"]}
+    wanted = {frozenset({("loss", x), ("updates", y)}) for x in OPTIONS["loss"] for y in list(UPDATES)[:4]}
     assert wanted <= held
