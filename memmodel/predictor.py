@@ -16,9 +16,7 @@ from memmodel.liveness import step_launches
 from memmodel.masks import Mask
 from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
-from memmodel.model.catalogue import model_shape
-from memmodel.model.one_layer import model_of
-from memmodel.prediction import Computed, Prediction, Report, SideBySide, Time, attention_kernels
+from memmodel.prediction import Computed, Model, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
 from memmodel.scores import make_scores
 from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why
@@ -161,7 +159,7 @@ def predict(
         torch=torch,
     )
     check_splits(cases[0])
-    first, model = by_default(cases[0], like), None if like is None else model_of(like, cases[0])
+    first, model = by_default(cases[0], like), _model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
         report = predict_cases(cases, one, config, calibration, kernel)
@@ -183,9 +181,25 @@ def _names(algorithms: Any) -> Sequence[str] | None:
     return tuple(algorithms) if several else (algorithms,)
 
 
+def _model_of(like: str | None, case: Case) -> Model | None:
+    if like is None:
+        return None
+    from memmodel.model.one_layer import model_of  # models are slow to import, and only --like needs them
+
+    return model_of(like, case)
+
+
+def _shape_of(like: str | None) -> dict[str, Any]:
+    if like is None:
+        return {}
+    from memmodel.model.catalogue import model_shape
+
+    return model_shape(like)
+
+
 def by_default(case: Case, like: str | None) -> str:
     """Which parts of a case are as they are without options; a model's own parts are named as its."""
-    model = {} if like is None else model_shape(like)
+    model = _shape_of(like)
     words, usual = case.described(), make_case(dtype_name=DEFAULTS["dtype"], **_DEFAULT_SIZES).described()
     left_out = {*model, *TWINS}
     parts = [word for name, word in words.items() if word and word == usual[name] and name not in left_out]
@@ -203,7 +217,7 @@ def cases_of(
 ) -> list[Case]:
     """The checked case of each algorithm, from the arguments of `predict`."""
     names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
-    model = {} if like is None else model_shape(like)
+    model = _shape_of(like)
     of_model = model.pop("mask", None), model.pop("window", None)
     if given.get("head_dim") is not None:
         model.pop("value_dim", None)
