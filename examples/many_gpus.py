@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention, silu
 
-DIM, HEADS, BLOCKS, VOCABULARY, LENGTH, BATCH, TP = 2048, 16, 8, 32000, 2048, 2, 2
+import memmodel
+
+DIM, HEADS, BLOCKS, VOCABULARY, LENGTH, BATCH = 4096, 32, 2, 32000, 4096, 2
 
 
 class Block(nn.Module):
@@ -37,35 +38,18 @@ class Block(nn.Module):
         return x + self.down(silu(self.gate(y)) * self.up(y))
 
 
-class Model(nn.Module):
-    """Tokens to scores of the next one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, DIM)
-        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.head = nn.Linear(DIM, VOCABULARY, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Scores: batch, length, vocabulary."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
-
-
-dist.init_process_group("nccl")
-torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-mesh = init_device_mesh("cuda", (dist.get_world_size() // TP, TP), mesh_dim_names=("dp", "tp"))
-with torch.device("cuda"):
-    model = Model()
-columns, rows = ("q", "k", "v", "gate", "up"), ("o", "down")
-plan = {name: ColwiseParallel() for name in columns} | {name: RowwiseParallel() for name in rows}
-for block in model.blocks:
-    parallelize_module(block, mesh["tp"], plan)
-    fully_shard(block, mesh=mesh["dp"], mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
-fully_shard(model, mesh=mesh["dp"], mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
-optimizer = torch.optim.AdamW(model.parameters())
+if "RANK" in os.environ:  # by torchrun, or within a trace
+    dist.init_process_group("nccl")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    mesh = init_device_mesh("cuda", (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    with torch.device("cuda"):
+        blocks = [Block() for _ in range(BLOCKS)]
+        model = nn.Sequential(nn.Embedding(VOCABULARY, DIM), *blocks, nn.Linear(DIM, VOCABULARY, bias=False))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    optimizer = torch.optim.AdamW(model.parameters())
 
 
 def step() -> None:
@@ -77,8 +61,18 @@ def step() -> None:
     optimizer.zero_grad()
 
 
+def main() -> None:
+    """Under torchrun, train; else say what each of 64 ranks would need."""
+    if "RANK" in os.environ:
+        for _ in range(3):
+            step()
+        return
+    found = memmodel.trace(f"{__file__}:step", step="own", world=64, gpu="H100", torch_version="2.13")
+    for row in found.ranks:
+        print(f"ranks {row.ranks}: allocated {row.allocated_peak_bytes:,} B, reserved {row.reserved_peak_bytes:,} B")
+    for each in found.communication:
+        print(f"{each.calls} x {each.kind} of {each.ranks} ranks on {each.nodes} machines: {each.nbytes:,} B")
+
+
 if __name__ == "__main__":
-    for _ in range(3):
-        step()
-    print(f"rank {dist.get_rank()}: {torch.cuda.max_memory_allocated():,} B")
-    dist.destroy_process_group()
+    main()
