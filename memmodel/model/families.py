@@ -441,7 +441,7 @@ def _family(config: ConfigJson) -> Family:
     found = FAMILIES.get(kind) if isinstance(kind, str) else None
     if found is not None:
         return found
-    if kind in _OTHERS:
+    if isinstance(kind, str) and kind in _OTHERS:
         raise config.error(f"model_type {kind!r} is {_OTHERS[kind]}: decoder-only transformers are modelled")
     raise config.error(str(unknown("model_type", kind, FAMILIES)))
 

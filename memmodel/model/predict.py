@@ -71,10 +71,9 @@ def architecture(like: str | None, config: str | PathLike[str] | dict[str, Any] 
         )
     if like is not None:
         return listed(like).architecture
-    if isinstance(config, dict):
-        return architecture_of(config, "config")
-    assert config is not None
-    return _of_file(fspath(config))
+    if isinstance(config, str | PathLike):
+        return _of_file(fspath(config))
+    return architecture_of(config, "config")
 
 
 def named_architecture(name: str) -> Architecture:

@@ -83,6 +83,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"like": "llama-3-8b", "lora": 8192}, "lora rank 8192: the layer q is only 4096 wide"),
     ({"like": "llama-3-8b", "qlora": True}, "--qlora without adapters: give their rank too"),
     ({"like": "llama-3-8b", "lora": 8, "lora_targets": "q_proj"}, "unknown linear layer 'q_proj'"),
+    ({"config": []}, "config: expected a table of keys"),
     ({"config": "/nowhere"}, "cannot read /nowhere"),
     ({"config": {"model_type": "llama"}}, "config: there is no hidden_size"),
     ({"like": "gpt2", "seq": 64, "sequence": 4}, "unknown setting 'sequence'"),
