@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, check_splits, recorded, supported
@@ -19,17 +19,31 @@ from memmodel.mitigations import mitigations
 from memmodel.prediction import Computed, Model, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
 from memmodel.scores import make_scores
-from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why
+from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why, transferred
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
-from memmodel.timing.known import community
+from memmodel.timing.host import host_of
 from memmodel.timing.serving import chip_known, serves
+from memmodel.timing.transfer import expected_rates
 from memmodel.units import bytes_text, decimal_text
 from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
 _DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
 DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
+
+
+class Told(NamedTuple):
+    """What a user says about the time to expect.
+
+    Attributes:
+        kernel: the serving kernel; None for the GPU's default one. host: seconds of an operation; None if not said.
+        served: whether attention that stacks serve has their kernel's time, or else the calibration's.
+    """
+
+    kernel: str | None = None
+    host: float | None = None
+    served: bool = True
 
 
 class Configuration(TypedDict, total=False):
@@ -58,6 +72,7 @@ class Configuration(TypedDict, total=False):
     config: AllocatorConfig | None
     calibration: Calibration | None
     kernel: str | None
+    host: float | None
 
 
 @overload
@@ -101,6 +116,7 @@ def predict(
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
     kernel: str | None = None,
+    host: float | None = None,
 ) -> Report | SideBySide:
     """Predict memory, work and time of one layer's attention on a GPU, for each algorithm.
 
@@ -132,6 +148,7 @@ def predict(
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
         kernel: the serving stack's kernel, such as "vllm-fa3", whose time is expected of flash attention and
             decoding in inference; without one, the first of `memmodel.timing.serving.kernel_names`.
+        host: seconds that an operation of forward takes the host; without them 20 us, and an interval from 0 to 48.
 
     Raises UsageError for anything that is not a valid configuration.
     """
@@ -162,7 +179,7 @@ def predict(
     first, model = by_default(cases[0], like), _model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
-        report = predict_cases(cases, one, config, calibration, kernel)
+        report = predict_cases(cases, one, config, calibration, Told(kernel, host))
         return replace(report, assumptions=(first, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
@@ -252,12 +269,13 @@ def predict_cases(
     gpu: str | Gpu,
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
-    kernel: str | None = None,
+    told: Told | None = None,
 ) -> Report:
     """`predict` for checked cases."""
-    if kernel is not None and not any(map(serves, cases)):
+    told = told or Told()
+    if told.kernel is not None and not any(map(serves, cases)):
         raise UsageError(
-            f"kernel {kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
+            f"kernel {told.kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
             "--phase inference -a flash"
         )
     for name, value, kind in (("config", config, AllocatorConfig), ("calibration", calibration, Calibration)):
@@ -265,10 +283,10 @@ def predict_cases(
             raise UsageError(f"{name} {shortened(value)}: expected a memmodel {kind.__name__}, or none")
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
-    rates = calibration or community(device.id)
-    served = calibration is None or kernel is not None
-    shown = None if served and all(map(serves, cases)) else rates  # a serving kernel's origin is in its notes
-    predictions = tuple(predict_case(case, device, config, rates, served, kernel) for case in cases)
+    rates = calibration or expected_rates(device, cases[0].dtype.itemsize)
+    told = told._replace(served=calibration is None or told.kernel is not None)
+    shown = None if told.served and all(map(serves, cases)) else rates  # a serving kernel's origin is in its notes
+    predictions = tuple(predict_case(case, device, config, rates, told) for case in cases)
     return Report(
         device,
         predictions,
@@ -305,13 +323,9 @@ def predict_case(
     gpu: Gpu,
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
-    served: bool = True,
-    kernel: str | None = None,
+    told: Told | None = None,
 ) -> Prediction:
-    """One case on one GPU; its time by the datasheet and, where there are rates, the one to expect.
-
-    Attention that stacks serve has their kernel's time, unless not `served`: then the calibration's.
-    """
+    """One case on one GPU; its time by the datasheet and, where there are rates, the one to expect."""
     tape = recorded(case.lettered(), sites=True)
     program = tape.program
     notes = [note for note in (algorithm(case.algorithm).note,) if note]
@@ -329,7 +343,7 @@ def predict_case(
     work = sum((launch.work for launch in launches), start=Work())
     notes += _padding(float(work.flops), sum(float(launch.least.flops) for launch in launches))
     time, missing = _time(program, Machine(gpu))
-    calibrated, unknown = _expected(case, program, gpu, calibration, served, kernel)
+    calibrated, unknown = _expected(case, program, gpu, calibration, told or Told())
     if time is not None:
         calibrated = calibrated and calibrated.at_least(time.seconds)
         missing += unknown
@@ -348,15 +362,16 @@ def predict_case(
 
 
 def _expected(
-    case: Case, program: Program, gpu: Gpu, calibration: Calibration | None, served: bool, kernel: str | None
+    case: Case, program: Program, gpu: Gpu, calibration: Calibration | None, told: Told
 ) -> tuple[Time | None, list[str]]:
     """The time to expect (None where there is none), and notes on it."""
-    if served and serves(case) and chip_known(gpu):
-        return served_time(case, gpu, kernel)
+    if told.served and serves(case) and chip_known(gpu):
+        return served_time(case, gpu, told.kernel)
     if calibration is None:
         return None, []
-    time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch)))
-    return time, [note.replace("no time:", "no expected time:") for note in notes]
+    host = None if told.host is None else host_of(told.host)
+    time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), host=host))
+    return time, [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
 
 
 def _padding(flops: float, needed: float) -> list[str]:
@@ -409,7 +424,6 @@ def assumptions(
         found.append("expandable_segments:True")
     found.append(f"time, at least: necessary work over datasheet rates; {_in_l2(gpu)}")
     if calibration is not None:
-        measured = "" if calibration.basis == "community" else "rates measured on "
-        found.append(f"time, expected: from {measured}{calibration.name}")
+        found.append(f"time, expected: {calibration.described}")
         found += mismatches(calibration, gpu.id, case.torch if calibration.basis == "local" else None)
     return found

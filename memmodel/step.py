@@ -16,9 +16,11 @@ from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
-from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_seconds
+from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds
+from memmodel.timing.intervals import factors, kind_of, origin_of
 from memmodel.timing.serving import kernel_names, serving_call
 from memmodel.timing.terms import exp_known
+from memmodel.timing.transfer import relation_of
 from memmodel.units import seconds_text
 
 STEPS = 3  # the first two fill the allocator's cache, the third is reported
@@ -137,7 +139,24 @@ def time_of(program: Program, machine: Machine) -> Time:
         shares = dict(sorted({**shares, "dispatch": waiting}.items(), key=lambda item: -item[1]))
     calibration = machine.calibration
     name = "datasheet" if calibration is None else calibration.name
-    return Time(sum(seconds.values()), seconds, next(iter(shares), "nothing"), shares, kernels, machine.basis, name)
+    found = Time(sum(seconds.values()), seconds, next(iter(shares), "nothing"), shares, kernels, machine.basis, name)
+    if calibration is None:
+        return found
+    part = factors(kind_of(program.launches()), origin_of(kernels))
+    ends = [step_interval(phase, of_phase, machine, part) for phase, of_phase in timed.items()]
+    return found._replace(low=sum(low for low, _ in ends), high=sum(high for _, high in ends))
+
+
+def transferred(time: Time) -> list[str]:
+    """A note on the rates of an expected time that were measured on other GPUs, where the rest is the GPU's own."""
+    found: dict[str, set[str]] = {}
+    for kernel in time.kernels:
+        if relation_of(kernel.binding.source) != "measured":
+            words = kernel.binding.source.partition("transferred from ")[2].partition(", ")[0]
+            found.setdefault(words, set()).add(kernel.name)
+    if time.basis == "transferred":
+        return []
+    return [f"time, expected: rates of {', '.join(sorted(names))} are those of {gpu}" for gpu, names in found.items()]
 
 
 def served_time(case: Case, gpu: Gpu, kernel: str | None = None) -> tuple[Time, list[str]]:

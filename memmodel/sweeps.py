@@ -25,7 +25,7 @@ from memmodel.rules.flex import BLOCK
 from memmodel.rules.sdpa import MOST_BLOCKS
 from memmodel.tiles import ceilings
 from memmodel.timing import Calibration
-from memmodel.timing.known import community
+from memmodel.timing.transfer import expected_rates
 from memmodel.work import Work
 
 Column = NDArray[Any]
@@ -127,7 +127,7 @@ def _on_gpu(
     found: Sweep, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None, progress: Any
 ) -> dict[str, Column]:
     """The columns of `ON_GPU`, by a prediction for each configuration."""
-    rates, rows = calibration or community(gpu.id), []
+    rates, rows = calibration or expected_rates(gpu, found.case.dtype.itemsize), []
     for values in zip(*(column.tolist() for column in found.sizes.values()), strict=True):
         one = predict_case(replace(found.case, **dict(zip(found.sizes, values, strict=True))), gpu, config, rates)
         times = (time and time.seconds for time in (one.time, one.calibrated))

@@ -9,6 +9,7 @@ GIGA, TERA = 10**9, 10**12
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 _BYTES = {"": 1, "B": 1, "KIB": KiB, "MIB": MiB, "GIB": GiB, "TIB": 1 << 40}
 _BYTES |= {"KB": 10**3, "MB": 10**6, "GB": GIGA, "TB": TERA}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
@@ -36,6 +37,19 @@ def parse_bytes(text: str, name: str) -> int:
     if not 0 < size <= 1 << 50:
         raise UsageError(f"{name} {text}: expected memory such as 40GiB or 23.7GiB")
     return int(size)
+
+
+def parse_seconds(text: str, name: str) -> float:
+    """Seconds from text: 8us, 0.5ms or 1s. Raises UsageError."""
+    given = text.replace(" ", "").casefold()
+    digits = given.rstrip("nmus")
+    try:
+        seconds = -1.0 if "_" in digits else float(digits) * _SECONDS[given[len(digits) :]]
+    except (KeyError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= 1:
+        raise UsageError(f"{name} {text}: expected a time such as 8us or 0.5ms")
+    return seconds
 
 
 def bytes_text(count: float) -> str:

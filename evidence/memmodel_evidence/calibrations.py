@@ -1,7 +1,8 @@
 """The shipped calibrations, one per GPU: what recorded runs of it give, put together.
 
 Elementwise and reduction bandwidths and fp32 products from naive attention, 16-bit products from published GEMM
-measurements, flash constants from the kernel nearest to this package's own. `python -m memmodel_evidence.fit` writes
+measurements, flash constants from the kernel nearest to this package's own. The host's time for an operation belongs to
+no GPU (`timing.host`). `python -m memmodel_evidence.fit` writes
 their files.
 """
 
@@ -20,6 +21,9 @@ MADE_OF = {
     "b200": ("b200", "h100-sxm.flashattention-2"),
     "rtx-pro-6000-blackwell": ("rtx-pro-6000-blackwell",),
     "a100-80gb-sxm": ("a100-80gb-sxm", "a100-80gb-sxm.flashattention-2"),
+    "h200-sxm": ("h200-sxm",),
+    "rtx-5090": ("rtx-5090",),
+    "a10g": ("a10g",),
 }
 
 
@@ -29,6 +33,7 @@ def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
     for part in parts:
         constants |= part.constants
     constants = {**published_products(gpu_id), **constants}
+    constants = {name: found for name, found in constants.items() if not name.startswith("dispatch")}  # of a host
     kernels = [part.machine["implementation"] for part in parts if part.machine.get("implementation")]
     notes = [note for part in parts for note in part.notes]
     notes += [f"flash kernels are taken to be as fast as {kernel}" for kernel in kernels]

@@ -14,7 +14,7 @@ from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.known import read_calibration
 from memmodel_evidence.calibrations import MADE_OF, SHIPPED, published_products, shipped_calibration
-from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, WIDE_TILE, Fit, dispatches, training_rows
+from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, LEFT_OUT, WIDE_TILE, Fit, dispatches, training_rows
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import DATA, everything
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
@@ -50,7 +50,7 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
         narrow = _minimised(fit, constants, part, start, origin)
         wide = _in_wide_tiles(fit, constants, part, start, origin)
         clearly = wide and 2 * _loss(fit, constants | wide, part) < _loss(fit, constants | narrow, part)
-        constants |= wide if clearly else narrow
+        constants |= _decided(fit, constants, wide if clearly else narrow, part)
     return completed(fit, constants)._replace(machine=_machine(fit, rows), notes=_notes(fit, rows))
 
 
@@ -115,6 +115,20 @@ def _in_wide_tiles(
         return {}
     tile = {"tile.fp32.thin": Constant(float(WIDE_TILE), f"fitted to {origin}")}
     return tile | _minimised(fit, {**known, **tile}, rows, start, origin)
+
+
+def _decided(
+    fit: Fit, known: Mapping[str, Constant], found: Mapping[str, Constant], rows: list[_Row]
+) -> dict[str, Constant]:
+    """The constants that a row depends on; of a fit without its source no others are known."""
+    if fit not in LEFT_OUT:
+        return dict(found)
+    lowest, decided = _loss(fit, {**known, **found}, rows), {}
+    for name, constant in found.items():
+        moved = constant._replace(value=constant.at(0.0) / 2)
+        if _loss(fit, {**known, **found, name: moved}, rows) != lowest:
+            decided[name] = constant
+    return decided
 
 
 def _loss(fit: Fit, constants: Mapping[str, Constant], rows: list[_Row]) -> float:
@@ -224,7 +238,7 @@ def stored(name: str) -> Calibration:
 
 def calibration_of(fit: Fit, ledger: Ledger) -> Calibration:
     """The stored calibration of a fit; one of a table that is not shipped is fitted now. Raises UsageError."""
-    if fit in FITS:
+    if fit in FITS or fit in LEFT_OUT:
         return stored(fit.name)
     if find_spec("scipy") is None:
         raise UsageError(f"fitting constants to {fit.name} needs scipy: pip install 'memmodel[fit]'")
@@ -245,7 +259,7 @@ def on_its_host(calibration: Calibration, source: Source, ledger: Ledger) -> Cal
 def main(report: Callable[[str], None] = print) -> None:
     """Fit every calibration and write its file, and those of the GPUs that are shipped."""
     CALIBRATIONS.mkdir(exist_ok=True)
-    for fit in FITS:
+    for fit in (*FITS, *LEFT_OUT):
         calibration = fitted(fit, everything())
         save(calibration, str(CALIBRATIONS / f"{fit.name}.json"))
         report(

@@ -7,6 +7,7 @@ from functools import cache
 from memmodel.errors import UsageError
 from memmodel.program import Program
 from memmodel.timing import Calibration
+from memmodel_evidence.as_seen import times_as_seen
 from memmodel_evidence.fit import calibration_of, on_its_host
 from memmodel_evidence.fits import FITTED_N, KERNELS, Fit, fit_of
 from memmodel_evidence.implementations import IMPLEMENTATIONS
@@ -29,7 +30,7 @@ def accuracy(*ledgers: str) -> Accuracy:
 def judge_others(ledger: Ledger) -> Accuracy:
     """Judge other people's runs: the memory of the tables, every time, and the serving kernels."""
     left_out: Counter[str] = Counter()
-    judged = [*_memory(), *_times(ledger, left_out), *serving_times()]
+    judged = [*_memory(), *times_as_seen(ledger, left_out), *_times(ledger, left_out), *serving_times()]
     return Accuracy(tuple(judged), left_out)
 
 
@@ -83,7 +84,7 @@ def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: F
     _check(timed, fit, rates, "tf32" if machine.tf32 else timed.run.case["dtype"])
     predicted = predicted_seconds(program(), timed.phase, source, machine)
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
-    naive = "compiled time" if timed.run.implementation == "compiled" else "naive time"
+    naive = "compiled by table" if timed.run.implementation == "compiled" else "naive by table"
     quantity = f"flash {timed.phase} time" if fit.flash else naive
     subject = timed.run.implementation if timed.run.implementation in KERNELS else source.name
     roofline = _roofline_error(timed, program(), source)

@@ -1,13 +1,15 @@
 """Recorded times, and the time model's prediction for them: a run's program on its GPU, calibrated or by datasheet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
-from memmodel.timing import Calibration, Machine, kernel_times, step_seconds
+from memmodel.timing import Calibration, Machine, kernel_times, step_interval, step_seconds
+from memmodel.timing.host import NO_HOST
+from memmodel.timing.intervals import kind_of, origin_of
 from memmodel_evidence.calibrations import published_products
 from memmodel_evidence.programs import launches
 from memmodel_validate.ledger import Run, Source
@@ -68,17 +70,34 @@ def predicted_seconds(program: Program, phase: str, source: Source, machine: Mac
     A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
     forward, and so a share of it in the mean.
     """
+    return sum(
+        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine)
+        for part, times in _held(phase, source).items()
+    )
+
+
+def interval_of(
+    program: Program, phase: str, source: Source, machine: Machine, factors: Callable[[str, str], tuple[float, float]]
+) -> tuple[float, float]:
+    """The ends of `predicted_seconds`, for factors by kind of program and origin of its rates."""
+    ends = [0.0, 0.0]
+    for part, times in _held(phase, source).items():
+        of_part = launches(program, (part,))
+        kernels = kernel_times(of_part, machine)
+        part_ends = step_interval(part, kernels, machine, factors(kind_of(of_part), origin_of(kernels)))
+        ends = [end + times * more for end, more in zip(ends, part_ends, strict=True)]
+    return ends[0], ends[1]
+
+
+def _held(phase: str, source: Source) -> dict[str, float]:
+    """The phases that a source's time of a phase holds, and how many times each."""
     held = dict.fromkeys(PHASES[phase][0], 1.0)
     if phase == "backward" and source.protocol.get("backward_time") == "forward and backward":
         held["forward"] = 1.0
     if phase == "forward":
         for part in ("forward", "backward"):
             held[part] = held.get(part, 0.0) + float(source.protocol.get(f"queued_{part}s", 0))
-    return sum(
-        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine)
-        for part, times in held.items()
-        if times
-    )
+    return {part: times for part, times in held.items() if times}
 
 
 def machine_of(source: Source, calibration: Calibration | None) -> Machine:
@@ -88,14 +107,21 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     source states. Without a calibration it is the datasheet's GPU.
     """
     gpu, tf32 = gpu_of(source), source.protocol.get("fp32_products") == "tf32"
+    host = None if calibration is None or "dispatch" in calibration.constants else NO_HOST
     if calibration is None or not source.gpu_id:
-        return Machine(gpu, calibration, tf32, _version(source))
+        return Machine(gpu, calibration, tf32, _version(source), host)
     products, stated = published_products(source.gpu_id), source.protocol.get("clock_MHz")
     if stated is not None:
         gpu, listed = at_clock(gpu, float(stated) * 1e6), gpu
         faster = gpu.tensor_clock / listed.tensor_clock
         products = {name: of._replace(value=of.at(0.0) * faster) for name, of in products.items()}
-    return Machine(gpu, calibration._replace(constants={**products, **calibration.constants}), tf32, _version(source))
+    constants = {**products, **calibration.constants}
+    return Machine(gpu, calibration._replace(constants=constants), tf32, _version(source), host)
+
+
+def machine_as_seen(source: Source, calibration: Calibration) -> Machine:
+    """The source's GPU as `predict` has it: with its rates, and whatever host."""
+    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32", _version(source))
 
 
 def _version(source: Source) -> tuple[int, int]:

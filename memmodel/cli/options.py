@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memmodel.errors import UsageError
-from memmodel.units import parse_size
+from memmodel.units import parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
@@ -278,6 +278,11 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
     ),
     "serving": (
         click.option(
+            "--host",
+            metavar="TIME",
+            help="What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 20us, at most 48]",
+        ),
+        click.option(
             "--kernel",
             metavar="NAME",
             cls=NamesOption,
@@ -440,7 +445,8 @@ class Inputs:
         """The prediction on each GPU."""
         from memmodel.predictor import predict
 
-        given = {"config": self.allocator, "kernel": self.given.get("kernel"), **self.case}
+        host = parse_seconds(self.given["host"], "--host") if "host" in self.given else None
+        given = {"config": self.allocator, "kernel": self.given.get("kernel"), "host": host, **self.case}
         pairs = zip(self.gpus, self.calibrations, strict=True)
         return [predict(gpu, self.algorithms, calibration=rates, **given) for gpu, rates in pairs]
 

@@ -31,7 +31,7 @@ from memmodel.program import Alloc, Mark, Program, Save
 from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
-from memmodel.timing.known import community
+from memmodel.timing.transfer import expected_rates
 from memmodel.work import Work
 
 TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
@@ -120,7 +120,7 @@ def predict_model(
     """`model` for a checked case."""
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     case = replace(case, device=device_of(device))
-    rates = calibration or community(device.id)
+    rates = calibration or expected_rates(device, case.dtype.itemsize)
     prediction = _predicted(case, device, allocator, rates)
     machine = Machine(device, rates, torch=parse_torch_version(case.torch))
     return ModelReport(
@@ -222,5 +222,5 @@ def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rate
         yield "expandable_segments:True"
     yield "time, at least: from datasheet rates; real kernels take longer"
     if rates is not None:
-        yield f"time, expected: from {'' if rates.basis == 'community' else 'rates measured on '}{rates.name}"
+        yield f"time, expected: {rates.described}"
         yield from mismatches(rates, gpu.id, case.torch if rates.basis == "local" else None)

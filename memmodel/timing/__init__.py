@@ -3,7 +3,7 @@
 from memmodel.timing.calibration import Calibration, Constant, Curve
 from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling, KernelTime, share_by_ceiling
 from memmodel.timing.machine import Machine
-from memmodel.timing.model import kernel_time, kernel_times, step_seconds
+from memmodel.timing.model import kernel_time, kernel_times, step_interval, step_seconds
 
 __all__ = [
     "LAUNCH_SECONDS",
@@ -16,5 +16,6 @@ __all__ = [
     "kernel_time",
     "kernel_times",
     "share_by_ceiling",
+    "step_interval",
     "step_seconds",
 ]

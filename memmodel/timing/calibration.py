@@ -1,7 +1,7 @@
 """A calibration: rates measured on a machine, or fitted to recorded runs, each with its unit, origin and spread.
 
-A `Gpu` holds the vendor's values, a `Calibration` the measured ones. Its `basis` is "local" (measured on this machine)
-or "community" (fitted to other people's runs of that GPU).
+A `Gpu` holds the vendor's values, a `Calibration` the measured ones. Its `basis` is "local" (measured on this machine),
+"community" (fitted to other people's runs of that GPU) or "transferred" (from other GPUs', see `timing.transfer`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -91,7 +91,7 @@ class Calibration(NamedTuple):
     """Constants of one machine.
 
     Attributes:
-        name: for people. basis: "local" or "community".
+        name: for people. basis: "local", "community" or "transferred".
         machine: where it was measured: gpu, gpu_id, driver, torch, triton, cpu, threads, date, clocks ...
     """
 
@@ -100,6 +100,11 @@ class Calibration(NamedTuple):
     machine: Mapping[str, str]
     constants: Mapping[str, Constant]
     notes: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """Where its rates are from, in words."""
+        return {"local": "from rates measured on ", "community": "from "}.get(self.basis, "") + self.name
 
     def to_dict(self) -> dict[str, Any]:
         """The documented JSON form."""

@@ -25,8 +25,13 @@ def kind_of(launches: Iterable[Launch]) -> str:
     if any(map(is_flash, listed)):
         return "flash"
     form = "compiled" if any(launch.kind == "fused" for launch in listed) else "eager"
-    halves = sum(launch.dtype.itemsize == 2 for launch in listed)
-    return f"{form} {'16 bits' if 2 * halves > len(listed) else 'fp32'}"
+    return f"{form} {'16 bits' if itemsize_of(listed) == 2 else 'fp32'}"
+
+
+def itemsize_of(launches: Iterable[Launch]) -> int:
+    """Bytes of the elements that most kernels of a program compute."""
+    sizes = [launch.dtype.itemsize for launch in launches]
+    return 2 if 2 * sizes.count(2) > len(sizes) else 4
 
 
 def origin_of(kernels: Iterable[KernelTime]) -> str:

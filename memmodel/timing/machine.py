@@ -6,6 +6,7 @@ from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.dtypes import DType, short_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
+from memmodel.timing.host import FAST, NO_HOST, SLOW, USUAL, Host, host_of
 
 
 class Rate(NamedTuple):
@@ -19,13 +20,27 @@ class Machine(NamedTuple):
     """A GPU and its calibration; without one, times are bounds from the datasheet.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
-    version whose kernels run.
+    version whose kernels run. `host`: its time for an operation, if that is known better than by the calibration.
     """
 
     gpu: Gpu
     calibration: Calibration | None = None
     tf32: bool = False
     torch: tuple[int, int] = parse_torch_version(DEFAULT_TORCH)
+    host: Host | None = None
+
+    @property
+    def hosts(self) -> tuple[Host, Host, Host]:
+        """The fastest, the usual and the slowest host to expect; all alike where a calibration measured it."""
+        if self.calibration is None:
+            return NO_HOST, NO_HOST, NO_HOST
+        if self.host is not None:
+            return self.host, self.host, self.host
+        if self.constant("dispatch") is None:
+            return FAST, USUAL, SLOW
+        forward = self.number("dispatch", 0.0)
+        own = Host(forward, self.number("dispatch_backward", host_of(forward).backward))
+        return own, own, own
 
     @property
     def basis(self) -> str:

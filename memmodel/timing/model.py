@@ -56,5 +56,16 @@ def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTi
 
 def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine) -> float:
     """A phase's time: its kernels one after the other, or the host's dispatch of them where that takes longer."""
-    name = "dispatch_backward" if phase == "backward" else "dispatch"
-    return max(sum(kernel.seconds for kernel in kernels), len(kernels) * machine.number(name, 0.0))
+    return max(sum(kernel.seconds for kernel in kernels), len(kernels) * machine.hosts[1].dispatch(phase))
+
+
+def step_interval(
+    phase: str, kernels: tuple[KernelTime, ...], machine: Machine, factors: tuple[float, float]
+) -> tuple[float, float]:
+    """The ends of a phase's interval: factors of its kernels' time, and a fast and a slow host."""
+    seconds = sum(kernel.seconds for kernel in kernels)
+    fast, _, slow = machine.hosts
+    return (
+        max(seconds * factors[0], len(kernels) * fast.dispatch(phase)),
+        max(seconds * factors[1], len(kernels) * slow.dispatch(phase)),
+    )

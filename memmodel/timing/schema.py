@@ -14,6 +14,13 @@ _NotNegative = Annotated[float, Meta(ge=0, le=MOST)]
 _Curve = Annotated[list[tuple[Number, Number]], Meta(min_length=1)]
 
 
+# The most that a constant of each unit can be: a hundred times any device's and more. A rate that is lower than that by
+# eleven orders of magnitude is none's either.
+_MOST = {"B/s": 1e15, "op/s": 1e17, "FLOP/s": 1e18, "s": 1.0, "B": 1e12, "cycles": 1e9, "FLOP": 1e6, "": 1e5}
+_RATES = ("B/s", "op/s", "FLOP/s")
+_LEAST_SHARE = 1e-11
+
+
 class _Constant(Strict):
     value: Number | _Curve
     origin: Text
@@ -58,8 +65,23 @@ def _check_constant(name: str, entry: Any, where: str) -> None:
     constant = checked(entry, _MayBeZero if zero else _Constant, f"{where}, {name}")
     if constant.unit not in (None, unit):
         raise UsageError(f"{where}: {name} is in {constant.unit!r}, expected {unit!r}")
+    points = constant.value if isinstance(constant.value, list) else [(0.0, constant.value)]
     if isinstance(constant.value, list):
         if any(first >= second for (first, _), (second, _) in pairwise(constant.value)):
             raise UsageError(f"{where}: the sizes of {name} must rise from point to point")
     elif name.endswith(".overlap") and constant.value > 1:
         raise UsageError(f"{where}: {name} is {constant.value}, expected a share from 0 to 1")
+    for _, value in points:
+        _check_range(name, value, unit, where)
+
+
+def _check_range(name: str, value: float, unit: str, where: str) -> None:
+    """Raises UsageError for a value that no device has: a slip of units, most often."""
+    least, most = range_of(unit)
+    if not least <= value <= most:
+        raise UsageError(f"{where}: {name} is {value:g} {unit}, expected {least:g} to {most:g}: is it in other units?")
+
+
+def range_of(unit: str) -> tuple[float, float]:
+    """The least and the most that a constant of a unit can be."""
+    return _MOST[unit] * _LEAST_SHARE if unit in _RATES else 0.0, _MOST[unit]

@@ -2,9 +2,11 @@
 
 What holds across GPUs is a share: of the listed bandwidth, of the listed peak of a type, of SMs x clock. Shares of a
 peak, cycles and tile sizes of a kernel are its code's, and carry over as they are.
-"""
 
-from functools import cache
+Constants that were fitted to the same rows stand together, and come from one GPU: those of a flash kernel, of thin
+products of a type with their tiles, and of elementwise kernels, sums and softmax in fp32 or in 16 bits. A GPU measured
+in one of the two types takes the other's from the nearest GPU that has them.
+"""
 
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
@@ -13,22 +15,46 @@ from memmodel.timing.known import community, shipped_ids
 from memmodel.timing.nearest import by_likeness, relation
 
 RELATED = {"architecture": "same architecture", "other": "another architecture"}
+_BY_TYPE = {2: ("matmul.bf16.values", "matmul.fp16.values"), 4: ("matmul.fp32.values", "matmul.tf32.values")}
+_ELEMENTWISE = "elementwise"
 _OF_THE_HOST = ("dispatch", "dispatch_backward", "fault", "fault_from", "exp")
 
 
-def expected_rates(gpu: Gpu, among: tuple[str, ...] | None = None) -> Calibration:
-    """The rates to expect of a GPU. `among`: the measured GPUs to take them from, its own included if it is one."""
-    measured = by_likeness(gpu, shipped_ids() if among is None else among)
-    own = community(gpu.id) if gpu.id in measured else None
-    constants = dict(own.constants) if own else {}
-    for id_ in measured:
-        for name, constant in _transferred(gpu, id_).items():
-            constants.setdefault(name, constant)
-    if own:
+def expected_rates(gpu: Gpu, itemsize: int = 2) -> Calibration:
+    """The rates to expect of a GPU, for programs whose elements have `itemsize` bytes."""
+    return completed_rates(gpu, community(gpu.id), tuple(shipped_ids()), itemsize)
+
+
+def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], itemsize: int) -> Calibration:
+    """A GPU's own rates, and of `others`, measured GPUs, those that it lacks."""
+    measured = [id_ for id_ in by_likeness(gpu, others) if id_ != gpu.id]
+    found: list[tuple[dict[str, Constant], str]] = [] if own is None else [(dict(own.constants), gpu.id)]
+    found += [(_transferred(gpu, id_), id_) for id_ in measured]
+    base, source = next((one for one in found if _measured_in(one[0], itemsize)), found[0])
+    constants = {name: constant for name, constant in base.items() if _group(name) == _ELEMENTWISE}
+    for more, _ in (*found[: own is not None], (base, source), *found):
+        known = {_group(name) for name in constants}
+        constants |= {name: constant for name, constant in more.items() if _group(name) not in known}
+    if own is not None:
         return own._replace(constants=constants)
-    nearest = load_gpu(measured[0])
-    name = f"transferred from {nearest.name}, {RELATED[relation(gpu, nearest.id)]}, by shares of the datasheet's rates"
+    nearest = load_gpu(source)
+    name = f"transferred from {nearest.name}, {RELATED[relation(gpu, source)]}, by shares of the datasheet's rates"
     return Calibration(name, "transferred", {"gpu_id": gpu.id}, constants)
+
+
+def _group(name: str) -> str:
+    """The constants that stand together with one: they were fitted to the same rows, and come from the same GPU."""
+    part, _, rest = name.partition(".")
+    if part.startswith("flash"):
+        return part
+    if part in ("matmul", "tile"):
+        kind, _, thin = rest.partition(".")
+        return f"{kind} thin" if thin else kind
+    return _ELEMENTWISE
+
+
+def _measured_in(constants: dict[str, Constant], itemsize: int) -> bool:
+    return any(name in constants for name in _BY_TYPE.get(itemsize, _BY_TYPE[4]))
 
 
 def _transferred(gpu: Gpu, measured: str) -> dict[str, Constant]:
@@ -36,9 +62,7 @@ def _transferred(gpu: Gpu, measured: str) -> dict[str, Constant]:
     found = {}
     source, calibration = load_gpu(measured), community(measured)
     for name, constant in (calibration.constants if calibration else {}).items():
-        if name in _OF_THE_HOST or measured == gpu.id:
-            continue
-        ratio = _ratio(name, gpu, source)
+        ratio = None if name in _OF_THE_HOST else _ratio(name, gpu, source)
         if ratio is not None:
             origin = f"transferred from {source.name}, {RELATED[relation(gpu, measured)]}: {constant.origin}"
             found[name] = Constant(_scaled(constant, ratio), origin)
@@ -73,9 +97,3 @@ def relation_of(source: str) -> str:
         if f", {words}" in source and "transferred from" in source:
             return kind
     return "measured"
-
-
-@cache
-def rates_of(id_: str) -> Calibration:
-    """`expected_rates` of a GPU of the database."""
-    return expected_rates(load_gpu(id_))

@@ -20,7 +20,8 @@ from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
 from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, other_kernels, room_bytes, time_or_why
-from memmodel.timing.known import community
+from memmodel.timing.intervals import itemsize_of
+from memmodel.timing.transfer import expected_rates
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.forms import OTHERWISE, forms_of, lettered
 from memmodel.tracer.formulas.closed import Forms
@@ -149,7 +150,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     labels = names(shown)
     step = last_step(shown)
     time, no_time = time_or_why(program, job.machine(None))
-    rates = community(job.gpu.id)
+    rates = expected_rates(job.gpu, itemsize_of(program.launches()))
     return Trace(
         getattr(job.setting.function, "__qualname__", type(job.setting.function).__qualname__),
         job.setting.step,

@@ -14,14 +14,23 @@ from memmodel.files import DATA
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS, calibration_of
 from memmodel.timing.known import community, read_calibration, shipped_ids
-from memmodel.timing.schema import check_document
+from memmodel.timing.schema import check_document, range_of
 from memmodel_validate.calibrate.store import check_writable, save
 
 printable = st.text(st.characters(exclude_categories=["C"]), max_size=20)
-positive = st.floats(min_value=1e-9, max_value=1e18)
-curves = st.dictionaries(positive, positive, min_size=1, max_size=6).map(lambda points: Curve(sorted(points.items())))
-constants = st.builds(Constant, positive | curves, printable, st.none() | st.floats(0, 100))
-named = st.dictionaries(st.sampled_from([name for name in CONSTANTS if ".overlap" not in name]), constants, min_size=1)
+sizes = st.floats(min_value=1e-9, max_value=1e18)
+
+
+def constants(name: str) -> st.SearchStrategy[Constant]:
+    """Numbers and curves in the range of a constant's unit."""
+    least, most = range_of(CONSTANTS[name][0])
+    values = st.floats(max(least, 1e-9), most)
+    curves = st.dictionaries(sizes, values, min_size=1, max_size=6).map(lambda points: Curve(sorted(points.items())))
+    return st.builds(Constant, values | curves, printable, st.none() | st.floats(0, 100))
+
+
+names = st.sets(st.sampled_from([name for name in CONSTANTS if ".overlap" not in name]), min_size=1)
+named = names.flatmap(lambda chosen: st.fixed_dictionaries({name: constants(name) for name in chosen}))
 calibrations = st.builds(
     Calibration,
     printable,
