@@ -54,6 +54,8 @@ def _numbers(trace: "Trace") -> Iterator[tuple[str, str]]:
             yield from ((f"live peak, {phase}", bytes_text(peak)) for phase, peak in trace.memory.phase_peaks.items())
         elif name != "fits" and (shown := cell(trace)):
             yield in_words_of(trace.gpu, name), in_words_of(trace.gpu, shown)
+    if trace.host_peak_bytes:
+        yield "on the host", bytes_text(trace.host_peak_bytes)
     if trace.largest:
         first = trace.largest.first_failing
         fails = "" if first is None else f"; {first:,} does not"

@@ -180,6 +180,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         graphs,
         job.version,
         job.config,
+        host_peak_bytes=found.host_peak_bytes,
         communication=collectives(step_launches(step), job.setting.world.node) if job.setting.world else (),
     )
 

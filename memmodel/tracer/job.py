@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from memmodel.allocator import AllocatorConfig
 from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu
-from memmodel.liveness import summary
 from memmodel.timing import Calibration, Machine
 from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.watch.run import Setting, Traced, traced
@@ -55,7 +54,4 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
     A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
     """
-    if setting.world is not None:
-        return traced(setting._replace(iterations=3), sizes)
-    found = traced(setting._replace(iterations=1), sizes)
-    return found if summary(found.program).closed else traced(setting._replace(iterations=3), sizes)
+    return traced(setting._replace(iterations=3, until_it_repeats=setting.world is None), sizes)

@@ -49,6 +49,7 @@ class Trace(Renderable):
         torch, config: the version and the allocator's settings that memory is for.
         ranks: of many GPUs, the memory of all, the fullest first, whose trace this is; else none.
         communication: the collectives of a step.
+        host_peak_bytes: of copies of the GPU's tensors on the host, at most.
         graphs: what torch.compile made of it; None where it is traced as eager code.
     """
 
@@ -77,6 +78,7 @@ class Trace(Renderable):
     config: AllocatorConfig | None = None
     ranks: tuple[RankUsage, ...] = ()
     communication: tuple[Collective, ...] = ()
+    host_peak_bytes: int = 0
 
     @property
     def described(self) -> str:

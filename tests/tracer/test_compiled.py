@@ -207,3 +207,12 @@ def test_no_compiler_runs_and_no_file_stays(tmp_path: Path) -> None:
     assert found["compiled"]["graphs"][0]["kind"] == "inference"
     assert done.stderr == ""
     assert list(files.iterdir()) == []
+
+
+def test_embeddings_are_compiled_without_a_gpu() -> None:
+    """Their backward asks `~mask` of a GPU's tensor, which PyTorch's CPU build refuses by itself."""
+    model = torch.nn.Sequential(torch.nn.Embedding(100, 16), torch.nn.Linear(16, 8))
+    found = memmodel.trace(
+        model, {"input": "B,N:int64"}, step="train", at={"B": 2, "N": 4}, compiled=True, formulas=False
+    )
+    assert found.memory.saved_bytes == 2 * 4 * 16 * 4  # what the linear layer reads

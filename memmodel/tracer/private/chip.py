@@ -63,6 +63,7 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
     }
     made = properties(**{key: value for key, value in wanted.items() if key in properties._fields})  # type: ignore[arg-type]
     replaced: list[tuple[Any, str, Any]] = [
+        (torch.Tensor, "__invert__", lambda x: torch.bitwise_not(x)),  # `~x` asks for the GPU itself
         (torch.cuda, "get_device_properties", lambda *_: given),
         (torch.cuda, "get_device_capability", lambda *_: (chip.arch // 10, chip.arch % 10)),
         (torch.cuda, "current_device", lambda: 0),

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves as any_leaves
+from torch.utils._pytree import tree_map, tree_map_only
 
 __all__ = [
     "IS_CPU",
@@ -72,6 +73,30 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
 def has_symbols(tensor: Tensor) -> bool:
     """Whether a size or stride of it is symbolic."""
     return bool(tensor._has_symbolic_sizes_strides)
+
+
+_ATOMS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format))
+
+
+def tree_leaves(value: Any) -> list[Any]:
+    """What is in lists, tuples and dicts, in order; PyTorch's own walk, which knows more, takes many times as long."""
+    found: list[Any] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    kind = type(value)
+    if kind is tuple or kind is list:
+        for each in value:
+            _collect(each, found)
+    elif kind is dict:
+        for each in value.values():
+            _collect(each, found)
+    elif kind in _ATOMS or isinstance(value, Tensor):
+        found.append(value)
+    else:
+        found += any_leaves(value)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

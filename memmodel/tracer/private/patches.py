@@ -31,17 +31,20 @@ class Hooks(NamedTuple):
         mode: on while the engine runs: a backward may run functions again (checkpointing), and `backward` is itself a
             function that left the mode.
         elsewhere: a tensor is used in another thread.
+        on_host: whether a tensor is on the host rather than on the GPU.
     """
 
     begins: Callable[[Sequence[Any]], None]
     ends: Callable[[], None]
     mode: AbstractContextManager[Any]
     elsewhere: Callable[[], None]
+    on_host: Callable[[Any], bool]
 
 
 _OURS = ("torch.", "memmodel.")
 _GPU = torch.device("cuda", 0)
-_ASKING = ("torch.optim", "torch.amp")  # parts of PyTorch in Python that act on what device a tensor has
+# Parts of PyTorch in Python that act on what device a tensor has.
+_ASKING = ("torch.optim", "torch.amp", "torch.autograd.graph")
 _OPTIMIZER = import_module("torch.optim.optimizer")  # torch.optim does not show it
 packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks pack what is saved
 
@@ -57,7 +60,7 @@ def patched(hooks: Hooks, more: Iterable[Replacement], arch: int) -> Iterator[No
     with ExitStack() as stack:
         for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
             stack.enter_context(_silent(logging.getLogger(name)))
-        replacements = [*_replacements(hooks), *more, *(_places(arch) if arch else ())]
+        replacements = [*_replacements(hooks), *more, *(_places(arch, hooks.on_host) if arch else ())]
         for target, name, replacement in replacements:
             stack.enter_context(mock.patch.object(target, name, replacement, create=not hasattr(target, name)))
         yield
@@ -114,7 +117,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield torch.cuda, "synchronize", _nothing
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     hooked = torch.autograd.graph.saved_tensors_hooks
-    yield hooked, "__enter__", _packing(hooked.__enter__)
+    yield hooked, "__enter__", _packing(hooked.__enter__, hooks.mode)
     yield hooked, "__exit__", _packed(hooked.__exit__)
     yield torch.nn.Module, "_apply", _apply
     yield from _uncompiled()
@@ -123,7 +126,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
         yield triton.JITFunction, "run", _no_kernel
 
 
-def _places(arch: int) -> Iterator[Replacement]:
+def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
     """Where a tensor is, as the user's code and PyTorch's optimizers see it: on the GPU that is modelled."""
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
@@ -131,7 +134,7 @@ def _places(arch: int) -> Iterator[Replacement]:
         asking: str = sys._getframe(1).f_globals.get("__name__", "")
         place: torch.device = really(self)
         if place.type == "cpu" and (asking.startswith(_ASKING) or not asking.startswith("torch.")):
-            return _GPU
+            return place if on_host(self) else _GPU
         return place
 
     yield FakeTensor, "device", property(device)
@@ -233,10 +236,22 @@ def _no_kernel(self: Any, *_: Any, **__: Any) -> Any:
     )
 
 
-def _packing(enter: Callable[..., Any]) -> Callable[..., Any]:
+def _packing(enter: Callable[..., Any], mode: AbstractContextManager[Any]) -> Callable[..., Any]:
+    """Hooks pack what is saved while a function runs, which has left the mode."""
+
     def entered(self: Any) -> Any:
         packed.append((next_number(), -1))
-        return enter(self)
+        pack = self.pack_hook
+
+        def packing(x: Any) -> Any:
+            with mode:
+                return pack(x)
+
+        self.pack_hook = packing
+        try:
+            return enter(self)
+        finally:
+            self.pack_hook = pack
 
     return entered
 

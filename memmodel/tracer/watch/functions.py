@@ -29,13 +29,15 @@ from memmodel.tracer.private.dispatch import (
     converting_softmax,
     is_wrapped,
 )
+from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import remember
-from memmodel.tracer.watch.values import Values, answered, check_given
+from memmodel.tracer.watch.values import Values, answered, asking_module, check_given
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
 aten = torch.ops.aten
 _PLACES: dict[Any, Any] = {IS_CUDA: True, IS_CPU: False}  # what Python code sees when it asks where a tensor is
+_MOVES = (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to)
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
@@ -69,14 +71,33 @@ class Functions(TorchFunctionMode):
 
     def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.redirects:
-            if func is torch.Tensor.cuda:
-                return args[0]
+            host = self.watcher.host
             if func in _PLACES:
-                return _PLACES[func]
+                return _PLACES[func] is not host.has(args[0])
+            if func in _MOVES:
+                moved = self._moved(func, args, kwargs)
+                if moved is not None:
+                    return moved
             args, kwargs = _on_cpu(args), _on_cpu_named(kwargs)
+            if _is_pinned(func, kwargs):
+                with host.made_here():
+                    return func(*args, **{**kwargs, "pin_memory": False})
         out = self._result(func, args, kwargs)
         remember(func, args, kwargs, out)
         return out
+
+    def _moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The tensor on the host, or back from there; None where the call moves nothing."""
+        x, host = args[0], self.watcher.host
+        to = {torch.Tensor.cpu: "cpu", torch.Tensor.cuda: "cuda"}.get(func) or named_place(args, kwargs)
+        if func is torch.Tensor.cpu:
+            return host.copied_here(x)
+        # PyTorch's own code asks for where another tensor is, which to it is the CPU
+        if to == "cpu" and self.watcher.is_made(x) and not asking_module().startswith("torch."):
+            return host.copied_here(x)
+        if to == "cuda" and host.has(x):
+            return host.copied_back(x)
+        return x if func is torch.Tensor.cuda else None
 
     def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in self._own:
@@ -203,6 +224,13 @@ def _is_cuda(value: Any) -> bool:
     if isinstance(value, torch.device):
         return value.type == "cuda"
     return isinstance(value, str) and (value == "cuda" or value.startswith("cuda:"))
+
+
+def _is_pinned(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call makes a buffer of the host: PyTorch's save_on_cpu makes its own plain ones without a GPU."""
+    if kwargs.get("pin_memory"):
+        return True
+    return func is torch.empty and "pin_memory" in kwargs and asking_module() == "torch.autograd.graph"
 
 
 def _on_cpu(args: Any) -> Any:

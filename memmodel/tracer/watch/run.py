@@ -20,6 +20,7 @@ from memmodel.tracer.watch.failures import told_as_theirs
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
 from memmodel.tracer.watch.modules import made_fake, name_held
+from memmodel.tracer.watch.once_more import Again
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.saved import saved_tensors
 from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
@@ -37,7 +38,8 @@ class Setting(NamedTuple):
     Attributes:
         function: the user's, or a `Script` that has it. inputs: what it takes. step: one of `STEPS`.
         device: whose allocations.
-        backends: what decides between attention's kernels. iterations: how often the step runs.
+        backends: what decides between attention's kernels. iterations: how often the step runs;
+            `until_it_repeats`: no more where one leaves nothing behind.
         most_operators: a run of more is given up. loss: the result that backward starts from, by name.
         world: the rank that runs it, None for one GPU alone.
     """
@@ -51,6 +53,7 @@ class Setting(NamedTuple):
     most_operators: int = MOST_OPERATORS
     loss: str = ""
     world: World | None = None
+    until_it_repeats: bool = False
 
 
 class Traced(NamedTuple):
@@ -63,6 +66,7 @@ class Traced(NamedTuple):
         owners: which parameter each storage and kernel comes from.
         notes: what to know about how the code was taken.
         choices: the kernels that attention takes, and where.
+        host_peak_bytes: of copies on the host, at most.
     """
 
     program: Program
@@ -73,6 +77,7 @@ class Traced(NamedTuple):
     owners: Owners
     notes: tuple[str, ...] = ()
     choices: Sequence[tuple[Choice, Site | None]] = ()
+    host_peak_bytes: int = 0
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -91,21 +96,33 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
                 run.step()
-        program = watcher.program
+                if setting.until_it_repeats and run.repeats():
+                    break
+        found = Traced(
+            watcher.program,
+            watcher.unknown,
+            watcher.operators,
+            watcher.uses,
+            watcher.forward_of,
+            watcher.owners,
+            tuple(watcher.notes),
+            watcher.choices,
+            watcher.host.peak_bytes,
+        )
         watcher.close()
     if watcher.used_elsewhere:
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
         )
-    return Traced(
-        program,
-        watcher.unknown,
-        watcher.operators,
-        watcher.uses,
-        watcher.forward_of,
-        watcher.owners,
-        tuple(watcher.notes),
-        watcher.choices,
+    return _with_a_third_step(found, watcher.last_key) if setting.until_it_repeats and run.steps == 2 else found
+
+
+def _with_a_third_step(found: Traced, last_key: int) -> Traced:
+    """The run with its second step once more: the first fills caches, and the allocator takes two to settle."""
+    again = Again(found.program, last_key)
+    again.note_owners(found.owners)
+    return found._replace(
+        program=again.program, last_use=again.uses(found.last_use), forward_of=again.of_both(found.forward_of)
     )
 
 
@@ -120,6 +137,8 @@ class Run:
         self.function: Callable[..., Any] = setting.function
         self.inputs_end = 0
         self.backwards = 0  # of this step
+        self.steps = 0
+        self._before: frozenset[int] = frozenset()
 
     def prepare(self, sizes: Mapping[str, Any]) -> None:
         """Make the inputs, and the module where a class of modules is traced."""
@@ -152,6 +171,8 @@ class Run:
         """One step, marked, after which nothing of it is left but what the user's code keeps."""
         watcher = self.watcher
         self.backwards = 0
+        self.steps += 1
+        self._before = watcher.alive()
         watcher.mark("forward")
         out = run_users_code(self.function, self.arguments)
         if inspect.iscoroutine(out):
@@ -168,6 +189,10 @@ class Run:
         del out
         if self.setting.step != "own":
             self._forget_gradients()
+
+    def repeats(self) -> bool:
+        """Whether the last step left nothing behind and took nothing away: then the next one is the same."""
+        return self.watcher.alive() == self._before
 
     def _backward(self, out: Any) -> None:
         roots, note = roots_of(out, self.setting.loss)
@@ -187,6 +212,7 @@ class Run:
         self.inputs_end += 1
         if key is not None:
             self.watcher.names[key] = name
+            self._before |= {key}
         return gradient
 
     def backward_begins(self, roots: Sequence[Any], mark: bool = True) -> None:

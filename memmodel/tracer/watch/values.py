@@ -111,7 +111,7 @@ class Values:
             known = x.item()
             if not isinstance(known, torch.SymInt | torch.SymFloat | torch.SymBool):
                 return known
-        asking = _asking()
+        asking = asking_module()
         if asking.startswith("torch.amp."):
             return 0.0  # no gradient is infinite
         if asking.startswith("torch.optim."):
@@ -126,7 +126,7 @@ class Values:
     def _known(self, x: Tensor) -> Any:
         """The one number of a tensor, where it takes no data, or assumptions that Hugging Face's code may make."""
         assumed = assumed_of(x)
-        if assumed and not _asking().startswith("transformers."):
+        if assumed and not asking_module().startswith("transformers."):
             return None
         value = _only(known_value(x))
         self._note(assumed if value is not None else "")
@@ -136,19 +136,19 @@ class Values:
         return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
 
     def _decided(self, x: Tensor) -> bool:
-        if _asking() == "torch.nn.modules.transformer":
+        if asking_module() == "torch.nn.modules.transformer":
             self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
             return True
         value = self._known(x)
         if value is not None:
             return bool(value)
-        if _asking() == "torch.nn.init":  # whether a draw lies outside of its bounds
+        if asking_module() == "torch.nn.init":  # whether a draw lies outside of its bounds
             return False
         return self._usual(x)
 
     def _usual(self, x: Tensor) -> bool:
         """The way that a branch usually goes. Raises UsageError where there is no such way."""
-        if _asking().startswith(_GENERATION):
+        if asking_module().startswith(_GENERATION):
             self._note("a branch of generate() is not taken")
             return False
         usual = getattr(x, _USUAL, None)
@@ -160,7 +160,7 @@ class Values:
     def _among(self, *args: Any, **kwargs: Any) -> Tensor:
         """Whether tokens are those that end a sequence: while one generates, none is."""
         found = torch.isin(*args, **kwargs)
-        if _asking().startswith(_GENERATION) and any(known_value(x) is None for x in args):
+        if asking_module().startswith(_GENERATION) and any(known_value(x) is None for x in args):
             given_as(found, 0)
             self._note("generation: every sequence grows to the largest length")
         return found
@@ -204,7 +204,7 @@ def answered(func: Any, args: Any, out: Any) -> Any:
     return out
 
 
-def _asking() -> str:
+def asking_module() -> str:
     """The module whose code asks, outside of the tracer."""
     frame: Any = sys._getframe(1)
     while frame.f_globals.get("__name__", "").startswith("memmodel.tracer.watch."):

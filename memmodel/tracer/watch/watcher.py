@@ -35,6 +35,7 @@ from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, is_w
 from memmodel.tracer.private.distributed import WITHOUT_COPY
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.watch.belonging import Belonging
+from memmodel.tracer.watch.host import Host
 from memmodel.tracer.watch.nodes import Nodes
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.storages import Storages
@@ -81,6 +82,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._emptied: dict[int, Alloc] = {}  # address of a storage that was resized to nothing -> its birth
         self._handed_over: set[int] = set()
         self._outer: Any = None  # the operator just seen on a tensor around others
+        self._computed: set[int] = set()  # storages that operators made of other tensors
         self._constants: list[Alloc] = []
         self._fakes: list[Tensor] = []
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
@@ -88,6 +90,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.owners = Owners(self, device)
         self.nodes = Nodes(self)
         self.belonging = Belonging(self)
+        self.host = Host()
         self.leaves: list[Tensor] = []  # parameters, whose gradients the step leaves behind
         self._gradients_before: list[tuple[Tensor, Tensor | None]] = []  # of leaves that are the user's own
 
@@ -102,6 +105,11 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def uses(self) -> dict[int, int]:
         """Storage -> place among the program's events where an operator last touched it."""
         return {key: use + len(self._constants) for key, use in self.last_use.items()}
+
+    def is_made(self, x: Tensor) -> bool:
+        """Whether a tensor was computed: no input, nor what code holds or makes of nothing."""
+        key = self.key_of(x)
+        return key is not None and key not in self.names and key in self._computed
 
     def alive(self) -> frozenset[int]:
         """The storages that are alive."""
@@ -248,9 +256,16 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
             out = laid_out(func, args, computed(func, args, kwargs))
+        if self.host.takes(tensors_in((args, kwargs))):
+            for x in tensors_in(out):
+                if self.key_of(x) is None:
+                    self.host.born(x)
+            return out
         before = self.last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else label_of(node))
+        if tensors_in(args):
+            self._computed.update(range(before + 1, self.last_key + 1))
         self.owners.note(func, args, out, range(before + 1, self.last_key + 1), self.events[launched:])
         if node is None:
             self.nodes.remember(out, self.site())

@@ -33,7 +33,7 @@ def watching(
         watcher.backward = False
 
     functions = Functions(watcher, backends or Backends())
-    hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread)
+    hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread, watcher.host.has)
     with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
         stack.enter_context(functions.autocast.installed())
         stack.enter_context(patched(hooks, functions.replacements(), functions.backends.arch))
