@@ -309,7 +309,10 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
     chosen = algorithm(case.algorithm)
     _check(chosen, case)
     grads = case.phase != "inference"
-    runs_on = (device or case.device)._replace(torch=parse_torch_version(case.torch))
+    runs_on = device or case.device
+    runs_on = runs_on._replace(
+        torch=parse_torch_version(case.torch), deterministic=runs_on.deterministic or case.deterministic
+    )
     with Tape(runs_on, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim

@@ -32,6 +32,7 @@ class Case:
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
         tiles: of fused kernels; None looks them up, which takes an int head dim (not symbols or arrays).
         cache: how "decode" keeps keys and values. scores: what is done to scores beside the mask.
+        deterministic: whether PyTorch is asked for deterministic algorithms (torch.use_deterministic_algorithms).
     """
 
     algorithm: str = "naive"
@@ -52,6 +53,7 @@ class Case:
     tiles: Any = None
     cache: Cache = PLAIN
     scores: Scores = UNCHANGED
+    deterministic: bool = False
 
     def lettered(self) -> "Case":
         """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
@@ -77,6 +79,7 @@ class Case:
             "dropout": f"dropout {self.dropout:g}" if self.dropout else "no dropout",
             "cache": self.cache.described(),
             "scores": self.scores.described(),
+            "deterministic": "deterministic" if self.deterministic else "",
         }
 
     def describe(self, without: str = "") -> str:
@@ -86,6 +89,7 @@ class Case:
         left_out |= {name for name, given in (("mask", self.mask.causal), ("dropout", self.dropout)) if not given}
         left_out |= {"cache"} if self.cache == PLAIN else set()
         left_out |= {"scores"} if self.scores == UNCHANGED else set()
+        left_out |= {"deterministic"} if not self.deterministic else set()
         return ", ".join(part for name, part in self.described().items() if name not in left_out)
 
 
@@ -107,6 +111,7 @@ def make_case(
     torch: str = "2.13",
     cache: Cache = PLAIN,
     scores: Scores = UNCHANGED,
+    deterministic: bool = False,
 ) -> Case:
     """A checked case with its defaults filled in.
 
@@ -144,7 +149,7 @@ def make_case(
         )
     return Case(
         algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, cache=cache,
-        scores=scores, **sizes,
+        scores=scores, deterministic=deterministic, **sizes,
     )  # fmt: skip
 
 

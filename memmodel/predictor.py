@@ -68,6 +68,7 @@ class Configuration(TypedDict, total=False):
     num_splits: int | None
     bias: str | None
     softcap: float | None
+    deterministic: bool
     torch: str
     config: AllocatorConfig | None
     calibration: Calibration | None
@@ -112,6 +113,7 @@ def predict(
     num_splits: int | None = None,
     bias: str | None = None,
     softcap: float | None = None,
+    deterministic: bool = False,
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
@@ -143,6 +145,7 @@ def predict(
         num_splits: parts in which "decode" reads the keys; flash-attention's choice where not given.
         bias: what is added to scores: "none", "fixed" (1, heads, seq, kv_seq), "learned" (with a gradient) or "alibi".
         softcap: c in c tanh(scores / c).
+        deterministic: as torch.use_deterministic_algorithms(True).
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
@@ -173,6 +176,7 @@ def predict(
         num_splits=num_splits,
         bias=bias,
         softcap=softcap,
+        deterministic=deterministic,
         torch=torch,
     )
     check_splits(cases[0])

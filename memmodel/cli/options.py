@@ -150,6 +150,7 @@ _KIND = (
     click.option("--num-splits", type=SIZE, help="Parts in which `decode` reads the keys. [default: by SMs]"),
     click.option("--bias", metavar="KIND", help="Added to scores: fixed, learned or alibi. [default: none]"),
     click.option("--softcap", type=float, help="c in c tanh(scores / c). [default: none]"),
+    click.option("--deterministic", is_flag=True, help="As torch.use_deterministic_algorithms(True)."),
     click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
 )
 
@@ -309,7 +310,21 @@ _SETTING = (
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")
-_CASE = (*SIZES, "like", "dtype", "mask", "window", "dropout", "phase", "chunk", *_CACHE, "bias", "softcap", "torch")
+_CASE = (
+    *SIZES,
+    "like",
+    "dtype",
+    "mask",
+    "window",
+    "dropout",
+    "phase",
+    "chunk",
+    *_CACHE,
+    "bias",
+    "softcap",
+    "deterministic",
+    "torch",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 

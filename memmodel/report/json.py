@@ -68,7 +68,7 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
 
 def _case(case: Case) -> dict[str, Any]:
     """The configuration: sizes, dtype, mask, phase."""
-    names = (*SIZES, "dtype", "dropout", "phase", "chunk", "torch")
+    names = (*SIZES, "dtype", "dropout", "phase", "chunk", "deterministic", "torch")
     mask = {"mask": case.mask.name, "window": case.mask.window}
     cache = {"page_size": case.cache.page, "cache_dtype": encoded(case.cache.dtype), "num_splits": case.cache.splits}
     scores = {"bias": case.scores.bias or "none", "softcap": case.scores.softcap}
