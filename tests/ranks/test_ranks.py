@@ -20,7 +20,6 @@ import os
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 dist.init_process_group("nccl")
@@ -32,10 +31,9 @@ with torch.device("cuda"):
 
 def sharded(x):
     if not hasattr(sharded, "optimizer"):
-        mesh = init_device_mesh("cuda", (world,))
         for layer in model:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(layer)
+        fully_shard(model)
         sharded.optimizer = torch.optim.AdamW(model.parameters())
     model(x).sum().backward()
     sharded.optimizer.step()
@@ -127,3 +125,24 @@ def test_which_ranks_stand_for_all() -> None:
 def test_impossible_worlds(script: Path, given: dict[str, int], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         traced(script, "sharded", **given)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("fully_shard(model, offload_policy=CPUOffloadPolicy())", "CPUOffloadPolicy is not traced"),
+        ("ScheduleGPipe(stage, 2).step(x)", "give PipelineStage its input_args"),
+    ],
+)
+def test_what_a_rank_alone_cannot_tell(tmp_path: Path, body: str, says: str) -> None:
+    script = tmp_path / "odd.py"
+    script.write_text(
+        "import torch\nimport torch.distributed as dist\n"
+        "from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard\n"
+        "from torch.distributed.pipelining import PipelineStage, ScheduleGPipe\n"
+        "model = torch.nn.Linear(8, 8, device='cuda')\n"
+        "stage = PipelineStage(model, dist.get_rank(), 2, torch.device('cuda'))\n"
+        f"def step(x):\n    {body}\n"
+    )
+    with pytest.raises(UsageError, match=says):
+        memmodel.trace(f"{script}:step", ["x=4,8"], step="own", world=2, rank=0)

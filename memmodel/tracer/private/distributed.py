@@ -162,19 +162,18 @@ def replacements(
     dist: Any = torch.distributed
     c10d: Any = dist.distributed_c10d
     held = {name: _holding(getattr(c10d, name), on_gpu) for name in _ASYNCHRONOUS if hasattr(c10d, name)}
-    for where in (dist, c10d):
-        yield where, "init_process_group", lambda *_, **__: None
-        yield where, "destroy_process_group", lambda *_, **__: None
-        yield where, "all_gather_object", _gathered_objects
-        yield where, "is_nccl_available", lambda: True
-        for name in _OBJECTS_ONLY:
-            yield where, name, lambda *_, **__: None
-        yield from ((where, name, function) for name, function in held.items())
-        yield where, "batch_isend_irecv", _batched
-    yield dist._functional_collectives, "_are_we_tracing", lambda: False
-    for module in list(sys.modules.values()):  # those that took it by name
-        if getattr(module, "__name__", "").startswith("torch.distributed.") and "_are_we_tracing" in vars(module):
-            yield module, "_are_we_tracing", lambda: False
+    replaced = {
+        **held,
+        **dict.fromkeys(("init_process_group", "destroy_process_group", *_OBJECTS_ONLY), lambda *_, **__: None),
+        "all_gather_object": _gathered_objects,
+        "is_nccl_available": lambda: True,
+        "batch_isend_irecv": _batched,
+    }
+    for name, function in replaced.items():
+        if hasattr(c10d, name):
+            yield from _wherever(name, getattr(c10d, name), function)
+    asks = dist._functional_collectives._are_we_tracing
+    yield from _wherever("_are_we_tracing", asks, lambda: False)
     yield from _numbered_works()
     yield from _fully_sharded()
     yield from _meshes(unseen, meshed)
@@ -182,6 +181,13 @@ def replacements(
     yield from _pipelines()
     ddp: Any = torch.nn.parallel.DistributedDataParallel
     yield ddp, "__init__", _without_device_ids(ddp.__init__)
+
+
+def _wherever(name: str, function: Any, becomes: Any) -> Iterator[Replacement]:
+    """A function in every module that has taken it by its name."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is function:
+            yield module, name, becomes
 
 
 def _numbered_works() -> Iterator[Replacement]:
@@ -196,9 +202,15 @@ def _numbered_works() -> Iterator[Replacement]:
 
 def _fully_sharded() -> Iterator[Replacement]:
     """FSDP2 asks whether a tensor's type is exactly `Tensor`, which a fake tensor's is not."""
+    from torch.distributed import fsdp
     from torch.distributed.fsdp._fully_shard import _fsdp_param
 
+    yield fsdp.CPUOffloadPolicy, "__init__", _no_offload
     yield _fsdp_param, "type", lambda x: Tensor if type(x) is FakeTensor else type(x)
+
+
+def _no_offload(*_: Any, **__: Any) -> None:
+    raise UsageError("CPUOffloadPolicy is not traced, as the host's memory is not: trace it without, or with more GPUs")
 
 
 def _gathered_objects(found: list[Any], mine: Any, group: Any = None) -> None:
@@ -244,8 +256,7 @@ def _meshes(unseen: Callable[[], AbstractContextManager[None]], meshed: Callable
         return made
 
     kind = device_mesh.DeviceMesh
-    for where in (device_mesh, torch.distributed):
-        yield where, "init_device_mesh", on_cpu(device_mesh.init_device_mesh, 0)
+    yield from _wherever("init_device_mesh", device_mesh.init_device_mesh, on_cpu(device_mesh.init_device_mesh, 0))
     yield kind, "__init__", on_cpu(kind.__init__, 1)
     yield kind, "from_group", staticmethod(on_cpu(kind.from_group, 1))
     for name, value in list(vars(kind).items()):
@@ -281,6 +292,11 @@ def _pipelines() -> Iterator[Replacement]:
 
     def voted(self: Any, stages: Iterable[Any], *_: Any) -> None:
         for stage in stages:
+            if getattr(getattr(stage, "_user_meta", None), "inputs", True) is None:
+                raise UsageError(
+                    "a pipeline stage asks the one before what it will receive, which a trace of one rank cannot: give "
+                    "PipelineStage its input_args and output_args"
+                )
             stage._inference_mode = InferenceMode.STATIC
 
     yield schedules._PipelineSchedule, "_warmup_p2p", voted
