@@ -265,6 +265,8 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option("--clip", is_flag=True, default=None, help="Clip gradients by their norm."),
         click.option("--fused-norms", is_flag=True, default=None, help="RMS norms by PyTorch's one function."),
         click.option("--dropout", type=float, help="Its probability on the residual branches. [default: 0]"),
+        click.option("--attention-dropout", type=float, help="Its probability on the scores. [default: 0]"),
+        click.option("--autocast", is_flag=True, default=None, help="Weights in fp32, products in --dtype."),
         click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
     ),
     "allocator": (
@@ -306,6 +308,8 @@ _SETTING = (
         "keep_logits",
         "repeat_kv",
         "offload",
+        "autocast",
+        "attention_dropout",
     ),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
 )

@@ -21,16 +21,9 @@ if TYPE_CHECKING:
 
 _MODULES = 12  # of Hugging Face's, that keep most
 _PLAIN = {
-    **{
-        "checkpoint": "none",
-        "loss": "full",
-        "offload": False,
-        "keep_logits": False,
-        "repeat_kv": False,
-        "fused_norms": False,
-        "accumulate": 1,
-    },
-    **{"masters": False, "in_backward": False, "clip": False, "dropout": 0.0, "quantize": "none", "kv_cache": "auto"},
+    **{"checkpoint": "none", "loss": "full", "offload": False, "keep_logits": False, "repeat_kv": False},
+    **{"fused_norms": False, "accumulate": 1, "autocast": False, "masters": False, "in_backward": False, "clip": False},
+    **{"dropout": 0.0, "attention_dropout": 0.0, "quantize": "none", "kv_cache": "auto"},
 }
 
 

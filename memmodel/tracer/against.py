@@ -77,7 +77,7 @@ def _check(case: ModelCase) -> None:
     usual = ModelCase(case.arch)
     for name in ("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "accumulate"):
         theirs[name] = getattr(case, name) == getattr(usual, name)
-    for name in ("dropout", "quantize", "kv_cache", "fused_norms"):
+    for name in ("autocast", "attention_dropout", "dropout", "quantize", "kv_cache", "fused_norms"):
         theirs[name] = getattr(case, name) == getattr(usual, name)
     for name, there in theirs.items():
         if not there:
