@@ -424,6 +424,11 @@ def assumptions(
         found.append("third step of a loop that drops its output")
     if gpu.context_bytes is None:
         found.append(f"memory outside the allocator is not known for {gpu.name} and taken as 0")
+    if gpu.memory == "unified":
+        found.append(
+            f"the host shares the memory of {gpu.name}: what it takes counts as memory outside the allocator, and "
+            "context_low_MiB and context_high_MiB of a --gpu-file set it"
+        )
     if config is not None and config.expandable_segments:
         found.append("expandable_segments:True")
     found.append(f"time, at least: necessary work over datasheet rates; {_in_l2(gpu)}")

@@ -6,7 +6,7 @@ from memmodel.cli.options import json_option, subcommand
 from memmodel.cli.output import print_json, show
 
 
-@subcommand("gpus", "memmodel gpus", "memmodel gpus H100", "memmodel predict --gpu-file mine.toml")
+@subcommand("gpus", "memmodel gpus", 'memmodel gpus "H100 MIG 3g.40gb"', "memmodel predict --gpu-file mine.toml")
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:

@@ -8,7 +8,8 @@ from os.path import basename, splitext
 from memmodel.files import DATA, read_toml
 from memmodel.gpus.files import gpu_of
 from memmodel.gpus.gpu import Gpu
-from memmodel.gpus.names import gpu_ids, ids_named
+from memmodel.gpus.mig import instance, profiles
+from memmodel.gpus.names import gpu_ids, ids_named, normal
 
 
 @cache
@@ -19,11 +20,15 @@ def _gpu(id_: str) -> Gpu:
 def load_gpu(name: str) -> Gpu:
     """Load the GPU called `name`: an id, torch's device name or a short name.
 
-    A name of several GPUs loads the first; the result's `ambiguity` then says so. Raises UsageError for an unknown
-    name.
+    A name of several GPUs loads the first; the result's `ambiguity` then says so. "H100 MIG 3g.40gb", which torch calls
+    "NVIDIA H100 80GB HBM3 MIG 3g.40gb", is a slice. Raises UsageError for an unknown name.
     """
-    taken, *others = ids_named(name)
-    gpu = _gpu(taken)
+    whole, _, profile = normal(str(name)).partition(" mig ")
+    ids = ids_named(whole if profile else name)
+    if profile:
+        ids = tuple(id_ for id_ in ids if profile in profiles(id_)) or ids[:1]
+    taken, *others = ids
+    gpu = instance(_gpu(taken), profile) if profile else _gpu(taken)
     if not others:
         return gpu
     return replace(gpu, ambiguity=f"{name} taken as {gpu.name}; also {', '.join(others)}")

@@ -34,6 +34,8 @@ class Measured(NamedTuple):
 class Gpu:
     """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
 
+    `memory` is "unified" where the GPU shares it with the host: its context then includes what the host takes.
+
     Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP. `ambiguity` says which GPU was
     chosen for a name of several.
     """
@@ -46,6 +48,7 @@ class Gpu:
     values: Mapping[str, Value] = field(hash=False)
     measured: tuple[Measured, ...] = ()
     rates: str = ""
+    memory: str = ""
     note: str = ""
     ambiguity: str = field(default="", compare=False)
 

@@ -37,7 +37,7 @@ PEAK_NAMES = (
     *("fp4", "fp6", "fp8", "fp8_fp16acc", "int8"),
     *("fp16", "fp16_fp16acc", "bf16", "tf32", "fp32", "fp64"),
 )
-TEXT_KEYS = ("name", "vendor", "arch", "rates", "note")
+TEXT_KEYS = ("name", "vendor", "arch", "rates", "memory", "note")
 
 
 def file_key(quantity: str) -> str:

@@ -39,6 +39,7 @@ class _Described(Strict):
     vendor: Text = ""
     arch: Text = ""
     rates: Text = ""
+    memory: Text = ""
     note: Text = ""
     compute_capability: Text | float = "0.0"
     measured: tuple[_Measured, ...] = ()

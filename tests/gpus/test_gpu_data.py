@@ -40,6 +40,7 @@ def sources_named() -> set[str]:
     """Every source key that some value or rate names, without its detail."""
     named = {entry["source"] for id_ in gpu_ids() for entry in raw_entries(document(id_))}
     named |= {source for table in rate_tables().values() for source in table["source"]}
+    named |= {listed.source for listed in load_gpu("A100 MIG 3g.20gb").values.values()}
     return {source.partition(":")[0] for source in named}
 
 
@@ -82,12 +83,12 @@ def test_values_are_in_the_units_that_their_keys_say(gpu: Gpu) -> None:
     """Bounds that no GPU of these years leaves and that a slip of 1000 or of bits for bytes would."""
     bounds = {
         "bandwidth": (200e9, 10e12),
-        "capacity": (8 * GIB, 300 * GIB),
+        "capacity": (5 * GIB, 300 * GIB),
         "boost_clock": (1e9, 3e9),
         "tensor_clock": (1e9, 3e9),
         "l2": (2 * MIB, 256 * MIB),
         "shared_memory_per_sm": (64 * 2**10, 256 * 2**10),
-        "context_low": (50 * MIB, 2 * GIB),
+        "context_low": (50 * MIB, (8 if gpu.memory == "unified" else 2) * GIB),
         "tdp": (40, 2000),
     }
     for quantity, (low, high) in bounds.items():
