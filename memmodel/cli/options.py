@@ -424,7 +424,9 @@ class Inputs:
         from memmodel.model.predict import named_architecture
 
         given = {name: self.given[name] for name in _SETTING if name in self.given}
-        others = [name for name in (*_CASE, "algorithms") if name in self.given and name not in _SETTING]
+        others = [
+            name for name in (*_CASE, "algorithms") if self.given.get(name, False) is not False and name not in _SETTING
+        ]
         if others:
             raise UsageError(f"--model and {_flag(others[0])}: a whole model has its own, leave one of them out")
         return model_case(named_architecture(self.given["model"]), **given, **_settings(self.given.get("settings", ())))
