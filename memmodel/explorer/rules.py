@@ -22,7 +22,7 @@ from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.timeline import Timeline, timeline
 from memmodel.prediction import Report
 from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
-from memmodel.timing import Calibration
+from memmodel.timing import Calibration, intervals, step_interval
 from memmodel.units import bytes_text
 from memmodel.work import Work
 from memmodel_kernels.flash import flash_tiles
@@ -69,6 +69,10 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     account.account: "nothing",
     prediction.attention_kernels: "nothing",
     "memmodel.predictor._expected": "noTime",
+    intervals.kind_of: "nothing",  # the page has no measured rates
+    intervals.origin_of: "nothing",
+    intervals.factors: "nothing",
+    step_interval: "nothing",
     Calibration: "Object",
     "memmodel.allocator.segments.Driver.FIRST": "2 ** 40",  # with 2^64 addresses would not be exact
 }
