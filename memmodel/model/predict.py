@@ -21,7 +21,7 @@ from memmodel.model.families import architecture_of
 from memmodel.model.flops import forward_flops
 from memmodel.model.letters import Taken, group_formulas, lettered, more_layers
 from memmodel.model.mitigations import mitigations
-from memmodel.model.program import program_of
+from memmodel.model.program import kernels_of, program_of
 from memmodel.model.quantization import FORMATS
 from memmodel.model.results import Efficiency, ModelPrediction, ModelReport, Peak
 from memmodel.model.serving import serving
@@ -136,9 +136,10 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
     program = program_of(lettered(case))
     memory = memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
-    time, missing = time_or_why(program, Machine(gpu))
+    kernels = kernels_of(program, case.accumulate)
+    time, missing = time_or_why(kernels, Machine(gpu))
     measured = Machine(gpu, rates, torch=parse_torch_version(case.torch))
-    calibrated = time_or_why(program, measured)[0] if rates is not None else None
+    calibrated = time_or_why(kernels, measured)[0] if rates is not None else None
     flops = model_flops(case)
     return ModelPrediction(
         case,
@@ -147,7 +148,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         with_workspace(memory),
         group_formulas(Taken(case, program, alive), _with_more_layers(case)),
         peak_of(program, index),
-        sum((launch.work for launch in step_launches(program)), start=Work()),
+        sum((launch.work for launch in step_launches(kernels)), start=Work()),
         flops,
         time,
         calibrated,

@@ -3,9 +3,28 @@
 from memmodel.model.packing import packed
 from memmodel.model.record import record
 from memmodel.model.setting import ModelCase
-from memmodel.program import Program
+from memmodel.program import Event, Launch, Mark, Program
 
 
 def program_of(case: ModelCase) -> Program:
-    """The program of a step in the steady state."""
+    """The program of a step in the steady state. Of many micro-batches, it holds two."""
     return packed(record(case), case)
+
+
+def kernels_of(program: Program, micro_batches: int) -> Program:
+    """The kernels of a whole step, a phase each, from the program of a step that holds at most two micro-batches.
+
+    The second of them adds to the gradients of the first, and so do all that follow.
+    """
+    runs: dict[str, list[list[Launch]]] = {}  # phase -> the kernels of each time that it runs
+    for event in program.events:
+        if isinstance(event, Mark):
+            current: list[Launch] = []
+            runs.setdefault(event.phase, []).append(current)
+        elif isinstance(event, Launch):
+            current.append(event)
+    events: list[Event] = []
+    for phase, (first, *later) in runs.items():
+        again = later[-1] if later else []
+        events += [Mark(phase), *first, *(micro_batches - 1) * again]
+    return program._replace(events=events)

@@ -140,3 +140,12 @@ def test_a_cache_is_as_long_as_its_layers_look() -> None:
 def test_gpt_oss_has_the_size_of_its_card() -> None:
     sizes = [sum(weight_bytes(listed(f"gpt-oss-{size}").architecture, "mxfp4").values()) for size in ("20b", "120b")]
     assert [round(size / 2**30, 1) for size in sizes] == [12.8, 60.8]
+
+
+def test_a_step_is_all_of_its_micro_batches() -> None:
+    """Products of k micro-batches are k times those of one; the update runs once."""
+    one, four = (memmodel.model("gpt2", "A100", seq=128, accumulate=count).predictions[0] for count in (1, 4))
+    assert four.work.matmul == 4 * one.work.matmul
+    assert one.time is not None and four.time is not None
+    assert four.time.phases["optimizer"] == one.time.phases["optimizer"]
+    assert four.time.phases["forward"] == pytest.approx(4 * one.time.phases["forward"])
