@@ -4,9 +4,9 @@ Each number is found with the allocator model: one sequence more runs out of mem
 """
 
 from memmodel.gpus import load_gpu
-from memmodel.model.capacity import model_threshold
-from memmodel.model.catalogue import listed
-from memmodel.model.choices import model_case
+from memmodel.models.capacity import model_threshold
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
 
 SETTINGS = {
     "as it is": {},

@@ -28,7 +28,7 @@ _HOMES = {
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
     "make_case": "memmodel.case",
-    "model": "memmodel.model.predict",
+    "model": "memmodel.models.predict",
     "predict": "memmodel.predictor",
     "sweep": "memmodel.sweeps",
     "threshold": "memmodel.thresholds",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from memmodel.errors import UsageError
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
-    from memmodel.model.predict import model
+    from memmodel.models.predict import model
     from memmodel.prediction import Prediction, Report, SideBySide
     from memmodel.predictor import predict
     from memmodel.sweeps import sweep

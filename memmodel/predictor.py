@@ -205,7 +205,7 @@ def _names(algorithms: Any) -> Sequence[str] | None:
 def _model_of(like: str | None, case: Case) -> Model | None:
     if like is None:
         return None
-    from memmodel.model.one_layer import model_of  # models are slow to import, and only --like needs them
+    from memmodel.models.one_layer import model_of  # models are slow to import, and only --like needs them
 
     return model_of(like, case)
 
@@ -213,7 +213,7 @@ def _model_of(like: str | None, case: Case) -> Model | None:
 def _shape_of(like: str | None) -> dict[str, Any]:
     if like is None:
         return {}
-    from memmodel.model.catalogue import model_shape
+    from memmodel.models.catalogue import model_shape
 
     return model_shape(like)
 

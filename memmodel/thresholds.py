@@ -11,7 +11,7 @@ from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.masks import Mask
-from memmodel.model.one_layer import model_of
+from memmodel.models.one_layer import model_of
 from memmodel.prediction import Memory
 from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, room_bytes

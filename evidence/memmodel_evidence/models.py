@@ -9,11 +9,11 @@ from memmodel.allocator import CachingAllocator
 from memmodel.cublas import workspace
 from memmodel.files import read_toml
 from memmodel.gpus import load_gpu
-from memmodel.model.catalogue import listed
-from memmodel.model.choices import model_case
-from memmodel.model.kv_cache import cache_bytes
-from memmodel.model.program import program_of
-from memmodel.model.quantization import weight_bytes
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.kv_cache import cache_bytes
+from memmodel.models.program import program_of
+from memmodel.models.quantization import weight_bytes
 from memmodel.program import Program
 from memmodel.replay import replay
 from memmodel.step import STEPS, device_of, room_bytes

@@ -1,6 +1,6 @@
 """A decoder-only transformer, written once: its blocks, its layers and the residual stream through them.
 
-Weights are a mapping from the names of `memmodel.model.architecture` to tensors. The code has the order of operations,
+Weights are a mapping from the names of `memmodel.models.architecture` to tensors. The code has the order of operations,
 and the lifetimes of variables, of Hugging Face's classes, so that it allocates what they allocate.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from memmodel.masks import Mask
-from memmodel.model.architecture import Architecture, LayerKind
+from memmodel.models.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import linear

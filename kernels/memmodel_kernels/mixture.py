@@ -13,7 +13,7 @@ from memmodel_kernels.namespace import functional, namespace
 def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> Any:
     """The experts' outputs of x (b, n, h), weighed by the router, and those of the shared experts.
 
-    `moe`: a `memmodel.model.architecture.Mixture`.
+    `moe`: a `memmodel.models.architecture.Mixture`.
     """
     rows = x.view(-1, x.shape[-1])
     scores, experts = _routed(rows, weights, moe)

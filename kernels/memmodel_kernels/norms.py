@@ -9,7 +9,7 @@ EPS = 1e-6
 
 
 def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool = False) -> Any:
-    """The norm called `name` of x (..., h), of a kind of `memmodel.model.architecture.NORMS`.
+    """The norm called `name` of x (..., h), of a kind of `memmodel.models.architecture.NORMS`.
 
     `fused`: by the library's one function (F.rms_norm), instead of operators in fp32 as Hugging Face's classes.
     """

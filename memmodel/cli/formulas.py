@@ -48,7 +48,7 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
 
 def _of_model(asked: Inputs, as_json: bool) -> None:
     """The formulas of a whole model's step, by group."""
-    from memmodel.model.letters import model_formulas
+    from memmodel.models.letters import model_formulas
     from memmodel.step import device_of
 
     found = model_formulas(replace(asked.model_case, device=device_of(asked.gpu)))

@@ -42,7 +42,7 @@ def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
 
 def _of_model(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     """The largest batch, or the longest sequences, of a whole model."""
-    from memmodel.model.capacity import model_threshold
+    from memmodel.models.capacity import model_threshold
 
     found = [model_threshold(asked.model_case, gpu, over, step, asked.allocator) for gpu in asked.gpus]
     if as_json:

@@ -9,7 +9,7 @@ from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError, choice
 
 if TYPE_CHECKING:
-    from memmodel.model.results import ModelReport
+    from memmodel.models.results import ModelReport
 
 
 @subcommand(
@@ -33,7 +33,7 @@ def command(asked: Inputs, against: str | None, as_json: bool) -> None:
 
 def _against(asked: Inputs, against: str, report: "ModelReport", as_json: bool) -> None:
     """The same step of Hugging Face's class beside ours."""
-    from memmodel.model.predict import configuration
+    from memmodel.models.predict import configuration
 
     choice("library", against, ("hf",))
     case = report.prediction.case

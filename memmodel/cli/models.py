@@ -11,7 +11,7 @@ from memmodel.cli.output import print_json, show
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the models that --like takes, or those with NAME in their name; one model in full, with its source."""
-    from memmodel.model.catalogue import listed, models
+    from memmodel.models.catalogue import listed, models
 
     known = models()
     wanted = (name or "").casefold()

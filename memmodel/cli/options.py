@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
     from memmodel.case import Case
     from memmodel.gpus import Gpu
-    from memmodel.model.results import ModelReport
-    from memmodel.model.setting import ModelCase
+    from memmodel.models.results import ModelReport
+    from memmodel.models.setting import ModelCase
     from memmodel.prediction import Report
     from memmodel.timing import Calibration
 
@@ -93,13 +93,13 @@ def _algorithm_names() -> list[str]:
 
 
 def _formats() -> list[str]:
-    from memmodel.model.quantization import FORMATS
+    from memmodel.models.quantization import FORMATS
 
     return list(FORMATS)
 
 
 def _cache_formats() -> list[str]:
-    from memmodel.model.kv_cache import NAMES
+    from memmodel.models.kv_cache import NAMES
 
     return list(NAMES)
 
@@ -111,7 +111,7 @@ def _optimizer_names() -> list[str]:
 
 
 def _model_names() -> list[str]:
-    from memmodel.model.catalogue import models
+    from memmodel.models.catalogue import models
 
     return list(models())
 
@@ -420,8 +420,8 @@ class Inputs:
     @property
     def model_case(self) -> "ModelCase":
         """The case of --model, with the sizes given and what --set says."""
-        from memmodel.model.choices import model_case
-        from memmodel.model.predict import named_architecture
+        from memmodel.models.choices import model_case
+        from memmodel.models.predict import named_architecture
 
         given = {name: self.given[name] for name in _SETTING if name in self.given}
         others = [
@@ -433,13 +433,13 @@ class Inputs:
 
     def prediction_of_model(self) -> "ModelReport":
         """The prediction of the step of --model."""
-        from memmodel.model.predict import predict_model
+        from memmodel.models.predict import predict_model
 
         return predict_model(self.model_case, self.gpu, self.allocator, self.calibration)
 
     def model_report(self) -> "ModelReport":
         """The prediction of a model's step."""
-        from memmodel.model.predict import model
+        from memmodel.models.predict import model
 
         return model(
             self.given.get("like"),

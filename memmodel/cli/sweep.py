@@ -117,7 +117,7 @@ def _swept(asked: Inputs) -> list[Any]:
 
 def _of_model(asked: Inputs) -> Any:
     """The live peaks of a whole model by batch and length."""
-    from memmodel.model.sweep import model_sweep
+    from memmodel.models.sweep import model_sweep
 
     if "gpu" in asked.given or "gpu_file" in asked.given:
         raise UsageError("--model and --gpu: a sweep of a model is of live peaks, which need no GPU; leave it out")

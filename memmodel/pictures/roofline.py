@@ -12,8 +12,8 @@ from memmodel.dtypes import DType, short_name
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.liveness import step_launches
-from memmodel.model.program import program_of
-from memmodel.model.results import ModelPrediction, ModelReport
+from memmodel.models.program import program_of
+from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.prediction import Prediction, Report
 from memmodel.program import Program
 from memmodel.rendering import Drawing

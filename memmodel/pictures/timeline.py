@@ -12,8 +12,8 @@ from memmodel.case import Case
 from memmodel.gpus import Gpu
 from memmodel.groups import group_of, kind_of
 from memmodel.liveness import OUTSIDE_A_STEP, State, states
-from memmodel.model.program import program_of
-from memmodel.model.setting import ModelCase
+from memmodel.models.program import program_of
+from memmodel.models.setting import ModelCase
 from memmodel.origin import names
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Launch, Mark, Program, Save

@@ -26,11 +26,11 @@ register(
             "screen": "memmodel.report.tables:prediction_parts",
             "dict": "memmodel.report.json:encoded",
         },
-        "memmodel.model.results.ModelReport": {
+        "memmodel.models.results.ModelReport": {
             "screen": "memmodel.report.model:model_parts",
             "dict": "memmodel.report.json:document",
         },
-        "memmodel.model.results.ModelPrediction": {
+        "memmodel.models.results.ModelPrediction": {
             "screen": "memmodel.report.model:prediction_parts",
             "dict": "memmodel.report.json:encoded",
         },

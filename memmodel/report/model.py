@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from memmodel.dtypes import short_name
-from memmodel.model.capacity import ModelThreshold
-from memmodel.model.letters import ModelFormulas
-from memmodel.model.results import ModelPrediction, ModelReport
-from memmodel.model.serving import Serving
-from memmodel.model.setting import Adapter, ModelCase
+from memmodel.models.capacity import ModelThreshold
+from memmodel.models.letters import ModelFormulas
+from memmodel.models.results import ModelPrediction, ModelReport
+from memmodel.models.serving import Serving
+from memmodel.models.setting import Adapter, ModelCase
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, mitigations, verdict

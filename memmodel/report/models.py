@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group
 from rich.text import Text
 
-from memmodel.model.architecture import Architecture, active_parameters, parameters
-from memmodel.model.catalogue import Listed
+from memmodel.models.architecture import Architecture, active_parameters, parameters
+from memmodel.models.catalogue import Listed
 from memmodel.report.sheet import Cell, Sheet
 
 _UNVERIFIED = "not everything in it was seen in a file"

@@ -17,7 +17,7 @@ from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from memmodel.model.results import ModelReport
+    from memmodel.models.results import ModelReport
     from memmodel.thresholds import Threshold
 
 _SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.groups import ACTIVATIONS, by_kind, kind_of
-from memmodel.model.setting import ModelCase
+from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory
 from memmodel.tracer.api import trace
 from memmodel.tracer.corrections.torch_types import dtype_named

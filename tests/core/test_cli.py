@@ -13,7 +13,7 @@ import memmodel
 from memmodel.cli import cli
 from memmodel.errors import UsageError
 from memmodel.gpus.keys import KEYS, PEAK_TABLES
-from memmodel.model.catalogue import model_shape, models
+from memmodel.models.catalogue import model_shape, models
 from memmodel.predictor import predict
 
 ROOT = Path(memmodel.__file__).parents[1]

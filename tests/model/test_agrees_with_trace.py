@@ -10,7 +10,7 @@ from training import llama
 
 from memmodel import recording
 from memmodel.gpus import load_gpu
-from memmodel.model.architecture import Architecture, Latent, Mixture, Weight, layer_weights, outer_weights
+from memmodel.models.architecture import Architecture, Latent, Mixture, Weight, layer_weights, outer_weights
 from memmodel.program import Program
 from memmodel.step import device_of
 from memmodel.tracer.api import trace

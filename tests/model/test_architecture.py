@@ -2,7 +2,7 @@
 
 import pytest
 
-from memmodel.model.architecture import Architecture, Latent, Mixture, active_parameters, layer_weights, parameters
+from memmodel.models.architecture import Architecture, Latent, Mixture, active_parameters, layer_weights, parameters
 
 LLAMA = Architecture("llama", 128256, 32, 4096, 14336, 32, 8, 128, 128)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from training import beyond_numbers, llama, small_case, two_steps
 
-from memmodel.model.architecture import Latent, Mixture
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import Latent, Mixture
+from memmodel.models.setting import ModelCase
 from torch_events import in_order, real_events, recorded_events
 
 MIXTURE = Mixture(experts=6, top_k=2, width=16)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from memmodel import UsageError
-from memmodel.model.architecture import Architecture, Latent, parameters
-from memmodel.model.catalogue import listed, models
-from memmodel.model.families import FAMILIES, architecture_of
+from memmodel.models.architecture import Architecture, Latent, parameters
+from memmodel.models.catalogue import listed, models
+from memmodel.models.families import FAMILIES, architecture_of
 
 LLAMA = {
     **{"model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 160},

@@ -8,12 +8,12 @@ import pytest
 import memmodel
 from memmodel import UsageError
 from memmodel.groups import GROUPS, kind_of
-from memmodel.model.architecture import layer_weights
-from memmodel.model.catalogue import listed
-from memmodel.model.kv_cache import cache_bytes
-from memmodel.model.letters import LETTERS
-from memmodel.model.quantization import packed_bytes, weight_bytes
-from memmodel.model.results import ModelPrediction
+from memmodel.models.architecture import layer_weights
+from memmodel.models.catalogue import listed
+from memmodel.models.kv_cache import cache_bytes
+from memmodel.models.letters import LETTERS
+from memmodel.models.quantization import packed_bytes, weight_bytes
+from memmodel.models.results import ModelPrediction
 
 TINY = {
     **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},
@@ -146,6 +146,7 @@ def test_a_step_is_all_of_its_micro_batches() -> None:
     """Products of k micro-batches are k times those of one; the update runs once."""
     one, four = (memmodel.model("gpt2", "A100", seq=128, accumulate=count).predictions[0] for count in (1, 4))
     assert four.work.matmul == 4 * one.work.matmul
-    assert one.time is not None and four.time is not None
+    assert one.time is not None
+    assert four.time is not None
     assert four.time.phases["optimizer"] == one.time.phases["optimizer"]
     assert four.time.phases["forward"] == pytest.approx(4 * one.time.phases["forward"])

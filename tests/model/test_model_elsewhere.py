@@ -9,9 +9,9 @@ from click.testing import CliRunner
 import memmodel
 from memmodel.cli import cli
 from memmodel.errors import UsageError
-from memmodel.model.catalogue import listed
-from memmodel.model.choices import model_case
-from memmodel.model.letters import model_formulas
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.letters import model_formulas
 
 TINY = {
     **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},

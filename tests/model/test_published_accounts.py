@@ -4,8 +4,8 @@ import pytest
 from training import llama
 
 from memmodel.liveness import saved_bytes
-from memmodel.model.record import record_in_full
-from memmodel.model.setting import ModelCase
+from memmodel.models.record import record_in_full
+from memmodel.models.setting import ModelCase
 
 
 @pytest.mark.parametrize(("b", "s", "a", "h"), [(2, 64, 4, 64), (3, 128, 8, 96)])

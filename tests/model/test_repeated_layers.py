@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from training import llama
 
-from memmodel.model.architecture import Architecture, Latent, Mixture
-from memmodel.model.layers import Repetition, repetition
-from memmodel.model.record import record, record_in_full
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import Architecture, Latent, Mixture
+from memmodel.models.layers import Repetition, repetition
+from memmodel.models.record import record, record_in_full
+from memmodel.models.setting import ModelCase
 from memmodel.program import Launch, Mark, Program
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from memmodel.dtypes import dtype as element_type
-from memmodel.model.architecture import Architecture
-from memmodel.model.run import generate, train
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import Architecture
+from memmodel.models.run import generate, train
+from memmodel.models.setting import ModelCase
 from memmodel_validate.events import MemoryEvent
 from torch_events import Body, in_order
 

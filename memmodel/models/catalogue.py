@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from memmodel.errors import UsageError, unknown
-from memmodel.model.architecture import Architecture
+from memmodel.models.architecture import Architecture
 
 
 class Listed(NamedTuple):
@@ -29,7 +29,7 @@ class Listed(NamedTuple):
     @property
     def architecture(self) -> Architecture:
         """The architecture. Raises UsageError for a model that is not a decoder."""
-        from memmodel.model.families import architecture_of
+        from memmodel.models.families import architecture_of
 
         if self.config is None:
             raise UsageError(f"{self.name} is not a decoder: of it, the attention alone is modelled (memmodel predict)")

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from memmodel.dims import Dim, Shape, ceil_div, product
 from memmodel.dtypes import DType, float32, uint8
-from memmodel.model.architecture import Weight
-from memmodel.model.setting import Adapter, ModelCase
+from memmodel.models.architecture import Weight
+from memmodel.models.setting import Adapter, ModelCase
 
 _NF4_BLOCK, _SCALE_BLOCK = (
     64,

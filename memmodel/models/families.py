@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from memmodel.errors import UsageError, shortened, unknown
-from memmodel.model.architecture import Architecture, Latent, Mixture, parameters
-from memmodel.model.config_json import MOST_LAYERS, ConfigJson, check_architecture
+from memmodel.models.architecture import Architecture, Latent, Mixture, parameters
+from memmodel.models.config_json import MOST_LAYERS, ConfigJson, check_architecture
 
 Fields = dict[str, Any]
 Family = Callable[[ConfigJson], Fields]

@@ -16,10 +16,10 @@ from memmodel.dtypes import float32, int64
 from memmodel.errors import UsageError, choice
 from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
-from memmodel.model.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
-from memmodel.model.kv_cache import kept_tokens
-from memmodel.model.setting import SDPA, ModelCase
-from memmodel.model.weights import stored
+from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
+from memmodel.models.kv_cache import kept_tokens
+from memmodel.models.setting import SDPA, ModelCase
+from memmodel.models.weights import stored
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
 Mark = Callable[[str], None]  # is told where phases begin

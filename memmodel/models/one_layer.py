@@ -1,8 +1,8 @@
 """The model that a case of attention is one layer of, and the cache of all its layers."""
 
 from memmodel.case import SIZES, Case
-from memmodel.model.catalogue import listed
-from memmodel.model.kv_cache import cache_bytes
+from memmodel.models.catalogue import listed
+from memmodel.models.kv_cache import cache_bytes
 from memmodel.prediction import Model
 
 

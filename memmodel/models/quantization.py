@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from memmodel.dims import Dim, ceil_div
-from memmodel.model.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
+from memmodel.models.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
 
 _GROUP = 128  # rows of AWQ's and GPTQ's groups; sides of fp8's blocks
 

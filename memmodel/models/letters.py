@@ -13,8 +13,8 @@ from memmodel.dims import Shape, Size
 from memmodel.dtypes import short_name
 from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.liveness import at_peak, states, uncounted
-from memmodel.model.layers import repetition
-from memmodel.model.setting import ModelCase
+from memmodel.models.layers import repetition
+from memmodel.models.setting import ModelCase
 from memmodel.program import Alloc, Mark, Program, Save
 
 LETTERS = {
@@ -202,7 +202,7 @@ class ModelFormulas(NamedTuple):
 
 def model_formulas(case: ModelCase) -> ModelFormulas:
     """The formulas of a step, which hold at sizes where the peak is at the same moment."""
-    from memmodel.model.program import program_of
+    from memmodel.models.program import program_of
 
     taken = [Taken(at, program_of(lettered(at)), ()) for at in (case, more_layers(case))]
     peak = group_formulas(*(one._replace(keys=at_peak(one.program)[1]) for one in taken))

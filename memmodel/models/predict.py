@@ -14,18 +14,18 @@ from memmodel.files import read_bytes
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.groups import WORKSPACE, group_of
 from memmodel.liveness import at_peak, step_launches
-from memmodel.model.architecture import Architecture, parameters
-from memmodel.model.catalogue import listed
-from memmodel.model.choices import model_case
-from memmodel.model.families import architecture_of
-from memmodel.model.flops import forward_flops
-from memmodel.model.letters import Taken, group_formulas, lettered, more_layers
-from memmodel.model.mitigations import mitigations
-from memmodel.model.program import kernels_of, program_of
-from memmodel.model.quantization import FORMATS
-from memmodel.model.results import Efficiency, ModelPrediction, ModelReport, Peak
-from memmodel.model.serving import serving
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import Architecture, parameters
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.families import architecture_of
+from memmodel.models.flops import forward_flops
+from memmodel.models.letters import Taken, group_formulas, lettered, more_layers
+from memmodel.models.mitigations import mitigations
+from memmodel.models.program import kernels_of, program_of
+from memmodel.models.quantization import FORMATS
+from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
+from memmodel.models.serving import serving
+from memmodel.models.setting import ModelCase
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
 from memmodel.step import device_of, memory_of, time_or_why
@@ -54,7 +54,7 @@ def model(
         config: instead of `like`, a file config.json in Hugging Face's format, its folder, or its parsed content.
         allocator: settings of the caching allocator.
         calibration: rates measured on the GPU; shipped ones are taken where there are any.
-        setting: batch, seq, phase, dtype, optimizer and the other fields of `memmodel.model.setting.ModelCase`.
+        setting: batch, seq, phase, dtype, optimizer and the other fields of `memmodel.models.setting.ModelCase`.
 
     Raises UsageError for anything that is not a valid configuration.
     """

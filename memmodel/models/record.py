@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from memmodel import recording
 from memmodel.groups import ACTIVATIONS, LOGITS
-from memmodel.model.layers import Irregular, Recording, expanded, repetition
-from memmodel.model.run import generate, train
-from memmodel.model.setting import ModelCase
+from memmodel.models.layers import Irregular, Recording, expanded, repetition
+from memmodel.models.run import generate, train
+from memmodel.models.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
 from memmodel.recording import Tape, Tensor
 

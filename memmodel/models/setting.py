@@ -6,7 +6,7 @@ from typing import NamedTuple
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16
-from memmodel.model.architecture import Architecture
+from memmodel.models.architecture import Architecture
 
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
@@ -62,8 +62,8 @@ class ModelCase:
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
         attention_dropout: probability on the weights of attention, where the algorithm has that.
-        quantize: the format of weights in generation: "none" or a key of `memmodel.model.quantization.FORMATS`.
-        kv_cache: the format of the cache: one of `memmodel.model.kv_cache.NAMES`.
+        quantize: the format of weights in generation: "none" or a key of `memmodel.models.quantization.FORMATS`.
+        kv_cache: the format of the cache: one of `memmodel.models.kv_cache.NAMES`.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
 

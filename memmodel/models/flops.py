@@ -6,7 +6,7 @@ channel, a third of both in forward. Unlike there, only keys that the mask lets 
 
 from memmodel.dims import Dim
 from memmodel.masks import Mask
-from memmodel.model.architecture import Architecture, active_parameters
+from memmodel.models.architecture import Architecture, active_parameters
 
 
 def forward_flops(arch: Architecture, batch: Dim, queries: Dim, keys: Dim) -> Dim:

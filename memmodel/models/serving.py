@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.gpus import Gpu
-from memmodel.model.architecture import parameters
-from memmodel.model.capacity import model_threshold
-from memmodel.model.kv_cache import cache_bytes
-from memmodel.model.program import program_of
-from memmodel.model.quantization import weight_bytes
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import parameters
+from memmodel.models.capacity import model_threshold
+from memmodel.models.kv_cache import cache_bytes
+from memmodel.models.program import program_of
+from memmodel.models.quantization import weight_bytes
+from memmodel.models.setting import ModelCase
 from memmodel.prediction import Time
 from memmodel.step import room_bytes, time_or_why
 from memmodel.timing import Machine

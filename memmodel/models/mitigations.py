@@ -6,9 +6,9 @@ from dataclasses import replace
 from memmodel.allocator import AllocatorConfig
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
-from memmodel.model.choices import usual_targets
-from memmodel.model.program import program_of
-from memmodel.model.setting import Adapter, ModelCase
+from memmodel.models.choices import usual_targets
+from memmodel.models.program import program_of
+from memmodel.models.setting import Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak
 

@@ -1,8 +1,8 @@
 """The program of a model's step: recorded, with the formats of its weights and cache."""
 
-from memmodel.model.packing import packed
-from memmodel.model.record import record
-from memmodel.model.setting import ModelCase
+from memmodel.models.packing import packed
+from memmodel.models.record import record
+from memmodel.models.setting import ModelCase
 from memmodel.program import Event, Launch, Mark, Program
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from memmodel.dims import Dim
-from memmodel.model.architecture import LayerKind, Weight, layer_weights
-from memmodel.model.kv_cache import kept_tokens, layer_token_bytes
-from memmodel.model.quantization import packed_bytes
-from memmodel.model.setting import ModelCase
+from memmodel.models.architecture import LayerKind, Weight, layer_weights
+from memmodel.models.kv_cache import kept_tokens, layer_token_bytes
+from memmodel.models.quantization import packed_bytes
+from memmodel.models.setting import ModelCase
 from memmodel.program import Alloc, Event, Launch, Program
 
 

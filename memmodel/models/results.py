@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from memmodel.account import TensorRecord
 from memmodel.gpus import Gpu
-from memmodel.model.serving import Serving
-from memmodel.model.setting import ModelCase
+from memmodel.models.serving import Serving
+from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory, Mitigation, Time
 from memmodel.rendering import Renderable
 from memmodel.work import Work
@@ -38,7 +38,7 @@ class Efficiency(NamedTuple):
 
     Attributes:
         tokens_per_second: of the step.
-        mfu: the model's FLOP (see `memmodel.model.flops`) over those that the GPU could do in the time.
+        mfu: the model's FLOP (see `memmodel.models.flops`) over those that the GPU could do in the time.
     """
 
     tokens_per_second: float
@@ -53,7 +53,7 @@ class ModelPrediction(Renderable):
         case: the model and the setting. title: the step's name for people.
         parameters: by part of the model.
         memory, work: of one step. `memory.groups` are the bytes of each group at the live peak.
-        formulas: of each group, in the letters of `memmodel.model.letters`.
+        formulas: of each group, in the letters of `memmodel.models.letters`.
         peak: where in the step the peak is.
         model_flops: that the step needs by the weights and the scores alone, without what is recomputed.
         time: the datasheet's lower bound; None where the GPU's data lack a rate. calibrated: the time to expect.

@@ -14,9 +14,9 @@ import numpy as np
 
 from memmodel.errors import UsageError
 from memmodel.liveness import summary
-from memmodel.model.flops import forward_flops
-from memmodel.model.program import program_of
-from memmodel.model.setting import ModelCase
+from memmodel.models.flops import forward_flops
+from memmodel.models.program import program_of
+from memmodel.models.setting import ModelCase
 from memmodel.program import Alloc, Free, Mark, Program
 
 FEW_TOKENS = 3072  # more are sorted (aten/src/ATen/native/cuda/Embedding.cu)

@@ -8,8 +8,8 @@ from memmodel.case import LARGEST, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.liveness import summary
-from memmodel.model.program import program_of
-from memmodel.model.setting import ModelCase
+from memmodel.models.program import program_of
+from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory
 from memmodel.program import Alloc, Event, Program
 from memmodel.search import last_true

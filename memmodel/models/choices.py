@@ -8,10 +8,10 @@ from memmodel.case import check_size
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import dtype, float32
 from memmodel.errors import UsageError, choice, shortened, unknown
-from memmodel.model.architecture import Architecture, layer_weights
-from memmodel.model.kv_cache import NAMES
-from memmodel.model.quantization import FORMATS
-from memmodel.model.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
+from memmodel.models.architecture import Architecture, layer_weights
+from memmodel.models.kv_cache import NAMES
+from memmodel.models.quantization import FORMATS
+from memmodel.models.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")

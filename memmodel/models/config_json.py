@@ -6,7 +6,7 @@ from typing import Any
 
 from memmodel.case import check_size
 from memmodel.errors import UsageError, choice, shortened
-from memmodel.model.architecture import Architecture
+from memmodel.models.architecture import Architecture
 
 MOST_LAYERS = 10_000
 MOST_PARAMETERS = 10**15
@@ -72,7 +72,7 @@ class ConfigJson:
         return float(found)
 
     def activation(self, gated: bool, *keys: str, default: str = "silu") -> str:
-        """The activation's name of `memmodel.model.architecture`, from the first of the keys that is given."""
+        """The activation's name of `memmodel.models.architecture`, from the first of the keys that is given."""
         found = next((self.document[key] for key in keys if self.document.get(key) is not None), default)
         try:
             name = _ACTIVATIONS[choice("activation", found, _ACTIVATIONS)]
