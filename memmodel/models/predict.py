@@ -224,4 +224,5 @@ def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rate
     yield "time, at least: from datasheet rates; real kernels take longer"
     if rates is not None:
         yield f"time, expected: {rates.described}"
+        yield "90 % of runs: as steps of attention alone spread; no whole step on record has judged it"
         yield from mismatches(rates, gpu.id, case.torch if rates.basis == "local" else None)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from memmodel.algorithms import algorithm
+from memmodel.algorithms import algorithm, supported
 from memmodel.case import Case
 from memmodel.dims import Dim
 from memmodel.dtypes import float32, int64
@@ -157,8 +157,11 @@ def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
         alone = Case(
             chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
             dropout=dropout,
-            mask=Mask(causal=True, window=window), device=case.device,
+            mask=Mask(causal=True, window=window), phase="train" if case.phase == "train" else "inference",
+            device=case.device,
         )  # fmt: skip
+        if not (answer := supported(alone)):
+            raise UsageError(answer.reason)
         return chosen.run(alone, q, k, v)
 
     return run

@@ -13,7 +13,7 @@ from memmodel.models.serving import Serving
 from memmodel.models.setting import Adapter, ModelCase
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.tables import in_words_of, mitigations, verdict
+from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def time_table(report: ModelReport) -> Sheet:
     ]
     if expected:
         rows.append(("time, expected", seconds_text(expected.seconds)))
+    if interval := interval_text(expected):
+        rows.append(("90 % of runs", interval))
     best = expected or time
     if best and len(best.phases) > 1:
         rows.append(("of which", ", ".join(f"{name} {seconds_text(one)}" for name, one in best.phases.items())))

@@ -315,7 +315,7 @@ def _cudnn_most(head_dim: int, value_dim: int, backends: Backends) -> int:
 
 def _cudnn_dropout(call: SdpaCall, backends: Backends) -> Refusal | None:
     """pytorch/pytorch#174245: the kernel draws in sixteenths."""
-    if backends.torch < (2, 12) or (16 * call.dropout).is_integer():
+    if backends.torch < (2, 12) or (16.0 * call.dropout).is_integer():
         return None
     return Refusal(f"its dropout is a multiple of 1/16, this is {call.dropout:g}", "a multiple of 1/16, such as 0.125")
 

@@ -86,6 +86,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"config": []}, "config: expected a table of keys"),
     ({"config": "/nowhere"}, "cannot read /nowhere"),
     ({"config": {"model_type": "llama"}}, "config: there is no hidden_size"),
+    ({"like": "deepseek-v3", "seq": 64, "attention": "flash"}, "flash with value dim 128 and head dim 192"),
     ({"like": "gpt2", "seq": 64, "sequence": 4}, "unknown setting 'sequence'"),
 ]
 
