@@ -21,7 +21,13 @@ def largest(model: str, gpu: str, setting: dict[str, object]) -> int:
     return model_threshold(model_case(listed(model).architecture, seq=4096, **setting), load_gpu(gpu)).largest
 
 
-print(f"{'largest batch of llama-3-8b':30}{''.join(f'{gpu:>10}' for gpu in GPUS)}")
-for name, setting in SETTINGS.items():
-    batches = [largest("llama-3-8b", gpu, setting) for gpu in GPUS]
-    print(f"{name:30}{''.join(f'{batch:10}' for batch in batches)}")
+def main() -> None:
+    """Print the largest batch by setting and GPU."""
+    print(f"{'largest batch of llama-3-8b':30}{''.join(f'{gpu:>10}' for gpu in GPUS)}")
+    for name, setting in SETTINGS.items():
+        batches = [largest("llama-3-8b", gpu, setting) for gpu in GPUS]
+        print(f"{name:30}{''.join(f'{batch:10}' for batch in batches)}")
+
+
+if __name__ == "__main__":
+    main()

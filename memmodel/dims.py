@@ -78,11 +78,11 @@ def merged(dims: Iterable[Dim]) -> Dim:
 
 
 def same(a: Dim, b: Dim) -> bool:
-    """Whether two dimensions are equal: arrays in every element, symbols as expressions."""
+    """Whether two dimensions are equal: arrays in every element, symbols as expressions, torch's as it decides."""
     if a is b:
         return True
     equal = a == b
-    return equal if isinstance(equal, bool) else bool(equal.all())
+    return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
 
 
 def same_shape(a: Shape, b: Shape) -> bool:

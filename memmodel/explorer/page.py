@@ -29,7 +29,8 @@ SIZES = {  # label by id in the page
 
 def explorer_page() -> str:
     """The file: HTML that computes predictions by itself."""
-    style, script = _asset("page.css"), f'const PACKED = "{_packed(_script(tables()))}";\n{_asset("loader.js")}'
+    style = re.sub(r"\n +", "\n", _asset("page.css"))  # the file is sent around: no indents
+    script = f'const PACKED = "{_packed(_script(tables()))}";\n{_asset("loader.js")}'
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)} blob:"
     parts = {
         "policy": f"{policy}; base-uri 'none'; form-action 'none'",

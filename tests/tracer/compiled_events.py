@@ -19,11 +19,6 @@ from memmodel.tracer.watch.run import Setting
 from memmodel_validate import cpu_events
 from memmodel_validate.events import MemoryEvent, Numbering, in_order, program_events
 
-# Attention on the CPU allocates inside its kernels, for each thread: no plan has that.
-KERNELS = {
-    "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
-}
 Events = list[tuple[str, int, int]]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -72,8 +67,7 @@ def real_steps(once: Callable[[], object]) -> Events:
     once()
     once()
     gc.collect()
-    with mock.patch.object(cpu_events, "_WITH_SCRATCH", cpu_events._WITH_SCRATCH | KERNELS):
-        found = cpu_events.profiled(lambda: (once(), once()))
+    found = cpu_events.profiled(lambda: (once(), once()))
     torch._dynamo.reset()
     return without_random_state(found)
 

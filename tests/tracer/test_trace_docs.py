@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import traced_functions as functions
 from traced_functions import INPUTS, SIZES
 
@@ -51,11 +52,20 @@ def agrees(value: Any, kind: str) -> bool:
     return any(type(value) is TYPES[name] for name in kind.split(" or "))
 
 
+def summed_over_ranks(q: Any, k: Any, v: Any) -> Any:
+    dist.all_reduce(total := q + k + v)
+    return total
+
+
 def test_documented_keys_are_the_printed_ones() -> None:
     seen = set()
-    for options in ({"step": "train"}, {"over": "N"}, {"formulas": False}, {"compiled": True, "gpu": "L4"}):
+    many: list[dict[str, Any]] = [
+        {"step": "train"}, {"over": "N"}, {"formulas": False}, {"compiled": True, "gpu": "L4"}, {"world": 2}
+    ]  # fmt: skip
+    for options in many:
         chosen: Any = {"gpu": "T4"} | options
         fn = functions.library_attention if options.get("over") else functions.three_names
+        fn = summed_over_ranks if options.get("world") else fn
         found = memmodel.trace(fn, INPUTS, at=SIZES, **chosen)
         for key, value in leaves(json.loads(json.dumps(found.to_dict()))):
             assert key in ROWS
