@@ -30,7 +30,7 @@ SOURCE = "PyPI aiconfigurator-core 0.12.0, systems/data"
 JUDGED = 30  # per cent of the shapes, by a hash of their sizes
 FOLDS = 5  # of the other shapes, for intervals
 
-_GPUS = {
+GPUS = {
     "a100_sxm": "a100-80gb-sxm",
     "h100_sxm": "h100-sxm",
     "h200_sxm": "h200-sxm",
@@ -114,8 +114,8 @@ def _tables(phase: str) -> Iterator[Table]:
     with gzip.open(DATA / "kernels" / _FILES[phase], "rt") as text:
         for row in csv.DictReader(text):
             kernel = _KERNELS[row["framework"], row["kernel_source"]]
-            if row["gpu"] in _GPUS:
-                shapes = groups.setdefault((_GPUS[row["gpu"]], kernel, row["version"]), {})
+            if row["gpu"] in GPUS:
+                shapes = groups.setdefault((GPUS[row["gpu"]], kernel, row["version"]), {})
                 shapes.setdefault(tuple(int(row[name]) for name in _COLUMNS), float(row["latency"]) / 1e3)
     for (gpu, kernel, version), shapes in groups.items():
         batch, new, before, heads, kv_heads, head_dim = np.array(list(shapes), dtype=np.int64).T

@@ -124,7 +124,7 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
         if model.arch.positions == "learned":
             where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
             x = x + f.embedding(where, model.outer["positions.weight"])
-        return x * 2.0 if "embedding" in model.arch.scaled else x
+        return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
 
 
 def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
@@ -177,7 +177,7 @@ def _after(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
 
 
 def _scaled(x: Any, model: Decoder) -> Any:
-    return x * 0.5 if "residual" in model.arch.scaled else x
+    return x * 0.5 if "residual" in model.arch.scaled else x  # any factor
 
 
 def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None) -> Any:

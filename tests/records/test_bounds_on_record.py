@@ -27,6 +27,7 @@ from memmodel.timing import Machine, kernel_time
 from memmodel.work import Work
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import DATA, everything
+from memmodel_evidence.serving import GPUS
 from memmodel_evidence.times import machine_of, predicted_seconds, times
 from memmodel_validate.validation_runs import is_validation
 
@@ -44,17 +45,6 @@ l2_MiB = 18
 tensor_TFLOPS.bf16 = 98.3
 vector_TFLOPS.fp32 = 12.28
 """
-GPUS = {
-    "a100_sxm": "a100-80gb-sxm",
-    "h100_sxm": "h100-sxm",
-    "h200_sxm": "h200-sxm",
-    "b200_sxm": "b200",
-    "b300_sxm": "b300",
-    "gb200": "gb200",
-    "gb300": "gb300",
-    "l40s": "l40s",
-    "rtx_pro_6000_server": "rtx-pro-6000-blackwell",
-}
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim")
 
 

@@ -16,6 +16,7 @@ from memmodel.dtypes import bfloat16
 from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.masks import Mask
+from memmodel.rules.flash_buffers import splits
 from memmodel.timing.serving import kernel_names, serving_call, serving_kernel
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.decode import Decode, decode_parts, whole_waves
@@ -89,22 +90,9 @@ def test_few_programs_grow_where_a_kernel_does() -> None:
     assert busy == pytest.approx([(500 + 1280) / 1e9, (500 + 640) / 1e9])
 
 
-def fa2_splits(programs: int, blocks: int, places: int, most: int) -> int:
-    """flash_api.cpp's num_splits_heuristic, line by line."""
-    if programs >= 0.8 * places:
-        return 1
-    most = min(most, places, blocks)
-    full = []
-    for splits in range(1, most + 1):
-        eligible = splits == 1 or math.ceil(blocks / splits) != math.ceil(blocks / (splits - 1))
-        waves = programs * splits / places
-        full.append(waves / math.ceil(waves) if eligible else 0.0)
-    return next(i for i, one in enumerate(full, 1) if one and one >= 0.85 * max(full))
-
-
-def test_whole_waves_are_those_of_flash_attention() -> None:
+def test_whole_waves_are_those_that_the_rule_of_its_buffers_takes() -> None:
     sizes = [(p, b) for p in (1, 2, 3, 7, 16, 50, 90, 170, 400) for b in (1, 2, 5, 16, 33, 500)]
-    want = [fa2_splits(p, b, 216, 128) for p, b in sizes]
+    want = [splits(p, 216, b) for p, b in sizes]
     assert [whole_waves(p, b, 216, 128) for p, b in sizes] == want
     programs, blocks = np.array(sizes).T
     assert whole_waves(programs, blocks, 216, 128).tolist() == want
