@@ -12,6 +12,7 @@ from memmodel.liveness import phase_peaks
 from memmodel.recording import CPU
 from memmodel_validate.events import (
     MemoryEvent,
+    Numbering,
     Position,
     compared,
     entries,
@@ -20,6 +21,7 @@ from memmodel_validate.events import (
     program_events,
     trace_events,
     unpacked,
+    with_unseen_frees,
 )
 from memmodel_validate.suite import trials
 
@@ -124,3 +126,29 @@ def test_live_peaks_of_events_are_those_of_the_timeline(trial: Any) -> None:
     program = record(trial.case, device=CPU)
     peaks = phase_peaks(program)
     assert live_peaks(program_events(program)) == {k: v for k, v in peaks.items() if k != "peak"}
+
+
+def test_a_free_that_no_profiler_saw_stands_where_the_model_has_it() -> None:
+    """Storage 0 dies unseen before its address is given out again; a real free that is merely late stays late."""
+    model = numbered("alloc a", "alloc b", "free a", "alloc c", "free b", "alloc d")
+    unseen = numbered("alloc a", "alloc b", "alloc c", "free b", "alloc a")
+    late = numbered("alloc a", "alloc b", "alloc c", "free a", "free b", "alloc d")
+    never = numbered("alloc a", "alloc b", "alloc c", "free b", "alloc d")
+    assert compared(seen(with_unseen_frees(unseen, model)), seen(model)).all_equal
+    assert live_peaks(with_unseen_frees(unseen, model)) == live_peaks(model)
+    for wrong in (late, never):
+        assert not compared(seen(with_unseen_frees(wrong, model)), seen(model)).all_equal
+
+
+def numbered(*events: str) -> list[MemoryEvent]:
+    found = Numbering()
+    for kind, name in map(str.split, events):
+        if kind == "alloc":
+            found.birth(ord(name), 8)
+        else:
+            found.death(ord(name))
+    return found.events
+
+
+def seen(events: list[MemoryEvent]) -> list[MemoryEvent]:
+    return [event for event in events if event.kind in ("alloc", "free")]

@@ -3,8 +3,12 @@
 An event is (kind, storage, bytes): "alloc" and "free" of the storage with that number in order of birth, or the
 beginning of a phase, whose name is the kind. In the ledger they are a list: a birth is its bytes, the death of the
 k-th storage (from 1) is -k, a phase its name.
+
+A thread that no profiler watches may free a storage. That it did shows when the address is given out again: there
+stands an UNSEEN event, which says that the storage died at that moment or before it.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -15,6 +19,7 @@ from memmodel.program import Event, Launch, Mark, Program
 from memmodel.units import bytes_text
 
 NO_WORKSPACE = Workspace(0, False)
+UNSEEN = "unseen free"
 Packed = list[int | str]
 
 
@@ -54,7 +59,9 @@ class Numbering:
         self._born = 0
 
     def birth(self, name: int, nbytes: int) -> None:
-        """Record the birth of a storage of that many bytes."""
+        """Record the birth of a storage of that many bytes, and that the last one of this name must have died."""
+        if name in self._alive:
+            self.events.append(MemoryEvent(UNSEEN, *self._alive[name]))
         self._alive[name] = self._born, nbytes
         self.events.append(MemoryEvent("alloc", self._born, nbytes))
         self._born += 1
@@ -136,6 +143,30 @@ def _words(event: tuple[str, int, int] | None) -> str:
     return f"{kind} of {nbytes} B ({bytes_text(nbytes)}, storage {storage + 1})"
 
 
+def with_unseen_frees(measured: Iterable[MemoryEvent], predicted: Iterable[MemoryEvent]) -> list[MemoryEvent]:
+    """The events of a run, where an unseen free stands as early as the model has it; no earlier than the run allows.
+
+    Births are the clock of both: the model's free of a storage comes after as many births.
+    """
+    clock: dict[int, int] = {}
+    births = 0
+    for event in predicted:
+        births += event.kind == "alloc"
+        if event.kind == "free":
+            clock[event.storage] = births
+    real = list(measured)
+    moved = {e.storage: e for e in real if e.kind == UNSEEN}
+    found: list[MemoryEvent] = []
+    births = 0
+    for event in real:
+        due = [s for s in moved if s < births and (births >= clock.get(s, math.inf) or event == moved[s])]
+        found += [moved.pop(s)._replace(kind="free") for s in due]
+        births += event.kind == "alloc"
+        if event.kind != UNSEEN:
+            found.append(event)
+    return found
+
+
 def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
     """The peak of live bytes in each phase, as `memmodel.liveness.phase_peaks` counts them."""
     live, phase = 0, "start"
@@ -144,7 +175,7 @@ def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
         if kind == "alloc":
             live += nbytes
             peaks[phase] = max(peaks.get(phase, 0), live)
-        elif kind == "free":
+        elif kind in ("free", UNSEEN):
             live -= nbytes
         else:
             phase, peaks[kind] = kind, live
@@ -153,7 +184,8 @@ def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
 
 def packed(events: Iterable[MemoryEvent]) -> Packed:
     """The short form, for the ledger."""
-    return [e.nbytes if e.kind == "alloc" else -1 - e.storage if e.kind == "free" else e.kind for e in events]
+    deaths = "free", UNSEEN
+    return [e.nbytes if e.kind == "alloc" else -1 - e.storage if e.kind in deaths else e.kind for e in events]
 
 
 def unpacked(items: Sequence[int | str]) -> list[MemoryEvent]:

@@ -1,6 +1,7 @@
 """Real ranks beside the trace: every rank's allocator events, in order, and its peaks.
 
-A thread of the network's library may free a tensor when it likes (see `quiet`), so that a case that differs runs again.
+A thread of the network's library may free a tensor, where no profiler looks (see `quiet`). Where the run proves that it
+did, the free counts at the moment the trace has for it; a case that still differs runs again.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memmodel.device import CPU, CUDA
-from memmodel_validate.events import MemoryEvent, compared, live_peaks, program_events, unpacked
+from memmodel_validate.events import MemoryEvent, compared, live_peaks, program_events, with_unseen_frees
 from memmodel_validate.ranks.cases import RankCase
 
 ATTEMPTS = 3
@@ -55,6 +56,7 @@ def compare(case: RankCase, timeout: float) -> list[RankResult]:
 
 
 def _result(case: RankCase, rank: int, real: list[MemoryEvent], model: list[MemoryEvent]) -> RankResult:
+    real = with_unseen_frees(real, model)
     kinds = ("alloc", "free")
     match = compared((e for e in real if e.kind in kinds), (e for e in model if e.kind in kinds))
     peaks = [live_peaks(events)["step 2"] for events in (real, model)]
@@ -143,7 +145,7 @@ def _last_line(text: str) -> str:
 
 def _read(path: Path) -> list[MemoryEvent]:
     """The events from the first mark on, with storages numbered anew; those from before it have no free either."""
-    events = unpacked(json.loads(path.read_text()))
+    events = [MemoryEvent(*event) for event in json.loads(path.read_text())]
     since = list(dropwhile(lambda event: event.kind != "inputs", events))
     first = min((event.storage for event in since if event.kind == "alloc"), default=0)
     return [e._replace(storage=max(e.storage - first, -1)) for e in since if e.storage >= first or e.storage < 0]

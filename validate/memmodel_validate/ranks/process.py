@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memmodel_validate.events import MemoryEvent, Position, entries, packed, trace_events
+from memmodel_validate.events import MemoryEvent, Position, entries, trace_events
 from memmodel_validate.ranks.programs import ON_GPU
 
 STEPS = ("step 1", "step 2")
@@ -35,7 +35,7 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     found = _on_cuda(program, rank) if ON_GPU else _on_cpu(program, rank)
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(packed(found), file)
+        json.dump(found, file)
 
 
 def _on_cpu(program: str, rank: int) -> list[MemoryEvent]:
