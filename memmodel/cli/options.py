@@ -34,6 +34,17 @@ class Command(click.Command):
                 raise UsageError(f"{param.opts[0]} '': expected a value, or leave {param.opts[0]} out")
         return rest
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, those with a title of their own after the others."""
+        titles: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                titles.setdefault(getattr(param, "title", "Options"), []).append(record)
+        for title in sorted(titles, key=lambda each: each != "Options"):
+            with formatter.section(title):
+                formatter.write_dl(titles[title])
+
 
 def subcommand(name: str, *examples: str) -> Decorator:
     """Make a function the command `name`, with examples at the end of its help."""
@@ -61,6 +72,17 @@ def _flag(name: str) -> str:
 def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
     """Shell completion of an option's value from `names`."""
     return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
+
+
+class GroupedOption(click.Option):
+    """An option that help lists below a title of its own."""
+
+    title = "Many GPUs"
+
+
+def grouped(*args: Any, **settings: Any) -> Decorator:
+    """An option of the group "Many GPUs"."""
+    return click.option(*args, cls=GroupedOption, **settings)
 
 
 class NamesOption(click.Option):
@@ -269,6 +291,20 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         click.option("--autocast", is_flag=True, default=None, help="Weights in fp32, products in --dtype."),
         click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
     ),
+    "layout": (
+        grouped("--gpus", type=SIZE, help="How many there are. [default: the product of these]"),
+        grouped("--tp", type=SIZE, help="Ranks that share each layer (tensor parallel). [default: 1]"),
+        grouped("--sequence-parallel", is_flag=True, default=None, help="With --tp: these share the tokens too."),
+        grouped("--pp", type=SIZE, help="Ranks that share the layers (pipeline stages). [default: 1]"),
+        grouped("--dp", type=SIZE, help="Replicas of the model (DDP). [default: 1]"),
+        grouped("--dp-shard", type=SIZE, help="Ranks of a replica that share its state (FSDP). [default: 1]"),
+        grouped("--zero", type=int, help="What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
+        grouped("--cp", type=SIZE, help="Ranks that share each sequence (context parallel). [default: 1]"),
+        grouped("--ep", type=SIZE, help="Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
+        grouped("--schedule", metavar="NAME", help="Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
+        grouped("--virtual-stages", type=SIZE, help="Of a rank, in interleaved. [default: 2]"),
+        grouped("--microbatches", type=SIZE, help="Of --batch sequences, that a step sends. [default: 1]"),
+    ),
     "allocator": (
         click.option("--expandable-segments", is_flag=True, help="As PYTORCH_ALLOC_CONF=expandable_segments:True."),
     ),
@@ -312,6 +348,8 @@ _SETTING = (
         "attention_dropout",
     ),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
+    *("gpus", "tp", "sequence_parallel", "pp", "dp", "dp_shard", "zero", "cp", "ep"),
+    *("schedule", "virtual_stages", "microbatches"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")
 _CASE = (
@@ -336,7 +374,7 @@ def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
     The groups are "gpu" (or "gpus", or "any gpus" where none is a choice), "case" or (with ranges of sizes) "ranges",
-    "algorithms", "allocator", "rates" and "serving"; of a whole model, "model" and "setting".
+    "algorithms", "allocator", "rates" and "serving"; of a whole model, "model", "setting" and "layout".
     """
 
     def decorate(function: Function) -> Function:

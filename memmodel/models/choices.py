@@ -10,11 +10,14 @@ from memmodel.dtypes import dtype, float32
 from memmodel.errors import UsageError, choice, shortened, unknown
 from memmodel.models.architecture import Architecture, layer_weights
 from memmodel.models.kv_cache import NAMES
+from memmodel.models.layout import NAMES as LAYOUT
+from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
 from memmodel.models.quantization import FORMATS
 from memmodel.models.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
+_NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward")
 
 
@@ -23,16 +26,58 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
 
     Raises UsageError for a value that is not one of the field's, and for choices that exclude each other.
     """
-    known = [field.name for field in fields(ModelCase) if field.name not in ("arch", "device")]
+    known = [field.name for field in fields(ModelCase) if field.name not in _NOT_BY_NAME]
+    known += [*_LORA, *LAYOUT, "gpus"]
     for name in given:
-        if name not in (*known, *_LORA):
-            raise unknown("setting", name, [*known, *_LORA])
+        if name not in known:
+            raise unknown("setting", name, known)
+    gpus = given.pop("gpus", None)
+    of_layout = {name: given.pop(name) for name in LAYOUT if name in given}
     of_adapter = {name: given.pop(name) for name in _LORA if name in given}
     given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
-    case = ModelCase(arch, **values)
+    values |= _micro_batches(values.get("accumulate"), of_layout)
+    case = ModelCase(arch, **values, layout=_layout(of_layout))
     _check_together(case)
+    _check_on_many(case, None if gpus is None else check_size("gpus", gpus))
     return case
+
+
+def _micro_batches(accumulate: int | None, of_layout: dict[str, Any]) -> dict[str, int]:
+    """The number of micro-batches, which a layout and a case name differently, set in both."""
+    given = of_layout.get("microbatches")
+    if given is None and accumulate is None:
+        return {}
+    count = check_size("microbatches", accumulate if given is None else given)
+    if accumulate not in (None, count):
+        raise UsageError(f"microbatches {count} and accumulate {accumulate}: these are the same, give one of them")
+    of_layout["microbatches"] = count
+    return {"accumulate": count}
+
+
+def _layout(given: dict[str, Any]) -> Layout:
+    values = {name: _of_layout(name, value) for name, value in given.items() if value is not None}
+    if values.get("schedule") == "interleaved":
+        values.setdefault("virtual_stages", 2)
+    return Layout(**values)
+
+
+def _of_layout(name: str, value: Any) -> Any:
+    if name == "sequence_parallel":
+        return _flag(name, value)
+    if name == "schedule":
+        return choice(name, value, SCHEDULES)
+    if name == "zero":
+        if isinstance(value, bool) or value not in ZERO:
+            raise UsageError(f"zero {shortened(value)}: expected 0, 1, 2 or 3")
+        return int(value)
+    return check_size(name, value)
+
+
+def _check_on_many(case: ModelCase, gpus: int | None) -> None:
+    check_layout(case.layout, case.arch, int(case.seq), gpus)
+    if case.layout.world > 1 and case.phase != "train":
+        raise UsageError(f"{case.phase} on {case.layout.world} GPUs is not modelled yet: take phase train")
 
 
 def _checked(name: str, value: Any) -> Any:

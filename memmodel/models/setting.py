@@ -7,6 +7,7 @@ from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
 from memmodel.dtypes import DType, bfloat16
 from memmodel.models.architecture import Architecture
+from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
@@ -64,6 +65,7 @@ class ModelCase:
         attention_dropout: probability on the weights of attention, where the algorithm has that.
         quantize: the format of weights in generation: "none" or a key of `memmodel.models.quantization.FORMATS`.
         kv_cache: the format of the cache: one of `memmodel.models.kv_cache.NAMES`.
+        layout: over how many GPUs, and how. rank: of these, the one whose step this is.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
 
@@ -91,5 +93,7 @@ class ModelCase:
     attention_dropout: float = 0.0
     quantize: str = "none"
     kv_cache: str = "auto"
+    layout: Layout = ONE_GPU
+    rank: Rank = FIRST_RANK
     torch: str = "2.13"
     device: Device = CUDA

@@ -1,0 +1,185 @@
+"""How a model is laid out over GPUs: the sizes of each kind of parallelism, its ranks, and what does not divide."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+from memmodel.errors import UsageError
+
+if TYPE_CHECKING:
+    from memmodel.models.architecture import Architecture
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved")
+ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradients too, parameters too
+
+# What is refused because nothing records it yet, by field of `Layout`.
+NOT_MODELLED = {
+    "tp": "tensor parallelism",
+    "pp": "pipeline parallelism",
+    "dp": "data parallelism over replicas",
+    "dp_shard": "data parallelism over shards",
+    "cp": "context parallelism",
+    "ep": "expert parallelism",
+}
+
+
+class Rank(NamedTuple):
+    """A rank's place along each dimension of a layout, from the one of nearest neighbours to the farthest.
+
+    Attributes:
+        tensor, context, shard, replica, stage: its index below tp, cp, dp_shard, dp and pp.
+    """
+
+    tensor: int = 0
+    context: int = 0
+    shard: int = 0
+    replica: int = 0
+    stage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The dimensions of a mesh of GPUs, as torchtitan and Megatron name them. By default one GPU.
+
+    Attributes:
+        tp: ranks that share each layer (tensor parallel). sequence_parallel: whether these also share the tokens
+            between the products, where each rank would hold all of them.
+        pp: ranks that share the layers (pipeline stages).
+        dp: replicas of the model, each with batches of its own. dp_shard: ranks of a replica that have batches of their
+            own too, and share its state as far as `zero` says.
+        zero: what the ranks of dp_shard share, one of ZERO (Rajbhandari et al., 2020, arXiv 1910.02054). 3 is FSDP.
+        cp: ranks that share each sequence (context parallel).
+        ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp.
+        schedule: of pipeline stages, one of SCHEDULES. microbatches: that a step sends through them; without stages,
+            as many are accumulated. virtual_stages: of each rank; above 1 in "interleaved" alone.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    dp_shard: int = 1
+    cp: int = 1
+    ep: int = 1
+    zero: int = 3
+    schedule: str = "1f1b"
+    microbatches: int = 1
+    virtual_stages: int = 1
+    sequence_parallel: bool = False
+
+    @property
+    def world(self) -> int:
+        """The number of GPUs. The ranks of ep are among those of dp, dp_shard and cp."""
+        return self.tp * self.cp * self.dp_shard * self.dp * self.pp
+
+    @property
+    def _sizes(self) -> Rank:
+        return Rank(self.tp, self.cp, self.dp_shard, self.dp, self.pp)
+
+    def number(self, rank: Rank) -> int:
+        """A rank's number in the world: neighbours along tp are next to each other, stages farthest apart."""
+        found = 0
+        for place, size in zip(reversed(rank), reversed(self._sizes), strict=True):
+            found = found * size + place
+        return found
+
+    def peers(self, rank: Rank, *dimensions: str) -> tuple[int, ...]:
+        """The numbers of the ranks that differ from one along these fields of `Rank` alone, itself among them."""
+        along = [range(size) if name in dimensions else (place,) for name, place, size in self._places(rank)]
+        return tuple(sorted(self.number(Rank(*places)) for places in product(*along)))
+
+    def _places(self, rank: Rank) -> Iterator[tuple[str, int, int]]:
+        return zip(Rank._fields, rank, self._sizes, strict=True)
+
+    @property
+    def stages(self) -> int:
+        """Pieces that the layers are cut into: virtual stages of all pipeline ranks."""
+        return self.pp * self.virtual_stages
+
+    def layers_of(self, rank: Rank, layers: int) -> tuple[range, ...]:
+        """The layers of each virtual stage of a rank, of a model with so many."""
+        each = layers // self.stages
+        starts = (each * (self.pp * turn + rank.stage) for turn in range(self.virtual_stages))
+        return tuple(range(start, start + each) for start in starts)
+
+    def kinds(self) -> tuple[Rank, ...]:
+        """One rank of each kind: pipeline stages differ; the others of a stage have the same sizes as its first."""
+        return tuple(Rank(stage=stage) for stage in range(self.pp))
+
+
+ONE_GPU, FIRST_RANK = Layout(), Rank()
+NAMES = tuple(field.name for field in fields(Layout))
+
+
+def check_layout(layout: Layout, arch: "Architecture", seq: int, gpus: int | None = None) -> None:
+    """Raise UsageError for what is not modelled, and for sizes that do not divide.
+
+    `gpus`: how many there are, where that was said.
+    """
+    if gpus is not None and gpus != layout.world:
+        raise UsageError(_other_world(layout, gpus))
+    for name, words in NOT_MODELLED.items():
+        if getattr(layout, name) > 1:
+            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
+    _check_tensor(layout, arch, seq)
+    _check_stages(layout, arch)
+    _check_experts(layout, arch)
+    if seq % (2 * layout.cp) and layout.cp > 1:
+        raise UsageError(f"seq {seq} on cp {layout.cp}: expected a multiple of {2 * layout.cp}, two pieces a rank")
+
+
+def _other_world(layout: Layout, gpus: int) -> str:
+    sizes = {name: getattr(layout, name) for name in ("tp", "pp", "dp", "dp_shard", "cp")}
+    given = {name: size for name, size in sizes.items() if size > 1} or {"dp_shard": 1}
+    said = " x ".join(f"{name.replace('_', '-')} {size}" for name, size in given.items())
+    others = layout.world // layout.dp_shard
+    fits = gpus // others if gpus % others == 0 else 0
+    advice = f"give dp-shard {fits}" if fits else f"give a multiple of {others}"
+    return f"{gpus} GPUs: {said} makes {layout.world}, {advice}"
+
+
+def _check_tensor(layout: Layout, arch: "Architecture", seq: int) -> None:
+    tp = layout.tp
+    if layout.sequence_parallel and tp == 1:
+        raise UsageError("sequence-parallel without tp: it shares the tokens among the ranks of tp, give one above 1")
+    if tp == 1:
+        return
+    if arch.kv_heads < tp:
+        raise UsageError(f"tp {tp}: {arch.name} has only {arch.kv_heads} KV heads, give at most that")
+    sizes = {"heads": arch.heads, "KV heads": arch.kv_heads, "feed-forward width": arch.ffn, "vocabulary": arch.vocab}
+    for name, size in sizes.items():
+        if size % tp:
+            raise UsageError(f"tp {tp} does not divide {arch.name}'s {name}, {size}: give a divisor of it")
+    if layout.sequence_parallel and seq % (tp * layout.cp):
+        raise UsageError(f"seq {seq} shared by tp {tp} x cp {layout.cp}: expected a multiple of {tp * layout.cp}")
+
+
+def _check_stages(layout: Layout, arch: "Architecture") -> None:
+    if layout.schedule == "interleaved" and layout.virtual_stages == 1:
+        raise UsageError("schedule interleaved with one stage a rank: give virtual-stages of 2 or more")
+    if layout.virtual_stages > 1 and layout.schedule != "interleaved":
+        raise UsageError(f"virtual-stages {layout.virtual_stages} under {layout.schedule}: give schedule interleaved")
+    if arch.layers % layout.stages:
+        raise UsageError(
+            f"pp {layout.pp}: {arch.layers} layers in {layout.stages} stages do not divide, give a divisor of them"
+        )
+    if layout.pp > layout.microbatches:
+        raise UsageError(
+            f"pp {layout.pp} with {layout.microbatches} microbatches: fewer than stages, give at least {layout.pp}"
+        )
+    if layout.virtual_stages > 1 and layout.microbatches % layout.pp:
+        raise UsageError(
+            f"schedule interleaved with {layout.microbatches} microbatches: expected a multiple of pp, {layout.pp}"
+        )
+
+
+def _check_experts(layout: Layout, arch: "Architecture") -> None:
+    if layout.ep == 1:
+        return
+    if arch.moe is None:
+        raise UsageError(f"ep {layout.ep}: {arch.name} has no experts, leave it out")
+    if arch.moe.experts % layout.ep:
+        raise UsageError(f"ep {layout.ep} does not divide {arch.name}'s {arch.moe.experts} experts: give a divisor")
+    ranks = layout.dp * layout.dp_shard * layout.cp
+    if ranks % layout.ep:
+        raise UsageError(f"ep {layout.ep}: experts are shared among dp x dp-shard x cp = {ranks} ranks, give a divisor")

@@ -1,0 +1,56 @@
+"""A layout of ranks: their numbers, and one sentence for each size that does not divide."""
+
+import pytest
+
+from memmodel.errors import UsageError
+from memmodel.models import layout as layouts
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.layout import Layout, Rank
+
+LLAMA = listed("llama-3.1-70b").architecture  # 64 heads, 8 KV heads, 80 layers
+
+
+def test_ranks_are_numbered_from_the_nearest_neighbours_on() -> None:
+    # torch.distributed.device_mesh of (pp 2, dp 1, dp_shard 3, cp 2, tp 4), in row-major order
+    layout = Layout(tp=4, cp=2, dp_shard=3, pp=2)
+    assert layout.world == 48
+    rank = Rank(tensor=1, context=1, shard=2, stage=1)
+    assert layout.number(rank) == ((1 * 3 + 2) * 2 + 1) * 4 + 1
+    assert layout.peers(rank, "tensor") == (44, 45, 46, 47)
+    assert layout.peers(rank, "shard", "context") == (25, 29, 33, 37, 41, 45)
+
+
+def test_virtual_stages_go_around_the_ranks() -> None:
+    layout = Layout(pp=2, virtual_stages=2, schedule="interleaved", microbatches=2)
+    assert layout.layers_of(Rank(stage=1), 8) == (range(2, 4), range(6, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"gpus": 64, "tp": 8}, "64 GPUs: tp 8 makes 8, give dp-shard 8"),
+        ({"gpus": 12, "tp": 8}, "12 GPUs: tp 8 makes 8, give a multiple of 8"),
+        ({"tp": 16}, "tp 16: llama-3.1-70b has only 8 KV heads, give at most that"),
+        ({"tp": 3}, "tp 3 does not divide llama-3.1-70b's heads, 64: give a divisor of it"),
+        ({"tp": 8, "sequence_parallel": True, "seq": 100}, "seq 100 shared by tp 8 x cp 1: expected a multiple of 8"),
+        ({"cp": 2, "seq": 102}, "seq 102 on cp 2: expected a multiple of 4, two pieces a rank"),
+        ({"pp": 3, "microbatches": 8}, "pp 3: 80 layers in 3 stages do not divide, give a divisor of them"),
+        ({"pp": 4, "microbatches": 2}, "pp 4 with 2 microbatches: fewer than stages, give at least 4"),
+        ({"ep": 2}, "ep 2: llama-3.1-70b has no experts, leave it out"),
+        ({"accumulate": 2, "microbatches": 4}, "microbatches 4 and accumulate 2: these are the same, give one of them"),
+        ({"zero": 4}, "zero 4: expected 0, 1, 2 or 3"),
+        ({"sequence_parallel": True}, "sequence-parallel without tp: it shares the tokens among the ranks of tp"),
+    ],
+)  # fmt: skip
+def test_what_does_not_divide_is_one_sentence(given: dict, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "NOT_MODELLED", {})
+    with pytest.raises(UsageError) as error:
+        model_case(LLAMA, **given)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", layouts.NOT_MODELLED)
+def test_what_is_not_modelled_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{layouts.NOT_MODELLED[name]} is not modelled yet"):
+        model_case(LLAMA, **{name: 2})
