@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from memmodel.program import Launch
-
-COLLECTIVE = "collective"  # kind of a launch
+from memmodel.program import COLLECTIVE, Launch
 
 
 class Collective(NamedTuple):

@@ -12,6 +12,8 @@ from memmodel.dims import Dim, Shape
 from memmodel.dtypes import DType
 from memmodel.work import Work
 
+COLLECTIVE = "collective"  # kind of a launch
+
 
 class Site(NamedTuple):
     """A place in the user's code: each frame's code object and instruction offset, innermost first."""
@@ -79,6 +81,7 @@ class Launch(NamedTuple):
         needed: of `work`, that which the results need: the mask's own score pairs and not the rest of the tiles around
             them, each operand once. None where that is all of it.
         ranks: of a collective, those that take part.
+        stream: on which it runs, after what was put there before; 0 is the default stream.
     """
 
     name: str
@@ -93,11 +96,19 @@ class Launch(NamedTuple):
     needed: Work | None = None
     adds_bias: bool = False
     ranks: tuple[int, ...] = ()
+    stream: int = 0
 
     @property
     def least(self) -> Work:
         """The work that no kernel for the same results can do without: a lower bound of time counts nothing else."""
         return self.work if self.needed is None else self.needed
+
+
+class Wait(NamedTuple):
+    """What is put on `stream` from here on runs after what is on `other` now."""
+
+    stream: int
+    other: int
 
 
 class Mark(NamedTuple):
@@ -106,7 +117,7 @@ class Mark(NamedTuple):
     phase: str
 
 
-Event = Alloc | Free | Save | Release | Launch | Mark
+Event = Alloc | Free | Save | Release | Launch | Wait | Mark
 
 
 class Program(NamedTuple):

@@ -5,7 +5,6 @@ Programs come from recording tensors and from the tracer alike.
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.case import Case
-from memmodel.communication import COLLECTIVE
 from memmodel.cublas import workspace
 from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
@@ -13,7 +12,7 @@ from memmodel.gpus import Gpu
 from memmodel.groups import groups_at_peak
 from memmodel.liveness import Summary, saved_bytes, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
-from memmodel.program import Launch, Program
+from memmodel.program import COLLECTIVE, Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds

@@ -23,7 +23,7 @@ from memmodel.dtypes import dtype
 from memmodel.groups import groups_of
 from memmodel.masks import Mask
 from memmodel.origin import names
-from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save, Wait
 from memmodel.tiles import Tile
 from memmodel_kernels.flash import FlashTiles
 
@@ -120,8 +120,8 @@ class Tables:
     Attributes:
         programs: each a flat list of numbers: MARK phase, ALLOC formula name group, FREE slot, SAVE slot, RELEASE
             slot, LAUNCH kernel; slots count allocations.
-        kernels: a Launch's fields; the dtype's name is "" for the case's own, work, sizes and the needed work are
-            numbers of formulas.
+        kernels: a Launch's fields up to `adds_bias`; the dtype's name is "" for the case's own, work, sizes and the
+            needed work are numbers of formulas.
         formulas: JavaScript functions of the sizes. names: of tensors. groups: what tensors belong to.
     """
 
@@ -150,7 +150,7 @@ class Tables:
                 yield from (ALLOC, self._formula(event.nbytes), *words)
             elif isinstance(event, Launch):
                 yield from (LAUNCH, self._kernel(event, case))
-            else:
+            elif not isinstance(event, Wait):
                 yield from (_SLOT_EVENTS[type(event)], slots[event.key])
 
     def _kernel(self, launch: Launch, case: Case) -> int:
@@ -159,7 +159,7 @@ class Tables:
             tuple(map(self._formula, amounts)) for amounts in (launch.work, launch.sizes, launch.least)
         )
         numbered = launch._replace(work=work, dtype=own, sizes=sizes, needed=needed)  # type: ignore[arg-type]
-        return _number(self.kernels, tuple(numbered))
+        return _number(self.kernels, tuple(numbered)[:_KERNEL_FIELDS])
 
     def _formula(self, expression: Any) -> int:
         if expression not in self._known:
@@ -167,6 +167,7 @@ class Tables:
         return self._known[expression]
 
 
+_KERNEL_FIELDS = Launch._fields.index("ranks")  # the rest is of many GPUs and their streams
 _SLOT_EVENTS: dict[type, int] = {Free: FREE, Save: SAVE, Release: RELEASE}
 
 

@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from memmodel.dims import Dim
-from memmodel.program import Alloc, Event, Launch, Mark, Program
+from memmodel.program import Alloc, Event, Launch, Mark, Program, Wait
 from memmodel.recording import Scope, Tape
 from memmodel.work import Work
 
@@ -99,7 +99,9 @@ def _numbered(events: Iterable[Event]) -> list[Event]:
     """The events with storages numbered in order of birth."""
     numbers: dict[int, int] = {}
     return [
-        event if isinstance(event, Launch | Mark) else event._replace(key=numbers.setdefault(event.key, len(numbers)))
+        event
+        if isinstance(event, Launch | Wait | Mark)
+        else event._replace(key=numbers.setdefault(event.key, len(numbers)))
         for event in events
     ]
 
@@ -164,7 +166,7 @@ class _Expansion:
         """The events with the storages of a copy in place of those recorded."""
         key_of = self._key
         for event in events:
-            if isinstance(event, Launch | Mark):
+            if isinstance(event, Launch | Wait | Mark):
                 yield event
             else:
                 make: Callable[..., Event] = type(event)
