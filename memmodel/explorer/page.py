@@ -61,7 +61,8 @@ def _script(found: Tables) -> str:
         f"const model = (() => {{\n{rules}\n}})();",
         own,
     )
-    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])
+    script = "\n".join(['(() => {\n"use strict";', *parts, "})();"])
+    return re.sub(r"^ *//.*\n", "", script, flags=re.MULTILINE)  # comments are for the files, as indents are above
 
 
 def _hash(text: str) -> str:

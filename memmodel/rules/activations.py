@@ -5,104 +5,72 @@ Sources: tools/autograd/derivatives.yaml, torch/csrc/autograd/FunctionsManual.cp
 
 from typing import Any
 
-from memmodel.rules.arithmetic import Elementwise, attach
+from memmodel.rules.arithmetic import elementwise
 from memmodel.rules.dispatch import aten
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.tensor import Tensor, method
 
 
-class Silu(Elementwise):
+@elementwise("self")
+def silu(grad: Tensor, x: Tensor) -> Tensor:
     """x * sigmoid(x)."""
-
-    operator, keeps = "silu", "self"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """One kernel."""
-        return aten("silu_backward", grad, kept)
+    return aten("silu_backward", grad, x)
 
 
-class Gelu(Elementwise):
-    """x * Phi(x), with erf or tanh: both save the input alone."""
-
-    operator, keeps = "gelu", "self"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """One kernel."""
-        return aten("gelu_backward", grad, kept)
+@elementwise("self")
+def gelu(grad: Tensor, x: Tensor) -> Tensor:
+    """x * Phi(x)."""
+    return aten("gelu_backward", grad, x)
 
 
-class Relu(Elementwise):
-    """max(x, 0); saves its result."""
-
-    operator, keeps = "relu", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """One kernel."""
-        return aten("threshold_backward", grad, kept, 0)
+@elementwise("result")
+def relu(grad: Tensor, result: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return aten("threshold_backward", grad, result, 0)
 
 
-class Sigmoid(Elementwise):
+@elementwise("result")
+def sigmoid(grad: Tensor, result: Tensor) -> Tensor:
     """1 / (1 + e^-x)."""
-
-    operator, keeps = "sigmoid", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad * (1 - result) * result, one kernel."""
-        return aten("sigmoid_backward", grad, kept)
+    return aten("sigmoid_backward", grad, result)
 
 
-class Sqrt(Elementwise):
+@elementwise("result")
+def sqrt(grad: Tensor, result: Tensor) -> Tensor:
     """The square root."""
-
-    operator, keeps = "sqrt", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad / (2 * result)."""
-        double = aten("mul", kept, 2, temporary=True)
-        out = aten("div", grad, double)
-        del double
-        return out
+    double = aten("mul", result, 2, temporary=True)
+    out = aten("div", grad, double)
+    del double
+    return out
 
 
-class Rsqrt(Elementwise):
+@elementwise("result")
+def rsqrt(grad: Tensor, result: Tensor) -> Tensor:
     """1 / sqrt(x)."""
-
-    operator, keeps = "rsqrt", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """-0.5 * grad * result^3."""
-        cube = aten("pow", kept, 3, temporary=True)
-        half = aten("mul", grad, -0.5, temporary=True)
-        out = aten("mul", half, cube)
-        del half, cube
-        return out
+    cube = aten("pow", result, 3, temporary=True)
+    half = aten("mul", grad, -0.5, temporary=True)
+    out = aten("mul", half, cube)
+    del half, cube
+    return out
 
 
-class Sin(Elementwise):
+@elementwise("self")
+def sin(grad: Tensor, x: Tensor) -> Tensor:
     """The sine."""
-
-    operator, keeps, turned = "sin", "self", "cos"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad times the cosine."""
-        other = aten(self.turned, kept, temporary=True)
-        out = aten("mul", grad, other)
-        del other
-        return out
+    cosine = aten("cos", x, temporary=True)
+    out = aten("mul", grad, cosine)
+    del cosine
+    return out
 
 
-class Cos(Sin):
+@elementwise("self")
+def cos(grad: Tensor, x: Tensor) -> Tensor:
     """The cosine."""
-
-    operator, turned = "cos", "sin"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad times minus the sine."""
-        other = aten(self.turned, kept, temporary=True)
-        negative = aten("neg", other, temporary=True)
-        out = aten("mul", grad, negative)
-        del negative, other
-        return out
+    sine = aten("sin", x, temporary=True)
+    negative = aten("neg", sine, temporary=True)
+    out = aten("mul", grad, negative)
+    del negative, sine
+    return out
 
 
 class Pow(Op):
@@ -123,14 +91,10 @@ class Pow(Op):
         return (out,)
 
 
-for _op in (Silu, Relu, Sigmoid, Sqrt, Rsqrt, Sin, Cos):
-    attach(_op)
-
-
-@method
-def gelu(self: Tensor, approximate: str = "none") -> Any:
-    """Elementwise: x * Phi(x)."""
-    return Gelu.apply(self)
+@method("gelu")
+def _gelu(self: Tensor, approximate: str = "none") -> Any:
+    """Elementwise: x * Phi(x); by erf or by tanh (`approximate`), it saves its input alone."""
+    return gelu.apply(self)
 
 
 @method("pow")

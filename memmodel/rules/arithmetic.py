@@ -3,6 +3,7 @@
 Sources: tools/autograd/derivatives.yaml, torch/csrc/autograd/FunctionsManual.cpp. Their kernels are in `pointwise`.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from memmodel.errors import UsageError
@@ -89,81 +90,24 @@ class Div(Op):
 
 
 class Elementwise(Op):
-    """An elementwise function: its operator, the tensor it saves ("self", "result" or none) and its gradient."""
+    """An elementwise function of one tensor; `elementwise` makes its subclasses."""
 
     operator: ClassVar[str]
-    keeps: ClassVar[str] = ""
+    saves: ClassVar[str]  # "self" (its operand), "result" or "" (nothing)
+    gradient: Callable[[Tensor, Any], Tensor]
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """One kernel."""
-        if self.keeps == "self":
+        if self.saves == "self":
             self.save(self=x)
         out = aten(self.operator, x, into=x if inplace else None)
-        if self.keeps == "result":
+        if self.saves == "result":
             self.save(result=out)
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient, from the saved tensor."""
-        return (self.gradient(grad, self.unpack(self.keeps) if self.keeps else None),)
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """The formula of derivatives.yaml; `kept` is the saved tensor."""
-        raise NotImplementedError
-
-
-class Exp(Elementwise):
-    """e to the x."""
-
-    operator, keeps = "exp", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad * result."""
-        return aten("mul", grad, kept)
-
-
-class Log(Elementwise):
-    """The natural logarithm."""
-
-    operator, keeps = "log", "self"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad / x."""
-        return aten("div", grad, kept)
-
-
-class Tanh(Elementwise):
-    """The hyperbolic tangent (soft-capped scores)."""
-
-    operator, keeps = "tanh", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """grad * (1 - result^2), one kernel."""
-        return aten("tanh_backward", grad, kept)
-
-
-class Neg(Elementwise):
-    """-x."""
-
-    operator = "neg"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """-grad."""
-        return aten("neg", grad)
-
-
-class Reciprocal(Elementwise):
-    """1 / x."""
-
-    operator, keeps = "reciprocal", "result"
-
-    def gradient(self, grad: Tensor, kept: Any) -> Tensor:
-        """-grad * (result * result)."""
-        square = aten("mul", kept, kept, temporary=True)
-        negative = aten("neg", grad, temporary=True)
-        out = aten("mul", negative, square)
-        del negative, square
-        return out
+        return (self.gradient(grad, self.unpack(self.saves) if self.saves else None),)
 
 
 def in_place(op: type[Op], x: Tensor, *others: Any) -> Tensor:
@@ -219,28 +163,69 @@ def rsub(self: Tensor, other: Any) -> Any:
 @method("__rtruediv__")
 def rdiv(self: Tensor, other: Any) -> Any:
     """scalar / x: ATen computes reciprocal(x) * scalar."""
-    return Mul.apply(Reciprocal.apply(self), other)
+    return Mul.apply(self.reciprocal(), other)
 
 
-def attach(op: type[Elementwise], *names: str) -> None:
-    """Attach an elementwise function and its in-place form as methods."""
+def elementwise(saves: str = "", *aliases: str) -> Callable[[Callable[[Tensor, Any], Tensor]], type[Elementwise]]:
+    """Define an elementwise function by its gradient, with methods for it and for its in-place form.
 
-    def apply(self: Tensor) -> Any:
-        return op.apply(self)
+    Decorates the formula of derivatives.yaml, a function of the gradient and of the tensor that forward saves ("self",
+    "result" or "" for none). Its name is ATen's name of the function, its docstring what the function computes.
+    """
 
-    def apply_in_place(self: Tensor) -> Tensor:
-        return in_place(op, self)
+    def define(gradient: Callable[[Tensor, Any], Tensor]) -> type[Elementwise]:
+        name = gradient.__name__
+        members = {"operator": name, "saves": saves, "gradient": staticmethod(gradient), "__doc__": gradient.__doc__}
+        op: type[Elementwise] = type(name.capitalize(), (Elementwise,), members)
 
-    apply.__doc__ = f"Elementwise: {op.__doc__}"
-    apply_in_place.__doc__ = f"`{op.operator}`, into the tensor itself."
-    for name in (op.operator, *names):
-        method(name)(apply)
-    method(f"{op.operator}_")(apply_in_place)
+        def apply(self: Tensor) -> Any:
+            return op.apply(self)
+
+        def apply_in_place(self: Tensor) -> Tensor:
+            return in_place(op, self)
+
+        apply.__doc__ = f"Elementwise: {gradient.__doc__}"
+        apply_in_place.__doc__ = f"`{name}`, into the tensor itself."
+        for alias in (name, *aliases):
+            method(alias)(apply)
+        method(f"{name}_")(apply_in_place)
+        return op
+
+    return define
 
 
-for _function_of in (Exp, Log, Tanh, Reciprocal):
-    attach(_function_of)
-attach(Neg, "__neg__")
+@elementwise("result")
+def exp(grad: Tensor, result: Tensor) -> Tensor:
+    """e to the x."""
+    return aten("mul", grad, result)
+
+
+@elementwise("self")
+def log(grad: Tensor, x: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return aten("div", grad, x)
+
+
+@elementwise("result")
+def tanh(grad: Tensor, result: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return aten("tanh_backward", grad, result)
+
+
+@elementwise("", "__neg__")
+def neg(grad: Tensor, _: None) -> Tensor:
+    """-x."""
+    return aten("neg", grad)
+
+
+@elementwise("result")
+def reciprocal(grad: Tensor, result: Tensor) -> Tensor:
+    """1 / x."""
+    square = aten("mul", result, result, temporary=True)
+    negative = aten("neg", grad, temporary=True)
+    out = aten("mul", negative, square)
+    del negative, square  # C++ destroys temporaries in reverse
+    return out
 
 
 def _compared(name: str, doc: str) -> Any:

@@ -7,9 +7,9 @@ precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
 from collections.abc import Sequence
 from typing import Any
 
+import memmodel.rules.activations  # noqa: F401 (registers methods)
 from memmodel.dims import Dim, Shape, hint, product
 from memmodel.dtypes import DType, float32, float64
-from memmodel.rules.activations import Rsqrt
 from memmodel.rules.dispatch import several
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Spec, Steps, contiguous, kernel, makes, rule
@@ -147,7 +147,7 @@ def rms_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, eps: float 
     wide = input.to(_wide(input.dtype))
     powers = wide.pow(2)
     squares = powers.mean(dims, keepdim=True)
-    scale = Rsqrt.apply(squares.add_(eps))
+    scale = squares.add_(eps).rsqrt()
     del squares, powers  # C++ keeps temporaries to the end of the statement
     out = (wide * scale) * weight
     del wide  # the scale outlives the cast

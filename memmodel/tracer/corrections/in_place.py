@@ -2,7 +2,7 @@
 
 Functions of FunctionsManual.cpp and input_buffer.cpp take another branch for tensor subclasses
 (isTensorSubclassLike), which fake tensors are and a user's are not; that is put right here. What kernels allocate
-inside, which no operator shows, is in `scratch.py` and `opaque.py`; `sources.py` says of each where it was read.
+inside, which no operator shows, is in `memmodel.rules`. docs/trace.md lists every correction with its source.
 """
 
 from functools import cache
