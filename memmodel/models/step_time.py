@@ -1,0 +1,229 @@
+"""The time of a step on many GPUs: kernels and collectives of each stage on their streams, then stages side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import NamedTuple
+
+from memmodel.communication import Collective, collectives
+from memmodel.gpus.links import Node
+from memmodel.models.layout import Rank
+from memmodel.models.schedule import Cost, makespan
+from memmodel.models.setting import ModelCase
+from memmodel.program import COLLECTIVE, Event, Launch, Mark, Program
+from memmodel.timing import Machine, kernel_time
+from memmodel.timing.collectives import collective_time
+from memmodel.timing.intervals import factors, kind_of, origin_of
+from memmodel.timing.overlap import overlap
+
+Recorded = Callable[[ModelCase], Program]
+Peers = Callable[[tuple[int, ...]], tuple[int, ...]]  # who takes part in a collective, from what its launch says
+_BY_MICRO_BATCH = ("forward", "backward")
+
+
+class Run(NamedTuple):
+    """Seconds of kernels on their streams.
+
+    Attributes:
+        computing: of kernels, or of the host's dispatch of them where that takes longer.
+        communicating: of collectives, one after the other. exposed: of these, what no kernel hides.
+    """
+
+    computing: float = 0.0
+    communicating: float = 0.0
+    exposed: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Until all is over."""
+        return self.computing + self.exposed
+
+    def __add__(self, other: "Run") -> "Run":  # type: ignore[override]
+        return Run(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __mul__(self, times: float) -> "Run":  # type: ignore[override]
+        return Run(*(a * times for a in self))
+
+
+class StageRuns(NamedTuple):
+    """A stage's forward and backward of a micro-batch, the same of the last one, and what follows the last backward.
+
+    In the last backward gradients are reduced over ranks with other batches, where they are not sharded (FSDP reduces
+    them after each).
+    """
+
+    each: Mapping[str, Run]
+    last: Mapping[str, Run]
+    after: Run
+
+    def of_step(self, micro_batches: int) -> dict[str, Run]:
+        """Seconds by phase of a step of so many micro-batches."""
+        found = {phase: self.each[phase] * (micro_batches - 1) + self.last[phase] for phase in _BY_MICRO_BATCH}
+        return {**found, "optimizer": self.after}
+
+
+class StepTime(NamedTuple):
+    """Seconds of a step on many GPUs; the parts are those of the stage that is busy longest.
+
+    Attributes:
+        seconds: computing, exposed and bubble.
+        low, high: between which 90 % of such runs are expected; None for a bound.
+        computing, communicating, exposed: as in `Run`. bubble: waiting for other stages.
+        phases: of computing and exposed: "forward" and "backward" of all micro-batches, and "optimizer".
+        collectives: of the step. basis: as in `memmodel.prediction.Time`.
+    """
+
+    seconds: float
+    low: float | None
+    high: float | None
+    computing: float
+    communicating: float
+    exposed: float
+    bubble: float
+    phases: dict[str, float]
+    collectives: tuple[Collective, ...]
+    basis: str
+
+    @property
+    def overlapped(self) -> float:
+        """Communication that kernels hide."""
+        return self.communicating - self.exposed
+
+
+class Clock:
+    """The seconds of kernels and collectives on a machine; equal ones are computed once.
+
+    Args:
+        machine: without measured rates, times are lower bounds.
+        node: what joins its GPUs.
+        place: 0, 1 or 2, for the fastest, the expected or the slowest host, kernels (by the factors of their interval)
+            and links.
+        peers: who takes part in a collective; those that its launch names, unless said.
+    """
+
+    def __init__(self, machine: Machine, node: Node, place: int = 1, factor: float = 1.0, peers: Peers | None = None):
+        self.machine, self.node, self.factor = machine, node, factor
+        self.end = "at_least" if machine.calibration is None else ("low", "seconds", "high")[place]
+        self.host = machine.hosts[place]
+        self.peers = peers
+        self._known: dict[Launch, float] = {}
+
+    def seconds(self, launch: Launch) -> float:
+        """Of a kernel or a collective."""
+        found = self._known.get(launch)
+        if found is None:
+            found = self._known[launch] = self._seconds(launch)
+        return found
+
+    def _seconds(self, launch: Launch) -> float:
+        if launch.kind != COLLECTIVE:
+            return self.factor * kernel_time(launch, self.machine).seconds
+        ranks = self.peers(launch.ranks) if self.peers else launch.ranks
+        nodes = len({rank // self.node.gpus for rank in ranks})
+        time = collective_time(launch.name, max(len(ranks), 1), max(nodes, 1), float(launch.sizes[0]), self.node)
+        found: float = getattr(time, self.end)
+        return found
+
+    def run(self, phase: str, events: Sequence[Event]) -> Run:
+        """The times of these events; kernels wait for their dispatch where that takes longer."""
+        found = overlap(events, self.seconds)
+        kernels = sum(isinstance(event, Launch) and event.kind != COLLECTIVE for event in events)
+        computing = max(found.computing, kernels * self.host.dispatch(phase))
+        return Run(computing, found.communicating, max(found.seconds, computing) - computing)
+
+
+class Stage:
+    """The events of a stage: of micro-batches in forward and backward, and after all of them."""
+
+    def __init__(self, case: ModelCase, recorded: Recorded) -> None:
+        count = 1 if case.layout.pp > 1 else min(case.accumulate, 2)
+        self.case = case
+        self.program = recorded(replace(case, accumulate=count, layout=replace(case.layout, microbatches=count)))
+        runs: dict[str, list[list[Event]]] = {}
+        for event in self.program.events:
+            if isinstance(event, Mark):
+                current: list[Event] = []
+                runs.setdefault(event.phase, []).append(current)
+            else:
+                current.append(event)
+        self.last = {phase: runs[phase][-1] for phase in _BY_MICRO_BATCH}
+        self.each = {phase: self._without_sums(runs[phase][0]) for phase in _BY_MICRO_BATCH}
+        self.after = [event for run in runs.get("optimizer", ()) for event in run]
+
+    def _without_sums(self, events: list[Event]) -> list[Event]:
+        """Without collectives among ranks with other batches, where these reduce gradients after the last backward.
+
+        Of several micro-batches without stages, the first is recorded as it is.
+        """
+        layout, rank = self.case.layout, self.case.rank
+        fully_sharded = layout.zero == 3 and layout.dp_shard > 1
+        if layout.pp == 1 or fully_sharded:
+            return events
+        same_batch = set(layout.peers(rank, "tensor", "context", "stage"))
+        return [
+            event
+            for event in events
+            if not (isinstance(event, Launch) and event.kind == COLLECTIVE) or set(event.ranks) <= same_batch
+        ]
+
+    def runs(self, clock: Clock) -> StageRuns:
+        """Their times."""
+        each, last = (
+            {phase: clock.run(phase, events) for phase, events in of.items()} for of in (self.each, self.last)
+        )
+        return StageRuns(each, last, clock.run("optimizer", self.after))
+
+    def collectives(self, count: int, node: Node) -> tuple[Collective, ...]:
+        """Those of so many micro-batches, and of what follows."""
+        parts = [(events, count - 1) for events in self.each.values()]
+        parts += [(events, 1) for events in (*self.last.values(), self.after)]
+        launches = (event for events, times in parts for event in events * times if isinstance(event, Launch))
+        return collectives(launches, node.gpus)
+
+
+def step_time(case: ModelCase, machine: Machine, node: Node, recorded: Recorded) -> StepTime:
+    """The time of a step of all ranks; `recorded` records the program of one.
+
+    Raises UsageError if the GPU's data lack a rate.
+    """
+    stages = [Stage(replace(case, rank=rank), recorded) for rank in case.layout.kinds()]
+
+    def at(place: int, factor: float = 1.0) -> tuple[StepTime, int]:
+        clock = Clock(machine, node, place, factor)
+        return combined(case, [stage.runs(clock) for stage in stages], node, machine.basis)
+
+    found, busiest = at(1)
+    found = found._replace(collectives=stages[busiest].collectives(case.accumulate, node))
+    if machine.calibration is None:
+        return found
+    launches = list(stages[busiest].program.launches())
+    kernels = tuple(kernel_time(one, machine) for one in dict.fromkeys(launches) if one.kind != COLLECTIVE)
+    low, high = factors(kind_of(launches), origin_of(kernels))
+    return found._replace(low=at(0, low)[0].seconds, high=at(2, high)[0].seconds)
+
+
+def combined(case: ModelCase, stages: Sequence[StageRuns], node: Node, basis: str) -> tuple[StepTime, int]:
+    """The step of stages side by side, without its collectives; and which of them is busy longest."""
+    layout, count = case.layout, case.accumulate
+    steps = [stage.of_step(count) for stage in stages]
+    busiest = max(range(len(stages)), key=lambda stage: sum(run.seconds for run in steps[stage].values()))
+    phases, bubble = steps[busiest], 0.0
+    if layout.pp > 1:
+        chunks = layout.virtual_stages
+        costs = [
+            [Cost(*(stage.each[phase].seconds / chunks for phase in _BY_MICRO_BATCH))] * chunks for stage in stages
+        ]
+        busy = sum(stages[busiest].each[phase].seconds for phase in _BY_MICRO_BATCH) * count
+        bubble = max(makespan(layout, costs, count, _sending(case, node)) - busy, 0.0)
+    whole = reduce(Run.__add__, phases.values())
+    seconds = {phase: run.seconds for phase, run in phases.items()}
+    return StepTime(whole.seconds + bubble, None, None, *whole, bubble, seconds, (), basis), busiest
+
+
+def _sending(case: ModelCase, node: Node) -> float:
+    """Seconds that a micro-batch's residual stream takes to the next stage."""
+    layout = case.layout
+    machines = {layout.number(Rank(stage=stage)) // node.gpus for stage in (0, 1)}
+    tokens = case.batch * case.seq // layout.cp // (layout.tp if layout.sequence_parallel else 1)
+    nbytes = float(tokens * case.arch.hidden * case.dtype.itemsize)
+    return collective_time("send", 2, len(machines), nbytes, node).seconds
