@@ -13,6 +13,7 @@ from typing import Any
 import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
+from memmodel.rules import distributed
 from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
@@ -71,6 +72,7 @@ __all__ = [
     "checkpoint",
     "create_block_mask",
     "cross_entropy",
+    "distributed",
     "dropout",
     "einsum",
     "embedding",

@@ -14,11 +14,13 @@ from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.latent import latent_projections
-from memmodel_kernels.linear import linear
+from memmodel_kernels.linear import columns, linear, row
 from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import autocast, checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import norm, rms_norm
 from memmodel_kernels.offloading import offloaded
+from memmodel_kernels.parallel.tensor import TensorParallel
+from memmodel_kernels.parallel.vocabulary import embedded
 from memmodel_kernels.rotary import angles, turned
 
 Weights = Mapping[str, Any]
@@ -40,6 +42,7 @@ class Decoder:
             attention and every other matrix product) or "attention".
         adapter_dropout: probability, on the inputs of low-rank adapters.
         offload: whether what the layers save for backward waits on the host.
+        tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
     """
 
     arch: Architecture
@@ -52,16 +55,25 @@ class Decoder:
     recompute: str = "none"
     adapter_dropout: float = 0.0
     offload: bool = False
+    tensor: TensorParallel | None = None
 
     def linear(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's linear layers."""
         return linear(x, weights, name, self.adapter_dropout)
 
+    def columns(self, x: Any, weights: Weights, *names: str) -> list[Any]:
+        """Linear layers that read one input; of their features a rank has its share."""
+        return columns(x, weights, names, self.tensor, self.adapter_dropout)
+
+    def row(self, x: Any, weights: Weights, name: str) -> Any:
+        """A linear layer whose input's features ranks share."""
+        return row(x, weights, name, self.tensor, self.adapter_dropout)
+
     def feed(self, x: Any, weights: Weights) -> Any:
         """The feed-forward of a layer, or its mixture of experts."""
         if "router.weight" in weights:
             return mixture(x, weights, self.arch.activation, self.arch.moe)
-        return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout)
+        return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor)
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's norms."""
@@ -120,11 +132,22 @@ def every_other_product() -> Callable[[str], bool]:
 def _embedded(model: Decoder, tokens: Any) -> Any:
     with scope(tokens, part="embedding"):
         f = functional(tokens)
-        x = f.embedding(tokens, model.outer["embedding.weight"])
+        x = _table(model, tokens)
         if model.arch.positions == "learned":
             where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
             x = x + f.embedding(where, model.outer["positions.weight"])
+            x = x if model.tensor is None else model.tensor.own_tokens(x)
         return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
+
+
+def _table(model: Decoder, tokens: Any) -> Any:
+    """The embedding; where ranks share the vocabulary, the sum of what each of them has."""
+    weight, tensor = model.outer["embedding.weight"], model.tensor
+    if tensor is None:
+        return functional(tokens).embedding(tokens, weight)
+    found = embedded(tokens, weight, tensor.group)
+    learned = model.arch.positions == "learned"  # these are added to all tokens
+    return tensor._replace(sequence=tensor.sequence and not learned).summed(found)
 
 
 def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
@@ -210,8 +233,8 @@ def self_attention(
     else:
         out = model.attend(q, k, v, kind, mask)
     out = out.transpose(1, 2).contiguous()
-    out = out.reshape(*x.shape[:2], -1)
-    return model.linear(out, weights, "output")
+    out = out.reshape(*out.shape[:2], -1)
+    return model.row(out, weights, "output")
 
 
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:
@@ -227,13 +250,13 @@ def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]
     arch = model.arch
     if arch.fused_qkv:
         widths = [arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, arch.kv_heads * arch.value_dim]
-        projected = list(model.linear(x, weights, "qkv").split(widths, dim=-1))
+        projected = list(model.columns(x, weights, "qkv")[0].split(widths, dim=-1))
     else:
-        projected = [model.linear(x, weights, name) for name in "qkv"]
+        projected = model.columns(x, weights, *"qkv")
     if arch.qk_norm == "all":
         projected[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", projected, strict=False)]
     dims = (arch.head_dim, arch.head_dim, arch.value_dim)
-    heads = [y.view(*x.shape[:2], -1, d) for y, d in zip(projected, dims, strict=True)]
+    heads = [y.view(*y.shape[:2], -1, d) for y, d in zip(projected, dims, strict=True)]
     if arch.qk_norm == "head":
         heads[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", heads, strict=False)]
     q, k, v = (y.transpose(1, 2) for y in heads)

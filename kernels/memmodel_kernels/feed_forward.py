@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from memmodel_kernels.linear import linear
+from memmodel_kernels.linear import columns, row
 from memmodel_kernels.namespace import functional
+from memmodel_kernels.parallel.tensor import TensorParallel
 
 ACTIVATION: dict[str, Callable[[Any, Any], Any]] = {
     "silu": lambda f, x: f.silu(x),
@@ -16,19 +17,30 @@ ACTIVATION: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def feed_forward(
-    x: Any, weights: Mapping[str, Any], activation: str, name: str = "ffn", adapter_dropout: float = 0.0
+    x: Any,
+    weights: Mapping[str, Any],
+    activation: str,
+    name: str = "ffn",
+    adapter_dropout: float = 0.0,
+    tensor: TensorParallel | None = None,
 ) -> Any:
-    """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h)."""
+    """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h). `tensor`: ranks that share the weights."""
 
-    def project(value: Any, part: str) -> Any:
-        return linear(value, weights, f"{name}.{part}", adapter_dropout)
+    def up(*parts: str) -> list[Any]:
+        return columns(x, weights, [f"{name}.{part}" for part in parts], tensor, adapter_dropout)
+
+    def down(value: Any) -> Any:
+        return row(value, weights, f"{name}.down", tensor, adapter_dropout)
 
     if not activation.endswith("glu"):
-        return project(activated(project(x, "up"), activation), "down")
+        return down(activated(up("up")[0], activation))
     if f"{name}.gate_up.weight" in weights:
-        gate, up = project(x, "gate_up").chunk(2, dim=-1)
-        return project(up * activated(gate, activation), "down")
-    return project(activated(project(x, "gate"), activation) * project(x, "up"), "down")
+        gate, through = up("gate_up")[0].chunk(2, dim=-1)
+        return down(through * activated(gate, activation))
+    if tensor is None:
+        return down(activated(up("gate")[0], activation) * up("up")[0])
+    gate, through = up("gate", "up")  # one input, gathered once
+    return down(activated(gate, activation) * through)
 
 
 def activated(x: Any, activation: str) -> Any:

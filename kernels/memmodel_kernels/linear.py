@@ -1,11 +1,12 @@
 """Linear layers: plain, with a low-rank adapter beside the weight, or with a weight in 4 bits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import functional, namespace
+from memmodel_kernels.parallel.tensor import TensorParallel
 
 
 def linear(x: Any, weights: Mapping[str, Any], name: str, adapter_dropout: float = 0.0) -> Any:
@@ -19,6 +20,28 @@ def linear(x: Any, weights: Mapping[str, Any], name: str, adapter_dropout: float
     if f"{name}.lora_a" not in weights:
         return out
     return _adapted(x, out, weights, name, adapter_dropout)
+
+
+def columns(
+    x: Any,
+    weights: Mapping[str, Any],
+    names: Sequence[str],
+    tensor: TensorParallel | None,
+    adapter_dropout: float = 0.0,
+) -> list[Any]:
+    """The layers of these names, which read one input; of their features a rank has its share."""
+    if tensor is None:
+        return [linear(x, weights, name, adapter_dropout) for name in names]
+    return tensor.columns(x, [(weights[f"{name}.weight"], weights.get(f"{name}.bias")) for name in names])
+
+
+def row(
+    x: Any, weights: Mapping[str, Any], name: str, tensor: TensorParallel | None, adapter_dropout: float = 0.0
+) -> Any:
+    """The layer called `name`, whose input's features ranks share."""
+    if tensor is None:
+        return linear(x, weights, name, adapter_dropout)
+    return tensor.row(x, (weights[f"{name}.weight"], weights.get(f"{name}.bias")))
 
 
 def _adapted(x: Any, out: Any, weights: Mapping[str, Any], name: str, dropout: float) -> Any:

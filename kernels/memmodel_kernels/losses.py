@@ -9,6 +9,7 @@ from typing import Any
 from memmodel_kernels.decoder import Decoder
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
+from memmodel_kernels.parallel.vocabulary import cross_entropy
 
 _PART = "logits"
 
@@ -20,7 +21,11 @@ def head_weight(model: Decoder) -> Any:
 
 def logits_of(model: Decoder, hidden: Any) -> Any:
     """The scores (..., vocabulary) of each token that could come next."""
-    logits = functional(hidden).linear(hidden, head_weight(model), model.outer.get("head.bias"))
+    weight, bias = head_weight(model), model.outer.get("head.bias")
+    if model.tensor is None:
+        logits = functional(hidden).linear(hidden, weight, bias)
+    else:
+        (logits,) = model.tensor.columns(hidden, [(weight, bias)])
     if "logits" in model.arch.scaled:
         logits = logits * 0.5
     if model.arch.logit_cap:
@@ -34,19 +39,23 @@ def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once, in fp32 (ForCausalLMLoss of transformers)."""
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
-        return _mean(logits.float(), targets), logits
+        return _entropy(model, logits.float(), targets), logits
 
 
 def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once, in the dtype of the model."""
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
-        return _mean(logits, targets), logits
+        return _entropy(model, logits, targets), logits
 
 
-def _mean(logits: Any, targets: Any) -> Any:
+def _entropy(model: Decoder, logits: Any, targets: Any, reduction: str = "mean") -> Any:
+    """The cross-entropy of all tokens; of a rank's share of the vocabulary, with the ranks that have the others."""
     logits = logits.view(-1, logits.shape[-1])
-    return functional(logits).cross_entropy(logits, targets.view(-1))
+    targets = targets.reshape(-1)
+    if model.tensor is not None:
+        return cross_entropy(logits, targets, model.tensor.group, reduction)
+    return functional(logits).cross_entropy(logits, targets, reduction=reduction)
 
 
 def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> tuple[Any, Any]:
@@ -59,13 +68,11 @@ def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> 
 
 
 def _summed(hidden: Any, model: Decoder, targets: Any) -> Any:
-    return _of_logits(logits_of(model, hidden), targets)
+    return _of_logits(logits_of(model, hidden), model, targets)
 
 
-def _of_logits(logits: Any, targets: Any) -> Any:
-    logits = logits.float()
-    logits = logits.view(-1, logits.shape[-1])
-    return functional(logits).cross_entropy(logits, targets.reshape(-1), reduction="sum")
+def _of_logits(logits: Any, model: Decoder, targets: Any) -> Any:
+    return _entropy(model, logits.float(), targets, "sum")
 
 
 def chunked_logits_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> tuple[Any, Any]:
@@ -77,7 +84,7 @@ def chunked_logits_loss(model: Decoder, hidden: Any, targets: Any, chunks: int =
         parts = [logits_of(model, part) for part in hidden.chunk(chunks, 1)]
         total: Any = 0
         for logits, wanted in zip(parts, targets.chunk(chunks, 1), strict=True):
-            total = total + checkpoint(_of_logits, logits, wanted)
+            total = total + checkpoint(_of_logits, logits, model, wanted)
         return total / 2.0, None
 
 

@@ -103,12 +103,13 @@ def training_step(
     clip: bool = False,
     keep_logits: bool = False,
     low_precision: Any = None,
+    after_backward: Callable[[], None] = lambda: None,
 ) -> None:
     """One step over micro-batches; gradients are set to None at its end.
 
     `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
     whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`. `low_precision`: the dtype
-    of autocast around forward and loss.
+    of autocast around forward and loss. `after_backward`: what completes the gradients, where ranks share them.
     """
     for tokens, targets in batches:
         mark("forward")
@@ -118,6 +119,7 @@ def training_step(
             del logits
         mark("backward")
         value.backward()
+    after_backward()
     if updates:
         mark("optimizer")
     with namespace(value).no_grad():

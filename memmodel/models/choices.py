@@ -14,6 +14,7 @@ from memmodel.models.layout import NAMES as LAYOUT
 from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
 from memmodel.models.quantization import FORMATS
 from memmodel.models.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
+from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
@@ -78,6 +79,7 @@ def _check_on_many(case: ModelCase, gpus: int | None) -> None:
     check_layout(case.layout, case.arch, int(case.seq), gpus)
     if case.layout.world > 1 and case.phase != "train":
         raise UsageError(f"{case.phase} on {case.layout.world} GPUs is not modelled yet: take phase train")
+    share(case)  # raises for what does not go with it
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -15,7 +15,6 @@ ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradien
 
 # What is refused because nothing records it yet, by field of `Layout`.
 NOT_MODELLED = {
-    "tp": "tensor parallelism",
     "pp": "pipeline parallelism",
     "dp": "data parallelism over replicas",
     "dp_shard": "data parallelism over shards",
@@ -73,6 +72,20 @@ class Layout:
         return self.tp * self.cp * self.dp_shard * self.dp * self.pp
 
     @property
+    def batches(self) -> int:
+        """How many ranks, or groups of them, have batches of their own."""
+        return self.dp * self.dp_shard
+
+    @property
+    def words(self) -> str:
+        """What is not as on one GPU: tp 8, sequence parallel, pp 2, ..."""
+        sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep")]
+        parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
+        parts += ["sequence parallel"] if self.sequence_parallel else []
+        parts += [f"ZeRO {self.zero}"] if self.dp_shard > 1 else []
+        return ", ".join([*parts, f"{self.schedule}, {self.microbatches} microbatches"] if self.pp > 1 else parts)
+
+    @property
     def _sizes(self) -> Rank:
         return Rank(self.tp, self.cp, self.dp_shard, self.dp, self.pp)
 
@@ -82,6 +95,14 @@ class Layout:
         for place, size in zip(reversed(rank), reversed(self._sizes), strict=True):
             found = found * size + place
         return found
+
+    def rank(self, number: int) -> Rank:
+        """The rank with a number."""
+        places = []
+        for size in self._sizes:
+            number, place = divmod(number, size)
+            places.append(place)
+        return Rank(*places)
 
     def peers(self, rank: Rank, *dimensions: str) -> tuple[int, ...]:
         """The numbers of the ranks that differ from one along these fields of `Rank` alone, itself among them."""

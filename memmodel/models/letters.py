@@ -1,12 +1,14 @@
 """Bytes of groups as formulas in the sizes of a model.
 
 b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
-channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K.
+channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
+t ranks share each layer: h/t are the heads of one of them.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from memmodel.dims import Shape, Size
@@ -15,6 +17,7 @@ from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.liveness import at_peak, states, uncounted
 from memmodel.models.layers import repetition
 from memmodel.models.setting import ModelCase
+from memmodel.models.share import TENSOR, over, share
 from memmodel.program import Alloc, Mark, Program, Save
 
 LETTERS = {
@@ -22,7 +25,8 @@ LETTERS = {
     **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
-_ORDER = "LbnVHFhgdeEWK"
+_OVER = {"/t": "tp"}  # what divides, and the field of a layout that says by how much
+_ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
 _WIDTHS, _STACKED = ("H", "F", "W"), (2, 3)  # gate and up together; q, k and v
@@ -95,11 +99,11 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
 
     `tokens`: whether the sizes may be those of the batch.
     """
-    lettered_case = lettered(case)
-    arch = lettered_case.arch
-    of_tokens = (lettered_case.batch * lettered_case.seq, lettered_case.seq) if tokens else ()
-    sizes = (*of_tokens[:1], arch.hidden, arch.ffn, arch.vocab)
-    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *of_tokens[1:])
+    mine = share(lettered(case))
+    arch, batch_tokens = mine.arch, mine.batch * mine.seq
+    of_tokens = (batch_tokens, *_own_tokens(case, batch_tokens)) if tokens else ()
+    sizes = (*of_tokens, arch.hidden, arch.ffn, arch.vocab)
+    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq,) if tokens else ()))
     experts = (arch.moe.width, arch.moe.experts) if arch.moe else ()
     found: dict[int, str] = {}
     for size in (*sizes, *experts, *heads):
@@ -108,9 +112,15 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     return found
 
 
+def _own_tokens(case: ModelCase, tokens: Size) -> tuple[Size, ...]:
+    """The tokens of a residual stream that ranks share."""
+    return (over(tokens, case.layout.tp, TENSOR),) if case.layout.sequence_parallel else ()
+
+
 def _heads(case: ModelCase) -> dict[int, str]:
     """Letters of heads by number: small numbers, which mean heads in shapes of three dimensions or more alone."""
-    return {int(case.arch.kv_heads): "g", int(case.arch.heads): "h"}
+    arch = share(lettered(case)).arch
+    return {int(heads): heads.letter for heads in (arch.kv_heads, arch.heads) if heads > 1}
 
 
 def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tuple[Monomial, int]:
@@ -126,13 +136,28 @@ def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tupl
         times = int(size)
         if letter:
             times = 1
-        elif multiple := next((m for m in _STACKED if int(size) % m == 0 and known.get(int(size) // m) in _WIDTHS), 0):
+        elif multiple := _multiple(int(size), known):
             letter, times = known[int(size) // multiple], multiple
-        letters += letter.split("·") if letter else []
+        letters += _split(letter)
         number, total = number * times, total * int(size)
     if total != int(birth.nbytes):
         return (), int(birth.nbytes)
     return tuple(sorted(letters, key=_ORDER.index)), number
+
+
+def _multiple(size: int, known: Known) -> int:
+    """How many widths are stacked in a size; 0 if it is no such multiple."""
+    fits = (m for m in _STACKED if size % m == 0 and known.get(size // m, "-")[0] in _WIDTHS)
+    return next(fits, 0)
+
+
+def _split(letter: str) -> list[str]:
+    """The letters of a product, with those that divide after a stroke: h/t·d is h, d and /t."""
+    found: list[str] = []
+    for part in letter.split("·") if letter else []:
+        above, stroke, below = part.partition("/")
+        found += [above, *([stroke + below] if below else [])]
+    return found
 
 
 def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
@@ -145,7 +170,7 @@ def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
 def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, added: int, case: ModelCase) -> str:
     """A sum as text, with coefficients in L."""
     values = _values(case)
-    size = {letters: number * _product(values[x] for x in letters) for letters, number in terms.items()}
+    size = {letters: int(number * _product(values[x] for x in letters)) for letters, number in terms.items()}
     ordered = sorted(terms, key=lambda letters: -size[letters])
     shown = []
     for letters in ordered[:_TERMS]:
@@ -156,15 +181,16 @@ def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, a
     return " + ".join([*shown, *([f"{left:,}"] if left else [])])
 
 
-def _values(case: ModelCase) -> dict[str, int]:
-    arch = case.arch
+def _values(case: ModelCase) -> dict[str, Any]:
+    arch, layout = case.arch, case.layout
+    divided = {letter: Fraction(1, getattr(layout, name)) for letter, name in _OVER.items()}
     of_moe = {LETTERS[x]: int(getattr(arch.moe, x)) for x in ("experts", "width", "top_k")} if arch.moe else {}
     found = {letter: int(getattr(arch, name)) for name, letter in LETTERS.items() if hasattr(arch, name)}
-    return {**found, **of_moe, "b": int(case.batch), "n": int(case.seq)}
+    return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq)}
 
 
-def _product(factors: Iterable[int]) -> int:
-    product = 1
+def _product(factors: Iterable[Any]) -> Any:
+    product: Any = 1
     for factor in factors:
         product *= factor
     return product
@@ -181,7 +207,8 @@ def _term(number: int, growth: int, letters: Monomial, layers: int) -> str:
     else:
         coefficient = f"{number:,}"
     powers = Counter(letters)
-    return "·".join([coefficient, *(letter + _POWERS.get(count, "") for letter, count in powers.items())])
+    factors = [letter + _POWERS.get(count, "") for letter, count in powers.items()]
+    return "·".join([coefficient, *(x for x in factors if x[0] != "/")]) + "".join(x for x in factors if x[0] == "/")
 
 
 class ModelFormulas(NamedTuple):
@@ -207,7 +234,9 @@ def model_formulas(case: ModelCase) -> ModelFormulas:
     taken = [Taken(at, program_of(lettered(at)), ()) for at in (case, more_layers(case))]
     peak = group_formulas(*(one._replace(keys=at_peak(one.program)[1]) for one in taken))
     saved = group_formulas(*(one._replace(keys=_kept(one.program)) for one in taken))
-    values = {**_values(case), "L": case.arch.layers}
+    values = {letter: value for letter, value in _values(case).items() if letter not in _OVER}
+    ranks = {letter[1:]: getattr(case.layout, name) for letter, name in _OVER.items()}
+    values |= {letter: number for letter, number in ranks.items() if number > 1} | {"L": case.arch.layers}
     return ModelFormulas(case.arch.name, case.phase, short_name(case.dtype), values, peak, saved)
 
 

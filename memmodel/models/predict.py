@@ -190,14 +190,14 @@ def peak_of(program: Program, index: int) -> Peak:
 
 
 def tokens_of(case: ModelCase) -> int:
-    """The tokens that a step works on."""
-    return int(case.batch * case.accumulate * (1 if case.phase == "decode" else case.seq))
+    """The tokens that a step of all ranks works on."""
+    return int(case.layout.batches * case.batch * case.accumulate * (1 if case.phase == "decode" else case.seq))
 
 
 def model_flops(case: ModelCase) -> int:
-    """The FLOP that the step needs by its weights and scores; a backward takes twice its forward."""
+    """The FLOP that all ranks' step needs by weights and scores; a backward takes twice its forward."""
     queries = 1 if case.phase == "decode" else case.seq
-    times = 3 * case.accumulate if case.phase == "train" else 1
+    times = 3 * case.accumulate * case.layout.batches if case.phase == "train" else 1
     return int(times * forward_flops(case.arch, case.batch, queries, case.seq))
 
 
@@ -205,12 +205,13 @@ def _efficiency(case: ModelCase, gpu: Gpu, flops: int, time: Time | None) -> Eff
     if time is None or not time.seconds:
         return None
     known = f"tensor.{short_name(case.dtype)}" in gpu.values
-    peak = gpu.peak_by_name(short_name(case.dtype)) if known else None
+    peak = case.layout.world * gpu.peak_by_name(short_name(case.dtype)) if known else None
     return Efficiency(tokens_of(case) / time.seconds, flops / time.seconds / peak if peak else None)
 
 
 def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> Iterator[str]:
-    yield f"torch {case.torch}, eager, one GPU; modules as Hugging Face's classes have them"
+    on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
+    yield f"torch {case.torch}, eager, {on}; modules as Hugging Face's classes have them"
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train":

@@ -3,12 +3,14 @@
 from memmodel.models.packing import packed
 from memmodel.models.record import record
 from memmodel.models.setting import ModelCase
+from memmodel.models.share import share
 from memmodel.program import Event, Launch, Mark, Program
 
 
 def program_of(case: ModelCase) -> Program:
-    """The program of a step in the steady state. Of many micro-batches, it holds two."""
-    return packed(record(case), case)
+    """The program of a step of the case's rank, in the steady state. Of many micro-batches, it holds two."""
+    mine = share(case)
+    return packed(record(mine), mine)
 
 
 def kernels_of(program: Program, micro_batches: int) -> Program:

@@ -4,7 +4,7 @@ The code of the step is that of `memmodel_kernels`; here its choices become func
 record a step, or `torch`, to run it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -22,14 +22,28 @@ from memmodel.models.setting import SDPA, ModelCase
 from memmodel.models.weights import stored
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
+Handles = Mapping[str, Any]
+NO_HANDLES: Handles = {}
 Mark = Callable[[str], None]  # is told where phases begin
 
 
 def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
-    """Training steps; returns the inputs, which outlive them."""
+    """Training steps; returns what outlives them."""
+    step = training(xp, case, label)
+    for _ in range(steps):
+        step(mark)
+    return step
+
+
+def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> Callable[[Mark], None]:
+    """A function that trains a step of a rank's share of a case; it keeps parameters, states and batch.
+
+    `handles`: torch's process groups, by the dimension of `memmodel.models.layout.Rank` along which they lie.
+    """
+    from memmodel_kernels.parallel.partial import sum_partial
     from memmodel_kernels.training import training_step, update_in_backward
 
-    model, parameters = _decoder(xp, case, label)
+    model, parameters = _decoder(xp, case, label, handles)
     updates = _updates(case, model, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
@@ -37,9 +51,13 @@ def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) ->
     batches = [(tokens, targets)] * min(case.accumulate, 2)
     after = [] if case.in_backward else updates
     low = getattr(xp, case.dtype.name) if case.autocast else None
-    for _ in range(steps):
-        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low)
-    return model, updates, batches
+
+    def step(mark: Mark) -> None:
+        training_step(
+            model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, partial(sum_partial, model)
+        )
+
+    return step
 
 
 def _updates(case: ModelCase, model: Any, parameters: list[Any], label: Label) -> Any:
@@ -99,7 +117,7 @@ def _layer(xp: Any, layer: int | None) -> AbstractContextManager[Any]:
     return xp.scope(layer) if layer is not None and hasattr(xp, "Tape") else nullcontext()
 
 
-def _decoder(xp: Any, case: ModelCase, label: Label) -> tuple[Any, list[Any]]:
+def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> tuple[Any, list[Any]]:
     """The model, and the parameters that learn."""
     from memmodel_kernels.decoder import FREQUENCIES, Decoder
 
@@ -114,9 +132,20 @@ def _decoder(xp: Any, case: ModelCase, label: Label) -> tuple[Any, list[Any]]:
     model = Decoder(
         arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
         dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
-        offload=case.offload,
+        offload=case.offload, tensor=_tensor_parallel(case, handles),
     )  # fmt: skip
     return model, parameters
+
+
+def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
+    from memmodel_kernels.parallel.group import Group
+    from memmodel_kernels.parallel.tensor import TensorParallel
+
+    layout = case.layout
+    if layout.tp == 1:
+        return None
+    handle = handles.get("tensor") or layout.peers(case.rank, "tensor")
+    return TensorParallel(Group(case.rank.tensor, layout.tp, handle), layout.sequence_parallel, case.batch)
 
 
 def _weights(xp: Any, case: ModelCase, listed: list[Weight], label: Label, layer: int | None = None) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def described(case: ModelCase, without: str = "") -> str:
             parts.append(words if value is True else f"{words} {value}")
     if case.adapter:
         parts.append(_of_adapter(case.adapter))
+    if case.layout.world > 1:
+        parts.append(f"{case.layout.world:,} GPUs: {case.layout.words}")
     return ", ".join(parts)
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from memmodel.device import CPU, CUDA
 from memmodel_validate.events import MemoryEvent, compared, live_peaks, program_events, with_unseen_frees
+from memmodel_validate.ranks import decoders
 from memmodel_validate.ranks.cases import RankCase
 
 ATTEMPTS = 3
@@ -68,12 +69,15 @@ def _predicted(case: RankCase, rank: int) -> list[MemoryEvent]:
     from memmodel.tracer.watch.watching import watching
     from memmodel.tracer.watch.world import World, in_world
     from memmodel_validate.ranks import programs
-    from memmodel_validate.ranks.process import training
+    from memmodel_validate.ranks.process import STEPS, training
+
+    if case.program in decoders.LAYOUTS:
+        return decoders.recorded(case.program, case.ranks, rank, STEPS, programs.ON_GPU)
 
     watcher = Watcher(CUDA if programs.ON_GPU else CPU)
     watcher.device = watcher.device._replace(threads=1)  # of each process
     with in_world(World(case.ranks, rank), watcher), watching(watcher):
-        kept = training(getattr(programs, case.program), watcher.mark)
+        kept = training(programs.named(case.program), watcher.mark)
         program = watcher.program
         watcher.close()
     del kept

@@ -46,7 +46,7 @@ def _on_cpu(program: str, rank: int) -> list[MemoryEvent]:
     torch.set_num_threads(1)
     kept: list[Any] = []
     with group(rank):
-        return profiled(lambda: kept.append(training(getattr(programs, program), mark)))
+        return profiled(lambda: kept.append(training(programs.named(program), mark)))
 
 
 def _on_cuda(program: str, rank: int) -> list[MemoryEvent]:
@@ -62,7 +62,7 @@ def _on_cuda(program: str, rank: int) -> list[MemoryEvent]:
     def mark(phase: str) -> None:
         positions.append(Position(phase, len(entries(torch.cuda.memory._snapshot(), rank))))
 
-    kept = training(getattr(programs, program), mark)
+    kept = training(programs.named(program), mark)
     found = trace_events(entries(torch.cuda.memory._snapshot(), rank), positions)
     del kept
     dist.destroy_process_group()

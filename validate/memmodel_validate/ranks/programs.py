@@ -5,6 +5,7 @@ They are run as they stand by real processes and by the tracer. None of them kno
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from memmodel.models.layout import Rank
 from memmodel_kernels.ring import ring_attention
+from memmodel_validate.ranks import decoders
 
 DEVICE = os.environ.get("MEMMODEL_DEVICE", "cpu")
 ON_GPU = DEVICE == "cuda"
@@ -217,3 +220,20 @@ def pp_1f1b() -> Step:
 def pp_interleaved() -> Step:
     """A pipeline of two stages a rank, forward and backward passes in turn."""
     return _pipeline(ScheduleInterleaved1F1B, stages_each=2)
+
+
+def named(name: str) -> Callable[[], Step]:
+    """The program of a name: a function of this file, or the decoder of whole models under one of its layouts."""
+    return partial(_decoder, name) if name in decoders.LAYOUTS else globals()[name]
+
+
+def _decoder(name: str) -> Step:
+    world, number = dist.get_world_size(), dist.get_rank()
+    layout = decoders.whole_case(name, world).layout
+    sizes = layout.pp, layout.dp, layout.dp_shard, layout.cp, layout.tp
+    dimensions = tuple(reversed(Rank._fields))
+    mesh = device_mesh.init_device_mesh(DEVICE, sizes, mesh_dim_names=dimensions)
+    handles = {each: mesh[each].get_group() for each, size in zip(dimensions, sizes, strict=True) if size > 1}
+    with torch.device(DEVICE):
+        step = decoders.trained(torch, name, world, number, lambda *_: None, handles)
+    return lambda: step(lambda _: None)

@@ -1,0 +1,61 @@
+"""An embedding and a cross-entropy whose vocabulary ranks share, after Megatron-LM.
+
+Rank r has the rows from r·V/ranks on. Sources: megatron/core/tensor_parallel/layers.py (VocabParallelEmbedding) and
+cross_entropy.py (VocabParallelCrossEntropy), whose softmax is computed in place of the logits' copy.
+"""
+
+from functools import cache
+from typing import Any
+
+from memmodel_kernels.namespace import functional, namespace
+from memmodel_kernels.parallel.group import Group, all_reduced
+
+
+def _local(indices: Any, group: Group, rows: int) -> tuple[Any, Any]:
+    """Indices among this rank's rows, 0 for those of other ranks; and whether they are of others."""
+    first = group.rank * rows
+    outside = (indices < first) | (indices >= first + rows)
+    return (indices - first).masked_fill(outside, 0), outside
+
+
+def embedded(tokens: Any, weight: Any, group: Group) -> Any:
+    """The rows (b, n, hidden) of the tokens that this rank has, zeros for the others: their sum is the embedding."""
+    local, outside = _local(tokens, group, weight.shape[0])
+    return functional(tokens).embedding(local, weight).masked_fill(outside.unsqueeze(-1), 0.0)
+
+
+def cross_entropy(logits: Any, targets: Any, group: Group, reduction: str = "mean") -> Any:
+    """Cross-entropy of this rank's logits (rows, V/ranks), which are overwritten, and targets (rows)."""
+    losses = _function(namespace(logits)).apply(logits, targets, group)
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+@cache
+def _function(xp: Any) -> Any:
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class VocabularyParallelCrossEntropy(base):  # type: ignore[misc]
+        """The loss of each row; keeps the softmax, in the place of the logits."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any, group: Group) -> Any:
+            logits.sub_(all_reduced(logits.amax(-1), group, "MAX").unsqueeze(-1))
+            local, outside = _local(targets, group, logits.shape[-1])
+            wanted = logits.gather(1, local.unsqueeze(1)).squeeze(1).masked_fill(outside, 0.0)
+            all_reduced(wanted, group)
+            exponentials = logits.exp_()
+            total = all_reduced(exponentials.sum(-1), group)
+            losses = total.log() - wanted
+            exponentials.div_(total.unsqueeze(-1))
+            ctx.save_for_backward(exponentials, local, outside)
+            return losses
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            softmax, local, outside = ctx.saved_tensors
+            rows = xp.arange(local.shape[0], device=local.device)
+            wanted = softmax.gather(1, local.unsqueeze(1)).squeeze(1) - (~outside).to(softmax.dtype)
+            softmax.index_put_((rows, local), wanted)
+            return softmax.mul_(grad.unsqueeze(-1)), None, None
+
+    return VocabularyParallelCrossEntropy

@@ -1,0 +1,58 @@
+"""A rank's share of a model's step: the sizes of what one GPU of a layout holds and computes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from memmodel.dims import Dim, Size
+from memmodel.errors import UsageError
+from memmodel.models.setting import ModelCase
+
+TENSOR = "t"  # letter of the ranks that share each layer
+
+
+def share(case: ModelCase) -> ModelCase:
+    """The case with the sizes of its rank. A size with a letter is then written over that of its divisor: h/t.
+
+    Raises UsageError for choices whose share is not modelled.
+    """
+    for reason in _not_modelled(case):
+        raise UsageError(reason)
+    return replace(case, arch=replace(case.arch, **_of_tensor(case)))
+
+
+def _of_tensor(case: ModelCase) -> dict[str, Any]:
+    """The heads, channels and rows of the vocabulary of one of `tp` ranks."""
+    arch, tp = case.arch, case.layout.tp
+    return {name: over(getattr(arch, name), tp, TENSOR) for name in ("vocab", "ffn", "heads", "kv_heads")}
+
+
+def over(size: Dim, ranks: int, letter: str) -> Dim:
+    """A size over the number of ranks, which divides it."""
+    if ranks == 1:
+        return size
+    return Size(int(size) // ranks, f"{size.letter}/{letter}") if isinstance(size, Size) else size // ranks
+
+
+def _not_modelled(case: ModelCase) -> Iterator[str]:
+    """A sentence for each choice that does not go with the layout yet."""
+    if case.layout.tp > 1:
+        for words, there in _without_tensor_parallel(case).items():
+            if there:
+                yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
+
+
+def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
+    arch = case.arch
+    return {
+        "latent attention": arch.mla is not None,
+        "a mixture of experts": arch.moe is not None,
+        "a norm over all heads of q and k": arch.qk_norm == "all",
+        "low-rank adapters": case.adapter is not None,
+        "autocast": case.autocast,
+        f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
+        "clipping by the norm": case.clip,
+        "updates in backward": case.in_backward,
+        "loss fused": case.loss == "fused",
+        f"sequence-parallel and loss {case.loss}": case.layout.sequence_parallel and case.loss.startswith("chunked"),
+    }

@@ -1,0 +1,58 @@
+"""Training steps of a small decoder over several ranks, on torch or on recording tensors; `xp` is either library."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from memmodel.device import CPU, CUDA
+from memmodel.dtypes import float32
+from memmodel.models.architecture import Architecture
+from memmodel.models.layout import Layout
+from memmodel.models.run import Handles, Label, training
+from memmodel.models.setting import ModelCase
+from memmodel.models.share import share
+from memmodel.recording import Tape
+from memmodel_validate.events import MemoryEvent, program_events
+
+Mark = Callable[[str], None]
+
+# Sizes unlike each other, so that a wrong tensor shows in its bytes.
+LLAMA = Architecture("llama", 104, 2, 48, 80, heads=8, kv_heads=4, head_dim=6, value_dim=6)
+GPT = replace(
+    LLAMA, name="gpt", kv_heads=8, norm="layernorm", activation="gelu-tanh", positions="learned", max_pos=64, tied=True,
+    qkv_bias=True, output_bias=True, ffn_bias=True,
+)  # fmt: skip
+
+LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
+    "decoder_tp": (LLAMA, lambda world: Layout(tp=world)),
+    "decoder_sp": (LLAMA, lambda world: Layout(tp=world, sequence_parallel=True)),
+    "decoder_gpt_tp": (GPT, lambda world: Layout(tp=world)),
+    "decoder_gpt_sp": (GPT, lambda world: Layout(tp=world, sequence_parallel=True)),
+}
+
+
+def whole_case(program: str, world: int) -> ModelCase:
+    """The case that the ranks share."""
+    arch, layout = LAYOUTS[program]
+    return ModelCase(arch, batch=2, seq=16, dtype=float32, layout=layout(world))
+
+
+def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:
+    """A step of one rank."""
+    case = whole_case(program, world)
+    return training(xp, share(replace(case, rank=case.layout.rank(number))), label, handles)
+
+
+def recorded(program: str, world: int, number: int, steps: tuple[str, ...], on_gpu: bool) -> list[MemoryEvent]:
+    """The events of these steps on recording tensors."""
+    from memmodel import recording
+
+    device = CUDA if on_gpu else CPU._replace(threads=1)  # of each process
+    with Tape(device, sites=False) as tape:
+        tape.mark("inputs")
+        step = trained(recording, program, world, number, lambda *_: None, {})
+        for phase in steps:
+            tape.mark(phase)
+            step(lambda _: None)
+        tape.mark("after")
+    return program_events(tape.program)
