@@ -19,7 +19,16 @@ from memmodel.mitigations import mitigations
 from memmodel.prediction import Computed, Model, Prediction, Report, SideBySide, Time, attention_kernels
 from memmodel.program import Program
 from memmodel.scores import make_scores
-from memmodel.step import device_of, memory_of, other_kernels, served_time, time_or_why, transferred
+from memmodel.step import (
+    device_of,
+    memory_of,
+    other_kernels,
+    room_bytes,
+    served_time,
+    time_or_why,
+    timing_bytes,
+    transferred,
+)
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.host import host_of
@@ -346,6 +355,8 @@ def predict_case(
     launches = step_launches(program)
     work = sum((launch.work for launch in launches), start=Work())
     notes += _padding(float(work.flops), sum(float(launch.least.flops) for launch in launches))
+    if case.algorithm == "compiled":
+        notes.append(_first_call(program, gpu))
     time, missing = _time(program, Machine(gpu))
     calibrated, unknown = _expected(case, program, gpu, calibration, told or Told())
     if time is not None:
@@ -362,6 +373,18 @@ def predict_case(
         account(program),
         (*notes, *(f"{op}: {what}" for op, what in tape.unknown.items()), *missing),
         attention_kernels((choice, None) for choice in tape.choices),
+    )
+
+
+def _first_call(program: Program, gpu: Gpu) -> str:
+    """A note on the first call of compiled code, which times kernels."""
+    if "l2" not in gpu.values:
+        return f"the first call also times kernels, with a buffer of the size of L2: not known for {gpu.name}"
+    needed, room = timing_bytes(program, gpu), room_bytes(gpu)
+    unfit = ", more than the GPU has" if room is not None and needed > room else ""
+    return (
+        f"the first call also times kernels, with a buffer of the size of L2 ({bytes_text(gpu.l2_bytes)}) and copies: "
+        f"at most {bytes_text(needed)} alive{unfit}"
     )
 
 

@@ -10,7 +10,7 @@ from memmodel.device import CUDA, Device
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.groups import groups_at_peak
-from memmodel.liveness import Summary, saved_bytes, step_phases, summary
+from memmodel.liveness import Summary, saved_bytes, states, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
 from memmodel.program import COLLECTIVE, Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
@@ -111,6 +111,19 @@ def _replayed(
         if limited.out_of_memory is None:
             return limited, True
     return _run(program, read.closed, torch, gpu, CachingAllocator(config=config)), None if room is None else False
+
+
+def timing_bytes(program: Program, gpu: Gpu) -> int:
+    """The most bytes that are alive while torch.compile times its kernels, in the first call. Needs the GPU's L2.
+
+    Kernels of several configurations run with a buffer of the size of L2, which clears it, and with a copy of what they
+    write in place: of the largest tensor alive, at most (torch/_inductor/runtime, `benchmarking.py` and
+    `triton_heuristics.py`).
+    """
+    at_kernels = (now for now in states(program) if isinstance(now.event, Launch) and now.event.kind == "fused")
+    return gpu.l2_bytes + max(
+        int(now.live) + max(int(storage.nbytes) for storage in now.alive.values()) for now in at_kernels
+    )
 
 
 def usage_by_event(

@@ -16,6 +16,7 @@ from memmodel.masks import Mask
 from memmodel.predictor import predict
 from memmodel.program import Launch, Program
 from memmodel.replay import replay
+from memmodel.step import timing_bytes
 from memmodel.timing import LAUNCH_SECONDS, Machine, kernel_time, share_by_ceiling
 from memmodel.work import Work
 
@@ -209,3 +210,15 @@ def test_linear_layers_with_a_bias_take_cublaslt_s_workspace(torch: str, peak: i
 
     (end, most), (end_alone, most_alone) = end_and_peak(biased=True), end_and_peak(biased=False)
     assert (end - end_alone, most - most_alone) == (kept << 20, peak << 20)
+
+
+def test_the_first_call_of_compiled_code_holds_l2_and_a_copy() -> None:
+    """A forward pass of torch.compile alone: q, k, v and the scores, these once more, and L2, while kernels are timed."""
+    b, h, n, d = 1, 32, 4096, 128
+    (found,) = predict("A100", "compiled", batch=b, heads=h, seq=n, head_dim=d, phase="inference").predictions
+    scores, operand = 2 * b * h * n * n, 2 * b * h * n * d
+    needed = 3 * operand + 2 * scores + 40 * MiB
+    assert timing_bytes(record(found.case), load_gpu("A100")) == needed
+    assert any(f"at most {needed / 2**30:.2f} GiB" in note for note in found.notes)
+    (large,) = predict("T4", "compiled", heads=56, seq=11 * 1024, dtype="fp16", phase="inference").predictions
+    assert large.memory.fits and any(note.endswith("more than the GPU has") for note in large.notes)
