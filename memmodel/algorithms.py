@@ -30,10 +30,11 @@ class Algorithm(NamedTuple):
         dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
+        sink_keys: whether it sees the first keys beside a window.
         packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
         cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
-        scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap".
+        scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap", "sinks".
         given: makes what is there before the step beside q, k and v, from the case: tensors by name.
     """
 
@@ -47,6 +48,7 @@ class Algorithm(NamedTuple):
     note: str = ""
     cached: bool = False
     packed: bool = False
+    sink_keys: bool = False
     scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
@@ -58,10 +60,10 @@ def tiles_of(case: Case) -> Any:
     return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim))
 
 
-def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
+def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, sinks: Tensor | None = None) -> Any:
     from memmodel_kernels.naive import naive
 
-    return naive(q, k, v, case.mask, case.dropout, bias, case.scores.softcap)
+    return naive(q, k, v, case.mask, case.dropout, bias, case.scores.softcap, sinks)
 
 
 def _by_hand(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -76,10 +78,12 @@ def _chunked(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return chunked(q, k, v, case.mask, case.chunk)
 
 
-def _checkpointed(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Any:
+def _checkpointed(
+    case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, sinks: Tensor | None = None
+) -> Any:
     from memmodel_kernels.checkpointed import checkpointed
 
-    return checkpointed(q, k, v, case.mask, case.dropout, bias, case.scores.softcap)
+    return checkpointed(q, k, v, case.mask, case.dropout, bias, case.scores.softcap, sinks)
 
 
 def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -204,8 +208,8 @@ _SDPA_TITLES = {
 }
 _ADDED = ("fixed", "learned", "alibi")
 _ALL = (
-    Algorithm("naive", "naive attention", _naive, dropout=True, scores=(*_ADDED, "softcap")),
-    Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True),
+    Algorithm("naive", "naive attention", _naive, dropout=True, sink_keys=True, scores=(*_ADDED, "softcap", "sinks")),
+    Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True, sink_keys=True),
     Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN),
     Algorithm(
         "flash-deterministic",
@@ -215,7 +219,9 @@ _ALL = (
         tiled=True,
         note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),
-    Algorithm("sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True, scores=_ADDED),
+    Algorithm(
+        "sdpa", "PyTorch's SDPA", _sdpa(*_SDPA_TITLES), dropout=True, chooses=True, sink_keys=True, scores=_ADDED
+    ),
     *(
         Algorithm(
             f"sdpa-{name}",
@@ -224,6 +230,7 @@ _ALL = (
             dropout=True,
             chooses=True,
             fused=name != MATH,
+            sink_keys=True,
             scores=_ADDED,
         )
         for name, title in _SDPA_TITLES.items()
@@ -264,18 +271,27 @@ _ALL = (
         "FlexAttention, compiled",
         _flex,
         chooses=True,
+        sink_keys=True,
         fused=True,
         note="blocks of 128 x 128 pairs are visited whole; making the block mask and autotuning are not counted",
         scores=(*_ADDED, "softcap"),
         given=_flex_given,
     ),
     Algorithm("chunked", "query-chunked attention", _chunked),
-    Algorithm("checkpointed", "naive, checkpointed", _checkpointed, dropout=True, scores=(*_ADDED, "softcap")),
+    Algorithm(
+        "checkpointed",
+        "naive, checkpointed",
+        _checkpointed,
+        dropout=True,
+        sink_keys=True,
+        scores=(*_ADDED, "softcap", "sinks"),
+    ),
     Algorithm(
         "compiled",
         "naive under torch.compile",
         _compiled,
         dropout=True,
+        sink_keys=True,
         note="a model of the compiler: what its partitioner keeps and which buffers it allocates",
     ),
     Algorithm("decode", "decoding with a KV cache", _decode, cached=True),
@@ -327,16 +343,16 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
             dout = _input(tape, "dout", (*rows, e), case.dtype, False)
         given = chosen.given(case) if chosen.given else {}
         tape.names |= {tensor.storage.key: name for name, tensor in given.items()}
-        bias = _bias_of(tape, case)
+        added = _bias_of(tape, case) | _sinks_of(tape, case)
         tape.grad_enabled = grads
         tape.mark("forward")
-        output = chosen.run(case, q, k, v, *(pages or ()), *given.values(), **bias)
+        output = chosen.run(case, q, k, v, *(pages or ()), *given.values(), **added)
         if case.phase == "train":
             tape.mark("backward")
             output.backward(dout)
         tape.mark("after")
         del output
-        for x in (q, k, v, *bias.values()):
+        for x in (q, k, v, *added.values()):
             x.grad = None
     return tape
 
@@ -350,6 +366,13 @@ def _bias_of(tape: Tape, case: Case) -> dict[str, Tensor]:
         return {"bias": _input(tape, "ALiBi slopes", (case.heads,), float32, False)}
     learns = kind == "learned" and case.phase != "inference"
     return {"bias": _input(tape, "bias", (1, case.heads, case.seq, case.kv_seq), case.dtype, learns)}
+
+
+def _sinks_of(tape: Tape, case: Case) -> dict[str, Tensor]:
+    """A logit a head, an input that learns."""
+    if not case.scores.sinks:
+        return {}
+    return {"sinks": _input(tape, "sinks", (case.heads,), case.dtype, case.phase != "inference")}
 
 
 def check_splits(case: Case) -> None:
@@ -420,6 +443,9 @@ def _check(chosen: Algorithm, case: Case) -> None:
             )
     if chosen.cached and case.phase != "inference":
         raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
+    if case.mask.sinks and not chosen.sink_keys:
+        others = ", ".join(other.name for other in _ALL if other.sink_keys)
+        raise UsageError(f"{chosen.name} has no sink keys: it skips all keys before the window; choose {others}")
     if case.cache != PLAIN and chosen.name != "decode":
         raise UsageError(f"{chosen.name} with {case.cache.described()}: pages, cache types and splits are decode's")
     if chosen.name == "decode" and case.dtype == float64:

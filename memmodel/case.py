@@ -75,7 +75,7 @@ class Case:
             "kv_seq": f"kv seq {self.kv_seq}",
             "head_dim": f"head dim {self.head_dim}",
             "value_dim": f"value dim {self.value_dim}",
-            "mask": f"window {self.mask.window}" if self.mask.window else "causal" if self.mask.causal else "no mask",
+            "mask": self.mask.described(),
             "dropout": f"dropout {self.dropout:g}" if self.dropout else "no dropout",
             "cache": self.cache.described(),
             "scores": self.scores.described(),

@@ -13,11 +13,14 @@ from memmodel.errors import UsageError, choice
 class Mask(NamedTuple):
     """The keys that a query sees: all, those not after it (`causal`), or only the last `window` of these.
 
-    `window` counts keys, including that at the query's own position; it implies `causal`.
+    `window` counts keys, including that at the query's own position; it implies `causal`. The first `sinks` keys stay
+    seen by every query after them, beside the window (Xiao et al., "Efficient Streaming Language Models with Attention
+    Sinks", 2023).
     """
 
     causal: bool = False
     window: Dim | None = None
+    sinks: int = 0
 
     @property
     def name(self) -> str:
@@ -31,13 +34,13 @@ class Mask(NamedTuple):
         seen = n * (m - n) + _triangle(n) if self._all_see(n, m) else _triangle(m)
         if self.window is None:
             return seen
-        beyond = maximum(m - self.window, 0)  # keys before the last query's window
+        beyond = maximum(m - self.window - self.sinks, 0)  # keys that the last query does not see
         unseen = _triangle(minimum(beyond, n)) + maximum(beyond - n, 0) * n
         return seen - unseen
 
     def keys(self, n: Dim, m: Dim) -> Dim:
-        """How many of m keys some of n queries sees: the last ones, where a window hides the others."""
-        return m if self.window is None or same(n, m) else minimum(m, n + self.window - 1)
+        """How many of m keys some of n queries sees: the sinks and the last ones, where a window hides the others."""
+        return m if self.window is None or same(n, m) else minimum(m, n + self.window - 1 + self.sinks)
 
     def _all_see(self, n: Dim, m: Dim) -> bool:
         """Whether each query sees a key (n <= m). Raises UsageError for arrays where only some do."""
@@ -60,27 +63,33 @@ class Mask(NamedTuple):
         ends = _ramp(tiles - 1, rows, rows + offset, cols, up=True) + ceil_div(m, cols)
         if self.window is None:
             return ends
-        starts = _ramp(tiles, rows, offset - self.window + 1, cols, up=False)
+        # Blocks before a tile's first one are not visited, but for those of the sinks.
+        starts = _ramp(tiles, rows, offset - self.window + 1 - ceil_div(self.sinks, cols) * cols, cols, up=False)
         return ends - starts
 
     def edge_blocks(self, n: Dim, rows: int, cols: int) -> Dim:
         """Blocks that the mask's edge crosses, for tiles aligned with it: only these need masking.
 
-        The diagonal leaves a tile of `rows` queries after `rows` keys; a window has a second edge.
+        The diagonal leaves a tile of `rows` queries after `rows` keys; a window has a second edge, and sinks have
+        theirs inside a block.
         """
         if not self.causal:
             return 0
-        return ceil_div(n, rows) * ceil_div(rows, cols) * (1 if self.window is None else 2)
+        edges = ceil_div(n, rows) * ceil_div(rows, cols) * (1 if self.window is None else 2)
+        return edges + ceil_div(n, rows) if self.sinks % cols else edges
 
     def most_keys(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
         """Key blocks of the query tile that visits most: the last, which sees all keys unless a window limits it."""
         seen = m if self.window is None else minimum(m, self.window + rows - 1)
-        return minimum(ceil_div(m, cols), ceil_div(seen, cols) + (0 if self.window is None else 1))
+        more = ceil_div(self.sinks, cols) + (0 if self.window is None else 1)
+        return minimum(ceil_div(m, cols), ceil_div(seen, cols) + more)
 
     def most_queries(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
         """Query blocks of the key tile that is visited most: the first, by all queries unless a window limits them."""
-        seen = n if self.window is None else minimum(n, self.window + cols - 1)
-        return minimum(ceil_div(n, rows), ceil_div(seen, rows) + (0 if self.window is None else 1))
+        if self.window is None or self.sinks:
+            return ceil_div(n, rows)
+        seen = minimum(n, self.window + cols - 1)
+        return minimum(ceil_div(n, rows), ceil_div(seen, rows) + 1)
 
     def _symbolic_blocks(self, n: Dim, m: Dim, rows: int, cols: int) -> Dim:
         if not same(n, m) or self.window is not None:
@@ -98,25 +107,46 @@ class Mask(NamedTuple):
         after = xp.ones(n, m, dtype=xp.bool, device=like.device).triu(m - n + 1)
         if self.window is None:
             return after
-        return after | xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n - self.window)
+        before = xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n - self.window)
+        if self.sinks:
+            before.narrow(1, 0, self.sinks).zero_()
+        return after | before
 
     def allowed(self, xp: Any, like: Any, n: Dim, m: Dim) -> Any:
         """A bool tensor (n, m), true where a pair counts, as scaled_dot_product_attention takes it; None without."""
         if not self.causal:
             return None
         seen = xp.ones(n, m, dtype=xp.bool, device=like.device).tril(m - n)
-        return seen if self.window is None else seen.triu(m - n - self.window + 1)
+        if self.window is None:
+            return seen
+        near = seen.triu(m - n - self.window + 1)
+        if self.sinks:
+            near.narrow(1, 0, self.sinks).copy_(seen.narrow(1, 0, self.sinks))
+        return near
 
     def check(self, n: int, m: int) -> None:
-        """Raises UsageError for a window that is not between 1 and the number of keys."""
-        if self.window is not None and not 1 <= self.window <= m:
+        """Raises UsageError for a window that is not between 1 and the number of keys, or sinks beyond the rest."""
+        if self.window is None:
+            if self.sinks:
+                raise UsageError(f"{self.sinks} sink keys without a window: every key is seen; add --window")
+        elif not 1 <= self.window <= m:
             raise UsageError(f"window {self.window} with {m} keys: give a window from 1 to {m}, or no window")
+        elif not 0 <= self.sinks <= m - self.window:
+            raise UsageError(
+                f"{self.sinks} sink keys beside a window of {self.window} of {m} keys: give at most {m - self.window}"
+            )
+
+    def described(self) -> str:
+        """The mask in words: "window 4096, 4 sink keys"."""
+        if self.window is None:
+            return "causal" if self.causal else "no mask"
+        return f"window {self.window}" + (f", {self.sinks} sink keys" if self.sinks else "")
 
 
 NO_MASK = Mask()
 
 
-def mask(name: str | None, window: int | None = None) -> Mask:
+def mask(name: str | None, window: int | None = None, sinks: int = 0) -> Mask:
     """The mask called none, causal or window (which needs `window`), in any case; the name may be left out.
 
     Raises UsageError for another name, and for a window without its size.
@@ -124,7 +154,7 @@ def mask(name: str | None, window: int | None = None) -> Mask:
     name = choice("mask", name or ("none" if window is None else "window"), ("none", "causal", "window"))
     if window is None and name == "window":
         raise UsageError("mask 'window' needs its size: add --window")
-    return Mask(causal=name == "causal" or window is not None, window=window)
+    return Mask(name == "causal" or window is not None, window, sinks)
 
 
 def _triangle(n: Dim) -> Dim:

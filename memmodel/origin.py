@@ -66,6 +66,7 @@ def origin(site: Site | None) -> Origin | None:
     if site is None:
         return None
     inner, _ = site.frames[0]
+    function = inner.co_qualname.rpartition("<locals>.")[2]
     line = 0
     for depth, (code, instruction) in enumerate(site.frames):
         span = _span(code, instruction)
@@ -76,11 +77,11 @@ def origin(site: Site | None) -> Origin | None:
         if source is None:
             break
         if span in source.assigned:
-            return Origin(source.assigned[span], inner.co_qualname, inner.co_filename, line)
+            return Origin(source.assigned[span], function, inner.co_filename, line)
         if span not in source.returned:
             name = "output" if depth else _text(source, span)
-            return Origin(name, inner.co_qualname, inner.co_filename, line)
-    return Origin("output", inner.co_qualname, inner.co_filename, line)
+            return Origin(name, function, inner.co_filename, line)
+    return Origin("output", function, inner.co_filename, line)
 
 
 @cache

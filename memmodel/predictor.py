@@ -69,6 +69,7 @@ class Configuration(TypedDict, total=False):
     dtype: str | DType | None
     mask: str | Mask | None
     window: int | None
+    sink_keys: int | None
     dropout: float
     phase: str
     chunk: int
@@ -77,6 +78,7 @@ class Configuration(TypedDict, total=False):
     num_splits: int | None
     bias: str | None
     softcap: float | None
+    sinks: bool
     deterministic: bool
     torch: str
     config: AllocatorConfig | None
@@ -114,6 +116,7 @@ def predict(
     dtype: str | DType | None = None,
     mask: str | Mask | None = None,
     window: int | None = None,
+    sink_keys: int | None = None,
     dropout: float = 0.0,
     phase: str = "train",
     chunk: int = 1024,
@@ -122,6 +125,7 @@ def predict(
     num_splits: int | None = None,
     bias: str | None = None,
     softcap: float | None = None,
+    sinks: bool = False,
     deterministic: bool = False,
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
@@ -146,6 +150,7 @@ def predict(
         dtype: "bf16" (the default), "fp16", "fp32" or "fp64".
         mask: "none", "causal" or "window", or a `Mask`.
         window: keys a query sees, itself included.
+        sink_keys: first keys that every query sees beside its window.
         dropout: its probability.
         phase: "inference", "forward" (kept for backward) or "train" (forward and backward).
         chunk: queries at a time in "chunked".
@@ -154,6 +159,7 @@ def predict(
         num_splits: parts in which "decode" reads the keys; flash-attention's choice where not given.
         bias: what is added to scores: "none", "fixed" (1, heads, seq, kv_seq), "learned" (with a gradient) or "alibi".
         softcap: c in c tanh(scores / c).
+        sinks: whether a learned logit a head takes part in every row's softmax (gpt-oss).
         deterministic: as torch.use_deterministic_algorithms(True).
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
@@ -177,6 +183,7 @@ def predict(
         dtype=dtype,
         mask=mask,
         window=None if window is None else check_size("window", window),
+        sink_keys=None if sink_keys is None else check_size("sink_keys", sink_keys),
         dropout=dropout,
         phase=phase,
         chunk=chunk,
@@ -185,6 +192,7 @@ def predict(
         num_splits=num_splits,
         bias=bias,
         softcap=softcap,
+        sinks=sinks,
         deterministic=deterministic,
         torch=torch,
     )
@@ -258,14 +266,15 @@ def cases_of(
         window = of_model[1]
     elif window is not None and named == "none":
         raise UsageError(f"--mask none and --window {window}: give one of them")
+    sink_keys = given.pop("sink_keys", None) or 0
     cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
-    scores = make_scores(given.pop("bias", None), given.pop("softcap", None))
+    scores = make_scores(*(given.pop(name, None) for name in ("bias", "softcap", "sinks")))
     arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
     case = make_case(
         cache=cache,
         scores=scores,
         dtype_name=arguments.pop("dtype"),
-        mask=mask if isinstance(mask, Mask) else mask_named(mask, window),
+        mask=mask if isinstance(mask, Mask) else mask_named(mask, window, sink_keys),
         **arguments,
     )
     cases = [replace(case, algorithm=name) for name in names]

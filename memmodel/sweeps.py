@@ -65,6 +65,8 @@ class Sweep:
             "mask": self.case.mask.name,
             "window": self.case.mask.window,
         }
+        if self.case.mask.sinks:
+            common["sink_keys"] = self.case.mask.sinks
         if self.gpu is not None:
             common = {"gpu": self.gpu.id, **common}
         for values in zip(*(column.tolist() for column in columns.values()), strict=True):

@@ -10,7 +10,6 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, Case, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.masks import Mask
 from memmodel.models.one_layer import model_of
 from memmodel.prediction import Memory
 from memmodel.search import last_true
@@ -56,7 +55,7 @@ def resized(case: Case, over: str, size: int) -> Case:
     Keys equal to queries stay equal, and so do the two head dims; key/value heads keep their ratio to heads.
     """
     if over == "window":
-        return replace(case, mask=Mask(causal=True, window=size))
+        return replace(case, mask=case.mask._replace(causal=True, window=size))
     sizes: dict[str, Any] = {over: size}
     twin = {"seq": "kv_seq", "head_dim": "value_dim"}.get(over)
     if twin and getattr(case, twin) == getattr(case, over):

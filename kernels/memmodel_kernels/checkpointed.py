@@ -8,9 +8,19 @@ from memmodel_kernels.namespace import checkpoint
 
 
 def checkpointed(
-    q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0, bias: Any = None, softcap: float | None = None
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    bias: Any = None,
+    softcap: float | None = None,
+    sinks: Any = None,
 ) -> Any:
     """`naive`, recomputed in backward. Shapes as for `naive`."""
-    if bias is None:
-        return checkpoint(lambda a, b, c: naive(a, b, c, mask, dropout, None, softcap), q, k, v)
-    return checkpoint(lambda a, b, c, d: naive(a, b, c, mask, dropout, d, softcap), q, k, v, bias)
+    given = {name: tensor for name, tensor in (("bias", bias), ("sinks", sinks)) if tensor is not None}
+
+    def again(q: Any, k: Any, v: Any, *others: Any) -> Any:
+        return naive(q, k, v, mask, dropout, softcap=softcap, **dict(zip(given, others, strict=True)))
+
+    return checkpoint(again, q, k, v, *given.values())

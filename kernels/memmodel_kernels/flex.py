@@ -52,6 +52,9 @@ def _seen(mask: Mask, offset: int) -> Any:
 
     def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
         last = query + offset
-        return key <= last if mask.window is None else (key <= last) & (key > last - mask.window)
+        if mask.window is None:
+            return key <= last
+        near = key > last - mask.window
+        return (key <= last) & (near | (key < mask.sinks) if mask.sinks else near)
 
     return sees

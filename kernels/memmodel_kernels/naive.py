@@ -16,11 +16,13 @@ def naive(
     dropout: float = 0.0,
     bias: Any = None,
     softcap: float | None = None,
+    sinks: Any = None,
 ) -> Any:
     """softmax(Q K^T / sqrt(d)) V with the library's softmax.
 
     Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e). `bias` is added
-    to the scores: (1, h, n, m), or ALiBi's slopes (h,). `softcap` c makes them c tanh(scores / c).
+    to the scores: (1, h, n, m), or ALiBi's slopes (h,). `softcap` c makes them c tanh(scores / c). `sinks` (h,) are
+    logits that take part in every row's softmax, as a key without a value would (gpt-oss in Hugging Face, eager).
     """
     xp = namespace(q)
     k, v = repeated(k, q), repeated(v, q)
@@ -32,10 +34,21 @@ def naive(
     blocked = mask.blocked(xp, q, q.shape[-2], k.shape[-2])
     if blocked is not None:
         scores = scores.masked_fill(blocked, float("-inf"))
-    probs = scores.softmax(-1)
+    if sinks is None:  # noqa: SIM108  # reports name a tensor by what it is assigned to
+        probs = scores.softmax(-1)
+    else:
+        probs = _with_sinks(scores, sinks)
     if dropout:
         probs = xp.dropout(probs, dropout, True)
     return probs @ v
+
+
+def _with_sinks(scores: Any, sinks: Any) -> Any:
+    """Softmax over the keys and a sink a head, whose column is left out of the result."""
+    b, h, n, m = scores.shape
+    wider = namespace(scores).cat([scores, sinks[None, :, None, None].expand(b, h, n, 1)], -1)
+    wider = wider - wider.max(-1, keepdim=True)[0]
+    return wider.softmax(-1).narrow(-1, 0, m)
 
 
 def naive_by_hand(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:

@@ -69,9 +69,9 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
 def _case(case: Case) -> dict[str, Any]:
     """The configuration: sizes, dtype, mask, phase."""
     names = (*SIZES, "dtype", "dropout", "phase", "chunk", "deterministic", "torch")
-    mask = {"mask": case.mask.name, "window": case.mask.window}
+    mask = {"mask": case.mask.name, "window": case.mask.window, "sink_keys": case.mask.sinks}
     cache = {"page_size": case.cache.page, "cache_dtype": encoded(case.cache.dtype), "num_splits": case.cache.splits}
-    scores = {"bias": case.scores.bias or "none", "softcap": case.scores.softcap}
+    scores = {"bias": case.scores.bias or "none", "softcap": case.scores.softcap, "sinks": case.scores.sinks}
     return {name: encoded(getattr(case, name)) for name in names} | mask | cache | scores
 
 

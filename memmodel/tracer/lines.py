@@ -55,7 +55,7 @@ def lines_of(program: Program, labels: Mapping[int, str], forward_of: Mapping[in
         SourceLine(
             file,
             line,
-            users_frame(made[0][2])[0].co_qualname,
+            users_frame(made[0][2])[0].co_qualname.rpartition("<locals>.")[2],
             _text(file, line),
             sum(nbytes for nbytes, _, _ in made),
             tuple(dict.fromkeys(name for _, name, _ in sorted(made, key=lambda m: -m[0]))),

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from memmodel.masks import Mask
+from memmodel_kernels.naive import naive
 from memmodel_kernels.sdpa import sdpa
 from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
 from torch_events import Body, in_order, real_events, recorded_events, without
@@ -107,6 +109,35 @@ def test_algorithms(name: str, mask: Mask, kv_heads: int, keys: int, grads: bool
 
 
 @pytest.mark.parametrize("name", ["naive", "naive_by_hand", "checkpointed"])
+def test_sink_keys(name: str) -> None:
+    same_events(algorithm_body(name, Mask(True, 37, 3), 2, 300, 0.0, True))
+
+
+@pytest.mark.parametrize("name", ["naive", "checkpointed"])
+def test_sinks(name: str) -> None:
+    """gpt-oss: a logit a head, which learns, is a column more of the scores."""
+    import memmodel_kernels
+
+    def body(t: Any) -> None:
+        q, k, v = (t.empty(B, 5, N, D, requires_grad=True) for _ in range(3))
+        sinks, upstream = t.empty(5, requires_grad=True), t.empty(B, 5, N, D)
+        for _ in range(2):
+            q.grad = k.grad = v.grad = sinks.grad = None
+            getattr(memmodel_kernels, name)(q, k, v, Mask(causal=True), sinks=sinks).backward(upstream)
+
+    same_events(body)
+
+
+def test_sinks_only_take_from_the_rows() -> None:
+    """Probabilities are exp(s) over the sum of the row's and of exp(sink): the output is smaller by that factor."""
+    q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+    sinks = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    powers = (q @ k.mT / 2).exp()
+    expected = powers @ v / (powers.sum(-1, keepdim=True) + sinks.exp()[:, None, None])
+    torch.testing.assert_close(naive(q, k, v, sinks=sinks), expected)
+
+
+@pytest.mark.parametrize("name", ["naive", "naive_by_hand", "checkpointed"])
 def test_algorithms_with_dropout(name: str) -> None:
     same_events(algorithm_body(name, Mask(causal=True), 4, N, 0.1, True))
 
@@ -150,7 +181,7 @@ def test_the_comparison_can_fail() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=37)], ids=lambda mask: mask.name)
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(True, 37, 3)], ids=lambda mask: mask.name)
 @pytest.mark.parametrize("groups", [1, 3])
 def test_scaled_dot_product_attention_by_plain_operators(groups: int, mask: Mask, dtype: str) -> None:
     """PyTorch's own composite, forward and backward, with and without shared heads."""

@@ -15,7 +15,7 @@ from memmodel.case import make_case
 from memmodel.masks import Mask
 from memmodel_kernels.flex import _seen
 
-MASKS = [Mask(causal=True), Mask(causal=True, window=200), Mask(causal=True, window=1)]
+MASKS = [Mask(causal=True), *(Mask(True, window, sinks) for window, sinks in ((200, 0), (1, 0), (200, 4), (1, 130)))]
 
 
 def predicted(**options: Any) -> Any:
@@ -27,7 +27,7 @@ def block_mask_of(mask: Mask, n: int, m: int) -> Any:
 
 
 @pytest.mark.parametrize(("n", "m"), [(1024, 1024), (1000, 1000), (300, 1500)])
-@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: f"{mask.name}-{mask.window}")
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: f"{mask.name}-{mask.window}-{mask.sinks}")
 def test_the_block_mask_is_pytorch_s(mask: Mask, n: int, m: int) -> None:
     """Its tensors' bytes, and the blocks that it leaves, each of which is visited whole."""
     theirs = block_mask_of(mask, n, m)

@@ -15,7 +15,7 @@ def allowed(kind: Mask, n: int, m: int, i: int, j: int) -> bool:
     position = i + m - n
     if kind.causal and j > position:
         return False
-    return kind.window is None or j > position - kind.window
+    return kind.window is None or j > position - kind.window or j < kind.sinks
 
 
 @st.composite
@@ -23,7 +23,8 @@ def cases(draw: st.DrawFn) -> tuple[Mask, int, int]:
     m = draw(st.integers(1, 60))
     n = draw(st.integers(1, m))
     window = draw(st.one_of(st.none(), st.integers(1, m)))
-    return Mask(causal=draw(st.booleans()) or window is not None, window=window), n, m
+    sinks = 0 if window is None else draw(st.integers(0, m - window))
+    return Mask(draw(st.booleans()) or window is not None, window, sinks), n, m
 
 
 @given(cases())
@@ -40,13 +41,13 @@ def test_keys_are_those_that_some_query_sees(case: tuple[Mask, int, int]) -> Non
 
 @given(cases(), st.sampled_from([1, 2, 4, 16]), st.sampled_from([1, 3, 4, 8]))
 def test_blocks_are_those_that_a_kernel_visits(case: tuple[Mask, int, int], rows: int, cols: int) -> None:
-    """Row tile i loops over the key tiles from its first query's window to its last row's position."""
+    """Row tile i loops over the sinks' key tiles, and from its first query's window to its last row's position."""
     kind, n, m = case
     visited = 0
     for start in range(0, n, rows):
         last = min(m, start + rows + m - n) if kind.causal else m
         first = max(0, start + m - n - kind.window + 1) if kind.window else 0
-        visited += len(range(first // cols * cols, last, cols))
+        visited += len({*range(first // cols * cols, last, cols), *range(0, min(kind.sinks, last), cols)})
     assert kind.blocks(n, m, rows, cols) == visited
 
 
@@ -62,8 +63,10 @@ def test_arrays_count_like_ints(case: tuple[Mask, int, int]) -> None:
 def test_the_tensor_blocks_what_does_not_count(case: tuple[Mask, int, int]) -> None:
     kind, n, m = case
     blocked = kind.blocked(torch, torch.empty(0), n, m)
-    kept = n * m if blocked is None else int((~blocked).sum())
-    assert kept == kind.pairs(n, m)
+    seen = kind.allowed(torch, torch.empty(0), n, m)
+    kept = torch.ones(n, m, dtype=torch.bool) if blocked is None else ~blocked
+    assert int(kept.sum()) == kind.pairs(n, m)
+    assert seen is None or torch.equal(seen, kept)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(128, 64), (64, 64), (64, 128)])
@@ -86,3 +89,7 @@ def test_wrong_masks_are_named() -> None:
         mask("window")
     with pytest.raises(UsageError, match="window 4097 with 4096 keys: give a window from 1 to 4096"):
         mask("window", 4097).check(4096, 4096)
+    with pytest.raises(UsageError, match="4 sink keys without a window: every key is seen; add --window"):
+        mask("causal", sinks=4).check(4096, 4096)
+    with pytest.raises(UsageError, match="5 sink keys beside a window of 4092 of 4096 keys: give at most 4"):
+        mask("window", 4092, 5).check(4096, 4096)
