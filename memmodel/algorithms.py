@@ -11,7 +11,7 @@ from memmodel.cache import PLAIN
 from memmodel.case import Case
 from memmodel.cublas import parse_torch_version
 from memmodel.dims import same
-from memmodel.dtypes import DType, float32, float64, int32
+from memmodel.dtypes import FP8, DType, float32, float64, int32, short_name
 from memmodel.errors import UsageError, unknown
 from memmodel.masks import NO_MASK, Mask
 from memmodel.program import Program
@@ -30,7 +30,7 @@ class Algorithm(NamedTuple):
         dropout: whether it takes dropout. fused: whether scores stay on chip whatever the case.
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
-        sink_keys: whether it sees the first keys beside a window.
+        sink_keys: whether it sees the first keys beside a window. fp8: whether it multiplies in fp8.
         packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
         cached: whether keys and values are a cache, to which the new ones are written.
         note: printed beside its numbers.
@@ -49,6 +49,7 @@ class Algorithm(NamedTuple):
     cached: bool = False
     packed: bool = False
     sink_keys: bool = False
+    fp8: bool = False
     scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
@@ -265,7 +266,7 @@ _ALL = (
         packed=True,
         given=_offsets,
     ),
-    Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True, scores=("softcap",)),
+    Algorithm("flash-attn-3", "flash-attn 3", _flash_attn_3, chooses=True, fused=True, fp8=True, scores=("softcap",)),
     Algorithm(
         "flex",
         "FlexAttention, compiled",
@@ -443,6 +444,12 @@ def _check(chosen: Algorithm, case: Case) -> None:
             )
     if chosen.cached and case.phase != "inference":
         raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
+    if case.dtype in FP8 and not chosen.fp8:
+        others = ", ".join(other.name for other in _ALL if other.fp8)
+        raise UsageError(
+            f"{chosen.name} in {short_name(case.dtype)}: its products are not in fp8; take -a {others} --phase "
+            "inference on Hopper, or --dtype bf16 (a KV cache alone: --cache-dtype fp8)"
+        )
     if case.mask.sinks and not chosen.sink_keys:
         others = ", ".join(other.name for other in _ALL if other.sink_keys)
         raise UsageError(f"{chosen.name} has no sink keys: it skips all keys before the window; choose {others}")

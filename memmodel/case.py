@@ -148,8 +148,8 @@ def make_case(
             "kv-seq must be at least seq"
         )
     return Case(
-        algorithm, dtype=dtype(dtype_name), mask=chosen, dropout=dropout, phase=phase, torch=torch, cache=cache,
-        scores=scores, deterministic=deterministic, **sizes,
+        algorithm, dtype=dtype(dtype_name, fp8=True), mask=chosen, dropout=dropout, phase=phase, torch=torch,
+        cache=cache, scores=scores, deterministic=deterministic, **sizes,
     )  # fmt: skip
 
 

@@ -25,10 +25,11 @@ int64 = DType("int64", 8, floating=False)
 int32 = DType("int32", 4, floating=False)
 float8_e4m3fn = DType("float8_e4m3fn", 1)
 float8_e5m2 = DType("float8_e5m2", 1)
+FP8 = (float8_e4m3fn, float8_e5m2)
 uint64 = DType("uint64", 8, floating=False)
 uint8 = DType("uint8", 1, floating=False)
 bool_ = DType("bool", 1, floating=False)
-_FLOATING = (float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2)
+_FLOATING = (float64, float32, float16, bfloat16, *FP8)
 _KNOWN = {t.name: t for t in (*_FLOATING, int64, int32, uint64, uint8, bool_)}
 
 
@@ -70,15 +71,18 @@ _FP8 = {
     "fp8": float8_e4m3fn,
     "fp8_e4m3": float8_e4m3fn,
     "fp8_e5m2": float8_e5m2,
-    **{t.name: t for t in (float8_e4m3fn, float8_e5m2)},
+    **{t.name: t for t in FP8},
 }
 
 
-def dtype(name: "str | DType") -> DType:
-    """The floating type called `name`: torch's name or the short form (`bf16`). Raises UsageError for others."""
+def dtype(name: "str | DType", fp8: bool = False) -> DType:
+    """The floating type called `name`: torch's name or the short form (`bf16`); those of 8 bits where `fp8` says so.
+
+    Raises UsageError for others.
+    """
     if isinstance(name, DType):
         return name
-    found = (_SHORT | _LONG).get(str(name).casefold().removeprefix("torch."))
+    found = (_SHORT | _LONG | (_FP8 if fp8 else {})).get(str(name).casefold().removeprefix("torch."))
     if found is None:
         if str(name).casefold().startswith(("fp8", "float8", "fp4", "fp6", "int")):
             raise UsageError(f"dtype {name} is not modelled yet: take fp16, bf16, fp32 or fp64")
@@ -97,6 +101,11 @@ def cache_dtype(name: "str | DType") -> DType:
     if found is None:
         raise unknown("cache dtype", name, ["bf16", "fp16", "fp32", "fp8", "fp8_e4m3", "fp8_e5m2"])
     return found
+
+
+def peak_name(kind: DType) -> str:
+    """The name of a GPU's peak for products of this type: one for both kinds of fp8."""
+    return "fp8" if kind in FP8 else short_name(kind)
 
 
 def short_name(kind: DType) -> str:

@@ -9,7 +9,7 @@ from memmodel.algorithms import ALGORITHMS, algorithm, check_splits, recorded, s
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import TWINS, Case, check_size, make_cache, make_case
 from memmodel.cublas import parse_torch_version
-from memmodel.dtypes import DType
+from memmodel.dtypes import FP8, DType
 from memmodel.errors import UsageError, shortened
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import step_launches
@@ -307,8 +307,9 @@ def predict_cases(
     cases = on_gpu(cases, device)
     rates = calibration or expected_rates(device, cases[0].dtype.itemsize)
     told = told._replace(served=calibration is None or told.kernel is not None)
-    shown = None if told.served and all(map(serves, cases)) else rates  # a serving kernel's origin is in its notes
     predictions = tuple(predict_case(case, device, config, rates, told) for case in cases)
+    in_notes = all((told.served and serves(each.case)) or each.calibrated is None for each in predictions)
+    shown = None if in_notes else rates
     return Report(
         device,
         predictions,
@@ -405,6 +406,8 @@ def _expected(
         return served_time(case, gpu, told.kernel)
     if calibration is None:
         return None, []
+    if case.dtype in FP8:
+        return None, ["no expected time: no run in fp8 is on record"]
     host = None if told.host is None else host_of(told.host)
     time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), host=host))
     return time, [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])

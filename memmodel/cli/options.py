@@ -161,7 +161,7 @@ _LIKE = click.option(
     help="Take heads, head dim and mask of a model, such as llama-3-8b (`memmodel models` lists them).",
 )
 _KIND = (
-    click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32 or fp64. [default: bf16]"),
+    click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32, fp64, or fp8 (flash-attn-3). [default: bf16]"),
     click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]"),
     click.option("--window", type=SIZE, help="Keys a query sees, itself included."),
     click.option("--sink-keys", type=SIZE, help="First keys that stay seen beside the window. [default: 0]"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from memmodel.dtypes import DType, short_name
+from memmodel.dtypes import DType, peak_name
 from memmodel.errors import UsageError, unknown
 from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 
@@ -130,7 +130,7 @@ class Gpu:
 
     def peak(self, dtype: DType, pipe: Pipe = "tensor") -> float:
         """Return dense FLOP/s of `dtype` on `pipe`. fp32 is true fp32: TF32 is `peak_by_name("tf32")`."""
-        return self.peak_by_name(short_name(dtype), pipe)
+        return self.peak_by_name(peak_name(dtype), pipe)
 
     def peak_by_name(self, name: str, pipe: Pipe = "tensor") -> float:
         """Return dense FLOP/s by the element type's name, such as `bf16`, `tf32`, `fp8` or `fp16_fp16acc`."""
@@ -149,7 +149,7 @@ class Gpu:
 
     def balance_point(self, dtype: DType | str) -> float:
         """Return peak / bandwidth: the FLOP per byte at which computing takes as long as reading."""
-        name = dtype if isinstance(dtype, str) else short_name(dtype)
+        name = dtype if isinstance(dtype, str) else peak_name(dtype)
         return self.peak_by_name(name) / self.bandwidth
 
     def balance_points(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ mha_bwd).
 from typing import Any
 
 from memmodel.dims import Dim, ceil_div, hint, product, same
-from memmodel.dtypes import bfloat16, float16, float32, int32
+from memmodel.dtypes import FP8, bfloat16, float8_e4m3fn, float16, float32, int32, short_name
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.dispatch import aten, several
@@ -25,9 +25,9 @@ _WIDTHS = (64, 96, 128, 192, 256)  # head dims that kernels are compiled for
 
 @makes(_FORWARD)
 def _made(q: Any, k: Any, v: Any, **_: Any) -> list[Spec]:
-    """The output, row-major, and its log-sum-exp."""
+    """The output, row-major and bf16 of operands in fp8, and its log-sum-exp."""
     b, n, h, _d = q.shape
-    return [Spec((b, n, h, v.shape[-1]), q.dtype), Spec((b, h, n), float32)]
+    return [Spec((b, n, h, v.shape[-1]), bfloat16 if q.dtype in FP8 else q.dtype), Spec((b, h, n), float32)]
 
 
 @rule(_FORWARD)
@@ -145,8 +145,9 @@ def flash_attn_3_func(
 ) -> Any:
     """`flash_attn_interface.flash_attn_func`: q (b, n, h, d), k (b, m, g, d), v (b, m, g, e), h a multiple of g.
 
-    Raises UsageError for what the package refuses: other GPUs than Hopper's, types than fp16 and bf16, head dims above
-    256 or no multiple of 8, most pairs of unlike head dims, deterministic gradients of head dims above 192.
+    In fp8 (e4m3) the output is bf16, and there is no backward. Raises UsageError for what the package refuses: other
+    GPUs than Hopper's, types than fp16, bf16 and fp8, head dims above 256 or no multiple of 8 (16 in fp8), most
+    pairs of unlike head dims, deterministic gradients of head dims above 192.
     """
     _check(q, v, deterministic)
     mask = mask_of(causal, window_size)
@@ -158,16 +159,19 @@ def _check(q: Tensor, v: Tensor, deterministic: bool) -> None:
     if tape.device.capability != 90:
         own = "{}.{}".format(*divmod(tape.device.capability, 10))
         raise UsageError(f"flash-attn-3 is for Hopper, compute capability 9.0, not {own}: take flash-attn")
-    if q.dtype not in (float16, bfloat16):
-        raise UsageError(f"flash-attn-3 takes fp16 and bf16, not {q.dtype}")
-    if d % 8 or e % 8 or d > 256:
-        raise UsageError(f"flash-attn-3 takes head dims up to 256 in multiples of 8, these are {d} and {e}")
+    if q.dtype not in (float16, bfloat16, float8_e4m3fn):
+        raise UsageError(f"flash-attn-3 takes fp16, bf16 and fp8_e4m3, not {short_name(q.dtype)}")
+    step = 16 // q.dtype.itemsize  # 16 bytes at a time
+    if d % step or e % step or d > 256:
+        raise UsageError(f"flash-attn-3 takes head dims up to 256 in multiples of {step}, these are {d} and {e}")
     if d != e and not ((128 < d <= 192 and 96 < e <= 128) or (d <= 64 and e <= 512)):
         raise UsageError(
             f"flash-attn-3 takes values of another head dim for keys in (128, 192] with values in (96, 128], and for "
             f"keys up to 64 with values up to 512: these are {d} and {e}"
         )
     trains = tape.grad_enabled and q.requires_grad
+    if trains and q.dtype in FP8:
+        raise UsageError("flash-attn-3 in fp8 has no backward: take --phase inference, or bf16")
     if trains and (e > 256 or (deterministic and max(d, e) > 192)):
         what = "deterministic gradients of head dims above 192" if e <= 256 else "gradients of head dims above 256"
         raise UsageError(f"flash-attn-3 has no {what}")

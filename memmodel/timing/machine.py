@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
-from memmodel.dtypes import DType, short_name
+from memmodel.dtypes import DType, peak_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
 from memmodel.timing.host import FAST, NO_HOST, SLOW, USUAL, Host, host_of
@@ -67,5 +67,5 @@ class Machine(NamedTuple):
 
     def matmul_type(self, dtype: DType) -> str:
         """The name of the type that matrix products run in."""
-        name = short_name(dtype)
+        name = peak_name(dtype)
         return "tf32" if self.tf32 and name == "fp32" else name

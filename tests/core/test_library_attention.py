@@ -152,6 +152,20 @@ def test_flash_attn_3_sums_in_whole_tiles() -> None:
     assert found.memory.live_peak_bytes == operands(h, groups, n, d) + sums + numbers + counters
 
 
+def test_flash_attn_3_in_fp8_writes_bf16() -> None:
+    """mha_fwd: operands of a byte, an output of two, the log-sum-exp; twice the rate of bf16 on the tensor cores."""
+    h, n, d = 32, 16384, 128
+    wide, narrow = (
+        predicted("flash-attn-3", "H100", heads=h, seq=n, head_dim=d, phase="inference", dtype=dtype)
+        for dtype in ("bf16", "fp8")
+    )
+    assert narrow.memory.live_peak_bytes == h * n * d * (3 * 1 + 2) + 4 * h * n
+    assert wide.memory.live_peak_bytes == h * n * d * (3 * 2 + 2) + 4 * h * n
+    assert narrow.time is not None
+    assert narrow.time.seconds == pytest.approx(4 * h * n * n * d / 1978.9e12, rel=0.01)
+    assert narrow.calibrated is None
+
+
 @pytest.mark.parametrize("algorithm", ["flash-attn", "flash-attn-3"])
 @pytest.mark.parametrize(("window", "pairs"), [(None, 300 * 1000 - 300 * 299 // 2), (64, 300 * 64)])
 def test_the_packages_align_their_masks_at_the_bottom_right(algorithm: str, window: int | None, pairs: int) -> None:
@@ -173,6 +187,8 @@ def test_the_packages_align_their_masks_at_the_bottom_right(algorithm: str, wind
         ("flash-attn-3", "A100", {}, "for Hopper"),
         ("flash-attn-3", "H100", {"dropout": 0.1}, "no dropout"),
         ("flash-attn-3", "H100", {"head_dim": 100}, "multiples of 8"),
+        ("flash-attn-3", "H100", {"head_dim": 72, "dtype": "fp8", "phase": "inference"}, "multiples of 16"),
+        ("flash-attn-3", "H100", {"dtype": "fp8"}, "no backward"),
     ],
 )
 def test_what_the_packages_refuse(algorithm: str, gpu: str, options: dict[str, Any], words: str) -> None:
