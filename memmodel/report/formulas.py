@@ -24,8 +24,12 @@ def rows(forms: "Formulas | Forms") -> Iterator[tuple[str, Any, str]]:
     for phase, branches in forms.peaks.items():
         for branch in branches:
             yield f"{phase} peak, bytes", branch.expression, _when(branch)
-    yield "matrix products, FLOP", forms.matmul_flops, ""
-    work = {"all work, FLOP": "flops", "HBM traffic, bytes": "hbm_bytes", "intensity, FLOP/B": "intensity"}
+    work = {
+        "matrix products, FLOP": "matmul_flops",
+        "all work, FLOP": "flops",
+        "HBM traffic, bytes": "hbm_bytes",
+        "intensity, FLOP/B": "intensity",
+    }
     for name, field in work.items():
         expression = getattr(forms, field, None)
         if expression is not None:

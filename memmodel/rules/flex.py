@@ -1,4 +1,4 @@
-"""FlexAttention under torch.compile, on recording tensors: a Triton kernel that visits what a block mask leaves.
+"""FlexAttention under torch.compile: a Triton kernel that visits the blocks that a block mask leaves.
 
 Sources: torch/_inductor/kernel/flex/flex_attention.py and its templates (buffers; the loops of backward for dQ and for
 dK and dV compute the scores anew, seven products in all), flex_decoding.py (few queries), torch/nn/attention/
@@ -8,7 +8,7 @@ which backward does not read, and what combines the splits of a decoding to be o
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, ceil_div, hint, maximum, same
+from memmodel.dims import Dim, ceil_div, hint, maximum, minimum, product, same
 from memmodel.dtypes import bfloat16, float16, float32, int32
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
@@ -36,6 +36,28 @@ from memmodel.work import Work
 BLOCK = 128  # queries and keys of a block of the mask
 _DECODING = 128  # fewer queries run a kernel that splits the keys
 _FORWARD, _BACKWARD = "flex_attention", "flex_attention_backward"
+
+
+class Visits(NamedTuple):
+    """What a block mask leaves of the scores, of all sequences and heads together.
+
+    Attributes:
+        blocks: how many are visited, each of `rows` queries by `columns` keys.
+        pairs: of query and key that the mask leaves in them.
+    """
+
+    blocks: Dim
+    pairs: Dim
+    rows: int = BLOCK
+    columns: int = BLOCK
+
+
+def visits(mask: Mask, q: Strided, k: Strided, rows: int = BLOCK, columns: int = BLOCK) -> Visits:
+    """What a mask that all sequences and heads share leaves; q (b, h, n, d), k (b, g, m, d)."""
+    b, h, n, _ = q.shape
+    m = k.shape[2]
+    blocks, pairs = product((b, h, mask.blocks(n, m, rows, columns))), product((b, h, mask.pairs(n, m)))
+    return Visits(blocks, pairs, rows, columns)
 
 
 class BlockMask(NamedTuple):
@@ -89,19 +111,19 @@ def _decoding(call: Call) -> Steps:
     """Each split of the keys leaves an output and two numbers per row in fp32."""
     q, k, v = call.args[:3]
     b, h, n, d = q.shape
-    e, m, mask = v.shape[-1], k.shape[2], call.named["mask"]
+    e, visited = v.shape[-1], call.named["visited"]
     splits = maximum(call.device.sms // (b * k.shape[1]) * 2, 1)
     parts, rows = Strided((b, splits, h, n, e), float32), Strided((b, splits, h, n), float32)
     yield Scratch(rows.nbytes, rows.shape, float32, "row maxima of each split")
     yield Scratch(rows.nbytes, rows.shape, float32, "row sums of each split")
     yield Scratch(parts.nbytes, parts.shape, float32, "output of each split")
-    visited, pairs = b * h * n * mask.blocks(n, m, BLOCK, BLOCK) * BLOCK, b * h * mask.pairs(n, m)
+    scores = visited.blocks * minimum(n, visited.rows) * visited.columns
     work = kernel(
-        "flex_decoding", call.tensors(), [parts, rows, rows], q.dtype, matmul=2 * visited * (d + e), exp=visited,
+        "flex_decoding", call.tensors(), [parts, rows, rows], q.dtype, matmul=2 * scores * (d + e), exp=scores,
         kind="fused",
     )  # fmt: skip
     least = kernel("", call.tensors(), call.results, q.dtype).work
-    yield work._replace(needed=least + Work(matmul=2 * pairs * (d + e), exp=pairs))
+    yield work._replace(needed=least + Work(matmul=2 * visited.pairs * (d + e), exp=visited.pairs))
     yield Scratch(b * h * n * 4, (b, h, n), float32, "row maxima")
     yield RESULTS
     summed = parts.numel()
@@ -133,8 +155,8 @@ def backward(call: Call) -> Steps:
         yield scratch_like(bias, float32, "sums of the bias' gradient")
         yield moves("zero", [], [Strided(bias.shape, float32)])
     yield _launch(call, "flex_attention_backward", q, k, products=(4, 3), needed=(3, 2), v=v, gradient=True)
-    for bias in learned:
-        yield Result(3)
+    for place, bias in enumerate(learned, start=3):
+        yield Result(place)
         yield moves("copy", [Strided(bias.shape, float32)], [bias])
 
 
@@ -146,14 +168,12 @@ def _launch(
 
     `products` and `needed`: matrix products over the keys' head dim, and over the values'.
     """
-    mask = call.named["mask"]
-    b, h, n, d = q.shape
-    e, m = v.shape[-1], k.shape[2]
-    visited = b * h * mask.blocks(n, m, BLOCK, BLOCK) * BLOCK * BLOCK
-    pairs = b * h * mask.pairs(n, m)
+    visited = call.named["visited"]
+    d, e, pairs = q.shape[-1], v.shape[-1], visited.pairs
+    scores = visited.blocks * visited.rows * visited.columns
     found = kernel(
-        name, call.tensors(), call.results, q.dtype, matmul=2 * visited * (products[0] * d + products[1] * e),
-        exp=visited, kind="fused", gradient=gradient,
+        name, call.tensors(), call.results, q.dtype, matmul=2 * scores * (products[0] * d + products[1] * e),
+        exp=scores, kind="fused", gradient=gradient,
     )  # fmt: skip
     work = found.work
     least = Work(2 * pairs * (needed[0] * d + needed[1] * e), 0, pairs, work.read, work.written)
@@ -168,7 +188,7 @@ class FlexAttention(Op):
         self.block_mask, captured = block_mask, () if bias is None else (bias,)
         labels = ("output", "log-sum-exp")
         read = *captured, *block_mask.tensors
-        out, lse = several(_FORWARD, q, k, v, *read, mask=block_mask.mask, label=labels)
+        out, lse = several(_FORWARD, q, k, v, *read, visited=visits(block_mask.mask, q, k), label=labels)
         self.save(query=q, key=k, value=v, output=out, logsumexp=lse)
         self.save(**{f"captured {i}": x for i, x in enumerate(read)})
         return out
@@ -178,8 +198,9 @@ class FlexAttention(Op):
         names = [name for name in self.unpacked if name.startswith("captured")]
         saved = map(self.unpack, ("query", "key", "value", "output", "logsumexp", *names))
         learned = self.unpack("captured 0") if self.needs[3] else None
+        q, k, *rest = saved
         made: tuple[Any, ...] = several(
-            _BACKWARD, grad, *saved, mask=self.block_mask.mask, learned=learned,
+            _BACKWARD, grad, q, k, *rest, visited=visits(self.block_mask.mask, q, k), learned=learned,
             label=("dQ", "dV", "dK", "gradient of the bias"),
         )  # fmt: skip
         dq, dv, dk, *dbias = made

@@ -26,12 +26,6 @@ def sparse(x: Tensor) -> Tensor:
     return x.to_sparse() @ x
 
 
-def flexible(q: Tensor, k: Tensor, v: Tensor) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention(q, k, v)
-
-
 def draws(x: Tensor) -> Tensor:
     for _ in range(random.randint(1, 50)):
         x = x * 2

@@ -57,13 +57,6 @@ def test_a_value_that_is_printed_is_taken_as_one_and_said(capsys: pytest.Capture
     assert "mean 1.00" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_is_refused() -> None:
-    inputs = dict.fromkeys("qkv", "1,2,128,32")
-    with pytest.raises(UsageError, match="flex_attention, cond or while_loop"):
-        memmodel.trace(careless.flexible, inputs)
-
-
 @pytest.mark.parametrize("function", [careless.best_places, careless.under_inference_mode])
 def test_a_training_step_without_gradient(function: Any) -> None:
     with pytest.raises(UsageError, match="needs no gradient"):

@@ -7,6 +7,7 @@ PyTorch's own code lets them.
     moving.py   graphs moved to that GPU before they are partitioned and lowered
     plan.py     a graph's wrapper code, and what its buffers are called
     wrapper.py  runs it without kernels
+    flex.py     the work of flex_attention in a plan
     places.py   from a graph's stack traces to the user's lines
     watching.py the watcher that knows which buffer is born
     summary.py  what to say about the graphs

@@ -15,6 +15,7 @@ from memmodel.tracer.compiled.wrapper import callable_of
 from memmodel.tracer.private import compiler
 from memmodel.tracer.private.chip import Chip, seen_by_inductor
 from memmodel.tracer.private.compiler import Places
+from memmodel.tracer.private.flex import CPU_IS_NO_OBSTACLE, FLEX_ATTENTION
 from memmodel.tracer.private.torch_2_11 import FIRST_TO_FREE, held_tangents
 from memmodel.tracer.watch.functions import Functions
 
@@ -25,6 +26,7 @@ class Compiler:
     def __init__(self, watcher: PlanWatcher, functions: Functions, chip: Chip) -> None:
         self.watcher = watcher
         self.functions = functions
+        functions.leave(FLEX_ATTENTION)  # which Inductor has templates for
         self.chip = chip
         self.cuda = watcher.device.name == "cuda"
 
@@ -69,6 +71,7 @@ class Compiler:
         yield *places.lowering, self._on_gpu(moving.lowering_for_gpu(places.lowering.now))
         yield *places.patterns, moving.TorchOnCpu("torch")
         yield *places.attention, self.functions.attention
+        yield CPU_IS_NO_OBSTACLE
         yield from compiler.devices_seen(moving.GPU)
         if self.functions.backends.torch < FIRST_TO_FREE:
             yield from held_tangents()

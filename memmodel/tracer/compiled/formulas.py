@@ -76,7 +76,10 @@ def _in_letters(event: Event, others: Mapping[str, Any], fitted: Callable[[int, 
         shape = tuple(fitted(n, {x: e.shape[i] for x, e in others.items()}) for i, n in enumerate(event.shape))
         return event._replace(nbytes=fitted(event.nbytes, {x: e.nbytes for x, e in others.items()}), shape=shape)
     if isinstance(event, Launch):
-        matmul = event.work.matmul and fitted(event.work.matmul, {x: e.work.matmul for x, e in others.items()})
+        try:
+            matmul = event.work.matmul and fitted(event.work.matmul, {x: e.work.matmul for x, e in others.items()})
+        except UsageError:  # a mask's share of the pairs depends on the sizes
+            matmul = sympy.nan
         return event._replace(work=Work(matmul, 0, 0, 0, 0))
     return event
 

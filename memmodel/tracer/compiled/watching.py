@@ -12,6 +12,7 @@ from memmodel.program import Program, Site
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.private.dispatch import HigherOrderOperator
+from memmodel.tracer.watch.flex import Masks
 from memmodel.tracer.watch.watcher import Watcher
 
 _SAVES, _REPEATS = "run_and_save_rng_state", "run_with_rng_state"
@@ -23,13 +24,14 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
     """Records what runs inside; blind while PyTorch compiles.
 
     Attributes:
-        plans: by the name of their code. compiling: whether PyTorch compiles now.
+        plans: by the name of their code. compiling: whether PyTorch compiles now. masks: counts of block masks.
     """
 
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self.plans: dict[str, Plan] = {}
         self.compiling = False
+        self.masks = Masks(self.note)
         self._called: dict[int, str] = {}  # storage -> what its buffer is called
 
     supports_higher_order_operators = True

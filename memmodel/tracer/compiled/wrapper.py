@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memmodel.program import Launch
+from memmodel.tracer.compiled.flex import attention_of, attention_work
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.corrections.torch_types import count, kind_of
 from memmodel.tracer.operators import work_of
@@ -148,11 +149,15 @@ class _Kernel:
         written = sum(count(x) * x.element_size() for _, x in made)
         buffers = [self.plan.buffers[names[i]] for i, _ in made if i < len(names) and names[i] in self.plan.buffers]
         vector, exponentials = _arithmetic(buffers, self.watcher)
-        work = Work(0, vector, exponentials, read, written)
+        work: Work = Work(0, vector, exponentials, read, written)
+        needed: Work | None = None
+        attention = attention_of(self.name, self.plan.buffers.get(names[tensors[-1][0]]) if tensors and names else None)
+        if attention is not None:
+            work, needed = attention_work(attention, self.watcher)
         largest: Any = max((x for _, x in made or tensors), key=lambda x: x.numel(), default=None)
         if largest is not None:
             thread = "autograd" if self.watcher.backward else "main"
-            self.watcher.events.append(Launch(self.name, work, kind_of(largest.dtype), thread=thread))
+            self.watcher.events.append(Launch(self.name, work, kind_of(largest.dtype), thread=thread, needed=needed))
         self.watcher.touched([x for _, x in tensors])
 
 

@@ -95,8 +95,10 @@ def _saved(step: Program, layers: Layers | None) -> Expr:
     return short(plain) if layers is None else _same(layers.alive(found, found, "forward", 1.0), plain, layers)
 
 
-def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr:
+def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -> Expr | None:
     plain = sum((amount(launch.work) for launch in step.launches()), start=Integer(0))
+    if plain is sympy.nan:  # of a kernel whose work has no formula
+        return None
     return short(plain) if layers is None else _same(layers.work(amount), plain, layers)
 
 

@@ -42,8 +42,8 @@ def _sentence(error: BaseException) -> str:
         )
     if "supports_higher_order_operators" in str(error):
         return (
-            f"the code calls an operator that runs functions{where}, such as flex_attention, cond or while_loop: these "
-            "are not traced; write out what it does, or use scaled_dot_product_attention with a mask"
+            f"the code calls an operator that runs functions{where}, such as cond or while_loop: these are not traced; "
+            "call the branch or the loop's body that a usual run takes"
         )
     if "Cannot access storage of Sparse" in first:
         return f"the code makes a sparse tensor{where}: these have no storage of their own and are not traced"

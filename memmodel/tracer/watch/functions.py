@@ -29,6 +29,8 @@ from memmodel.tracer.private.dispatch import (
     converting_softmax,
     is_wrapped,
 )
+from memmodel.tracer.private.flex import FLEX_ATTENTION, called_plainly
+from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import remember
 from memmodel.tracer.watch.values import Values, answered, asking_module, check_given
@@ -54,16 +56,22 @@ class Functions(TorchFunctionMode):
         self.cuda = watcher.device.name == "cuda"
         self.backends = backends if self.cuda else backends._replace(arch=0)
         self.autocast = Autocast()
+        self.flex = Flex(watcher, self.autocast)
         self._chosen = False
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         self._own |= Values(watcher).answers
         if self.cuda:
+            self._own[FLEX_ATTENTION] = self.flex.attention
             self._own |= {_DROPOUT: _dropout, torch.histc: _histc, torch.Tensor.histc: _histc}
             self._own |= dict.fromkeys((_SOFTMAX, torch.Tensor.softmax), _softmax)
             self._own |= dict.fromkeys((_LOG_SOFTMAX, torch.Tensor.log_softmax), _log_softmax)
             if backends.torch >= FUSED_SINCE:
                 self._own[torch.rms_norm] = self._rms_norm
+
+    def leave(self, func: Any) -> None:
+        """Let a function run as it is."""
+        self._own.pop(func, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with following(self.watcher, args):
@@ -116,6 +124,7 @@ class Functions(TorchFunctionMode):
         yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
+            yield from called_plainly()
             yield from self.autocast.replacements(self.watcher.note)
             yield VARIABLE_FUNCTIONS, "dropout", _dropout
             for kind in (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention):

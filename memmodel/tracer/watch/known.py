@@ -96,11 +96,18 @@ def assumed_of(x: Tensor) -> str:
 
 def known_value(x: Tensor) -> Any:
     """A tensor's value as numbers in lists, one number where it has no dimensions; None where that takes data."""
+    value = computed_value(x)
+    return None if value is None else value.tolist()
+
+
+def computed_value(x: Tensor) -> Tensor | None:
+    """The same as a tensor with data."""
     recipe = _recipe(x)
     if recipe is None or number(x.numel()) > _MOST_ELEMENTS:
         return None
     with suppress(RuntimeError, TypeError), without_modes(), without_function_modes(), torch.no_grad():
-        return recipe.value({}).tolist()
+        value: Tensor = recipe.value({})
+        return value
     return None
 
 

@@ -50,15 +50,22 @@ def name_held(function: Any, watcher: Watcher) -> None:
                     watcher.leaves.append(tensor)
 
 
-def _held(function: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(name, object) of the modules and optimizers in reach: itself, its owner, its closure, globals that it names."""
+def _held(function: Any) -> Iterator[tuple[str, Any]]:
+    """(name, object) of the modules and optimizers in reach."""
     if isinstance(function, torch.nn.Module):
         yield "", function
         return
+    yield from in_reach(function, (torch.nn.Module, torch.optim.Optimizer, torch.amp.GradScaler))
+
+
+def in_reach(function: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(name, object) of what a function reaches of these types: its owner and its parts, its closure, its globals."""
     owner = getattr(function, "__self__", None)
     if owner is not None:
-        yield from ((n, x) for n, x in vars(owner).items() if _counts(x)) if hasattr(owner, "__dict__") else ()
-        if _counts(owner):
+        yield from (
+            ((n, x) for n, x in vars(owner).items() if isinstance(x, kinds)) if hasattr(owner, "__dict__") else ()
+        )
+        if isinstance(owner, kinds):
             yield "", owner
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
@@ -68,11 +75,12 @@ def _held(function: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     names = dict(zip(code.co_freevars, (_content(cell) for cell in cells), strict=False))
     scope = getattr(function, "__globals__", {})
     names |= {name: scope[name] for name in _globals_of(code) if name in scope}
-    for name, value in names.items():
-        if _counts(value):
-            yield name, value
-        elif depth < 2 and hasattr(value, "__code__"):
-            yield from _held(value, depth + 1)
+    for name, held in names.items():
+        for value in held if isinstance(held, tuple) else (held,):
+            if isinstance(value, kinds):
+                yield name, value
+            elif depth < 2 and hasattr(value, "__code__"):
+                yield from in_reach(value, kinds, depth + 1)
 
 
 def _globals_of(code: CodeType) -> Iterator[str]:
@@ -81,10 +89,6 @@ def _globals_of(code: CodeType) -> Iterator[str]:
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _globals_of(inner)
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler)
 
 
 def _content(cell: Any) -> Any:
