@@ -29,6 +29,7 @@ GROUPS = (
     WORKSPACE,
     COMMUNICATION,
 )
+GATHERED = f"{PARAMETERS} gathered"  # from shards, while they are needed
 INPUTS = f"{ACTIVATIONS} inputs"
 
 
@@ -68,7 +69,7 @@ def group_of(program: Program, key: int, saved: Collection[int], inputs: Collect
     if said is not None:
         return said
     target = None if of is None else program.groups.get(of)
-    if of is not None and (of in inputs or of in program.names or target == PARAMETERS):
+    if of is not None and (of in inputs or of in program.names or kind_of(target or "") == PARAMETERS):
         return GRADIENTS
     if key in inputs:
         return INPUTS

@@ -15,6 +15,7 @@ from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules import distributed
 from memmodel.rules.autocast import autocast, cast, promoted
+from memmodel.rules.collectives import _chunk_cat, split_with_sizes_copy
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func, flash_attn_varlen_func
@@ -30,7 +31,15 @@ from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
 from memmodel.rules.routing import grouped_mm
 from memmodel.rules.scaled_dot_product import scaled_dot_product_attention
-from memmodel.tensors.autograd import Op, enable_grad, is_grad_enabled, no_grad, saved_tensors_hooks
+from memmodel.tensors.autograd import (
+    Op,
+    at_end_of_backward,
+    enable_grad,
+    is_grad_enabled,
+    no_grad,
+    same_version,
+    saved_tensors_hooks,
+)
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function
 from memmodel.tensors.fused import FusedKernel
@@ -64,7 +73,9 @@ __all__ = [
     "Scope",
     "Tape",
     "Tensor",
+    "_chunk_cat",
     "arange",
+    "at_end_of_backward",
     "autocast",
     "bfloat16",
     "bool",
@@ -97,10 +108,12 @@ __all__ = [
     "ones",
     "randn",
     "rms_norm",
+    "same_version",
     "saved_tensors_hooks",
     "scaled_dot_product_attention",
     "scope",
     "scope_of",
+    "split_with_sizes_copy",
     "stack",
     "uint8",
     "where",

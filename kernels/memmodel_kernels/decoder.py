@@ -24,7 +24,16 @@ from memmodel_kernels.parallel.vocabulary import embedded
 from memmodel_kernels.rotary import angles, turned
 
 Weights = Mapping[str, Any]
+# Runs a layer, or all of them (None), on x: a place for what comes before and after.
+Around = Callable[[int | None, Callable[[Any], Any], Any], Any]
 Attend = Callable[[Any, Any, Any, LayerKind, Any], Any]
+
+
+def directly(layer: int | None, run: Callable[[Any], Any], x: Any) -> Any:
+    """`run(x)`, with nothing around it."""
+    return run(x)
+
+
 FREQUENCIES = "frequencies"  # of the rotary positions: a buffer in fp32, beside the weights
 
 
@@ -43,6 +52,7 @@ class Decoder:
         adapter_dropout: probability, on the inputs of low-rank adapters.
         offload: whether what the layers save for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
+        around: what runs the layers, as a module's call does with its hooks.
     """
 
     arch: Architecture
@@ -56,6 +66,7 @@ class Decoder:
     adapter_dropout: float = 0.0
     offload: bool = False
     tensor: TensorParallel | None = None
+    around: Around = directly
 
     def linear(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's linear layers."""
@@ -101,8 +112,9 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     shared = Shared(_rotary(model, tokens, x.dtype), _window_mask(model, tokens) if caches is None else None)
     with offloaded(x) if model.offload else nullcontext():
         for index in range(len(model.layers)):
+            run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=index):
-                x = _run(x, model, index, shared, None if caches is None else caches[index])
+                x = model.around(index, run, x)
     return model.norm(x, model.outer, "final_norm")
 
 

@@ -1,7 +1,8 @@
 """Which library a tensor belongs to: algorithms ask for it instead of importing torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 
@@ -70,3 +71,43 @@ def scope(x: Any, *, layer: int | None = None, part: str = "") -> AbstractContex
     """Name what runs inside: a layer of a model, or a part of one. Recordings remember it; torch does not look."""
     xp = namespace(x)
     return nullcontext() if xp.__name__ == "torch" else xp.scope(layer=layer, part=part)
+
+
+def same_version(tensors: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Inside, autograd does not notice writes to these tensors, of which it may have saved views."""
+    xp = namespace(tensors[0])
+    if xp.__name__ == "torch":
+        context: AbstractContextManager[Any] = xp.autograd._unsafe_preserve_version_counter(tuple(tensors))  # noqa: SLF001 (FSDP2 does)
+        return context
+    return xp.same_version(tensors)
+
+
+def at_end_of_backward(x: Any, function: Callable[[], None]) -> None:
+    """Call a function when the backward under way is over."""
+    xp = namespace(x)
+    if xp.__name__ == "torch":
+        xp.autograd.Variable._execution_engine.queue_callback(function)  # noqa: SLF001 (FSDP2 does)
+    else:
+        xp.at_end_of_backward(function)
+
+
+def on_stream(x: Any, number: int) -> AbstractContextManager[Any]:
+    """Inside, kernels are put on another stream of the device than its default one, 0; the CPU has none."""
+    xp = namespace(x)
+    if xp.__name__ != "torch":
+        return x.storage.tape.on_stream(number)
+    return xp.cuda.stream(_stream(xp, number)) if x.is_cuda else nullcontext()
+
+
+def stream_waits(x: Any, number: int, other: int) -> None:
+    """What is put on a stream from now on runs after what is on another one now."""
+    xp = namespace(x)
+    if xp.__name__ != "torch":
+        x.storage.tape.waits(number, other)
+    elif x.is_cuda:
+        _stream(xp, number).wait_stream(_stream(xp, other))
+
+
+@cache
+def _stream(xp: Any, number: int) -> Any:
+    return xp.cuda.Stream(priority=-1) if number else xp.cuda.default_stream()

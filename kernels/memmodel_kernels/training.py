@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 from memmodel_kernels.decoder import Decoder, hidden_states
@@ -114,7 +115,7 @@ def training_step(
     for tokens, targets in batches:
         mark("forward")
         with nullcontext() if low_precision is None else autocast(tokens, low_precision):
-            value, logits = loss(model, hidden_states(model, tokens), targets)
+            value, logits = model.around(None, partial(_loss, model, loss, targets), tokens)
         if not keep_logits:
             del logits
         mark("backward")
@@ -132,6 +133,10 @@ def training_step(
     for update in updates:
         for parameter in update.parameters:
             parameter.grad = None
+
+
+def _loss(model: Decoder, loss: Loss, targets: Any, tokens: Any) -> tuple[Any, Any]:
+    return loss(model, hidden_states(model, tokens), targets)
 
 
 def clip_by_norm(gradients: Sequence[Any], most: float = 1.0) -> None:

@@ -301,6 +301,7 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
         grouped("--dp", type=SIZE, help="Replicas of the model (DDP). [default: 1]"),
         grouped("--dp-shard", type=SIZE, help="Ranks of a replica that share its state (FSDP). [default: 1]"),
         grouped("--zero", type=int, help="What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
+        grouped("--reshard/--no-reshard", default=None, help="Zero 3: gather again in backward. [default: reshard]"),
         grouped("--cp", type=SIZE, help="Ranks that share each sequence (context parallel). [default: 1]"),
         grouped("--ep", type=SIZE, help="Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
         grouped("--schedule", metavar="NAME", help="Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),

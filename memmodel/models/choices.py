@@ -38,9 +38,10 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
     values |= _micro_batches(values.get("accumulate"), of_layout)
-    case = ModelCase(arch, **values, layout=_layout(of_layout))
+    gpus = None if gpus is None else check_size("gpus", gpus)
+    case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)
-    _check_on_many(case, None if gpus is None else check_size("gpus", gpus))
+    _check_on_many(case, gpus)
     return case
 
 
@@ -56,15 +57,19 @@ def _micro_batches(accumulate: int | None, of_layout: dict[str, Any]) -> dict[st
     return {"accumulate": count}
 
 
-def _layout(given: dict[str, Any]) -> Layout:
+def _layout(given: dict[str, Any], gpus: int | None) -> Layout:
+    """The layout of what is given; of `gpus`, those that nothing is said of share the state."""
     values = {name: _of_layout(name, value) for name, value in given.items() if value is not None}
+    others = Layout(**{name: values[name] for name in ("tp", "pp", "dp", "cp") if name in values}).world
+    if gpus and gpus % others == 0:
+        values.setdefault("dp_shard", gpus // others)
     if values.get("schedule") == "interleaved":
         values.setdefault("virtual_stages", 2)
     return Layout(**values)
 
 
 def _of_layout(name: str, value: Any) -> Any:
-    if name == "sequence_parallel":
+    if name in ("sequence_parallel", "reshard"):
         return _flag(name, value)
     if name == "schedule":
         return choice(name, value, SCHEDULES)

@@ -16,8 +16,6 @@ ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradien
 # What is refused because nothing records it yet, by field of `Layout`.
 NOT_MODELLED = {
     "pp": "pipeline parallelism",
-    "dp": "data parallelism over replicas",
-    "dp_shard": "data parallelism over shards",
     "cp": "context parallelism",
     "ep": "expert parallelism",
 }
@@ -48,6 +46,7 @@ class Layout:
         dp: replicas of the model, each with batches of its own. dp_shard: ranks of a replica that have batches of their
             own too, and share its state as far as `zero` says.
         zero: what the ranks of dp_shard share, one of ZERO (Rajbhandari et al., 2020, arXiv 1910.02054). 3 is FSDP.
+        reshard: whether the layers of zero 3 let go of their parameters after forward, and gather them again.
         cp: ranks that share each sequence (context parallel).
         ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp.
         schedule: of pipeline stages, one of SCHEDULES. microbatches: that a step sends through them; without stages,
@@ -65,6 +64,7 @@ class Layout:
     microbatches: int = 1
     virtual_stages: int = 1
     sequence_parallel: bool = False
+    reshard: bool = True
 
     @property
     def world(self) -> int:
@@ -88,6 +88,16 @@ class Layout:
     @property
     def _sizes(self) -> Rank:
         return Rank(self.tp, self.cp, self.dp_shard, self.dp, self.pp)
+
+    @property
+    def shards(self) -> int:
+        """Ranks that share the state as far as `zero` says: those of dp_shard, and of cp, whose gradients differ too."""
+        return self.dp_shard * self.cp
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether parameters are shared by rows, and gathered while they are needed (FSDP)."""
+        return self.zero == ZERO[-1] and self.shards > 1
 
     def number(self, rank: Rank) -> int:
         """A rank's number in the world: neighbours along tp are next to each other, stages farthest apart."""

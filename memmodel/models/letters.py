@@ -2,7 +2,7 @@
 
 b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
 channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
-t ranks share each layer: h/t are the heads of one of them.
+t ranks share each layer: h/t are the heads of one of them; s ranks share parameters by rows.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ LETTERS = {
     **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
-_OVER = {"/t": "tp"}  # what divides, and the field of a layout that says by how much
+_OVER = {"/t": "tp", "/s": "shards"}  # what divides, and the field of a layout that says by how much
 _ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes

@@ -9,12 +9,14 @@ from functools import partial
 from itertools import pairwise
 
 from memmodel import recording
-from memmodel.groups import ACTIVATIONS, LOGITS
+from memmodel.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
 from memmodel.models.layers import Irregular, Recording, expanded, repetition
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase
 from memmodel.program import Alloc, Program, Save
 from memmodel.recording import Tape, Tensor
+
+_GROUPS = (LOGITS, GATHERED, GRADIENTS, COMMUNICATION)  # parts of a scope that are groups
 
 
 def record(case: ModelCase) -> Program:
@@ -69,8 +71,8 @@ def _groups(tape: Tape) -> dict[int, str]:
     for (first, scope), (end, _) in pairwise(starts):
         for event in tape.events[first:end] if scope.part else ():
             if type(event) is Alloc and tape.gradients.get(event.key) not in tape.names:
-                if scope.part == LOGITS:
-                    groups[event.key] = LOGITS
+                if scope.part in _GROUPS:
+                    groups[event.key] = scope.part
                 elif event.key in saved:
                     groups[event.key] = f"{ACTIVATIONS} {scope.part}"
     return groups

@@ -19,6 +19,7 @@ from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.setting import SDPA, ModelCase
+from memmodel.models.sharding import Sharder
 from memmodel.models.weights import stored
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
@@ -66,7 +67,8 @@ def _updates(case: ModelCase, model: Any, parameters: list[Any], label: Label) -
 
     optimizer = OPTIMIZERS[choice("optimizer", case.optimizer, OPTIMIZERS)]
     matrices = [x for weights in model.layers for x in weights.values() if x.requires_grad and x.dim() > 1]
-    updates = updates_of(optimizer, parameters, matrices, case.masters)
+    masters = case.masters and not case.layout.fully_sharded  # shards are in fp32 themselves
+    updates = updates_of(optimizer, parameters, matrices, masters)
     for update in updates:
         for state in (x for kind in (*update.states, update.masters or ()) for x in kind if x is not None):
             label(state, "", OPTIMIZER)
@@ -122,8 +124,11 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     from memmodel_kernels.decoder import FREQUENCIES, Decoder
 
     arch = case.arch
-    outer = _weights(xp, case, outer_weights(arch), label)
-    layers = [_weights(xp, case, layer_weights(arch, kind), label, index) for index, kind in enumerate(arch.kinds())]
+    sharder = Sharder(xp, case, handles)
+    outer = _weights(xp, case, outer_weights(arch), label, sharder)
+    layers = [
+        _weights(xp, case, layer_weights(arch, kind), label, sharder, index) for index, kind in enumerate(arch.kinds())
+    ]
     parameters = [x for weights in (outer, *layers) for x in weights.values() if x.requires_grad]
     if arch.positions == "rotary":
         turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
@@ -132,7 +137,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     model = Decoder(
         arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
         dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
-        offload=case.offload, tensor=_tensor_parallel(case, handles),
+        offload=case.offload, tensor=_tensor_parallel(case, handles), around=sharder.around,
     )  # fmt: skip
     return model, parameters
 
@@ -148,13 +153,16 @@ def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
     return TensorParallel(Group(case.rank.tensor, layout.tp, handle), layout.sequence_parallel, case.batch)
 
 
-def _weights(xp: Any, case: ModelCase, listed: list[Weight], label: Label, layer: int | None = None) -> dict[str, Any]:
-    made = {}
+def _weights(
+    xp: Any, case: ModelCase, listed: list[Weight], label: Label, sharder: Sharder, layer: int | None = None
+) -> dict[str, Any]:
+    made: dict[str, Any] = {}
     with _layer(xp, layer):
         for kept in (kept for weight in listed for kept in stored(weight, case, layer is not None)):
-            tensor = xp.zeros(*kept.shape, dtype=getattr(xp, kept.dtype.name))
-            made[kept.name] = tensor.requires_grad_() if kept.learns else tensor
-            label(tensor, kept.name if layer is None else f"layers.{layer}.{kept.name}", f"{PARAMETERS} {kept.part}")
+            made[kept.name] = sharder.parameter(kept)
+            name = kept.name if layer is None else f"layers.{layer}.{kept.name}"
+            label(made[kept.name], name, f"{PARAMETERS} {kept.part}")
+    sharder.unit(made, layer)
     return made
 
 

@@ -9,6 +9,7 @@ from memmodel.errors import UsageError
 from memmodel.models.setting import ModelCase
 
 TENSOR = "t"  # letter of the ranks that share each layer
+SHARDS = "s"  # of those that share parameters by rows
 
 
 def share(case: ModelCase) -> ModelCase:
@@ -40,6 +41,26 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
         for words, there in _without_tensor_parallel(case).items():
             if there:
                 yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
+
+
+    layout = case.layout
+    if layout.dp * layout.dp_shard > 1 and not layout.fully_sharded:
+        yield f"zero {layout.zero} on {layout.dp * layout.dp_shard} ranks is not modelled yet: take zero 3 and dp-shard"
+    if layout.fully_sharded:
+        for words, there in _without_shards(case).items():
+            if there:
+                yield f"{words} under zero 3 is not modelled yet: leave one of them out"
+
+
+def _without_shards(case: ModelCase) -> dict[str, bool]:
+    adapter = case.adapter
+    return {
+        f"optimizer {case.optimizer}, which needs whole matrices,": case.optimizer in ("muon", "adafactor"),
+        "updates in backward": case.in_backward,
+        "tensor parallelism": case.layout.tp > 1,
+        "weights in 4 bits": adapter is not None and adapter.four_bit,
+        "adapters in another dtype": adapter is not None and adapter.in_fp32 and case.dtype.itemsize != 4,
+    }
 
 
 def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:

@@ -11,8 +11,10 @@ from typing import Any
 
 from memmodel.dims import Dim
 from memmodel.program import Launch
+from memmodel.rules.dispatch import several
 from memmodel.rules.operator import FREED, RESULTS, Call, Steps, kernel, moves, rule, scratch_like
 from memmodel.tensors.layout import Strided
+from memmodel.tensors.tensor import Tensor
 
 _NAMES = {
     "all_gather": ("all_gather_into_tensor", "all_gather_into_tensor_out", "all_gather_into_tensor_coalesced"),
@@ -106,3 +108,13 @@ def _cpu_copies(given: Sequence[Strided], dim: int, chunks: int, out: Strided) -
 def _padded(x: Strided, dim: int, chunks: int) -> Strided:
     rows = -(-x.shape[dim] // chunks) * chunks
     return x if rows == x.shape[dim] else Strided((*x.shape[:dim], rows, *x.shape[dim + 1 :]), x.dtype)
+
+
+def split_with_sizes_copy(x: Tensor, sizes: Sequence[Dim], dim: int, out: Sequence[Tensor]) -> None:
+    """The pieces of `x` along `dim`, copied into tensors that are there."""
+    several("split_with_sizes_copy", x, into=out)
+
+
+def _chunk_cat(tensors: Sequence[Tensor], dim: int, chunks: int, out: Tensor) -> None:
+    """The i-th of so many chunks of every tensor along `dim`, padded to the first, in row i of `out`."""
+    several("_chunk_cat", tensors, dim, chunks, into=out)

@@ -8,7 +8,7 @@ inputs by name, then results.
 import heapq
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from sys import getrefcount
 from typing import Any, ClassVar
@@ -54,7 +54,7 @@ class Saved:
 
     def release(self) -> None:
         """Drop the reference to the tensor."""
-        if self._unpack is None and self._packed is not None:
+        if self._unpack is None and self._packed is not None and self._packed.storage.key:
             self._packed.storage.tape.release(self._packed.storage.key, self.node)
         self._packed = None
 
@@ -78,6 +78,7 @@ class Op:
     sequence: int
     scope: Scope  # that of the forward
     recorded: bool
+    hooks: Sequence[Callable[[Any], Any]] = ()  # called with each gradient of the results before `backward`
     unpacked: dict[str, Tensor]
     retained: bool  # whether the backward under way keeps the graph
     is_view: ClassVar[bool] = False
@@ -308,6 +309,29 @@ def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], No
 
 
 @method
+def register_hook(self: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """Call `hook` with the gradient of this result when a backward has all of it, before it goes on."""
+    if self.grad_fn is None:
+        raise UsageError("register_hook on a leaf: use register_post_accumulate_grad_hook")
+    number = self.output_nr
+    self.grad_fn.hooks = (*self.grad_fn.hooks, lambda grads: hook(grads[number]))
+
+
+def at_end_of_backward(function: Callable[[], None]) -> None:
+    """Call a function when the backward under way is over (the engine's queue_callback)."""
+    current().at_end.append(function)
+
+
+@contextmanager
+def same_version(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the context, autograd does not notice writes to these tensors (_unsafe_preserve_version_counter)."""
+    before = [x.storage.version for x in tensors]
+    yield
+    for x, version in zip(tensors, before, strict=True):
+        x.storage.version = version
+
+
+@method
 def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
     """Accumulate the gradients of the leaves, from `gradient`, that of this tensor (1 for a scalar).
 
@@ -326,6 +350,8 @@ def backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool = 
     try:
         with grad_mode(tape, False):
             _Engine(tape, retain_graph).run(_edge(self), gradient)
+            while tape.at_end:
+                tape.at_end.pop(0)()
     finally:
         tape.thread, tape.node = thread, None
         tape.enter(scope)
@@ -379,6 +405,8 @@ class _Engine:
             return
         self.tape.enter(node.scope)
         node.retained = self.retain_graph
+        for hook in node.hooks:
+            hook(grads)
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
         for index, edge in enumerate(node.edges):
             _validate(outputs, index, edge)

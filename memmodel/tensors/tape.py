@@ -5,7 +5,7 @@ launch, autograd the tensors that it saves and releases.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Shape
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site
+from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site, Wait
 from memmodel.work import Work
 
 _DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
@@ -59,6 +59,8 @@ class Tape:
         self.casts: dict[int, Any] = {}  # by id of a leaf: its cast, until autocast ends
         self.selected: Any = None  # the operators whose results a checkpoint under way keeps, or gives back
         self.sequence = 0
+        self.stream = 0  # on which kernels are put: what is allocated meanwhile belongs to it
+        self.at_end: list[Callable[[], None]] = []  # what is called when the backward under way is over
         self.scope = Scope()
         self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)
         self.layers: dict[int, int] = {}  # storage -> layer whose scope it was born in
@@ -97,6 +99,19 @@ class Tape:
             if not self.autocast_depth:
                 self.casts.clear()
 
+    @contextmanager
+    def on_stream(self, number: int) -> Iterator[None]:
+        """Inside the context, kernels are put on a stream other than the default one, 0."""
+        before, self.stream = self.stream, number
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def waits(self, stream: int, other: int) -> None:
+        """What is put on `stream` from now on runs after what is on `other` now."""
+        self.events.append(Wait(stream, other))
+
     def enter(self, scope: Scope) -> None:
         """What follows is of this scope."""
         if scope is not self.scope:
@@ -109,7 +124,7 @@ class Tape:
         if self._open:
             site = _site() if self._sites else None
             label = f"{self.node}: {op}" if self.node else op
-            self.events.append(Alloc(self._keys, nbytes, shape, dtype, label, site, role))
+            self.events.append(Alloc(self._keys, nbytes, shape, dtype, label, site, role, self.stream))
             if self.scope.layer is not None:
                 self.layers[self._keys] = self.scope.layer
         return self._keys
@@ -133,7 +148,9 @@ class Tape:
         if self.fused:
             self.inner += launch.work
             return
-        self.events.append(launch if self.thread == "main" else launch._replace(thread=self.thread))
+        if self.thread != "main" or self.stream:
+            launch = launch._replace(thread=self.thread, stream=self.stream)
+        self.events.append(launch)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from memmodel.tensors.tape import Tape
 class Storage:
     """A piece of device memory. It dies with the last tensor on it, as TensorImpls hold a StorageImpl in PyTorch."""
 
-    __slots__ = ("key", "nbytes", "tape", "tensors", "version")
+    __slots__ = ("born", "key", "nbytes", "tape", "tensors", "version")
 
     def __init__(self, tape: Tape, nbytes: Dim, shape: Shape, dtype: DType, op: str, role: str) -> None:
         self.tape = tape
@@ -26,7 +26,19 @@ class Storage:
         self.tensors = 0
         self.version = 0
         empty = isinstance(nbytes, int) and nbytes == 0  # the allocator is not asked
-        self.key = 0 if tape.fused or empty else tape.alloc(nbytes, shape, dtype, op, role)
+        self.born = shape, dtype, op, role
+        self.key = 0 if tape.fused or empty else tape.alloc(nbytes, *self.born)
+
+    def resize_(self, nbytes: Dim) -> None:
+        """Give the memory back, or take as much anew: 0 bytes, or those of its first shape."""
+        if self.key:
+            self.tape.free(self.key)
+        self.nbytes = nbytes
+        self.key = self.tape.alloc(nbytes, *self.born) if nbytes else 0
+
+    def size(self) -> Dim:
+        """Its bytes."""
+        return self.nbytes
 
 
 class Tensor(Strided):
@@ -97,6 +109,10 @@ class Tensor(Strided):
     def on_chip(self) -> bool:  # type: ignore[override]
         """Whether it lives inside a fused kernel, in registers or shared memory."""
         return self.storage.key == 0
+
+    def untyped_storage(self) -> Storage:
+        """Its piece of memory."""
+        return self.storage
 
     def dim(self) -> int:
         """Number of dimensions."""

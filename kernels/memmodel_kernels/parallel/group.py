@@ -1,5 +1,6 @@
 """Ranks that communicate, and collectives among them, on tensors of either library."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from memmodel_kernels.namespace import namespace
@@ -33,7 +34,31 @@ def all_gathered(x: Any, group: Group) -> Any:
 
 
 def reduce_scattered(x: Any, group: Group) -> Any:
-    """The piece of this rank, along the first dimension, of the sum over the ranks."""
+    """The rank's piece, along the first dimension, of the sum over the ranks."""
     out = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
     namespace(x).distributed.reduce_scatter_tensor(out, x.contiguous(), group=group.handle)
     return out
+
+
+def gather_into(out: Any, x: Any, group: Group) -> None:
+    """The tensors x of all ranks, one after another, into `out`, of which x may be a part."""
+    namespace(x).distributed.all_gather_into_tensor(out, x, group=group.handle)
+
+
+def reduce_scatter_mean(out: Any, x: Any, group: Group) -> None:
+    """The rank's part of the mean of x over the ranks, into `out`."""
+    _mean(out, group, lambda of, how: of.reduce_scatter_tensor(out, x, how, group=group.handle))
+
+
+def all_reduce_mean(x: Any, group: Group) -> None:
+    """The mean over the ranks, in place."""
+    _mean(x, group, lambda of, how: of.all_reduce(x, how, group=group.handle))
+
+
+def _mean(out: Any, group: Group, run: Callable[[Any, Any], None]) -> None:
+    """Run a collective that takes the mean, which gloo does not know: there, a sum, divided after."""
+    library = namespace(out)
+    divides = library.__name__ != "torch" or out.is_cuda
+    run(library.distributed, library.distributed.ReduceOp.AVG if divides else library.distributed.ReduceOp.SUM)
+    if not divides:
+        out.div_(group.size)

@@ -1,0 +1,83 @@
+"""The parameters of a rank: whole, or sharded over ranks and gathered while they are needed (FSDP2)."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from memmodel.dims import Dim, ceil_div
+from memmodel.dtypes import float32
+from memmodel.models.setting import ModelCase
+from memmodel.models.share import SHARDS, over
+from memmodel.models.weights import Stored
+
+if TYPE_CHECKING:
+    from memmodel_kernels.parallel.fully_sharded import Shard, Sharding
+    from memmodel_kernels.parallel.group import Group
+
+
+class Sharder:
+    """Makes a model's parameters on tensors of a library, and what surrounds its layers."""
+
+    def __init__(self, xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
+        self.xp, self.case = xp, case
+        self.sharding = _sharding(xp, case, handles) if case.layout.fully_sharded else None
+        self.shards: list[Shard] = []  # of the unit whose parameters are being made
+        self.units: Any = None
+
+    def parameter(self, kept: Stored) -> Any:
+        """A tensor of the weights, or this rank's rows of it."""
+        learns: Callable[[Any], Any] = lambda x: x.requires_grad_() if kept.learns else x  # noqa: E731
+        if self.sharding is None:
+            return learns(self.xp.zeros(*kept.shape, dtype=getattr(self.xp, kept.dtype.name)))
+        from memmodel_kernels.parallel.fully_sharded import Shard
+
+        group = self.sharding.shards
+        rows = rows_of(kept.shape[0], group.size)
+        kind = float32 if self.case.masters else kept.dtype
+        padded = self.xp.zeros(rows, *kept.shape[1:], dtype=getattr(self.xp, kind.name))
+        shard = Shard(kept.name, kept.shape, padded, group.rank)
+        self.shards.append(shard)
+        return learns(shard.rows)
+
+    def unit(self, weights: dict[str, Any], layer: int | None) -> None:
+        """What was made since the last unit is gathered together; `layer` is None for what is outside of the layers."""
+        if self.sharding is None:
+            return
+        from memmodel_kernels.parallel.fully_sharded import FullySharded
+
+        if self.units is None:
+            self.units = FullySharded(self.sharding)
+        self.units.add(weights, self.shards)
+        self.shards = []
+
+    @property
+    def around(self) -> Any:
+        """What runs the layers (`memmodel_kernels.decoder.Around`)."""
+        from memmodel_kernels.decoder import directly
+
+        return directly if self.units is None else self.units.around
+
+
+def rows_of(size: Dim, ranks: int) -> Dim:
+    """The rows of a rank, of as many as the first one has: the last ones are padded (torch.chunk)."""
+    return over(size, ranks, SHARDS) if size % ranks == 0 else ceil_div(size, ranks)
+
+
+def _sharding(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding":
+    from memmodel_kernels.parallel.fully_sharded import Sharding
+
+    layout = case.layout
+    return Sharding(
+        _group(case, handles, "shard", "context"),
+        _group(case, handles, "replica") if layout.dp > 1 else None,
+        compute=getattr(xp, case.dtype.name) if case.masters else None,
+        reduce=xp.float32 if case.masters else None,
+        reshard=layout.reshard,
+    )
+
+
+def _group(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Group":
+    """The ranks along some dimensions of a layout, as this one sees them."""
+    from memmodel_kernels.parallel.group import Group
+
+    ranks = case.layout.peers(case.rank, *dimensions)
+    return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get(dimensions[0], ranks))

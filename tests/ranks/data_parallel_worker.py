@@ -1,0 +1,84 @@
+"""One rank of `test_data_parallel.py`: parameters after two steps beside one process's that had all ranks' batches."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from memmodel.dtypes import float32
+from memmodel.models.architecture import Architecture
+from memmodel.models.layout import ONE_GPU, Layout
+from memmodel.models.run import training
+from memmodel.models.setting import ModelCase
+
+WORLD = 2
+LLAMA = Architecture("small", 97, 2, 48, 80, heads=6, kv_heads=2, head_dim=8, value_dim=8, tied=True)
+SMALL = ModelCase(LLAMA, batch=2, seq=16, dtype=float32)
+CASES = [
+    replace(SMALL, layout=Layout(dp_shard=WORLD)),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), checkpoint="block"),
+]
+Tensors = dict[str, Tensor]
+
+
+def filled(values: Callable[[str, Tensor], Tensor], found: Tensors) -> Callable[[Tensor, str, str], None]:
+    """A label that gives every named tensor its values, and remembers it."""
+
+    def label(x: Tensor, name: str, _: str) -> None:
+        if name:
+            with torch.no_grad():
+                x.copy_(values(name, x))
+            found[name] = x
+
+    return label
+
+
+def drawn(name: str, x: Tensor) -> Tensor:
+    if name == "frequencies":
+        return torch.arange(1, 1 + len(x)) / 10
+    if not x.dtype.is_floating_point:
+        return torch.randint(0, LLAMA.vocab, x.shape)
+    return torch.randn(x.shape) / 5
+
+
+def rows(whole: Tensor, like: Tensor, rank: int) -> Tensor:
+    """A rank's rows of a tensor of the whole model."""
+    return whole if whole.shape == like.shape else whole.chunk(WORLD)[rank]
+
+
+def check(case: ModelCase, rank: int) -> None:
+    torch.manual_seed(0)
+    of_whole: Tensors = {}
+    whole = replace(case, layout=ONE_GPU, batch=WORLD * case.batch)
+    alone = training(torch, whole, filled(drawn, of_whole))
+    start = {name: x.detach().clone() for name, x in of_whole.items()}
+
+    def mine(name: str, x: Tensor) -> Tensor:
+        batch = name in ("tokens", "targets")
+        return start[name].chunk(WORLD)[rank] if batch else rows(start[name], x, rank)
+
+    of_share: Tensors = {}
+    place = case.layout.rank(rank)
+    shared = training(torch, replace(case, rank=place), filled(mine, of_share), {"shard": dist.group.WORLD})
+    for _ in range(2):
+        alone(lambda _: None)
+        shared(lambda _: None)
+    assert of_share.keys() == of_whole.keys()
+    for name, x in of_share.items():
+        if name not in ("tokens", "targets"):
+            torch.testing.assert_close(x, rows(of_whole[name], x, rank), atol=1e-5, rtol=1e-4)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for case in CASES:
+        check(case, dist.get_rank())
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A rank of a whole model under data parallelism has the events of PyTorch's own code, traced; and learns the same."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import data_parallel_models
+import pytest
+
+from memmodel.device import CUDA
+from memmodel.dtypes import bfloat16, float32
+from memmodel.models.architecture import Architecture
+from memmodel.models.layout import Layout
+from memmodel.models.record import record_in_full
+from memmodel.models.setting import ModelCase
+from memmodel.program import COLLECTIVE, Alloc, Free, Mark, Program
+from memmodel.tracer.watch.watcher import Watcher
+from memmodel.tracer.watch.watching import watching
+from memmodel.tracer.watch.world import World, in_world
+from memmodel_validate.events import in_order
+
+WORLD = 4
+# Sizes unlike each other, so that a wrong tensor shows in its bytes; 97 rows of the vocabulary do not divide by 4.
+LLAMA = Architecture("small", 97, 2, 48, 80, heads=6, kv_heads=2, head_dim=8, value_dim=8)
+SMALL = ModelCase(LLAMA, batch=2, seq=16, dtype=float32)
+MIXED = replace(SMALL, dtype=bfloat16, masters=True)
+Rows = list[tuple[str, int, int]]
+
+
+def traced(case: ModelCase, rank: int, code: str) -> Program:
+    """Two steps of PyTorch's own code, of which the first makes the optimizer's states."""
+    watcher = Watcher(case.device)
+    with in_world(World(WORLD, rank), watcher), watching(watcher):
+        watcher.mark("inputs")
+        step = getattr(data_parallel_models, code)(case, "cuda")
+        for _ in range(2):
+            step(watcher.mark)
+        watcher.mark("after")
+        program = watcher.program
+        watcher.close()
+    return program
+
+
+def last_step(program: Program, micro_batches: int) -> tuple[Rows, list[int], int]:
+    """Births and deaths from the last step's first event on, the stream of each birth, and what was alive before."""
+    start = [i for i, e in enumerate(program.events) if isinstance(e, Mark) and e.phase == "forward"][-micro_batches]
+    sizes = {e.key: int(e.nbytes) for e in program.births()}
+    before = [e.key for e in program.events[:start] if isinstance(e, Alloc)]
+    dead = {e.key for e in program.events[:start] if isinstance(e, Free)}
+    numbers: dict[int, int] = {}
+    found: Rows = []
+    streams: list[int] = []
+    for event in program.events[start:]:
+        if isinstance(event, Alloc):
+            numbers[event.key] = len(numbers)
+            found.append(("alloc", numbers[event.key], sizes[event.key]))
+            streams.append(event.stream)
+        elif isinstance(event, Free) and event.key in numbers:
+            found.append(("free", numbers[event.key], sizes[event.key]))
+    return in_order(found), streams, sum(sizes[key] for key in before if key not in dead)
+
+
+def collectives(program: Program) -> list[tuple[str, int, int]]:
+    """Kind, bytes and ranks of the collectives, in order."""
+    return [(e.name, int(e.sizes[0]), len(e.ranks)) for e in program.launches() if e.kind == COLLECTIVE]
+
+
+def same(case: ModelCase, code: str, rank: int = 0) -> None:
+    case = replace(case, device=CUDA, rank=case.layout.rank(rank))
+    ours, theirs = record_in_full(case), traced(case, rank, code)
+    assert last_step(ours, case.accumulate) == last_step(theirs, case.accumulate)
+    assert 2 * collectives(ours) == collectives(theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "rank"),
+    [
+        (replace(SMALL, layout=Layout(dp_shard=WORLD)), 3),
+        (replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), arch=replace(LLAMA, tied=True)), 0),
+        (replace(MIXED, layout=Layout(dp_shard=WORLD), checkpoint="block"), 0),
+        (replace(MIXED, layout=Layout(dp=2, dp_shard=2), accumulate=2), 1),
+    ],
+    ids=["last rank", "kept", "mixed precision, recomputed", "replicas of shards, accumulated"],
+)
+def test_fully_sharded(case: ModelCase, rank: int) -> None:
+    same(case, "fully_sharded", rank)
+
+
+@pytest.mark.slow
+def test_it_learns_what_one_process_learns() -> None:
+    """Two gloo processes, each with half of a batch: the same code on real tensors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    paths = os.pathsep.join(p for p in sys.path if p)
+    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    worker = Path(__file__).with_name("data_parallel_worker.py")
+    ranks = [
+        subprocess.Popen([sys.executable, str(worker)], env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], said
