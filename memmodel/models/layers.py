@@ -239,4 +239,4 @@ def _outside(few: Sequence[Block], more: Sequence[Block], times: int) -> Iterato
 
 
 def _grown(one: Dim, next_one: Dim, times: int) -> Dim:
-    return one + (next_one - one) * times
+    return one if one == next_one else one + (next_one - one) * times  # the letter of a size stays

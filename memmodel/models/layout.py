@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """Ranks that share the state as far as `zero` says: those of dp_shard, and of cp, whose gradients differ too."""
+        """Ranks that share the state as far as `zero` says: of dp_shard, and of cp, whose gradients differ too."""
         return self.dp_shard * self.cp
 
     @property

@@ -42,7 +42,6 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
             if there:
                 yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
 
-
     layout = case.layout
     if layout.dp * layout.dp_shard > 1 and not layout.fully_sharded:
         yield f"zero {layout.zero} on {layout.dp * layout.dp_shard} ranks is not modelled yet: take zero 3 and dp-shard"
@@ -57,7 +56,6 @@ def _without_shards(case: ModelCase) -> dict[str, bool]:
     return {
         f"optimizer {case.optimizer}, which needs whole matrices,": case.optimizer in ("muon", "adafactor"),
         "updates in backward": case.in_backward,
-        "tensor parallelism": case.layout.tp > 1,
         "weights in 4 bits": adapter is not None and adapter.four_bit,
         "adapters in another dtype": adapter is not None and adapter.in_fp32 and case.dtype.itemsize != 4,
     }

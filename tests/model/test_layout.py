@@ -29,7 +29,7 @@ def test_virtual_stages_go_around_the_ranks() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"gpus": 64, "tp": 8}, "64 GPUs: tp 8 makes 8, give dp-shard 8"),
+        ({"gpus": 64, "tp": 8, "dp_shard": 4}, "64 GPUs: tp 8 x dp-shard 4 makes 32, give dp-shard 8"),
         ({"gpus": 12, "tp": 8}, "12 GPUs: tp 8 makes 8, give a multiple of 8"),
         ({"tp": 16}, "tp 16: llama-3.1-70b has only 8 KV heads, give at most that"),
         ({"tp": 3}, "tp 3 does not divide llama-3.1-70b's heads, 64: give a divisor of it"),
