@@ -14,6 +14,7 @@ import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 from memmodel.rules import distributed
+from memmodel.rules.arithmetic import mul
 from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.collectives import _chunk_cat, split_with_sizes_copy
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
@@ -104,6 +105,7 @@ __all__ = [
     "is_grad_enabled",
     "layer_norm",
     "linear",
+    "mul",
     "no_grad",
     "ones",
     "randn",

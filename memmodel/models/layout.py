@@ -99,6 +99,11 @@ class Layout:
         """Whether parameters are shared by rows, and gathered while they are needed (FSDP)."""
         return self.zero == ZERO[-1] and self.shards > 1
 
+    @property
+    def replicated(self) -> bool:
+        """Whether ranks have the whole state each, and average their gradients (DDP)."""
+        return self.dp * self.shards > 1 and (self.zero == 0 or self.shards == 1)
+
     def number(self, rank: Rank) -> int:
         """A rank's number in the world: neighbours along tp are next to each other, stages farthest apart."""
         found = 0

@@ -17,9 +17,9 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
+from memmodel.models.data_parallel import Sharder, average_gradients
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.setting import SDPA, ModelCase
-from memmodel.models.sharding import Sharder
 from memmodel.models.weights import stored
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
@@ -45,6 +45,7 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     from memmodel_kernels.training import training_step, update_in_backward
 
     model, parameters = _decoder(xp, case, label, handles)
+    average_gradients(model, case, handles)
     updates = _updates(case, model, parameters, label)
     if case.in_backward:
         update_in_backward(updates)

@@ -43,8 +43,12 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
                 yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
 
     layout = case.layout
-    if layout.dp * layout.dp_shard > 1 and not layout.fully_sharded:
-        yield f"zero {layout.zero} on {layout.dp * layout.dp_shard} ranks is not modelled yet: take zero 3 and dp-shard"
+    if layout.zero in (1, 2) and layout.shards > 1:
+        yield f"zero {layout.zero} on {layout.shards} ranks is not modelled yet: take zero 0 or 3"
+    if layout.replicated:
+        for words, there in {"updates in backward": case.in_backward, "masters": case.masters}.items():
+            if there:
+                yield f"{words} on replicas of a model is not modelled yet: leave one of them out"
     if layout.fully_sharded:
         for words, there in _without_shards(case).items():
             if there:

@@ -142,6 +142,11 @@ for _name, _op in {"add": Add, "sub": Sub, "mul": Mul, "div": Div}.items():
         method(_alias)(_in_place)
 
 
+def mul(x: Tensor, y: Any, out: Tensor | None = None) -> Any:
+    """`x * y`; into `out`, which is outside of autograd, where that is given."""
+    return Mul.apply(x, y) if out is None else aten("mul", x, y, into=out)
+
+
 @method("__rmul__")
 def rmul(self: Tensor, other: Any) -> Any:
     """scalar * x."""

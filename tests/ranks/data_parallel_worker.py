@@ -19,6 +19,7 @@ SMALL = ModelCase(LLAMA, batch=2, seq=16, dtype=float32)
 CASES = [
     replace(SMALL, layout=Layout(dp_shard=WORLD)),
     replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), checkpoint="block"),
+    replace(SMALL, layout=Layout(dp=WORLD)),
 ]
 Tensors = dict[str, Tensor]
 
@@ -61,7 +62,12 @@ def check(case: ModelCase, rank: int) -> None:
 
     of_share: Tensors = {}
     place = case.layout.rank(rank)
-    shared = training(torch, replace(case, rank=place), filled(mine, of_share), {"shard": dist.group.WORLD})
+    shared = training(
+        torch,
+        replace(case, rank=place),
+        filled(mine, of_share),
+        {"shard": dist.group.WORLD, "replica": dist.group.WORLD},
+    )
     for _ in range(2):
         alone(lambda _: None)
         shared(lambda _: None)

@@ -91,6 +91,12 @@ def test_fully_sharded(case: ModelCase, rank: int) -> None:
 
 
 @pytest.mark.slow
+def test_replicated() -> None:
+    """Two micro-batches a step: PyTorch makes its buckets anew before the second forward of all."""
+    same(replace(SMALL, layout=Layout(dp=WORLD), accumulate=2), "replicated")
+
+
+@pytest.mark.slow
 def test_it_learns_what_one_process_learns() -> None:
     """Two gloo processes, each with half of a batch: the same code on real tensors."""
     with socket.socket() as free:

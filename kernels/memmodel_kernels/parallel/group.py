@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from memmodel_kernels.namespace import namespace
+from memmodel_kernels.namespace import namespace, on_stream, stream_waits
+
+DEFAULT, NCCL = 0, 1  # streams: that of a process, and that on which its collectives run
 
 
 class Group(NamedTuple):
@@ -62,3 +64,15 @@ def _mean(out: Any, group: Group, run: Callable[[Any, Any], None]) -> None:
     run(library.distributed, library.distributed.ReduceOp.AVG if divides else library.distributed.ReduceOp.SUM)
     if not divides:
         out.div_(group.size)
+
+
+def start_all_reduce(x: Any, group: Group) -> Callable[[], None]:
+    """Start to sum x over the ranks, in place, on the library's own stream; a function that waits for it."""
+    library = namespace(x)
+    if library.__name__ == "torch":
+        wait: Callable[[], None] = library.distributed.all_reduce(x, group=group.handle, async_op=True).wait
+        return wait
+    stream_waits(x, NCCL, DEFAULT)
+    with on_stream(x, NCCL):
+        library.distributed.all_reduce(x, group=group.handle)
+    return lambda: stream_waits(x, DEFAULT, NCCL)

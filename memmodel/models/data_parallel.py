@@ -1,4 +1,4 @@
-"""The parameters of a rank: whole, or sharded over ranks and gathered while they are needed (FSDP2)."""
+"""Data parallelism: parameters that ranks share by rows (FSDP2), or gradients that replicas average (DDP)."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from memmodel.models.weights import Stored
 if TYPE_CHECKING:
     from memmodel_kernels.parallel.fully_sharded import Shard, Sharding
     from memmodel_kernels.parallel.group import Group
+
+_FIRST = ("embedding", "positions")  # of the weights outside of the layers, those that come before them
 
 
 class Sharder:
@@ -81,3 +83,20 @@ def _group(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Gr
 
     ranks = case.layout.peers(case.rank, *dimensions)
     return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get(dimensions[0], ranks))
+
+
+def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
+    """Average the gradients of a model's replicas while backward runs, where there are any."""
+    from memmodel_kernels.parallel.replicated import Replicated
+
+    layout = case.layout
+    if layout.replicated:
+        learned = [x for x in reversed(_in_order_of_use(model)) if x.requires_grad]
+        Replicated(learned, _group(case, handles, "replica", "shard", "context"))
+
+
+def _in_order_of_use(model: Any) -> list[Any]:
+    """The weights of a decoder; their gradients come in the opposite order."""
+    first = {name: x for name, x in model.outer.items() if name.startswith(_FIRST)}
+    last = {name: x for name, x in model.outer.items() if name not in first}
+    return [x for weights in (first, *model.layers, last) for x in weights.values()]
