@@ -111,3 +111,11 @@ def stream_waits(x: Any, number: int, other: int) -> None:
 @cache
 def _stream(xp: Any, number: int) -> Any:
     return xp.cuda.Stream(priority=-1) if number else xp.cuda.default_stream()
+
+
+def moved(x: Any, place: Any) -> None:
+    """Let a leaf live in a part of another tensor, of its shape: its values are copied, and its own memory is freed."""
+    xp = namespace(x)
+    with xp.no_grad():
+        place.copy_(x.detach())
+    x.data = place

@@ -62,16 +62,25 @@ def _fresh(optimizer: Optimizer, parameters: Sequence[Any], masters: bool) -> Up
     copies, sums = [], []
     for parameter in parameters:
         with same_scope(parameter):
-            wide = namespace(parameter).float32
-            copies.append(parameter.new_empty(parameter.shape, dtype=wide))
-            sums.append(parameter.new_zeros(parameter.shape, dtype=wide))
+            copies.append(copied(parameter))
+            sums.append(parameter.new_zeros(parameter.shape, dtype=namespace(parameter).float32))
     update = Update(optimizer, parameters, optimizer.fresh(copies), copies, sums)
     for parameter, total in zip(parameters, sums, strict=True):
-        parameter.register_post_accumulate_grad_hook(_adding_to(total))
+        parameter.register_post_accumulate_grad_hook(adding_to(total))
     return update
 
 
-def _adding_to(total: Any) -> Callable[[Any], None]:
+def copied(parameter: Any) -> Any:
+    """A copy of a parameter in fp32."""
+    xp = namespace(parameter)
+    copy = parameter.new_empty(parameter.shape, dtype=xp.float32)
+    with xp.no_grad():
+        return copy.copy_(parameter)
+
+
+def adding_to(total: Any) -> Callable[[Any], None]:
+    """A hook that adds a parameter's gradient to a sum, and drops it."""
+
     def add(parameter: Any) -> None:
         total.add_(parameter.grad)
         parameter.grad = None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memmodel_kernels.parallel.fully_sharded import Shard, Sharding
     from memmodel_kernels.parallel.group import Group
 
+_ALL = ("replica", "shard", "context")  # dimensions of ranks with batches of their own
 _FIRST = ("embedding", "positions")  # of the weights outside of the layers, those that come before them
 
 
@@ -86,13 +87,26 @@ def _group(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Gr
 
 
 def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
-    """Average the gradients of a model's replicas while backward runs, where there are any."""
+    """Average the gradients of a model's replicas while backward runs, where PyTorch's DDP does that."""
     from memmodel_kernels.parallel.replicated import Replicated
 
-    layout = case.layout
-    if layout.replicated:
+    if case.layout.replicated and not case.masters:
         learned = [x for x in reversed(_in_order_of_use(model)) if x.requires_grad]
-        Replicated(learned, _group(case, handles, "replica", "shard", "context"))
+        Replicated(learned, _group(case, handles, *_ALL))
+
+
+def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handles: Mapping[str, Any]) -> Any:
+    """The update of a step whose gradients Megatron-LM reduces; None where it does not."""
+    from memmodel_kernels.optimizers import OPTIMIZERS
+    from memmodel_kernels.parallel.distributed_optimizer import DistributedOptimizer
+
+    layout = case.layout
+    if not (layout.shares_optimizer or (layout.replicated and case.masters)):
+        return None
+    group = _group(case, handles, *_ALL)
+    return DistributedOptimizer(
+        OPTIMIZERS[case.optimizer], parameters, group, case.masters, layout.shares_optimizer, label
+    )
 
 
 def _in_order_of_use(model: Any) -> list[Any]:

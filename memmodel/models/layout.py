@@ -104,6 +104,11 @@ class Layout:
         """Whether ranks have the whole state each, and average their gradients (DDP)."""
         return self.dp * self.shards > 1 and (self.zero == 0 or self.shards == 1)
 
+    @property
+    def shares_optimizer(self) -> bool:
+        """Whether ranks share the optimizer's states, and have the whole parameters and gradients each (ZeRO 1)."""
+        return self.zero == 1 and self.shards > 1
+
     def number(self, rank: Rank) -> int:
         """A rank's number in the world: neighbours along tp are next to each other, stages farthest apart."""
         found = 0

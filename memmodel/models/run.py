@@ -17,7 +17,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
-from memmodel.models.data_parallel import Sharder, average_gradients
+from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.setting import SDPA, ModelCase
 from memmodel.models.weights import stored
@@ -46,7 +46,8 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
 
     model, parameters = _decoder(xp, case, label, handles)
     average_gradients(model, case, handles)
-    updates = _updates(case, model, parameters, label)
+    distributed = distributed_update(case, parameters, label, handles)
+    updates = [distributed] if distributed else _updates(case, model, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
     tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
@@ -54,10 +55,13 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     after = [] if case.in_backward else updates
     low = getattr(xp, case.dtype.name) if case.autocast else None
 
+    def after_backward() -> None:
+        sum_partial(model)
+        if distributed:
+            distributed.reduce()
+
     def step(mark: Mark) -> None:
-        training_step(
-            model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, partial(sum_partial, model)
-        )
+        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, after_backward)
 
     return step
 

@@ -9,6 +9,7 @@ from memmodel.errors import UsageError
 from memmodel.models.setting import ModelCase
 
 TENSOR = "t"  # letter of the ranks that share each layer
+_WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 SHARDS = "s"  # of those that share parameters by rows
 
 
@@ -43,12 +44,12 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
                 yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
 
     layout = case.layout
-    if layout.zero in (1, 2) and layout.shards > 1:
-        yield f"zero {layout.zero} on {layout.shards} ranks is not modelled yet: take zero 0 or 3"
-    if layout.replicated:
-        for words, there in {"updates in backward": case.in_backward, "masters": case.masters}.items():
-            if there:
-                yield f"{words} on replicas of a model is not modelled yet: leave one of them out"
+    if layout.zero == 2 and layout.shards > 1:
+        yield f"zero 2 on {layout.shards} ranks is not modelled yet: take zero 1 or 3"
+    if (layout.replicated or layout.shares_optimizer) and case.in_backward:
+        yield "updates in backward on replicas of a model are not modelled: leave one of them out"
+    if layout.shares_optimizer and case.optimizer in _WHOLE:
+        yield f"optimizer {case.optimizer}, which needs whole matrices, under zero 1 is not modelled yet: take adamw"
     if layout.fully_sharded:
         for words, there in _without_shards(case).items():
             if there:
@@ -58,7 +59,7 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
 def _without_shards(case: ModelCase) -> dict[str, bool]:
     adapter = case.adapter
     return {
-        f"optimizer {case.optimizer}, which needs whole matrices,": case.optimizer in ("muon", "adafactor"),
+        f"optimizer {case.optimizer}, which needs whole matrices,": case.optimizer in _WHOLE,
         "updates in backward": case.in_backward,
         "weights in 4 bits": adapter is not None and adapter.four_bit,
         "adapters in another dtype": adapter is not None and adapter.in_fp32 and case.dtype.itemsize != 4,

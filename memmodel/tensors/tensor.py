@@ -110,6 +110,21 @@ class Tensor(Strided):
         """Whether it lives inside a fused kernel, in registers or shared memory."""
         return self.storage.key == 0
 
+    @property
+    def data(self) -> "Tensor":
+        """The same memory without history."""
+        return self.alias()
+
+    @data.setter
+    def data(self, other: "Tensor") -> None:
+        """Let go of its memory, and take that of another tensor of its shape."""
+        before, self.storage = self.storage, other.storage
+        self.offset, self._strides = other.offset, other.kept_strides
+        other.storage.tensors += 1
+        before.tensors -= 1
+        if before.tensors == 0 and before.key:
+            before.tape.free(before.key)
+
     def untyped_storage(self) -> Storage:
         """Its piece of memory."""
         return self.storage

@@ -20,6 +20,9 @@ CASES = [
     replace(SMALL, layout=Layout(dp_shard=WORLD)),
     replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), checkpoint="block"),
     replace(SMALL, layout=Layout(dp=WORLD)),
+    replace(SMALL, layout=Layout(dp=WORLD), masters=True),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), masters=True, accumulate=2),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1)),
 ]
 Tensors = dict[str, Tensor]
 

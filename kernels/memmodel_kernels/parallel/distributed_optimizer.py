@@ -1,0 +1,127 @@
+"""Megatron-LM's data parallelism: gradients summed in one flat buffer, and an optimizer whose states ranks share.
+
+Sources: megatron/core/distributed/param_and_grad_buffer.py (_ParamAndGradBuffer), optimizer/param_layout.py and
+optimizer/distrib_optimizer.py. With shared states the parameters are views of a flat buffer too; a rank updates its
+equal part of it, whatever the borders of parameters, and all gather the rest. One bucket, reduced after the last
+backward, as without --overlap-grad-reduce.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS
+from memmodel_kernels.namespace import moved, namespace
+from memmodel_kernels.optimizers import Optimizer
+from memmodel_kernels.parallel.group import Group, all_reduce_mean, gather_into, reduce_scatter_mean
+from memmodel_kernels.training import Update, adding_to, copied
+
+_START, _END = 64, 128  # elements: a parameter starts at a multiple of these, and a buffer ends at one per rank
+Label = Callable[[Any, str, str], None]
+
+
+class Place(NamedTuple):
+    """A parameter, and where it is in a flat buffer."""
+
+    parameter: Any
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The element after it."""
+        return int(self.start + self.parameter.numel())
+
+
+def places(parameters: Sequence[Any], ranks: int) -> tuple[list[Place], int]:
+    """The parameters in a flat buffer, the last first, and its elements; padded where `ranks` share it."""
+    found: list[Place] = []
+    end = 0
+    for parameter in reversed(parameters):
+        start = end if ranks == 1 else -(-end // _START) * _START
+        found.append(Place(parameter, start))
+        end = found[-1].end
+    multiple = 1 if ranks == 1 else math.lcm(ranks, _END)
+    return found, -(-end // multiple) * multiple
+
+
+class DistributedOptimizer:
+    """The update of a step, in place of `Update`.
+
+    Attributes:
+        parameters: the pieces of parameters that this rank updates.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, parameters: Sequence[Any], group: Group, masters: bool, shared: bool, label: Label
+    ) -> None:
+        self.group, self.shared = group, shared
+        listed, total = places(parameters, group.size if shared else 1)
+        first = parameters[0]
+        self.values = first.new_zeros(total) if shared else None
+        self.sums = first.new_zeros(total, dtype=namespace(first).float32 if masters else None)
+        if shared:
+            label(self.values, "", PARAMETERS)
+        label(self.sums, "", GRADIENTS)
+        for place in listed:
+            self._adopt(place)
+        pieces = list(self._pieces(listed, total))
+        self.parameters = [values for values, _ in pieces]
+        copies = [self._copied(values, label) for values in self.parameters] if masters else None
+        states = optimizer.fresh(copies or self.parameters)
+        for state in (x for kind in states for x in kind if x is not None):
+            label(state, "", OPTIMIZER)
+        self.update = Update(optimizer, self.parameters, states, copies, [sums for _, sums in pieces])
+
+    def _adopt(self, place: Place) -> None:
+        """Add the gradients of a parameter in the buffer, and hold the parameter itself in that of the values."""
+        parameter, shape = place.parameter, place.parameter.shape
+        if self.values is not None:
+            moved(parameter, self.values.narrow(0, place.start, parameter.numel()).view(*shape))
+        total = self.sums.narrow(0, place.start, parameter.numel()).view(*shape)
+        parameter.register_post_accumulate_grad_hook(adding_to(total))
+
+    def _pieces(self, listed: Sequence[Place], total: int) -> Iterator[tuple[Any, Any]]:
+        """Values and gradients of what this rank updates: all of it, or the part of each parameter in its range."""
+        if self.values is None:
+            for parameter, start in listed:
+                yield parameter.detach(), self.sums.narrow(0, start, parameter.numel()).view(*parameter.shape)
+            return
+        each = total // self.group.size
+        low, high = each * self.group.rank, each * (self.group.rank + 1)
+        for place in listed:
+            start, end = max(place.start, low), min(place.end, high)
+            if start < end:
+                yield self.values.narrow(0, start, end - start), self.sums.narrow(0, start, end - start)
+
+    @staticmethod
+    def _copied(values: Any, label: Label) -> Any:
+        copy = copied(values)
+        label(copy, "", OPTIMIZER)
+        return copy
+
+    def gradients(self) -> list[Any]:
+        """The gradients that the optimizer sees."""
+        return self.update.gradients()
+
+    def reduce(self) -> None:
+        """Average the gradients over the ranks: in the whole buffer, or in this rank's part of it."""
+        with namespace(self.sums).no_grad():
+            if self.shared:
+                reduce_scatter_mean(self._own(self.sums), self.sums, self.group)
+            else:
+                all_reduce_mean(self.sums, self.group)
+
+    def _own(self, flat: Any) -> Any:
+        each = flat.numel() // self.group.size
+        return flat.narrow(0, each * self.group.rank, each)
+
+    def run(self) -> None:
+        """Update, and give the ranks each other's parts."""
+        self.update.optimizer.update(
+            self.update.masters or self.parameters, self.update.gradients(), *self.update.states
+        )
+        if self.update.masters:
+            namespace(self.sums)._foreach_copy_(self.parameters, self.update.masters)
+        if self.values is not None:
+            gather_into(self.values, self._own(self.values), self.group)
+        self.sums.zero_()
