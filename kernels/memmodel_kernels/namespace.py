@@ -73,13 +73,13 @@ def scope(x: Any, *, layer: int | None = None, part: str = "") -> AbstractContex
     return nullcontext() if xp.__name__ == "torch" else xp.scope(layer=layer, part=part)
 
 
-def same_version(tensors: Sequence[Any]) -> AbstractContextManager[Any]:
+def same_version(tensors: Sequence[Any]) -> AbstractContextManager[None]:
     """Inside, autograd does not notice writes to these tensors, of which it may have saved views."""
     xp = namespace(tensors[0])
-    if xp.__name__ == "torch":
-        context: AbstractContextManager[Any] = xp.autograd._unsafe_preserve_version_counter(tuple(tensors))  # noqa: SLF001 (FSDP2 does)
-        return context
-    return xp.same_version(tensors)
+    ours = xp.__name__ != "torch"
+    make = xp.same_version if ours else xp.autograd._unsafe_preserve_version_counter  # noqa: SLF001 (as FSDP2)
+    context: AbstractContextManager[None] = make(tuple(tensors))
+    return context
 
 
 def at_end_of_backward(x: Any, function: Callable[[], None]) -> None:
@@ -94,9 +94,10 @@ def at_end_of_backward(x: Any, function: Callable[[], None]) -> None:
 def on_stream(x: Any, number: int) -> AbstractContextManager[Any]:
     """Inside, kernels are put on another stream of the device than its default one, 0; the CPU has none."""
     xp = namespace(x)
-    if xp.__name__ != "torch":
-        return x.storage.tape.on_stream(number)
-    return xp.cuda.stream(_stream(xp, number)) if x.is_cuda else nullcontext()
+    if xp.__name__ == "torch":
+        return xp.cuda.stream(_stream(xp, number)) if x.is_cuda else nullcontext()
+    context: AbstractContextManager[None] = x.storage.tape.on_stream(number)
+    return context
 
 
 def stream_waits(x: Any, number: int, other: int) -> None:
