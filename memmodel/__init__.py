@@ -20,11 +20,13 @@ _HOMES = {
     "AllocatorConfig": "memmodel.allocator",
     "Case": "memmodel.case",
     "Gpu": "memmodel.gpus",
+    "GpuComparison": "memmodel.gpu_comparison",
     "Mask": "memmodel.masks",
     "Prediction": "memmodel.prediction",
     "Report": "memmodel.prediction",
     "SideBySide": "memmodel.prediction",
     "UsageError": "memmodel.errors",
+    "compare": "memmodel.gpu_comparison",
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
     "make_case": "memmodel.case",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from memmodel.case import Case, make_case
     from memmodel.closed_forms import formulas
     from memmodel.errors import UsageError
+    from memmodel.gpu_comparison import GpuComparison, compare
     from memmodel.gpus import Gpu, load_gpu
     from memmodel.masks import Mask
     from memmodel.models.predict import model
@@ -88,12 +91,14 @@ __all__ = [
     "AllocatorConfig",
     "Case",
     "Gpu",
+    "GpuComparison",
     "Mask",
     "Prediction",
     "Report",
     "SideBySide",
     "UsageError",
     "__version__",
+    "compare",
     "formulas",
     "load_gpu",
     "make_case",

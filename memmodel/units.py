@@ -83,6 +83,18 @@ def seconds_text(seconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def range_text(low: float, high: float) -> str:
+    """Two durations in the unit of the longer: "44.9\N{EN DASH}56.2 ms"."""
+    unit = seconds_text(high).partition(" ")[2]
+    factor = 1 / _SECONDS[unit]
+    return f"{_three(low * factor)}\N{EN DASH}{_three(high * factor)} {unit}"
+
+
+def _three(value: float) -> str:
+    """Three digits, but at most two decimals: "56.2", "0.50"."""
+    return f"{value:,.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
 def percent_text(part: float, whole: float) -> str:
     """A share: "42.0 %"."""
     return f"{100 * part / whole:.1f} %" if whole else "-"

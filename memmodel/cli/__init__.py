@@ -16,6 +16,7 @@ from memmodel.errors import UsageError
 _COMMANDS = {
     "predict": "Predict memory, work and time of attention, and what limits it.",
     "model": "Predict a whole model's training step or serving, and what fills its memory.",
+    "compare": "Compare GPUs: fits, expected time, tokens a second and cost, the best first.",
     "max": "Find the largest size that fits, and the first that does not.",
     "formulas": "Print closed forms of memory and work, derived from the code that runs.",
     "gpus": "List GPUs, their values and the source of each value.",

@@ -191,7 +191,10 @@ def _gpu_options(metavar: str, text: str) -> tuple[Decorator, ...]:
 _NAMED = "(`memmodel gpus` lists them), or `local` for this machine's"
 _GROUPS: dict[str, tuple[Decorator, ...]] = {
     "gpu": _gpu_options("NAME", f"A GPU's name {_NAMED}. [default: A100]"),
-    "gpus": _gpu_options("NAMES", f"A GPU's name {_NAMED}; several with commas. [default: A100]"),
+    "gpus": _gpu_options("NAMES", f"A GPU's name {_NAMED}; several with commas, or `all`. [default: A100]"),
+    "all gpus": _gpu_options(
+        "NAMES", f"GPUs' names {_NAMED}, or GPU files (.toml), with commas; or `all`. [default: all]"
+    ),
     "any gpus": _gpu_options("NAMES", f"GPUs to fit and time each on: names {_NAMED}. [default: none]"),
     "case": (_LIKE, *(click.option(_flag(name), type=SIZE, help=text) for name, text in _SIZES.items()), *_KIND),
     "ranges": (
@@ -208,6 +211,17 @@ _GROUPS: dict[str, tuple[Decorator, ...]] = {
             names=_algorithm_names,
             metavar="NAMES",
             help="{names}; several with commas. [default: naive,flash]",
+        ),
+    ),
+    "algorithm": (
+        click.option(
+            "--algorithm",
+            "-a",
+            "algorithms",
+            cls=NamesOption,
+            names=_algorithm_names,
+            metavar="NAME",
+            help="One of {names}. [default: flash]",
         ),
     ),
     "model": (
@@ -378,8 +392,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with t
 def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
-    The groups are "gpu" (or "gpus", or "any gpus" where none is a choice), "case" or (with ranges of sizes) "ranges",
-    "algorithms", "allocator", "rates" and "serving"; of a whole model, "model", "setting" and "layout".
+    The groups are "gpu" (or "gpus", or "all gpus" where all are the default, or "any gpus" where none is a choice),
+    "case" or (with ranges of sizes) "ranges", "algorithms" (or "algorithm"), "allocator", "rates" and "serving"; of a
+    whole model, "model", "setting" and "layout".
     """
 
     def decorate(function: Function) -> Function:
@@ -425,7 +440,10 @@ class Inputs:
 
     @property
     def _gpu_names(self) -> list[str]:
-        return split_names(self.given.get("gpu", "A100")) or []
+        from memmodel.gpus import gpu_ids
+
+        names = split_names(self.given.get("gpu", "A100")) or []
+        return [one for name in names for one in (gpu_ids() if name.casefold() == "all" else (name,))]
 
     @property
     def allocator(self) -> "AllocatorConfig":
@@ -546,8 +564,11 @@ def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False)
         if named:
             raise UsageError(f"--gpu {name} and --gpu-file {file}: give one of them")
         return load_gpu_file(file)
-    if "," in name:
-        raise UsageError(f"--gpu {name}: this command takes one GPU (predict, max, sweep and frontier take several)")
+    if "," in name or name.casefold() == "all":
+        several = "predict, compare, max, sweep and frontier take several"
+        raise UsageError(f"--gpu {name}: this command takes one GPU ({several})")
+    if name.casefold().endswith(".toml"):
+        return load_gpu_file(name)
     return local_gpu() if name.casefold() == "local" else load_gpu(name)
 
 

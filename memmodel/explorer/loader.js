@@ -1,11 +1,19 @@
 // Unpacks the page's script and runs it. `memmodel.ready` is fulfilled when the page stands.
 
+// Base 85: five signs are four bytes, the first the highest.
+function bytesOf(text) {
+  const view = new DataView(new ArrayBuffer((text.length / 5) * 4));
+  for (let i = 0; i < text.length; i += 5) {
+    view.setUint32((i / 5) * 4, [...text.slice(i, i + 5)].reduce((sum, sign) => sum * 85 + SIGNS.indexOf(sign), 0));
+  }
+  return view.buffer;
+}
+
 async function load() {
   if (typeof DecompressionStream === "undefined") {
     throw new Error("this browser is too old for the page: it needs one of 2023 or later");
   }
-  const bytes = Uint8Array.from(atob(PACKED), (sign) => sign.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const unpacked = new Blob([bytesOf(PACKED)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const source = await new Response(unpacked, {headers: {"content-type": "text/javascript"}}).blob();
   const script = document.createElement("script");
   script.src = URL.createObjectURL(source);

@@ -8,7 +8,7 @@ from memmodel.files import DATA, read_toml
 
 KiB, MiB, GiB = 2**10, 2**20, 2**30
 
-# key in a file -> (quantity, factor to bytes, bytes/s, Hz, FLOP/s or W)
+# key in a file -> (quantity, factor to bytes, bytes/s, Hz, FLOP/s, W or $ an hour)
 KEYS = MappingProxyType(
     {
         "sm_count": ("sm_count", 1),
@@ -30,6 +30,7 @@ KEYS = MappingProxyType(
         "registers_per_sm_KiB": ("registers_per_sm", KiB),
         "exp_per_clock_per_sm": ("exp_per_clock_per_sm", 1),
         "tdp_W": ("tdp", 1),
+        "dollars_per_hour": ("price", 1),
     }
 )
 PEAK_TABLES = MappingProxyType({"tensor_TFLOPS": "tensor", "vector_TFLOPS": "vector"})

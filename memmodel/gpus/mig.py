@@ -14,7 +14,7 @@ from memmodel.files import DATA, read_toml
 from memmodel.gpus.gpu import Gpu, Value
 
 _GIB = 1 << 30
-_OF_THE_CARD = ("tdp", "marketed_GB")  # a slice has none of its own
+_OF_THE_CARD = ("tdp", "marketed_GB", "price")  # a slice has none of its own
 
 
 @cache

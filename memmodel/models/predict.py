@@ -137,9 +137,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
     memory = memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
     kernels = kernels_of(program, case.accumulate)
-    time, missing = time_or_why(kernels, Machine(gpu))
-    measured = Machine(gpu, rates, torch=parse_torch_version(case.torch))
-    calibrated = time_or_why(kernels, measured)[0] if rates is not None else None
+    time, calibrated, missing = times_of(kernels, case, gpu, rates)
     flops = model_flops(case)
     return ModelPrediction(
         case,
@@ -156,6 +154,17 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates:
         Computed(lambda: account(program)),
         (*missing, *_notes(case)),
     )
+
+
+def times_of(
+    kernels: Program, case: ModelCase, gpu: Gpu, rates: Calibration | None
+) -> tuple[Time | None, Time | None, list[str]]:
+    """The lower bound and the time to expect of a step's kernels, None where a rate lacks; and notes on them."""
+    time, missing = time_or_why(kernels, Machine(gpu))
+    if rates is None:
+        return time, None, missing
+    expected, _ = time_or_why(kernels, Machine(gpu, rates, torch=parse_torch_version(case.torch)))
+    return time, expected.at_least(time.seconds) if expected and time else expected, missing
 
 
 def _with_more_layers(case: ModelCase) -> Taken:

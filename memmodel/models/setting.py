@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim
-from memmodel.dtypes import DType, bfloat16
+from memmodel.dtypes import DType, bfloat16, short_name
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
+_UNUSUAL = (  # choices that are said where they are not the default
+    *("checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "accumulate", "autocast", "masters"),
+    *("in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
+)
 LOSSES = ("full", "native", "chunked", "chunked-logits", "fused")
 
 
@@ -36,6 +40,10 @@ class Adapter(NamedTuple):
     def covers(self, name: str) -> bool:
         """Whether the layer of a weight has an adapter."""
         return not self.targets or name.removesuffix(".weight") in self.targets
+
+    def __str__(self) -> str:
+        kind = ("DoRA" if self.magnitudes else "LoRA") + (" on NF4" if self.four_bit else "")
+        return f"{kind} of rank {self.rank} on {', '.join(self.targets) or 'all linear layers'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +105,19 @@ class ModelCase:
     rank: Rank = FIRST_RANK
     torch: str = "2.13"
     device: Device = CUDA
+
+    def describe(self, without: str = "") -> str:
+        """The setting in one line, less a size: train, bf16, batch 1, seq 4096, adamw, and what is not usual."""
+        parts = [self.phase, short_name(self.dtype)]
+        parts += [f"{size} {getattr(self, size)}" for size in ("batch", "seq") if size != without]
+        if self.phase == "train":
+            parts.append(self.optimizer)
+        parts.append(f"attention {self.attention}")
+        usual = type(self)(self.arch)
+        for name in _UNUSUAL:
+            value, words = getattr(self, name), name.replace("_", " ")
+            if value != getattr(usual, name):
+                parts.append(words if value is True else f"{words} {value}")
+        parts += [str(self.adapter)] if self.adapter else []
+        parts += [f"{self.layout.world:,} GPUs: {self.layout.words}"] if self.layout.world > 1 else []
+        return ", ".join(parts)

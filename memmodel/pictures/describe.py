@@ -1,9 +1,13 @@
-"""Descriptions of a Timeline, Roofline, Frontier or HeatMap as `Picture`s, which every drawer can draw."""
+"""Descriptions of a Timeline, Roofline, Frontier, HeatMap or GpuComparison as `Picture`s, for every drawer."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import singledispatch
 from itertools import groupby
 
+from memmodel.errors import UsageError
+from memmodel.gpu_comparison import GpuComparison, OnGpu
 from memmodel.pictures.frontier import Frontier, HeatMap
 from memmodel.pictures.frontier import Line as Walls
 from memmodel.pictures.picture import (
@@ -361,3 +365,83 @@ def _places(values: Sequence[int]) -> dict[int, int]:
 
 def _categories(label: str, places: dict[int, int]) -> Axis:
     return Axis(label, -0.5, len(places) - 0.5, False, tuple((at, f"{value:,}") for value, at in places.items()))
+
+
+_OWN = Look("●", "3", "solid", 1.8, "●")
+_OF_OTHERS = Look("■", "1", "solid", 1.8, "■")
+_BOUND = Look("◆", "roof", shape="◆")
+_DECADES = 100  # with less between the ends, ticks at 1, 2 and 5
+_ROW = 1 / 40  # height over width of a row, which is one line of a terminal
+
+
+@pictures_of.register
+def _comparison(shown: GpuComparison) -> list[Picture]:
+    """A row for each GPU that there is a time for: the interval of its expected time, and the bound."""
+    rows = [row for row in shown if row.calibrated is not None]
+    if not rows:
+        raise UsageError(f"nothing to draw: no expected time on {', '.join(row.gpu.id for row in shown)}")
+    return [
+        Picture(
+            f"{shown.title}: the time to expect, by GPU",
+            shown.case.describe(),
+            _times(rows),
+            _gpu_rows(rows),
+            aspect=_ROW * (len(rows) + 2),
+            lines=tuple(_interval(row, at) for at, row in _from_below(rows)),
+            marks=tuple(mark for at, row in _from_below(rows) for mark in _marks(row, at)),
+            notes=tuple(_comparison_notes(rows)),
+        )
+    ]
+
+
+def _from_below(rows: Sequence[OnGpu]) -> Iterator[tuple[int, OnGpu]]:
+    """Each row with its place on the axis, the first one the highest."""
+    return enumerate(reversed(rows))
+
+
+def _times(rows: Sequence[OnGpu]) -> Axis:
+    ends = [end for row in rows for end in (*_ends(row), row.time.seconds if row.time else _ends(row)[0])]
+    low, high = min(ends) / 1.3, max(ends) * 1.3
+    steps = (1, 2, 5) if high / low < _DECADES else (1,)
+    places = (step * 10.0**power for power in range(math.floor(math.log10(low)), 6) for step in steps)
+    return Axis("time of a step", low, high, True, tuple((x, seconds_text(x)) for x in places if low <= x <= high))
+
+
+def _ends(row: OnGpu) -> tuple[float, float]:
+    """The ends of the interval, or twice the expected time without one."""
+    assert row.calibrated is not None
+    seconds = row.calibrated.seconds
+    return row.calibrated.low or seconds, row.calibrated.high or seconds
+
+
+def _gpu_rows(rows: Sequence[OnGpu]) -> Axis:
+    names = (f"{row.gpu.id}{' NO' if row.memory.fits is False else ''}" for row in reversed(rows))
+    return Axis("", -1, len(rows), False, tuple((float(at), name) for at, name in enumerate(names)))
+
+
+def _interval(row: OnGpu, at: int) -> Line:
+    low, high = _ends(row)
+    return Line(replace(_expected_look(row), shape=""), ((low, at), (high, at)))
+
+
+def _expected_look(row: OnGpu) -> Look:
+    assert row.calibrated is not None
+    return _OF_OTHERS if row.calibrated.basis == "transferred" else _OWN
+
+
+def _marks(row: OnGpu, at: int) -> Iterator[Mark]:
+    assert row.calibrated is not None
+    yield Mark(_expected_look(row), row.calibrated.seconds, at)
+    if row.time is not None:
+        yield Mark(_BOUND, row.time.seconds, at)
+
+
+def _comparison_notes(rows: Sequence[OnGpu]) -> Iterator[Entry]:
+    found = {_expected_look(row) for row in rows}
+    if _OWN in found:
+        yield _note("expected, by rates of the GPU itself, with the interval of 90 % of runs", _OWN)
+    if _OF_OTHERS in found:
+        yield _note("expected, by rates transferred from another GPU, with that interval", _OF_OTHERS)
+    yield _note("at least: no run is faster", _BOUND)
+    if any(row.memory.fits is False for row in rows):
+        yield _note("NO: the step does not fit")

@@ -22,6 +22,10 @@ register(
             "screen": "memmodel.report.tables:side_by_side_parts",
             "dict": "memmodel.report.json:document",
         },
+        "memmodel.gpu_comparison.GpuComparison": {
+            "screen": "memmodel.report.gpu_comparison:comparison_parts",
+            "notebook": "memmodel.report.console:html",
+        },
         "memmodel.prediction.Prediction": {
             "screen": "memmodel.report.tables:prediction_parts",
             "dict": "memmodel.report.json:encoded",

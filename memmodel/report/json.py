@@ -143,11 +143,32 @@ def _roofline(shown: Any) -> dict[str, Any]:
     return _keys(shown, without="without_arithmetic") | {"kind": "roofline", "peak": shown.peak.name}
 
 
+def _compared(row: Any) -> dict[str, Any]:
+    """A step on one GPU: its memory in short, its times without their kernels."""
+    time, expected = row.time, row.calibrated
+    return {
+        "gpu": _gpu(row.gpu),
+        **{name: getattr(row.memory, name) for name in ("fits", "device_bytes", "capacity_bytes")},
+        "at_least_seconds": time and time.seconds,
+        "expected_seconds": expected and expected.seconds,
+        "low_seconds": expected and expected.low,
+        "high_seconds": expected and expected.high,
+        "binding": time and time.binding,
+        "basis": expected and expected.basis,
+        "calibration": expected and expected.calibration,
+        **{name: getattr(row, name) for name in ("tokens", "tokens_per_second")},
+        **{name: getattr(row, name) for name in ("dollars_per_hour", "dollars_per_million_tokens")},
+        "missing": row.missing or None,
+    }
+
+
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "dtypes.DType": short_name,
     "gpus.gpu.Gpu": _gpu,
     "case.Case": _case,
     "work.Work": _work,
+    "gpu_comparison.OnGpu": _compared,
+    "gpu_comparison.GpuComparison": lambda shown: _keys(shown, rows="gpus") | {"kind": "comparison"},
     "prediction.Memory": partial(_keys, also=["device_bytes"]),
     "prediction.Prediction": _prediction,
     "models.results.ModelPrediction": _model_prediction,

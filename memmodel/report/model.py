@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from memmodel.dtypes import short_name
 from memmodel.models.capacity import ModelThreshold
 from memmodel.models.letters import ModelFormulas
 from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.models.serving import Serving
-from memmodel.models.setting import Adapter, ModelCase
+from memmodel.models.setting import ModelCase
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
@@ -20,17 +19,12 @@ if TYPE_CHECKING:
     from memmodel.tracer.against import Against
 
 _MODULES = 12  # of Hugging Face's, that keep most
-_PLAIN = {
-    **{"checkpoint": "none", "loss": "full", "offload": False, "keep_logits": False, "repeat_kv": False},
-    **{"fused_norms": False, "accumulate": 1, "autocast": False, "masters": False, "in_backward": False, "clip": False},
-    **{"dropout": 0.0, "attention_dropout": 0.0, "quantize": "none", "kv_cache": "auto"},
-}
 
 
 def model_parts(report: ModelReport) -> Iterator[Any]:
     """The first screen, part by part."""
     prediction = report.prediction
-    yield Text.assemble((report.gpu.name, "bold"), f": {prediction.case.arch.name}, {described(prediction.case)}")
+    yield Text.assemble((report.gpu.name, "bold"), f": {prediction.case.arch.name}, {prediction.case.describe()}")
     yield Text(_of_parameters(prediction), style="dim")
     yield Text()
     yield verdict(prediction.memory, f"{prediction.title} ")
@@ -49,29 +43,6 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
 def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
     """What fills the peak of one prediction."""
     yield group_table(prediction.memory, prediction.formulas)
-
-
-def described(case: ModelCase, without: str = "") -> str:
-    """The setting in one line, less a size: train, bf16, batch 1, seq 4096, adamw, and what is not usual."""
-    parts = [case.phase, short_name(case.dtype)]
-    parts += [f"{size} {getattr(case, size)}" for size in ("batch", "seq") if size != without]
-    if case.phase == "train":
-        parts.append(case.optimizer)
-    parts.append(f"attention {case.attention}")
-    for name, usual in _PLAIN.items():
-        value, words = getattr(case, name), name.replace("_", " ")
-        if value != usual:
-            parts.append(words if value is True else f"{words} {value}")
-    if case.adapter:
-        parts.append(_of_adapter(case.adapter))
-    if case.layout.world > 1:
-        parts.append(f"{case.layout.world:,} GPUs: {case.layout.words}")
-    return ", ".join(parts)
-
-
-def _of_adapter(adapter: Adapter) -> str:
-    kind = ("DoRA" if adapter.magnitudes else "LoRA") + (" on NF4" if adapter.four_bit else "")
-    return f"{kind} of rank {adapter.rank} on {', '.join(adapter.targets) or 'all linear layers'}"
 
 
 def _of_parameters(prediction: ModelPrediction) -> str:
@@ -108,7 +79,7 @@ def time_table(report: ModelReport) -> Sheet:
 def against_parts(report: ModelReport, found: "Against") -> Iterator[Any]:
     """Our step's live peak beside that of Hugging Face's class, by group, and what its modules keep."""
     case = report.prediction.case
-    yield Text.assemble((report.gpu.name, "bold"), f": {case.arch.name}, {described(case)}")
+    yield Text.assemble((report.gpu.name, "bold"), f": {case.arch.name}, {case.describe()}")
     yield Text()
     rows = [(kind, *_both(ours, theirs)) for kind, (ours, theirs) in found.kinds.items()]
     rows.append(("live peak", *_both(found.ours, found.theirs)))
@@ -147,7 +118,7 @@ def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:
         )
         for t in thresholds
     ]
-    title = f"the largest {first.over} that fits: {first.case.arch.name}, {described(first.case, without=first.over)}"
+    title = f"the largest {first.over} that fits: {first.case.arch.name}, {first.case.describe(without=first.over)}"
     return Sheet(title, ("|GPU", ">largest", ">first that fails", ">allocated", ">reserved"), rows)
 
 

@@ -17,13 +17,13 @@ from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.picture import Area, Axis, Line, Look, Picture
 
 NARROWEST = 60  # columns: below this, labels would cover the picture
-_LEFT = 12  # columns for the y axis and its labels
+_LEFT = 12  # columns for the y axis and its labels, at least
 _TALL = 40  # rows of a picture with aspect 1
 _COLORS = {"limit": "red", "roof": "blue"} | dict(
     zip("1234567", ("yellow", "cyan", "green", "magenta", "blue", "red", "bright_yellow"), strict=True)
 )
 
-_ASCII = {"▼": "^", "✖": "x"}
+_ASCII = {"▼": "^", "✖": "x", "●": "o", "■": "#", "◆": "<"}
 
 
 class Drawn:
@@ -161,7 +161,8 @@ class _Chart:
     """A canvas of `width` x `height` characters, its axes included in the width."""
 
     def __init__(self, width: int, height: int, x: Axis, y: Axis, ascii_only: bool) -> None:
-        self.columns, self.rows = width - _LEFT - 1, height
+        self.left = max(_LEFT, 2 + max((len(label) for _, label in y.ticks), default=0))
+        self.columns, self.rows = width - self.left - 1, height
         self.x, self.y, self.ascii_only = x, y, ascii_only
         self.canvas = Canvas(self.columns, self.rows, 0, 0, self.columns, self.rows)
         self.taken: set[tuple[int, int]] = set()  # cells with a character that lines must not cover
@@ -229,9 +230,9 @@ class _Chart:
         labels = {self.row_of(value): label for value, label in self.y.ticks if self.y.low <= value <= self.y.high}
         for i, drawn in enumerate(self.canvas.plot(linesep="\n").split("\n")):
             label = labels.get(self.rows - 1 - i, "")
-            yield Text(f"{label:>{_LEFT - 1}} {bar}").append_text(Text.from_ansi(drawn.replace("⠀", " ")))
-        yield Text(" " * _LEFT + corner + dash * self.columns)
-        yield Text(" " * (_LEFT + 1) + self._below())
+            yield Text(f"{label:>{self.left - 1}} {bar}").append_text(Text.from_ansi(drawn.replace("⠀", " ")))
+        yield Text(" " * self.left + corner + dash * self.columns)
+        yield Text(" " * (self.left + 1) + self._below())
 
     def _below(self) -> str:
         """Labels of the x axis, under their ticks; those that would touch the one before are left out."""

@@ -15,6 +15,7 @@ from memmodel.timing.known import community, shipped_ids
 from memmodel.timing.nearest import by_likeness, relation
 
 RELATED = {"architecture": "same architecture", "other": "another architecture"}
+SHARES = ", by shares of the datasheet's rates"
 _BY_TYPE = {2: ("matmul.bf16.values", "matmul.fp16.values"), 4: ("matmul.fp32.values", "matmul.tf32.values")}
 _ELEMENTWISE = "elementwise"
 _OF_THE_HOST = ("dispatch", "dispatch_backward", "fault", "fault_from", "exp")
@@ -38,7 +39,7 @@ def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], 
     if own is not None:
         return own._replace(constants=constants)
     nearest = load_gpu(source)
-    name = f"transferred from {nearest.name}, {RELATED[relation(gpu, source)]}, by shares of the datasheet's rates"
+    name = f"transferred from {nearest.name}, {RELATED[relation(gpu, source)]}{SHARES}"
     return Calibration(name, "transferred", {"gpu_id": gpu.id}, constants)
 
 

@@ -40,6 +40,10 @@ COMMANDS = {
         "model --like gpt2 --phase decode --seq 512 --json",
     ),
     "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json", _DECODED),
+    "compare": (
+        "compare --gpu H100,A10,T4,MI210 --price H100=2.5 --phase inference --mask window --window 64 --json",
+        "compare --gpu jetson-agx-orin-64gb,H100 --seq 65536 --batch 64 -a naive --json",
+    ),
     "formulas": ("formulas naive --json",),
     "gpus": ("gpus --json", "gpus A100 --json"),
     "models": ("models --json",),
