@@ -13,7 +13,7 @@ async function load() {
   if (typeof DecompressionStream === "undefined") {
     throw new Error("this browser is too old for the page: it needs one of 2023 or later");
   }
-  const unpacked = new Blob([bytesOf(PACKED)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const unpacked = new Blob([bytesOf(PACKED).slice(0, LENGTH)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const source = await new Response(unpacked, {headers: {"content-type": "text/javascript"}}).blob();
   const script = document.createElement("script");
   script.src = URL.createObjectURL(source);
