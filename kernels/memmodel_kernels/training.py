@@ -113,13 +113,15 @@ def training_step(
     clip: bool = False,
     keep_logits: bool = False,
     low_precision: Any = None,
+    before_backward: Callable[[], None] = lambda: None,
     after_backward: Callable[[], None] = lambda: None,
 ) -> None:
     """One step over micro-batches; gradients are set to None at its end.
 
     `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
     whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`. `low_precision`: the dtype
-    of autocast around forward and loss. `after_backward`: what completes the gradients, where ranks share them.
+    of autocast around forward and loss. `before_backward` and `after_backward`: what ranks that share gradients do
+    before each backward, and after the last.
     """
     for tokens, targets in batches:
         mark("forward")
@@ -128,6 +130,7 @@ def training_step(
         if not keep_logits:
             del logits
         mark("backward")
+        before_backward()
         value.backward()
     after_backward()
     if updates:

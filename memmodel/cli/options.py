@@ -365,7 +365,7 @@ _SETTING = (
         "attention_dropout",
     ),
     *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
-    *("gpus", "tp", "sequence_parallel", "pp", "dp", "dp_shard", "zero", "cp", "ep"),
+    *("gpus", "tp", "sequence_parallel", "pp", "dp", "dp_shard", "zero", "reshard", "cp", "ep"),
     *("schedule", "virtual_stages", "microbatches"),
 )
 _CACHE = ("page_size", "cache_dtype", "num_splits")

@@ -1,10 +1,10 @@
 """Data parallelism: parameters that ranks share by rows (FSDP2), or gradients that replicas average (DDP)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from memmodel.dims import Dim, ceil_div
-from memmodel.dtypes import float32
+from memmodel.dtypes import float32, short_name
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import SHARDS, over
 from memmodel.models.weights import Stored
@@ -96,17 +96,33 @@ def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -
 
 
 def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handles: Mapping[str, Any]) -> Any:
-    """The update of a step whose gradients Megatron-LM reduces; None where it does not."""
+    """The update of a step whose gradients Megatron-LM or DeepSpeed reduces; None where neither does."""
     from memmodel_kernels.optimizers import OPTIMIZERS
     from memmodel_kernels.parallel.distributed_optimizer import DistributedOptimizer
+    from memmodel_kernels.parallel.partitioned_gradients import PartitionedGradients
 
+    layout, optimizer, group = case.layout, OPTIMIZERS[case.optimizer], _group(case, handles, *_ALL)
+    if layout.zero == 2 and layout.shards > 1:
+        return PartitionedGradients(optimizer, parameters, group, label)
+    if layout.shares_optimizer or (layout.replicated and case.masters):
+        return DistributedOptimizer(optimizer, parameters, group, case.masters, layout.shares_optimizer, label)
+    return None
+
+
+def assumed(case: ModelCase) -> Iterator[str]:
+    """Whose rules a rank's data parallelism follows, in words."""
     layout = case.layout
-    if not (layout.shares_optimizer or (layout.replicated and case.masters)):
-        return None
-    group = _group(case, handles, *_ALL)
-    return DistributedOptimizer(
-        OPTIMIZERS[case.optimizer], parameters, group, case.masters, layout.shares_optimizer, label
-    )
+    if layout.fully_sharded:
+        dtypes = f", gathered in {short_name(case.dtype)} and reduced in fp32" if case.masters else ""
+        kept = "" if layout.reshard else ", kept from forward to backward"
+        yield f"parameters shared by rows as PyTorch's fully_shard of each layer and of the rest{dtypes}{kept}"
+    elif layout.zero == 2 and layout.shards > 1:
+        yield "gradients and states shared as DeepSpeed's ZeRO 2 by default: an fp32 copy of each rank's parameters"
+    elif layout.shares_optimizer:
+        yield "states shared as Megatron-LM's distributed optimizer, without overlap: one bucket, after backward"
+    elif layout.replicated:
+        whose = "Megatron-LM, in one flat buffer after backward" if case.masters else "PyTorch's DDP, in buckets"
+        yield f"gradients averaged as by {whose}"
 
 
 def _in_order_of_use(model: Any) -> list[Any]:

@@ -60,8 +60,13 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
         if distributed:
             distributed.reduce()
 
+    before = {"before_backward": distributed.before_backward} if distributed else {}
+
     def step(mark: Mark) -> None:
-        training_step(model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, after_backward)
+        training_step(
+            model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, **before,
+            after_backward=after_backward,
+        )  # fmt: skip
 
     return step
 

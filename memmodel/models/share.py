@@ -44,12 +44,13 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
                 yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
 
     layout = case.layout
-    if layout.zero == 2 and layout.shards > 1:
-        yield f"zero 2 on {layout.shards} ranks is not modelled yet: take zero 1 or 3"
-    if (layout.replicated or layout.shares_optimizer) and case.in_backward:
+    shared = layout.zero in (1, 2) and layout.shards > 1
+    if (layout.replicated or shared) and case.in_backward:
         yield "updates in backward on replicas of a model are not modelled: leave one of them out"
-    if layout.shares_optimizer and case.optimizer in _WHOLE:
-        yield f"optimizer {case.optimizer}, which needs whole matrices, under zero 1 is not modelled yet: take adamw"
+    if shared and case.optimizer in _WHOLE:
+        yield f"optimizer {case.optimizer}, which needs whole matrices, under zero {layout.zero}: take adamw"
+    if layout.zero == 2 and layout.shards > 1 and layout.tp > 1:
+        yield f"zero 2 with tp {layout.tp} is not modelled yet: take zero 1 or 3"
     if layout.fully_sharded:
         for words, there in _without_shards(case).items():
             if there:

@@ -8,40 +8,17 @@ backward, as without --overlap-grad-reduce.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS
 from memmodel_kernels.namespace import moved, namespace
 from memmodel_kernels.optimizers import Optimizer
+from memmodel_kernels.parallel.flat import Place, places
 from memmodel_kernels.parallel.group import Group, all_reduce_mean, gather_into, reduce_scatter_mean
 from memmodel_kernels.training import Update, adding_to, copied
 
-_START, _END = 64, 128  # elements: a parameter starts at a multiple of these, and a buffer ends at one per rank
+_START, _END = 64, 128  # elements: where parameters start, and what a rank's part ends at, where states are shared
 Label = Callable[[Any, str, str], None]
-
-
-class Place(NamedTuple):
-    """A parameter, and where it is in a flat buffer."""
-
-    parameter: Any
-    start: int
-
-    @property
-    def end(self) -> int:
-        """The element after it."""
-        return int(self.start + self.parameter.numel())
-
-
-def places(parameters: Sequence[Any], ranks: int) -> tuple[list[Place], int]:
-    """The parameters in a flat buffer, the last first, and its elements; padded where `ranks` share it."""
-    found: list[Place] = []
-    end = 0
-    for parameter in reversed(parameters):
-        start = end if ranks == 1 else -(-end // _START) * _START
-        found.append(Place(parameter, start))
-        end = found[-1].end
-    multiple = 1 if ranks == 1 else math.lcm(ranks, _END)
-    return found, -(-end // multiple) * multiple
 
 
 class DistributedOptimizer:
@@ -55,7 +32,8 @@ class DistributedOptimizer:
         self, optimizer: Optimizer, parameters: Sequence[Any], group: Group, masters: bool, shared: bool, label: Label
     ) -> None:
         self.group, self.shared = group, shared
-        listed, total = places(parameters, group.size if shared else 1)
+        start, end = (_START, math.lcm(group.size, _END)) if shared else (1, 1)
+        listed, total = places(list(reversed(parameters)), start, end)
         first = parameters[0]
         self.values = first.new_zeros(total) if shared else None
         self.sums = first.new_zeros(total, dtype=namespace(first).float32 if masters else None)
@@ -102,6 +80,9 @@ class DistributedOptimizer:
     def gradients(self) -> list[Any]:
         """The gradients that the optimizer sees."""
         return self.update.gradients()
+
+    def before_backward(self) -> None:
+        """Nothing: gradients are averaged after the last backward."""
 
     def reduce(self) -> None:
         """Average the gradients over the ranks: in the whole buffer, or in this rank's part of it."""
