@@ -17,6 +17,7 @@ from memmodel.liveness import at_peak, step_launches
 from memmodel.models.architecture import Architecture, parameters
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
+from memmodel.models.data_parallel import assumed
 from memmodel.models.families import architecture_of
 from memmodel.models.flops import forward_flops
 from memmodel.models.letters import Taken, group_formulas, lettered, more_layers
@@ -221,6 +222,7 @@ def _efficiency(case: ModelCase, gpu: Gpu, flops: int, time: Time | None) -> Eff
 def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> Iterator[str]:
     on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
     yield f"torch {case.torch}, eager, {on}; modules as Hugging Face's classes have them"
+    yield from assumed(case)
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train":

@@ -70,7 +70,8 @@ def _groups(tape: Tape) -> dict[int, str]:
     starts = [*tape.scopes, (len(tape.events), tape.scope)]
     for (first, scope), (end, _) in pairwise(starts):
         for event in tape.events[first:end] if scope.part else ():
-            if type(event) is Alloc and tape.gradients.get(event.key) not in tape.names:
+            of = tape.gradients.get(event.key) if type(event) is Alloc else None
+            if type(event) is Alloc and of not in tape.names and groups.get(of or 0) != GATHERED:
                 if scope.part in _GROUPS:
                     groups[event.key] = scope.part
                 elif event.key in saved:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import data_parallel_models
 import pytest
 
+import memmodel
 from memmodel.device import CUDA
 from memmodel.dtypes import bfloat16, float32
+from memmodel.groups import by_group, by_kind
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import Layout
 from memmodel.models.record import record_in_full
@@ -94,6 +97,45 @@ def test_fully_sharded(case: ModelCase, rank: int) -> None:
 def test_replicated() -> None:
     """Two micro-batches a step: PyTorch makes its buckets anew before the second forward of all."""
     same(replace(SMALL, layout=Layout(dp=WORLD), accumulate=2), "replicated")
+
+
+def test_a_published_run() -> None:
+    """torchtitan's Llama 3.1 8B on 8 H100 under FSDP2, eager: 82.4 GiB reserved on the fullest rank.
+
+    benchmarks/llama3_h100_202412_torchtitan.md, table 1: 2 sequences of 8,192 a rank, selective recomputation, mixed
+    precision, AdamW in one kernel; the GPUs have 96 GB.
+    """
+    setting = {"batch": 2, "seq": 8192, "checkpoint": "selective", "optimizer": "adamw-fused", "masters": True}
+    found = memmodel.model("llama-3.1-8b", "H200", gpus=8, **setting)
+    assert found.prediction.memory.reserved_peak_bytes / 2**30 == pytest.approx(82.4, rel=0.01)
+
+
+def state(**given: Any) -> dict[str, int]:
+    """Bytes of a rank's parameters, gradients and optimizer between steps, of a model of 4 layers."""
+    arch = replace(LLAMA, vocab=1024, layers=4, hidden=64, ffn=128, heads=8, kv_heads=8)
+    case = ModelCase(arch, 1, 16, dtype=bfloat16, layout=Layout(**given.pop("layout")), **given)
+    program = record_in_full(case)
+    there = [e for e in program.phases()["inputs"] if isinstance(e, Alloc)]
+    dead = {e.key for e in program.phases()["inputs"] if isinstance(e, Free)}
+    return by_kind(by_group(program, (e for e in there if e.key not in dead)))
+
+
+@pytest.mark.parametrize(
+    ("given", "parameters", "gradients", "optimizer"),
+    [  # bytes a parameter that a rank holds: of the parameter itself, its gradient's buffer, and the optimizer
+        ({"layout": {"dp": 8}, "masters": True}, 2, 4, 12),  # Megatron-LM: 18 in all
+        ({"layout": {"dp_shard": 8, "zero": 1}, "masters": True}, 2, 4, 12 / 8),  # 6 + 12 / dp
+        ({"layout": {"dp_shard": 8, "zero": 2}}, 2, 0, 12 / 8),  # gradients are there in backward alone
+        ({"layout": {"dp_shard": 8}, "masters": True}, 4 / 8, 0, 8 / 8),  # rows in fp32
+    ],
+    ids=["Megatron-LM", "ZeRO 1", "ZeRO 2", "ZeRO 3"],
+)
+def test_what_a_rank_holds(given: dict[str, Any], parameters: float, gradients: float, optimizer: float) -> None:
+    count = 4 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 2 * 1024 * 64 + 64
+    found = state(**given)
+    expected = {"parameters": parameters, "gradients": gradients, "optimizer": optimizer}
+    for kind, each in expected.items():
+        assert found.get(kind, 0) == pytest.approx(each * count, rel=2e-3), kind
 
 
 @pytest.mark.slow
