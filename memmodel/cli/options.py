@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import cached_property, wraps
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,74 +75,47 @@ def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
     return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
 
 
-class GroupedOption(click.Option):
-    """An option that help lists below a title of its own."""
+class Option(click.Option):
+    """An option that commands share."""
 
-    title = "Many GPUs"
+    def __init__(
+        self, flags: str, what: Any, text: str, names: str = "", title: str = "Options", **settings: Any
+    ) -> None:
+        """Make an option.
 
+        Args:
+            flags: as click takes them, with spaces between: "--algorithm -a algorithms".
+            what: the type of its value: `bool` for a flag; text is what help calls the value.
+            text: the help, in which {names} stands for the valid names.
+            names: where these are, "module:table"; imported only to print help and to complete a value.
+            title: the heading under which help lists it.
+            **settings: of click's options.
+        """
+        kind = {"is_flag": True, "default": None} if what is bool else {"type": what}
+        kind = {"metavar": what} if isinstance(what, str) else kind
+        self.title, self._table = title, names
+        complete = completing(self._names) if names else None
+        super().__init__(flags.split(), help=text, shell_complete=complete, **kind | settings)
 
-def grouped(*args: Any, **settings: Any) -> Decorator:
-    """An option of the group "Many GPUs"."""
-    return click.option(*args, cls=GroupedOption, **settings)
-
-
-class NamesOption(click.Option):
-    """An option whose help lists its valid names in place of {names}, which are imported only to print help."""
-
-    def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **settings: Any) -> None:
-        self._names = names
-        super().__init__(*args, shell_complete=completing(names), **settings)
+    def _names(self) -> list[str]:
+        found = resolve_name(self._table)
+        return list(found() if callable(found) else found)
 
     @property
     def help(self) -> str:
         """The help text."""
-        return self._text.format(names=", ".join(self._names()))
+        return self._text.format(names=", ".join(self._names())) if "{names}" in self._text else self._text
 
     @help.setter
     def help(self, text: str | None) -> None:
         self._text = text or ""
 
 
-def _gpu_names() -> list[str]:
+def gpu_names() -> list[str]:
+    """The names that --gpu takes."""
     from memmodel.gpus import gpu_ids
 
     return [*gpu_ids(), "local"]
-
-
-def _algorithm_names() -> list[str]:
-    from memmodel.algorithms import ALGORITHMS
-
-    return list(ALGORITHMS)
-
-
-def _formats() -> list[str]:
-    from memmodel.models.quantization import FORMATS
-
-    return list(FORMATS)
-
-
-def _cache_formats() -> list[str]:
-    from memmodel.models.kv_cache import NAMES
-
-    return list(NAMES)
-
-
-def _optimizer_names() -> list[str]:
-    from memmodel_kernels.optimizers import OPTIMIZERS
-
-    return list(OPTIMIZERS)
-
-
-def _model_names() -> list[str]:
-    from memmodel.models.catalogue import models
-
-    return list(models())
-
-
-def _kernel_names() -> list[str]:
-    from memmodel.timing.serving.stacks import RULES
-
-    return list(RULES)
 
 
 _SIZES = {
@@ -154,237 +128,160 @@ _SIZES = {
     "value_dim": "Size of a head of values. [default: head-dim]",
 }
 SIZES = tuple(_SIZES)
-_LIKE = click.option(
-    "--like",
-    metavar="MODEL",
-    shell_complete=completing(_model_names),
-    help="Take heads, head dim and mask of a model, such as llama-3-8b (`memmodel models` lists them).",
-)
+_ALGORITHMS = "memmodel.algorithms:ALGORITHMS"
+_MODELS = "memmodel.models.catalogue:models"
+_GPUS = "memmodel.cli.options:gpu_names"
+_LISTED = "(`memmodel gpus` lists them), or `local` for this machine's"
+_TORCH = Option("--torch", "VERSION", "PyTorch version, 2.4 to 2.15. [default: 2.13]")
 _KIND = (
-    click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32, fp64, or fp8 (flash-attn-3). [default: bf16]"),
-    click.option("--mask", metavar="MASK", help="none, causal or window. [default: none]"),
-    click.option("--window", type=SIZE, help="Keys a query sees, itself included."),
-    click.option("--sink-keys", type=SIZE, help="First keys that stay seen beside the window. [default: 0]"),
-    click.option("--dropout", type=float, help="Probability of dropout. [default: 0]"),
-    click.option("--phase", metavar="PHASE", help="inference, forward or train. [default: train]"),
-    click.option("--chunk", type=SIZE, help="Queries at a time in `chunked`. [default: 1024]"),
-    click.option("--page-size", type=SIZE, help="Keys in a page of `decode`'s KV cache. [default: no pages]"),
-    click.option("--cache-dtype", metavar="TYPE", help="Of that cache: also fp8, fp8_e5m2. [default: dtype]"),
-    click.option("--num-splits", type=SIZE, help="Parts in which `decode` reads the keys. [default: by SMs]"),
-    click.option("--bias", metavar="KIND", help="Added to scores: fixed, learned or alibi. [default: none]"),
-    click.option("--softcap", type=float, help="c in c tanh(scores / c). [default: none]"),
-    click.option("--sinks", is_flag=True, help="A learned logit a head in every row's softmax, as in gpt-oss."),
-    click.option("--deterministic", is_flag=True, help="As torch.use_deterministic_algorithms(True)."),
-    click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
+    Option("--dtype", "TYPE", "bf16, fp16, fp32, fp64, or fp8 (flash-attn-3). [default: bf16]"),
+    Option("--mask", "MASK", "none, causal or window. [default: none]"),
+    Option("--window", SIZE, "Keys a query sees, itself included."),
+    Option("--sink-keys", SIZE, "First keys that stay seen beside the window. [default: 0]"),
+    Option("--dropout", float, "Probability of dropout. [default: 0]"),
+    Option("--phase", "PHASE", "inference, forward or train. [default: train]"),
+    Option("--chunk", SIZE, "Queries at a time in `chunked`. [default: 1024]"),
+    Option("--page-size", SIZE, "Keys in a page of `decode`'s KV cache. [default: no pages]"),
+    Option("--cache-dtype", "TYPE", "Of that cache: also fp8, fp8_e5m2. [default: dtype]"),
+    Option("--num-splits", SIZE, "Parts in which `decode` reads the keys. [default: by SMs]"),
+    Option("--bias", "KIND", "Added to scores: fixed, learned or alibi. [default: none]"),
+    Option("--softcap", float, "c in c tanh(scores / c). [default: none]"),
+    Option("--sinks", bool, "A learned logit a head in every row's softmax, as in gpt-oss."),
+    Option("--deterministic", bool, "As torch.use_deterministic_algorithms(True)."),
+    _TORCH,
 )
 
 
-def _gpu_options(metavar: str, text: str) -> tuple[Decorator, ...]:
-    return (
-        click.option("--gpu", metavar=metavar, shell_complete=completing(_gpu_names), help=text),
-        click.option(
-            "--gpu-file", metavar="FILE", help="A TOML file that describes the GPU (`memmodel gpus --help` shows one)."
-        ),
-    )
+def _case(what: Any) -> tuple[Option, ...]:
+    """The options of a configuration of attention, whose sizes are of type `what`."""
+    text = "Take heads, head dim and mask of a model, such as llama-3-8b (`memmodel models` lists them)."
+    sizes = (Option(_flag(name), what, of) for name, of in _SIZES.items())
+    return Option("--like", "MODEL", text, _MODELS), *sizes, *_KIND
 
 
-_NAMED = "(`memmodel gpus` lists them), or `local` for this machine's"
-_GROUPS: dict[str, tuple[Decorator, ...]] = {
-    "gpu": _gpu_options("NAME", f"A GPU's name {_NAMED}. [default: A100]"),
-    "gpus": _gpu_options("NAMES", f"A GPU's name {_NAMED}; several with commas, or `all`. [default: A100]"),
-    "all gpus": _gpu_options(
-        "NAMES", f"GPUs' names {_NAMED}, or GPU files (.toml), with commas; or `all`. [default: all]"
-    ),
-    "any gpus": _gpu_options("NAMES", f"GPUs to fit and time each on: names {_NAMED}. [default: none]"),
-    "case": (_LIKE, *(click.option(_flag(name), type=SIZE, help=text) for name, text in _SIZES.items()), *_KIND),
-    "ranges": (
-        _LIKE,
-        *(click.option(_flag(name), metavar="SIZES", help=text) for name, text in _SIZES.items()),
-        *_KIND,
-    ),
+def _gpu(what: str, text: str) -> tuple[Option, ...]:
+    file = Option("--gpu-file", "FILE", "A TOML file that describes the GPU (`memmodel gpus --help` shows one).")
+    return Option("--gpu", what, text, _GPUS), file
+
+
+def _layout(flags: str, what: Any, text: str) -> Option:
+    return Option(flags, what, text, title="Many GPUs")
+
+
+_GROUPS: dict[str, tuple[Option, ...]] = {
+    "gpu": _gpu("NAME", f"A GPU's name {_LISTED}. [default: A100]"),
+    "gpus": _gpu("NAMES", f"A GPU's name {_LISTED}; several with commas, or `all`. [default: A100]"),
+    "all gpus": _gpu("NAMES", f"GPUs' names {_LISTED}, or GPU files (.toml), with commas; or `all`. [default: all]"),
+    "any gpus": _gpu("NAMES", f"GPUs to fit and time each on: names {_LISTED}. [default: none]"),
+    "case": _case(SIZE),
+    "ranges": _case("SIZES"),
     "algorithms": (
-        click.option(
-            "--algorithm",
-            "-a",
-            "algorithms",
-            cls=NamesOption,
-            names=_algorithm_names,
-            metavar="NAMES",
-            help="{names}; several with commas. [default: naive,flash]",
+        Option(
+            "--algorithm -a algorithms", "NAMES", "{names}; several with commas. [default: naive,flash]", _ALGORITHMS
         ),
     ),
-    "algorithm": (
-        click.option(
-            "--algorithm",
-            "-a",
-            "algorithms",
-            cls=NamesOption,
-            names=_algorithm_names,
-            metavar="NAME",
-            help="One of {names}. [default: flash]",
-        ),
-    ),
+    "algorithm": (Option("--algorithm -a algorithms", "NAME", "One of {names}. [default: flash]", _ALGORITHMS),),
     "model": (
-        click.option(
-            "--like",
-            metavar="MODEL",
-            shell_complete=completing(_model_names),
-            help="A model, such as llama-3-8b (`memmodel models` lists them).",
-        ),
-        click.option("--config", metavar="FILE", help="Or a config.json in Hugging Face's format, or its folder."),
+        Option("--like", "MODEL", "A model, such as llama-3-8b (`memmodel models` lists them).", _MODELS),
+        Option("--config", "FILE", "Or a config.json in Hugging Face's format, or its folder."),
     ),
     "a model": (
-        click.option(
+        Option(
             "--model",
-            metavar="MODEL",
-            shell_complete=completing(_model_names),
-            help="A whole model's step, not attention: a name (`memmodel models`) or a config.json.",
+            "MODEL",
+            "A whole model's step, not attention: a name (`memmodel models`) or a config.json.",
+            _MODELS,
         ),
-        click.option(
-            "--set",
-            "settings",
+        Option(
+            "--set settings",
+            "NAME=VALUE",
+            "With --model: an option of `memmodel model`, such as checkpoint=block.",
             multiple=True,
-            metavar="NAME=VALUE",
-            help="With --model: an option of `memmodel model`, such as checkpoint=block.",
         ),
     ),
     "setting": (
-        click.option("--batch", type=SIZE, help="Sequences in a micro-batch. [default: 1]"),
-        click.option("--seq", type=SIZE, help="Tokens of each; in decode those in the cache. [default: 4096]"),
-        click.option("--phase", metavar="PHASE", help="train, prefill or decode. [default: train]"),
-        click.option("--dtype", metavar="TYPE", help="bf16, fp16 or fp32, of weights and activations. [default: bf16]"),
-        click.option(
-            "--optimizer", cls=NamesOption, names=_optimizer_names, metavar="NAME", help="{names}. [default: adamw]"
+        Option("--batch", SIZE, "Sequences in a micro-batch. [default: 1]"),
+        Option("--seq", SIZE, "Tokens of each; in decode those in the cache. [default: 4096]"),
+        Option("--phase", "PHASE", "train, prefill or decode. [default: train]"),
+        Option("--dtype", "TYPE", "bf16, fp16 or fp32, of weights and activations. [default: bf16]"),
+        Option("--optimizer", "NAME", "{names}. [default: adamw]", "memmodel_kernels.optimizers:OPTIMIZERS"),
+        Option("--checkpoint", "WHAT", "What is recomputed: none, block, selective or attention. [default: none]"),
+        Option("--attention", "NAME", "sdpa (PyTorch's choice), {names}. [default: sdpa]", _ALGORITHMS),
+        Option(
+            "--loss", "LOSS", "full (in fp32), native (in --dtype), chunked, chunked-logits or fused. [default: full]"
         ),
-        click.option(
-            "--checkpoint",
-            metavar="WHAT",
-            help="What is recomputed: none, block, selective or attention. [default: none]",
-        ),
-        click.option(
-            "--attention",
-            cls=NamesOption,
-            names=_algorithm_names,
-            metavar="NAME",
-            help="sdpa (PyTorch's choice), {names}. [default: sdpa]",
-        ),
-        click.option(
-            "--loss",
-            metavar="LOSS",
-            help="full (in fp32), native (in --dtype), chunked, chunked-logits or fused. [default: full]",
-        ),
-        click.option("--chunks", type=SIZE, help="Chunks of --loss chunked. [default: 8]"),
-        click.option("--lora", type=SIZE, metavar="RANK", help="Freeze the model; adapters of this rank learn."),
-        click.option("--lora-targets", metavar="NAMES", help="Linear layers with an adapter, or all. [default: q,v]"),
-        click.option("--lora-dtype", metavar="TYPE", help="Of adapters: fp32, or the model's. [default: fp32]"),
-        click.option("--lora-dropout", type=float, help="Its probability, on adapters' inputs. [default: 0]"),
-        click.option("--dora", is_flag=True, default=None, help="With DoRA's magnitudes."),
-        click.option("--qlora", is_flag=True, default=None, help="With the frozen linear layers in NF4."),
-        click.option("--masters", is_flag=True, default=None, help="fp32 copies of parameters and of gradients."),
-        click.option("--in-backward", is_flag=True, default=None, help="Update each parameter as its gradient comes."),
-        click.option("--keep-logits", is_flag=True, default=None, help="The caller holds the logits in backward."),
-        click.option("--offload", is_flag=True, default=None, help="What layers save for backward waits on the host."),
-        click.option("--repeat-kv", is_flag=True, default=None, help="Keys and values repeated to all heads for sdpa."),
-        click.option("--accumulate", type=SIZE, help="Micro-batches before the optimizer runs. [default: 1]"),
-        click.option(
+        Option("--chunks", SIZE, "Chunks of --loss chunked. [default: 8]"),
+        Option("--lora", SIZE, "Freeze the model; adapters of this rank learn.", metavar="RANK"),
+        Option("--lora-targets", "NAMES", "Linear layers with an adapter, or all. [default: q,v]"),
+        Option("--lora-dtype", "TYPE", "Of adapters: fp32, or the model's. [default: fp32]"),
+        Option("--lora-dropout", float, "Its probability, on adapters' inputs. [default: 0]"),
+        Option("--dora", bool, "With DoRA's magnitudes."),
+        Option("--qlora", bool, "With the frozen linear layers in NF4."),
+        Option("--masters", bool, "fp32 copies of parameters and of gradients."),
+        Option("--in-backward", bool, "Update each parameter as its gradient comes."),
+        Option("--keep-logits", bool, "The caller holds the logits in backward."),
+        Option("--offload", bool, "What layers save for backward waits on the host."),
+        Option("--repeat-kv", bool, "Keys and values repeated to all heads for sdpa."),
+        Option("--accumulate", SIZE, "Micro-batches before the optimizer runs. [default: 1]"),
+        Option(
             "--quantize",
-            cls=NamesOption,
-            names=_formats,
-            metavar="FORMAT",
-            help="Weights of linear layers in generation: {names}. [default: none]",
+            "FORMAT",
+            "Weights of linear layers in generation: {names}. [default: none]",
+            "memmodel.models.quantization:FORMATS",
         ),
-        click.option(
+        Option(
             "--kv-cache",
-            cls=NamesOption,
-            names=_cache_formats,
-            metavar="FORMAT",
-            help="Keys and values: {names}. [default: auto, as --dtype]",
+            "FORMAT",
+            "Keys and values: {names}. [default: auto, as --dtype]",
+            "memmodel.models.kv_cache:NAMES",
         ),
-        click.option("--clip", is_flag=True, default=None, help="Clip gradients by their norm."),
-        click.option("--fused-norms", is_flag=True, default=None, help="RMS norms by PyTorch's one function."),
-        click.option("--dropout", type=float, help="Its probability on the residual branches. [default: 0]"),
-        click.option("--attention-dropout", type=float, help="Its probability on the scores. [default: 0]"),
-        click.option("--autocast", is_flag=True, default=None, help="Weights in fp32, products in --dtype."),
-        click.option("--torch", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: 2.13]"),
+        Option("--clip", bool, "Clip gradients by their norm."),
+        Option("--fused-norms", bool, "RMS norms by PyTorch's one function."),
+        Option("--dropout", float, "Its probability on the residual branches. [default: 0]"),
+        Option("--attention-dropout", float, "Its probability on the scores. [default: 0]"),
+        Option("--autocast", bool, "Weights in fp32, products in --dtype."),
+        _TORCH,
     ),
     "layout": (
-        grouped("--gpus", type=SIZE, help="How many there are. [default: the product of these]"),
-        grouped("--tp", type=SIZE, help="Ranks that share each layer (tensor parallel). [default: 1]"),
-        grouped("--sequence-parallel", is_flag=True, default=None, help="With --tp: these share the tokens too."),
-        grouped("--pp", type=SIZE, help="Ranks that share the layers (pipeline stages). [default: 1]"),
-        grouped("--dp", type=SIZE, help="Replicas of the model (DDP). [default: 1]"),
-        grouped("--dp-shard", type=SIZE, help="Ranks of a replica that share its state (FSDP). [default: 1]"),
-        grouped("--zero", type=int, help="What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
-        grouped("--reshard/--no-reshard", default=None, help="Zero 3: gather again in backward. [default: reshard]"),
-        grouped("--cp", type=SIZE, help="Ranks that share each sequence (context parallel). [default: 1]"),
-        grouped("--ep", type=SIZE, help="Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
-        grouped("--schedule", metavar="NAME", help="Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
-        grouped("--virtual-stages", type=SIZE, help="Of a rank, in interleaved. [default: 2]"),
-        grouped("--microbatches", type=SIZE, help="Of --batch sequences, that a step sends. [default: 1]"),
+        _layout("--gpus", SIZE, "How many there are. [default: the product of these]"),
+        _layout("--tp", SIZE, "Ranks that share each layer (tensor parallel). [default: 1]"),
+        _layout("--sequence-parallel", bool, "With --tp: these share the tokens too."),
+        _layout("--pp", SIZE, "Ranks that share the layers (pipeline stages). [default: 1]"),
+        _layout("--dp", SIZE, "Replicas of the model (DDP). [default: 1]"),
+        _layout("--dp-shard", SIZE, "Ranks of a replica that share its state (FSDP). [default: 1]"),
+        _layout("--zero", int, "What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
+        _layout("--reshard/--no-reshard", bool, "Zero 3: gather again in backward. [default: reshard]"),
+        _layout("--cp", SIZE, "Ranks that share each sequence (context parallel). [default: 1]"),
+        _layout("--ep", SIZE, "Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
+        _layout("--schedule", "NAME", "Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
+        _layout("--virtual-stages", SIZE, "Of a rank, in interleaved. [default: 2]"),
+        _layout("--microbatches", SIZE, "Of --batch sequences, that a step sends. [default: 1]"),
     ),
-    "allocator": (
-        click.option("--expandable-segments", is_flag=True, help="As PYTORCH_ALLOC_CONF=expandable_segments:True."),
-    ),
+    "allocator": (Option("--expandable-segments", bool, "As PYTORCH_ALLOC_CONF=expandable_segments:True."),),
     "rates": (
-        click.option(
+        Option(
             "--calibration",
-            metavar="FILE",
-            help="Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
+            "FILE",
+            "Rates measured by `memmodel calibrate`. [default: those of --gpu local, else shipped ones if any]",
         ),
     ),
     "serving": (
-        click.option(
+        Option(
             "--host",
-            metavar="TIME",
-            help="What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 20us, at most 48]",
+            "TIME",
+            "What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 20us, at most 48]",
         ),
-        click.option(
+        Option(
             "--kernel",
-            metavar="NAME",
-            cls=NamesOption,
-            names=_kernel_names,
-            help="Whose time is expected of flash and decode in inference: {names}. [default: vLLM's on the GPU]",
+            "NAME",
+            "Whose time is expected of flash and decode in inference: {names}. [default: vLLM's on the GPU]",
+            "memmodel.timing.serving.stacks:RULES",
         ),
     ),
 }
-_SETTING = (
-    *("batch", "seq", "phase", "dtype", "optimizer", "checkpoint", "attention", "loss", "chunks", "accumulate"),
-    *(
-        "lora",
-        "lora_targets",
-        "lora_dtype",
-        "lora_dropout",
-        "dora",
-        "qlora",
-        "masters",
-        "in_backward",
-        "keep_logits",
-        "repeat_kv",
-        "offload",
-        "autocast",
-        "attention_dropout",
-    ),
-    *("quantize", "kv_cache", "clip", "fused_norms", "dropout", "torch"),
-    *("gpus", "tp", "sequence_parallel", "pp", "dp", "dp_shard", "zero", "reshard", "cp", "ep"),
-    *("schedule", "virtual_stages", "microbatches"),
-)
-_CACHE = ("page_size", "cache_dtype", "num_splits")
-_CASE = (
-    *SIZES,
-    "like",
-    "dtype",
-    "mask",
-    "window",
-    "sink_keys",
-    "dropout",
-    "phase",
-    "chunk",
-    *_CACHE,
-    "bias",
-    "softcap",
-    "sinks",
-    "deterministic",
-    "torch",
+_CASE, _SETTING = (
+    tuple(str(option.name) for group in groups for option in _GROUPS[group])
+    for groups in (("case",), ("setting", "layout"))
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
@@ -402,11 +299,9 @@ def inputs(*groups: str) -> Decorator:
         def run(**given: Any) -> Any:
             return function(Inputs({name: given.pop(name) for name in names}), **given)
 
-        params: list[click.Parameter] = run.__dict__.setdefault("__click_params__", [])
-        others = len(params)
-        for option in reversed([option for group in groups for option in _GROUPS[group]]):
-            option(run)
-        names = [str(param.name) for param in params[others:]]
+        options = [option for group in groups for option in _GROUPS[group]]
+        names = [str(option.name) for option in options]
+        run.__dict__.setdefault("__click_params__", []).extend(reversed(options))  # as click collects them
         return run
 
     return decorate
