@@ -95,18 +95,23 @@ def same_shape(a: Shape, b: Shape) -> bool:
 
 def ceil_div(a: Dim, b: Dim) -> Dim:
     """a / b rounded up."""
-    if hasattr(a, "free_symbols") or hasattr(b, "free_symbols"):
+    if symbolic(a, b):
         from sympy import ceiling
 
         return ceiling(a / b)
     return -(-a // b)
 
 
+def exact_div(a: Dim, b: Dim) -> Dim:
+    """a / b where b divides a: whole for ints and arrays, an expression for symbols."""
+    return a / b if symbolic(a, b) else a // b
+
+
 def maximum(a: Dim, b: Dim) -> Dim:
     """The larger of two dimensions or byte counts, elementwise for arrays and `Max` for symbols."""
     if isinstance(a, int | float) and isinstance(b, int | float):
         return max(a, b)
-    if hasattr(a, "free_symbols") or hasattr(b, "free_symbols"):
+    if symbolic(a, b):
         from sympy import Max
 
         return Max(a, b)

@@ -6,7 +6,7 @@ may be ints, arrays or symbols (taken as multiples of the tile); tiles are ints.
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, ceil_div, maximum, minimum, same
+from memmodel.dims import Dim, ceil_div, exact_div, maximum, minimum, same, symbolic
 from memmodel.errors import UsageError, choice
 
 
@@ -31,11 +31,11 @@ class Mask(NamedTuple):
         """The exact number of unmasked score pairs of n queries and m keys."""
         if not self.causal:
             return n * m
-        seen = n * (m - n) + _triangle(n) if self._all_see(n, m) else _triangle(m)
+        seen = n * (m - n) + triangle(n) if self._all_see(n, m) else triangle(m)
         if self.window is None:
             return seen
         beyond = maximum(m - self.window - self.sinks, 0)  # keys that the last query does not see
-        unseen = _triangle(minimum(beyond, n)) + maximum(beyond - n, 0) * n
+        unseen = triangle(minimum(beyond, n)) + maximum(beyond - n, 0) * n
         return seen - unseen
 
     def keys(self, n: Dim, m: Dim) -> Dim:
@@ -44,7 +44,7 @@ class Mask(NamedTuple):
 
     def _all_see(self, n: Dim, m: Dim) -> bool:
         """Whether each query sees a key (n <= m). Raises UsageError for arrays where only some do."""
-        if hasattr(m - n, "free_symbols"):
+        if symbolic(m - n):
             return True
         shorter = m < n
         if not isinstance(shorter, bool) and shorter.any():
@@ -56,7 +56,7 @@ class Mask(NamedTuple):
         tiles = ceil_div(n, rows)
         if not self.causal:
             return tiles * ceil_div(m, cols)
-        if hasattr(n, "free_symbols") or hasattr(m, "free_symbols"):
+        if symbolic(n, m):
             return self._symbolic_blocks(n, m, rows, cols)
         offset = m - n
         # Row tile i sees keys up to min(m, (i + 1) rows + offset), from i rows + offset - window + 1 on.
@@ -157,8 +157,9 @@ def mask(name: str | None, window: int | None = None, sinks: int = 0) -> Mask:
     return Mask(name == "causal" or window is not None, window, sinks)
 
 
-def _triangle(n: Dim) -> Dim:
-    return n * (n + 1) // 2 if not hasattr(n, "free_symbols") else n * (n + 1) / 2
+def triangle(n: Dim) -> Dim:
+    """1 + 2 + ... + n."""
+    return exact_div(n * (n + 1), 2)
 
 
 def _ramp(count: Dim, step: int, start: Dim, size: int, up: bool) -> Dim:

@@ -9,8 +9,9 @@ algorithm 2).
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div, each, minimum, product, same, symbolic
+from memmodel.dims import Dim, ceil_div, each, minimum, same, symbolic
 from memmodel.dtypes import float32, uint8
+from memmodel.masks import triangle
 from memmodel.program import Launch
 from memmodel.rules.flash_buffers import Sizes, gradient_sums, rounded, row_dots, split_outputs, summed_heads, width_of
 from memmodel.rules.libraries import left_out
@@ -92,9 +93,10 @@ def _pairs(call: Call, q: Strided, k: Strided) -> Dim:
     m = k.shape[-2]
     if not call.named.get("is_causal", False):
         return b * h * n * m
-    seen = n if same(n, m) else minimum(n, m)
-    below = seen * (seen + 1) // 2 if not hasattr(seen, "free_symbols") else seen * (seen + 1) / 2
-    return b * h * (below + (0 if same(n, m) else (n - seen) * m))
+    if same(n, m):
+        return b * h * triangle(n)
+    square = minimum(n, m)  # of the queries that do not see all keys
+    return b * h * (triangle(square) + (n - square) * m)
 
 
 def _sizes(q: Strided, k: Strided) -> Sizes:
@@ -108,8 +110,7 @@ def _flash_scratch(call: Call) -> Iterator[Step]:
     yield from (
         scratch_like(x, name=f"copy of {name}") for x, name in ((dout, "dO"), (out, "O")) if not heads_inside(x)
     )
-    dots = row_dots(*q.shape[:3])
-    yield Scratch(product(dots) * 4, dots, float32, "row dots")
+    yield Scratch(row_dots(*q.shape[:3]), float32, "row dots")
     yield from gradient_sums(_sizes(q, k), q.dtype, call.device, call.device.deterministic)
 
 
@@ -151,14 +152,13 @@ def _efficient_scratch(call: Call) -> Iterator[Step]:
     tile = efficient_tile(capability, half, head_dim, bool(call.named.get("dropout_p")))
     if not half or (capability == 70 and not tile.in_registers):
         yield from _row_dots(dout)
-    yield Scratch(b * h * n * 4, (b, h, n), float32, "row dots")
+    yield Scratch((b, h, n), float32, "row dots")
     sums = 0
     if half and not tile.in_registers:
         sums += _key_splits(call, tile) * tile.keys * (rounded(d, tile.rows) + rounded(v.shape[-1], tile.rows))
     if half or capability >= 70:
         sums += ceil_div(n, tile.rows) * ceil_div(d, tile.keys) * (4 + tile.rows * tile.keys)
-    size = b * h * rounded(sums, 4) * 4
-    yield Scratch(size, (size,), uint8, "workspace")
+    yield Scratch((b * h * rounded(sums, 4) * 4,), uint8, "workspace")
 
 
 def _row_dots(dout: Strided) -> Iterator[Step]:
@@ -166,7 +166,7 @@ def _row_dots(dout: Strided) -> Iterator[Step]:
     b, h, n, _ = dout.shape
     wide = 1 if dout.dtype is float32 else 3
     yield from (scratch_like(dout, float32, "dO * O") for _ in range(wide))
-    yield Scratch(b * h * n * 4, (b, n, h), float32, "row dots")
+    yield Scratch((b, n, h), float32, "row dots")
     yield from (FREED for _ in range(wide + 1))
 
 

@@ -23,7 +23,7 @@ def flash_forward(call: Call) -> Steps:
     yield RESULTS
     yield _buffer(call, rows * keys + 2 * rows + rows * q.shape[-1])
     if q.dtype.itemsize == 2:
-        yield Scratch(call.device.threads * rows * keys * 2, (call.device.threads, rows, keys), q.dtype)
+        yield Scratch((call.device.threads, rows, keys), q.dtype)
     yield _launch(call, q, k, products=2)
 
 
@@ -37,8 +37,8 @@ def flash_backward(call: Call) -> Steps:
         yield scratch_like(call.args[0], name="copy")
     yield _buffer(call, 2 * rows * keys)
     if q.dtype.itemsize == 2:
-        yield Scratch(call.device.threads * 2 * rows * keys * 2, (call.device.threads, 2, rows, keys), q.dtype)
-    yield Scratch(rows * 4, (rows,), float32)
+        yield Scratch((call.device.threads, 2, rows, keys), q.dtype)
+    yield Scratch((rows,), float32)
     yield _launch(call, q, k, products=5)
 
 
@@ -48,7 +48,7 @@ def _block(q: Strided, k: Strided) -> tuple[Dim, Dim]:
 
 
 def _buffer(call: Call, elements: Dim) -> Scratch:
-    return Scratch(call.device.threads * elements * 4, (call.device.threads, elements), float32)
+    return Scratch((call.device.threads, elements), float32)
 
 
 def _launch(call: Call, q: Strided, k: Strided, products: int) -> Launch:

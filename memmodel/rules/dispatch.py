@@ -172,8 +172,9 @@ class _Births:
         self.tape.enter(before)
 
     def _take(self, step: Scratch) -> None:
-        if not (self.tape.fused or (isinstance(step.nbytes, int) and step.nbytes == 0)):
-            key = self.tape.alloc(step.nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)
+        nbytes = step.nbytes
+        if not (self.tape.fused or (isinstance(nbytes, int) and nbytes == 0)):
+            key = self.tape.alloc(nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)
             self.scratch.append(key)
 
 

@@ -7,14 +7,14 @@ mha_bwd).
 
 from typing import Any
 
-from memmodel.dims import Dim, ceil_div, hint, product, same
+from memmodel.dims import Dim, ceil_div, hint, same
 from memmodel.dtypes import FP8, bfloat16, float8_e4m3fn, float16, float32, int32, short_name
 from memmodel.errors import UsageError
 from memmodel.masks import Mask
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_attn import mask_of
 from memmodel.rules.flash_buffers import rounded, seen
-from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, moves, rule
+from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, rule, zeroed
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
@@ -39,8 +39,7 @@ def forward(call: Call) -> Steps:
     if _masks(mask, q):
         vectors = 1 if mask.window is not None else 2
         count = 1 + vectors * rounded(q.shape[0], 4)
-        yield Scratch(count * 4, (count,), int32, "tile counter")
-        yield moves("zero", [], [Strided((count,), int32)])
+        yield from zeroed((count,), int32, "tile counter")
     pairs = _pairs(q, k, mask)
     matmul = 2 * pairs * (q.shape[-1] + v.shape[-1])
     reads = seen(call.tensors(), k, v, mask, q.shape[1])
@@ -89,30 +88,20 @@ def backward(call: Call) -> Steps:
     width = width_of(max(hint(d), hint(v.shape[-1])))
     rows, keys = tile_of(width, mask, call.named["capped"])
     yield RESULTS
-    yield _scratch((b, h, rounded(n, rows)), "log-sum-exp in base 2")
-    yield _scratch((b, h, rounded(n, rows) * width), "sums of dQ")
+    yield Scratch((b, h, rounded(n, rows)), float32, "log-sum-exp in base 2")
+    yield Scratch((b, h, rounded(n, rows) * width), float32, "sums of dQ")
     if not same(h, g):
         for name in ("dK", "dV"):
-            yield from _zeros((b, g, rounded(m, keys) * width), f"sums of {name}")
-    tiles = (ceil_div(n, rows), b, h)
-    yield Scratch(product(tiles) * 4, tiles, int32, "counters of dQ")
+            yield from zeroed((b, g, rounded(m, keys) * width), float32, f"sums of {name}")
+    yield Scratch((ceil_div(n, rows), b, h), int32, "counters of dQ")
     if not same(h, g) and deterministic:
         for name in ("dK", "dV"):
-            yield from _zeros((ceil_div(m, keys), b, g), f"counters of {name}")
+            yield from zeroed((ceil_div(m, keys), b, g), float32, f"counters of {name}")
     pairs = _pairs(q, k, mask)
     yield kernel(
         "flash_attention_backward", seen(call.args[:6], k, v, mask, n), call.args[6:9], q.dtype,
         matmul=2 * pairs * (3 * d + 2 * v.shape[-1]), exp=pairs, kind="fused", gradient=True,
     )  # fmt: skip
-
-
-def _scratch(shape: tuple[Dim, ...], name: str) -> Scratch:
-    return Scratch(product(shape) * 4, shape, float32, name)
-
-
-def _zeros(shape: tuple[Dim, ...], name: str) -> Steps:
-    yield _scratch(shape, name)
-    yield moves("zero", [], [Strided(shape, float32)])
 
 
 class FlashAttn3(Op):

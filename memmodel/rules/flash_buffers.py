@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from memmodel.device import Device
-from memmodel.dims import Dim, ceil_div, each, minimum, product, same, symbolic
+from memmodel.dims import Dim, ceil_div, each, exact_div, minimum, same, symbolic
 from memmodel.dtypes import DType, float32
 from memmodel.masks import Mask
 from memmodel.program import Launch
-from memmodel.rules.operator import Scratch, kernel, moves
+from memmodel.rules.operator import Scratch, kernel, zeroed
 from memmodel.tensors.layout import Strided
 
 ROWS = 128  # of a query block in backward, to which rows are rounded
@@ -73,8 +73,8 @@ def split_outputs(sizes: Sizes, device: Device) -> Iterator[Scratch]:
     parts = each(splits, minimum(b * h * ceil_div(n, 64), slots), slots, ceil_div(m, columns))
     if not same(parts, 1):
         rows = (parts * (parts > 1), b, h, n)
-        yield Scratch(product(rows) * 4, rows, float32, "log-sum-exp of each split")
-        yield Scratch(product(rows) * width * 4, (*rows, width), float32, "output of each split")
+        yield Scratch(rows, float32, "log-sum-exp of each split")
+        yield Scratch((*rows, width), float32, "output of each split")
 
 
 def splits(tiles: int, slots: int, blocks: int) -> int:
@@ -105,12 +105,10 @@ def gradient_sums(
     rows = packed_rows or (b, rounded(n, ROWS))
     parts = ceil_div(device.sms, b * h) if deterministic else 1
     shape = (parts, *rows, h, width)
-    yield Scratch(product(shape) * 4, shape, float32, "sums of dQ")
-    if deterministic:
-        yield moves("zero", [], [Strided(shape, float32)])
+    yield from zeroed(shape, float32, "sums of dQ") if deterministic else [Scratch(shape, float32, "sums of dQ")]
     if not same(h, g):
         for name in ("dK", "dV"):
-            yield Scratch(b * m * h * d * dtype.itemsize, (b, m, h, d), dtype, f"{name} per query head")
+            yield Scratch((b, m, h, d), dtype, f"{name} per query head")
 
 
 def row_dots(b: Dim, h: Dim, n: Dim) -> tuple[Dim, Dim, Dim]:
@@ -123,10 +121,9 @@ def summed_heads(sizes: Sizes, dtype: DType) -> Iterator[Launch]:
     b, h, g, _, m, d, _ = sizes
     if same(h, g):
         return
-    shared = h / g if symbolic(h, g) else h // g
     expanded, result = Strided((b, m, h, d), dtype), Strided((b, m, g, d), dtype)
     for _ in range(2):
         yield kernel(
             "sum", [expanded], [result], dtype, vector=expanded.numel(), kind="reduction",
-            sizes=(result.numel(), shared), gradient=True,
+            sizes=(result.numel(), exact_div(h, g)), gradient=True,
         )  # fmt: skip

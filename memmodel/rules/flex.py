@@ -25,7 +25,7 @@ from memmodel.rules.operator import (
     makes,
     moves,
     rule,
-    scratch_like,
+    zeroed,
 )
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
@@ -97,7 +97,7 @@ def forward(call: Call) -> Steps:
         yield from _decoding(call)
         return
     yield RESULTS
-    yield Scratch(q.shape[0] * q.shape[1] * q.shape[2] * 4, tuple(q.shape[:3]), float32, "row maxima")
+    yield Scratch(tuple(q.shape[:3]), float32, "row maxima")
     yield _launch(call, "flex_attention", q, k, products=(1, 1), needed=(1, 1), v=v)
 
 
@@ -114,9 +114,9 @@ def _decoding(call: Call) -> Steps:
     e, visited = v.shape[-1], call.named["visited"]
     splits = maximum(call.device.sms // (b * k.shape[1]) * 2, 1)
     parts, rows = Strided((b, splits, h, n, e), float32), Strided((b, splits, h, n), float32)
-    yield Scratch(rows.nbytes, rows.shape, float32, "row maxima of each split")
-    yield Scratch(rows.nbytes, rows.shape, float32, "row sums of each split")
-    yield Scratch(parts.nbytes, parts.shape, float32, "output of each split")
+    yield Scratch(rows.shape, float32, "row maxima of each split")
+    yield Scratch(rows.shape, float32, "row sums of each split")
+    yield Scratch(parts.shape, float32, "output of each split")
     scores = visited.blocks * minimum(n, visited.rows) * visited.columns
     work = kernel(
         "flex_decoding", call.tensors(), [parts, rows, rows], q.dtype, matmul=2 * scores * (d + e), exp=scores,
@@ -124,7 +124,7 @@ def _decoding(call: Call) -> Steps:
     )  # fmt: skip
     least = kernel("", call.tensors(), call.results, q.dtype).work
     yield work._replace(needed=least + Work(matmul=2 * visited.pairs * (d + e), exp=visited.pairs))
-    yield Scratch(b * h * n * 4, (b, h, n), float32, "row maxima")
+    yield Scratch((b, h, n), float32, "row maxima")
     yield RESULTS
     summed = parts.numel()
     combined = kernel("flex_combine", [parts, rows, rows], call.results, q.dtype, vector=2 * summed, kind="fused")
@@ -148,12 +148,11 @@ def backward(call: Call) -> Steps:
     grad, q, k, v, out = call.args[:5]
     learned = call.results[3:]
     rows = Strided(tuple(q.shape[:3]), float32)
-    yield Scratch(rows.nbytes, rows.shape, float32, "row dots")
+    yield Scratch(rows.shape, float32, "row dots")
     yield kernel("flex_delta", [grad, out], [rows], q.dtype, vector=2 * out.numel(), gradient=True)
     yield from (Result(i) for i in range(3))
     for bias in learned:
-        yield scratch_like(bias, float32, "sums of the bias' gradient")
-        yield moves("zero", [], [Strided(bias.shape, float32)])
+        yield from zeroed(tuple(bias.shape), float32, "sums of the bias' gradient")
     yield _launch(call, "flex_attention_backward", q, k, products=(4, 3), needed=(3, 2), v=v, gradient=True)
     for place, bias in enumerate(learned, start=3):
         yield Result(place)

@@ -76,7 +76,7 @@ def index_put(call: Call) -> Steps:
 
 
 def _numbers(n: Dim, kind: DType = int64) -> Scratch:
-    return Scratch(n * kind.itemsize, (n,), kind)
+    return Scratch((n,), kind)
 
 
 def _sorted_with_places(n: Dim, kind: DType) -> Steps:

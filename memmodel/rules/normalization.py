@@ -51,7 +51,7 @@ def layer_norm_backward(call: Call) -> Steps:
 
 
 def _sums_by_thread(x: Strided, columns: Dim, threads: int) -> Scratch:
-    return Scratch(2 * threads * columns * x.dtype.itemsize, (2, threads, columns), x.dtype)
+    return Scratch((2, threads, columns), x.dtype)
 
 
 @rule(*_FLOP)

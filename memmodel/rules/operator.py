@@ -10,7 +10,7 @@ A rule is a generator: given a call, it yields these steps in the order of PyTor
 Rules compute with sizes that are ints, arrays or symbols.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.device import Device
@@ -88,11 +88,15 @@ class Result(NamedTuple):
 class Scratch(NamedTuple):
     """Allocate scratch memory; accounts call it `name`, by default "<operator> scratch"."""
 
-    nbytes: Dim
     shape: Shape
     dtype: DType
     name: str = ""
     role: str = "temporary"
+
+    @property
+    def nbytes(self) -> Dim:
+        """Its bytes."""
+        return product(self.shape) * self.dtype.itemsize
 
 
 class Freed(NamedTuple):
@@ -170,8 +174,13 @@ def kernel(
 
 def scratch_like(x: Strided, dtype: DType | None = None, name: str = "") -> Scratch:
     """Scratch of the shape of `x`, in its dtype unless another is given."""
-    kind = dtype or x.dtype
-    return Scratch(product(x.shape) * kind.itemsize, tuple(x.shape), kind, name)
+    return Scratch(tuple(x.shape), dtype or x.dtype, name)
+
+
+def zeroed(shape: Shape, dtype: DType, name: str = "") -> Iterator[Scratch | Launch]:
+    """Scratch, and the kernel that fills it with zeros."""
+    yield Scratch(shape, dtype, name)
+    yield moves("zero", [], [Strided(shape, dtype)])
 
 
 def copy_of(x: Strided, dtype: DType | None = None) -> Copied:

@@ -7,7 +7,7 @@ native/cuda/Reduce.cuh (scratch, see `reduce_scratch`), tools/autograd/Functions
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from memmodel.dims import Dim, Shape, product, same, same_shape
+from memmodel.dims import Shape, exact_div, product, same, same_shape, symbolic
 from memmodel.dtypes import DType, bool_, float32, float64, int64, uint8
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.libraries import left_out
@@ -39,13 +39,8 @@ def reduction(call: Call) -> Steps:
     rows, n = out.numel(), x.numel()
     finds_places = call.op.startswith("arg") or (call.op in ("max", "min") and len(call.results) > 1)
     kind = "argmax" if finds_places else "reduction"
-    sizes = rows, _per_row(x, rows)
+    sizes = rows, exact_div(n, rows)
     yield kernel(call.op, [source], call.results, x.dtype, vector=_VECTOR.get(call.op, 1) * n, kind=kind, sizes=sizes)
-
-
-def _per_row(x: Strided, rows: Dim) -> Dim:
-    n = x.numel()
-    return n // rows if not (hasattr(n, "free_symbols") or hasattr(rows, "free_symbols")) else n / rows
 
 
 def _sums_a_copy(call: Call) -> bool:
@@ -58,14 +53,12 @@ def _sums_a_copy(call: Call) -> bool:
 def _shared(call: Call) -> Iterator[Scratch]:
     """Partial results and counters of thread blocks that share outputs; left out of closed forms, as too irregular."""
     x = call.args[0]
-    if not (call.device.resident_threads and x.shape) or any(
-        hasattr(n, "free_symbols") for n in (*x.shape, *x.strides)
-    ):
+    if not (call.device.resident_threads and x.shape) or symbolic(*x.shape, *x.strides):
         return
     given = call.named.get("dim")
     dims = () if given is None else (given,) if isinstance(given, int) else tuple(given)
     for n in reduction_scratch(x, dims, _partial_bytes(call), call.device.resident_threads):
-        yield Scratch(n, (n,), uint8, role="partial")
+        yield Scratch((n,), uint8, role="partial")
 
 
 def _partial_bytes(call: Call) -> int:

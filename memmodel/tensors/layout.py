@@ -6,7 +6,7 @@ ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 
 from collections.abc import Sequence
 
-from memmodel.dims import Dim, Shape, hint, memoized, product, same, same_shape
+from memmodel.dims import Dim, Shape, exact_div, hint, memoized, product, same, same_shape
 from memmodel.dtypes import DType
 from memmodel.errors import UsageError
 
@@ -141,7 +141,7 @@ def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
     total = product(shape)
     known = product(size for i, size in enumerate(requested) if i not in unknown)
     if unknown:
-        rest = total // known if isinstance(total, int) or not hasattr(total, "free_symbols") else total / known
+        rest = exact_div(total, known)
         result = tuple(rest if i in unknown else size for i, size in enumerate(requested))
     else:
         result = tuple(requested)

@@ -54,7 +54,7 @@ def _recorded(call: Call, function: Callable[..., Any], operands: Any) -> Steps:
             yield Result(results.index(event.key))
         elif isinstance(event, Alloc):
             scratch.append(event.key)
-            yield Scratch(event.nbytes, tuple(event.shape), event.dtype)
+            yield Scratch(tuple(event.shape), event.dtype)
         elif isinstance(event, Free):
             assert event.key == scratch.pop(), "the algorithm frees its own tensors last first"
             yield FREED
