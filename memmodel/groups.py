@@ -56,7 +56,7 @@ def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
 def groups_of(program: Program) -> dict[int, str]:
     """The group of every storage by its key."""
     saved = {event.key for event in program.events if isinstance(event, Save)}
-    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    inputs = program.inputs()
     return {birth.key: group_of(program, birth.key, saved, inputs) for birth in program.births()}
 
 

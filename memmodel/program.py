@@ -139,6 +139,10 @@ class Program(NamedTuple):
         """The allocations, in order."""
         return (event for event in self.events if isinstance(event, Alloc))
 
+    def inputs(self) -> frozenset[int]:
+        """The storages that are allocated before a step, as its inputs."""
+        return frozenset(event.key for event in self.phases().get("inputs", ()) if isinstance(event, Alloc))
+
     def without(self, keys: Collection[int]) -> "Program":
         """The program without these storages."""
         return self._replace(events=[e for e in self.events if getattr(e, "key", None) not in keys])

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from memmodel.allocator import CachingAllocator, OutOfMemory
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.cublas import Workspace
-from memmodel.program import Alloc, Free, Launch, Mark, Program
+from memmodel.liveness import states, uncounted
+from memmodel.program import Launch, Mark, Program
 
 
 class Usage(NamedTuple):
@@ -83,15 +84,16 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
     """The phases before the first "forward", and those from there on, which make one step."""
     current = _Phase("start", [], [])
     phases = [current]
-    for event in program.events:
+    for now in states(program, uncounted):
+        event = now.event
         if type(event) is Mark:
             current = _Phase(event.phase, [], [])
             phases.append(current)
         requests = current.requests
-        if type(event) is Alloc:
-            requests.append(Request(MALLOC, event.key, event.nbytes, event.stream))
-        elif type(event) is Free:
-            requests.append(Request(FREE, event.key))
+        if now.born:
+            requests.append(Request(MALLOC, now.born.key, now.born.nbytes, now.born.stream))
+        elif now.died:
+            requests.append(Request(FREE, now.died.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
         requests.extend(Request(KEEP, name, nbytes) for name, nbytes, _ in taken)
         current.seen.append(len(requests))

@@ -12,10 +12,10 @@ from memmodel.dims import Dim, ceil_div
 from memmodel.masks import NO_MASK, Mask
 from memmodel.rules.flash_buffers import rounded, splits
 from memmodel.tiles import Tile
+from memmodel_kernels.flash import LOWEST, online_softmax
 from memmodel_kernels.kernel import Part, kernel
 from memmodel_kernels.namespace import namespace
 
-_LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
 _ROWS = 64  # of a tile: kBlockM of flash-attention's split kernel
 
 
@@ -82,19 +82,13 @@ def decode(
             q_i = on_chip.load(packed, rows)
             for part, span in on_chip.parts(first, m, tile.cols, parts):
                 total = on_chip.full(q_i, (e,), 0.0, xp.float32)
-                row_max = on_chip.full(q_i, (1,), _LOW, xp.float32)
+                row_max = on_chip.full(q_i, (1,), LOWEST, xp.float32)
                 row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
                 for cols in on_chip.blocks(span, tile.cols, h // g * mask.pairs(n, m)):
                     k_j, v_j = (on_chip.cached(x, cols, block_table).to(q.dtype) for x in (k_cache, v_cache))
                     scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * d**-0.5
                     scores = on_chip.masked(scores, mask, rows, cols, n, m)
-                    block_max = scores.amax(-1, keepdim=True)
-                    new_max = xp.where(block_max > row_max, block_max, row_max)
-                    probs = (scores - new_max).exp()
-                    correction = (row_max - new_max).exp()
-                    row_sum = row_sum * correction + probs.sum(-1, keepdim=True)
-                    total = total * correction + (probs.to(q.dtype) @ v_j).to(xp.float32)
-                    row_max = new_max
+                    total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
                 mean = total / xp.where(row_sum > 0, row_sum, 1.0)  # a part without keys: 0
                 logs = (row_max + row_sum.log()).squeeze(-1)
                 if parts == 1:

@@ -17,7 +17,7 @@ from memmodel.tiles import Tile
 from memmodel_kernels.kernel import kernel, seen
 from memmodel_kernels.namespace import namespace
 
-_LOW = -1e30  # below any score, yet finite: exp(_LOW - _LOW) is 1, not nan
+LOWEST = -1e30  # below any score, yet finite: exp(LOWEST - LOWEST) is 1, not nan
 _DELTA_ROWS = 64
 
 
@@ -88,6 +88,22 @@ def _function(xp: Any) -> Any:
     return FlashAttention
 
 
+def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) -> tuple[Any, Any, Any]:
+    """Fold a block of keys into a running softmax: the new total, row maxima and row sums, in fp32.
+
+    total (..., rows, e), row_max and row_sum (..., rows, 1), scores (..., rows, cols), v (..., cols, e). Source: Dao,
+    "FlashAttention-2" (arXiv 2307.08691), algorithm 1.
+    """
+    xp = namespace(v)
+    block_max = scores.amax(-1, keepdim=True)
+    new_max = xp.where(block_max > row_max, block_max, row_max)
+    probs = (scores - new_max).exp()
+    correction = (row_max - new_max).exp()
+    row_sum = row_sum * correction + probs.sum(-1, keepdim=True)
+    total = total * correction + (probs.to(v.dtype) @ v).to(xp.float32)
+    return total, new_max, row_sum
+
+
 def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, Any]:
     """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
     xp = namespace(q)
@@ -99,19 +115,13 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
         for rows in on_chip.tiles(n, tile.rows):
             q_i = on_chip.load(q, rows)
             total = on_chip.full(q_i, (v.shape[-1],), 0.0, xp.float32)
-            row_max = on_chip.full(q_i, (1,), _LOW, xp.float32)
+            row_max = on_chip.full(q_i, (1,), LOWEST, xp.float32)
             row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
             for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                 k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
                 scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * scale
                 scores = on_chip.masked(scores, mask, rows, cols, n, m)
-                block_max = scores.amax(-1, keepdim=True)
-                new_max = xp.where(block_max > row_max, block_max, row_max)
-                probs = (scores - new_max).exp()
-                correction = (row_max - new_max).exp()
-                row_sum = row_sum * correction + probs.sum(-1, keepdim=True)
-                total = total * correction + (probs.to(v.dtype) @ v_j).to(xp.float32)
-                row_max = new_max
+                total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
             safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
             on_chip.store(out, rows, (total / safe).to(q.dtype))
             on_chip.store(lse, rows, (row_max + row_sum.log()).squeeze(-1))

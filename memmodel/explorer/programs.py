@@ -21,9 +21,10 @@ from memmodel.closed_forms import SYMBOLS, WINDOW
 from memmodel.dims import Dim
 from memmodel.dtypes import dtype
 from memmodel.groups import groups_of
+from memmodel.liveness import states, uncounted
 from memmodel.masks import Mask
 from memmodel.origin import names
-from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save, Wait
+from memmodel.program import Free, Launch, Mark, Program, Release, Save
 from memmodel.tiles import Tile
 from memmodel_kernels.flash import FlashTiles
 
@@ -141,16 +142,16 @@ class Tables:
 
     def _numbers(self, program: Program, case: Case) -> Iterator[int]:
         labels, groups, slots = names(program), groups_of(program), dict[int, int]()
-        for event in program.events:
+        for event, _, _, born, *_ in states(program, uncounted):
             if isinstance(event, Mark):
                 yield from (MARK, PHASE_NAMES.index(event.phase))
-            elif isinstance(event, Alloc):
-                slots[event.key] = len(slots)
-                words = _number(self.names, labels[event.key]), _number(self.groups, groups[event.key])
-                yield from (ALLOC, self._formula(event.nbytes), *words)
             elif isinstance(event, Launch):
                 yield from (LAUNCH, self._kernel(event, case))
-            elif not isinstance(event, Wait):
+            elif born:
+                slots[born.key] = len(slots)
+                words = _number(self.names, labels[born.key]), _number(self.groups, groups[born.key])
+                yield from (ALLOC, self._formula(born.nbytes), *words)
+            elif isinstance(event, Free | Save | Release):
                 yield from (_SLOT_EVENTS[type(event)], slots[event.key])
 
     def _kernel(self, launch: Launch, case: Case) -> int:

@@ -1,10 +1,12 @@
 """The project's own Triton kernels in a trace: their rule is a recording of the algorithm that they carry out."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+from memmodel.liveness import states, uncounted
 from memmodel.masks import Mask
-from memmodel.program import Alloc, Free, Launch
+from memmodel.program import Launch
 from memmodel.recording import empty
 from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, rule
 from memmodel.tensors.layout import Strided
@@ -45,16 +47,17 @@ def _recorded(call: Call, function: Callable[..., Any], operands: Any) -> Steps:
         given = [None if x is None else empty(*x.shape, dtype=x.dtype) for x in operands]
         start = len(tape.events)
         made = function(*given)  # held while the events are read: what dies before is scratch
-        results, events = [x.storage.key for x in made], tape.events[start:]
+        results, program = [x.storage.key for x in made], tape.program
+        found = list(islice(states(program, uncounted), start, None))
     scratch: list[int] = []
-    for event in events:
+    for event, _, _, born, died, *_ in found:
         if isinstance(event, Launch):
             yield event
-        elif isinstance(event, Alloc) and event.key in results:
-            yield Result(results.index(event.key))
-        elif isinstance(event, Alloc):
-            scratch.append(event.key)
-            yield Scratch(tuple(event.shape), event.dtype)
-        elif isinstance(event, Free):
-            assert event.key == scratch.pop(), "the algorithm frees its own tensors last first"
+        elif born and born.key in results:
+            yield Result(results.index(born.key))
+        elif born:
+            scratch.append(born.key)
+            yield Scratch(tuple(born.shape), born.dtype)
+        elif died:
+            assert died.key == scratch.pop(), "the algorithm frees its own tensors last first"
             yield FREED

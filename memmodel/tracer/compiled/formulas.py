@@ -12,7 +12,8 @@ from typing import Any
 import sympy
 
 from memmodel.errors import UsageError
-from memmodel.program import Alloc, Event, Launch, Mark, Program
+from memmodel.liveness import places
+from memmodel.program import Alloc, Event, Launch, Program
 from memmodel.tracer.formulas.closed import Forms, closed_forms
 from memmodel.tracer.formulas.symbolic import Symbolic, without_shared_scratch
 from memmodel.work import Work
@@ -26,7 +27,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
     `run` compiles at other sizes. Raises UsageError where another size is planned otherwise.
     """
     free = [x for x, n in sizes.items() if n > 1]
-    base = without_shared_scratch(program).events
+    base = without_shared_scratch(program)
     doubled = {x: _matching(base, run({**sizes, x: 2 * sizes[x]}), f"{x}={2 * sizes[x]}") for x in free}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in sizes}
 
@@ -35,7 +36,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
         unit = math.prod(sizes[x] ** p for x, p in powers.items())
         return sympy.Rational(value, unit) * sympy.prod(symbols[x] ** p for x, p in powers.items())
 
-    events = [_in_letters(event, {x: doubled[x][i] for x in free}, fitted) for i, event in enumerate(base)]
+    events = [_in_letters(event, {x: doubled[x][i] for x in free}, fitted) for i, event in enumerate(base.events)]
     symbolic = Symbolic(program._replace(events=events), symbols, (), {x: 1 for x, n in sizes.items() if n == 1})
     twice = {x: 2 * n if x in free else n for x, n in sizes.items()}
     if not closed_forms(symbolic, run(twice), twice).checked:
@@ -50,24 +51,20 @@ def _region(sizes: Mapping[str, int], free: Sequence[str]) -> str:
     return f"as planned at {at}, at twice each of them and twice all{fixed}; other sizes may be planned otherwise"
 
 
-def _matching(base: Sequence[Event], other: Program, where: str) -> list[Event]:
+def _matching(base: Program, other: Program, where: str) -> list[Event]:
     """The events at other sizes, one for one."""
-    found = without_shared_scratch(other).events
+    found = without_shared_scratch(other)
     if _skeleton(base) != _skeleton(found):
         raise UsageError(f"at {where} the compiler plans other buffers than at the sizes asked for")
-    return found
+    return found.events
 
 
-def _skeleton(events: Sequence[Event]) -> list[Any]:
-    """What happens, in order, without sizes and without the numbers that storages happen to have."""
-    births = {e.key: i for i, e in enumerate(e for e in events if isinstance(e, Alloc))}
+def _skeleton(program: Program) -> list[Any]:
+    """The kind of each event, with the place where its storage was allocated and its rank, or its phase: no sizes."""
+    births, _ = places(program)
     return [
-        (
-            type(e).__name__,
-            births.get(getattr(e, "key", -1), -1),
-            len(e.shape) if isinstance(e, Alloc) else e.phase if isinstance(e, Mark) else "",
-        )
-        for e in events
+        (type(e), births.get(getattr(e, "key", -1)), len(getattr(e, "shape", ())), getattr(e, "phase", ""))
+        for e in program.events
     ]
 
 
