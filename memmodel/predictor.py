@@ -42,12 +42,13 @@ _DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
 DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
 
 
-class Told(NamedTuple):
-    """What a user says about the time to expect.
+class TimeOptions(NamedTuple):
+    """Settings of the expected time.
 
     Attributes:
-        kernel: the serving kernel; None for the GPU's default one. host: seconds of an operation; None if not said.
-        served: whether attention that stacks serve has their kernel's time, or else the calibration's.
+        kernel: the serving stack's kernel; None for the GPU's default one.
+        host: seconds that an operation of forward takes the host; None for the default.
+        served: whether attention in inference is timed by the serving kernels' model instead of the calibration.
     """
 
     kernel: str | None = None
@@ -200,7 +201,7 @@ def predict(
     first, model = by_default(cases[0], like), _model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
-        report = predict_cases(cases, one, config, calibration, Told(kernel, host))
+        report = predict_cases(cases, one, config, calibration, TimeOptions(kernel, host))
         return replace(report, assumptions=(first, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
@@ -236,7 +237,7 @@ def _shape_of(like: str | None) -> dict[str, Any]:
 
 
 def by_default(case: Case, like: str | None) -> str:
-    """Which parts of a case are as they are without options; a model's own parts are named as its."""
+    """The note that names the parts of a case which have their default values, and those that come from a model."""
     model = _shape_of(like)
     words, usual = case.described(), make_case(dtype_name=DEFAULTS["dtype"], **_DEFAULT_SIZES).described()
     left_out = {*model, *TWINS}
@@ -291,13 +292,13 @@ def predict_cases(
     gpu: str | Gpu,
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
-    told: Told | None = None,
+    options: TimeOptions | None = None,
 ) -> Report:
     """`predict` for checked cases."""
-    told = told or Told()
-    if told.kernel is not None and not any(map(serves, cases)):
+    options = options or TimeOptions()
+    if options.kernel is not None and not any(map(serves, cases)):
         raise UsageError(
-            f"kernel {told.kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
+            f"kernel {options.kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
             "--phase inference -a flash"
         )
     for name, value, kind in (("config", config, AllocatorConfig), ("calibration", calibration, Calibration)):
@@ -306,9 +307,9 @@ def predict_cases(
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
     rates = calibration or expected_rates(device, cases[0].dtype.itemsize)
-    told = told._replace(served=calibration is None or told.kernel is not None)
-    predictions = tuple(predict_case(case, device, config, rates, told) for case in cases)
-    in_notes = all((told.served and serves(each.case)) or each.calibrated is None for each in predictions)
+    options = options._replace(served=calibration is None or options.kernel is not None)
+    predictions = tuple(predict_case(case, device, config, rates, options) for case in cases)
+    in_notes = all((options.served and serves(each.case)) or each.calibrated is None for each in predictions)
     shown = None if in_notes else rates
     return Report(
         device,
@@ -346,7 +347,7 @@ def predict_case(
     gpu: Gpu,
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
-    told: Told | None = None,
+    options: TimeOptions | None = None,
 ) -> Prediction:
     """One case on one GPU; its time by the datasheet and, where there are rates, the one to expect."""
     tape = recorded(case.lettered(), sites=True)
@@ -368,7 +369,7 @@ def predict_case(
     if case.algorithm == "compiled":
         notes.append(_first_call(program, gpu))
     time, missing = _time(program, Machine(gpu))
-    calibrated, unknown = _expected(case, program, gpu, calibration, told or Told())
+    calibrated, unknown = _expected(case, program, gpu, calibration, options or TimeOptions())
     if time is not None:
         calibrated = calibrated and calibrated.at_least(time.seconds)
         missing += unknown
@@ -399,16 +400,16 @@ def _first_call(program: Program, gpu: Gpu) -> str:
 
 
 def _expected(
-    case: Case, program: Program, gpu: Gpu, calibration: Calibration | None, told: Told
+    case: Case, program: Program, gpu: Gpu, calibration: Calibration | None, options: TimeOptions
 ) -> tuple[Time | None, list[str]]:
     """The time to expect (None where there is none), and notes on it."""
-    if told.served and serves(case) and chip_known(gpu):
-        return served_time(case, gpu, told.kernel)
+    if options.served and serves(case) and chip_known(gpu):
+        return served_time(case, gpu, options.kernel)
     if calibration is None:
         return None, []
     if case.dtype in FP8:
         return None, ["no expected time: no run in fp8 is on record"]
-    host = None if told.host is None else host_of(told.host)
+    host = None if options.host is None else host_of(options.host)
     time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), host=host))
     return time, [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
 

@@ -1,9 +1,9 @@
-"""Fused attention as scaled_dot_product_attention runs it on CUDA: work of the pairs that count, and scratch.
+"""The CUDA backends of scaled_dot_product_attention (flash, efficient, cuDNN): work of unmasked pairs, and scratch.
 
 Sources: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu; of flash, flash_attn/
 flash_api.cpp; of efficient, mem_eff_attention/kernel_forward.h and kernel_backward.h; of cuDNN, native/cudnn/MHA.cpp.
-Read, not measured. Products: two forward; five backward, which computes the scores again (Dao, "FlashAttention-2",
-algorithm 2).
+Scratch is read from this source, not measured. Matrix products: two in forward, five in backward, which recomputes the
+scores (Dao, "FlashAttention-2", arXiv 2307.08691, algorithm 2).
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _CUDNN_WORKSPACE = "the workspace of cuDNN's attention"
 
 @rule(FLASH_OP)
 def flash(call: Call) -> Steps:
-    """The output and its log-sum-exp; in between, those of each split of the keys, in fp32."""
+    """Allocate the output and its log-sum-exp, then fp32 partial results if the keys are split."""
     yield RESULTS
     if not call.named.get("dropout_p"):
         yield from split_outputs(_sizes(*call.args[:2]).decoding, call.device)
@@ -35,7 +35,10 @@ def flash(call: Call) -> Steps:
 
 @rule(EFFICIENT_OP)
 def efficient(call: Call) -> Steps:
-    """The output and, for training, its log-sum-exp; head dims above 128 in half precision sum into an fp32 output."""
+    """Allocate the output and, if a gradient is needed, its log-sum-exp.
+
+    Half precision with a head dim above 128 accumulates into an fp32 copy of the output.
+    """
     yield RESULTS
     q, v = call.args[0], call.args[2]
     if q.dtype.itemsize == 2 and not (q.at_most(128, -1) and v.at_most(128, -1)):
@@ -45,7 +48,7 @@ def efficient(call: Call) -> Steps:
 
 @rule(CUDNN_OP)
 def cudnn(call: Call) -> Steps:
-    """The output, states of the random generator and, for training, the log-sum-exp (run_cudnn_SDP_fprop)."""
+    """Allocate the output, RNG state and, if a gradient is needed, the log-sum-exp (run_cudnn_SDP_fprop)."""
     trains = call.args[4]
     yield from (Result(i) for i in range(len(call.results)) if trains or i != 1)
     yield left_out(_CUDNN_WORKSPACE)
@@ -63,13 +66,13 @@ def _forward(call: Call) -> Launch:
 
 @rule(*(f"{name}_backward" for name in _KERNELS))
 def attention_backward(call: Call) -> Steps:
-    """dQ, dK and dV; the scratch of each backend."""
+    """Allocate dQ, dK, dV and the gradient of the bias, then the scratch of the backend."""
     forward = call.op.removesuffix("_backward")
     q, k, v = call.args[1:4]
     if forward == EFFICIENT_OP and not heads_inside(call.args[0]):
         yield scratch_like(call.args[0], name="copy of dO")
     yield from (Result(i) for i in range(3))
-    for bias in call.results[3:]:  # its rows are longer than its columns: attention_backward.cu
+    for bias in call.results[3:]:  # its rows are padded: attention_backward.cu
         yield Result(3, bias.shape[0] * bias.strides[0] * bias.dtype.itemsize)
     if forward == FLASH_OP:
         yield from _flash_scratch(call)
@@ -88,14 +91,14 @@ def attention_backward(call: Call) -> Steps:
 
 
 def _pairs(call: Call, q: Strided, k: Strided) -> Dim:
-    """Score pairs that count, over batch and heads: all, or those up to the diagonal from the upper left corner."""
+    """Unmasked score pairs over batch and heads; is_causal aligns the diagonal with the upper left corner."""
     b, h, n, _ = q.shape
     m = k.shape[-2]
     if not call.named.get("is_causal", False):
         return b * h * n * m
     if same(n, m):
         return b * h * triangle(n)
-    square = minimum(n, m)  # of the queries that do not see all keys
+    square = minimum(n, m)  # the queries that do not see all keys
     return b * h * (triangle(square) + (n - square) * m)
 
 
@@ -105,7 +108,7 @@ def _sizes(q: Strided, k: Strided) -> Sizes:
 
 
 def _flash_scratch(call: Call) -> Iterator[Step]:
-    """The copies that bring dO and O into (b, n, h, d) order where they are not, and the sums."""
+    """Copies of dO and O that are not in (b, n, h, d) order, row dots, and fp32 accumulators of gradients."""
     dout, q, k, _, out = call.args[:5]
     yield from (
         scratch_like(x, name=f"copy of {name}") for x, name in ((dout, "dO"), (out, "O")) if not heads_inside(x)
@@ -115,7 +118,7 @@ def _flash_scratch(call: Call) -> Iterator[Step]:
 
 
 class Tile(NamedTuple):
-    """The block of queries and keys of efficient attention's backward, and whether dK and dV stay in registers."""
+    """The tile of efficient attention's backward: queries, keys, and whether dK and dV stay in registers."""
 
     rows: int
     keys: int
@@ -123,13 +126,13 @@ class Tile(NamedTuple):
 
 
 def efficient_tile(capability: int, half: bool, head_dim: int, dropout: bool) -> Tile:
-    """The first kernel of cutlassB.h that holds the head dim, and whose shared memory the GPU has.
+    """The first kernel in cutlassB.h that covers the head dim and fits into the GPU's shared memory.
 
     Args:
         capability: compute capability, 80 for 8.0.
-        half: whether in 16 bits.
-        head_dim: the larger one of keys and values.
-        dropout: the kernel for 96 columns has none.
+        half: whether the dtype has 16 bits.
+        head_dim: the larger head dim of keys and values.
+        dropout: whether there is dropout, which the kernel for 96 columns lacks.
     """
     roomy = capability in (80, 87, 90, 100, 103)  # more than 99 KiB of shared memory a thread block
     if head_dim <= 64:
@@ -144,7 +147,7 @@ def efficient_tile(capability: int, half: bool, head_dim: int, dropout: bool) ->
 
 
 def _efficient_scratch(call: Call) -> Iterator[Step]:
-    """Row dots (b, h, n) in fp32; sums of dQ by tile, and of dK and dV where registers do not hold them."""
+    """Row dots (b, h, n) in fp32; accumulators of dQ by tile, and of dK and dV unless they stay in registers."""
     dout, q, _, v = call.args[:4]
     b, h, n, d = q.shape
     half, capability = q.dtype.itemsize == 2, call.device.capability
@@ -162,7 +165,7 @@ def _efficient_scratch(call: Call) -> Iterator[Step]:
 
 
 def _row_dots(dout: Strided) -> Iterator[Step]:
-    """The same by operators: dO and O as fp32 where they are not, their product, and its sum by row."""
+    """Row dots computed by ATen operators: fp32 copies of dO and O, their product, and its sum over a row."""
     b, h, n, _ = dout.shape
     wide = 1 if dout.dtype is float32 else 3
     yield from (scratch_like(dout, float32, "dO * O") for _ in range(wide))
@@ -171,7 +174,7 @@ def _row_dots(dout: Strided) -> Iterator[Step]:
 
 
 def _key_splits(call: Call, tile: Tile) -> Dim:
-    """In how many parts the keys are read (num_splits_key); closed forms leave all but one out."""
+    """Into how many parts the keys are split (num_splits_key); closed forms assume one."""
     q, k = call.args[1:3]
     if call.device.deterministic or call.device.capability < 70 or symbolic(*q.shape, *k.shape):
         return 1
@@ -179,7 +182,7 @@ def _key_splits(call: Call, tile: Tile) -> Dim:
 
 
 def key_splits(heads: int, m: int, keys: int) -> int:
-    """The same for so many heads of all batches, m keys and blocks of `keys`."""
+    """The splits for `heads` heads over all batches, m keys and blocks of `keys` keys."""
     parts: int = 1 if heads >= 256 and m <= 2 * keys else ceil_div(m, keys)
     return max(1, min(parts, 200 // heads))
 

@@ -1,4 +1,4 @@
-"""Buffers that FlashAttention-2's host code takes, in PyTorch's copy and in the flash-attn package alike.
+"""Buffers that FlashAttention-2's host code allocates, in PyTorch's copy and in the flash-attn package.
 
 Source: csrc/flash_attn/flash_api.cpp (set_params_splitkv, num_splits_heuristic, mha_bwd); PyTorch's copy of it is in
 aten/src/ATen/native/transformers/cuda/flash_attn.
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 def seen(operands: Iterable[Any], k: Strided, v: Strided, mask: Mask, n: Dim) -> list[Any]:
-    """What a kernel of n queries reads: of keys and values (b, m, g, d), not those that a window hides from all."""
+    """The operands that a kernel of n queries reads; of keys and values (b, m, g, d), only those inside some window."""
     if mask.window is None or len(k.shape) < 4:
         return list(operands)
     return [_last_keys(x, mask.keys(n, x.shape[1])) if x is k or x is v else x for x in operands]
@@ -51,19 +51,19 @@ def _last_keys(x: Strided, keys: Dim) -> Strided:
 
 
 def width_of(x: Strided) -> Dim:
-    """The head dim of accumulators, from a tensor whose last dimension it is: up to 32s, above 128 up to 64s."""
+    """The head dim of accumulators: that of `x` rounded up to a multiple of 32, or of 64 above 128."""
     return rounded(x.shape[-1], 32 if x.at_most(128, -1) else 64)
 
 
 def rounded(size: Dim, multiple: int) -> Dim:
-    """A size rounded up; one that is a multiple already keeps its letter."""
+    """`size` rounded up to a multiple; a multiple keeps its letter in formulas."""
     return size if isinstance(size, int) and size % multiple == 0 else ceil_div(size, multiple) * multiple
 
 
 def split_outputs(sizes: Sizes, device: Device) -> Iterator[Scratch]:
-    """The log-sum-exp and the output of each split of the keys, in fp32; nothing where they are read in one part.
+    """The log-sum-exp and the output of each split of the keys, in fp32; nothing for a single split.
 
-    Closed forms leave it out: the number of parts depends on all sizes, and on the GPU.
+    Closed forms leave it out, since the number of splits depends on all sizes and on the GPU.
     """
     if symbolic(*sizes):
         return
@@ -78,12 +78,12 @@ def split_outputs(sizes: Sizes, device: Device) -> Iterator[Scratch]:
 
 
 def splits(tiles: int, slots: int, blocks: int) -> int:
-    """The fewest parts that fill the last wave of `slots` thread blocks to 85 % of the best.
+    """The fewest splits whose waves of thread blocks are at least 85 % as full as the fullest (num_splits_heuristic).
 
     Args:
-        tiles: thread blocks of one part: batch, heads and blocks of rows.
-        slots: thread blocks at once, two an SM.
-        blocks: blocks of keys, of which each part takes as many as the others or one more.
+        tiles: thread blocks of one split: batch times heads times blocks of rows.
+        slots: thread blocks that run at once, two an SM.
+        blocks: blocks of keys, which the splits share out evenly.
     """
     if tiles >= 0.8 * slots:
         return 1
@@ -96,10 +96,10 @@ def splits(tiles: int, slots: int, blocks: int) -> int:
 def gradient_sums(
     sizes: Sizes, dtype: DType, device: Device, deterministic: bool, packed_rows: tuple[Dim, ...] | None = None
 ) -> Iterator[Scratch | Launch]:
-    """What mha_bwd adds up in: dQ in fp32 and, with shared heads, dK and dV per query head.
+    """Accumulators of mha_bwd: dQ in fp32 and, with grouped heads, dK and dV per query head.
 
-    Deterministic, each group of thread blocks that share an SM has a dQ of its own, of zeros. `packed_rows`: of dQ,
-    where sequences are packed.
+    A deterministic backward has one zeroed dQ for each group of thread blocks that share an SM. `packed_rows`: rows of
+    dQ if sequences are packed.
     """
     b, h, g, n, m, d, width = sizes
     rows = packed_rows or (b, rounded(n, ROWS))
@@ -112,12 +112,12 @@ def gradient_sums(
 
 
 def row_dots(b: Dim, h: Dim, n: Dim) -> tuple[Dim, Dim, Dim]:
-    """The shape of softmax_d, the sum of dO * O of each row in fp32: rows up to a query block."""
+    """The shape of softmax_d, the fp32 sum of dO * O over each row: rows are rounded up to a query block."""
     return b, h, rounded(n, ROWS)
 
 
 def summed_heads(sizes: Sizes, dtype: DType) -> Iterator[Launch]:
-    """dK and dV per query head, added up over the heads that share a key head (at::sum_out)."""
+    """Sums of dK and dV over the query heads that share a key head (at::sum_out)."""
     b, h, g, _, m, d, _ = sizes
     if same(h, g):
         return

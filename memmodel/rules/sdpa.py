@@ -1,11 +1,11 @@
-"""Which kernel `scaled_dot_product_attention` takes, why it takes no better one, and what would let that one in.
+"""The backend that `scaled_dot_product_attention` selects, and why it rejects the ones that it prefers.
 
-PyTorch tries its backends in order, and takes the first whose filters all pass. The filters below stand in the order in
-which PyTorch asks them, so that the reason given is the one of its own warning.
+PyTorch tries its backends in order of priority and selects the first whose filters all pass. The filters below are in
+PyTorch's order, so that the reason reported here is the one in PyTorch's own warning.
 
 Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, sdp_utils_cpp.h (filters that backends share) and
-sdp_utils_cpp.cpp (the CPU). Tensors are dense: nested ones have filters of their own. The cuDNN is the one that the
-release's default wheel brings.
+sdp_utils_cpp.cpp (the CPU). Filters of nested tensors are left out. The version of cuDNN is the one in the default
+wheel of that release.
 """
 
 from collections.abc import Callable, Collection
@@ -20,7 +20,7 @@ MOST_BLOCKS = 65_535  # thread blocks of a grid in y and z: CUDA C++ Programming
 
 
 class Mask(NamedTuple):
-    """An attention mask: its shape before it is expanded, whether a gradient flows into it, its last stride."""
+    """An attention mask: its shape before expansion, dtype, whether it needs a gradient, and its last stride."""
 
     shape: tuple[int, ...]
     dtype: DType
@@ -29,16 +29,16 @@ class Mask(NamedTuple):
 
 
 class SdpaCall(NamedTuple):
-    """A call of `scaled_dot_product_attention`, as far as the choice of a backend looks at it.
+    """The properties of a call to `scaled_dot_product_attention` that decide its backend.
 
     Attributes:
         query, key, value: shapes, (batch, heads, length, head dim).
         dtype: of all three.
         mask, dropout, causal, gqa: the arguments attn_mask, dropout_p, is_causal and enable_gqa.
-        needs_grad: whether query, key or value needs a gradient. The mask's is told by the mask.
-        deterministic: whether deterministic algorithms are demanded, not only warned about.
-        unit_stride: whether the elements of each head are neighbours in memory.
-        aligned: whether query, key and value begin at multiples of 16 bytes of their storages.
+        needs_grad: whether query, key or value needs a gradient; `Mask.needs_grad` says it of the mask.
+        deterministic: whether torch.use_deterministic_algorithms is on, and not as a warning only.
+        unit_stride: whether the last stride of query, key and value is 1.
+        aligned: whether the storage offsets of query, key and value are multiples of 16 bytes.
     """
 
     query: tuple[int, ...]
@@ -61,21 +61,21 @@ class SdpaCall(NamedTuple):
 
 
 class Backends(NamedTuple):
-    """What a call is chosen for: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version."""
+    """The target of the selection: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version."""
 
     arch: int = 80
     torch: tuple[int, int] = (2, 13)
 
 
 class Refusal(NamedTuple):
-    """Why a backend does not take a call, and what would let it in."""
+    """Why a backend rejects a call, and the change that would make it accept."""
 
     reason: str
     remedy: str
 
 
 class Choice(NamedTuple):
-    """The backend that takes a call, None where none does; and why each one tried before it does not."""
+    """The selected backend, None if all reject the call; and the refusal of each backend tried before it."""
 
     backend: str | None
     refused: dict[str, Refusal]
@@ -86,7 +86,7 @@ Filter = Callable[[SdpaCall, Backends], Refusal | None]
 
 
 def choose(call: SdpaCall, backends: Backends, enabled: Collection[str] = ALL) -> Choice:
-    """The choice for a call, among the backends that the user's switches leave enabled."""
+    """Select a backend for a call among those that are enabled (`sdpa_kernel`, torch.backends.cuda)."""
     refused: dict[str, Refusal] = {}
     for name in order(backends):
         refusal = _refusal(name, call, backends, enabled)
@@ -97,7 +97,7 @@ def choose(call: SdpaCall, backends: Backends, enabled: Collection[str] = ALL) -
 
 
 def check(choice: Choice) -> None:
-    """Raises UsageError for a choice without a backend, as PyTorch does, with the reason of each that is not off."""
+    """Raise UsageError if no backend accepts the call, as PyTorch does, with the reason of each enabled backend."""
     if choice.backend is None:
         found = {name: refusal for name, refusal in choice.refused.items() if refusal != _OFF} or choice.refused
         reasons = "; ".join(f"{name}: {why.reason} (it would take {why.remedy})" for name, why in found.items())
@@ -105,10 +105,10 @@ def check(choice: Choice) -> None:
 
 
 def order(backends: Backends) -> tuple[str, ...]:
-    """The backends in the order in which they are tried; one after "math" is reached where math is switched off.
+    """The backends in order of priority. "math" accepts every call, so one after it is tried only if math is off.
 
-    cuDNN comes first on GPUs of compute capability 9.0 and 10.x whose cuDNN is new enough: above 9.9 for torch 2.9,
-    above 9.15 since, which wheels bring from 2.11 on (pytorch/pytorch#162073, #170800, #171627).
+    cuDNN is first on compute capability 9.0 and 10.x if its version is above 9.9 (torch 2.9) or 9.15 (torch 2.10 on);
+    default wheels have that version in 2.9 and from 2.11 on (pytorch/pytorch#162073, #170800, #171627).
     """
     arch, torch = backends
     if not arch:

@@ -13,7 +13,7 @@ from memmodel.masks import mask as mask_named
 from memmodel.pictures.roofline import roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.prediction import Report
-from memmodel.predictor import Told, on_gpu, predict_case
+from memmodel.predictor import TimeOptions, on_gpu, predict_case
 from memmodel.thresholds import threshold
 
 STEP = 128
@@ -36,7 +36,7 @@ def test_rooflines_are_the_pictures(explorer: Any) -> None:
     for case, gpu in random_states(60, seed=4):
         found = evaluated(explorer, case, gpu)
         try:
-            expected = roofline(Report(gpu, (predict_case(case, gpu, told=Told(served=False)),), (), ()))
+            expected = roofline(Report(gpu, (predict_case(case, gpu, told=TimeOptions(served=False)),), (), ()))
         except UsageError:
             assert found["roofline"] is None
             assert any(note.startswith("no time: ") for note in found["prediction"]["notes"])

@@ -11,16 +11,16 @@ from memmodel.errors import UsageError, unknown
 from memmodel.liveness import alive_at
 from memmodel.program import Mark, Program
 from memmodel.tracer.compiled.compiler import Compiler
+from memmodel.tracer.compiled.errors import compiler_errors_explained, first_line
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.summary import Graphs
-from memmodel.tracer.compiled.told import first_line, told_as_the_compilers
 from memmodel.tracer.compiled.watching import PlanWatcher
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.compiler import fresh_dynamo, fused_attention, graph_breaks
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.private.patches import no_autocast, watched_engine
 from memmodel.tracer.watch import run as eager
-from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.failures import users_errors_explained
 from memmodel.tracer.watch.functions import Functions
 from memmodel.tracer.watch.modules import made_fake
 from memmodel.tracer.watch.run import STEPS, Setting, Traced
@@ -51,7 +51,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
     """Run the compiled step on fake tensors of these sizes, on the CPU's or, for CUDA, on that GPU's plans."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    with fresh_dynamo(), told_as_theirs(), told_as_the_compilers(), ExitStack() as stack:
+    with fresh_dynamo(), users_errors_explained(), compiler_errors_explained(), ExitStack() as stack:
         watcher = PlanWatcher(setting.device)
         run = Run(setting, watcher)
         stack.enter_context(watched_backward(watcher, run.backward_begins, run.backward_ends))

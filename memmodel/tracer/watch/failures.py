@@ -17,7 +17,7 @@ _ASKED = (".numpy()", "FakeTensor.__format__")
 
 
 @contextmanager
-def told_as_theirs() -> Iterator[None]:
+def users_errors_explained() -> Iterator[None]:
     """Within, every exception becomes a UsageError that says where in the user's code it came from."""
     try:
         yield

@@ -16,7 +16,7 @@ from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.specs import Input
 from memmodel.tracer.target import Script
-from memmodel.tracer.watch.failures import told_as_theirs
+from memmodel.tracer.watch.failures import users_errors_explained
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
 from memmodel.tracer.watch.modules import made_fake, name_held
@@ -86,7 +86,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         raise unknown("step", setting.step, STEPS)
     watcher = Watcher(setting.device, setting.most_operators)
     run = Run(setting, watcher)
-    with told_as_theirs(), ExitStack() as stack:
+    with users_errors_explained(), ExitStack() as stack:
         stack.enter_context(in_world(setting.world, watcher))
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")

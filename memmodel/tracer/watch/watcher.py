@@ -196,7 +196,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             event: Any = self.events[place]
             self.events[place] = event._replace(site=None, role="input")
 
-    def brought_along(self, tensor: Tensor) -> None:
+    def record_constant(self, tensor: Tensor) -> None:
         """Record a real tensor that the code holds from before: memory that is there all along."""
         if self.key_of(tensor) is not None or tensor.numel() == 0:
             return
@@ -251,7 +251,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
             for given in tensors_in((args, kwargs)):
                 if not is_fake(given):
-                    self.brought_along(given)
+                    self.record_constant(given)
             self.belonging.operator(func, args)
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:

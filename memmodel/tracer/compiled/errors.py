@@ -12,15 +12,15 @@ _INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's wor
 
 
 @contextmanager
-def told_as_the_compilers() -> Iterator[None]:
+def compiler_errors_explained() -> Iterator[None]:
     """Within, what dynamo, AOTAutograd and Inductor raise says so."""
     try:
         yield
     except errors() as error:
-        raise _told(error) from error
+        raise _explained(error) from error
 
 
-def _told(error: BaseException) -> UsageError:
+def _explained(error: BaseException) -> UsageError:
     """The compiler's error as one sentence with the user's line; a UsageError inside it as it is."""
     causes = list(_causes(error))
     own = next((cause for cause in causes if isinstance(cause, UsageError)), None)
