@@ -159,7 +159,7 @@ def test_what_is_shown_is_what_predict_shows(explorer: Any) -> None:
 
     halfway = make_case("naive", heads=9, seq=8192, head_dim=128)  # 1.125 GiB of scores: 1.12 in Python's rounding
     for case, gpu in [(halfway, load_gpu("A100")), *random_states(40, seed=7)]:
-        predicted = predict_case(case, gpu, told=TimeOptions(served=False))  # the page has no time to expect
+        predicted = predict_case(case, gpu, options=TimeOptions(served=False))  # the page has no time to expect
         expected = {name: text for name, cell in ROWS if name != "fits" and (text := cell(predicted))}
         shown = explorer.execute_script(SHOWN, state_of(case, gpu))
         assert {name: readable(text) for name, text in shown.items()} == {

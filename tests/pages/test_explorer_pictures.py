@@ -36,7 +36,7 @@ def test_rooflines_are_the_pictures(explorer: Any) -> None:
     for case, gpu in random_states(60, seed=4):
         found = evaluated(explorer, case, gpu)
         try:
-            expected = roofline(Report(gpu, (predict_case(case, gpu, told=TimeOptions(served=False)),), (), ()))
+            expected = roofline(Report(gpu, (predict_case(case, gpu, options=TimeOptions(served=False)),), (), ()))
         except UsageError:
             assert found["roofline"] is None
             assert any(note.startswith("no time: ") for note in found["prediction"]["notes"])

@@ -1,4 +1,4 @@
-"""What dynamo, AOTAutograd and Inductor raise, as one sentence with the user's line."""
+"""Errors of dynamo, AOTAutograd and Inductor as one sentence with the user's line."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _INNER = re.compile(r": got (?P<what>\w+\(.*\))$", re.MULTILINE)  # dynamo's wor
 
 @contextmanager
 def compiler_errors_explained() -> Iterator[None]:
-    """Within, what dynamo, AOTAutograd and Inductor raise says so."""
+    """Within, an error of dynamo, AOTAutograd or Inductor becomes a UsageError that names the compiler."""
     try:
         yield
     except errors() as error:

@@ -1,1 +1,1 @@
-"""What PyTorch on CUDA does otherwise than fake tensors on a CPU show: put right while code is traced."""
+"""Corrections while code is traced: where PyTorch on CUDA differs from fake tensors on the CPU."""

@@ -1,4 +1,4 @@
-"""Where PyTorch on CUDA may take a path whose memory is not known: reported, and the ordinary path traced."""
+"""Notes on paths of PyTorch on CUDA whose memory is not known: the ordinary path is traced instead."""
 
 FAST_PATH = (
     "PyTorch may take its fast path here, whose memory is not known: traced is the ordinary one "

@@ -1,4 +1,4 @@
-"""What a fake tensor's run does otherwise than a plain tensor's.
+"""Operators that write in place on plain tensors and make new results on fake ones.
 
 Functions of FunctionsManual.cpp and input_buffer.cpp take another branch for tensor subclasses
 (isTensorSubclassLike), which fake tensors are and a user's are not; that is put right here. What kernels allocate

@@ -1,4 +1,4 @@
-"""Element types that PyTorch's kernels refuse and fake tensors let pass: code that would not run has no memory."""
+"""Dtypes that PyTorch's kernels refuse but fake tensors accept: a trace refuses code that would not run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Repeats in a sequence of signs: stretches in which the same signs come several times in a row."""
+"""Repetitions in a sequence: stretches in which the same items occur several times in a row."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,4 +1,4 @@
-"""PyTorch 2.9 and before: the name of a symbol's source is a method, so one of the compiler's own is taken."""
+"""PyTorch 2.9 and before: a symbol's source has its name as a method, so a source of the compiler's own is used."""
 
 from typing import Any
 

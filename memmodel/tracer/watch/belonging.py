@@ -1,4 +1,4 @@
-"""What each storage of a run belongs to: parameters, the optimizer's state, the module that made it, logits, a cache.
+"""The group of each storage of a run: parameters, optimizer state, activations of a module, logits, KV cache.
 
 Parameters are known as such, states by the optimizer that holds them after its step, modules by PyTorch's own hooks.
 Logits are what has a loss's number of classes in its last dimension, caches what a class or file of that name makes.

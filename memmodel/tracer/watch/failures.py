@@ -1,4 +1,4 @@
-"""What goes wrong while the user's code runs, as one sentence with their line."""
+"""Errors raised while the user's code runs, as one sentence with the line of their code."""
 
 import re
 import traceback

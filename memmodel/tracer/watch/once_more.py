@@ -1,4 +1,4 @@
-"""The next step of a run, where the last one left nothing behind and took nothing away: it is the same again."""
+"""The step after the last, as a copy of it: exact where the last step left no storage behind and freed no older one."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

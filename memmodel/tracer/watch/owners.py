@@ -1,4 +1,4 @@
-"""Which of the tensors that were there before a step (parameters, constants) each storage and kernel comes from.
+"""The parameter or constant that each storage and kernel of a step comes from: its owner.
 
 The owner of a result is the named tensor among its operands, else the owner of the first operand that has one: the
 latest parameter on the way. Operators on lists do so element by element.

@@ -50,7 +50,7 @@ _QUERIES = frozenset(
 
 
 class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the events of what runs inside, by the habits of `device`.
+    """Records the events of the operators that run inside, with the allocations of `device`'s kernels.
 
     Attributes:
         events: of the program, as in `memmodel.program.Program`.
@@ -96,7 +96,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def program(self) -> Program:
-        """What was seen so far; constants that the code brought along stand among the inputs."""
+        """The events so far; tensors that the code made before the trace are among the inputs."""
         at = next((i for i, e in enumerate(self.events) if isinstance(e, Mark) and e.phase == "inputs"), -1) + 1
         events = [*self.events[:at], *self._constants, *self.events[at:]]
         return Program(events, self.names, self.gradients, self.belonging.groups(events, self.owners.of))
@@ -197,7 +197,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.events[place] = event._replace(site=None, role="input")
 
     def record_constant(self, tensor: Tensor) -> None:
-        """Record a real tensor that the code holds from before: memory that is there all along."""
+        """Record a real tensor that the code made before the trace: it is an input, alive throughout."""
         if self.key_of(tensor) is not None or tensor.numel() == 0:
             return
         key = self._new_key()
@@ -406,7 +406,7 @@ def is_users(frame: FrameType) -> bool:
 
 
 def _bynumber(name: str, x: Tensor) -> Any:
-    """What an operator in C++ that asks for plain numbers is told, without fixing the sizes (torch 2.11 and before)."""
+    """Sizes by their hints, for operators in C++ that ask for plain numbers (torch 2.11 and before)."""
     if name == "aten::storage_offset":
         return number(x.storage_offset())
     return [number(size) for size in (x.shape if name == "aten::size" else x.stride())]

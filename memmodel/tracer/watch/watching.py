@@ -23,7 +23,8 @@ def watching(
 ) -> Iterator[None]:
     """Within, PyTorch code runs on tensors without data, and `watcher` records it.
 
-    `begins` is called with the roots before autograd's engine runs, `ends` after it; alone, the watcher is told.
+    `begins` is called with the roots before autograd's engine runs, `ends` after it; by default they set
+    `watcher.backward`.
     """
 
     def backward(_: Sequence[Any]) -> None:
