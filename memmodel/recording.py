@@ -32,6 +32,7 @@ from memmodel.rules.products import einsum, linear
 from memmodel.rules.reductions import MaxResult  # noqa: F401
 from memmodel.rules.routing import grouped_mm
 from memmodel.rules.scaled_dot_product import scaled_dot_product_attention
+from memmodel.rules.transformer_engine import te_gemm
 from memmodel.tensors.autograd import (
     Op,
     at_end_of_backward,
@@ -117,6 +118,7 @@ __all__ = [
     "scope_of",
     "split_with_sizes_copy",
     "stack",
+    "te_gemm",
     "uint8",
     "where",
     "zeros",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "memmodel model --like llama-3-8b --gpu H100 --batch 1 --seq 8k",
     "memmodel model --config path/to/config.json --gpu A100 --checkpoint block --loss chunked",
 )
-@inputs("model", "gpu", "setting", "layout", "allocator", "rates")
+@inputs("model", "gpu", "setting", "layout", "links", "allocator", "rates")
 @click.option("--against", metavar="hf", help="hf: trace the step of Hugging Face's class too. Needs memmodel[hf].")
 @json_option
 def command(asked: Inputs, against: str | None, as_json: bool) -> None:

@@ -256,6 +256,11 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         _layout("--schedule", "NAME", "Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
         _layout("--virtual-stages", SIZE, "Of a rank, in interleaved. [default: 2]"),
         _layout("--microbatches", SIZE, "Of --batch sequences, that a step sends. [default: 1]"),
+        _layout("--framework", "NAME", "huggingface, or megatron (Megatron-LM). [default: huggingface]"),
+    ),
+    "links": (
+        _layout("--link", "LINKS", "Between GPUs and machines: pcie-5, 4xib-ndr or both. [default: usual ones]"),
+        _layout("--gpus-per-node", SIZE, "GPUs that share a machine. [default: usual number]"),
     ),
     "allocator": (Option("--expandable-segments", bool, "As PYTORCH_ALLOC_CONF=expandable_segments:True."),),
     "rates": (
@@ -291,7 +296,7 @@ def inputs(*groups: str) -> Decorator:
 
     The groups are "gpu" (or "gpus", or "all gpus" where all are the default, or "any gpus" where none is a choice),
     "case" or (with ranges of sizes) "ranges", "algorithms" (or "algorithm"), "allocator", "rates" and "serving"; of a
-    whole model, "model", "setting" and "layout".
+    whole model, "model", "setting", "layout" and "links".
     """
 
     def decorate(function: Function) -> Function:
@@ -403,6 +408,8 @@ class Inputs:
             config=self.given.get("config"),
             allocator=self.allocator,
             calibration=self.calibration,
+            link=self.given.get("link"),
+            gpus_per_node=self.given.get("gpus_per_node"),
             **self.setting,
         )
 

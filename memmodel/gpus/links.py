@@ -52,6 +52,11 @@ class Node(NamedTuple):
     source: str
 
     @property
+    def assumed(self) -> bool:
+        """Whether no source says what such GPUs are usually in."""
+        return self.source.startswith("assumed")
+
+    @property
     def named(self) -> str:
         """The machine in words: 8 GPUs on NVLink 4 (450 GB/s one way), 8 x InfiniBand NDR."""
         rate = f"{self.links * self.link.peak / _GB:g} GB/s one way"

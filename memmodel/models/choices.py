@@ -12,8 +12,9 @@ from memmodel.models.architecture import Architecture, layer_weights
 from memmodel.models.kv_cache import NAMES
 from memmodel.models.layout import NAMES as LAYOUT
 from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
+from memmodel.models.megatron import check_megatron
 from memmodel.models.quantization import FORMATS
-from memmodel.models.setting import CHECKPOINTS, LOSSES, PHASES, Adapter, ModelCase
+from memmodel.models.setting import CHECKPOINTS, FRAMEWORKS, LOSSES, PHASES, Adapter, ModelCase
 from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
@@ -81,10 +82,10 @@ def _of_layout(name: str, value: Any) -> Any:
 
 
 def _check_on_many(case: ModelCase, gpus: int | None) -> None:
-    check_layout(case.layout, case.arch, int(case.seq), gpus)
+    check_layout(case.layout, case.arch, int(case.seq), gpus, case.framework)
     if case.layout.world > 1 and case.phase != "train":
         raise UsageError(f"{case.phase} on {case.layout.world} GPUs is not modelled yet: take phase train")
-    share(case)  # raises for what does not go with it
+    check_megatron(case) if case.framework == "megatron" else share(case)  # raise for what does not go with it
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -117,7 +118,7 @@ def _names(field: str) -> Iterable[str]:
         from memmodel.algorithms import ALGORITHMS
 
         return ("sdpa", *(name for name in ALGORITHMS if name != "decode"))
-    return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES}.get(field, ())
+    return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES, "framework": FRAMEWORKS}.get(field, ())
 
 
 def _adapter(

@@ -152,15 +152,17 @@ ONE_GPU, FIRST_RANK = Layout(), Rank()
 NAMES = tuple(field.name for field in fields(Layout))
 
 
-def check_layout(layout: Layout, arch: "Architecture", seq: int, gpus: int | None = None) -> None:
+def check_layout(
+    layout: Layout, arch: "Architecture", seq: int, gpus: int | None = None, framework: str = "huggingface"
+) -> None:
     """Raise UsageError for what is not modelled, and for sizes that do not divide.
 
-    `gpus`: how many there are, where that was said.
+    `gpus`: how many there are, where that was said. `framework`: "megatron" models all kinds of parallelism.
     """
     if gpus is not None and gpus != layout.world:
         raise UsageError(_other_world(layout, gpus))
     for name, words in NOT_MODELLED.items():
-        if getattr(layout, name) > 1:
+        if getattr(layout, name) > 1 and framework != "megatron":
             raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
     _check_tensor(layout, arch, seq)
     _check_stages(layout, arch)

@@ -12,6 +12,7 @@ from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
 from memmodel.files import read_bytes
 from memmodel.gpus import Gpu, load_gpu
+from memmodel.gpus.links import Node, node_of
 from memmodel.groups import WORKSPACE, group_of
 from memmodel.liveness import at_peak, step_launches
 from memmodel.models.architecture import Architecture, parameters
@@ -27,6 +28,7 @@ from memmodel.models.quantization import FORMATS
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
 from memmodel.models.serving import serving
 from memmodel.models.setting import ModelCase
+from memmodel.models.step_time import Stage, step_time
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
 from memmodel.step import device_of, memory_of, time_or_why
@@ -45,6 +47,8 @@ def model(
     config: str | PathLike[str] | dict[str, Any] | None = None,
     allocator: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
+    link: str | None = None,
+    gpus_per_node: int | None = None,
     **setting: Any,
 ) -> ModelReport:
     """Predict memory, work and time of a step of a whole model on a GPU.
@@ -55,11 +59,14 @@ def model(
         config: instead of `like`, a file config.json in Hugging Face's format, its folder, or its parsed content.
         allocator: settings of the caching allocator.
         calibration: rates measured on the GPU; shipped ones are taken where there are any.
+        link: what joins GPUs and machines (`memmodel.gpus.links.node_of`), by default what usually does.
+        gpus_per_node: how many share a machine, by default as many as usual.
         setting: batch, seq, phase, dtype, optimizer and the other fields of `memmodel.models.setting.ModelCase`.
 
     Raises UsageError for anything that is not a valid configuration.
     """
-    return predict_model(model_case(architecture(like, config), **setting), gpu, allocator, calibration)
+    case = model_case(architecture(like, config), **setting)
+    return predict_model(case, gpu, allocator, calibration, link, gpus_per_node)
 
 
 def architecture(like: str | None, config: str | PathLike[str] | dict[str, Any] | None) -> Architecture:
@@ -117,41 +124,47 @@ def predict_model(
     gpu: str | Gpu,
     allocator: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
+    link: str | None = None,
+    gpus_per_node: int | None = None,
 ) -> ModelReport:
     """`model` for a checked case."""
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     case = replace(case, device=device_of(device))
     rates = calibration or expected_rates(device, case.dtype.itemsize)
-    prediction = _predicted(case, device, allocator, rates)
     machine = Machine(device, rates, torch=parse_torch_version(case.torch))
+    prediction = _predicted(case, device, allocator, machine)
+    if case.layout.world > 1:
+        prediction = _on_many(prediction, machine, node_of(device, link, gpus_per_node))
     return ModelReport(
         device,
         (prediction,),
         None if case.phase == "train" else serving(case, device, machine, allocator),
         Computed(lambda: mitigations(case, prediction.memory, device, allocator)),
-        tuple(_assumptions(case, device, allocator, rates)),
+        tuple(_assumptions(prediction, device, allocator, rates)),
     )
 
 
-def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> ModelPrediction:
-    program = program_of(lettered(case))
+def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
+    with_formulas = case.framework != "megatron"
+    program = program_of(lettered(case) if with_formulas else case)
     memory = memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
     kernels = kernels_of(program, case.accumulate)
-    time, calibrated, missing = times_of(kernels, case, gpu, rates)
-    flops = model_flops(case)
+    time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration)
+    best = calibrated or time
+    seconds = best.seconds if best else 0.0
     return ModelPrediction(
         case,
         TITLES[case.phase],
         {part: int(count) for part, count in parameters(case.arch).items() if count},
         with_workspace(memory),
-        group_formulas(Taken(case, program, alive), _with_more_layers(case)),
+        group_formulas(Taken(case, program, alive), _with_more_layers(case)) if with_formulas else {},
         peak_of(program, index),
         sum((launch.work for launch in step_launches(kernels)), start=Work()),
-        flops,
+        model_flops(case),
         time,
         calibrated,
-        _efficiency(case, gpu, flops, calibrated or time),
+        efficiency_of(case, gpu, seconds) if seconds else None,
         Computed(lambda: account(program)),
         (*missing, *_notes(case)),
     )
@@ -166,6 +179,25 @@ def times_of(
         return time, None, missing
     expected, _ = time_or_why(kernels, Machine(gpu, rates, torch=parse_torch_version(case.torch)))
     return time, expected.at_least(time.seconds) if expected and time else expected, missing
+
+
+def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> ModelPrediction:
+    """The prediction of a rank with the times of all ranks' step."""
+    case = prediction.case
+    try:
+        least = step_time(case, Machine(machine.gpu), node, program_of)
+        expected = step_time(case, machine, node, program_of) if machine.calibration else None
+    except UsageError as missing:
+        return replace(
+            prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
+        )
+    step, kernels = expected or least, Stage(case, program_of).launches(case.accumulate)
+    return replace(
+        prediction, work=sum((launch.work for launch in kernels), start=Work()),
+        time=least.as_time("datasheet"), step=step, node=node,
+        calibrated=expected and machine.calibration and expected.as_time(machine.calibration.name),
+        efficiency=efficiency_of(case, machine.gpu, step.seconds),
+    )  # fmt: skip
 
 
 def _with_more_layers(case: ModelCase) -> Taken:
@@ -211,18 +243,22 @@ def model_flops(case: ModelCase) -> int:
     return int(times * forward_flops(case.arch, case.batch, queries, case.seq))
 
 
-def _efficiency(case: ModelCase, gpu: Gpu, flops: int, time: Time | None) -> Efficiency | None:
-    if time is None or not time.seconds:
-        return None
+def efficiency_of(case: ModelCase, gpu: Gpu, seconds: float) -> Efficiency:
+    """What a step of so many seconds makes of all GPUs."""
     known = f"tensor.{short_name(case.dtype)}" in gpu.values
     peak = case.layout.world * gpu.peak_by_name(short_name(case.dtype)) if known else None
-    return Efficiency(tokens_of(case) / time.seconds, flops / time.seconds / peak if peak else None)
+    return Efficiency(tokens_of(case) / seconds, model_flops(case) / seconds / peak if peak else None)
 
 
-def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None) -> Iterator[str]:
+def _assumptions(
+    prediction: ModelPrediction, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None
+) -> Iterator[str]:
+    case, node = prediction.case, prediction.node
     on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
-    yield f"torch {case.torch}, eager, {on}; modules as Hugging Face's classes have them"
-    yield from assumed(case)
+    modules = "Megatron-LM 0.14 on TransformerEngine 2.11" if case.framework == "megatron" else "Hugging Face's classes"
+    yield f"torch {case.torch}, eager, {on}; modules as {modules} have them"
+    if case.framework != "megatron":
+        yield from assumed(case)
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train":
@@ -233,6 +269,10 @@ def _assumptions(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rate
         yield f"memory outside the allocator is not known for {gpu.name} and taken as 0"
     if config is not None and config.expandable_segments:
         yield "expandable_segments:True"
+    if node is not None:
+        yield f"machines of {node.named}{', assumed: servers differ' if node.assumed else ''}"
+        yield "NCCL's own buffers are left out: hundreds of MiB a communicator, outside the allocator"
+        yield "collectives, at least: bytes over the links' rates; expected: NCCL's own model; they slow no kernel down"
     yield "time, at least: from datasheet rates; real kernels take longer"
     if rates is not None:
         yield f"time, expected: {rates.described}"

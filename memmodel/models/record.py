@@ -3,13 +3,16 @@
 The code that runs is that of `memmodel_kernels`; here its tensors are made and named, and the choices become functions.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from memmodel import recording
 from memmodel.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
+from memmodel.models import megatron
 from memmodel.models.layers import Irregular, Recording, expanded, repetition
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase
@@ -26,12 +29,13 @@ def record(case: ModelCase) -> Program:
     """
     from memmodel_kernels.offloading import KEPT_ON_DEVICE
 
-    layers, repeats = case.arch.layers, repetition(case.arch.kinds())
+    stages, repeats = case.layout.stages, repetition(case.arch.kinds())
+    layers = case.arch.layers // stages
     if case.offload:  # the newest few tensors stay on the device, of as many layers at most
         repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
     fewest = repeats.fewest(layers)
     if layers > fewest + repeats.period:
-        few, more = (_recorded(_with_layers(case, count)) for count in (fewest, fewest + repeats.period))
+        few, more = (_recorded(_with_layers(case, stages * count)) for count in (fewest, fewest + repeats.period))
         with suppress(Irregular):
             return expanded(few, more, repeats, (layers - fewest) // repeats.period)
     return record_in_full(case)
@@ -49,10 +53,16 @@ def _with_layers(case: ModelCase, layers: int) -> ModelCase:
 def _recorded(case: ModelCase) -> Recording:
     with Tape(case.device, sites=False) as tape:
         tape.mark("inputs")
-        run = train if case.phase == "train" else generate
+        run = _run(case)
         held = run(recording, case, partial(_label, tape), tape.mark)  # the inputs outlive the step
     del held
     return Recording.of(tape, tape.program._replace(groups=_groups(tape)))
+
+
+def _run(case: ModelCase) -> Callable[..., Any]:
+    if case.framework == "megatron":
+        return megatron.train
+    return train if case.phase == "train" else generate
 
 
 def _label(tape: Tape, tensor: Tensor, name: str, group: str) -> None:

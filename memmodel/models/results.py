@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from memmodel.account import TensorRecord
 from memmodel.gpus import Gpu
+from memmodel.gpus.links import Node
 from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
+from memmodel.models.step_time import StepTime
 from memmodel.prediction import Memory, Mitigation, Time
 from memmodel.rendering import Renderable
 from memmodel.work import Work
@@ -59,6 +61,7 @@ class ModelPrediction(Renderable):
         time: the datasheet's lower bound; None where the GPU's data lack a rate. calibrated: the time to expect.
         efficiency: of the time to expect, else of the lower bound; None without a time.
         tensors: the account of the step, largest first. notes: what else to know.
+        step: on many GPUs, what the time to expect (else the bound) is made of. node: the machine that they are in.
     """
 
     case: ModelCase
@@ -74,6 +77,8 @@ class ModelPrediction(Renderable):
     efficiency: Efficiency | None
     tensors: Sequence[TensorRecord]
     notes: tuple[str, ...]
+    step: StepTime | None = None
+    node: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)

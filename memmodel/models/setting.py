@@ -13,9 +13,10 @@ PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 _UNUSUAL = (  # choices that are said where they are not the default
-    *("checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "accumulate", "autocast", "masters"),
-    *("in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
+    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "accumulate"),
+    *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
 )
+FRAMEWORKS = ("huggingface", "megatron")
 LOSSES = ("full", "native", "chunked", "chunked-logits", "fused")
 
 
@@ -73,6 +74,8 @@ class ModelCase:
         attention_dropout: probability on the weights of attention, where the algorithm has that.
         quantize: the format of weights in generation: "none" or a key of `memmodel.models.quantization.FORMATS`.
         kv_cache: the format of the cache: one of `memmodel.models.kv_cache.NAMES`.
+        framework: whose modules and buffers: "huggingface" (its classes, on PyTorch's own parallelism) or "megatron"
+            (Megatron-LM on TransformerEngine: see `memmodel.models.megatron`).
         layout: over how many GPUs, and how. rank: of these, the one whose step this is.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
@@ -101,6 +104,7 @@ class ModelCase:
     attention_dropout: float = 0.0
     quantize: str = "none"
     kv_cache: str = "auto"
+    framework: str = "huggingface"
     layout: Layout = ONE_GPU
     rank: Rank = FIRST_RANK
     torch: str = "2.13"

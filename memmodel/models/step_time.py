@@ -1,6 +1,6 @@
 """The time of a step on many GPUs: kernels and collectives of each stage on their streams, then stages side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from memmodel.gpus.links import Node
 from memmodel.models.layout import Rank
 from memmodel.models.schedule import Cost, makespan
 from memmodel.models.setting import ModelCase
+from memmodel.prediction import Time
 from memmodel.program import COLLECTIVE, Event, Launch, Mark, Program
 from memmodel.timing import Machine, kernel_time
 from memmodel.timing.collectives import collective_time
@@ -89,6 +90,17 @@ class StepTime(NamedTuple):
         """Communication that kernels hide."""
         return self.communicating - self.exposed
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of the step by what takes them, most first."""
+        parts = {"kernels": self.computing, "communication": self.exposed, "bubble": self.bubble}
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    def as_time(self, calibration: str) -> Time:
+        """The step as a `Time`, whose shares are its parts; `calibration` names the rates."""
+        parts, ends = self.parts, (self.low, self.high)
+        return Time(self.seconds, self.phases, next(iter(parts)), parts, (), self.basis, calibration, *ends)
+
 
 class Clock:
     """The seconds of kernels and collectives on a machine; equal ones are computed once.
@@ -99,20 +111,31 @@ class Clock:
         place: 0, 1 or 2, for the fastest, the expected or the slowest host, kernels (by the factors of their interval)
             and links.
         peers: who takes part in a collective; those that its launch names, unless said.
+        kernels: times known already, of clocks of the same machine and factor.
     """
 
-    def __init__(self, machine: Machine, node: Node, place: int = 1, factor: float = 1.0, peers: Peers | None = None):
+    def __init__(
+        self,
+        machine: Machine,
+        node: Node,
+        place: int = 1,
+        factor: float = 1.0,
+        peers: Peers | None = None,
+        kernels: dict[Launch, float] | None = None,
+    ) -> None:
         self.machine, self.node, self.factor = machine, node, factor
         self.end = "at_least" if machine.calibration is None else ("low", "seconds", "high")[place]
         self.host = machine.hosts[place]
         self.peers = peers
-        self._known: dict[Launch, float] = {}
+        self._kernels: dict[Launch, float] = {} if kernels is None else kernels
+        self._collectives: dict[Launch, float] = {}
 
     def seconds(self, launch: Launch) -> float:
         """Of a kernel or a collective."""
-        found = self._known.get(launch)
+        known = self._collectives if launch.kind == COLLECTIVE else self._kernels
+        found = known.get(launch)
         if found is None:
-            found = self._known[launch] = self._seconds(launch)
+            found = known[launch] = self._seconds(launch)
         return found
 
     def _seconds(self, launch: Launch) -> float:
@@ -173,12 +196,11 @@ class Stage:
         )
         return StageRuns(each, last, clock.run("optimizer", self.after))
 
-    def collectives(self, count: int, node: Node) -> tuple[Collective, ...]:
-        """Those of so many micro-batches, and of what follows."""
+    def launches(self, count: int) -> Iterator[Launch]:
+        """The kernels and collectives of so many micro-batches, and of what follows."""
         parts = [(events, count - 1) for events in self.each.values()]
         parts += [(events, 1) for events in (*self.last.values(), self.after)]
-        launches = (event for events, times in parts for event in events * times if isinstance(event, Launch))
-        return collectives(launches, node.gpus)
+        return (event for events, times in parts for event in events * times if isinstance(event, Launch))
 
 
 def step_time(case: ModelCase, machine: Machine, node: Node, recorded: Recorded) -> StepTime:
@@ -193,7 +215,7 @@ def step_time(case: ModelCase, machine: Machine, node: Node, recorded: Recorded)
         return combined(case, [stage.runs(clock) for stage in stages], node, machine.basis)
 
     found, busiest = at(1)
-    found = found._replace(collectives=stages[busiest].collectives(case.accumulate, node))
+    found = found._replace(collectives=collectives(stages[busiest].launches(case.accumulate), node.gpus))
     if machine.calibration is None:
         return found
     launches = list(stages[busiest].program.launches())

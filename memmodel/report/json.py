@@ -112,6 +112,12 @@ def _model_case(case: Any) -> dict[str, Any]:
     return {"model": case.arch.name, **_keys(case, hidden=["arch", "device"])}
 
 
+def _node(node: Any) -> dict[str, Any]:
+    """A machine, its links by their names for `--link`."""
+    names = {"link": node.link.id, "network": node.network.id}
+    return {**_keys(node, ["assumed"], ["switched", "capability", "source", *names]), **names}
+
+
 def _kernel(kernel: Any) -> dict[str, Any]:
     ceilings = {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings}
     return _keys(kernel, ["seconds"]) | {"binding": kernel.binding.name, "ceilings": ceilings}
@@ -165,6 +171,7 @@ def _compared(row: Any) -> dict[str, Any]:
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "dtypes.DType": short_name,
     "gpus.gpu.Gpu": _gpu,
+    "gpus.links.Node": _node,
     "case.Case": _case,
     "work.Work": _work,
     "gpu_comparison.OnGpu": _compared,
@@ -173,6 +180,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "prediction.Prediction": _prediction,
     "models.results.ModelPrediction": _model_prediction,
     "models.setting.ModelCase": _model_case,
+    "models.step_time.StepTime": partial(_keys, also=["overlapped"], hidden=["low", "high", "phases", "basis"]),
     "models.capacity.ModelThreshold": partial(_keys, also=["case.attention"], attention="algorithm"),
     "timing.ceiling.KernelTime": _kernel,
     "thresholds.Threshold": partial(_keys, also=["case.algorithm"]),

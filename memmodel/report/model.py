@@ -10,6 +10,7 @@ from memmodel.models.letters import ModelFormulas
 from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
+from memmodel.models.step_time import StepTime
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from memmodel.tracer.against import Against
 
 _MODULES = 12  # of Hugging Face's, that keep most
+_NOTHING = 1e-9  # seconds: sums that cancel
 
 
 def model_parts(report: ModelReport) -> Iterator[Any]:
@@ -65,6 +67,8 @@ def time_table(report: ModelReport) -> Sheet:
     if interval := interval_text(expected):
         rows.append(("90 % of runs", interval))
     best = expected or time
+    if prediction.step:
+        rows += _of_many(prediction.step)
     if best and len(best.phases) > 1:
         rows.append(("of which", ", ".join(f"{name} {seconds_text(one)}" for name, one in best.phases.items())))
     if efficiency:
@@ -74,6 +78,14 @@ def time_table(report: ModelReport) -> Sheet:
     if best:
         rows.append(("limited by", f"{best.binding} ({percent_text(best.shares[best.binding], best.seconds)})"))
     return Sheet("", ("|one step", ""), [(name, in_words_of(report.gpu, cell)) for name, cell in rows])
+
+
+def _of_many(step: StepTime) -> Iterator[tuple[str, str]]:
+    """What a step on many GPUs is made of, beside its kernels."""
+    hidden = f", {seconds_text(step.overlapped)} hidden behind kernels" if step.overlapped > _NOTHING else ""
+    yield "communication", f"{seconds_text(step.exposed)} exposed ({percent_text(step.exposed, step.seconds)}){hidden}"
+    if step.bubble:
+        yield "pipeline bubble", f"{seconds_text(step.bubble)} ({percent_text(step.bubble, step.seconds)})"
 
 
 def against_parts(report: ModelReport, found: "Against") -> Iterator[Any]:

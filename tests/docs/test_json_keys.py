@@ -38,6 +38,7 @@ COMMANDS = {
         "model --like gpt2 --gpu H100 --seq 512 --lora 4 --lora-targets qkv --json",
         "model --like gpt2 --gpu T4 --seq 256 --attention naive --json",
         "model --like gpt2 --phase decode --seq 512 --json",
+        "model --like qwen3-0.6b --gpu H100 --seq 512 --tp 2 --json",
     ),
     "max": ("max --gpu H100 --step 1024 --json", "max --gpu T4 --batch 65536 --seq 64k -a naive --json", _DECODED),
     "compare": (

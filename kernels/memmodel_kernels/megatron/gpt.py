@@ -1,0 +1,132 @@
+"""A rank's part of a GPT: its layers, from token indices or from the stage before, to the loss or the stage after.
+
+Order of operations and lifetimes of variables are those of Megatron-LM 0.14: megatron/core/transformer/
+transformer_layer.py, attention.py, mlp.py and models/gpt/gpt_model.py, with TransformerEngine's modules.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memmodel.models.architecture import Architecture
+from memmodel_kernels.library_attention import library_attention
+from memmodel_kernels.megatron.modules import Sharing, Weight, functions
+from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
+from memmodel_kernels.parallel.group import Group
+
+Weights = Mapping[str, Weight]
+
+
+@dataclass(frozen=True)
+class Gpt:
+    """The part of a model that a rank has.
+
+    Attributes:
+        arch: the sizes of this rank's share. layers: the weights of each of its layers. outer: those outside of the
+            layers that it has: the embedding on the first stage; final norm and head on the last.
+        batch: sequences of a micro-batch. sharing: the ranks of tensor parallelism. context: those that share each
+            sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without.
+        table: angles (n, d) in fp32 of the rotary positions; None without.
+        gathered: where the head gathers the tokens of all ranks; None where each has them.
+        fused_loss: whether the loss is TransformerEngine's (`--cross-entropy-fusion-impl te`), not Megatron's own.
+        fused_attention: whether attention keeps no scores. dropout: probability, on the residual branches and scores.
+        recompute: whether each layer is computed again in backward (`--recompute-granularity full`).
+    """
+
+    arch: Architecture
+    layers: Sequence[Weights]
+    outer: Weights
+    batch: Any
+    sharing: Sharing
+    context: Group | None = None
+    table: Any = None
+    gathered: Any = None
+    fused_loss: bool = True
+    fused_attention: bool = True
+    dropout: float = 0.0
+    recompute: bool = False
+
+
+def embedded(model: Gpt, tokens: Any) -> Any:
+    """The rows of the embedding of tokens (b, n), as (tokens of this rank, hidden)."""
+    f = functional(tokens)
+    with scope(tokens, part="embedding"):
+        x = f.embedding(tokens, model.outer["embedding.weight"].value)
+        if "positions.weight" in model.outer:
+            x = x + model.outer["positions.weight"].value[: tokens.shape[1]]
+        x = x.view(-1, x.shape[-1])
+        if model.sharing.group is not None:
+            x = functions(namespace(x)).Summed(x, model.sharing)
+        return f.dropout(x, model.dropout, True) if model.dropout else x
+
+
+def through_layers(model: Gpt, x: Any) -> Any:
+    """The residual stream (tokens of this rank, hidden) after this rank's layers."""
+    for index, weights in enumerate(model.layers):
+        with scope(x, layer=index):
+            x = checkpoint(_layer, x, model, weights) if model.recompute else _layer(x, model, weights)
+    return x
+
+
+def loss(model: Gpt, x: Any, targets: Any) -> Any:
+    """The sum of the cross-entropies of this rank's tokens, from the residual stream after the last layer."""
+    f = functions(namespace(x))
+    with scope(x, part="norms"):
+        x = f.Norm(x, *_pair(model.outer, "final_norm"))
+    with scope(x, part="logits"):
+        head = model.outer["embedding.weight" if model.arch.tied else "head.weight"]
+        logits = f.Output(x, head, model.sharing, model.gathered)
+        cross_entropy = f.CrossEntropy if model.fused_loss else f.VocabularyCrossEntropy
+        return cross_entropy(logits, targets.view(-1))
+
+
+def _layer(x: Any, model: Gpt, weights: Weights) -> Any:
+    with scope(x, part="attention"):
+        x = _added(_attention(x, model, weights), x, model, weights.get("output.bias"))
+    with scope(x, part="feed-forward"):
+        return _added(_feed_forward(x, model, weights), x, model, weights.get("ffn.down.bias"))
+
+
+def _added(out: Any, residual: Any, model: Gpt, bias: Weight | None) -> Any:
+    """The residual stream plus the output and its bias, dropped out: fused there (bias_dropout_add), so no copy."""
+    if bias is not None:
+        out.add_(bias.value)
+    if model.dropout:
+        out = functional(out).dropout(out, model.dropout, True)
+    return residual + out
+
+
+def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
+    f, arch = functions(namespace(x)), model.arch
+    qkv = f.NormLinear(x, *_pair(weights, "norm1"), weights["qkv.weight"], _bias(weights, "qkv"), model.sharing)
+    tokens = qkv.shape[0] // model.batch
+    q, k, v = f.Rotated(qkv, model.table, (model.batch, tokens, arch.heads, arch.kv_heads, arch.head_dim))
+    del qkv
+    if model.context is not None:
+        q, k, v = (f.Exchanged(y, model.context, True) for y in (q, k, v))
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+    out = library_attention(q, k, v, dropout=model.dropout if model.fused_attention else 0.0)
+    del q, k, v
+    out = out.transpose(1, 2)
+    if model.context is not None:
+        out = f.Exchanged(out.contiguous(), model.context, False)
+    out = out.reshape(out.shape[0] * out.shape[1], -1)
+    return f.RowLinear(out, weights["output.weight"], model.sharing)
+
+
+def _feed_forward(x: Any, model: Gpt, weights: Weights) -> Any:
+    f = functions(namespace(x))
+    name = "ffn.gate_up" if model.arch.gated else "ffn.up"
+    wide = f.NormLinear(x, *_pair(weights, "norm2"), weights[f"{name}.weight"], _bias(weights, name), model.sharing)
+    wide = f.SwiGLU(wide) if model.arch.gated else f.Gelu(wide)
+    return f.RowLinear(wide, weights["ffn.down.weight"], model.sharing)
+
+
+def _pair(weights: Weights, name: str) -> tuple[Any, Any]:
+    """Weight and bias of a norm; None for a bias that it has not."""
+    return weights[f"{name}.weight"].value, _bias(weights, name)
+
+
+def _bias(weights: Weights, name: str) -> Any:
+    bias = weights.get(f"{name}.bias")
+    return None if bias is None else bias.value

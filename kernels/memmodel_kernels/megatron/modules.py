@@ -1,0 +1,375 @@
+"""The modules of a Megatron layer, with what each keeps for backward.
+
+Sources: TransformerEngine 2.11, transformer_engine/pytorch/module/layernorm_linear.py and linear.py, attention/rope.py,
+cross_entropy.py; Megatron-LM 0.14, megatron/core/fusions/fused_bias_swiglu.py and fused_bias_gelu.py,
+tensor_parallel/layers.py. Activations are (tokens, channels); with sequence parallelism a rank has its share of the
+tokens between the modules. A linear layer adds its weight's gradient to a sum in fp32 (`gradient_accumulation_fusion`).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from memmodel_kernels.kernel import kernel
+from memmodel_kernels.namespace import namespace
+from memmodel_kernels.parallel.group import Group, all_gathered, all_reduced, reduce_scattered
+
+EPS = 1e-5
+
+
+class Weight(NamedTuple):
+    """A parameter, and the sum of its gradients in fp32 (`main_grad`)."""
+
+    value: Any
+    total: Any
+
+
+class Sharing(NamedTuple):
+    """Ranks that share each layer (None: this one has all of it); `sequence`: whether they share the tokens too."""
+
+    group: Group | None = None
+    sequence: bool = False
+
+    def gathered(self, x: Any) -> Any:
+        """All tokens."""
+        return all_gathered(x, self.group) if self.group and self.sequence else x
+
+    def summed(self, x: Any) -> Any:
+        """The sum over the ranks: of all tokens, or of this rank's."""
+        if self.group is None:
+            return x
+        return reduce_scattered(x, self.group) if self.sequence else all_reduced(x, self.group)
+
+
+def fused(
+    name: str, reads: Sequence[Any], writes: Sequence[Any], compute: Callable[[], None], gradient: bool = False
+) -> None:
+    """One kernel that reads and writes these tensors; on torch, what it computes."""
+    with kernel(name, reads=reads, writes=writes, gradient=gradient):
+        if namespace(reads[0]).__name__ == "torch":
+            compute()
+
+
+def product(a: Any, b: Any, into: Any = None) -> Any:
+    """a b in TransformerEngine's workspace; added to `into`, in fp32, where that is given."""
+    xp = namespace(a)
+    if xp.__name__ != "torch":
+        return xp.te_gemm(a, b, into)
+    return a @ b if into is None else into.add_(a @ b)
+
+
+def normed(x: Any, weight: Any, bias: Any) -> tuple[Any, list[Any]]:
+    """The norm of rows of x, and its statistics in fp32: 1 / deviation, and of a LayerNorm (with bias) the mean."""
+    xp = namespace(x)
+    out = x.new_empty(x.shape)
+    statistics = [x.new_empty(x.shape[0], dtype=xp.float32) for _ in range(1 if bias is None else 2)]
+
+    def compute() -> None:
+        wide = x.float()
+        centred = wide if bias is None else wide - wide.mean(-1, keepdim=True)
+        statistics[0].copy_((centred.pow(2).mean(-1) + EPS).rsqrt())
+        if bias is not None:
+            statistics[1].copy_(wide.mean(-1))
+        scaled = centred * statistics[0][:, None] * weight.float()
+        out.copy_(scaled if bias is None else scaled + bias.float())
+
+    fused("norm", (x, weight), (out, *statistics), compute)
+    return out, statistics
+
+
+def norm_gradients(grad: Any, x: Any, weight: Any, statistics: Sequence[Any]) -> tuple[Any, ...]:
+    """The gradients of x, of the weight and of a LayerNorm's bias."""
+    of_x, of_weight = x.new_empty(x.shape), weight.new_empty(weight.shape)
+    of_bias = weight.new_empty(weight.shape) if len(statistics) > 1 else None
+
+    def compute() -> None:
+        wide, deviation = x.float(), statistics[0][:, None]
+        centred = wide if of_bias is None else wide - statistics[1][:, None]
+        y, g = centred * deviation, grad.float() * weight.float()
+        inner = g - y * (g * y).mean(-1, keepdim=True)
+        of_x.copy_(deviation * (inner if of_bias is None else inner - g.mean(-1, keepdim=True)))
+        of_weight.copy_((grad.float() * y).sum(0))
+        if of_bias is not None:
+            of_bias.copy_(grad.float().sum(0))
+
+    written = (of_x, of_weight) if of_bias is None else (of_x, of_weight, of_bias)
+    fused("norm_backward", (grad, x, weight, *statistics), written, compute, gradient=True)
+    return of_x, of_weight, of_bias
+
+
+@cache
+def functions(xp: Any) -> Any:
+    """The autograd functions on a library's tensors."""
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class Norm(base):  # type: ignore[misc]
+        """TENorm: keeps its input and its statistics."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
+            out, statistics = normed(x, weight, bias)
+            ctx.save_for_backward(x, weight, *statistics)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, weight, *statistics = ctx.saved_tensors
+            return norm_gradients(grad, x, weight, statistics)
+
+    class NormLinear(base):  # type: ignore[misc]
+        """TELayerNormColumnParallelLinear: keeps its input, the normed one and the statistics, of a rank's tokens."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, norm: Any, shift: Any, weight: Weight, bias: Any, sharing: Sharing) -> Any:
+            rows, statistics = normed(x, norm, shift)
+            out = product(sharing.gathered(rows), weight.value.t())
+            if bias is not None:
+                out.add_(bias)  # in cuBLASLt's epilogue there
+            ctx.save_for_backward(x, rows, norm, weight.value, *statistics)
+            ctx.total, ctx.sharing, ctx.biased = weight.total, sharing, bias is not None
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, rows, norm, weight, *statistics = ctx.saved_tensors
+            whole = ctx.sharing.gathered(rows)
+            of_rows = ctx.sharing.summed(product(grad, weight))
+            product(grad.t(), whole, ctx.total)
+            del whole
+            of_bias = grad.sum(0) if ctx.biased else None
+            of_x, of_norm, of_shift = norm_gradients(of_rows, x, norm, statistics)
+            return of_x, of_norm, of_shift, None, of_bias, None
+
+    class RowLinear(base):  # type: ignore[misc]
+        """TERowParallelLinear: keeps its input."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Weight, sharing: Sharing) -> Any:
+            ctx.save_for_backward(x, weight.value)
+            ctx.total, ctx.sharing = weight.total, sharing
+            return sharing.summed(product(x, weight.value.t()))
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, weight = ctx.saved_tensors
+            whole = ctx.sharing.gathered(grad)
+            of_x = product(whole, weight)
+            product(whole.t(), x, ctx.total)
+            return of_x, None, None
+
+    class Rotated(base):  # type: ignore[misc]
+        """q (b, n, heads, d), k and v (b, n, groups, d) from their fused projection, q and k turned: all new."""
+
+        @staticmethod
+        def forward(ctx: Any, qkv: Any, table: Any, sizes: tuple[Any, ...]) -> Any:
+            b, n, heads, groups, d = sizes
+            made = [qkv.new_empty(b, n, count, d) for count in (heads, groups, groups)]
+
+            def compute() -> None:
+                parts = qkv.view(b, n, -1).split([heads * d, groups * d, groups * d], -1)
+                for new, part, turns in zip(made, parts, (True, True, False), strict=True):
+                    x = part.view(b, n, -1, d)
+                    new.copy_(_turned(x, table) if turns else x)
+
+            fused("rope", (qkv, *_given(table)), made, compute)
+            ctx.shape, ctx.table = qkv.shape, table
+            return tuple(made)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            grads = tuple(grad.contiguous() for grad in grads)
+            of_qkv = grads[0].new_empty(ctx.shape)
+
+            def compute() -> None:
+                back = [_turned(grads[0], ctx.table, -1), _turned(grads[1], ctx.table, -1), grads[2]]
+                of_qkv.copy_(xp.cat([x.flatten(2) for x in back], -1).view(ctx.shape))
+
+            fused("rope_backward", (*grads, *_given(ctx.table)), (of_qkv,), compute, gradient=True)
+            return of_qkv, None, None
+
+    class Summed(base):  # type: ignore[misc]
+        """The sum over the ranks of x, of all tokens or of this rank's; each rank gets the gradient of all."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, sharing: Sharing) -> Any:
+            ctx.sharing = sharing
+            out = sharing.summed(x)
+            return out.view(out.shape)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return ctx.sharing.gathered(grad), None
+
+    class SwiGLU(base):  # type: ignore[misc]
+        """silu(first half) * second half of x (tokens, 2 f): keeps x."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            out = x.new_empty(x.shape[0], x.shape[1] // 2)
+
+            def compute() -> None:
+                gate, up = x.chunk(2, -1)
+                out.copy_(xp.nn.functional.silu(gate) * up)
+
+            fused("swiglu", (x,), (out,), compute)
+            ctx.save_for_backward(x)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (x,) = ctx.saved_tensors
+            of_x = x.new_empty(x.shape)
+
+            def compute() -> None:
+                gate, up = x.chunk(2, -1)
+                s = xp.sigmoid(gate)
+                of_x.copy_(xp.cat([grad * up * s * (1 + gate * (1 - s)), grad * gate * s], -1))
+
+            fused("swiglu_backward", (grad, x), (of_x,), compute, gradient=True)
+            return of_x
+
+    class Gelu(base):  # type: ignore[misc]
+        """GELU by its tanh approximation, as bias_gelu: keeps its input."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            out = x.new_empty(x.shape)
+            fused("gelu", (x,), (out,), lambda: out.copy_(xp.nn.functional.gelu(x, approximate="tanh")))
+            ctx.save_for_backward(x)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (x,) = ctx.saved_tensors
+            of_x = x.new_empty(x.shape)
+
+            def compute() -> None:
+                t = xp.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
+                slope = 0.5 * x * (1 - t * t) * (0.79788456 + 0.1070322243 * x * x) + 0.5 * (1 + t)
+                of_x.copy_(slope * grad)
+
+            fused("gelu_backward", (grad, x), (of_x,), compute, gradient=True)
+            return of_x
+
+    class Output(base):  # type: ignore[misc]
+        """ColumnParallelLinear of Megatron's own: gathers tokens into one buffer for ever, in forward and backward."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Weight, sharing: Sharing, buffer: Any) -> Any:
+            ctx.save_for_backward(x, weight.value)
+            ctx.total, ctx.sharing, ctx.buffer = weight.total, sharing, buffer
+            return _into(buffer, x, sharing) @ weight.value.t()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, weight = ctx.saved_tensors
+            whole = _into(ctx.buffer, x, ctx.sharing)
+            of_whole = grad @ weight
+            of_x = ctx.sharing.summed(of_whole)
+            product(grad.t(), whole, ctx.total)
+            weight.new_empty(weight.shape)  # stands for the gradient, which is in the sum already
+            return of_x, None, None, None
+
+    class CrossEntropy(base):  # type: ignore[misc]
+        """TransformerEngine's parallel cross-entropy: the gradient is written over the logits, in forward."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            losses = logits.new_empty(logits.shape[0], dtype=xp.float32)
+
+            def compute() -> None:
+                wide = logits.float()
+                losses.copy_(xp.nn.functional.cross_entropy(wide, targets, reduction="none"))
+                logits.copy_(wide.softmax(-1) - xp.nn.functional.one_hot(targets, logits.shape[-1]))
+
+            fused("cross_entropy", (logits, targets), (logits, losses), compute)
+            ctx.save_for_backward(logits)
+            return losses.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (logits,) = ctx.saved_tensors
+            return logits, None
+
+    class VocabularyCrossEntropy(base):  # type: ignore[misc]
+        """Megatron's own: keeps the softmax in fp32, and makes the gradient of it in place."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            wide = logits.float()
+            losses = wide.new_empty(wide.shape[0])
+
+            def compute() -> None:
+                losses.copy_(xp.nn.functional.cross_entropy(wide, targets, reduction="none"))
+                wide.copy_(wide.softmax(-1))
+
+            fused("cross_entropy", (wide, targets), (wide, losses), compute)
+            ctx.save_for_backward(wide, targets)
+            ctx.dtype = logits.dtype
+            return losses.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            wide, targets = ctx.saved_tensors
+
+            def compute() -> None:
+                wide.sub_(xp.nn.functional.one_hot(targets, wide.shape[-1]))
+
+            fused("cross_entropy_backward", (wide, targets), (wide,), compute, gradient=True)
+            return wide.to(ctx.dtype), None
+
+    class Exchanged(base):  # type: ignore[misc]
+        """All-to-all of a context-parallel group: (b, n / ranks, heads, d) to (b, n, heads / ranks, d), or back."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, group: Group, to_heads: bool) -> Any:
+            ctx.group, ctx.to_heads = group, to_heads
+            return _exchanged(x, group, to_heads)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return _exchanged(grad, ctx.group, not ctx.to_heads), None, None
+
+    found = (
+        *(Norm, NormLinear, RowLinear, Summed, Rotated, SwiGLU, Gelu, Output, CrossEntropy),
+        *(VocabularyCrossEntropy, Exchanged),
+    )
+    return SimpleNamespace(**{function.__name__: function.apply for function in found})
+
+
+def _given(table: Any) -> tuple[Any, ...]:
+    return () if table is None else (table,)
+
+
+def _turned(x: Any, table: Any, sign: int = 1) -> Any:
+    """x (b, n, heads, d) turned by the angles (n, d) of a table, or back."""
+    if table is None:
+        return x
+    cos, sin = (part.to(x.dtype)[None, :, None] for part in (table.cos(), sign * table.sin()))
+    first, second = x.chunk(2, -1)
+    return x * cos + namespace(x).cat((-second, first), -1) * sin
+
+
+def _into(buffer: Any, x: Any, sharing: Sharing) -> Any:
+    """All tokens, in the buffer; x itself where a rank has them all."""
+    if buffer is None or sharing.group is None:
+        return x
+    namespace(x).distributed.all_gather_into_tensor(buffer, x, group=sharing.group.handle)
+    return buffer
+
+
+def _exchanged(x: Any, group: Group, to_heads: bool) -> Any:
+    """Pieces of heads for pieces of tokens, or back; what is sent lies in a copy."""
+    b, n, heads, d = x.shape
+    size = group.size
+    if to_heads:
+        sent = x.view(b, n, size, heads // size, d).permute(2, 0, 1, 3, 4).contiguous()
+    else:
+        sent = x.view(b, size, n // size, heads, d).permute(1, 0, 2, 3, 4).contiguous()
+    got = sent.new_empty(sent.shape)
+    namespace(x).distributed.all_to_all_single(got, sent, group=group.handle)
+    del sent
+    if to_heads:
+        return got.permute(1, 0, 2, 3, 4).reshape(b, n * size, heads // size, d)
+    return got.permute(1, 2, 0, 3, 4).reshape(b, n // size, heads * size, d)

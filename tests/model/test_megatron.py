@@ -1,0 +1,169 @@
+"""Megatron-LM's step: gradients against plain autograd, bytes against sums by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memmodel.device import CUDA
+from memmodel.errors import UsageError
+from memmodel.groups import by_kind, groups_at_peak
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.layout import Rank
+from memmodel.models.program import program_of
+from memmodel.program import COLLECTIVE, Alloc
+from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
+from memmodel_kernels.megatron.modules import Sharing, Weight
+
+LAYERS = 8
+LLAMA = replace(listed("llama-3.1-8b").architecture, layers=LAYERS)
+H, F, HEADS, GROUPS, D, V = 48, 80, 6, 2, 8, 101
+SMALL = replace(LLAMA, hidden=H, ffn=F, heads=HEADS, kv_heads=GROUPS, head_dim=D, value_dim=D, vocab=V, layers=2)
+
+
+def recorded(**given):
+    stage = given.pop("stage", 0)
+    case = model_case(given.pop("arch", LLAMA), framework="megatron", loss=given.pop("loss", "fused"), **given)
+    return program_of(replace(case, rank=Rank(stage=stage), device=CUDA._replace(capability=90)))
+
+
+def kinds(program):
+    return by_kind(groups_at_peak(program))
+
+
+def test_gradients_are_those_of_plain_autograd():
+    torch.manual_seed(0)
+
+    def weight(*shape):
+        value = torch.randn(*shape) * 0.2
+        return Weight(value.requires_grad_(), torch.zeros(*shape))
+
+    wide = (HEADS + 2 * GROUPS) * D
+    layers = [
+        {
+            **{"norm1.weight": weight(H), "qkv.weight": weight(wide, H), "output.weight": weight(H, HEADS * D)},
+            **{"norm2.weight": weight(H), "ffn.gate_up.weight": weight(2 * F, H), "ffn.down.weight": weight(H, F)},
+        }
+        for _ in range(2)
+    ]
+    outer = {"embedding.weight": weight(V, H), "final_norm.weight": weight(H), "head.weight": weight(V, H)}
+    table = torch.randn(12, D // 2).repeat(1, 2)  # both channels of a pair turn by the same angle
+    tokens, targets = torch.randint(V, (2, 12)), torch.randint(V, (2, 12))
+    model = Gpt(SMALL, layers, outer, 2, Sharing(), table=table)
+    found = loss(model, through_layers(model, embedded(model, tokens)), targets)
+    found.backward()
+
+    plain = [
+        {name: one.value.detach().clone().requires_grad_() for name, one in part.items()} for part in (outer, *layers)
+    ]
+    expected = reference(plain[0], plain[1:], table, tokens, targets)
+    expected.backward()
+    torch.testing.assert_close(found, expected)
+    for part, other in zip((outer, *layers), plain, strict=True):
+        for name, one in part.items():
+            got = one.total if one.value.grad is None else one.value.grad  # linear layers add to the sum themselves
+            torch.testing.assert_close(got, other[name].grad, rtol=2e-4, atol=2e-4)
+
+
+def reference(outer, layers, table, tokens, targets):
+    """The same model in plain operators."""
+
+    def norm(x, weight):
+        return torch.nn.functional.rms_norm(x, (H,), weight, 1e-5)
+
+    def turned(x):  # (b, heads, n, d)
+        first, second = x.chunk(2, -1)
+        return x * table.cos() + torch.cat((-second, first), -1) * table.sin()
+
+    b, n = tokens.shape
+    x = torch.nn.functional.embedding(tokens, outer["embedding.weight"])
+    for w in layers:
+        qkv = norm(x, w["norm1.weight"]) @ w["qkv.weight"].t()
+        q, k, v = (
+            part.view(b, n, -1, D).transpose(1, 2) for part in qkv.split([HEADS * D, GROUPS * D, GROUPS * D], -1)
+        )
+        k, v = (y.repeat_interleave(HEADS // GROUPS, 1) for y in (turned(k), v))
+        out = torch.nn.functional.scaled_dot_product_attention(turned(q), k, v, is_causal=True)
+        x = x + out.transpose(1, 2).reshape(b, n, -1) @ w["output.weight"].t()
+        gate, up = (norm(x, w["norm2.weight"]) @ w["ffn.gate_up.weight"].t()).chunk(2, -1)
+        x = x + (torch.nn.functional.silu(gate) * up) @ w["ffn.down.weight"].t()
+    logits = norm(x, outer["final_norm.weight"]) @ outer["head.weight"].t()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def parameters(layers, tp=1, vocab=128256):
+    """Of a stage of Llama 3.1 8B with embedding and head, the vocabulary in 128s a rank."""
+    layer = (4096 * (32 + 16) * 128 + 4096 * 4096 + 3 * 4096 * 14336) // tp + 2 * 4096
+    return layers * layer + 2 * vocab // tp * 4096 + 4096
+
+
+@pytest.mark.parametrize(("shards", "bytes_a_parameter"), [(1, 18), (4, 6 + 12 / 4), (64, 6 + 12 / 64)])
+def test_the_distributed_optimizer_shares_twelve_of_eighteen_bytes(shards, bytes_a_parameter):
+    # bf16 parameter, fp32 sum of gradients, fp32 master and two moments (Megatron-LM, num_bytes_per_parameter)
+    program = recorded(dp_shard=shards, zero=1, seq=512)
+    held = sum(kinds(program)[kind] for kind in ("parameters", "gradients", "optimizer"))
+    stand_ins = 2 * 4096 * (48 * 128 + 4096 + 3 * 14336)  # one bf16 tensor of each shape of a linear layer
+    table = 512 * 128 * 4
+    assert held - stand_ins - table == pytest.approx(parameters(LAYERS) * bytes_a_parameter, rel=1e-6)
+
+
+@pytest.mark.parametrize(("tp", "cp"), [(1, 1), (4, 1), (2, 2)])
+def test_a_layer_keeps_what_transformer_engine_keeps(tp, cp):
+    # per token: residual stream and normed input of both halves, and attention's operands and result, in bf16; the
+    # statistics of norms and the log-sum-exp in fp32; two and one widths of SwiGLU; with heads exchanged for tokens,
+    # the result before that too
+    saved = []
+    for layers in (4, 5):
+        program = recorded(arch=replace(LLAMA, layers=layers), tp=tp, cp=cp, sequence_parallel=tp > 1, seq=8192)
+        saved.append(by_kind(groups_at_peak(program))["activations"])
+    tokens, q, k = 8192 // cp, 4096, 1024
+    per_token = 2 * (4 * 4096 + 2 * q + 2 * k + 3 * 14336) + 4 * 32 + (2 * q if cp > 1 else 0)
+    assert saved[1] - saved[0] == pytest.approx(tokens * per_token // tp + 2 * tokens // tp * 4, abs=64)
+
+
+def test_a_stage_holds_fewer_micro_batches_the_later_it_is():
+    deep = {"arch": replace(LLAMA, layers=32), "pp": 4, "microbatches": 8, "seq": 1024}
+    held = [kinds(recorded(**deep, stage=stage))["activations"] for stage in range(3)]
+    assert [round(x / (held[1] - held[2])) for x in held] == [4, 3, 2]
+
+
+def test_logits_are_kept_once_by_transformer_engines_loss_and_in_fp32_too_by_megatrons():
+    logits, head = 2 * 4096 * 128256, 2 * 128256 * 4096
+    fused, own = (kinds(recorded(loss=name))["logits"] for name in ("fused", "full"))
+    few = 2**20  # a number or two for each row
+    assert fused == pytest.approx(logits + head + 2 * 4096 * 4096, abs=few)  # beside the head's stand-in and gradient
+    assert own == pytest.approx(3 * logits, abs=few)
+
+
+def test_ranks_communicate_as_megatron_does():
+    program = recorded(tp=4, dp_shard=8, zero=1, sequence_parallel=True, seq=1024)
+    calls = [(one.name, len(one.ranks)) for one in program.launches() if one.kind == COLLECTIVE]
+    # forward: two gathers and two scatters a layer, a scatter of the embedding, a gather of the head; backward: four
+    # gathers (two of them of inputs again) and two scatters a layer, the others reversed, and the head's input again
+    assert calls.count(("all_gather", 4)) == 2 * LAYERS + 1 + 4 * LAYERS + 2
+    assert calls.count(("reduce_scatter", 4)) == 2 * LAYERS + 1 + 2 * LAYERS + 1
+    assert calls.count(("all_gather", 8)) == calls.count(("reduce_scatter", 8)) == 1
+
+
+def test_workspaces_are_made_by_generation():
+    sizes = {}
+    for capability in (80, 90):
+        case = model_case(SMALL, framework="megatron", seq=64)
+        program = program_of(replace(case, device=CUDA._replace(capability=capability)))
+        sizes[capability] = max(e.nbytes for e in program.events if isinstance(e, Alloc) and e.dtype.name == "uint8")
+    assert sizes == {80: 4 * 2**20, 90: 32 * 2**20 + 1024}
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"arch": listed("mixtral-8x7b").architecture}, "mixtures of experts"),
+        ({"checkpoint": "selective"}, "checkpoint selective"),
+        ({"dp_shard": 2, "zero": 3}, "zero 3"),
+        ({"pp": 2, "microbatches": 2, "schedule": "gpipe"}, "schedule gpipe"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(given, part):
+    with pytest.raises(UsageError, match=part):
+        recorded(**given)
