@@ -69,6 +69,8 @@ def group_of(program: Program, key: int, saved: Collection[int], inputs: Collect
     if said is not None:
         return said
     target = None if of is None else program.groups.get(of)
+    if target is not None and kind_of(target) == COMMUNICATION:
+        return target  # the gradient of what was received
     if of is not None and (of in inputs or of in program.names or kind_of(target or "") == PARAMETERS):
         return GRADIENTS
     if key in inputs:

@@ -53,6 +53,8 @@ class Decoder:
         offload: whether what the layers save for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
         around: what runs the layers, as a module's call does with its hooks.
+        first, last: whether it has the embedding, and the final norm and the head, as not every pipeline stage does.
+        start: the layers of `arch` before its own.
     """
 
     arch: Architecture
@@ -67,6 +69,9 @@ class Decoder:
     offload: bool = False
     tensor: TensorParallel | None = None
     around: Around = directly
+    first: bool = True
+    last: bool = True
+    start: int = 0
 
     def linear(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's linear layers."""
@@ -103,24 +108,25 @@ class Shared(NamedTuple):
 Cache = tuple[Any, Any]
 
 
-def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None) -> Any:
+def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None) -> Any:
     """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n).
 
-    With caches, the keys and values of the tokens are written to their ends, in place.
+    With caches, the keys and values of the tokens are written to their ends, in place. A pipeline stage goes on from
+    the `stream` of the one before, and leaves the norm to the last.
     """
-    x = _embedded(model, tokens)
+    x = _embedded(model, tokens) if model.first else stream
     shared = Shared(_rotary(model, tokens, x.dtype), _window_mask(model, tokens) if caches is None else None)
     with offloaded(x) if model.offload else nullcontext():
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
-            with scope(x, layer=index):
+            with scope(x, layer=model.start + index):
                 x = model.around(index, run, x)
-    return model.norm(x, model.outer, "final_norm")
+    return model.norm(x, model.outer, "final_norm") if model.last else x
 
 
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
     """A layer, as a checkpoint where layers are recomputed."""
-    weights, kind = model.layers[index], model.arch.kind(index)
+    weights, kind = model.layers[index], model.arch.kind(model.start + index)
     if model.recompute in ("block", "selective") and namespace(x).is_grad_enabled():
         policy = every_other_product if model.recompute == "selective" else None
         return checkpoint(_layer, x, model, weights, kind, shared, cache, policy=policy)

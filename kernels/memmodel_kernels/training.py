@@ -133,15 +133,25 @@ def training_step(
         before_backward()
         value.backward()
     after_backward()
-    if updates:
-        mark("optimizer")
-    with namespace(value).no_grad():
-        if clip:
-            clip_by_norm([gradient for update in updates for gradient in update.gradients()])
-        for update in updates:
-            update.run()
+    update_all(updates, mark, clip)
     mark("after")
     del value
+    drop_gradients(updates)
+
+
+def update_all(updates: Sequence[Update], mark: Callable[[str], None], clip: bool = False) -> None:
+    """Run the updates; gradients are clipped before, if so asked."""
+    if updates:
+        mark("optimizer")
+        with namespace(updates[0].parameters[0]).no_grad():
+            if clip:
+                clip_by_norm([gradient for update in updates for gradient in update.gradients()])
+            for update in updates:
+                update.run()
+
+
+def drop_gradients(updates: Sequence[Update]) -> None:
+    """Set gradients to None."""
     for update in updates:
         for parameter in update.parameters:
             parameter.grad = None

@@ -117,6 +117,7 @@ class Architecture:
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "logits".
         moe, mla: mixture of experts, and latent attention, where the model has them.
+        before: layers before these, which another pipeline stage has.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Architecture:
     scaled: tuple[str, ...] = ()
     moe: Mixture | None = None
     mla: Latent | None = None
+    before: int = 0
 
     @property
     def gated(self) -> bool:
@@ -159,7 +161,8 @@ class Architecture:
         return self.activation.endswith("glu")
 
     def kind(self, layer: int) -> LayerKind:
-        """The kind of a layer, counted from 0."""
+        """The kind of a layer, counted from 0 among these."""
+        layer += self.before
         rotary = self.positions == "rotary" and not (self.no_rotary_every and (layer + 1) % self.no_rotary_every == 0)
         mixture = self.moe is not None and self.moe.holds(layer)
         return LayerKind(self.pattern[layer % len(self.pattern)], mixture, rotary)

@@ -15,7 +15,6 @@ ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradien
 
 # What is refused because nothing records it yet, by field of `Layout`.
 NOT_MODELLED = {
-    "pp": "pipeline parallelism",
     "cp": "context parallelism",
     "ep": "expert parallelism",
 }

@@ -2,7 +2,7 @@
 
 b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
 channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
-t ranks share each layer: h/t are the heads of one of them; s ranks share parameters by rows.
+t ranks share each layer: h/t are the heads of one of them; s ranks share parameters by rows, and p the layers.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ LETTERS = {
     **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
-_OVER = {"/t": "tp", "/s": "shards"}  # what divides, and the field of a layout that says by how much
+_OVER = {"/t": "tp", "/s": "shards", "/p": "pp"}  # what divides, and the field of a layout that says by how much
 _ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
@@ -62,15 +62,17 @@ class Taken(NamedTuple):
 
 
 def more_layers(case: ModelCase) -> ModelCase:
-    """The case with a period of layers more: what that adds is what grows with L."""
-    period = repetition(case.arch.kinds()).period
+    """The case with a period of layers more in each stage: what that adds is what grows with L."""
+    period = repetition(case.arch.kinds()).period * case.layout.stages
     return replace(case, arch=replace(case.arch, layers=case.arch.layers + period))
 
 
 def group_formulas(taken: Taken, more: Taken) -> dict[str, str]:
     """Each group's bytes as a sum of monomials, largest first; `more` is the same of a case with more layers."""
     sums, with_more = _sums(taken), _sums(more)
-    layers, added = taken.case.arch.layers, more.case.arch.layers - taken.case.arch.layers
+    stages = taken.case.layout.pp
+    layers = taken.case.arch.layers // stages
+    added = more.case.arch.layers // stages - layers
     return {
         group: _text(terms, with_more.get(group, Counter()), layers, added, taken.case) for group, terms in sums.items()
     }
@@ -112,7 +114,7 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     return found
 
 
-def _own_tokens(case: ModelCase, tokens: Size) -> tuple[Size, ...]:
+def _own_tokens(case: ModelCase, tokens: Any) -> tuple[Any, ...]:
     """The tokens of a residual stream that ranks share."""
     return (over(tokens, case.layout.tp, TENSOR),) if case.layout.sequence_parallel else ()
 
@@ -155,14 +157,14 @@ def _split(letter: str) -> list[str]:
     """The letters of a product, with those that divide after a stroke: h/t·d is h, d and /t."""
     found: list[str] = []
     for part in letter.split("·") if letter else []:
-        above, stroke, below = part.partition("/")
-        found += [above, *([stroke + below] if below else [])]
+        above, *below = part.split("/")
+        found += [above, *(f"/{letter}" for letter in below)]
     return found
 
 
 def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
     """The letter of a first dimension as large as the batch, and of a second after it as long as the sequences."""
-    if len(shape) < 2 or int(shape[0]) != case.batch:
+    if len(shape) < 2 or int(shape[0]) != case.batch or shape[1] in _own_tokens(case, case.batch * case.seq):
         return ""
     return "b" if place == 0 else "n" if place == 1 and int(shape[1]) == case.seq else ""
 
@@ -176,7 +178,7 @@ def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, a
     for letters in ordered[:_TERMS]:
         if letters or size[()]:
             growth, rest = divmod(with_more[letters] - terms[letters], added)
-            shown.append(_term(terms[letters], 0 if rest else growth, letters, layers))
+            shown.append(_term(terms[letters], 0 if rest else growth, letters, layers, case.layout.pp))
     left = sum(size[letters] for letters in ordered[_TERMS:])
     return " + ".join([*shown, *([f"{left:,}"] if left else [])])
 
@@ -196,11 +198,12 @@ def _product(factors: Iterable[Any]) -> Any:
     return product
 
 
-def _term(number: int, growth: int, letters: Monomial, layers: int) -> str:
-    """A monomial with its coefficient, which grows by `growth` with each layer."""
+def _term(number: int, growth: int, letters: Monomial, layers: int, stages: int) -> str:
+    """A monomial with its coefficient, which grows by `growth` with each layer of a stage."""
+    of_stage = "L/p" if stages > 1 else "L"
     rest = number - growth * layers
     if growth > 0 and rest >= 0:
-        of_layers = f"{growth:,}·L" if growth > 1 else "L"
+        of_layers = f"{growth:,}·{of_stage}" if growth > 1 else of_stage
         coefficient = (
             f"({of_layers} + {rest:,})" if rest and letters else f"{of_layers} + {rest:,}" if rest else of_layers
         )

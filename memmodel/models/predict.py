@@ -25,6 +25,7 @@ from memmodel.models.letters import Taken, group_formulas, lettered, more_layers
 from memmodel.models.mitigations import mitigations
 from memmodel.models.program import kernels_of, program_of
 from memmodel.models.quantization import FORMATS
+from memmodel.models.ranks import fullest, memory_by_kind
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
 from memmodel.models.serving import serving
 from memmodel.models.setting import ModelCase
@@ -146,10 +147,12 @@ def predict_model(
 
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
     with_formulas = case.framework != "megatron"
+    kinds = memory_by_kind(case, gpu, config)
+    case = fullest(kinds, case)
     program = program_of(lettered(case) if with_formulas else case)
     memory = memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
-    kernels = kernels_of(program, case.accumulate)
+    kernels = kernels_of(program, case.accumulate if case.layout.pp == 1 else 1)
     time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration)
     best = calibrated or time
     seconds = best.seconds if best else 0.0
@@ -167,6 +170,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
         efficiency_of(case, gpu, seconds) if seconds else None,
         Computed(lambda: account(program)),
         (*missing, *_notes(case)),
+        ranks=kinds,
     )
 
 

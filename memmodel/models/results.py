@@ -7,6 +7,7 @@ from typing import NamedTuple
 from memmodel.account import TensorRecord
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node
+from memmodel.models.layout import Rank
 from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import StepTime
@@ -33,6 +34,19 @@ class Peak(NamedTuple):
         """The moment as a phrase."""
         of = f" ({self.group})" if self.group else ""
         return f"in {self.phase}, at {self.tensor}{of}"
+
+
+class RankMemory(NamedTuple):
+    """The memory of the ranks of one kind.
+
+    Attributes:
+        title: "stage 1 of 4", or "all". rank: the first of them. ranks: how many there are. memory: of one.
+    """
+
+    title: str
+    rank: Rank
+    ranks: int
+    memory: Memory
 
 
 class Efficiency(NamedTuple):
@@ -62,6 +76,7 @@ class ModelPrediction(Renderable):
         efficiency: of the time to expect, else of the lower bound; None without a time.
         tensors: the account of the step, largest first. notes: what else to know.
         step: on many GPUs, what the time to expect (else the bound) is made of. node: the machine that they are in.
+        ranks: on many GPUs, the memory of each kind of rank; what else is told of memory and work is the fullest one's.
     """
 
     case: ModelCase
@@ -79,6 +94,7 @@ class ModelPrediction(Renderable):
     notes: tuple[str, ...]
     step: StepTime | None = None
     node: Node | None = None
+    ranks: tuple[RankMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from memmodel.case import Case
 from memmodel.dims import Dim
 from memmodel.dtypes import float32, int64
 from memmodel.errors import UsageError, choice
-from memmodel.groups import GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
+from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
 from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update
 from memmodel.models.kv_cache import kept_tokens
+from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import SDPA, ModelCase
 from memmodel.models.weights import stored
 
@@ -44,39 +45,56 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     from memmodel_kernels.parallel.partial import sum_partial
     from memmodel_kernels.training import training_step, update_in_backward
 
-    model, parameters = _decoder(xp, case, label, handles)
-    average_gradients(model, case, handles)
+    models, parameters = _chunks(xp, case, label, handles)
+    for model in models:
+        average_gradients(model, case, handles)
     distributed = distributed_update(case, parameters, label, handles)
-    updates = [distributed] if distributed else _updates(case, model, parameters, label)
+    updates = [distributed] if distributed else _updates(case, models, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
     tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
+
+    def after_backward() -> None:
+        sum_partial(models)
+        if distributed:
+            distributed.reduce()
+
+    if case.layout.pp > 1:
+        pipeline = _pipeline(xp, case, label, handles, models)
+        return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward)
     batches = [(tokens, targets)] * min(case.accumulate, 2)
     after = [] if case.in_backward else updates
     low = getattr(xp, case.dtype.name) if case.autocast else None
-
-    def after_backward() -> None:
-        sum_partial(model)
-        if distributed:
-            distributed.reduce()
 
     before = {"before_backward": distributed.before_backward} if distributed else {}
 
     def step(mark: Mark) -> None:
         training_step(
-            model, after, batches, _loss(case), mark, case.clip, case.keep_logits, low, **before,
+            models[0], after, batches, _loss(case), mark, case.clip, case.keep_logits, low, **before,
             after_backward=after_backward,
         )  # fmt: skip
 
     return step
 
 
-def _updates(case: ModelCase, model: Any, parameters: list[Any], label: Label) -> Any:
+def _pipelined(pipeline: Any, updates: Any, batch: Any, loss: Any, after_backward: Any, mark: Mark) -> None:
+    """A step of a pipeline stage."""
+    from memmodel_kernels.training import drop_gradients, update_all
+
+    pipeline.forward_and_backward(batch, loss, mark)
+    after_backward()
+    update_all(updates, mark)
+    mark("after")
+    drop_gradients(updates)
+    pipeline.forget()
+
+
+def _updates(case: ModelCase, models: list[Any], parameters: list[Any], label: Label) -> Any:
     from memmodel_kernels.optimizers import OPTIMIZERS
     from memmodel_kernels.training import updates_of
 
     optimizer = OPTIMIZERS[choice("optimizer", case.optimizer, OPTIMIZERS)]
-    matrices = [x for weights in model.layers for x in weights.values() if x.requires_grad and x.dim() > 1]
+    matrices = [x for model in models for of in model.layers for x in of.values() if x.requires_grad and x.dim() > 1]
     masters = case.masters and not case.layout.fully_sharded  # shards are in fp32 themselves
     updates = updates_of(optimizer, parameters, matrices, masters)
     for update in updates:
@@ -91,7 +109,7 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
     """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs."""
     from memmodel_kernels.generation import next_token_logits
 
-    model, _ = _decoder(xp, case, label)
+    (model,), _ = _chunks(xp, case, label)
     tokens = _indices(xp, label, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
     caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
     for _ in range(steps):
@@ -129,38 +147,83 @@ def _layer(xp: Any, layer: int | None) -> AbstractContextManager[Any]:
     return xp.scope(layer) if layer is not None and hasattr(xp, "Tape") else nullcontext()
 
 
-def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> tuple[Any, list[Any]]:
-    """The model, and the parameters that learn."""
+def _chunks(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> tuple[list[Any], list[Any]]:
+    """The model, or this rank's parts of it, and the parameters that learn."""
+    models = [_decoder(xp, case, label, handles, chunk) for chunk in range(case.layout.virtual_stages)]
+    weights = [weights for model in models for weights in (model.outer, *model.layers)]
+    return models, [x for of in weights for x in of.values() if x.requires_grad]
+
+
+def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: int) -> Any:
     from memmodel_kernels.decoder import FREQUENCIES, Decoder
 
-    arch = case.arch
-    sharder = Sharder(xp, case, handles)
-    outer = _weights(xp, case, outer_weights(arch), label, sharder)
+    arch, layout, sharder = case.arch, case.layout, Sharder(xp, case, handles)
+    first, last = chunk + case.rank.stage == 0, (chunk + 1, case.rank.stage + 1) == (layout.virtual_stages, layout.pp)
+    outside = [weight for weight in outer_weights(arch) if (first if weight.part == "embedding" else last)]
+    outer = _weights(xp, case, outside, label, sharder)
+    count = arch.layers // layout.virtual_stages
     layers = [
-        _weights(xp, case, layer_weights(arch, kind), label, sharder, index) for index, kind in enumerate(arch.kinds())
+        _weights(xp, case, layer_weights(arch, arch.kind(index)), label, sharder, index)
+        for index in range(chunk * count, (chunk + 1) * count)
     ]
-    parameters = [x for weights in (outer, *layers) for x in weights.values() if x.requires_grad]
     if arch.positions == "rotary":
         turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
         outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
-    model = Decoder(
+    return Decoder(
         arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
         dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
-        offload=case.offload, tensor=_tensor_parallel(case, handles), around=sharder.around,
+        offload=case.offload, tensor=_tensor_parallel(case, handles), around=sharder.around, first=first, last=last,
+        start=chunk * count,
     )  # fmt: skip
-    return model, parameters
+
+
+def group_of(case: ModelCase, handles: Handles, dimension: str) -> Any:
+    """The ranks along a dimension of `memmodel.models.layout.Rank`, as this one sees them."""
+    from memmodel_kernels.parallel.group import Group
+
+    ranks = case.layout.peers(case.rank, dimension)
+    return Group(getattr(case.rank, dimension), len(ranks), handles.get(dimension, ranks))
 
 
 def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
-    from memmodel_kernels.parallel.group import Group
     from memmodel_kernels.parallel.tensor import TensorParallel
 
-    layout = case.layout
-    if layout.tp == 1:
+    if case.layout.tp == 1:
         return None
-    handle = handles.get("tensor") or layout.peers(case.rank, "tensor")
-    return TensorParallel(Group(case.rank.tensor, layout.tp, handle), layout.sequence_parallel, case.batch)
+    return TensorParallel(group_of(case, handles, "tensor"), case.layout.sequence_parallel, (case.batch, case.seq))
+
+
+def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: list[Any]) -> Any:
+    """The stage of a rank, with its buffers.
+
+    Of more micro-batches than show how a step goes on, the first have been done: of them the gradients of the inputs
+    are there.
+    """
+    from memmodel_kernels.parallel.pipeline import Pipeline
+
+    layout, count = case.layout, case.layout.microbatches
+    shown = shown_micro_batches(layout)
+
+    def buffers(there: bool, learns: bool = False, copies: int = count) -> list[Any]:
+        made = [_stream(xp, case, learns) for _ in range(copies if there else 0)]
+        for buffer in made:
+            label(buffer, "", COMMUNICATION)
+        return made
+
+    inputs = [buffers(not model.first, True) for model in models]
+    gradients = [buffers(not model.last) for model in models]
+    done = [buffers(not model.first, copies=count - shown) for model in models]
+    actions = order(layout, case.rank.stage, shown)
+    return Pipeline(group_of(case, handles, "stage"), models, inputs, gradients, actions, done)
+
+
+def _stream(xp: Any, case: ModelCase, learns: bool) -> Any:
+    """A residual stream between stages, with all tokens of a rank."""
+    shared = case.layout.sequence_parallel
+    shape = (1, case.batch * case.seq // case.layout.tp) if shared else (case.batch, case.seq)
+    made = xp.zeros(*shape, case.arch.hidden, dtype=getattr(xp, case.dtype.name))
+    return made.requires_grad_() if learns else made
 
 
 def _weights(

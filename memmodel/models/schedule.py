@@ -42,6 +42,13 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
     return [*forwards[:ahead], *mixed, *backwards[steady:]]
 
 
+def shown_micro_batches(layout: Layout) -> int:
+    """As many micro-batches as show all that a step holds at a time: those that follow repeat what these do."""
+    if layout.schedule == "gpipe":
+        return layout.microbatches
+    return min(layout.microbatches, 3 * layout.pp if layout.virtual_stages > 1 else layout.pp + 2)
+
+
 def _places(chunks: int, stages: int, micro_batches: int) -> list[tuple[int, int]]:
     """(chunk, micro-batch) in the order of forwards: groups of as many micro-batches as stages, chunk by chunk."""
     group = stages if chunks > 1 else micro_batches

@@ -120,7 +120,7 @@ class ModelCase:
         usual = type(self)(self.arch)
         for name in _UNUSUAL:
             value, words = getattr(self, name), name.replace("_", " ")
-            if value != getattr(usual, name):
+            if value != getattr(usual, name) and (name != "accumulate" or self.layout.pp == 1):
                 parts.append(words if value is True else f"{words} {value}")
         parts += [str(self.adapter)] if self.adapter else []
         parts += [f"{self.layout.world:,} GPUs: {self.layout.words}"] if self.layout.world > 1 else []

@@ -20,7 +20,9 @@ def share(case: ModelCase) -> ModelCase:
     """
     for reason in _not_modelled(case):
         raise UsageError(reason)
-    return replace(case, arch=replace(case.arch, **_of_tensor(case)))
+    layers = case.arch.layers // case.layout.pp
+    sizes: dict[str, Any] = {"layers": layers, "before": case.rank.stage * layers // case.layout.virtual_stages}
+    return replace(case, arch=replace(case.arch, **_of_tensor(case), **sizes))
 
 
 def _of_tensor(case: ModelCase) -> dict[str, Any]:
@@ -38,23 +40,37 @@ def over(size: Dim, ranks: int, letter: str) -> Dim:
 
 def _not_modelled(case: ModelCase) -> Iterator[str]:
     """A sentence for each choice that does not go with the layout yet."""
-    if case.layout.tp > 1:
-        for words, there in _without_tensor_parallel(case).items():
-            if there:
-                yield f"{words} with tp {case.layout.tp} is not modelled yet: leave one of them out"
-
     layout = case.layout
+    for where, there, without in (
+        (f"with tp {layout.tp}", layout.tp > 1, _without_tensor_parallel),
+        (f"with pp {layout.pp}", layout.pp > 1, _without_stages),
+        ("under zero 3", layout.fully_sharded, _without_shards),
+    ):
+        for words, chosen in without(case).items() if there else ():
+            if chosen:
+                yield f"{words} {where} is not modelled yet: leave one of them out"
     shared = layout.zero in (1, 2) and layout.shards > 1
     if (layout.replicated or shared) and case.in_backward:
         yield "updates in backward on replicas of a model are not modelled: leave one of them out"
     if shared and case.optimizer in _WHOLE:
         yield f"optimizer {case.optimizer}, which needs whole matrices, under zero {layout.zero}: take adamw"
-    if layout.zero == 2 and layout.shards > 1 and layout.tp > 1:
-        yield f"zero 2 with tp {layout.tp} is not modelled yet: take zero 1 or 3"
-    if layout.fully_sharded:
-        for words, there in _without_shards(case).items():
-            if there:
-                yield f"{words} under zero 3 is not modelled yet: leave one of them out"
+    if layout.zero == 2 and layout.shards > 1 and (layout.tp > 1 or layout.pp > 1):
+        where = f"tp {layout.tp}" if layout.tp > 1 else f"pp {layout.pp}"
+        yield f"zero 2 with {where} is not modelled yet: take zero 1 or 3"
+
+
+def _without_stages(case: ModelCase) -> dict[str, bool]:
+    arch, layout = case.arch, case.layout
+    return {
+        "an embedding tied to the head": arch.tied,
+        "autocast": case.autocast,
+        "clipping by the norm": case.clip,
+        "updates in backward": case.in_backward,
+        "optimizer muon": case.optimizer == "muon",
+        "low-rank adapters": case.adapter is not None,
+        "offloading": case.offload,
+        "layers of several kinds in virtual stages": layout.virtual_stages > 1 and len(set(arch.kinds())) > 1,
+    }
 
 
 def _without_shards(case: ModelCase) -> dict[str, bool]:

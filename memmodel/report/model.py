@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from memmodel.groups import ACTIVATIONS, COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.models.capacity import ModelThreshold
 from memmodel.models.letters import ModelFormulas
 from memmodel.models.results import ModelPrediction, ModelReport
@@ -30,6 +31,8 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
     yield Text(_of_parameters(prediction), style="dim")
     yield Text()
     yield verdict(prediction.memory, f"{prediction.title} ")
+    if len(prediction.ranks) > 1:
+        yield below(rank_table(prediction))
     yield below(group_table(prediction.memory, prediction.formulas))
     yield Text(f"The peak is {prediction.peak.words}.")
     yield below(time_table(report))
@@ -51,6 +54,21 @@ def _of_parameters(prediction: ModelPrediction) -> str:
     total = sum(prediction.parameters.values())
     parts = ", ".join(f"{part} {percent_text(count, total)}" for part, count in prediction.parameters.items())
     return f"{total:,} parameters: {parts}"
+
+
+def rank_table(prediction: ModelPrediction) -> Sheet:
+    """What fills the peak of the ranks of each kind, in GiB; the fullest is marked."""
+    kinds = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, COMMUNICATION)
+    rows = []
+    for one in prediction.ranks:
+        memory, groups = one.memory, by_kind(one.memory.groups)
+        sizes = [groups.get(kind, 0) for kind in kinds]
+        rest = memory.allocated_peak_bytes - sum(sizes)
+        found = (*sizes, rest, memory.allocated_peak_bytes, memory.reserved_peak_bytes)
+        mark = " *" if one.rank == prediction.case.rank else ""
+        rows.append((f"{one.title}{mark}", f"{one.ranks:,}", *(f"{size / 2**30:,.2f}" for size in found)))
+    columns = ("|GiB", ">ranks", ">weights", ">grads", ">optim", ">activ", ">comm", ">rest", ">peak", ">reserved")
+    return Sheet("Ranks (* the fullest, of which the rest tells)", columns, rows)
 
 
 def time_table(report: ModelReport) -> Sheet:

@@ -3,10 +3,13 @@
 A group is the numbers of its ranks. Nothing is sent: the launch says what a rank would send, and to how many.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from memmodel.program import COLLECTIVE
 from memmodel.rules.collectives import C10D
 from memmodel.rules.dispatch import several
+from memmodel.rules.operator import kernel
 from memmodel.tensors.tensor import Tensor
 
 Group = tuple[int, ...]
@@ -36,6 +39,50 @@ def reduce_scatter_tensor(output: Tensor, input: Tensor, op: str = ReduceOp.SUM,
 def all_to_all_single(output: Tensor, input: Tensor, *_: Any, group: Group = ()) -> None:
     """A piece of every rank's tensor, along the first dimension, for a piece of this rank's."""
     _run("alltoall_base_", output, group, output=output, input=input)
+
+
+class P2POp(NamedTuple):
+    """A tensor to send to a rank of the world, or to receive from it."""
+
+    op: Callable[[Tensor, int], None]
+    tensor: Tensor
+    peer: int
+    group: Group = ()
+
+
+class Work:
+    """What is already over."""
+
+    def wait(self) -> None:
+        """Nothing."""
+
+
+def isend(tensor: Tensor, peer: int) -> None:
+    """Send a tensor."""
+    _passed("send", tensor, peer)
+
+
+def irecv(tensor: Tensor, peer: int) -> None:
+    """Receive a tensor, into one that is there."""
+    _passed("receive", tensor, peer)
+
+
+def batch_isend_irecv(operations: Sequence[P2POp]) -> list[Work]:
+    """Run these at once."""
+    for operation in operations:
+        operation.op(operation.tensor, operation.peer)
+    return [Work() for _ in operations]
+
+
+def get_global_rank(group: Group, rank: int) -> int:
+    """The number in the world of a rank of a group."""
+    return group[rank]
+
+
+def _passed(name: str, x: Tensor, peer: int) -> None:
+    reads, writes = ([x], []) if name == "send" else ([], [x])
+    sent = x.numel() * x.dtype.itemsize
+    x.storage.tape.launch(kernel(name, reads, writes, x.dtype, kind=COLLECTIVE, sizes=(sent,), ranks=(peer,)))
 
 
 def _run(name: str, into: Tensor, group: Group, **tensors: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from memmodel.models.layout import ONE_GPU, Rank
 from memmodel.models.run import training
 from memmodel_validate.ranks import decoders
+from memmodel_validate.ranks.programs import groups
 
 Tensors = dict[str, Tensor]
 
@@ -56,6 +56,13 @@ def piece(whole: Tensor, like: Tensor, rank: Rank) -> Tensor:
     return whole.chunk(whole.shape[dims[0]] // like.shape[dims[0]], dims[0])[rank.tensor] if dims else whole
 
 
+def in_whole(name: str, layers: list[int]) -> str:
+    """The name in the whole model of a parameter of a rank's n-th layer."""
+    start, _, rest = name.partition("layers.")
+    number, _, rest = rest.partition(".")
+    return name if start or not rest else f"layers.{layers[int(number)]}.{rest}"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -68,21 +75,22 @@ def main() -> None:
 def check(program: str, number: int, world: int) -> None:
     torch.manual_seed(0)
     case = decoders.whole_case(program, world)
-    rank = case.layout.rank(number)
+    layout, rank = case.layout, case.layout.rank(number)
+    layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     of_whole: Tensors = {}
-    alone = training(torch, replace(case, layout=ONE_GPU), filled(drawn, of_whole))
+    alone = training(torch, replace(case, layout=ONE_GPU, accumulate=1), filled(drawn, of_whole))
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)
     of_share: Tensors = {}
-    handles = {"tensor": init_device_mesh("cpu", (world,)).get_group()}
-    label = filled(lambda name, x: piece(start[name], x, rank), of_share)
-    ours = gradients(decoders.trained(torch, program, world, number, label, handles), of_share)
+    label = filled(lambda name, x: piece(start[in_whole(name, layers)], x, rank), of_share)
+    ours = gradients(decoders.trained(torch, program, world, number, label, groups(layout)), of_share)
     for step, (found, expected) in enumerate(zip(ours, right, strict=True)):
-        assert found.keys() == expected.keys()
+        assert layout.pp > 1 or found.keys() == expected.keys()
         for name, gradient in found.items():
-            wanted = piece(expected[name], gradient, rank)
-            where = f"{program}, step {step}, {name}"
-            torch.testing.assert_close(gradient, wanted, atol=2e-6, rtol=2e-4, msg=lambda m: f"{where}: {m}")  # noqa: B023
+            wanted = layout.microbatches * piece(expected[in_whole(name, layers)], gradient, rank)
+            error, size = float((gradient - wanted).norm()), float(wanted.norm())
+            most = 1e-3 if step else 1e-5  # AdamW makes steps of one size of gradients that differ by rounding
+            assert error <= most * size + 1e-6, f"{program}, step {step}, {name}: {error} of {size}"
 
 
 if __name__ == "__main__":

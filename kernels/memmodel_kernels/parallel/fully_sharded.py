@@ -114,8 +114,8 @@ class Unit:
     # Gathering
 
     def gather(self) -> None:
-        """Start to gather the parameters; nothing where that is under way or done."""
-        if self.coming is not None or self.is_whole:
+        """Start to gather the parameters; nothing where there are none, or where that is under way or done."""
+        if not self.shards or self.coming is not None or self.is_whole:
             return
         group, given = self.how.shards, self.shards[0].padded
         xp = namespace(given)
@@ -202,8 +202,8 @@ class Unit:
         self.in_backward = True
         self.gather()
         self.copy_out(forward=False)
-        place = self.places.pop()
-        if place > 0:
+        place = self.places.pop() if self.places else 0  # of several forwards, the first backward forgets them all
+        if place > 0 and self.shared.order:
             self.shared.order[place - 1].gather()
 
     def after_backward(self) -> None:

@@ -1,24 +1,27 @@
 """Parameters that every rank has, and whose gradients are of a rank's own share of the work alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from memmodel_kernels.decoder import Decoder
+from memmodel_kernels.namespace import same_scope
 from memmodel_kernels.parallel.group import all_reduced
 
 _AFTER_SUMS = ("output.bias", "ffn.down.bias")  # added to own tokens of the residual stream
 _OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
 
 
-def sum_partial(model: Decoder) -> None:
+def sum_partial(models: Sequence[Decoder]) -> None:
     """Sum these gradients over the ranks that share each layer, one by one, in place.
 
     As Megatron-LM does after the last backward, on one flat copy of them all
     (megatron/core/distributed/finalize_model_grads.py, _allreduce_non_tensor_model_parallel_grads).
     """
-    if model.tensor is not None:
-        for parameter in _partial(model):
-            all_reduced(parameter.grad, model.tensor.group)
+    for model in models:
+        if model.tensor is not None:
+            for parameter in _partial(model):
+                with same_scope(parameter):
+                    all_reduced(parameter.grad, model.tensor.group)
 
 
 def _partial(model: Decoder) -> Iterator[Any]:

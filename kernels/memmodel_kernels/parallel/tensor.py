@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel_kernels.namespace import functional, namespace
-from memmodel_kernels.parallel.group import Group, all_gathered, all_reduced, reduce_scattered
+from memmodel_kernels.parallel.group import Group, all_reduced, gather_into, reduce_scattered
 
 Layer = tuple[Any, Any]  # weight (features of this rank, width), and bias or None
 
@@ -21,12 +21,12 @@ Layer = tuple[Any, Any]  # weight (features of this rank, width), and bias or No
 class TensorParallel(NamedTuple):
     """Ranks that share each layer; `sequence`: whether they share the tokens of the residual stream too.
 
-    `batch`: the sequences of the batch, which a stream shared by tokens does not show.
+    `tokens`: b and n of the batch, which a stream shared by tokens does not show.
     """
 
     group: Group
     sequence: bool
-    batch: Any
+    tokens: tuple[Any, Any]
 
     def columns(self, x: Any, layers: Sequence[Layer]) -> list[Any]:
         """Outputs (b, n, features of this rank) of column-parallel layers that read one input."""
@@ -51,7 +51,9 @@ class TensorParallel(NamedTuple):
 
     def gathered(self, x: Any) -> Any:
         """(b, n, hidden) from this rank's tokens (1, b·n / ranks, hidden)."""
-        return all_gathered(x, self.group).view(self.batch, -1, x.shape[-1])
+        whole = x.new_empty(*self.tokens, x.shape[-1])
+        gather_into(whole, x.contiguous(), self.group)
+        return whole
 
     def scattered(self, x: Any) -> Any:
         """The tokens of this rank, of the sum of x (b, n, hidden) over the ranks."""
@@ -89,7 +91,7 @@ def _functions(xp: Any) -> _Functions:
             of_x = rows[0] @ weights[0]
             for row, weight in zip(rows[1:], weights[1:], strict=True):
                 of_x.addmm_(row, weight)
-            of_x = of_x.view(tensor.batch, -1, width)
+            of_x = of_x.view(*tensor.tokens, width)
             of_x = tensor.scattered(of_x) if tensor.sequence else all_reduced(of_x, tensor.group)
             tokens = whole.view(-1, width)
             of_weights = [row.t() @ tokens for row in rows]

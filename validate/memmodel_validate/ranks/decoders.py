@@ -17,7 +17,7 @@ from memmodel_validate.events import MemoryEvent, program_events
 Mark = Callable[[str], None]
 
 # Sizes unlike each other, so that a wrong tensor shows in its bytes.
-LLAMA = Architecture("llama", 104, 2, 48, 80, heads=8, kv_heads=4, head_dim=6, value_dim=6)
+LLAMA = Architecture("llama", 104, 4, 48, 80, heads=8, kv_heads=4, head_dim=6, value_dim=6)
 GPT = replace(
     LLAMA, name="gpt", kv_heads=8, norm="layernorm", activation="gelu-tanh", positions="learned", max_pos=64, tied=True,
     qkv_bias=True, output_bias=True, ffn_bias=True,
@@ -28,13 +28,21 @@ LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
     "decoder_sp": (LLAMA, lambda world: Layout(tp=world, sequence_parallel=True)),
     "decoder_gpt_tp": (GPT, lambda world: Layout(tp=world)),
     "decoder_gpt_sp": (GPT, lambda world: Layout(tp=world, sequence_parallel=True)),
+    "decoder_gpipe": (LLAMA, lambda world: Layout(pp=world, schedule="gpipe", microbatches=4)),
+    "decoder_1f1b": (LLAMA, lambda world: Layout(pp=world, microbatches=4)),
+    "decoder_interleaved": (
+        LLAMA,
+        lambda world: Layout(pp=world, schedule="interleaved", virtual_stages=4 // world, microbatches=4),
+    ),
+    "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True, microbatches=4)),
 }
 
 
 def whole_case(program: str, world: int) -> ModelCase:
     """The case that the ranks share."""
     arch, layout = LAYOUTS[program]
-    return ModelCase(arch, batch=2, seq=16, dtype=float32, layout=layout(world))
+    laid_out = layout(world)
+    return ModelCase(arch, batch=2, seq=16, dtype=float32, layout=laid_out, accumulate=laid_out.microbatches)
 
 
 def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:

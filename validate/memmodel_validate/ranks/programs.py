@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from memmodel.models.layout import Rank
+from memmodel.models.layout import Layout, Rank
 from memmodel_kernels.ring import ring_attention
 from memmodel_validate.ranks import decoders
 
@@ -229,11 +229,15 @@ def named(name: str) -> Callable[[], Step]:
 
 def _decoder(name: str) -> Step:
     world, number = dist.get_world_size(), dist.get_rank()
-    layout = decoders.whole_case(name, world).layout
-    sizes = layout.pp, layout.dp, layout.dp_shard, layout.cp, layout.tp
-    dimensions = tuple(reversed(Rank._fields))
-    mesh = device_mesh.init_device_mesh(DEVICE, sizes, mesh_dim_names=dimensions)
-    handles = {each: mesh[each].get_group() for each, size in zip(dimensions, sizes, strict=True) if size > 1}
+    handles = groups(decoders.whole_case(name, world).layout)
     with torch.device(DEVICE):
         step = decoders.trained(torch, name, world, number, lambda *_: None, handles)
     return lambda: step(lambda _: None)
+
+
+def groups(layout: Layout) -> dict[str, Any]:
+    """The process groups of this rank, along the dimensions of a layout."""
+    sizes = layout.pp, layout.dp, layout.dp_shard, layout.cp, layout.tp
+    dimensions = tuple(reversed(Rank._fields))
+    mesh = device_mesh.init_device_mesh(DEVICE, sizes, mesh_dim_names=dimensions)
+    return {each: mesh[each].get_group() for each, size in zip(dimensions, sizes, strict=True) if size > 1}
