@@ -1,5 +1,6 @@
 """What holds for all tests: one thread each, and the same examples every time."""
 
+import gc
 import os
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 # ten times the work. Both read this when they are imported, later than here; what a test starts inherits it.
 for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+# Programs that tests start read and write byte code, as those of an installed package do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A run is red or green for what changed, not by chance or load.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -22,3 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
         if folder_mark := {"kernels": "compiler", "records": "slow"}.get(item.path.parent.name):
             item.add_marker(folder_mark)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and tests that exist by now out of garbage collection: a full pass over them takes a second."""
+    gc.freeze()

@@ -1,6 +1,5 @@
 """Published memory of models, beside what the model says of the same runs: `python -m memmodel_evidence.models`."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -52,22 +51,37 @@ class Figure(NamedTuple):
 @cache
 def figures() -> tuple[Figure, ...]:
     """Every published figure that can be judged."""
-    return tuple(_judged())
+    return tuple(map(figure, runs()))
+
+
+@cache
+def runs() -> dict[str, dict[str, Any]]:
+    """Every published run that can be judged, by its source and name, with what holds for all runs of the source."""
+    return {
+        f"{source} {run['what']}": {
+            **of,
+            **run,
+            "source": source,
+            "setting": {**of.get("setting", {}), **run.get("setting", {})},
+        }
+        for source, of in read_toml(str(DATA), "models.toml").items()
+        for run in of["run"]
+    }
+
+
+@cache
+def figure(name: str) -> Figure:
+    """The figure of one run."""
+    run = runs()[name]
+    measured = float(run["printed"]) * UNITS[run["unit"]]
+    predicted = _PREDICTED[run["kind"]](run)
+    return Figure(run["source"], run["what"], measured, predicted, run.get("within"), run.get("note", ""))
 
 
 def left_out() -> dict[str, str]:
     """Published runs that are not modelled, and why."""
     sources = read_toml(str(DATA), "models.toml")
     return {f"{name}, {run}": why for name, of in sources.items() for run, why in of.get("left_out", {}).items()}
-
-
-def _judged() -> Iterator[Figure]:
-    for name, source in read_toml(str(DATA), "models.toml").items():
-        for run in source["run"]:
-            whole = {**source, **run, "setting": {**source.get("setting", {}), **run.get("setting", {})}}
-            measured = float(whole["printed"]) * UNITS[whole["unit"]]
-            predicted = _PREDICTED[whole["kind"]](whole)
-            yield Figure(name, whole["what"], measured, predicted, whole.get("within"), whole.get("note", ""))
 
 
 def _program(run: dict[str, Any]) -> Program:

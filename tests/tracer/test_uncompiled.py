@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 CODE = """
 import json, sys, torch, memmodel
 from traced_functions import INPUTS, SIZES, three_names
@@ -40,20 +38,35 @@ print(json.dumps(sum(type(x).__name__ == "FakeTensor" for x in gc.garbage)))
 """
 
 
-def run(code: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+FORKS = """
+import json, os, sys, torch, memmodel.tracer.api
+
+for code in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        exec(code, {"__name__": "__main__"})
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, code
+"""
+
+
+def run(*codes: str) -> list[Any]:
+    """What each code prints as JSON, in a process of its own: forks of one that has imported PyTorch."""
+    command, folder = [sys.executable, "-c", FORKS], Path(__file__).parent
+    done = subprocess.run(command, input=json.dumps(codes), capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_trace_imports_no_compiler_and_the_compiler_works_after_it() -> None:
-    assert run(CODE) == [[], [False, False], [3.0, 3.0, 3.0], True]
+    assert run(CODE) == [[[], [False, False], [3.0, 3.0, 3.0], True]]
 
 
 def test_no_tensor_waits_for_the_garbage_collector() -> None:
-    """Else its death would come by chance."""
-    assert run(GARBAGE) == 0
+    """Else its death would come by chance. The compiler, once imported, changes nothing about it."""
+    beside_the_compiler = f"from memmodel.tracer.private import fake\nfake._trial = lambda: False\n{GARBAGE}"
+    assert run(GARBAGE, beside_the_compiler) == [0, 0]
 
 
 MISSING = """
@@ -70,32 +83,22 @@ print(json.dumps(["torch._dynamo" in sys.modules, peaks, found.memory.phase_peak
 """
 
 
-@pytest.fixture(scope="module")
-def usual() -> Any:
-    """With every private name in its place."""
-    return run(MISSING.replace("with mock.patch.object(fake, NAME, GONE):", "with mock.patch.dict({}):"))
+GONE = [
+    ("_asks", "mock.Mock(side_effect=ImportError('_disable_dynamo'))"),
+    ("_letters", "mock.Mock(side_effect=AttributeError('GuardSource'))"),
+    ("_config", "mock.Mock(side_effect=ModuleNotFoundError('torch._dynamo.config'))"),
+    ("_config", "mock.Mock(return_value=sys)"),  # it is there, and means something else
+    ("_references", "mock.Mock(side_effect=ImportError('global_decomposition_table'))"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "gone"),
-    [
-        ("_asks", "mock.Mock(side_effect=ImportError('_disable_dynamo'))"),
-        ("_letters", "mock.Mock(side_effect=AttributeError('GuardSource'))"),
-        ("_config", "mock.Mock(side_effect=ModuleNotFoundError('torch._dynamo.config'))"),
-        ("_config", "mock.Mock(return_value=sys)"),  # it is there, and means something else
-        ("_references", "mock.Mock(side_effect=ImportError('global_decomposition_table'))"),
-    ],
-)
-def test_without_one_of_the_private_names_the_compiler_is_imported(name: str, gone: str, usual: Any) -> None:
+def test_without_one_of_the_private_names_the_compiler_is_imported() -> None:
     """Slower, and the same to the byte."""
-    compiler, *found = run(MISSING.replace("NAME", repr(name)).replace("GONE", gone))
-    imported, *expected = usual
-    assert (compiler, imported) == (True, False)
-    assert found == expected
-
-
-def test_no_tensor_waits_for_the_garbage_collector_beside_the_compiler() -> None:
-    assert run(f"from memmodel.tracer.private import fake\nfake._trial = lambda: False\n{GARBAGE}") == 0
+    usual = MISSING.replace("with mock.patch.object(fake, NAME, GONE):", "with mock.patch.dict({}):")
+    without = [MISSING.replace("NAME", repr(name)).replace("GONE", gone) for name, gone in GONE]
+    (imported, *expected), *found = run(usual, *without)
+    assert not imported
+    assert found == len(GONE) * [[True, *expected]]
 
 
 DECORATED = """
@@ -112,4 +115,4 @@ print(json.dumps(found.memory == plain.memory))
 
 
 def test_a_function_that_was_compiled_before_is_traced_as_it_is() -> None:
-    assert run(DECORATED)
+    assert run(DECORATED) == [True]
