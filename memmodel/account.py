@@ -1,6 +1,5 @@
 """The account of a step: each storage with the code that made it, its owner, and whether it is alive at the peak."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from memmodel.dims import Shape
@@ -46,14 +45,14 @@ def account(program: Program) -> tuple[TensorRecord, ...]:
     return tuple(sorted(records, key=lambda r: (-r.nbytes, not r.at_peak)))
 
 
-@dataclass(slots=True)
 class _Life:
     """A storage from its birth to its death: the phases of both, and the autograd node that saved it first."""
 
-    alloc: Alloc
-    born: str
-    freed: str = ""
-    saved_by: str = ""
+    __slots__ = ("alloc", "born", "freed", "saved_by")
+
+    def __init__(self, alloc: Alloc, born: str) -> None:
+        self.alloc, self.born = alloc, born
+        self.freed = self.saved_by = ""
 
 
 def _lives(program: Program) -> dict[int, _Life]:

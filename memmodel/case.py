@@ -1,6 +1,5 @@
 """The case: algorithm, sizes, dtype, mask and phase, the one key of predictions, recorded runs and tests."""
 
-from dataclasses import dataclass, replace
 from math import isqrt
 from operator import index
 from typing import Any
@@ -10,6 +9,7 @@ from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Size
 from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
 from memmodel.errors import UsageError, choice
+from memmodel.frozen import Frozen
 from memmodel.masks import NO_MASK, Mask
 from memmodel.scores import UNCHANGED, Scores
 
@@ -20,8 +20,7 @@ TWINS = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}  # equal
 LETTERS = dict(zip(SIZES, "bhgnmde", strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Frozen):
     """A configuration of attention. Sizes are ints (arrays and symbols inside sweeps and formulas).
 
     Attributes:
@@ -61,7 +60,7 @@ class Case:
         for name, twin in TWINS.items():
             if sizes[name] == sizes[twin]:
                 sizes[name] = sizes[twin]
-        return replace(self, **sizes)  # type: ignore[arg-type]
+        return self.replace(**sizes)
 
     def described(self) -> dict[str, str]:
         """Each field in words: {"seq": "seq 4096", "dropout": "no dropout", ...}."""

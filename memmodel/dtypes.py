@@ -1,12 +1,10 @@
 """Element types: name, bytes per element, and type promotion."""
 
-from dataclasses import dataclass
-
 from memmodel.errors import UsageError, unknown
+from memmodel.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(Frozen):
     """An element type. `itemsize` is in bytes; `name` is torch's name for it."""
 
     name: str

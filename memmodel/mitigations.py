@@ -1,7 +1,6 @@
 """Changes that lower a step's peak or make it fit: algorithms, settings and sizes, each with its prediction."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
@@ -36,29 +35,29 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
     """(name, changed case, allocator settings) of each change to try."""
     case = prediction.case
     if prediction.memory.fits is False and not (config and config.expandable_segments):
-        settings = replace(config or AllocatorConfig(), expandable_segments=True)
+        settings = (config or AllocatorConfig()).replace(expandable_segments=True)
         yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
     cached = algorithm(case.algorithm).cached
     for name in ("decode",) if cached else ("sdpa", "flash"):
-        fused = replace(case, algorithm=name)
+        fused = case.replace(algorithm=name)
         if case.algorithm != name and supported(fused):
             yield ALGORITHMS[name].title, fused, config
     if cached:
         return
     yield from _chunks(case, config)
-    checkpointed = replace(case, algorithm="checkpointed")
+    checkpointed = case.replace(algorithm="checkpointed")
     if case.algorithm != "checkpointed" and case.phase != "inference" and supported(checkpointed):
         yield "checkpointing", checkpointed, config
     if case.batch > 1:
-        yield "half the batch", replace(case, batch=case.batch // 2), config
+        yield "half the batch", case.replace(batch=case.batch // 2), config
 
 
 def _chunks(case: Case, config: AllocatorConfig | None) -> Iterator[Change]:
     """Chunked attention, and with a window if there is none: that changes the result, but is usual in long contexts."""
-    chunked = replace(case, algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
+    chunked = case.replace(algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
     if case.algorithm == "chunked" or case.seq <= chunked.chunk or not supported(chunked):
         return
     yield f"chunks of {chunked.chunk} queries", chunked, config
     if case.mask.window is None and case.kv_seq > WINDOW:
-        windowed = replace(chunked, mask=Mask(causal=True, window=WINDOW))
+        windowed = chunked.replace(mask=Mask(causal=True, window=WINDOW))
         yield f"chunks, and only the last {WINDOW} keys seen", windowed, config

@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from memmodel.account import TensorRecord
 from memmodel.case import Case
 from memmodel.errors import unknown
+from memmodel.frozen import Frozen
 from memmodel.gpus import Gpu
 from memmodel.origin import origin
 from memmodel.program import Site
@@ -161,8 +161,7 @@ def attention_kernels(choices: Iterable[tuple[Choice, Site | None]]) -> tuple[At
     return tuple(AttentionKernel(kernel, tuple(lines), refused) for (kernel, refused), lines in found.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction(Renderable):
+class Prediction(Renderable, Frozen):
     """One algorithm on one case and GPU.
 
     Attributes:
@@ -252,8 +251,7 @@ class Model(NamedTuple):
     cache_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Report(Renderable):
+class Report(Renderable, Frozen):
     """Predictions for several algorithms on one GPU, with mitigations and assumptions; the model of `like`, if any."""
 
     gpu: Gpu
@@ -276,8 +274,7 @@ class Report(Renderable):
         return len(self.predictions)
 
 
-@dataclass(frozen=True, slots=True)
-class SideBySide(Renderable):
+class SideBySide(Renderable, Frozen):
     """Reports on one configuration, one for each GPU."""
 
     reports: tuple[Report, ...]

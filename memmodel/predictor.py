@@ -1,7 +1,6 @@
 """Predict: record a case, replay it through the allocator, and time its kernels by the GPU's ceilings."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from memmodel.account import account
@@ -202,7 +201,7 @@ def predict(
 
     def on(one: str | Gpu) -> Report:
         report = predict_cases(cases, one, config, calibration, TimeOptions(kernel, host))
-        return replace(report, assumptions=(first, *report.assumptions), model=model)
+        return report.replace(assumptions=(first, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
 
@@ -278,7 +277,7 @@ def cases_of(
         mask=mask if isinstance(mask, Mask) else mask_named(mask, window, sink_keys),
         **arguments,
     )
-    cases = [replace(case, algorithm=name) for name in names]
+    cases = [case.replace(algorithm=name) for name in names]
     if algorithms:
         return cases
     able = [case for case in cases if supported(case)]
@@ -323,14 +322,14 @@ def _left_out(cases: Sequence[Case]) -> list[str]:
     """A note on each default algorithm that cannot run this configuration."""
     if len(cases) != 1 or cases[0].algorithm not in DEFAULT_ALGORITHMS:
         return []
-    others = [replace(cases[0], algorithm=name) for name in DEFAULT_ALGORITHMS]
+    others = [cases[0].replace(algorithm=name) for name in DEFAULT_ALGORITHMS]
     return [f"{ALGORITHMS[c.algorithm].title} left out: {supported(c).reason}" for c in others if not supported(c)]
 
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
     """The cases with the tiles and SMs of a GPU, or an A100's for one without tiles."""
     device = device_of(gpu)
-    return [replace(case, device=device) for case in cases]
+    return [case.replace(device=device) for case in cases]
 
 
 def own_arch(gpu: Gpu) -> int | None:

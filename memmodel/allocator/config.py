@@ -1,7 +1,5 @@
 """The allocator's settings, with PyTorch's defaults (c10/core/AllocatorConfig.h)."""
 
-from dataclasses import dataclass
-
 from memmodel.allocator.blocks import (
     LARGE_SEGMENT,
     MIN_BLOCK,
@@ -12,12 +10,12 @@ from memmodel.allocator.blocks import (
     MiB,
     round_up,
 )
+from memmodel.frozen import Frozen
 
 INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice as long as the one before, the last unbounded
 
 
-@dataclass(frozen=True, slots=True)
-class AllocatorConfig:
+class AllocatorConfig(Frozen):
     """The settings of `PYTORCH_ALLOC_CONF`; sizes in bytes.
 
     Attributes:

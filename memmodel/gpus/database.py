@@ -1,6 +1,5 @@
 """The database, one file per GPU, and users' files. A lookup parses the table of names and that one file."""
 
-from dataclasses import replace
 from functools import cache
 from os import PathLike, fspath
 from os.path import basename, splitext
@@ -31,7 +30,7 @@ def load_gpu(name: str) -> Gpu:
     gpu = instance(_gpu(taken), profile) if profile else _gpu(taken)
     if not others:
         return gpu
-    return replace(gpu, ambiguity=f"{name} taken as {gpu.name}; also {', '.join(others)}")
+    return gpu.replace(ambiguity=f"{name} taken as {gpu.name}; also {', '.join(others)}")
 
 
 def load_gpu_file(path: str | PathLike[str]) -> Gpu:

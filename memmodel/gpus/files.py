@@ -1,7 +1,6 @@
 """Build a Gpu, in SI base units, from the document of a GPU file (TOML: a value and its source per line)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from memmodel.gpus.gpu import Gpu, Measured, Value
@@ -15,8 +14,7 @@ def gpu_of(document: Mapping[str, Any], id_: str, source: str = "", base: Gpu = 
 
     `source` is that of values for which the document gives none.
     """
-    return replace(
-        base,
+    return base.replace(
         id=id_,
         values={**base.values, **{quantity: _value(raw, f, source) for quantity, f, raw in _entries(document)}},
         measured=(*base.measured, *(_measured(entry, source) for entry in document.get("measured", ()))),

@@ -1,11 +1,11 @@
 """A GPU: its rates and sizes in SI base units (FLOP/s, byte/s, byte, Hz, W), each with its source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from memmodel.dtypes import DType, peak_name
 from memmodel.errors import UsageError, unknown
+from memmodel.frozen import Frozen
 from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 
 Pipe = Literal["tensor", "vector"]
@@ -30,8 +30,7 @@ class Measured(NamedTuple):
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Frozen):
     """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
 
     `memory` is "unified" where the GPU shares it with the host: its context then includes what the host takes.
@@ -45,15 +44,22 @@ class Gpu:
     vendor: str
     arch: str
     compute_capability: tuple[int, int] | None
-    values: Mapping[str, Value] = field(hash=False)
+    values: Mapping[str, Value]
     measured: tuple[Measured, ...] = ()
     rates: str = ""
     memory: str = ""
     note: str = ""
-    ambiguity: str = field(default="", compare=False)
+    ambiguity: str = ""
 
     def __str__(self) -> str:
         return self.name
+
+    def __eq__(self, other: object) -> bool:
+        """The same values, by whatever name the GPU was asked for."""
+        return isinstance(other, Gpu) and self._values() == other.replace(ambiguity=self.ambiguity)._values()
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.name))
 
     def value(self, quantity: str) -> float:
         """Return the listed value of `quantity`. Raises UsageError when it is not known for this GPU."""

@@ -1,6 +1,5 @@
 """The GPU of this machine, read through NVML."""
 
-from dataclasses import replace
 from typing import Any
 
 from memmodel.errors import UsageError
@@ -30,7 +29,7 @@ def local_gpu(index: int = 0) -> Gpu:
         "capacity": Value(memory.total - memory.reserved, "NVML on this machine: total less reserved"),
         "nvidia_smi": Value(memory.total, "NVML on this machine: total"),
     }
-    return replace(gpu, values={**gpu.values, **read}, compute_capability=(major, minor))
+    return gpu.replace(values={**gpu.values, **read}, compute_capability=(major, minor))
 
 
 def _pynvml() -> Any:

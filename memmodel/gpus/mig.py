@@ -5,7 +5,6 @@ own), so that peaks fall with its multiprocessors and bandwidth with its eighths
 multiprocessor has, stay the whole GPU's.
 """
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -43,8 +42,7 @@ def instance(gpu: Gpu, profile: str) -> Gpu:
     shares = {"bandwidth": memory / 8, "l2": l2 / 8, "l2_bandwidth": l2 / 8}
     shares |= {q: sms / gpu.sm_count for q in values if q.startswith(("tensor.", "vector."))}
     values |= {q: _share(gpu.values[q], share) for q, share in shares.items() if q in values}
-    return replace(
-        gpu,
+    return gpu.replace(
         id=f"{gpu.id}-mig-{profile}",
         name=f"{gpu.name} MIG {profile}",
         values=values,

@@ -5,8 +5,7 @@ The table `_FORMS` holds the exceptions. Sizes are bytes, times seconds; express
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -24,34 +23,46 @@ def document(result: Any) -> dict[str, Any]:
 
 def encoded(value: Any) -> Any:
     """A value as JSON data: a result becomes an object whose keys are its fields."""
-    if value is None or isinstance(value, bool | str | float):
-        return value
-    if isinstance(value, int):
-        return int(value)  # drops the letter of a `Size`
-    form = _FORMS.get(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("memmodel."))
+    return _form_of(type(value))(value)  # type: ignore[arg-type]  # typeshed: `type` is no Hashable
+
+
+@cache
+def _form_of(kind: type) -> Callable[[Any], Any]:
+    """How values of a type are encoded."""
+    if issubclass(kind, bool | str | float | type(None)):
+        return lambda value: value
+    if issubclass(kind, int):
+        return int  # drops the letter of a `Size`
+    form = _FORMS.get(f"{kind.__module__}.{kind.__qualname__}".removeprefix("memmodel."))
     if form is not None:
-        return form(value)
-    if is_dataclass(value) or hasattr(value, "_fields"):
-        return _keys(value)
-    if isinstance(value, Mapping):
-        return {str(key): encoded(one) for key, one in value.items()}
-    if isinstance(value, Sequence):
-        return [encoded(one) for one in value]
-    return str(value)  # an expression
+        return form
+    if _fields_of(kind) is not None:
+        return _keys
+    if issubclass(kind, Mapping):
+        return lambda value: {str(key): encoded(one) for key, one in value.items()}
+    if issubclass(kind, Sequence):
+        return lambda value: [encoded(one) for one in value]
+    return str  # an expression
+
+
+def _fields_of(kind: type) -> Sequence[str] | None:
+    """The names of the fields of a named tuple, frozen data or a dataclass; None for other types."""
+    described = getattr(kind, "_fields", None) or getattr(kind, "__dataclass_fields__", None)
+    return described and tuple(described)
 
 
 def _keys(value: Any, also: Collection[str] = (), hidden: Collection[str] = (), **renamed: str) -> dict[str, Any]:
     """The fields of a result by key.
 
     Args:
-        value: a dataclass or named tuple.
+        value: a named tuple, frozen data or a dataclass.
         also: attributes that are keys too, or paths to one, whose last name is the key.
         hidden: fields that are no keys.
         renamed: field -> key, where they differ. `nbytes` is always "bytes".
     """
-    names = (field.name for field in fields(value)) if is_dataclass(value) else value._fields
     renamed = {"nbytes": "bytes", **renamed}
-    shown = {renamed.get(name, name): encoded(getattr(value, name)) for name in names if name not in hidden}
+    names = (name for name in _fields_of(type(value)) or () if name not in hidden)
+    shown = {renamed.get(name, name): encoded(getattr(value, name)) for name in names}
     return shown | {path.rpartition(".")[2]: encoded(attrgetter(path)(value)) for path in also}
 
 

@@ -1,6 +1,5 @@
 """The time to expect of one call of attention in a serving stack: prefill, or decoding with a cache."""
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from memmodel.case import Case
@@ -71,7 +70,7 @@ def as_run(case: Case, kernel: str) -> Case:
     if not kernel.startswith("sglang"):
         return case
     narrower: Any = (case.head_dim == 192) * (case.value_dim - VALUES_OF_192)
-    return replace(case, value_dim=case.value_dim - narrower)
+    return case.replace(value_dim=case.value_dim - narrower)
 
 
 def _kernel_time(case: Case, chip: Chip, kernel: ServingKernel, phase: str, parts: Parts) -> KernelTime:
