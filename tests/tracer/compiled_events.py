@@ -25,10 +25,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """Inductor's files in a folder that goes away."""
+    """Inductor's files in a folder that goes away; PyTorch's headers, half the time of a kernel, are compiled once."""
     import torch._inductor.config
 
-    headers = torch._inductor.config.patch({"cpp_cache_precompile_headers": False})
+    headers = torch._inductor.config.patch({"cpp_cache_precompile_headers": True})
     with (
         headers,
         tempfile.TemporaryDirectory() as files,

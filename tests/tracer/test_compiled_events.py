@@ -36,7 +36,7 @@ BY_NAME = {spelling.__name__: spelling for spelling in SPELLINGS}
 SHAPES = dict.fromkeys("qkv", (BATCH, HEADS, SEQ, HEAD_DIM))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def cache() -> Iterator[None]:
     with own_cache():
         yield
