@@ -8,7 +8,8 @@ from typing import NamedTuple
 import click
 from markdown_it import MarkdownIt
 
-from memmodel.cli import _COMMANDS, cli
+from memmodel.cli import cli
+from memmodel.cli.commands import COMMANDS
 from memmodel.errors import UsageError
 
 REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula", "a size that rules change")
@@ -65,7 +66,7 @@ def commands(page: str) -> Iterator[str]:
 def misuse(line: str) -> str | None:
     """What is wrong with the words of a `memmodel ...` line; None for a command's bare name and for right ones."""
     name, *arguments = shlex.split(line, comments=True)[1:] or [""]
-    if name and name not in _COMMANDS:
+    if name and name not in COMMANDS:
         return f"{line}: no such command"
     if not arguments:
         return None

@@ -5,88 +5,16 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from memmodel import __version__
-from memmodel.cli.output import make_printable
+from memmodel.cli.commands import COMMANDS
+from memmodel.cli.output import end_by_closed_pipe, make_printable
 from memmodel.errors import UsageError
 
-_COMMANDS = {
-    "predict": "Predict memory, work and time of attention, and what limits it.",
-    "model": "Predict a whole model's training step or serving, and what fills its memory.",
-    "compare": "Compare GPUs: fits, expected time, tokens a second and cost, the best first.",
-    "max": "Find the largest size that fits, and the first that does not.",
-    "formulas": "Print closed forms of memory and work, derived from the code that runs.",
-    "gpus": "List GPUs, their values and the source of each value.",
-    "models": "List the models that --like takes.",
-    "timeline": "Draw what is in memory through one step.",
-    "roofline": "Draw every kernel under the GPU's ceilings.",
-    "frontier": "Draw the longest sequence that fits, by batch or heads.",
-    "report": "Write a prediction as one HTML or Markdown file, with its pictures.",
-    "explore": "Write one interactive page that computes predictions by itself.",
-    "sweep": "Evaluate many configurations at once, as CSV or JSON.",
-    "trace": "Trace your own PyTorch function: its memory as a formula and by line.",
-    "replay": "Read a CUDA memory snapshot, and replay it under other settings.",
-    "accuracy": "Compare the model with every run on record.",
-    "validate": "Run attention for real, and compare with what was predicted.",
-    "calibrate": "Measure this machine's rates, for expected times.",
-    "completion": "Print the shell's completion script.",
-}
-
+if TYPE_CHECKING:
+    from memmodel.cli.clicked import cli as cli
 
 _LONGEST_WORD = 300
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command only when it runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All commands."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"memmodel.cli.{cmd_name}").command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command. Raises UsageError with the nearest names for one that does not exist."""
-        if args and args[0] not in _COMMANDS:
-            from memmodel.errors import unknown
-
-            raise unknown("command", args[0], _COMMANDS)
-        return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a closed pipe ends the process here, where click would exit with status 1."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            _end_by_closed_pipe()
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-@click.group(
-    cls=LazyGroup,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.version_option(__version__, prog_name="memmodel")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
-    """How much memory attention needs, how long it takes and what limits it: before you run it."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 def main() -> None:
@@ -120,30 +48,35 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Errors of use are one line and status 2, an interruption is 130; a closed pipe ends the process as SIGPIPE does.
     """
     try:
-        status = cli.main(arguments, prog_name="memmodel", standalone_mode=False)
+        status = _ran(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except UsageError as error:
         return _fail(str(error))
-    except click.exceptions.Abort:
+    except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except click.ClickException as error:
-        return _fail(f"{error.format_message().rstrip('.')}; see --help")
     except BrokenPipeError:
-        _end_by_closed_pipe()
+        end_by_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}: see that there is room and permission to read and write")
 
 
-def _end_by_closed_pipe() -> NoReturn:
-    """End by SIGPIPE when the reader has gone (`| head -1`), as other commands do."""
-    import signal
+def _ran(words: Sequence[str]) -> Any:
+    """What the command returns. A plain command line is read without click."""
+    if words and words[0] in COMMANDS:
+        command = importlib.import_module(f"memmodel.cli.{words[0]}").command
+        values = command.values(words[1:])
+        if values is not None:
+            return command.function(**values)
+    return importlib.import_module("memmodel.cli.clicked").run(words)
 
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGPIPE)
-    os._exit(1)
+
+def __getattr__(name: str) -> Any:
+    """click's group of all commands, imported when it is asked for."""
+    if name == "cli":
+        return importlib.import_module("memmodel.cli.clicked").cli
+    raise AttributeError(f"module 'memmodel.cli' has no attribute {name!r}")
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -1,27 +1,20 @@
 """`memmodel accuracy`."""
 
-import click
-
-from memmodel.cli.options import at_most_one, json_option, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import at_most_one, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
 
 
 @subcommand(
     "accuracy", "memmodel accuracy", "memmodel accuracy --gpu H100 --quantity time", "memmodel accuracy --markdown"
 )
-@click.option("--gpu", metavar="NAME", help="Only GPUs whose name contains this.")
-@click.option(
-    "--quantity", metavar="NAME", help="Only quantities whose name contains this: memory, naive, flash, time."
-)
-@click.option(
-    "--ledger", "ledgers", multiple=True, metavar="FILE", help="More records: what `memmodel validate` wrote."
-)
-@click.option("--by-table", is_flag=True, help="A row for each recorded table, not only for each quantity.")
-@click.option(
-    "--markdown", is_flag=True, help="As Markdown: the README's table, with --by-table that of docs/accuracy.md."
-)
+@option("--gpu", metavar="NAME", help="Only GPUs whose name contains this.")
+@option("--quantity", metavar="NAME", help="Only quantities whose name contains this: memory, naive, flash, time.")
+@option("--ledger", "ledgers", multiple=True, metavar="FILE", help="More records: what `memmodel validate` wrote.")
+@option("--by-table", is_flag=True, help="A row for each recorded table, not only for each quantity.")
+@option("--markdown", is_flag=True, help="As Markdown: the README's table, with --by-table that of docs/accuracy.md.")
 @json_option
-@click.option("--plot", metavar="FILE", help="Draw predicted against measured into FILE.svg or FILE.png.")
+@option("--plot", metavar="FILE", help="Draw predicted against measured into FILE.svg or FILE.png.")
 @force_option
 def command(
     gpu: str | None,
@@ -47,7 +40,7 @@ def command(
 
         save(accuracy_pictures(found.comparisons), plot)
     if markdown:
-        click.echo(report.markdown(found, by_table))
+        print(report.markdown(found, by_table))
     elif as_json:
         print_json(report.accuracy_dict(found))
     else:

@@ -4,9 +4,8 @@ import importlib
 import sys
 from typing import Any
 
-import click
-
-from memmodel.cli.options import json_option, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import json_option
 from memmodel.cli.output import check_free, force_option, print_json, show
 from memmodel.errors import UsageError
 
@@ -17,11 +16,11 @@ from memmodel.errors import UsageError
     "memmodel calibrate --device cpu --threads 4 -o cpu.json",
     "memmodel predict --gpu local --seq 16384   # uses it",
 )
-@click.option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
-@click.option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
+@option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
+@option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
 @force_option
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
-@click.option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
+@option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
+@option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
 @json_option
 def command(device: str | None, out: str | None, force: bool, threads: int, even_if_busy: bool, as_json: bool) -> None:
     """Measure this machine's rates in about a minute, for expected times."""

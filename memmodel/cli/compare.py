@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-import click
-
-from memmodel.cli.options import Inputs, inputs, json_option, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
 from memmodel.errors import UsageError
 
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     "memmodel compare --seq 16k --phase inference -o gpus.svg",
 )
 @inputs("all gpus", "case", "a model", "algorithm", "allocator", "rates", "serving")
-@click.option("--price", "prices", multiple=True, metavar="GPU=DOLLARS", help="$ an hour of a GPU; repeat for others.")
-@click.option("--sort", metavar="BY", help="time, cost, memory or name. [default: cost with a price, else time]")
-@click.option("--draw", is_flag=True, help="Draw the times with their intervals, in place of the table.")
-@click.option("--output", "-o", metavar="FILE", help="Draw them into FILE.svg or FILE.png.")
+@option("--price", "prices", multiple=True, metavar="GPU=DOLLARS", help="$ an hour of a GPU; repeat for others.")
+@option("--sort", metavar="BY", help="time, cost, memory or name. [default: cost with a price, else time]")
+@option("--draw", is_flag=True, help="Draw the times with their intervals, in place of the table.")
+@option("--output", "-o", metavar="FILE", help="Draw them into FILE.svg or FILE.png.")
 @force_option
 @json_option
 def command(

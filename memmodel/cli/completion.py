@@ -2,14 +2,14 @@
 
 import click
 
-from memmodel.cli.options import subcommand
+from memmodel.cli.commands import argument, subcommand
 from memmodel.errors import choice
 
 _SHELLS = ("bash", "zsh", "fish")
 
 
 @subcommand("completion", 'eval "$(memmodel completion bash)"')
-@click.argument("shell", default="bash")
+@argument("shell", default="bash")
 def command(shell: str) -> None:
     """Print the completion script of a SHELL: bash, zsh or fish."""
     from click.shell_completion import get_completion_class

@@ -1,6 +1,6 @@
 """`memmodel explore`."""
 
-from memmodel.cli.options import subcommand
+from memmodel.cli.commands import subcommand
 from memmodel.cli.output import busy, writes
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import click
-
-from memmodel.cli.options import Inputs, at_most_one, inputs, json_option, subcommand
+from memmodel.cli.commands import argument, option, subcommand
+from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
 from memmodel.cli.output import print_json, show
 
 
@@ -14,10 +13,10 @@ from memmodel.cli.output import print_json, show
     "memmodel formulas naive --heads 32 --kv-heads 8 --mask causal",
     "memmodel formulas --model gpt3 --seq 2k --set attention=naive",
 )
-@click.argument("algorithm", default="naive")
+@argument("algorithm", default="naive")
 @inputs("gpu", "case", "a model")
-@click.option("--tensors", is_flag=True, help="Every tensor's formula too.")
-@click.option("--latex", is_flag=True, help="LaTeX.")
+@option("--tensors", is_flag=True, help="Every tensor's formula too.")
+@option("--latex", is_flag=True, help="LaTeX.")
 @json_option
 def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: bool) -> None:
     """Print the closed forms of an algorithm, derived from the code that runs.
@@ -41,7 +40,7 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
 
         print_json(document(forms))
     elif latex:
-        click.echo("\n".join(latex_lines(forms, tensors)))
+        print("\n".join(latex_lines(forms, tensors)))
     else:
         show(*formula_parts(forms, tensors))
 

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
-from memmodel.cli.options import SIZE, Inputs, inputs, subcommand
+from memmodel.cli.commands import SIZE, option, subcommand
+from memmodel.cli.options import Inputs, inputs
 from memmodel.cli.output import busy, pictures
 from memmodel.errors import UsageError, choice
 
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     "memmodel frontier --gpu A100 -a naive --heat",
 )
 @inputs("gpus", "case", "algorithms", "allocator")
-@click.option("--against", default="batch", show_default=True, metavar="SIZE", help="batch or heads.")
-@click.option("--sizes", metavar="SIZES", help="Of batch or heads. [default: 1,2,4,...,64 times a group of heads]")
-@click.option("--step", type=SIZE, default="128", help="Sequences are multiples of this. [default: 128]")
-@click.option("--heat", is_flag=True, help="A map of the memory that one algorithm needs on one GPU.")
+@option("--against", default="batch", show_default=True, metavar="SIZE", help="batch or heads.")
+@option("--sizes", metavar="SIZES", help="Of batch or heads. [default: 1,2,4,...,64 times a group of heads]")
+@option("--step", type=SIZE, default="128", help="Sequences are multiples of this. [default: 128]")
+@option("--heat", is_flag=True, help="A map of the memory that one algorithm needs on one GPU.")
 @pictures
 def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: bool) -> "list[Frontier] | list[HeatMap]":
     """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (several with commas)."""
@@ -48,4 +47,4 @@ def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: boo
 def _sizes(text: str, against: str) -> list[int]:
     from memmodel.case import check_size
 
-    return [check_size(against, SIZE.convert(part, None, None)) for part in text.split(",")]
+    return [check_size(against, SIZE.read(part, "size")) for part in text.split(",")]

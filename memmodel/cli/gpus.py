@@ -1,13 +1,12 @@
 """`memmodel gpus`."""
 
-import click
-
-from memmodel.cli.options import json_option, subcommand
+from memmodel.cli.commands import argument, subcommand
+from memmodel.cli.options import json_option
 from memmodel.cli.output import print_json, show
 
 
 @subcommand("gpus", "memmodel gpus", 'memmodel gpus "H100 MIG 3g.40gb"', "memmodel predict --gpu-file mine.toml")
-@click.argument("name", required=False)
+@argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the GPUs known; with a NAME, every value of one and where it comes from.

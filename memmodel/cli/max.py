@@ -1,8 +1,7 @@
 """`memmodel max`."""
 
-import click
-
-from memmodel.cli.options import SIZE, Inputs, inputs, json_option, subcommand
+from memmodel.cli.commands import SIZE, option, subcommand
+from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import busy, print_json, show
 
 _SIZES = "seq, batch, heads, kv-heads, kv-seq, head-dim, window or chunk."
@@ -15,8 +14,8 @@ _SIZES = "seq, batch, heads, kv-heads, kv-seq, head-dim, window or chunk."
     "memmodel max --gpu H100 --model llama-3-8b --over batch --set checkpoint=block",
 )
 @inputs("gpus", "case", "a model", "algorithms", "allocator")
-@click.option("--over", default="seq", show_default=True, metavar="SIZE", help=_SIZES)
-@click.option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
+@option("--over", default="seq", show_default=True, metavar="SIZE", help=_SIZES)
+@option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
 @json_option
 def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     """Find the largest size that fits, and the first that does not."""

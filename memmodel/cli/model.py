@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
-from memmodel.cli.options import Inputs, inputs, json_option, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError, choice
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     "memmodel model --config path/to/config.json --gpu A100 --checkpoint block --loss chunked",
 )
 @inputs("model", "gpu", "setting", "layout", "links", "allocator", "rates")
-@click.option("--against", metavar="hf", help="hf: trace the step of Hugging Face's class too. Needs memmodel[hf].")
+@option("--against", metavar="hf", help="hf: trace the step of Hugging Face's class too. Needs memmodel[hf].")
 @json_option
 def command(asked: Inputs, against: str | None, as_json: bool) -> None:
     """Predict the memory and time of a whole model's step, what fills its peak, and what would make it fit."""

@@ -1,13 +1,12 @@
 """`memmodel models`."""
 
-import click
-
-from memmodel.cli.options import json_option, subcommand
+from memmodel.cli.commands import argument, subcommand
+from memmodel.cli.options import json_option
 from memmodel.cli.output import print_json, show
 
 
 @subcommand("models", "memmodel models", "memmodel models llama", "memmodel predict --like llama-3-8b --seq 8k")
-@click.argument("name", required=False)
+@argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the models that --like takes, or those with NAME in their name; one model in full, with its source."""

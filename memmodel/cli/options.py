@@ -1,12 +1,10 @@
 """Options that several commands share, and the values that they stand for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property, wraps
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from memmodel.cli.commands import SIZE, Decorator, Function, Option, option
 from memmodel.errors import UsageError
 from memmodel.units import parse_seconds, parse_size
 
@@ -19,96 +17,9 @@ if TYPE_CHECKING:
     from memmodel.prediction import Report
     from memmodel.timing import Calibration
 
-Function = Callable[..., Any]
-Decorator = Callable[[Function], Any]
-
-
-class Command(click.Command):
-    """A command that refuses an empty value: "" is a variable that a script left unset, not a choice."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, and name the first empty value. Raises UsageError."""
-        rest = super().parse_args(ctx, args)
-        for param in self.params:
-            given = ctx.params.get(param.name or "")
-            if given == "" or (isinstance(given, tuple) and "" in given):
-                raise UsageError(f"{param.opts[0]} '': expected a value, or leave {param.opts[0]} out")
-        return rest
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options, those with a title of their own after the others."""
-        titles: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                titles.setdefault(getattr(param, "title", "Options"), []).append(record)
-        for title in sorted(titles, key=lambda each: each != "Options"):
-            with formatter.section(title):
-                formatter.write_dl(titles[title])
-
-
-def subcommand(name: str, *examples: str) -> Decorator:
-    """Make a function the command `name`, with examples at the end of its help."""
-    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
-    return click.command(name, cls=Command, epilog=epilog)
-
-
-class SizeType(click.ParamType):  # type: ignore[type-arg]
-    """A whole number, written 4096, 16k (= 16384) or 1M (= 1048576)."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number. Raises UsageError for anything else."""
-        return parse_size(str(value), param.opts[0] if param else "size")
-
-
-SIZE = SizeType()
-
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
-    """Shell completion of an option's value from `names`."""
-    return lambda ctx, param, incomplete: [name for name in names() if name.startswith(incomplete.casefold())]
-
-
-class Option(click.Option):
-    """An option that commands share."""
-
-    def __init__(
-        self, flags: str, what: Any, text: str, names: str = "", title: str = "Options", **settings: Any
-    ) -> None:
-        """Make an option.
-
-        Args:
-            flags: as click takes them, with spaces between: "--algorithm -a algorithms".
-            what: the type of its value: `bool` for a flag; text is what help calls the value.
-            text: the help, in which {names} stands for the valid names.
-            names: where these are, "module:table"; imported only to print help and to complete a value.
-            title: the heading under which help lists it.
-            **settings: of click's options.
-        """
-        kind = {"is_flag": True, "default": None} if what is bool else {"type": what}
-        kind = {"metavar": what} if isinstance(what, str) else kind
-        self.title, self._table = title, names
-        complete = completing(self._names) if names else None
-        super().__init__(flags.split(), help=text, shell_complete=complete, **kind | settings)
-
-    def _names(self) -> list[str]:
-        found = resolve_name(self._table)
-        return list(found() if callable(found) else found)
-
-    @property
-    def help(self) -> str:
-        """The help text."""
-        return self._text.format(names=", ".join(self._names())) if "{names}" in self._text else self._text
-
-    @help.setter
-    def help(self, text: str | None) -> None:
-        self._text = text or ""
 
 
 def gpu_names() -> list[str]:
@@ -288,7 +199,7 @@ _CASE, _SETTING = (
     tuple(str(option.name) for group in groups for option in _GROUPS[group])
     for groups in (("case",), ("setting", "layout"))
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
+json_option = option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
 
 def inputs(*groups: str) -> Decorator:
@@ -305,8 +216,8 @@ def inputs(*groups: str) -> Decorator:
             return function(Inputs({name: given.pop(name) for name in names}), **given)
 
         options = [option for group in groups for option in _GROUPS[group]]
-        names = [str(option.name) for option in options]
-        run.__dict__.setdefault("__click_params__", []).extend(reversed(options))  # as click collects them
+        names = [option.name for option in options]
+        run.__dict__.setdefault("parameters", []).extend(reversed(options))  # decorators are applied from below
         return run
 
     return decorate

@@ -7,14 +7,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-import click
-
+from memmodel.cli.commands import option
 from memmodel.errors import UsageError
 
 PICTURES = (".svg", ".png")
-force_option = click.option("--force", is_flag=True, help="Overwrite the output file.")
+force_option = option("--force", is_flag=True, help="Overwrite the output file.")
 
 
 def show(*parts: Any) -> None:
@@ -40,6 +39,8 @@ def progress_bar(length: int, label: str, shortest: int = 0) -> Iterator[Callabl
     if length < shortest or not sys.stderr.isatty():
         yield None
         return
+    import click
+
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
         yield bar.update
 
@@ -59,9 +60,9 @@ def busy(words: str) -> Iterator[None]:
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:
     """Let a command that returns pictures draw them on the screen or into a file, or print their numbers as JSON."""
 
-    @click.option("--output", "-o", metavar="FILE", help="Draw into FILE.svg or FILE.png, not into the terminal.")
+    @option("--output", "-o", metavar="FILE", help="Draw into FILE.svg or FILE.png, not into the terminal.")
     @force_option
-    @click.option("--data", "--json", "data", is_flag=True, help="The plotted numbers as JSON, see docs/pictures.md.")
+    @option("--data", "--json", "data", is_flag=True, help="The plotted numbers as JSON, see docs/pictures.md.")
     @wraps(function)
     def run(*args: Any, output: str | None, force: bool, data: bool, **given: Any) -> None:
         if output is not None:
@@ -96,9 +97,9 @@ def writes(example: str, suffixes: Sequence[str], about: str) -> Callable[[Calla
     """Give a command that returns a file's text the options to write it; `about` is the help of `--output`."""
 
     def decorate(function: Callable[..., str]) -> Any:
-        @click.option("--output", "-o", metavar="FILE", help=about)
+        @option("--output", "-o", metavar="FILE", help=about)
         @force_option
-        @click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
+        @option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
         @wraps(function)
         def run(*args: Any, output: str | None, force: bool, as_json: bool, **given: Any) -> None:
             if output is None:
@@ -163,7 +164,7 @@ def tell(output: str, as_json: bool = False) -> None:
     if as_json:
         print_json({"schema": 1, "file": output, "bytes": size})
     else:
-        click.echo(f"wrote {output} ({size:,} bytes)")
+        print(f"wrote {output} ({size:,} bytes)")
 
 
 _BARS = dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))
@@ -202,3 +203,13 @@ def plain(character: str) -> str:
         return _ASCII[character]
     raised = "^" if unicodedata.decomposition(character).startswith("<super>") else ""
     return raised + (unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?")
+
+
+def end_by_closed_pipe() -> NoReturn:
+    """End by SIGPIPE when the reader has gone (`| head -1`), as other commands do."""
+    import signal
+
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(1)

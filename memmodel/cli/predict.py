@@ -1,8 +1,7 @@
 """`memmodel predict`."""
 
-import click
-
-from memmodel.cli.options import Inputs, inputs, json_option, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import print_json, show
 
 
@@ -13,7 +12,7 @@ from memmodel.cli.output import print_json, show
     "memmodel predict --gpu A100,H100,B200 --seq 16384",
 )
 @inputs("gpus", "case", "algorithms", "allocator", "rates", "serving")
-@click.option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
+@option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @json_option
 def command(asked: Inputs, explain: bool, as_json: bool) -> None:
     """Predict the memory, work and time of one layer's attention."""

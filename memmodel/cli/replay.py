@@ -1,23 +1,9 @@
 """`memmodel replay`."""
 
-from typing import Any
-
-import click
-
-from memmodel.cli.options import chosen_gpu, json_option, subcommand
+from memmodel.cli.commands import BYTES, argument, option, subcommand
+from memmodel.cli.options import chosen_gpu, json_option
 from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError
-from memmodel.units import parse_bytes
-
-
-class BytesType(click.ParamType):  # type: ignore[type-arg]
-    """An amount of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9), or bytes."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes. Raises UsageError for anything else."""
-        return parse_bytes(str(value), param.opts[0] if param else "memory")
 
 
 @subcommand(
@@ -26,13 +12,13 @@ class BytesType(click.ParamType):  # type: ignore[type-arg]
     "memmodel replay snapshot.pickle --alloc-conf expandable_segments:True",
     "memmodel replay snapshot.pickle --gpu A100-40GB",
 )
-@click.argument("snapshot", metavar="SNAPSHOT")
-@click.option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
-@click.option("--alloc-conf", metavar="SETTINGS", help="Replay under these, written as in PYTORCH_ALLOC_CONF.")
-@click.option("--torch", metavar="VERSION", default="2.13", help="The PyTorch that reads SETTINGS. [default: 2.13]")
-@click.option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
-@click.option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
-@click.option("--capacity", type=BytesType(), metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
+@argument("snapshot", metavar="SNAPSHOT")
+@option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
+@option("--alloc-conf", metavar="SETTINGS", help="Replay under these, written as in PYTORCH_ALLOC_CONF.")
+@option("--torch", metavar="VERSION", default="2.13", help="The PyTorch that reads SETTINGS. [default: 2.13]")
+@option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
+@option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
+@option("--capacity", type=BYTES, metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
 @json_option
 def command(
     snapshot: str,

@@ -4,7 +4,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from memmodel.cli.options import Inputs, inputs, subcommand
+from memmodel.cli.commands import subcommand
+from memmodel.cli.options import Inputs, inputs
 from memmodel.cli.output import busy, check_plotting, writes
 
 if TYPE_CHECKING:

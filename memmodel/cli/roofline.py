@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
-from memmodel.cli.options import Inputs, at_most_one, inputs, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import Inputs, at_most_one, inputs
 from memmodel.cli.output import pictures
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     "memmodel roofline --gpu H100 --model llama-3-8b -o model.svg",
 )
 @inputs("gpu", "case", "a model", "algorithms", "rates")
-@click.option("--measured", is_flag=True, help="Recorded runs on this GPU too: same head dim, mask and bytes of dtype.")
+@option("--measured", is_flag=True, help="Recorded runs on this GPU too: same head dim, mask and bytes of dtype.")
 @pictures
 def command(asked: Inputs, measured: bool) -> "list[Roofline]":
     """Draw every kernel under the GPU's ceilings: FLOP/s against FLOP per byte."""

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-import click
-
 from memmodel.case import check_size
-from memmodel.cli.options import SIZES, Inputs, inputs, subcommand
+from memmodel.cli.commands import option, subcommand
+from memmodel.cli.options import SIZES, Inputs, inputs
 from memmodel.cli.output import check_free, force_option, kind_of, print_json, progress_bar, tell
 from memmodel.errors import UsageError, choice, shortened
 from memmodel.units import parse_size
@@ -65,9 +64,9 @@ def _powers(first: int, last: int, factor: int) -> list[int]:
     "memmodel sweep --model llama-3-8b --batch 1:64:1 --seq 1k:32k:1k -o models.csv",
 )
 @inputs("any gpus", "ranges", "a model", "algorithms", "allocator", "rates")
-@click.option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
-@click.option("--json", "as_json", is_flag=True, help="As --format json.")
-@click.option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
+@option("--format", "style", help="csv or json. [default: as FILE ends, else csv]")
+@option("--json", "as_json", is_flag=True, help="As --format json.")
+@option("--output", "-o", metavar="FILE", help="Write there instead of to the screen.")
 @force_option
 def command(asked: Inputs, style: str | None, as_json: bool, output: str | None, force: bool) -> None:
     """Evaluate many configurations: live peak, saved bytes, FLOPs and HBM bytes of each.

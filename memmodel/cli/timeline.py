@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from memmodel.cli.options import Inputs, inputs, subcommand
+from memmodel.cli.commands import subcommand
+from memmodel.cli.options import Inputs, inputs
 from memmodel.cli.output import pictures
 
 if TYPE_CHECKING:

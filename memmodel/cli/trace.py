@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memmodel.cli.options import Inputs, at_most_one, inputs, json_option, subcommand
+from memmodel.cli.commands import argument, option, subcommand
+from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
 from memmodel.cli.output import check_picture, force_option, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
@@ -28,35 +29,35 @@ if TYPE_CHECKING:
     "memmodel trace --hf config.json --train --optimizer adamw --at B=4,N=4096 --gpu A100",
     "memmodel trace train.py:step --input x=B,N,512 --step --world 64",
 )
-@click.argument("function", metavar="PACKAGE.MODULE:FUNCTION", required=False)
-@click.option("--hf", metavar="CONFIG.json|CLASS", help="Instead: a Hugging Face model, built without its weights.")
-@click.option("--optimizer", metavar="NAME", help="With --hf --train: the optimizer that runs, such as adamw.")
-@click.option("--checkpointing", is_flag=True, help="With --hf --train: layers are recomputed in backward.")
-@click.option("--dtype", metavar="DTYPE", help="With --hf: of the weights. [default: the configuration's]")
-@click.option(
+@argument("function", metavar="PACKAGE.MODULE:FUNCTION", required=False)
+@option("--hf", metavar="CONFIG.json|CLASS", help="Instead: a Hugging Face model, built without its weights.")
+@option("--optimizer", metavar="NAME", help="With --hf --train: the optimizer that runs, such as adamw.")
+@option("--checkpointing", is_flag=True, help="With --hf --train: layers are recomputed in backward.")
+@option("--dtype", metavar="DTYPE", help="With --hf: of the weights. [default: the configuration's]")
+@option(
     "--input", "inputs", multiple=True, metavar="NAME=SIZES:DTYPE", help="A tensor it takes: q=B,H,N,D:bf16. Repeat."
 )
-@click.option("--train", is_flag=True, help="Forward and backward, from the result's gradient.")
-@click.option("--loss", metavar="NAME", help="With --train, the result that backward starts from. [default: the loss]")
-@click.option("--forward", is_flag=True, help="Forward alone, kept for backward.")
-@click.option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
-@click.option("--world", type=click.IntRange(min=1), help="Of many GPUs, how many: the file runs as each rank would.")
-@click.option("--rank", type=click.IntRange(min=0), help="The rank to trace. [default: those that differ]")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a machine. [default: 8]")
-@click.option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
-@click.option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
-@click.option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
-@click.option(
+@option("--train", is_flag=True, help="Forward and backward, from the result's gradient.")
+@option("--loss", metavar="NAME", help="With --train, the result that backward starts from. [default: the loss]")
+@option("--forward", is_flag=True, help="Forward alone, kept for backward.")
+@option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
+@option("--world", type=click.IntRange(min=1), help="Of many GPUs, how many: the file runs as each rank would.")
+@option("--rank", type=click.IntRange(min=0), help="The rank to trace. [default: those that differ]")
+@option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a machine. [default: 8]")
+@option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
+@option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
+@option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
+@option(
     "--torch", "torch_version", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]"
 )
-@click.option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
-@click.option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
+@option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
+@option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
 @inputs("gpu", "allocator")
-@click.option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
-@click.option("--stack", is_flag=True, help="The calls that led to each line of the peak.")
-@click.option("--latex", is_flag=True, help="The formulas alone, as LaTeX.")
-@click.option("--timeline", is_flag=True, help="A picture of what is in memory through the step.")
-@click.option("--output", "-o", metavar="FILE", help="Draw that picture into FILE.svg or FILE.png.")
+@option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
+@option("--stack", is_flag=True, help="The calls that led to each line of the peak.")
+@option("--latex", is_flag=True, help="The formulas alone, as LaTeX.")
+@option("--timeline", is_flag=True, help="A picture of what is in memory through the step.")
+@option("--output", "-o", metavar="FILE", help="Draw that picture into FILE.svg or FILE.png.")
 @force_option
 @json_option
 def command(
@@ -134,7 +135,7 @@ def command(
     if pictured:
         put([found.timeline()], output, as_json)
     elif latex:
-        click.echo(found.latex())
+        print(found.latex())
     elif as_json:
         print_json(found.to_dict())
     else:

@@ -4,9 +4,8 @@ import os
 import sys
 from typing import Any
 
-import click
-
-from memmodel.cli.options import SIZE, completing, json_option, subcommand
+from memmodel.cli.commands import SIZE, option, subcommand
+from memmodel.cli.options import json_option
 from memmodel.cli.output import print_json, show
 from memmodel.errors import UsageError, choice
 
@@ -21,32 +20,32 @@ _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full", "parallel")
     "memmodel validate --device cpu --case naive-512 --case chunked-512 --json",
     "memmodel validate --suite parallel --case fsdp-2",
 )
-@click.option(
+@option(
     "--device",
     metavar="DEVICE",
-    shell_complete=completing(lambda: _DEVICES),
+    names="memmodel.cli.validate:_DEVICES",
     help="cpu or cuda. [default: cuda where torch can use a GPU, else cpu]",
 )
-@click.option(
+@option(
     "--suite",
     default="quick",
     show_default=True,
     metavar="SUITE",
-    shell_complete=completing(lambda: _SUITES),
+    names="memmodel.cli.validate:_SUITES",
     help="quick (a minute or two), full, or parallel: real ranks.",
 )
-@click.option("--case", "names", multiple=True, metavar="NAME", help="Only this case, of either suite; repeatable.")
-@click.option("--list", "listed", is_flag=True, help="Print the names of the suite's cases, and run nothing.")
-@click.option(
+@option("--case", "names", multiple=True, metavar="NAME", help="Only this case, of either suite; repeatable.")
+@option("--list", "listed", is_flag=True, help="Print the names of the suite's cases, and run nothing.")
+@option(
     "--ledger",
     metavar="FILE",
     help="Where records go, and are taken from when the run is resumed. [default: runs.jsonl in $MEMMODEL_HOME, or in "
     "memmodel/ of the system's place for application data]",
 )
-@click.option("--again", is_flag=True, help="Run cases again that are on record for this environment and protocol.")
-@click.option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
-@click.option("--threads", type=SIZE, help="Threads of PyTorch on a CPU. [default: the calibration's, else 1]")
-@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
+@option("--again", is_flag=True, help="Run cases again that are on record for this environment and protocol.")
+@option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
+@option("--threads", type=SIZE, help="Threads of PyTorch on a CPU. [default: the calibration's, else 1]")
+@option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
 @json_option
 def command(
     device: str | None,
@@ -121,7 +120,7 @@ def _of_ranks(device: str | None, names: tuple[str, ...], listed: bool, timeout:
     cases = rank_cases(names)
     if listed:
         for case in cases:
-            click.echo(case.name)
+            print(case.name)
         return 0
     if sys.platform != "linux":
         raise UsageError("--suite parallel runs on Linux, where the order of threads can be set")
@@ -144,7 +143,7 @@ def _of_ranks(device: str | None, names: tuple[str, ...], listed: bool, timeout:
     else:
         show(rank_results(found))
         for why in failed:
-            click.echo(f"failed: {why}")
+            print(f"failed: {why}")
     return 0 if not failed and all(each.equal for each in found) else 1
 
 
@@ -153,7 +152,7 @@ def _list(device: str | None, suite: str) -> int:
     from memmodel_validate.suite import trials
 
     for trial in trials(device or default_device(), suite):
-        click.echo(trial.name)
+        print(trial.name)
     return 0
 
 

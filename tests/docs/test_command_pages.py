@@ -7,7 +7,8 @@ import click
 import pytest
 
 from blocks import misuse
-from memmodel.cli import _COMMANDS, cli
+from memmodel.cli import cli
+from memmodel.cli.commands import COMMANDS
 from transcripts import COMMAND, ROOT
 
 PAGES = ROOT / "docs" / "commands"
@@ -23,21 +24,21 @@ def problems(name: str, folder: Path) -> list[str]:
     runs = [match["body"] for match in COMMAND.finditer(page) if match["arguments"].split()[0] == name]
     wrong = [body for body in runs if body.endswith("$ echo $?\n2\n")]
     found = {
-        f"the title {name}": page.startswith(f"# {name}\n\n{_COMMANDS.get(name)}\n"),
+        f"the title {name}": page.startswith(f"# {name}\n\n{COMMANDS.get(name)}\n"),
         "an answer": len(runs) > len(wrong) or name in NO_TRANSCRIPT,
         "wrong use": bool(wrong),
-        "its options": f".. click:: memmodel.cli.{name}:command\n   :prog: memmodel {name}\n" in page,
+        "its options": f".. click:: memmodel.cli.clicked:{name}\n   :prog: memmodel {name}\n" in page,
         "a line in the list": re.search(rf"^{name}$", (folder / "index.md").read_text("utf-8"), re.MULTILINE),
     }
     return [what for what, there in found.items() if not there]
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_its_page(name: str) -> None:
     assert problems(name, PAGES) == []
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_examples_in_a_help_text_have_valid_options(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
@@ -48,7 +49,7 @@ def test_examples_in_a_help_text_have_valid_options(name: str) -> None:
 
 
 def test_there_is_no_page_of_a_command_that_is_gone() -> None:
-    assert {path.stem for path in PAGES.glob("*.md")} - {"index"} == set(_COMMANDS)
+    assert {path.stem for path in PAGES.glob("*.md")} - {"index"} == set(COMMANDS)
 
 
 def test_what_a_page_lacks_would_be_noticed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from snapshot_data import MODEL, MiB, Recording, frame, written
 import memmodel
 from memmodel import cli as module
 from memmodel.cli import cli
+from memmodel.cli.commands import BYTES
 from memmodel_evidence.traces import load_trace
 
 ROOT = Path(memmodel.__file__).parents[1]
@@ -191,9 +192,7 @@ def test_wrong_use_is_one_sentence_and_status_2(
 
 @pytest.mark.parametrize(("text", "size"), [("40GiB", 40 << 30), ("1.5 MiB", 3 << 19), ("24GB", 24 * 10**9), ("7", 7)])
 def test_capacities(text: str, size: int) -> None:
-    from memmodel.cli.replay import BytesType
-
-    assert BytesType().convert(text, None, None) == size
+    assert BYTES.read(text, "--capacity") == size
 
 
 def test_it_comes_without_the_heavy_libraries(trace: str) -> None:
