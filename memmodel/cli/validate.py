@@ -125,7 +125,7 @@ def _of_ranks(device: str | None, names: tuple[str, ...], listed: bool, timeout:
     if sys.platform != "linux":
         raise UsageError("--suite parallel runs on Linux, where the order of threads can be set")
     os.environ["MEMMODEL_DEVICE"] = device or "cpu"
-    from memmodel.report.ranks import rank_results
+    from memmodel.report.validation import rank_results
     from memmodel_validate.environment import check_torch
 
     check_torch()

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -220,3 +220,19 @@ def _longest_table(cases: list[Case]) -> Sheet:
         sizes = (str(size) for pair in pairs for size in pair)
         rows.append(_row(case, case["name"], bytes_text(longest["capacity"]), *sizes))
     return Sheet("Longest sequence", columns, rows)
+
+
+def rank_results(results: Sequence[Any]) -> Sheet:
+    """A row for each rank: its events, whether all are as traced, and its peaks in the second step."""
+    rows = [
+        (
+            f"{x.case}, rank {x.rank}",
+            f"{x.events:,}",
+            "equal" if x.equal else x.difference,
+            bytes_text(x.peak_bytes),
+            bytes_text(x.predicted_peak_bytes),
+        )
+        for x in results
+    ]
+    columns = ("case", ">events", "as traced", ">peak", ">traced peak")
+    return Sheet("Real ranks and their traces, two steps of training", columns, rows)

@@ -2,7 +2,8 @@
 
 Padding and Fourier transforms fix sizes there or fail, and backward of resampling takes no symbols; `baddbmm` of a
 constant, copies of views, and elementwise operators in C++'s TensorIterator raise an error. What they allocate is
-recorded as of the operator itself.
+recorded as of the operator itself. Grouped matrix products (mixtures of experts) are here too, since PyTorch's fake
+kernel takes them in bfloat16 alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.tracer.corrections.grouped_mm import grouped_mm
 from memmodel.tracer.private.dispatch import decompositions, has_symbols, schema_of, tree_leaves
 
 aten = torch.ops.aten
+_ROW_ALIGNMENT = 16  # bytes to which rows of a grouped product are padded: aten/src/ATen/native/GroupedMMUtils.h
 
 
 def computed(func: Any, args: Any, kwargs: Any) -> Any:
     """The operator's results. Raises what the operator does, where that has nothing to do with symbols."""
     if func is aten._grouped_mm.default:
-        return grouped_mm(*args, **kwargs)
+        return _grouped_mm(*args, **kwargs)
     if func in _ON_SYMBOLS and _has_symbols(args, kwargs):
         return _ON_SYMBOLS[func](*args, **kwargs)
     try:
@@ -31,6 +32,26 @@ def computed(func: Any, args: Any, kwargs: Any) -> Any:
         if again is None:
             raise
         return again(*args, **kwargs)
+
+
+def _grouped_mm(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """The result of `torch._grouped_mm`: of (S, k) and (g, k, n), of (m, S) and (S, n), or of three dimensions each."""
+    flat = a.dim() == 2, b.dim() == 2
+    sizes: list[Any]
+    if all(flat):
+        assert offs is not None
+        sizes = [offs.shape[0], a.shape[0], b.shape[1]]
+    elif any(flat):
+        sizes = [a.shape[-2], b.shape[-1]]
+    else:
+        sizes = [a.shape[0], a.shape[1], b.shape[-1]]
+    dtype = out_dtype or a.dtype
+    step = _ROW_ALIGNMENT // dtype.itemsize
+    row = (sizes[-1] + step - 1) // step * step
+    strides = [row, 1] if len(sizes) == 2 else [sizes[1] * row, row, 1]
+    return torch.empty_strided(sizes, strides, dtype=dtype)
 
 
 def _has_symbols(*values: Any) -> bool:

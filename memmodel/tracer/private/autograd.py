@@ -49,8 +49,8 @@ def label_of(node: Any) -> str:
     return "" if node is None else str(node.name()).rpartition("::")[2]
 
 
-def nodes_behind(roots: Iterable[Any]) -> list[Any]:
-    """The nodes behind these tensors, but for those that fill `grad`, in the order of forward."""
+def _graph(roots: Iterable[Any]) -> dict[Any, None]:
+    """The nodes of the graph behind these tensors."""
     seen: dict[Any, None] = {}
     stack = [root.grad_fn for root in roots if getattr(root, "grad_fn", None) is not None]
     while stack:
@@ -58,7 +58,17 @@ def nodes_behind(roots: Iterable[Any]) -> list[Any]:
         if node not in seen:
             seen[node] = None
             stack += [after for after, _ in node.next_functions if after is not None]
-    return sorted((node for node in seen if "AccumulateGrad" not in node.name()), key=number_of)
+    return seen
+
+
+def nodes_behind(roots: Iterable[Any]) -> list[Any]:
+    """The nodes behind these tensors in the order of forward, without those that fill `grad`."""
+    return sorted((node for node in _graph(roots) if "AccumulateGrad" not in node.name()), key=number_of)
+
+
+def leaves_behind(roots: Iterable[Any]) -> list[Tensor]:
+    """The tensors whose `grad` backward from these tensors fills."""
+    return [node.variable for node in _graph(roots) if hasattr(node, "variable")]
 
 
 def kept_by(node: Any) -> Iterator[Tensor]:
@@ -96,15 +106,3 @@ def holders_of(tensor: Tensor) -> tuple[int, int]:
 def at_end_of_backward(callback: Callable[[], None]) -> None:
     """Call this once the engine, which runs now, is done."""
     torch.autograd.Variable._execution_engine.queue_callback(callback)
-
-
-def leaves_behind(roots: Iterable[Any]) -> list[Tensor]:
-    """The tensors whose `grad` backward from these tensors fills."""
-    seen: set[Any] = set()
-    stack = [root.grad_fn for root in roots if getattr(root, "grad_fn", None) is not None]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += [after for after, _ in node.next_functions if after is not None]
-    return [node.variable for node in seen if hasattr(node, "variable")]

@@ -16,7 +16,14 @@ import torch.utils.checkpoint
 from torch.nn.utils import clip_grad
 
 from memmodel.errors import UsageError
-from memmodel.tracer.private.autograd import next_number, number_of, running_node
+from memmodel.tracer.private.autograd import (
+    kept_by,
+    label_of,
+    next_number,
+    nodes_behind,
+    number_of,
+    running_node,
+)
 from memmodel.tracer.private.dispatch import tables_of
 from memmodel.tracer.private.fake import FakeTensor
 
@@ -272,3 +279,10 @@ def is_packed(node: Any) -> bool:
     """Whether hooks (checkpointing) hold what the node saved: asking for it would run them."""
     number = number_of(node)
     return any(start <= number and (end < 0 or number < end) for start, end in packed)
+
+
+def saved_tensors(roots: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """(node's name, tensor) of every tensor that the graph behind these tensors keeps, in the order of forward."""
+    for node in nodes_behind(roots):
+        if not is_packed(node):
+            yield from ((label_of(node), kept) for kept in kept_by(node))

@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from memmodel.rules.sdpa import MATH, Backends, check, choose
 from memmodel.tracer.corrections.autocast import Autocast
-from memmodel.tracer.corrections.fast_paths import FAST_PATH, RECURRENT
 from memmodel.tracer.corrections.folded_matmul import PLAIN_SIZES, folded, folds
 from memmodel.tracer.corrections.rms_norm import FUSED_SINCE, rms_norm
 from memmodel.tracer.corrections.sdpa import Call, enabled, run
@@ -45,6 +44,17 @@ _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
 _SOFTMAX, _LOG_SOFTMAX = torch.softmax, torch.log_softmax
 _ONE_HOT = torch.nn.functional.one_hot
+# PyTorch on CUDA may take paths whose memory no source states: these are reported, and the ordinary path is traced.
+_FAST_PATH = (
+    "PyTorch may take its fast path here, whose memory is not known: traced is the ordinary one "
+    "(torch.backends.mha.set_fastpath_enabled(False))"
+)
+_CUDNN_LAYER = "cuDNN's layer runs instead and keeps a reserve of its own: counted are the CPU's operators"
+_FUSED_CELL = "a fused kernel runs instead and keeps a workspace of its own: counted are the CPU's operators"
+_RECURRENT = {
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _CUDNN_LAYER),
+    **dict.fromkeys(("lstm_cell", "gru_cell"), _FUSED_CELL),
+}
 
 
 class Functions(TorchFunctionMode):
@@ -114,8 +124,8 @@ class Functions(TorchFunctionMode):
             return folded(*self.autocast.cast(aten.matmul.default, args, {})[0])
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
             return indexed(args[0], args[1])
-        if self.cuda and getattr(func, "__name__", "") in RECURRENT:
-            self.watcher.unknown[f"aten::{func.__name__}"] = RECURRENT[func.__name__]
+        if self.cuda and getattr(func, "__name__", "") in _RECURRENT:
+            self.watcher.unknown[f"aten::{func.__name__}"] = _RECURRENT[func.__name__]
         check_given(args, kwargs)
         return answered(func, args, func(*args, **kwargs))
 
@@ -163,7 +173,7 @@ class Functions(TorchFunctionMode):
         @functools.wraps(forward)
         def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
             if not (module.training or torch.is_grad_enabled()) and torch.backends.mha.get_fastpath_enabled():
-                watcher.unknown[f"nn.{kind.__name__}"] = FAST_PATH
+                watcher.unknown[f"nn.{kind.__name__}"] = _FAST_PATH
             return forward(module, *args, **kwargs)
 
         return noted

@@ -14,6 +14,7 @@ from memmodel.program import Program, Release, Save, Site
 from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
+from memmodel.tracer.private.patches import saved_tensors
 from memmodel.tracer.specs import Input
 from memmodel.tracer.target import Script
 from memmodel.tracer.watch.failures import users_errors_explained
@@ -22,7 +23,6 @@ from memmodel.tracer.watch.loss import leaves_of, roots_of
 from memmodel.tracer.watch.modules import made_fake, name_held
 from memmodel.tracer.watch.once_more import Again
 from memmodel.tracer.watch.owners import Owners
-from memmodel.tracer.watch.saved import saved_tensors
 from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
 from memmodel.tracer.watch.watching import watching
 from memmodel.tracer.watch.world import World, in_world
