@@ -17,7 +17,7 @@ from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import columns, linear, row
 from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import autocast, checkpoint, functional, namespace, scope
-from memmodel_kernels.norms import norm, rms_norm
+from memmodel_kernels.norms import RMS_NORMS, norm
 from memmodel_kernels.offloading import offloaded
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
@@ -26,7 +26,7 @@ from memmodel_kernels.rotary import angles, turned
 Weights = Mapping[str, Any]
 # Runs a layer, or all of them (None), on x: a place for what comes before and after.
 Around = Callable[[int | None, Callable[[Any], Any], Any], Any]
-Attend = Callable[[Any, Any, Any, LayerKind, Any], Any]
+Attend = Callable[[Any, Any, Any, LayerKind, Any, Any], Any]
 
 
 def directly(layer: int | None, run: Callable[[Any], Any], x: Any) -> Any:
@@ -44,8 +44,9 @@ class Decoder:
     Attributes:
         outer: weights outside the layers. layers: the weights of each layer.
         attend: attention of q (b, h, n, d), k (b, g, m, d) and v (b, g, m, e) in a layer of some kind, which gets the
-            mask of windows where there is one.
-        masks_windows: whether layers with a window share a mask (b, 1, n, n); else `attend` sees to it.
+            mask of such layers where there is one, and the layer's sinks.
+        masks: what masks the layers of a kind share: "windows" (bool, where a window hides keys), "added" (numbers, in
+            every kind of layer) or "none" (`attend` sees to it). A mask is (b, 1, n, n).
         fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
         recompute: what is computed again in backward: "none", "block" (each layer), "selective" (each layer but
             attention and every other matrix product) or "attention".
@@ -61,7 +62,7 @@ class Decoder:
     outer: Weights
     layers: Sequence[Weights]
     attend: Attend
-    masks_windows: bool = True
+    masks: str = "windows"
     fused_norms: bool = False
     dropout: float = 0.0
     recompute: str = "none"
@@ -97,10 +98,10 @@ class Decoder:
 
 
 class Shared(NamedTuple):
-    """What all layers of one pass share: cos and sin of the rotary positions, and the mask of windows."""
+    """What all layers of one pass share: cos and sin of the rotary positions, and a mask by the kind of attention."""
 
     rotary: tuple[Any, Any] | None
-    window_mask: Any
+    masks: Mapping[str, Any]
 
 
 # Keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last; of latent attention the latents (b, 1, m, rank)
@@ -115,7 +116,7 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     the `stream` of the one before, and leaves the norm to the last.
     """
     x = _embedded(model, tokens) if model.first else stream
-    shared = Shared(_rotary(model, tokens, x.dtype), _window_mask(model, tokens) if caches is None else None)
+    shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
     with offloaded(x) if model.offload else nullcontext():
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
@@ -178,14 +179,30 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
             return angles(model.outer[FREQUENCIES], where, dtype)
 
 
-def _window_mask(model: Decoder, tokens: Any) -> Any:
-    """True where a key is seen, (b, 1, n, n); None where no layer needs it."""
-    b, n = tokens.shape
-    if not model.masks_windows or set(model.arch.pattern) == {"F"} or n <= model.arch.window:
-        return None
+def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
+    """The mask of each kind of attention ("F", "S", "C") that needs one; a single token sees all keys there are."""
+    if model.masks == "none" or tokens.shape[1] == 1:
+        return {}
     with scope(tokens, part="positions"):
-        blocked = Mask(True, model.arch.window).blocked(namespace(tokens), tokens, n, n)
-        return (~blocked)[None, None].expand(b, 1, n, n)
+        if model.masks == "added":
+            return {kind: _added_mask(model, tokens, x, kind) for kind in dict.fromkeys(model.arch.pattern)}
+        windows = {kind for kind in model.arch.pattern if kind != "F"}
+        if cached or not windows or tokens.shape[1] <= model.arch.window:
+            return {}
+        return dict.fromkeys(windows, _seen(model, tokens, model.arch.window))
+
+
+def _seen(model: Decoder, tokens: Any, window: Any) -> Any:
+    """True where a key is seen, (b, 1, n, n)."""
+    b, n = tokens.shape
+    blocked = Mask(True, window).blocked(namespace(tokens), tokens, n, n)
+    return (~blocked)[None, None].expand(b, 1, n, n)
+
+
+def _added_mask(model: Decoder, tokens: Any, x: Any, kind: str) -> Any:
+    """0 where a key is seen, else -inf, (b, 1, n, n) in the dtype of x."""
+    seen = _seen(model, tokens, None if kind == "F" else model.arch.window)
+    return namespace(x).where(seen, x.new_zeros(()), float("-inf"))
 
 
 def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None) -> Any:
@@ -245,11 +262,11 @@ def self_attention(
             q, k = turned(q, k, *shared.rotary)
         if cache is not None:
             k, v = _cached(k, v, cache)
-    mask = None if kind.attention == "F" else shared.window_mask
+    mask, sinks = shared.masks.get(kind.attention), weights.get("sinks")
     if model.recompute == "attention" and q.requires_grad:
-        out = checkpoint(model.attend, q, k, v, kind, mask)
+        out = checkpoint(model.attend, q, k, v, kind, mask, sinks)
     else:
-        out = model.attend(q, k, v, kind, mask)
+        out = model.attend(q, k, v, kind, mask, sinks)
     out = out.transpose(1, 2).contiguous()
     out = out.reshape(*out.shape[:2], -1)
     return model.row(out, weights, "output")
@@ -272,10 +289,15 @@ def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]
     else:
         projected = model.columns(x, weights, *"qkv")
     if arch.qk_norm == "all":
-        projected[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", projected, strict=False)]
+        projected[:2] = [_normed(y, model, weights, name) for name, y in zip("qk", projected, strict=False)]
     dims = (arch.head_dim, arch.head_dim, arch.value_dim)
     heads = [y.view(*y.shape[:2], -1, d) for y, d in zip(projected, dims, strict=True)]
     if arch.qk_norm == "head":
-        heads[:2] = [rms_norm(y, weights[f"{name}_norm.weight"]) for name, y in zip("qk", heads, strict=False)]
+        heads[:2] = [_normed(y, model, weights, name) for name, y in zip("qk", heads, strict=False)]
     q, k, v = (y.transpose(1, 2) for y in heads)
     return q, k, v
+
+
+def _normed(x: Any, model: Decoder, weights: Weights, name: str) -> Any:
+    """Queries or keys, through their norm, which is of the model's kind."""
+    return RMS_NORMS[model.arch.norm](x, weights[f"{name}_norm.weight"])

@@ -7,10 +7,17 @@ from memmodel_kernels.linear import columns, row
 from memmodel_kernels.namespace import functional
 from memmodel_kernels.parallel.tensor import TensorParallel
 
+
+def _gelu_by_hand(x: Any) -> Any:
+    """GELU's approximation by tanh in plain operators (NewGELUActivation of transformers)."""
+    return 0.5 * x * (1.0 + (0.7978845608 * (x + 0.044715 * x.pow(3.0))).tanh())
+
+
 ACTIVATION: dict[str, Callable[[Any, Any], Any]] = {
     "silu": lambda f, x: f.silu(x),
     "gelu": lambda f, x: f.gelu(x),
     "gelu-tanh": lambda f, x: f.gelu(x, approximate="tanh"),
+    "gelu-new": lambda f, x: _gelu_by_hand(x),
     "relu": lambda f, x: f.relu(x),
     "relu2": lambda f, x: f.relu(x).pow(2),
 }

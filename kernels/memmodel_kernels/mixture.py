@@ -8,6 +8,7 @@ from typing import Any
 
 from memmodel_kernels.feed_forward import activated, feed_forward, gated
 from memmodel_kernels.namespace import functional, namespace
+from memmodel_kernels.routing import routed
 
 
 def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> Any:
@@ -16,7 +17,7 @@ def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> An
     `moe`: a `memmodel.models.architecture.Mixture`.
     """
     rows = x.view(-1, x.shape[-1])
-    scores, experts = _routed(rows, weights, moe)
+    scores, experts = routed(rows, weights, moe)
     out = _experts(rows, weights, activation, moe, scores, experts).view(*x.shape)
     if moe.shared:
         shared = feed_forward(x, weights, activation, "shared")
@@ -24,33 +25,6 @@ def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> An
             shared = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * shared
         out = out + shared
     return out
-
-
-def _routed(rows: Any, weights: Mapping[str, Any], moe: Any) -> tuple[Any, Any]:
-    """The weights and the indices of each row's experts, (rows, top_k)."""
-    f, weight, bias = functional(rows), weights["router.weight"], weights.get("router.bias")
-    if moe.scores == "sigmoid":
-        return _by_sigmoid(rows, weight, moe)
-    logits = f.linear(rows, weight, bias)
-    if moe.scores == "softmax-of-top-k":
-        best, experts = logits.topk(moe.top_k, dim=-1)
-        return best.softmax(-1), experts
-    probs = logits.float().softmax(-1)
-    best, experts = probs.topk(moe.top_k, dim=-1)
-    best /= best.sum(-1, keepdim=True)
-    return best, experts
-
-
-def _by_sigmoid(rows: Any, weight: Any, moe: Any) -> tuple[Any, Any]:
-    """Scores in fp32 that are chosen by their sum with a bias, which no gradient reaches (DeepSeek-V3)."""
-    wide = namespace(rows).float32
-    scores = functional(rows).linear(rows.to(wide), weight.to(wide)).sigmoid()
-    chosen = scores + 0.0
-    experts = chosen.topk(moe.top_k, dim=-1)[1]
-    best = scores.gather(1, experts)
-    total = best.sum(-1, keepdim=True) + 1e-20
-    best /= total
-    return best * 2.5, experts
 
 
 def _experts(rows: Any, weights: Mapping[str, Any], activation: str, moe: Any, scores: Any, experts: Any) -> Any:

@@ -1,6 +1,6 @@
 """Norms over the last dimension, as models write them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from memmodel_kernels.namespace import functional, namespace, scope
@@ -17,18 +17,27 @@ def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool =
         if kind.startswith("layernorm"):
             return _layer_norm(x, weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
         weight = weights[f"{name}.weight"]
-        if kind == "rmsnorm+1":
-            return rms_norm_plus_one(x, weight)
-        return functional(x).rms_norm(x, weight.shape, weight, EPS) if fused else rms_norm(x, weight)
+        if fused and kind == "rmsnorm":
+            return functional(x).rms_norm(x, weight.shape, weight, EPS)
+        return RMS_NORMS[kind](x, weight)
 
 
 def rms_norm(x: Any, weight: Any) -> Any:
     """x / root mean square * weight, the statistics and the quotient in fp32 (LlamaRMSNorm)."""
     dtype = x.dtype
+    return weight * _over_root_mean_square(x).to(dtype)
+
+
+def rms_norm_in_fp32(x: Any, weight: Any) -> Any:
+    """The same, with the product by the weight in fp32 too (Olmo2RMSNorm)."""
+    dtype = x.dtype
+    return (weight * _over_root_mean_square(x)).to(dtype)
+
+
+def _over_root_mean_square(x: Any) -> Any:
     x = x.to(namespace(x).float32)
     variance = x.pow(2).mean(-1, keepdim=True)
-    x = x * (variance + EPS).rsqrt()
-    return weight * x.to(dtype)
+    return x * (variance + EPS).rsqrt()
 
 
 def rms_norm_plus_one(x: Any, weight: Any) -> Any:
@@ -41,3 +50,10 @@ def rms_norm_plus_one(x: Any, weight: Any) -> Any:
 
 def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
     return functional(x).layer_norm(x, x.shape[-1:], weight, bias)
+
+
+RMS_NORMS: dict[str, Callable[[Any, Any], Any]] = {
+    "rmsnorm": rms_norm,
+    "rmsnorm+1": rms_norm_plus_one,
+    "rmsnorm-fp32": rms_norm_in_fp32,
+}

@@ -50,10 +50,20 @@ def updates_of(
 ) -> list[Update]:
     """The updates of a step, with fresh states; `matrices` are those parameters that are a layer's linear weights."""
     if not optimizer.matrices:
-        return [_fresh(optimizer, parameters, masters)]
+        return [_fresh(optimizer, one, masters) for one in _by_dtype(parameters)]
     hidden = set(map(id, matrices))
     others = [parameter for parameter in parameters if id(parameter) not in hidden]
-    return [_fresh(optimizer, matrices, masters), _fresh(OPTIMIZERS["adamw"], others, masters)]
+    return [_fresh(optimizer, matrices, masters)] + [
+        _fresh(OPTIMIZERS["adamw"], one, masters) for one in _by_dtype(others)
+    ]
+
+
+def _by_dtype(parameters: Sequence[Any]) -> list[list[Any]]:
+    """Parameters of one dtype together, as an optimizer on lists takes them (_group_tensors_by_device_and_dtype)."""
+    found: dict[Any, list[Any]] = {}
+    for parameter in parameters:
+        found.setdefault(parameter.dtype, []).append(parameter)
+    return list(found.values())
 
 
 def _fresh(optimizer: Optimizer, parameters: Sequence[Any], masters: bool) -> Update:

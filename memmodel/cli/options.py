@@ -117,7 +117,13 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--dtype", "TYPE", "bf16, fp16 or fp32, of weights and activations. [default: bf16]"),
         Option("--optimizer", "NAME", "{names}. [default: adamw]", "memmodel_kernels.optimizers:OPTIMIZERS"),
         Option("--checkpoint", "WHAT", "What is recomputed: none, block, selective or attention. [default: none]"),
-        Option("--attention", "NAME", "sdpa (PyTorch's choice), {names}. [default: sdpa]", _ALGORITHMS),
+        Option(
+            "--attention",
+            "NAME",
+            "sdpa (PyTorch's choice), eager (Hugging Face's operators), {names}. "
+            "[default: sdpa; eager where it lacks the model's soft cap or sinks]",
+            _ALGORITHMS,
+        ),
         Option(
             "--loss", "LOSS", "full (in fp32), native (in --dtype), chunked, chunked-logits or fused. [default: full]"
         ),

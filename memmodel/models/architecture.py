@@ -13,8 +13,12 @@ from memmodel.dims import Dim
 Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "head"]
 PARTS: tuple[Part, ...] = ("embedding", "attention", "feed-forward", "experts", "norms", "head")
 
-# Norms by name, with the parameters that each has per channel. "rmsnorm+1" multiplies by 1 + weight (Gemma).
-NORMS = {"rmsnorm": 1, "rmsnorm+1": 1, "layernorm": 2, "layernorm-no-bias": 1, "layernorm-no-weight": 0}
+# Norms by name, with the parameters that each has per channel. "rmsnorm+1" multiplies by 1 + weight (Gemma),
+# "rmsnorm-fp32" by the weight before the result is back in the model's dtype (OLMo 2).
+NORMS = {
+    **{"rmsnorm": 1, "rmsnorm+1": 1, "rmsnorm-fp32": 1},
+    **{"layernorm": 2, "layernorm-no-bias": 1, "layernorm-no-weight": 0},
+}
 
 # Where the norms of a block f stand, with their number in a layer (two blocks):
 #   pre     x + f(norm(x))         GPT-2, Llama
@@ -25,7 +29,7 @@ PLACEMENTS = {"pre": 2, "both": 4, "output": 2}
 # Feed-forward activations; a gated one ("glu") multiplies act(x W_gate) by x W_up.
 ACTIVATIONS = (
     *("silu-glu", "gelu-glu", "gelu-tanh-glu", "relu-glu", "clamped-swiglu"),
-    *("silu", "gelu", "gelu-tanh", "relu", "relu2"),
+    *("silu", "gelu", "gelu-tanh", "gelu-new", "relu", "relu2"),
 )
 
 
@@ -38,8 +42,10 @@ class Mixture(NamedTuple):
         shared_gate: whether a sigmoid gate (hidden to 1) weighs the shared experts.
         first_dense: the number of dense layers at the start. every: of the layers after those, each `every`-th, counted
             from the model's first layer, is a mixture.
-        scores: how the router weighs experts: "softmax", "softmax-of-top-k" or "sigmoid".
+        scores: how the router weighs experts: "softmax" (of all, in fp32, the best made to add up to 1), "softmax-cast"
+            (the same in the model's dtype), "softmax-as-is" (not made to add up), "softmax-of-top-k" or "sigmoid".
         bias: whether the router and the experts have biases.
+        groups, best_groups: a token's experts are of its best few groups of them; 0 without groups.
     """
 
     experts: Dim
@@ -51,6 +57,13 @@ class Mixture(NamedTuple):
     every: int = 1
     scores: str = "softmax"
     bias: bool = False
+    groups: int = 0
+    best_groups: int = 0
+
+    @property
+    def in_fp32(self) -> bool:
+        """Whether the router's weight is in fp32, whatever the model is (DeepSeek)."""
+        return self.scores in ("sigmoid", "softmax-as-is")
 
     def holds(self, layer: int) -> bool:
         """Whether a layer, counted from 0, is a mixture."""
@@ -79,12 +92,16 @@ class LayerKind(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """One parameter tensor. A linear weight (out, in), or (experts, out, in), is one that quantization packs."""
+    """One parameter tensor. A linear weight (out, in), or (experts, out, in), is one that quantization packs.
+
+    `in_fp32`: whatever the model's dtype.
+    """
 
     part: Part
     name: str
     shape: tuple[Dim, ...]
     linear: bool = False
+    in_fp32: bool = False
 
     @property
     def numel(self) -> Dim:
@@ -154,6 +171,11 @@ class Architecture:
     moe: Mixture | None = None
     mla: Latent | None = None
     before: int = 0
+
+    @property
+    def eager(self) -> bool:
+        """Whether Hugging Face's class runs attention by plain operators, as the library's own lacks caps and sinks."""
+        return bool(self.attention_cap) or self.sinks
 
     @property
     def gated(self) -> bool:
@@ -274,7 +296,7 @@ def _dense(arch: Architecture, part: Part, name: str, width: Dim) -> Iterator[We
 
 def _mixture(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
     """Router, experts and shared experts."""
-    yield Weight("experts", "router.weight", (moe.experts, arch.hidden))
+    yield Weight("experts", "router.weight", (moe.experts, arch.hidden), in_fp32=moe.in_fp32)
     if moe.bias:
         yield Weight("experts", "router.bias", (moe.experts,))
     yield from _experts(arch, moe)

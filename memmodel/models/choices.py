@@ -14,7 +14,7 @@ from memmodel.models.layout import NAMES as LAYOUT
 from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
 from memmodel.models.megatron import check_megatron
 from memmodel.models.quantization import FORMATS
-from memmodel.models.setting import CHECKPOINTS, FRAMEWORKS, LOSSES, PHASES, Adapter, ModelCase
+from memmodel.models.setting import CHECKPOINTS, EAGER, FRAMEWORKS, LOSSES, PHASES, SDPA, Adapter, ModelCase
 from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "chunks", "accumulate")
@@ -39,6 +39,7 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
     values |= _micro_batches(values.get("accumulate"), of_layout)
+    values.setdefault("attention", EAGER if arch.eager else SDPA)
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)
@@ -117,7 +118,7 @@ def _names(field: str) -> Iterable[str]:
     if field == "attention":
         from memmodel.algorithms import ALGORITHMS
 
-        return ("sdpa", *(name for name in ALGORITHMS if name != "decode"))
+        return (SDPA, EAGER, *(name for name in ALGORITHMS if name != "decode"))
     return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES, "framework": FRAMEWORKS}.get(field, ())
 
 
@@ -176,6 +177,16 @@ def _check_together(case: ModelCase) -> None:
     if case.arch.positions == "learned" and case.seq > case.arch.max_pos:
         raise UsageError(
             f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"
+        )
+    if case.attention == SDPA and case.arch.attention_cap:
+        raise UsageError(
+            f"attention {SDPA}: {case.arch.name} caps its scores, which scaled_dot_product_attention does not, take "
+            f"{EAGER} (what Hugging Face's class runs) or flash-attn"
+        )
+    if case.attention != EAGER and case.arch.sinks and case.phase == "train":
+        raise UsageError(
+            f"attention {case.attention}: {case.arch.name} has attention sinks, which learn in {EAGER} attention alone "
+            f"(what Hugging Face's class runs), take {EAGER}"
         )
     if case.autocast and case.dtype.itemsize != 2:
         raise UsageError(f"autocast to {case.dtype}: its products run in bf16 or fp16, give one of them as dtype")

@@ -15,7 +15,7 @@ _REQUIRED = object()
 # transformers' names of activations (activations.py, ACT2FN) and ours.
 _ACTIVATIONS = {
     **{"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "relu2": "relu2"},
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "gelu-tanh"),
+    **{"gelu_pytorch_tanh": "gelu-tanh", "gelu_new": "gelu-new", "gelu_fast": "gelu-new"},
 }
 _LETTERS = {"full_attention": "F", "sliding_attention": "S", "chunked_attention": "C"}
 
@@ -122,6 +122,8 @@ def check_architecture(arch: Architecture, where: str, count: int) -> None:
         problem = f"{arch.heads} heads do not divide among {arch.kv_heads} kv heads: expected a divisor of heads"
     elif arch.moe and arch.moe.top_k > arch.moe.experts:
         problem = f"a token goes to {arch.moe.top_k} of {arch.moe.experts} experts: expected at most {arch.moe.experts}"
+    elif arch.moe and arch.moe.groups and arch.moe.experts % arch.moe.groups:
+        problem = f"{arch.moe.experts} experts do not divide into {arch.moe.groups} groups: expected a divisor"
     elif arch.qk_norm not in ("none", "head", "all", "l2"):
         problem = f"a norm of queries and keys that is not modelled ({arch.qk_norm})"
     elif count > MOST_PARAMETERS:

@@ -92,9 +92,7 @@ def _ministral3(c: ConfigJson) -> Fields:
 
 
 def _mixtral(c: ConfigJson) -> Fields:
-    moe = Mixture(
-        _experts(c, 8), c.size("num_experts_per_tok", 2), c.size("intermediate_size"), scores="softmax-of-top-k"
-    )
+    moe = Mixture(_experts(c, 8), c.size("num_experts_per_tok", 2), c.size("intermediate_size"))
     return {**_decoder(c, kv_heads=8, longest=131072), **_window(c, None), "moe": moe}
 
 
@@ -114,11 +112,11 @@ def _qwen3(c: ConfigJson) -> Fields:
 
 
 def _sparse(c: ConfigJson) -> Fields:
-    """The layers of a Qwen mixture: each decoder_sparse_step-th, but for those in mlp_only_layers."""
+    """Router and layers of a Qwen mixture: each decoder_sparse_step-th layer, but for those in mlp_only_layers."""
     dense = c.value("mlp_only_layers", None) or []
     if not isinstance(dense, list) or sorted(map(str, dense)) != sorted(map(str, range(len(dense)))):
         raise c.error(f"mlp_only_layers is {shortened(dense)}: only dense layers at the start are modelled")
-    return {"first_dense": len(dense), "every": c.size("decoder_sparse_step", 1)}
+    return {"first_dense": len(dense), "every": c.size("decoder_sparse_step", 1), "scores": "softmax-cast"}
 
 
 def _qwen2_moe(c: ConfigJson) -> Fields:
@@ -214,7 +212,7 @@ def _phi3(c: ConfigJson) -> Fields:
 
 
 def _deepseek(
-    c: ConfigJson, experts: int, top_k: Any, width: int, shared: int, dense: int, scores: str, longest: int
+    c: ConfigJson, experts: int, top_k: Any, width: int, shared: int, dense: int, scores: str, longest: int, groups: Any
 ) -> Fields:
     """A DeepSeek: latent attention, and a mixture with shared experts after the first dense layers."""
     each = c.size("moe_intermediate_size", width)
@@ -225,6 +223,7 @@ def _deepseek(
         shared=each * c.optional_size("n_shared_experts", shared),
         first_dense=c.optional_size("first_k_dense_replace", dense),
         scores=scores,
+        **(_groups(c, *groups) if groups else {}),
     )
     rope = c.size("qk_rope_head_dim", 64)
     mla = Latent(c.size("kv_lora_rank", 512), rope, c.optional_size("q_lora_rank", 1536))
@@ -233,12 +232,21 @@ def _deepseek(
     return {**_decoder(c, longest=longest), **_all_biases(c), "ffn_bias": c.flag("mlp_bias"), **own}
 
 
+def _groups(c: ConfigJson, groups: int | None = 1, best: int | None = 1) -> Fields:
+    """The groups of experts, of which a router first chooses the best few; the arguments are the class's defaults."""
+    found = {"groups": c.size("n_group", groups), "best_groups": c.size("topk_group", best)}
+    if found["best_groups"] > found["groups"]:
+        raise c.error(f"topk_group {found['best_groups']} of n_group {found['groups']}: expected at most n_group")
+    return found
+
+
 def _deepseek_v2(c: ConfigJson) -> Fields:
-    return _deepseek(c, 64, (), 1407, 2, 0, "softmax", 2048)
+    limited = c.value("topk_method", "greedy") == "group_limited_greedy"
+    return _deepseek(c, 64, (), 1407, 2, 0, "softmax-as-is", 2048, (None, None) if limited else ())
 
 
 def _deepseek_v3(c: ConfigJson) -> Fields:
-    return {**_deepseek(c, 256, (8,), 2048, 1, 3, "sigmoid", 4096), "ffn_bias": False}
+    return {**_deepseek(c, 256, (8,), 2048, 1, 3, "sigmoid", 4096, (8, 4)), "ffn_bias": False}
 
 
 def _olmo(c: ConfigJson) -> Fields:
@@ -246,7 +254,7 @@ def _olmo(c: ConfigJson) -> Fields:
 
 
 def _olmo2(c: ConfigJson) -> Fields:
-    return {**_decoder(c), **_all_biases(c), "placement": "output", "qk_norm": "all"}
+    return {**_decoder(c), **_all_biases(c), "norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all"}
 
 
 def _olmo3(c: ConfigJson) -> Fields:
@@ -254,7 +262,8 @@ def _olmo3(c: ConfigJson) -> Fields:
 
 
 def _olmoe(c: ConfigJson) -> Fields:
-    moe = Mixture(_experts(c, 64), c.size("num_experts_per_tok", 8), c.size("intermediate_size"))
+    width = c.size("intermediate_size")
+    moe = Mixture(_experts(c, 64), c.size("num_experts_per_tok", 8), width, scores="softmax-cast")
     return {**_decoder(c, longest=4096), **_all_biases(c), "qk_norm": "all", "moe": moe}
 
 
@@ -280,7 +289,7 @@ def _gpt_oss(c: ConfigJson) -> Fields:
     width = c.size("intermediate_size")
     moe = Mixture(_experts(c, 128), c.size("num_experts_per_tok", 4), width, scores="softmax-of-top-k", bias=True)
     shared = _decoder(c, kv_heads=8, head_dim=64, longest=131072)
-    own = {"activation": "clamped-swiglu", "sinks": True, "moe": moe}
+    own = {"activation": "clamped-swiglu", "norm": "rmsnorm-fp32", "sinks": True, "moe": moe}
     return {**shared, **_all_biases(c, default=True), **_window(c, 128, "SF"), **own}
 
 
@@ -303,6 +312,7 @@ def _glm4_moe(c: ConfigJson) -> Fields:
         shared=width * c.optional_size("n_shared_experts", 1),
         first_dense=c.optional_size("first_k_dense_replace", 1),
         scores="sigmoid",
+        **_groups(c),
     )
     shared = _decoder(c, kv_heads=8, longest=131072)
     own = {"qkv_bias": c.flag("attention_bias"), "qk_norm": "head" if c.flag("use_qk_norm") else "none", "moe": moe}

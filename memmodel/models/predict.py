@@ -28,7 +28,7 @@ from memmodel.models.quantization import FORMATS
 from memmodel.models.ranks import fullest, memory_by_kind
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
 from memmodel.models.serving import serving
-from memmodel.models.setting import ModelCase
+from memmodel.models.setting import EAGER, ModelCase
 from memmodel.models.step_time import Stage, step_time
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
@@ -211,8 +211,8 @@ def _with_more_layers(case: ModelCase) -> Taken:
 
 
 def _notes(case: ModelCase) -> Iterator[str]:
-    if case.arch.sinks:
-        yield "attention sinks are left out: a logit a head, which Hugging Face's eager attention adds to all scores"
+    if case.arch.sinks and case.attention != EAGER:
+        yield f"attention sinks are left out: a logit a head, which --attention {EAGER} adds to all scores"
     if case.arch.mla is not None and case.phase == "decode":
         yield "latents are expanded to keys and values for each token, as in Hugging Face's class; servers need not"
     if case.arch.moe is not None:

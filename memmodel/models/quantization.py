@@ -77,7 +77,7 @@ def packed_bytes(weight: Weight, arch: Architecture, quantize: str, itemsize: in
     """
     form = FORMATS.get(quantize)
     if form is None or not weight.linear or (form.of_experts and arch.moe and weight.part != "experts"):
-        return weight.numel * itemsize
+        return weight.numel * (4 if weight.in_fp32 else itemsize)
     *stack, outputs, inputs = weight.shape
     nbytes = form.matrix(outputs, inputs)
     for count in stack:

@@ -20,8 +20,9 @@ from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_
 from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.schedule import order, shown_micro_batches
-from memmodel.models.setting import SDPA, ModelCase
+from memmodel.models.setting import EAGER, SDPA, ModelCase
 from memmodel.models.weights import stored
+from memmodel.scores import make_scores
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
 Handles = Mapping[str, Any]
@@ -171,7 +172,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
     return Decoder(
-        arch, outer, layers, _attend(case), masks_windows=case.attention == SDPA, fused_norms=case.fused_norms,
+        arch, outer, layers, _attend(case), masks=_MASKS.get(case.attention, "none"), fused_norms=case.fused_norms,
         dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
         offload=case.offload, tensor=_tensor_parallel(case, handles), around=sharder.around, first=first, last=last,
         start=chunk * count,
@@ -247,18 +248,24 @@ def _loss(case: ModelCase) -> Any:
     return LOSSES[choice("loss", case.loss, LOSSES)]
 
 
-def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
+_MASKS = {SDPA: "windows", EAGER: "added"}
+
+
+def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any, Any], Any]:
     """Attention by the algorithm asked for, under the mask of the layer."""
+    from memmodel_kernels.eager_attention import eager_attention
     from memmodel_kernels.library_attention import library_attention, repeated
 
-    dropout = case.attention_dropout
+    dropout, cap = case.attention_dropout, case.arch.attention_cap
+    if case.attention == EAGER:
+        return lambda q, k, v, kind, mask, sinks: eager_attention(q, k, v, mask, dropout, cap, sinks)
     if case.attention == SDPA and case.repeat_kv:
-        return lambda q, k, v, kind, mask: library_attention(q, repeated(k, q), repeated(v, q), mask, dropout)
+        return lambda q, k, v, kind, mask, _: library_attention(q, repeated(k, q), repeated(v, q), mask, dropout)
     if case.attention == SDPA:
-        return lambda q, k, v, kind, mask: library_attention(q, k, v, mask, dropout)
+        return lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask, dropout)
     chosen = algorithm(case.attention)
 
-    def run(q: Any, k: Any, v: Any, kind: LayerKind, _: Any) -> Any:
+    def run(q: Any, k: Any, v: Any, kind: LayerKind, *_: Any) -> Any:
         if kind.attention == "C" and case.arch.window < case.seq:
             chunks = f"chunks of {case.arch.window} keys"
             raise UsageError(f"{chosen.name} on {chunks} is not modelled: take --attention {SDPA}")
@@ -266,7 +273,7 @@ def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any], Any]:
         sizes = {"batch": q.shape[0], "heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[3]}
         alone = Case(
             chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
-            dropout=dropout,
+            dropout=dropout, scores=make_scores(softcap=cap or None),
             mask=Mask(causal=True, window=window), phase="train" if case.phase == "train" else "inference",
             device=case.device,
         )  # fmt: skip

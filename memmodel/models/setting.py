@@ -12,6 +12,7 @@ from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
+EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
     *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "accumulate"),
     *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
@@ -55,7 +56,8 @@ class ModelCase:
         arch: the model. batch: b, sequences. seq: n, tokens of each; in "decode" those in the cache, one of them new.
         phase: "train" (forward, backward, optimizer), "prefill" (of a prompt into a KV cache) or "decode" (of a token).
         dtype: of weights, activations and gradients. optimizer: a key of `memmodel_kernels.optimizers.OPTIMIZERS`.
-        attention: "sdpa" (the library's scaled_dot_product_attention) or a name of `memmodel.algorithms.ALGORITHMS`.
+        attention: "sdpa" (the library's scaled_dot_product_attention), "eager" (plain operators, as Hugging Face's
+            classes) or a name of `memmodel.algorithms.ALGORITHMS`.
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but attention
             and every other matrix product, as torchtitan) or "attention".
         offload: whether what the layers save for backward waits on the host.

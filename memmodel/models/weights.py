@@ -35,7 +35,7 @@ def stored(weight: Weight, case: ModelCase, in_layer: bool) -> Iterator[Stored]:
             weight.name,
             weight.part,
             weight.shape,
-            float32 if case.autocast else case.dtype,
+            float32 if case.autocast or weight.in_fp32 else case.dtype,
             case.phase == "train" and adapter is None,
         )
     if matrix and adapter is not None and adapter.covers(weight.name):

@@ -107,13 +107,15 @@ def _of_many(step: StepTime) -> Iterator[tuple[str, str]]:
 
 
 def against_parts(report: ModelReport, found: "Against") -> Iterator[Any]:
-    """Our step's live peak beside that of Hugging Face's class, by group, and what its modules keep."""
+    """Our step's live peak beside that of Hugging Face's class, by group and by part, and what its modules keep."""
     case = report.prediction.case
     yield Text.assemble((report.gpu.name, "bold"), f": {case.arch.name}, {case.describe()}")
     yield Text()
     rows = [(kind, *_both(ours, theirs)) for kind, (ours, theirs) in found.kinds.items()]
     rows.append(("live peak", *_both(found.ours, found.theirs)))
     yield Sheet("What fills the live peaks", ("|group", ">ours", f">{found.title}", ">differs"), rows, total=True)
+    rows = [(part, *_both(ours, theirs)) for part, (ours, theirs) in found.parts.items()]
+    yield below(Sheet("Kept for backward, by part", ("|part", ">ours", f">{found.title}", ">differs"), rows))
     kept = sorted(found.modules.items(), key=lambda one: -one[1])
     if kept:
         shown = [(group, bytes_text(nbytes)) for group, nbytes in kept[:_MODULES]]

@@ -165,6 +165,12 @@ def gather(self: Tensor, dim: int, index: Tensor) -> Any:
 
 
 @method
+def scatter_(self: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """Write `value` at `index` along `dim`; not under autograd."""
+    return aten("scatter_", self, axis(dim, self.ndim), index, value, into=self)
+
+
+@method
 def clamp(self: Tensor, min: float | None = None, max: float | None = None) -> Any:
     """Elementwise, no smaller than `min` and no larger than `max`."""
     return Clamp.apply(self, low=min, high=max)

@@ -7,6 +7,7 @@ tensor is saved (early stop), so an operation after it is not repeated.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import ReferenceType, ref
 
 from memmodel.tensors.autograd import Saved, enable_grad, saved_tensors_hooks
 from memmodel.tensors.tape import Tape, current
@@ -24,12 +25,12 @@ class _Input:
 
     def __init__(self, tensor: Tensor) -> None:
         self.saved = Saved(tensor, _NODE)
-        self.requires_grad = tensor.requires_grad
+        self.requires_grad, self.grad_fn = tensor.requires_grad, tensor.grad_fn
 
     def unpack(self) -> Tensor:
-        """The tensor without the history that the second run does not need."""
+        """The tensor with its history, which tells autocast that it is no leaf."""
         tensor = self.saved.unpack().alias()
-        tensor.requires_grad = self.requires_grad
+        tensor.requires_grad, tensor.grad_fn = self.requires_grad, self.grad_fn
         return tensor
 
 
@@ -70,27 +71,35 @@ class Selected:
             tape.selected = before
 
 
+class _Place:
+    """What the first run saves in a tensor's place: as long as it lives, some node needs the tensor."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class _Frame:
-    """One checkpointed call: how many tensors its first run saved, and those that its second run recomputed."""
+    """One checkpointed call: the places of tensors that its first run saved, and those that its second recomputed."""
 
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], selected: Selected | None, tape: Tape
     ) -> None:
         self.function, self.selected, self.tape, self.autocast = function, selected, tape, tape.autocast
         self.args = [_Input(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        self.count = 0
+        self.places: list[ReferenceType[_Place]] = []
         self.recomputed: dict[int, Tensor] | None = None
 
     def selecting(self, second: bool = False) -> AbstractContextManager[None]:
         """The context of a run."""
         return nullcontext() if self.selected is None else self.selected.run(self.tape, second)
 
-    def pack(self, _: Tensor) -> int:
+    def pack(self, _: Tensor) -> _Place:
         """First run: save the tensor's index in its place."""
-        self.count += 1
-        return self.count - 1
+        place = _Place(len(self.places))
+        self.places.append(ref(place))
+        return place
 
-    def unpack(self, number: int) -> Tensor:
+    def unpack(self, place: _Place) -> Tensor:
         """Backward: recompute at the first request, then return each tensor once, so that it can be freed."""
         if self.recomputed is None:
             self.recomputed = {}
@@ -104,14 +113,15 @@ class _Frame:
                     self.function(*(arg.unpack() if isinstance(arg, _Input) else arg for arg in self.args))
             except _Stop:
                 pass
-        return self.recomputed.pop(number)
+        return self.recomputed.pop(place.number)
 
     def repack(self, tensor: Tensor) -> Tensor:
-        """Second run: keep the tensor, and stop after the last."""
+        """Second run: keep the tensor, if its node is still there, and stop after the last."""
         assert self.recomputed is not None
-        number = self.count - self.remaining
-        self.recomputed[number] = tensor
-        tensor.storage.tape.save(tensor.storage.key, _NODE)
+        number = len(self.places) - self.remaining
+        if self.places[number]() is not None:
+            self.recomputed[number] = tensor
+            tensor.storage.tape.save(tensor.storage.key, _NODE)
         self.remaining -= 1
         if self.remaining == 0:
             raise _Stop
@@ -136,5 +146,5 @@ def checkpoint(
     frame = _Frame(function, args, Selected(policy) if policy else None, current())
     with frame.selecting(), saved_tensors_hooks(frame.pack, frame.unpack):
         result = function(*args)
-    frame.remaining = frame.count
+    frame.remaining = len(frame.places)
     return result

@@ -54,6 +54,8 @@ def hf_step(
     optimizer: str | None = None,
     checkpointing: bool = False,
     dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    bare: bool = False,
 ) -> HfStep:
     """A step of the model that a config.json describes, or of a class with its default configuration.
 
@@ -63,13 +65,17 @@ def hf_step(
         optimizer: a key of `OPTIMIZERS`, which then runs too.
         checkpointing: whether layers are recomputed in backward (`gradient_checkpointing_enable`).
         dtype: of the weights; as the configuration says unless given, else float32.
+        attention: "sdpa" or "eager"; what the class takes by itself unless given.
+        bare: without dropout, and in training without a cache of keys and values (Trainer turns that off too).
 
     Raises UsageError for what transformers does not know or refuses, and where it is not installed.
     """
     if optimizer is not None and not train:
         raise UsageError(f"--optimizer {optimizer}: an optimizer runs in training, add --train")
     with _offline():
-        model, notes = _built(source, dtype)
+        model, notes = _built(source, dtype, attention)
+    if bare:
+        _strip(model, train)
     if checkpointing:
         _checkpoint(model)
     model.train(train)
@@ -106,7 +112,7 @@ def _offline() -> Iterator[None]:
             yield
 
 
-def _built(source: str, dtype: torch.dtype | None) -> tuple[nn.Module, tuple[str, ...]]:
+def _built(source: str, dtype: torch.dtype | None, attention: str | None) -> tuple[Any, tuple[str, ...]]:
     """The model, and what was chosen for the user."""
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
@@ -121,8 +127,9 @@ def _built(source: str, dtype: torch.dtype | None) -> tuple[nn.Module, tuple[str
         kind = _class(source.removeprefix("transformers.").removeprefix("transformers:"))
         config, notes = _with_sentence(source, kind.config_class), ["the class's default configuration"]
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
+    chosen = {} if attention is None else {"attn_implementation": attention}
     with torch.device("meta"):
-        model = _with_sentence(source, lambda: kind._from_config(config, dtype=dtype))  # noqa: SLF001 (from_config of its Auto classes)
+        model = _with_sentence(source, lambda: kind._from_config(config, dtype=dtype, **chosen))  # noqa: SLF001 (from_config of its Auto classes)
     return model, (*notes, f"weights in {str(dtype).removeprefix('torch.')}")
 
 
@@ -190,6 +197,16 @@ def _checkpoint(model: Any) -> None:
         enable()
     except (AttributeError, ValueError) as error:
         raise UsageError(f"--checkpointing: {type(model).__name__} has none: {error}") from error
+
+
+def _strip(model: Any, train: bool) -> None:
+    """Leave out dropout, of modules and of attention, and what only generation needs."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, nn.Dropout))):
+                setattr(module, name, 0.0)
+    if train:
+        model.config.use_cache = False
 
 
 def _inputs(model: Any, train: bool) -> dict[str, str]:

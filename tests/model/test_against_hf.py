@@ -6,23 +6,25 @@ import memmodel
 from memmodel import UsageError
 
 SIZES = {
-    **{"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3},
+    **{"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2},
     **{"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mixtral"])
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_neox", "mixtral", "olmo2"])
 def test_live_peaks_are_within_one_per_cent(kind: str) -> None:
     pytest.importorskip("transformers")
     from memmodel.tracer.against import against_hugging_face
 
     config = {**SIZES, "model_type": kind}
-    report = memmodel.model(config=config, gpu="H100", batch=2, seq=256)
+    report = memmodel.model(config=config, gpu="H100", batch=4, seq=256)
     found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
     assert found.ours == pytest.approx(found.theirs, rel=0.01)
     assert found.kinds["optimizer"][0] == found.kinds["optimizer"][1]
     assert sum(ours for ours, _ in found.kinds.values()) == found.ours
+    for part in ("attention", "feed-forward"):
+        assert found.parts[part][0] == pytest.approx(found.parts[part][1], rel=0.001)
 
 
 def test_a_setting_that_the_class_lacks_is_refused() -> None:

@@ -32,7 +32,7 @@ def loss_of(arch: Architecture, given: Any, frequencies: Any, tokens: Any, targe
     named = [(layer, weight.name, x) for (layer, weight), x in zip(weights_of(arch), given, strict=True)]
     outer = {name: x for layer, name, x in named if layer is None} | {FREQUENCIES: frequencies}
     layers = [{name: x for layer, name, x in named if layer == i} for i in range(arch.layers)]
-    model = Decoder(arch, outer, layers, lambda q, k, v, kind, mask: library_attention(q, k, v, mask))
+    model = Decoder(arch, outer, layers, lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask))
     return full_loss(model, hidden_states(model, tokens), targets)[0]
 
 
@@ -89,7 +89,7 @@ def step_events(program: Program) -> list[tuple[str, int, int]]:
 GPT = {"norm": "layernorm", "activation": "gelu", "positions": "learned", "max_pos": N, "qkv_bias": True}
 DEEPSEEK = {
     "heads": 3, "kv_heads": 3, "head_dim": 24, "value_dim": 16, "mla": Latent(kv_rank=20, rope=8, q_rank=12),
-    "moe": Mixture(experts=6, top_k=2, width=16, shared=24, scores="sigmoid"),
+    "moe": Mixture(experts=6, top_k=2, width=16, shared=24, scores="sigmoid", groups=3, best_groups=2),
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ def same_events(case: ModelCase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "dtype"), [("sdpa", "fp32"), ("sdpa", "bf16"), ("checkpointed", "bf16"), ("chunked", "fp32")]
+    ("attention", "dtype"),
+    [("sdpa", "fp32"), ("sdpa", "bf16"), ("eager", "bf16"), ("checkpointed", "bf16"), ("chunked", "fp32")],
 )
 def test_llama_with_every_attention(attention: str, dtype: str) -> None:
     same_events(small_case(dtype=dtype, attention=attention))
@@ -31,8 +32,11 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
         {"fused_qkv": True, "fused_gate_up": True, "rotary_dim": 6, "head_bias": True},
         {"qk_norm": "all", "placement": "output", "scaled": ("embedding", "residual", "logits")},
         {"parallel_norms": 1, "norm": "layernorm", "activation": "relu2"},
+        {"parallel_norms": 2, "norm": "layernorm", "activation": "gelu-new"},
         {"no_rotary_every": 2, "parallel_norms": 2, "activation": "gelu-tanh-glu"},
-        {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid"), **LATENT},
+        {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid", groups=2, best_groups=1), **LATENT},
+        {"moe": MIXTURE._replace(scores="softmax-cast"), "qk_norm": "head"},
+        {"moe": MIXTURE},
         {"moe": MIXTURE._replace(bias=True, scores="softmax-of-top-k"), "activation": "clamped-swiglu"},
     ],
     ids=lambda changes: " ".join(changes),

@@ -12,12 +12,16 @@ from torch_events import real_events, recorded_events
 
 _GPT = {"norm": "layernorm", "activation": "gelu", "positions": "learned", "max_pos": 13, "tied": True}
 _BIASES = {"qkv_bias": True, "output_bias": True, "ffn_bias": True}
+_GEMMA = {"norm": "rmsnorm+1", "placement": "both", "pattern": "SF", "window": 5, "qk_norm": "head"}
 _LATENT = {"heads": 3, "kv_heads": 3, "head_dim": 14, "value_dim": 10, "mla": Latent(kv_rank=20, rope=6, q_rank=12)}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "gpt": _GPT | _BIASES,
-    "gemma": {"norm": "rmsnorm+1", "placement": "both", "pattern": "SF", "window": 5, "logit_cap": 30.0, "tied": True},
-    "mixture": {"moe": Mixture(experts=6, top_k=2, width=16, shared=24), "qk_norm": "head"},
+    "gemma": _GEMMA | {"attention_cap": 50.0, "logit_cap": 30.0, "tied": True},
+    "olmo": {"norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all", "sinks": True},
+    "mixture": {
+        "moe": Mixture(experts=6, top_k=2, width=16, shared=24, groups=3, best_groups=2, scores="softmax-as-is")
+    },
     "latent": _LATENT,
 }
 ADAPTERS = {
@@ -38,7 +42,7 @@ OPTIONS = {
     "updates": list(UPDATES),
     "loss": ["full", "native", "chunked", "fused", "chunked-logits"],
     "checkpoint": ["none", "block", "selective", "attention"],
-    "attention": ["sdpa", "naive"],
+    "attention": ["sdpa", "naive", "eager"],
     "adapter": list(ADAPTERS),
     "dropout": [0.0, 0.1],
     "keep_logits": [False, True],
@@ -50,7 +54,7 @@ def allowed(row: Row) -> bool:
     """Without plain attention of the library in a selective checkpoint, which torch runs by other operators there.
 
     Grouped products and the loss with its head do not take part in autocast; adapters have a base in the low precision;
-    attention that is recomputed alone under autocast differs in the order of its casts.
+    attention that is recomputed alone under autocast differs in the order of its casts; sinks learn in eager attention.
     """
     plain = (row["arch"], row["attention"], row["checkpoint"]) == ("latent", "sdpa", "selective")
     outside = row["updates"] == "autocast" and (
@@ -59,7 +63,8 @@ def allowed(row: Row) -> bool:
         or row["adapter"] != "none"
         or row["checkpoint"] == "attention"
     )
-    return not (plain or outside)
+    without_sinks = row["arch"] == "olmo" and row["attention"] != "eager"
+    return not (plain or outside or without_sinks)
 
 
 ROWS = list(all_pairs(OPTIONS, allowed))
