@@ -126,7 +126,7 @@ def _flash_attn(deterministic: bool) -> Run:
 
 
 def _offsets(case: Case) -> dict[str, Tensor]:
-    """Where packed sequences begin, and the last ends."""
+    """The offsets of packed sequences, and the end of the last."""
     return {"cu_seqlens": recording.empty(case.batch + 1, dtype=int32)}
 
 
@@ -359,7 +359,7 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
 
 
 def _bias_of(tape: Tape, case: Case) -> dict[str, Tensor]:
-    """What is added to scores, an input: numbers for each head and pair, or ALiBi's slopes."""
+    """The bias of the scores as an input: a number for each head and pair, or ALiBi's slopes."""
     kind = case.scores.bias
     if not kind:
         return {}

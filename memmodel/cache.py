@@ -1,4 +1,4 @@
-"""How decoding keeps keys and values: in pages or in one piece, in which type, and in how many parts it reads them."""
+"""The KV cache of decoding: its pages, its dtype, and the number of splits in which it is read."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Cache(NamedTuple):
         return ceil_div(keys, self.page)
 
     def described(self) -> str:
-        """What is not as by default, in words: "fp8_e4m3 cache, pages of 16 keys, 4 splits"."""
+        """The settings that differ from the default, in words: "fp8_e4m3 cache, pages of 16 keys, 4 splits"."""
         words = (
             "" if self.dtype is None else f"{short_name(self.dtype)} cache",
             "" if self.page is None else f"pages of {self.page} keys",

@@ -1,4 +1,4 @@
-"""What a rank sends and receives in a step: its collectives, by kind and by the ranks that take part."""
+"""The collectives of a rank's step, by kind and by the ranks that take part."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

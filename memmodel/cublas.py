@@ -38,7 +38,7 @@ class Workspace(NamedTuple):
     lt_per_call: bool = False
 
     def taken(self, launch: Any) -> list[Taken]:
-        """What a kernel takes that is not there yet."""
+        """The workspaces that a kernel allocates, which are not allocated yet."""
         found = []
         if launch.cublas and self.nbytes:
             found.append(Taken(launch.thread, self.nbytes, self.per_call))

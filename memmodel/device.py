@@ -12,7 +12,7 @@ _THREADS_PER_SM = {75: 1024, 86: 1536, 87: 1536, 89: 1536, 120: 1536, 121: 1536}
 
 
 class Device(NamedTuple):
-    """How a device's kernels allocate.
+    """The allocations of a device's kernels.
 
     Attributes:
         name: "cuda" or "cpu".

@@ -1,4 +1,4 @@
-"""What the bytes of a peak belong to: parameters, gradients, optimizer, activations by module, and the rest.
+"""Groups of the bytes of a peak: parameters, gradients, optimizer, activations by module, and the rest.
 
 A group is a word of `GROUPS`, or one followed by a detail, as in "activations layers.*.mlp". Whoever makes a program
 says in `Program.groups` what it knows of a storage; the rest follows from the events.

@@ -39,7 +39,7 @@ class Mask(NamedTuple):
         return seen - unseen
 
     def keys(self, n: Dim, m: Dim) -> Dim:
-        """How many of m keys some of n queries sees: the sinks and the last ones, where a window hides the others."""
+        """The number of keys, of m, that at least one of n queries sees: the sinks and those inside some window."""
         return m if self.window is None or same(n, m) else minimum(m, n + self.window - 1 + self.sinks)
 
     def _all_see(self, n: Dim, m: Dim) -> bool:

@@ -1,4 +1,4 @@
-"""What is done to scores beside the mask: numbers added to them, a soft cap, sinks."""
+"""Changes of the scores beside the mask: a bias, a soft cap, sinks."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ BIASES = ("none", "fixed", "learned", "alibi")
 
 
 class Scores(NamedTuple):
-    """How scores are changed before softmax.
+    """Changes of the scores before softmax.
 
     Attributes:
         bias: "" or what is added: "fixed", a (1, h, n, m) tensor without a gradient; "learned", one with a gradient;
@@ -22,7 +22,7 @@ class Scores(NamedTuple):
     sinks: bool = False
 
     def described(self) -> str:
-        """What is not as by default, in words: "learned bias, soft cap 50, sinks"."""
+        """The settings that differ from the default, in words: "learned bias, soft cap 50, sinks"."""
         names = {"": "", "fixed": "bias", "learned": "learned bias", "alibi": "ALiBi"}
         cap = "" if self.softcap is None else f"soft cap {self.softcap:g}"
         return ", ".join(filter(None, (names[self.bias], cap, "sinks" if self.sinks else "")))

@@ -1,4 +1,4 @@
-"""What a fused kernel may do, on real tensors: run tiles in a loop, load and store them.
+"""The operations of a fused kernel on real tensors: loop over tiles, load and store them.
 
 The recording twin is `memmodel.recording.FusedKernel`; `kernel(...)` picks the one that fits the tensors.
 """

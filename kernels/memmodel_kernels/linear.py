@@ -59,7 +59,7 @@ def _adapted(x: Any, out: Any, weights: Mapping[str, Any], name: str, dropout: f
 
 
 def _by_magnitude(x: Any, out: Any, weights: Mapping[str, Any], name: str, magnitude: Any) -> Any:
-    """What DoRA adds: the direction of weight and adapter together, scaled by a learned magnitude a row."""
+    """DoRA's part: the direction of weight and adapter together, scaled by a learned magnitude a row."""
     f, xp = functional(x), namespace(x)
     down, up = weights[f"{name}.lora_a"], weights[f"{name}.lora_b"]
     unit = xp.eye(down.shape[1], device=x.device, dtype=x.dtype)

@@ -52,7 +52,7 @@ def _experts(rows: Any, weights: Mapping[str, Any], activation: str, moe: Any, s
 
 
 def _ends(by_expert: Any, count: int) -> Any:
-    """Where each expert's rows end."""
+    """The end of each expert's rows."""
     xp = namespace(by_expert)
     counted = by_expert.float() if str(by_expert.device) == "cpu" else by_expert.int()
     return xp.histc(counted, bins=count, min=0, max=count - 1).cumsum(0, dtype=xp.int32)

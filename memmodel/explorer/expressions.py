@@ -40,7 +40,7 @@ class TranslationError(UsageError):
 
 
 class Names(Protocol):
-    """What a translation asks about the names outside of its function."""
+    """The names outside of a function, as its translation needs them."""
 
     attributes: set[str]  # those that were met
     called: set[str]  # of these, those that were called
@@ -258,7 +258,7 @@ class Expressions:
         return f"for (let {self.each(node.target, node.iter)}) {conditions}"
 
     def pattern(self, target: ast.expr) -> str:
-        """What stands left of an assignment; JavaScript takes tuples apart as Python does."""
+        """The target of an assignment; JavaScript unpacks tuples as Python does."""
         if isinstance(target, ast.Tuple):
             return f"[{', '.join(map(self.pattern, target.elts))}]"
         if isinstance(target, ast.Attribute):
@@ -266,7 +266,7 @@ class Expressions:
         return self.translated(target)
 
     def each(self, target: ast.expr, iterable: ast.expr) -> str:
-        """What stands in a loop's head."""
+        """The head of a `for` loop."""
         source = self.translated(iterable)
         if isinstance(target, ast.Tuple) and isinstance(target.elts[0], ast.Starred):  # *_, last
             target, source = ast.Tuple(target.elts[1:]), f"ends({source}, {len(target.elts) - 1})"

@@ -58,7 +58,7 @@ def _parsed(module: ModuleType) -> dict[str, Any]:
 
 
 class _Linker:
-    """What the page needs, growing while it is translated."""
+    """The definitions and constants that the page needs; translating one can add others."""
 
     def __init__(self, natives: Mapping[str, str], attributes: set[str], taken: frozenset[str]) -> None:
         self.natives, self.attributes, self.taken = natives, attributes, taken
@@ -261,7 +261,7 @@ def _defaults(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """What is imported inside of a function."""
+    """The names that a function imports in its body, and their objects."""
     for statement in ast.walk(node):
         if isinstance(statement, ast.ImportFrom):
             module = import_module(statement.module or "")

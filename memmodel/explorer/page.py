@@ -69,7 +69,7 @@ def _script(found: Tables) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy knows an inline script or style by."""
+    """The hash by which a content security policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -106,7 +106,7 @@ def _algorithm(found: Algorithm) -> dict[str, Any]:
 
 
 def _gpu(gpu: Gpu) -> dict[str, Any]:
-    """What predictions need of a GPU, in SI base units."""
+    """The data of a GPU that predictions read, in SI base units."""
     values = {quantity: value.value for quantity, value in gpu.values.items()}
     named = {name: getattr(gpu, name) for name in ("id", "name", "arch", "compute_capability")}
     return {**named, "values": values}

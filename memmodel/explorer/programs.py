@@ -57,7 +57,7 @@ class CountedMask(Mask):
 
 
 class Structure(NamedTuple):
-    """What a program's events depend on. `ones` are those of `ONES` that hold, `grouped` is whether r > 1."""
+    """The properties of a case that decide its events. `ones`: those of `ONES` that hold; `grouped`: whether r > 1."""
 
     algorithm: str
     phase: str

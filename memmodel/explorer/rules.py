@@ -1,4 +1,4 @@
-"""What the page runs of the model, and what it has instead of the model's own functions."""
+"""The functions of the model that the page runs, and their substitutes in JavaScript."""
 
 from memmodel import (
     account,

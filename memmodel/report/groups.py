@@ -1,4 +1,4 @@
-"""What fills a live peak, by group, and what the allocator adds to it."""
+"""The live peak by group, and the bytes that the allocator adds to it."""
 
 from collections.abc import Mapping
 

@@ -28,7 +28,7 @@ def encoded(value: Any) -> Any:
 
 @cache
 def _form_of(kind: type) -> Callable[[Any], Any]:
-    """How values of a type are encoded."""
+    """The encoding of values of a type."""
     if issubclass(kind, bool | str | float | type(None)):
         return lambda value: value
     if issubclass(kind, int):

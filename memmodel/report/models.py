@@ -39,7 +39,7 @@ def model_sheet(model: Listed) -> Group:
 
 
 def described(arch: Architecture) -> Iterable[tuple[str, str]]:
-    """What an architecture is made of, as names and words."""
+    """The parts of an architecture as (name, words)."""
     yield from ((f"  {part}", f"{count:,}") for part, count in parameters(arch).items() if count)
     if arch.moe:
         yield "  met by a token", f"{active_parameters(arch):,}"

@@ -25,7 +25,7 @@ SCOPE = "one layer's attention from q, k and v: no weights, projections or optim
 
 
 def scope(report: Report) -> list[str]:
-    """What the figures are of; and of how many layers that is one."""
+    """The scope of the figures: one layer's attention, and of how many layers that is one."""
     if report.model is None:
         return [SCOPE]
     of_all = report.model.cache_bytes

@@ -91,7 +91,7 @@ def _parts(found: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _headline(found: Mapping[str, Any]) -> Text:
-    """How many promises hold, in one or two lines."""
+    """The number of promises that hold, in one or two lines."""
     promises, here = found["promises"], found["environment"]
     place = here["cpu"] if found["device"] == "cpu" else here["gpu"]
     lines = Text.assemble((place, "bold"), f", torch {here['torch']}, Python {here['python']}\n")

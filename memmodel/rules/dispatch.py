@@ -103,7 +103,7 @@ _SAME = "same"
 
 
 def _described(operands: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """What a rule can know of operands, as keys: layouts of tensors, numbers, and which of them are the same tensor.
+    """The properties of operands that a rule can read, as keys: layouts, numbers, and which are the same tensor.
 
     Raises TypeError for what is no key: sizes with letters, which equal their numbers and print otherwise, and lists.
     """

@@ -32,7 +32,7 @@ _FORWARD, _BACKWARD = "flash_attn_forward", "flash_attn_backward"
 
 
 class Packed(NamedTuple):
-    """How many sequences lie in packed tensors, and how long each is: queries and keys."""
+    """The number of sequences in packed tensors, and the length of each in queries and keys."""
 
     sequences: Dim
     queries: Dim

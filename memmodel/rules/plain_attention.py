@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Library(NamedTuple):
-    """What a library offers beside its tensors' methods.
+    """The functions and dtypes of a library that are not methods of its tensors.
 
     Attributes:
         float32, bool: element types. ones: a tensor of ones.

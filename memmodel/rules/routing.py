@@ -178,7 +178,7 @@ def clamp(self: Tensor, min: float | None = None, max: float | None = None) -> A
 
 @method
 def histc(self: Tensor, bins: Dim, min: Any = 0, max: Any = 0) -> Tensor:
-    """How many values lie in each of `bins` intervals."""
+    """The number of values in each of `bins` intervals."""
     return aten("histc", self, bins)
 
 

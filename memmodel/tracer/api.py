@@ -200,7 +200,7 @@ def _largest(job: Job, over: str) -> Largest:
 
 
 def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
-    """What of each phase's peak the formulas do not have: scratch that depends on how many SMs there are."""
+    """The bytes of each phase's peak that formulas leave out: scratch that depends on the number of SMs."""
     found: list[str] = []
     if forms is None:
         return found

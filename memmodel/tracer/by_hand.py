@@ -36,7 +36,7 @@ class Chain:
 
 @dataclass
 class Rewrite:
-    """What to change: by the number of a call."""
+    """The calls to change, by their numbers."""
 
     begins: dict[int, Chain] = field(default_factory=dict)
     inside: set[int] = field(default_factory=set)
@@ -44,7 +44,7 @@ class Rewrite:
 
     @property
     def lines(self) -> list[int]:
-        """Where softmax is written out."""
+        """The lines where softmax is written out."""
         return sorted({chain.line for chain in self.ends.values()})
 
 

@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
 
 
 class HfStep(NamedTuple):
-    """What `memmodel.trace` takes to trace a step of a Hugging Face model.
+    """The arguments with which `memmodel.trace` traces a step of a Hugging Face model.
 
     Attributes:
         function: of the inputs; with an optimizer it runs the whole step.

@@ -95,7 +95,7 @@ def _plain(x: Any, seen: dict[int, Traced], is_number: Callable[[Tensor], bool] 
 
 
 def steps_of(func: Any, call: Call, args: Any, kwargs: Any, out: Any) -> Steps:
-    """What the operator does: by its rule, as an elementwise operator or one on lists, or as what moves its bytes."""
+    """The steps of an operator: by its rule, as an elementwise or list operator, or as one kernel that moves bytes."""
     found = rule_of(call.op)
     if found is None and call.op.startswith(LISTS):
         found = on_lists

@@ -64,7 +64,7 @@ def _library_softmax(job: Job, program: Program) -> list[tuple[str, Setting]]:
 
 
 def _line_of(function: Callable[..., Any]) -> str:
-    """Where a function begins, as the beginning of a sentence; nothing for one that is not the user's Python."""
+    """The line where a function begins, as the beginning of a sentence; "" for one that is not the user's Python."""
     called = function.forward if isinstance(function, torch.nn.Module) else function
     code = getattr(inspect.unwrap(called), "__code__", None)
     return f"line {code.co_firstlineno}: " if code is not None else ""

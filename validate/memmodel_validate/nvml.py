@@ -59,7 +59,7 @@ def used_bytes() -> int | None:
 
 
 def others() -> tuple[int, int]:
-    """How many other processes compute on the GPU, and for how many per cent of the time kernels ran."""
+    """The number of other processes that compute on the GPU, and the per cent of time in which kernels ran."""
 
     def read(nvml: Any, handle: Any) -> tuple[int, int]:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)

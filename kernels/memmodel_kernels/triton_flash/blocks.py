@@ -1,4 +1,4 @@
-"""What the kernels are given, and how blocks move between device memory and a program.
+"""The arguments of the kernels, and moves of blocks between device memory and a program.
 
 A block is some rows of one head of a (b, h, n, d) tensor. It is read either through a TMA descriptor (the copy engine
 of sm_90 and newer: no address registers, zeros outside the tensor) or through pointers (any architecture, any stride).

@@ -40,7 +40,7 @@ _rows = functools.cache(tiles.rows)
 
 
 def precision(problem: Problem, pass_: Pass) -> str:
-    """How fp32 is multiplied in this pass: exactly where the table has no tensor-core tile."""
+    """The precision of fp32 products in this pass: exact if the table has no tensor-core tile."""
     if problem.dtype != float32:
         return "tf32"  # says nothing for 16-bit types: one value, so that one kernel is compiled
     return problem.precision if has(problem, pass_) else "ieee"
@@ -52,7 +52,7 @@ def has(problem: Problem, pass_: Pass) -> bool:
 
 
 def key(problem: Problem, passes: tuple[Pass, ...]) -> Key:
-    """What a choice depends on; lengths count by their power of two."""
+    """The key of a choice; lengths are rounded to powers of two."""
     lengths = problem.n.bit_length(), problem.m.bit_length()
     bounds = problem.first is not None, problem.last is not None
     kind = arch(problem.device), problem.dtype.name, precision(problem, passes[0])

@@ -43,7 +43,7 @@ class Launch(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the compiler is told beside constants."""
+        """The arguments of the compiler beside constants."""
         # Triton 3.10 announces to turn fusion off unless asked: twice the FMA work.
         return {"num_warps": self.tile.warps, "num_stages": self.tile.stages, "enable_fp_fusion": True}
 

@@ -18,7 +18,7 @@ from memmodel_kernels.triton_flash.launch import Launch
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """What a compiled kernel costs: registers and spilled bytes per thread, shared memory bytes per program.
+    """The resources of a compiled kernel: registers and spilled bytes per thread, shared memory bytes per program.
 
     `scratch` is device memory that a launch would have to allocate, bytes per program. `wgmma`, `tcgen05` and `mma`
     count the tensor-core instructions of sm_90, sm_100 and the others, `tma_copies` those of the copy engine.

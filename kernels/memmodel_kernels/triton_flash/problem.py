@@ -119,7 +119,7 @@ def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
 
 
 def default_precision() -> str:
-    """What torch.matmul would use now: fp32 is multiplied exactly unless the user has allowed TF32."""
+    """The precision that torch.matmul would use now: fp32 is multiplied exactly unless the user has allowed TF32."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 

@@ -106,7 +106,7 @@ class Compiler:
         return done
 
     def _module(self, lowered: Any) -> Any:
-        """What Inductor would have written to a file, compiled and imported."""
+        """The module that Inductor would have written to a file, compiled and imported."""
         source, _ = lowered.codegen()
         plan = Plan(lowered, source.value, len(self.watcher.plans))
         self.watcher.plans[plan.file] = plan

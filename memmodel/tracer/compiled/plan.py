@@ -1,4 +1,4 @@
-"""What Inductor planned for one graph: the code that allocates, calls kernels and frees, and what its buffers are."""
+"""Inductor's plan of one graph: the code that allocates, calls kernels and frees, and the meaning of its buffers."""
 
 import ast
 from collections.abc import Iterator
@@ -132,12 +132,12 @@ def _kernels(lowered: Any) -> Iterator[tuple[set[Any], list[str]]]:
 
 
 def _line(node: Any) -> Any:
-    """What tells the user's lines apart: the whole stack of frames."""
+    """The identity of a line of the user's code: the whole stack of frames."""
     return node.meta.get("stack_trace")
 
 
 def _buffer(node: Any, fused: tuple[Any, ...], last: dict[Any, Any], backward: bool) -> Buffer:
-    """What a buffer is, from the last node of those that are computed into it."""
+    """The description of a buffer, from the last of the nodes that are computed into it."""
     ops = list(dict.fromkeys(_name(n) for n in fused if not _is_view(n)))
     if node is None:
         return Buffer(_fused(ops), _fused(ops), None, fused)

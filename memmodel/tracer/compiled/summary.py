@@ -1,4 +1,4 @@
-"""What torch.compile made of a function: its graphs, and where the code broke into several."""
+"""The graphs that torch.compile made of a function, and the graph breaks between them."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Graphs(NamedTuple):
     fused_attention: bool
 
     def notes(self) -> list[str]:
-        """What to know about a trace of them."""
+        """Notes of a trace of them."""
         kinds = [graph.kind for graph in self.graphs]
         counted = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds))
         version = torch.__version__.partition("+")[0]

@@ -43,7 +43,7 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
 
     @property
     def program(self) -> Program:
-        """What was seen so far. Gradients of inputs are called so, not as the buffer that held them."""
+        """The events so far. Gradients of inputs have that name, not the name of the buffer that held them."""
         found = super().program
         called = {key: name for key, name in self._called.items() if key not in found.gradients}
         return found._replace(names=called | found.names)
@@ -86,7 +86,7 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         self._credit(before)
 
     def _credit(self, before: int) -> None:
-        """What a backward graph has just made counts for the line whose backward it is."""
+        """Attribute the latest storages of a backward graph to the forward line whose gradient they compute."""
         plan, _, buffer = self._buffer()
         if plan is not None and plan.backward and buffer is not None and buffer.site is not None:
             self.forward_of |= dict.fromkeys(range(before + 1, self.last_key + 1), buffer.site)

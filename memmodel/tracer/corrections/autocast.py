@@ -81,7 +81,7 @@ class Autocast:
             torch.set_autocast_dtype("cpu", before[1])
 
     def replacements(self, note: Callable[[str], None]) -> Iterator[tuple[Any, str, Any]]:
-        """What contexts become; `note` is told of those whose state is not known."""
+        """Replacements of autocast's contexts; `note` is called for contexts whose state is not known."""
         yield from contexts(self._begin, self.kept.clear, partial(note, TAKEN_AS_ON))
 
     def _begin(self) -> None:

@@ -60,7 +60,7 @@ def _has_symbols(*values: Any) -> bool:
 
 
 def _decomposed(func: Any, error: str) -> Callable[..., Any] | None:
-    """What computes the same out of other operators; for an elementwise one, of the same shape, type and layout."""
+    """A decomposition into other operators; for an elementwise one, a result of the same shape, dtype and layout."""
     if func in decompositions():
         return decompositions()[func]
     return _added if "TensorIterator" in error and len(schema_of(func).returns) == 1 else None

@@ -103,7 +103,7 @@ def _work(step: Program, layers: Layers | None, amount: Callable[[Work], Any]) -
 
 
 def _at_this_number_alone(saved: Any, peaks: Mapping[str, Sequence[Branch]], layers: Layers | None) -> list[str]:
-    """What no form in the number of layers was found for."""
+    """The quantities without a form in the number of layers."""
     if layers is None:
         return []
     found = {"saved": [saved], **{f"{phase} peak": [b.expression for b in of] for phase, of in peaks.items()}}

@@ -95,7 +95,7 @@ class Layers:
         return int(count * each + rest)
 
     def _amount(self, sizes: Mapping[int, Any], again: Iterable[int], phase: str, progress: float) -> tuple[Any, Any]:
-        """What there is of each layer, and the rest."""
+        """The storages of each layer, and the rest."""
         rounds, later = self._rounds(sizes), self._rounds(again)
         nbytes = {self._part(key): size for key, size in sizes.items()}
         each: Any = Integer(0)
@@ -213,7 +213,7 @@ def _sections(program: Program) -> list[_Section]:
 
 
 def _sign(program: Program, birth: Alloc, forward_of: Mapping[int, Site]) -> Hashable:
-    """What is alike in every round: the instructions, the operator, the bytes, the name up to its number."""
+    """The properties that are equal in every round: instructions, operator, bytes, and the name up to its number."""
     name = program.names.get(birth.key, "")
     site = birth.site or forward_of.get(birth.key)
     return wildcard(name), site, birth.op, _canonical(birth.nbytes), birth.dtype.name
@@ -273,7 +273,7 @@ def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[All
 
 
 def progress(step: Program, layers: Layers, until: int) -> float:
-    """How much of its phase's longest run is born before an event."""
+    """The part of its phase's longest run that is allocated before an event."""
     phase, born = "", Counter[int]()
     total = Counter(place.run for place in layers.places.values())
     for now in islice(states(step, uncounted), until + 1):

@@ -62,7 +62,7 @@ def cast_by(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
 def contexts(
     begins: Callable[[], None], ends: Callable[[], None], unknown: Callable[[], None]
 ) -> Iterator[tuple[Any, str, Any]]:
-    """What `autocast("cuda")` becomes: the same state for the CPU's key; of other devices, nothing.
+    """Replacements of `autocast("cuda")`: the same state for the CPU's key. Autocast of other devices does nothing.
 
     `begins`: a region is entered. `ends`: the cache is cleared. `unknown`: a context made before is entered whose
     `enabled` PyTorch has forgotten.

@@ -72,7 +72,7 @@ def leaves_behind(roots: Iterable[Any]) -> list[Tensor]:
 
 
 def kept_by(node: Any) -> Iterator[Tensor]:
-    """What a node keeps for backward: generated nodes show it as `_saved_...`, Python's as `saved_tensors`."""
+    """The tensors that a node saves: generated nodes have them as `_saved_...`, Python's as `saved_tensors`."""
     fields = [field for field in dir(node) if field.startswith("_saved_")]
     values = [getattr(node, field, None) for field in fields]
     if not fields and hasattr(node, "saved_tensors"):
@@ -94,12 +94,12 @@ def base_of(view: Tensor) -> Any:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often it was written into."""
+    """The number of writes into it."""
     return tensor._version
 
 
 def holders_of(tensor: Tensor) -> tuple[int, int]:
-    """How many in C++ hold the tensor, and its storage."""
+    """The reference counts in C++ of the tensor and of its storage."""
     return int(tensor._use_count()), int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))  # type: ignore[attr-defined]
 
 

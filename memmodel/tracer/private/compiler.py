@@ -39,12 +39,12 @@ class Place(NamedTuple):
 
     @property
     def now(self) -> Any:
-        """What stands there."""
+        """The attribute as it is now."""
         return getattr(self.where, self.name)
 
 
 class Places(NamedTuple):
-    """Where the compiler can be replaced.
+    """The attributes of the compiler that a trace replaces.
 
     Attributes:
         compile_fx: Inductor's entry, called with a graph and example inputs.
@@ -141,7 +141,7 @@ def fused_attention() -> bool:
 
 
 def errors() -> tuple[type[BaseException], ...]:
-    """What dynamo, AOTAutograd and Inductor raise."""
+    """The errors of dynamo, AOTAutograd and Inductor."""
     from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
     from torch._inductor.exc import InductorError
 

@@ -1,4 +1,4 @@
-"""What PyTorch dispatches: operators and modes, the trees that arguments are, and which storage a tensor has."""
+"""PyTorch's dispatch: operators, modes, trees of arguments, and identities of storages."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -79,7 +79,7 @@ _ATOMS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device
 
 
 def tree_leaves(value: Any) -> list[Any]:
-    """What is in lists, tuples and dicts, in order; PyTorch's own walk, which knows more, takes many times as long."""
+    """The leaves of lists, tuples and dicts, in order; PyTorch's own walk knows more types and is many times slower."""
     found: list[Any] = []
     _collect(value, found)
     return found
@@ -110,7 +110,7 @@ def is_wrapped(tensor: Tensor) -> bool:
 
 
 def address_of(storage: torch.UntypedStorage) -> int:
-    """What tells a storage from all others that are alive."""
+    """The identity of a storage among those that are alive."""
     return int(storage._cdata)
 
 

@@ -154,7 +154,7 @@ def _batched(operations: list[Any]) -> list[Any]:
 def replacements(
     unseen: Callable[[], AbstractContextManager[None]], on_gpu: bool, meshed: Callable[..., None]
 ) -> Iterator[Replacement]:
-    """What is replaced around a rank's code.
+    """Replacements while a rank's code runs.
 
     `unseen`: a context in which nothing counts. `on_gpu`: what is modelled. `meshed`: called with the ranks, shape and
     names of each mesh that is made.

@@ -52,7 +52,7 @@ def fake_mode(environment: Any = None, **options: Any) -> FakeTensorMode:
 
 
 def shape_environment() -> Any:
-    """What makes symbols, each for itself, and keeps the guards."""
+    """The environment that makes symbols, one for each size, and keeps the guards."""
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     does_without_compiler()
@@ -71,7 +71,7 @@ def symbol(environment: Any, letter: str, hint: int) -> torch.SymInt:
 
 
 def fake_of(tensor: torch.Tensor) -> torch.Tensor:
-    """What a real tensor is under the fake mode that is on; the same as long as it is held."""
+    """The fake tensor of a real one under the fake mode that is on; the same one as long as it is held."""
     mode: Any = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
     return mode.fake_tensor_converter.from_real_tensor(mode, tensor, source=_source("constant"))  # type: ignore[no-any-return]
 
@@ -145,7 +145,7 @@ def _without_lines(symbolic: ModuleType | None) -> Any:
 
 
 def _kept(functions: Iterable[Any]) -> Iterator[Any]:
-    """What `torch._disable_dynamo` was put around, among these functions and what they wrap."""
+    """The functions that `torch._disable_dynamo` wraps, among these and those that they wrap."""
     asks = _asks()
     for function in functions:
         while function is not None:
@@ -171,7 +171,7 @@ def _references() -> frozenset[Any]:
 
 
 class _Settings:
-    """What `torch._dynamo` is while the compiler is not imported: its settings; asked for more, it imports it."""
+    """A stand-in for `torch._dynamo` with its settings; any other attribute imports the compiler."""
 
     def __init__(self, config: ModuleType) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""What is replaced in PyTorch and Python while a trace runs, and put back after it."""
+"""Replacements in PyTorch and Python while a trace runs; they are undone after it."""
 
 import functools
 import logging
@@ -31,7 +31,7 @@ Replacement = tuple[Any, str, Any]  # where, the name there, what it becomes
 
 
 class Hooks(NamedTuple):
-    """What is called when something happens.
+    """Callbacks of a trace.
 
     Attributes:
         begins: before autograd's engine runs, with the roots. ends: after it.
@@ -134,7 +134,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
 
 
 def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
-    """Where a tensor is, as the user's code and PyTorch's optimizers see it: on the GPU that is modelled."""
+    """The modelled GPU as the device of tensors, for the user's code and PyTorch's optimizers."""
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
     def device(self: Any) -> torch.device:
@@ -181,7 +181,7 @@ def _square_root(x: Any) -> float:
 
 
 def _nothing(*_: Any) -> None:
-    """What is asked of the GPU and changes no memory."""
+    """A request to the GPU that changes no memory."""
 
 
 class _Annotations:
@@ -223,7 +223,7 @@ def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
 
 
 def _uncompiled() -> Iterator[Replacement]:
-    """What the code passes to torch.compile, before or now, runs as it is."""
+    """Functions passed to torch.compile, before or in the trace, run uncompiled."""
 
     def compile_(model: Any = None, **_: Any) -> Any:
         return model if model is not None else lambda function: function

@@ -46,7 +46,7 @@ _NOT_COMPUTED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a value is computed: the function, its arguments with recipes in place of tensors, what is assumed."""
+    """The computation of a value: the function, its arguments with recipes in place of tensors, and what it assumes."""
 
     function: Callable[..., Any]
     args: Any
@@ -89,7 +89,7 @@ def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def assumed_of(x: Tensor) -> str:
-    """What a tensor's value assumes about the inputs; "" for nothing."""
+    """The assumption about the inputs behind a tensor's value; "" for none."""
     recipe = _recipe(x)
     return recipe.assumed if recipe else ""
 
@@ -123,7 +123,7 @@ def _note(x: Tensor, recipe: Recipe) -> None:
 
 
 def _recipe(x: Tensor, written: bool = False) -> Recipe | None:
-    """How its value is computed, or was before the function that has just `written` it; None where others wrote it."""
+    """The recipe of its value (before the function that has just `written` it); None if another function wrote it."""
     if not is_fake(x):
         return Recipe(lambda: x, (), {})
     recipe, version = getattr(x, _RECIPE, (None, None))

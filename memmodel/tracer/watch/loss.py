@@ -13,7 +13,7 @@ ALL = "all"  # asks for every result that needs a gradient
 
 
 def leaves_of(out: Any) -> list[Any]:
-    """What a result holds, also in a dataclass."""
+    """The leaves of a result, also of a dataclass."""
     if dataclasses.is_dataclass(out) and not isinstance(out, type):
         out = list(vars(out).values())
     return tree_leaves(out)

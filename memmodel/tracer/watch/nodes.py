@@ -13,7 +13,7 @@ from memmodel.tracer.watch.storages import Storages
 
 
 class Nodes:
-    """What is known of the nodes of a run; it notes gradients and lines among the storages."""
+    """The nodes of a run; they give storages made in backward their gradients and lines."""
 
     def __init__(self, storages: Storages) -> None:
         self.storages = storages

@@ -37,7 +37,7 @@ class Again:
         return event._replace(key=self._keys[key]) if key in self._keys else event  # type: ignore[call-arg]
 
     def of_both(self, known: Mapping[int, T]) -> dict[int, T]:
-        """What is known by storage, of the copy's too."""
+        """A mapping by storage, extended to the copy's storages."""
         return {**known, **{self._keys[key]: value for key, value in known.items() if key in self._keys}}
 
     def uses(self, last: Mapping[int, int]) -> dict[int, int]:

@@ -20,7 +20,7 @@ _ON_LISTS = ("_foreach", "_fused_adam")
 
 
 class Owners:
-    """What comes from where.
+    """The owners of storages and kernels.
 
     Attributes:
         given: the function's inputs, which own nothing.

@@ -33,7 +33,7 @@ STEPS = ("inference", "forward", "train", "own")
 
 
 class Setting(NamedTuple):
-    """What is traced, apart from the sizes.
+    """A function to trace and how it runs, without the sizes.
 
     Attributes:
         function: the user's, or a `Script` that has it. inputs: what it takes. step: one of `STEPS`.
