@@ -58,6 +58,46 @@ def _entropy(model: Decoder, logits: Any, targets: Any, reduction: str = "mean")
     return functional(logits).cross_entropy(logits, targets, reduction=reduction)
 
 
+def in_place_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
+    """All logits at once, in the dtype of the model; their gradient is written over them (Liger Kernel).
+
+    So does a cross-entropy that torch.compile made, whose backward has the logits for itself.
+    """
+    with scope(hidden, part=_PART):
+        logits = logits_of(model, hidden)
+        return cross_entropy_in_place(logits.view(-1, logits.shape[-1]), targets.reshape(-1)), logits
+
+
+def cross_entropy_in_place(logits: Any, targets: Any) -> Any:
+    """The sum of the cross-entropy of logits (rows, vocabulary), whose gradient takes their place in forward.
+
+    After Liger Kernel's ops/cross_entropy.py, which keeps no more than a loss in fp32 a row.
+    """
+    return _in_place(namespace(logits)).apply(logits, targets)
+
+
+@cache
+def _in_place(xp: Any) -> Any:
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class CrossEntropyInPlace(base):  # type: ignore[misc]
+        """Cross-entropy that makes its gradient in forward."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            losses = logits.new_zeros(logits.shape[0], dtype=xp.float32)
+            with kernel("cross_entropy", reads=(logits, targets), writes=(logits, losses)):
+                pass
+            ctx.save_for_backward(logits)
+            return losses.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return ctx.saved_tensors[0], None
+
+    return CrossEntropyInPlace
+
+
 def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> tuple[Any, Any]:
     """Logits of one of `chunks` parts of the tokens at a time, computed again in backward."""
     with scope(hidden, part=_PART):
@@ -149,4 +189,8 @@ def _function(xp: Any) -> Any:
 
 
 IN_CHUNKS = {"chunked": chunked_loss, "chunked-logits": chunked_logits_loss}
-LOSSES = {"full": full_loss, "native": native_loss, **IN_CHUNKS, "fused": fused_loss}
+LOSSES = {
+    **{"full": full_loss, "native": native_loss, "in-place": in_place_loss},
+    **IN_CHUNKS,
+    "fused": fused_loss,
+}

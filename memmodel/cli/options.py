@@ -125,7 +125,9 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
             _ALGORITHMS,
         ),
         Option(
-            "--loss", "LOSS", "full (in fp32), native (in --dtype), chunked, chunked-logits or fused. [default: full]"
+            "--loss",
+            "LOSS",
+            "full (in fp32), native (in --dtype), in-place, chunked, chunked-logits or fused. [default: full]",
         ),
         Option("--chunks", SIZE, "Chunks of --loss chunked. [default: 8]"),
         Option("--lora", SIZE, "Freeze the model; adapters of this rank learn.", metavar="RANK"),

@@ -18,7 +18,7 @@ _UNUSUAL = (  # choices that are said where they are not the default
     *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
-LOSSES = ("full", "native", "chunked", "chunked-logits", "fused")
+LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused")
 
 
 class Adapter(NamedTuple):
@@ -61,9 +61,10 @@ class ModelCase:
         checkpoint: what is recomputed in backward: "none", "block" (each layer), "selective" (each layer but attention
             and every other matrix product, as torchtitan) or "attention".
         offload: whether what the layers save for backward waits on the host.
-        loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "chunked" (checkpointed, in `chunks`
-            of the tokens), "chunked-logits" (all logits at once, the rest in chunks, as torchtune) or "fused" (with the
-            head, gradients made in forward, as Liger Kernel).
+        loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "in-place" (likewise, their gradient
+            written over them, as Liger Kernel), "chunked" (checkpointed, in `chunks` of the tokens), "chunked-logits"
+            (all logits at once, the rest in chunks, as torchtune) or "fused" (with the head, gradients made in forward,
+            as Liger Kernel).
         repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.

@@ -94,6 +94,6 @@ def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
         f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
         "clipping by the norm": case.clip,
         "updates in backward": case.in_backward,
-        "loss fused": case.loss == "fused",
+        f"loss {case.loss}": case.loss in ("fused", "in-place"),
         f"sequence-parallel and loss {case.loss}": case.layout.sequence_parallel and case.loss.startswith("chunked"),
     }

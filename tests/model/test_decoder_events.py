@@ -46,7 +46,7 @@ def test_architectures(changes: dict[str, Any]) -> None:
     same_events(small_case(llama(**changes), dtype))
 
 
-@pytest.mark.parametrize("loss", ["full", "native", "chunked", "chunked-logits", "fused"])
+@pytest.mark.parametrize("loss", ["full", "native", "in-place", "chunked", "chunked-logits", "fused"])
 def test_repeated_keys_under_every_loss(loss: str) -> None:
     same_events(small_case(dtype="bf16", repeat_kv=True, loss=loss, chunks=2))
 

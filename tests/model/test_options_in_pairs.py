@@ -40,7 +40,7 @@ OPTIONS = {
     "arch": list(ARCHITECTURES),
     "optimizer": ["adamw", "adamw-fused", "adamw-loop", "adamw-8bit", "momentum"],
     "updates": list(UPDATES),
-    "loss": ["full", "native", "chunked", "fused", "chunked-logits"],
+    "loss": ["full", "native", "in-place", "chunked", "fused", "chunked-logits"],
     "checkpoint": ["none", "block", "selective", "attention"],
     "attention": ["sdpa", "naive", "eager"],
     "adapter": list(ADAPTERS),
@@ -59,7 +59,7 @@ def allowed(row: Row) -> bool:
     plain = (row["arch"], row["attention"], row["checkpoint"]) == ("latent", "sdpa", "selective")
     outside = row["updates"] == "autocast" and (
         row["arch"] == "mixture"
-        or row["loss"] == "fused"
+        or row["loss"] in ("fused", "in-place")
         or row["adapter"] != "none"
         or row["checkpoint"] == "attention"
     )

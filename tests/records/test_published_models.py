@@ -5,7 +5,8 @@ import pytest
 from memmodel_evidence.models import figure, figures, left_out, main, markdown, runs
 from transcripts import ROOT
 
-NOT_PROMISED = {"+ 8-bit AdamW", "full fine-tuning", "32B AWQ, 30720", "4B AWQ, 14336", "4B AWQ, 30720"}
+_TUNING = {"+ 8-bit AdamW", "LoRA", "QLoRA", "full fine-tuning"}
+NOT_PROMISED = {*_TUNING, "32B AWQ, 30720", "4B AWQ, 14336", "4B AWQ, 30720"}
 
 
 @pytest.mark.parametrize("name", runs())
