@@ -10,6 +10,7 @@ from memmodel_kernels.namespace import autocast, namespace, same_scope
 from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
+Total = Callable[[Any], Any]  # the sum over ranks
 Batch = tuple[Any, Any]  # token indices (b, n), and the indices of the tokens that follow them
 
 
@@ -123,6 +124,7 @@ def training_step(
     clip: bool = False,
     keep_logits: bool = False,
     low_precision: Any = None,
+    total: Total | None = None,
     before_backward: Callable[[], None] = lambda: None,
     after_backward: Callable[[], None] = lambda: None,
 ) -> None:
@@ -130,8 +132,8 @@ def training_step(
 
     `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
     whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`. `low_precision`: the dtype
-    of autocast around forward and loss. `before_backward` and `after_backward`: what ranks that share gradients do
-    before each backward, and after the last.
+    of autocast around forward and loss. `total`: as in `clip_by_norm`. `before_backward` and `after_backward`: what
+    ranks that share gradients do before each backward, and after the last.
     """
     for tokens, targets in batches:
         mark("forward")
@@ -143,19 +145,21 @@ def training_step(
         before_backward()
         value.backward()
     after_backward()
-    update_all(updates, mark, clip)
+    update_all(updates, mark, clip, total)
     mark("after")
     del value
     drop_gradients(updates)
 
 
-def update_all(updates: Sequence[Update], mark: Callable[[str], None], clip: bool = False) -> None:
-    """Run the updates; gradients are clipped before, if so asked."""
+def update_all(
+    updates: Sequence[Update], mark: Callable[[str], None], clip: bool = False, total: Total | None = None
+) -> None:
+    """Run the updates; gradients are clipped before, if so asked. `total`: as in `clip_by_norm`."""
     if updates:
         mark("optimizer")
         with namespace(updates[0].parameters[0]).no_grad():
             if clip:
-                clip_by_norm([gradient for update in updates for gradient in update.gradients()])
+                clip_by_norm([gradient for update in updates for gradient in update.gradients()], total=total)
             for update in updates:
                 update.run()
 
@@ -171,10 +175,15 @@ def _loss(model: Decoder, loss: Loss, targets: Any, tokens: Any) -> tuple[Any, A
     return loss(model, hidden_states(model, tokens), targets)
 
 
-def clip_by_norm(gradients: Sequence[Any], most: float = 1.0) -> None:
-    """Scale gradients in place so that their norm is at most `most` (torch/nn/utils/clip_grad.py, on lists)."""
+def clip_by_norm(gradients: Sequence[Any], most: float = 1.0, total: Total | None = None) -> None:
+    """Scale gradients in place so that their norm is at most `most` (torch/nn/utils/clip_grad.py, on lists).
+
+    `total`: of the square of this rank's norm, the sum over ranks that have the rest of the gradients.
+    """
     xp = namespace(gradients[0])
     norms = xp._foreach_norm(gradients, 2.0)
-    total = xp.stack([norm.to(gradients[0].device) for norm in norms]).norm(2.0)
-    factor = most / (total + 1e-6)
+    norm = xp.stack([norm.to(gradients[0].device) for norm in norms]).norm(2.0)
+    if total is not None:
+        norm = total(norm.pow(2)).sqrt()
+    factor = most / (norm + 1e-6)
     xp._foreach_mul_(gradients, factor.clamp(max=1.0))

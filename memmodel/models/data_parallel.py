@@ -109,6 +109,20 @@ def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handl
     return None
 
 
+def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], Any] | None:
+    """Of the square of a rank's norm of gradients, the sum over the ranks that share these; None where none do."""
+    from memmodel_kernels.parallel.group import all_reduced
+
+    layout = case.layout
+    if layout.fully_sharded:
+        group = _group(case, handles, "shard", "context")
+    elif layout.zero in (1, 2) and layout.shards > 1:
+        group = _group(case, handles, *_ALL)
+    else:
+        return None
+    return lambda square: all_reduced(square, group)
+
+
 def assumed(case: ModelCase) -> Iterator[str]:
     """Whose rules a rank's data parallelism follows, in words."""
     layout = case.layout

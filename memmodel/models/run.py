@@ -17,7 +17,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
-from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update
+from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update, norm_total
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
@@ -68,10 +68,11 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     low = getattr(xp, case.dtype.name) if case.autocast else None
 
     before = {"before_backward": distributed.before_backward} if distributed else {}
+    total = norm_total(case, handles)
 
     def step(mark: Mark) -> None:
         training_step(
-            models[0], after, batches, _loss(case), mark, case.clip, case.keep_logits, low, **before,
+            models[0], after, batches, _loss(case), mark, case.clip, case.keep_logits, low, total, **before,
             after_backward=after_backward,
         )  # fmt: skip
 

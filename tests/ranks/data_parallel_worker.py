@@ -18,12 +18,12 @@ WORLD = 2
 LLAMA = Architecture("small", 97, 2, 48, 80, heads=6, kv_heads=2, head_dim=8, value_dim=8, tied=True)
 SMALL = ModelCase(LLAMA, batch=2, seq=16, dtype=float32)
 CASES = [
-    replace(SMALL, layout=Layout(dp_shard=WORLD)),
+    replace(SMALL, layout=Layout(dp_shard=WORLD), clip=True),
     replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), checkpoint="block"),
     replace(SMALL, layout=Layout(dp=WORLD)),
     replace(SMALL, layout=Layout(dp=WORLD), masters=True),
     replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), masters=True, accumulate=2),
-    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1)),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), clip=True),
     replace(SMALL, layout=Layout(dp_shard=WORLD, zero=2), accumulate=2),
 ]
 Tensors = dict[str, Tensor]
