@@ -54,4 +54,4 @@ def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
 
     A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
     """
-    return traced(setting._replace(iterations=3, until_it_repeats=setting.world is None), sizes)
+    return traced(setting._replace(iterations=3, until_it_repeats=True), sizes)

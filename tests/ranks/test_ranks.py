@@ -72,6 +72,8 @@ def test_fully_sharded_parameters(script: Path) -> None:
     assert by_kind["all_gather"].calls == 2 * LAYERS
     assert by_kind["reduce_scatter"].nbytes == LAYERS * _WEIGHT
     assert by_kind["reduce_scatter"].ranks == 4
+    # AdamW runs on lists by default: of shards on CUDA too (torch/distributed/tensor/__init__.py)
+    assert "foreach_sqrt" in {launch.name for launch in found.program.launches()}
     streams = {event.stream for event in found.program.births() if event.nbytes == _WEIGHT}
     assert len(streams) == 2  # whole parameters: the flat ones on the stream that gathers, copies on the default one
 

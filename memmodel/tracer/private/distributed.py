@@ -207,6 +207,22 @@ def _fully_sharded() -> Iterator[Replacement]:
 
     yield fsdp.CPUOffloadPolicy, "__init__", _no_offload
     yield _fsdp_param, "type", lambda x: Tensor if type(x) is FakeTensor else type(x)
+    if hasattr(_fsdp_param, "_chunk_with_empty"):
+        yield _fsdp_param, "_chunk_with_empty", _Chunks
+
+
+class _Chunks:
+    """The chunks of a tensor for some ranks, made when they are asked for: only two of them are."""
+
+    def __init__(self, tensor: Tensor, ranks: int, dim: int) -> None:
+        self.tensor, self.dim, self.size = tensor, dim, -(-tensor.size(dim) // ranks)
+
+    def __getitem__(self, rank: int) -> Tensor:
+        start = rank * self.size
+        left = self.tensor.size(self.dim) - start
+        if left <= 0:
+            return self.tensor.new_empty(0)
+        return self.tensor.narrow(self.dim, start, min(self.size, left))
 
 
 def _no_offload(*_: Any, **__: Any) -> None:

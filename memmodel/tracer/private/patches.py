@@ -133,18 +133,26 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
         yield triton.JITFunction, "run", _no_kernel
 
 
+def _caller() -> str:
+    """The module that asks a property."""
+    name: str = sys._getframe(2).f_globals.get("__name__", "")
+    return name
+
+
 def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
     """The modelled GPU as the device of tensors, for the user's code and PyTorch's optimizers."""
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
-    def device(self: Any) -> torch.device:
-        asking: str = sys._getframe(1).f_globals.get("__name__", "")
-        place: torch.device = really(self)
+    def seen(x: Any, asking: str) -> torch.device:
+        place: torch.device = really(x)
         if place.type == "cpu" and (asking.startswith(_ASKING) or not asking.startswith("torch.")):
-            return place if on_host(self) else _GPU
+            return place if on_host(x) else _GPU
         return place
 
-    yield FakeTensor, "device", property(device)
+    yield FakeTensor, "device", property(lambda x: seen(x, _caller()))
+    tensors = sys.modules.get("torch.distributed.tensor")
+    if tensors is not None:  # a shard: where its local tensor is
+        yield tensors.DTensor, "device", property(lambda x: seen(x._local_tensor, _caller()))
     yield _OPTIMIZER, "_foreach_supported_types", [*_OPTIMIZER._foreach_supported_types, FakeTensor]
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)

@@ -96,7 +96,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
                 run.step()
-                if setting.until_it_repeats and run.repeats():
+                if setting.until_it_repeats and run.steps > (setting.world is not None) and run.repeats():
                     break
         found = Traced(
             watcher.program,
