@@ -8,7 +8,7 @@ from memmodel.case import Case
 from memmodel.gpus import Gpu
 from memmodel.masks import Mask
 from memmodel.prediction import Mitigation, Prediction
-from memmodel.step import memory_of
+from memmodel.step import allocated_peak
 
 MOST_CHUNKS = 4  # chunks in a suggested chunked attention
 WINDOW = 4096  # keys in a suggested sliding window (Mistral 7B's)
@@ -20,14 +20,13 @@ def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorCo
     first = predictions[0]
     if algorithm(first.case.algorithm).fused or first.case.algorithm == "decode":
         return []
-    known = {prediction.case: prediction.memory for prediction in predictions[1:]}
+    known = {each.case: (each.memory.allocated_peak_bytes, each.memory.fits) for each in predictions[1:]}
     before = first.memory.allocated_peak_bytes
     found = []
     for change, case, settings in _changes(first, config):
-        after = known.get(case) or memory_of(record(case), case.torch, gpu, settings)
-        if after.allocated_peak_bytes < before or (after.fits and first.memory.fits is False):
-            less = before - after.allocated_peak_bytes
-            found.append(Mitigation(change, after.allocated_peak_bytes, less, after.fits))
+        peak, fits = known.get(case) or allocated_peak(record(case), case.torch, gpu, settings)
+        if peak < before or (fits and first.memory.fits is False):
+            found.append(Mitigation(change, peak, before - peak, fits))
     return sorted(found, key=lambda m: m.allocated_peak_bytes)
 
 
