@@ -42,19 +42,36 @@ class Size(int):
     __rmul__ = __mul__
 
 
-def memoized(function: F) -> F:
-    """Remember what a function of ints and symbols returned; arrays cannot be remembered, and are computed.
+_ARRAYS = 64  # results for arrays that are remembered
 
+
+def memoized(function: F) -> F:
+    """Remember what a function of shapes returned: of ints and symbols by their values, of arrays by identity.
+
+    So a product of the same columns is computed once, and is one array, which nothing can write to.
     Only for results that are plain numbers: a `Size` is equal to its number, whatever its letter.
     """
     remembered = lru_cache(maxsize=1 << 14)(function)
+    of_arrays: dict[Any, tuple[Any, Any]] = {}  # key -> arguments, which keep the identities valid, and result
 
     @wraps(function)
     def call(*args: Any) -> Any:
         try:
             return remembered(*args)
         except TypeError:  # an array has no hash
-            return function(*args)
+            pass
+        if not all(isinstance(d, int) or hasattr(d, "setflags") for shape in args for d in shape):
+            return function(*args)  # torch's letters
+        key = tuple(tuple(d if isinstance(d, int) else (id(d),) for d in shape) for shape in args)
+        if key not in of_arrays:
+            if len(of_arrays) == _ARRAYS:
+                of_arrays.clear()
+            result = function(*args)
+            for array in result if isinstance(result, tuple) else (result,):
+                if hasattr(array, "setflags"):
+                    array.setflags(write=False)
+            of_arrays[key] = args, result
+        return of_arrays[key][1]
 
     return call  # type: ignore[return-value]
 
@@ -81,6 +98,8 @@ def same(a: Dim, b: Dim) -> bool:
     """Whether two dimensions are equal: arrays in every element, symbols as expressions, torch's as it decides."""
     if a is b:
         return True
+    if type(b) is int and b == 1 and hasattr(a, "setflags"):
+        return False  # an array holds sizes of at least two
     equal = a == b
     return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
 

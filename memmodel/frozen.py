@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 
 
 class _Fields:
-    """The fields of a class as `dataclasses` describes them, made where something asks for them."""
+    """The fields of a class as `dataclasses` describes them, made when something first asks for them."""
 
     def __get__(self, instance: object, owner: "type[Frozen]") -> dict[str, Any]:
         from dataclasses import field, make_dataclass
@@ -20,6 +20,7 @@ class _Fields:
             for name, kind in owner.__annotations__.items()
         ]
         fields: dict[str, Any] = make_dataclass(owner.__name__, described).__dict__["__dataclass_fields__"]
+        owner.__dataclass_fields__ = fields
         return fields
 
 

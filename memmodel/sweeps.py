@@ -31,7 +31,7 @@ from memmodel.work import Work
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
 ON_GPU = ("fits", "allocated_peak_bytes", "reserved_peak_bytes", "seconds_at_least", "seconds_expected")
-_BLOCK = 16_384  # configurations at a time: their columns stay in the cache
+_BLOCK = 32_768  # configurations at a time: their columns stay in the cache
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
 
 

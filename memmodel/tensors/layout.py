@@ -49,7 +49,7 @@ class Strided:
     @property
     def nbytes(self) -> Dim:
         """Bytes of the elements (not of the storage)."""
-        return product(self.shape) * self.dtype.itemsize
+        return product((*self.shape, self.dtype.itemsize))
 
     @property
     def bytes_read(self) -> Dim:
@@ -58,9 +58,8 @@ class Strided:
             return 0
         if self._strides is None:
             return self.nbytes
-        return product(n for n, step in zip(self.shape, self.strides, strict=True) if not _is_0(step)) * (
-            self.dtype.itemsize
-        )
+        once = (n for n, step in zip(self.shape, self.strides, strict=True) if not _is_0(step))
+        return product((*once, self.dtype.itemsize))
 
     @property
     def bytes_written(self) -> Dim:
