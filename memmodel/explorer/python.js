@@ -1,6 +1,11 @@
 // Python's built-ins, as far as the rules of the model use them. Lists and tuples are arrays, ints are numbers.
 
-class Instance {} // of a class of the model
+class Instance {
+  // of a class of the model
+  replace_(changes) {
+    return replace(this, changes);
+  }
+}
 class Tuple extends Array {
   // a NamedTuple
   static get [Symbol.species]() {

@@ -80,7 +80,7 @@ def frontier_lines(explorer: Any, state: dict[str, Any]) -> dict[str, dict[int, 
 
 
 def _fields(case: Case) -> dict[str, Any]:
-    return {name: getattr(case, name) for name in Case.__slots__}
+    return {name: getattr(case, name) for name in Case._fields}
 
 
 def test_algorithms_that_cannot_run_are_left_out_of_the_frontier(explorer: Any) -> None:
