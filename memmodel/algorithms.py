@@ -188,7 +188,7 @@ def _of_newest(case: Case) -> Mask:
 
 
 def splits_of(case: Case) -> int:
-    """In how many parts "decode" reads the keys: as asked, or flash-attention's choice; one for sizes in letters."""
+    """The splits of the keys in "decode": the number asked for, or flash-attention's choice; 1 for symbolic sizes."""
     from memmodel_kernels.decode import num_splits
 
     if case.cache.splits is not None:

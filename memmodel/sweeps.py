@@ -213,7 +213,7 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
 
 
 def _splits(case: Case, columns: dict[str, Column]) -> Column:
-    """In how many parts each configuration of decoding reads its keys."""
+    """The splits of the keys in each configuration of decoding."""
     rows = zip(*(columns[name].tolist() for name in SIZES), strict=True)
     return np.array([splits_of(replace(case, **dict(zip(SIZES, row, strict=True)))) for row in rows])
 

@@ -27,7 +27,7 @@ def decode_tile(head_dim: Dim) -> Tile:
 
 
 def num_splits(batch: int, kv_heads: int, rows: int, keys: int, head_dim: int, sms: int) -> int:
-    """In how many parts the keys are read (num_splits_heuristic of flash_api.cpp). `rows`: a group's heads x tokens."""
+    """The number of splits of the keys (num_splits_heuristic of flash_api.cpp). `rows`: a group's heads x tokens."""
     tile = decode_tile(head_dim)
     return splits(batch * kv_heads * ceil_div(rows, tile.rows), 2 * sms, ceil_div(keys, tile.cols))
 

@@ -52,7 +52,7 @@ def _with_sinks(scores: Any, sinks: Any) -> Any:
 
 
 def naive_by_hand(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, dropout: float = 0.0) -> Any:
-    """The same with softmax written out: subtract the row maximum, exponentiate, divide by the row sum."""
+    """`naive` with softmax written out: subtract the row maximum, exponentiate, divide by the row sum."""
     xp = namespace(q)
     k, v = repeated(k, q), repeated(v, q)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5

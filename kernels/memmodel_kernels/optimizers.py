@@ -60,7 +60,7 @@ def sgd(parameters: Tensors, gradients: Tensors) -> None:
 
 
 def momentum(parameters: Tensors, gradients: Tensors, buffers: Tensors) -> None:
-    """The same with momentum."""
+    """Stochastic gradient descent with momentum."""
     xp = namespace(parameters[0])
     xp._foreach_mul_(buffers, 0.9)
     xp._foreach_add_(buffers, gradients, alpha=1)

@@ -42,7 +42,7 @@ def _half_turned(x: Any) -> Any:
 
 
 def turned_pairs(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
-    """The same where channels 2i and 2i + 1 are paired, without reordering them first (DeepSeek-V3)."""
+    """Rotary positions of paired channels 2i and 2i + 1, without reordering them first (DeepSeek-V3)."""
     half = cos.shape[-1] // 2
     cos, sin = cos[..., :half].unsqueeze(1), sin[..., :half].unsqueeze(1)
     xp = namespace(q)

@@ -133,7 +133,7 @@ class ExpandableSegments:
         return block
 
     def prefer(self, index: int, free: list[tuple[int, int, Block]]) -> int:
-        """Of blocks that fit, the one that can expand least: the last of a range includes its unmapped tail."""
+        """The block that can expand least, of those that fit: the last block of a range includes its unmapped tail."""
         while index + 1 < len(free) and _extent(free[index + 1][2]) < _extent(free[index][2]):
             index += 1
         return index

@@ -180,7 +180,7 @@ class _Linker:
         return f"class {name} extends {base} {{\n{body}\n}}"
 
     def _constructor(self, cls: type) -> str:
-        """Of a class with fields: they are set in order, with their defaults; those of a tuple are its items."""
+        """The constructor of a class with fields: it sets them in order; those of a NamedTuple are its items."""
         if not (names := _fields(cls)):
             return ""
         defaults = dict(_defaults(cls))

@@ -128,7 +128,7 @@ class ConstantPadNd(Op):
         return aten("constant_pad_nd", x, (0, columns))
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """The same operator with a negative number."""
+        """The same operator with negative padding, which cuts the columns."""
         return (aten("constant_pad_nd", grad, (0, -self.columns)),)
 
 

@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
     @property
     def decoding(self) -> "Sizes":
-        """As the forward kernel sees it: of one query, the heads of a group are rows (seqlenq_ngroups_swapped)."""
+        """Sizes in the forward kernel: for one query, the heads of a group become rows (seqlenq_ngroups_swapped)."""
         if not same(self.n, 1) or same(self.h, self.g):
             return self
         return self._replace(h=self.g, n=self.h // self.g)

@@ -138,7 +138,7 @@ class Addmm(Op):
         return aten("addmm", bias, a, b)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """As for mm; the bias gets the gradient itself, which the engine sums over rows."""
+        """Gradients of mm; that of the bias is the gradient itself, which the engine sums over rows."""
         a = _of_left(grad, self.unpack("mat2"), self.column_major[0]) if self.needs[1] else None
         b = _of_right(grad, self.unpack("mat1"), self.column_major[1]) if self.needs[2] else None
         return (grad if self.needs[0] else None), a, b
@@ -157,7 +157,7 @@ class Baddbmm(Op):
         return aten("baddbmm", base, a, b, beta=beta, alpha=alpha)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
-        """As for bmm, each times alpha where that is not 1."""
+        """Gradients of bmm, each multiplied by alpha unless that is 1."""
         a = b = None
         if self.needs[1]:
             a = _times(aten("bmm", grad, transpose(self.unpack("batch2"), 1, 2)), self.alpha)

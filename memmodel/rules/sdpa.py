@@ -56,7 +56,7 @@ class SdpaCall(NamedTuple):
 
     @property
     def head_dims(self) -> tuple[int, int, int]:
-        """Of query, key and value."""
+        """The head dims of query, key and value."""
         return self.query[-1], self.key[-1], self.value[-1]
 
 

@@ -30,7 +30,7 @@ class SourceLine:
     stack: tuple[str, ...] = ()
 
     def with_stack(self) -> "SourceLine":
-        """The same, whose text shows the calls too."""
+        """A copy whose text also shows the calls."""
         return replace(self, text="\n  ".join((self.text, *self.stack)))
 
 

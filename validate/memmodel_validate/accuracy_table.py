@@ -50,7 +50,7 @@ def _cells(summary: Summary) -> list[str]:
 
 
 def markdown(found: Accuracy, by_table: bool) -> str:
-    """The same as Markdown: the README's table, or by recorded table or kernel and GPU that of docs/accuracy.md."""
+    """The summaries as Markdown: the README's table, or the tables of docs/accuracy.md by record, kernel and GPU."""
     named = ("quantity", "GPU", "recorded table or kernel") if by_table else ("quantity",)
     lines = [_row((*named, *_COLUMNS)), "| --- " * len(named) + "| ---: " * len(_COLUMNS) + "|"]
     for summary in summaries(found.comparisons) if by_table else ():

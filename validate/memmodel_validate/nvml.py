@@ -24,7 +24,7 @@ def asked(question: Callable[[Any, Any], T], otherwise: T) -> T:
 
 
 def _handle(nvml: Any) -> Any:
-    """Of torch's first GPU, which CUDA_VISIBLE_DEVICES may have made another than NVML's first."""
+    """NVML's handle of torch's first GPU, which need not be NVML's first under CUDA_VISIBLE_DEVICES."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
     return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") if uuid else nvml.nvmlDeviceGetHandleByIndex(0)
 

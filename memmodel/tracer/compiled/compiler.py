@@ -65,7 +65,7 @@ class Compiler:
         yield *places.compile_fx, self._compiling(places.compile_fx.now)
 
     def _for_gpu(self, places: Places) -> Iterator[tuple[Any, str, Any]]:
-        """The same for plans for a GPU."""
+        """(where, name, what it becomes) of the further replacements for plans for a GPU."""
         yield *places.proxy, moving.requests_on_cpu(places.proxy.now)
         yield *places.joint_passes, self._on_gpu(moving.joint_passes_for_gpu(places.joint_passes.now))
         yield *places.lowering, self._on_gpu(moving.lowering_for_gpu(places.lowering.now))

@@ -138,7 +138,7 @@ class _Kernel:
         self._count(args, names)
 
     def run(self, *args: Any, **_: Any) -> None:
-        """As Triton kernels are launched."""
+        """Launch the kernel as Triton's are launched."""
         self._count(args, self.plan.arguments.get(sys._getframe(1).f_lineno, ()))
 
     def _count(self, args: tuple[Any, ...], names: tuple[str, ...]) -> None:

@@ -65,7 +65,7 @@ def forward(call: Call) -> Steps:
 
 @rule("_flex_attention_backward")
 def backward(call: Call) -> Steps:
-    """Likewise."""
+    """The rule of the recorded operator's backward."""
     yield from flex.backward(_with_visits(call))
 
 

@@ -225,7 +225,7 @@ def _launched(launch: Launch, work: Work) -> Hashable:
 
 
 def _canonical(expression: Any) -> Hashable:
-    """The same for all spellings of a polynomial."""
+    """A canonical form, equal for all forms of one polynomial."""
     return expression if isinstance(expression, int) else frozenset(terms(expression).items())
 
 

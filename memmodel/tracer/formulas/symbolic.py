@@ -1,4 +1,4 @@
-"""The same run on symbols: one letter for each size, and the region of sizes in which the run would be the same.
+"""A run on symbolic sizes: a letter for each size, and the region of sizes in which the events are the same.
 
 A hint stands in where Python asks which way a comparison of sizes goes; the answer becomes a guard. Hints are the
 sizes asked for, equal ones made unlike (times a prime), so that letters stay apart.

@@ -128,7 +128,7 @@ class HeldWork:
     is_success = is_completed
 
     def synchronize(self) -> None:
-        """As `wait`."""
+        """Wait for the collective, as `wait` does."""
         self.wait()
 
     def get_future(self) -> Any:

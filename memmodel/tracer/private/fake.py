@@ -163,7 +163,7 @@ def _asks() -> Any:
 
 @cache
 def _references() -> frozenset[Any]:
-    """Those among PyTorch's own operators in Python, which fake tensors run, and checkpointing."""
+    """The wrapped functions among PyTorch's Python decompositions, which fake tensors run, and in checkpointing."""
     from torch._decomp import global_decomposition_table
 
     operators = (f for table in global_decomposition_table.values() for f in table.values())
@@ -181,7 +181,7 @@ class _Settings:
         return function
 
     def is_dynamo_supported(self) -> bool:
-        """As flex_attention asks, which is not compiled either."""
+        """The answer to flex_attention's check, which is not compiled here either."""
         return True
 
     def __getattr__(self, name: str) -> Any:

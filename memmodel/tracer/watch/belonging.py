@@ -86,7 +86,7 @@ class Belonging:
             self._say(x, PARAMETERS)
 
     def parameters(self) -> Iterator[Tensor]:
-        """Those that were seen and are alive."""
+        """The parameters that were seen and are alive."""
         yield from (x for reference in list(self._parameters.values()) if (x := reference()) is not None)
 
     def born(self, key: int, backward: bool) -> None:

@@ -130,7 +130,7 @@ class Functions(TorchFunctionMode):
         return answered(func, args, func(*args, **kwargs))
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
-        """The same for calls from inside PyTorch's own Python functions, which leave the mode."""
+        """(where, name, replacement) for calls inside PyTorch's own Python functions, which this mode does not see."""
         yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
         if self.cuda:
@@ -191,7 +191,7 @@ class Functions(TorchFunctionMode):
     def _functional_rms_norm(
         self, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
     ) -> Any:
-        """As `torch.nn.functional` names its parameters."""
+        """`torch.nn.functional.rms_norm`, with the names of its parameters."""
         return self._rms_norm(input, normalized_shape, weight, eps)
 
     @contextmanager
@@ -233,7 +233,7 @@ def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Likewise."""
+    """Log-softmax, of float16 in float32 by a kernel that converts."""
     if dtype is torch.float32 and x.dtype is torch.float16:
         return converting_log_softmax(x, dim, True)
     return _LOG_SOFTMAX(x, dim, dtype)

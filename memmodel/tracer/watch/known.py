@@ -101,7 +101,7 @@ def known_value(x: Tensor) -> Any:
 
 
 def computed_value(x: Tensor) -> Tensor | None:
-    """The same as a tensor with data."""
+    """A tensor's value as a tensor with data; None if that takes the inputs' data."""
     recipe = _recipe(x)
     if recipe is None or number(x.numel()) > _MOST_ELEMENTS:
         return None

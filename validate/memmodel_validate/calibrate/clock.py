@@ -48,7 +48,7 @@ class CudaClock(Clock):
     device = "cuda"
 
     def batch(self, run: Run) -> int:
-        """As many runs as take some milliseconds, and few enough for the queue of a stream (1024 launches)."""
+        """The number of runs that takes some milliseconds and fits into the queue of a stream (1024 launches)."""
         return max(1, min(200, int(BATCH_SECONDS / max(self.once(run, 3), 1e-7))))
 
     def once(self, run: Run, batch: int) -> float:

@@ -22,7 +22,7 @@ class RankCase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As users name it: `fsdp-2`."""
+        """The name on the command line: `fsdp-2`."""
         return f"{self.program.replace('_', '-')}-{self.ranks}"
 
 
