@@ -119,10 +119,11 @@ def _check(case: ModelCase) -> None:
         "loss": case.loss == "full",
     }
     usual = ModelCase(case.arch)
-    for name in ("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "accumulate"):
-        theirs[name] = getattr(case, name) == getattr(usual, name)
-    for name in ("autocast", "attention_dropout", "dropout", "quantize", "kv_cache", "fused_norms"):
-        theirs[name] = getattr(case, name) == getattr(usual, name)
+    plain = (
+        *("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "accumulate"),
+        *("autocast", "attention_dropout", "dropout", "quantize", "kv_cache", "fused_norms"),
+    )
+    theirs |= {name: getattr(case, name) == getattr(usual, name) for name in plain}
     for name, there in theirs.items():
         if not there:
             value = getattr(case, name)
