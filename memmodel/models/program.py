@@ -1,5 +1,8 @@
 """The program of a model's step: recorded, with the formats of its weights and cache."""
 
+from functools import lru_cache
+
+from memmodel.dims import Size
 from memmodel.models.packing import packed
 from memmodel.models.record import record
 from memmodel.models.setting import ModelCase
@@ -8,7 +11,21 @@ from memmodel.program import Event, Launch, Mark, Program
 
 
 def program_of(case: ModelCase) -> Program:
-    """The program of a step of the case's rank, in the steady state. Of many micro-batches, it holds two."""
+    """The program of a step of the case's rank, in the steady state. Of many micro-batches, it holds two.
+
+    The last few are remembered: memory, time and formulas ask for the same.
+    """
+    if isinstance(case.seq, int):
+        return _remembered(case, isinstance(case.seq, Size))  # a size with a letter equals its number
+    return _program(case)
+
+
+@lru_cache(maxsize=3)
+def _remembered(case: ModelCase, _lettered: bool) -> Program:
+    return _program(case)
+
+
+def _program(case: ModelCase) -> Program:
     mine = case if case.framework == "megatron" else share(case)  # which shares by rules of its own
     return packed(record(mine), mine)
 
