@@ -16,12 +16,13 @@ def program_of(case: ModelCase) -> Program:
     The last few are remembered: memory, time and formulas ask for the same.
     """
     if isinstance(case.seq, int):
-        return _remembered(case, isinstance(case.seq, Size))  # a size with a letter equals its number
+        return remembered(case, isinstance(case.seq, Size))  # a size with a letter equals its number
     return _program(case)
 
 
 @lru_cache(maxsize=3)
-def _remembered(case: ModelCase, _lettered: bool) -> Program:
+def remembered(case: ModelCase, lettered: bool) -> Program:
+    """The program of a case whose sizes are numbers, with letters or not."""
     return _program(case)
 
 

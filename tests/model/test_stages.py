@@ -11,7 +11,7 @@ from memmodel.models import run
 from memmodel.models.architecture import Architecture
 from memmodel.models.layers import _numbered as numbered
 from memmodel.models.layout import Layout, Rank
-from memmodel.models.program import program_of
+from memmodel.models.program import program_of, remembered
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
 from memmodel.program import Alloc, Free, Program
@@ -70,6 +70,7 @@ def test_the_first_micro_batches_need_not_run(stage: int, monkeypatch: pytest.Mo
     case = staged(stage, pp=2, microbatches=12)
     some = program_of(case)
     monkeypatch.setattr(run, "shown_micro_batches", lambda layout: layout.microbatches)
+    remembered.cache_clear()
     every = program_of(case)
     assert len(every.events) > 2 * len(some.events)
     assert peak(every) == peak(some)
