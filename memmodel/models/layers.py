@@ -228,9 +228,12 @@ def _outside(few: Sequence[Block], more: Sequence[Block], times: int) -> Iterato
         raise Irregular
     for one, next_one in zip(ours, theirs, strict=True):
         if isinstance(one, Launch) and isinstance(next_one, Launch):
-            work = Work(*(_grown(*pair, times) for pair in zip(one.work, next_one.work, strict=True)))
+            work, least = (
+                Work(*(_grown(*pair, times) for pair in zip(*both, strict=True)))
+                for both in ((one.work, next_one.work), (one.least, next_one.least))
+            )
             sizes = tuple(_grown(*pair, times) for pair in zip(one.sizes, next_one.sizes, strict=True))
-            yield one._replace(work=work, sizes=sizes)
+            yield one._replace(work=work, needed=one.needed and least, sizes=sizes)
         elif isinstance(one, Alloc) and isinstance(next_one, Alloc):
             shape = tuple(_grown(*pair, times) for pair in zip(one.shape, next_one.shape, strict=True))
             yield one._replace(nbytes=_grown(one.nbytes, next_one.nbytes, times), shape=shape)

@@ -195,11 +195,12 @@ def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> Model
         return replace(
             prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
         )
+    rates = machine.calibration
     step, kernels = expected or least, Stage(case, program_of).launches(case.accumulate)
     return replace(
         prediction, work=sum((launch.work for launch in kernels), start=Work()),
         time=least.as_time("datasheet"), step=step, node=node,
-        calibrated=expected and machine.calibration and expected.as_time(machine.calibration.name),
+        calibrated=expected.as_time(rates.name).at_least(least.seconds) if expected and rates else None,
         efficiency=efficiency_of(case, machine.gpu, step.seconds),
     )  # fmt: skip
 

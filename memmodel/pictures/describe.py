@@ -8,8 +8,10 @@ from itertools import groupby
 
 from memmodel.errors import UsageError
 from memmodel.gpu_comparison import GpuComparison, OnGpu
+from memmodel.models.fit import FitReport
 from memmodel.pictures.frontier import Frontier, HeatMap
 from memmodel.pictures.frontier import Line as Walls
+from memmodel.pictures.layouts import layouts_picture
 from memmodel.pictures.picture import (
     DASHES,
     SERIES,
@@ -161,6 +163,11 @@ def _timeline_notes(shown: Timeline, top: float) -> Iterator[Entry]:
         )
     if memory.capacity_bytes is not None and memory.capacity_bytes <= top:
         yield _note(f"capacity {bytes_text(memory.capacity_bytes)}", _CAPACITY)
+
+
+@pictures_of.register
+def _layouts(shown: FitReport) -> list[Picture]:
+    return [layouts_picture(shown)]
 
 
 @pictures_of.register

@@ -38,6 +38,10 @@ register(
             "screen": "memmodel.report.model:prediction_parts",
             "dict": "memmodel.report.json:encoded",
         },
+        "memmodel.models.fit.FitReport": {
+            "screen": "memmodel.report.fit:fit_parts",
+            "dict": "memmodel.report.json:document",
+        },
         "memmodel.tracer.result.Trace": {
             "screen": "memmodel.report.trace:trace_parts",
             "dict": "memmodel.report.json:document",

@@ -1,0 +1,368 @@
+"""Every layout of a model on a number of GPUs: which fit, how fast they are, and what limits each.
+
+A layout's peak and times grow in proportion to the layers of a stage, to the micro-batches that it holds, and to the
+part of the state that a rank has of what others share. So a few small programs, of two and three layers, tell those of
+all layouts that share the layers and sequences in the same way. The fastest are recorded as they are, in the end.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, NamedTuple
+
+from memmodel.allocator import AllocatorConfig
+from memmodel.cublas import parse_torch_version
+from memmodel.errors import UsageError
+from memmodel.gpus import Gpu
+from memmodel.gpus.links import Node, node_of
+from memmodel.groups import by_kind, groups_at_peak
+from memmodel.liveness import summary
+from memmodel.models.layout import Layout, Rank, check_layout
+from memmodel.models.predict import efficiency_of
+from memmodel.models.program import program_of
+from memmodel.models.schedule import order
+from memmodel.models.setting import ModelCase
+from memmodel.models.step_time import Clock, Recorded, Run, Stage, StageRuns, StepTime, combined
+from memmodel.prediction import Memory
+from memmodel.program import Launch, Program
+from memmodel.rendering import Renderable
+from memmodel.step import device_of, memory_of, room_bytes
+from memmodel.timing import Calibration, Machine
+from memmodel.timing.transfer import expected_rates
+from memmodel.units import percent_text
+
+TOKENS = 1 << 22  # of a step, unless said: as Llama 2 was trained (Touvron et al., 2023, section 2.2)
+EXACT = 3  # layouts that are recorded as they are
+_SHORTEST = 4096  # tokens of a rank, below which sharing sequences is not tried
+_CHECKPOINTS = ("none", "block")
+_LAYERS, _HELD, _SHARDS = (2, 3), (2, 3), (2, 4)  # sizes that are recorded
+
+
+VARIED = ("tp", "pp", "cp", "ep", "dp", "dp_shard", "zero", "sequence_parallel", "checkpoint")  # unless given
+Sizes = dict[str, tuple[int, tuple[int, int]]]  # a size, and those that are recorded
+
+
+class Laid(NamedTuple):
+    """A layout of a model on all GPUs.
+
+    Attributes:
+        case: with the layout, micro-batches and checkpoints.
+        peak_bytes: of the fullest rank; allocated where `exact`, else live bytes from smaller programs.
+        fits: whether the fullest rank runs. groups: the peak's bytes by kind.
+        time: of a step; None where the GPU's data lack a rate. tokens_per_second: of all GPUs. mfu: of their peak.
+        exact: whether memory was replayed for this layout itself.
+    """
+
+    case: ModelCase
+    peak_bytes: int
+    fits: bool
+    groups: Mapping[str, int]
+    time: StepTime
+    tokens_per_second: float
+    mfu: float | None
+    exact: bool = False
+
+    @property
+    def limits(self) -> str:
+        """What fills most of a memory that does not suffice, or takes most of the time."""
+        if not self.fits:
+            group = max(self.groups, key=lambda name: self.groups[name])
+            return f"{group.replace('_', ' ')} {percent_text(self.groups[group], sum(self.groups.values()))}"
+        part, seconds = next(iter(self.time.parts.items()))
+        return f"{part} {percent_text(seconds, self.time.seconds)}"
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport(Renderable):
+    """All layouts of a model on some GPUs.
+
+    Attributes:
+        case: the setting that they share. gpu, gpus, node: on what. sequences: of a step.
+        fitting: those that fit, fastest first. others: those that do not, least memory first.
+        assumptions: what was taken as given.
+    """
+
+    case: ModelCase
+    gpu: Gpu
+    gpus: int
+    node: Node
+    sequences: int
+    fitting: tuple[Laid, ...]
+    others: tuple[Laid, ...]
+    assumptions: tuple[str, ...]
+
+
+def fit(
+    case: ModelCase,
+    gpu: Gpu,
+    gpus: int,
+    node: Node,
+    machine: Machine,
+    recorded: Recorded,
+    sequences: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    config: AllocatorConfig | None = None,
+) -> FitReport:
+    """Every layout of a training step on `gpus` GPUs.
+
+    Args:
+        case: the setting; its layout is that of one GPU but for what is `given`.
+        gpu: each of them.
+        gpus: how many.
+        node: the machine that they are in.
+        machine: the GPU with its measured rates.
+        recorded: records the program of a rank.
+        sequences: of a step; by default as many as make `TOKENS`.
+        given: fields of the layout, or checkpoint, that are not varied.
+        config: settings of the allocator.
+
+    Raises UsageError where there is no layout, or the GPU's capacity is not known.
+    """
+    room = room_bytes(gpu)
+    if room is None:
+        gpu.listed("capacity")  # raises, naming the key
+    assert room is not None
+    sequences = sequences or max(TOKENS // int(case.seq), gpus)
+    found, why = _Search(machine, node, recorded), ""
+    laid = []
+    for one in _candidates(case, gpus, node, sequences, dict(given or {})):
+        try:
+            check_layout(one.layout, one.arch, int(one.seq), gpus, one.framework)
+            laid.append(found.laid(one, room))
+        except UsageError as refused:
+            why = str(refused)
+    if not laid:
+        raise UsageError(f"no layout of {case.arch.name} on {gpus} GPUs{f': {why}' if why else ''}")
+    fitting, others = _judged(laid, gpu, recorded, config)
+    return FitReport(case, gpu, gpus, node, sequences, fitting, others, tuple(_assumptions(case, node, sequences)))
+
+
+def fit_model(
+    case: ModelCase,
+    gpu: Gpu,
+    gpus: int,
+    *,
+    sequences: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    allocator: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+    link: str | None = None,
+    gpus_per_node: int | None = None,
+) -> FitReport:
+    """`fit` with the rates to expect of the GPU, and the machine that it is usually in."""
+    rates = calibration or expected_rates(gpu, case.dtype.itemsize)
+    machine, node = Machine(gpu, rates, torch=parse_torch_version(case.torch)), node_of(gpu, link, gpus_per_node)
+    case = replace(case, device=device_of(gpu))
+    return fit(case, gpu, gpus, node, machine, program_of, sequences, given, allocator)
+
+
+def _candidates(
+    case: ModelCase, gpus: int, node: Node, sequences: int, given: Mapping[str, Any]
+) -> Iterator[ModelCase]:
+    """The case in every layout of so many GPUs that is tried; some of them cannot be."""
+    arch, megatron = case.arch, case.framework == "megatron"
+    choices: dict[str, Iterable[Any]] = {
+        "tp": [n for n in _powers(min(node.gpus, gpus)) if int(arch.kv_heads) % n == 0],
+        "pp": [n for n in _powers(gpus) if arch.layers % n == 0],
+        "cp": [n for n in _powers(max(int(case.seq) // _SHORTEST, 1)) if n <= gpus],
+        "ep": [n for n in _powers(gpus) if arch.moe is not None and int(arch.moe.experts) % n == 0] or [1],
+        "checkpoint": _CHECKPOINTS,
+    }
+    choices |= {name: [value] for name, value in given.items() if name in choices}
+    for tp, pp, cp, ep, checkpoint in product(*choices.values()):
+        data, rest = divmod(gpus, tp * pp * cp)
+        micro, unequal = divmod(sequences, max(data, 1) * int(case.batch))
+        if rest or unequal or micro < pp or (data * cp) % ep:
+            continue
+        for dp, shards, zero in _data_parallel(data, node, megatron, given):
+            layout = Layout(
+                tp=tp, pp=pp, dp=dp, dp_shard=shards, cp=cp, ep=ep, zero=zero, microbatches=micro,
+                sequence_parallel=tp > 1 and given.get("sequence_parallel", True),
+            )  # fmt: skip
+            yield replace(case, layout=layout, accumulate=micro, checkpoint=checkpoint)
+
+
+def _data_parallel(data: int, node: Node, megatron: bool, given: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """(replicas, shards, what these share) of ranks with batches of their own."""
+    if data == 1:
+        yield 1, 1, 1 if megatron else 3
+        return
+    zeros = [given["zero"]] if "zero" in given else [1] if megatron else [0, 3]
+    for zero in zeros:
+        whole = (data, 1) if zero == 0 else (1, data)
+        hybrid = (data // node.gpus, node.gpus) if zero == 3 and data > node.gpus and data % node.gpus == 0 else whole
+        for dp, shards in dict.fromkeys((whole, hybrid)):
+            if given.get("dp", dp) == dp and given.get("dp_shard", shards) == shards:
+                yield dp, shards, zero
+
+
+def _powers(most: int) -> list[int]:
+    return [1 << power for power in range(max(most, 1).bit_length())]
+
+
+class _Small(NamedTuple):
+    """Peak, groups and times of a small program of a stage."""
+
+    peak: float
+    groups: dict[str, float]
+
+    def mixed(self, other: "_Small", share: float) -> "_Small":
+        names = dict.fromkeys((*self.groups, *other.groups))
+        groups = {n: _between(self.groups.get(n, 0.0), other.groups.get(n, 0.0), share) for n in names}
+        return _Small(_between(self.peak, other.peak, share), groups)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
+
+
+def _mixed_runs(low: StageRuns, high: StageRuns, share: float) -> StageRuns:
+    def mixed(a: Run, b: Run) -> Run:
+        return Run(*(max(_between(x, y, share), 0.0) for x, y in zip(a, b, strict=True)))
+
+    each = {phase: mixed(run, high.each[phase]) for phase, run in low.each.items()}
+    last = {phase: mixed(run, high.last[phase]) for phase, run in low.last.items()}
+    return StageRuns(each, last, mixed(low.after, high.after))
+
+
+class _Search:
+    """Small programs, each recorded once, and what they tell of layouts."""
+
+    def __init__(self, machine: Machine, node: Node, recorded: Recorded) -> None:
+        self.machine, self.node, self._record = machine, node, recorded
+        self._stages: dict[ModelCase, Stage] = {}
+        self._peaks: dict[ModelCase, _Small] = {}
+        self._kernels: dict[Launch, float] = {}
+
+    def laid(self, case: ModelCase, room: int) -> Laid:
+        """A layout's peak and time."""
+        places = ("first", "last") if case.layout.pp > 1 else ("only",)
+        fullest = max((self._peak(case, place) for place in places), key=lambda one: one.peak)
+        runs = {place: self._runs(case, place) for place in places}
+        stages = [runs["first"]] * (case.layout.pp - 1) + [runs["last"]] if case.layout.pp > 1 else [runs["only"]]
+        time, _ = combined(case, stages, self.node, self.machine.basis)
+        groups = by_kind({name: int(size) for name, size in fullest.groups.items()})
+        efficiency = efficiency_of(case, self.machine.gpu, time.seconds)
+        return Laid(case, int(fullest.peak), fullest.peak <= room, groups, time, *efficiency)
+
+    def _peak(self, case: ModelCase, place: str) -> _Small:
+        def at(**sizes: int) -> _Small:
+            small = _small(case, place, **sizes)
+            found = self._peaks.get(small)
+            if found is None:
+                program = self._record(small)
+                groups = {name: float(size) for name, size in groups_at_peak(program).items()}
+                found = self._peaks[small] = _Small(float(summary(program).peaks["peak"]), groups)
+            return found
+
+        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": (case.layout.dp_shard, _SHARDS)}
+        if place == "first":
+            sizes["held"] = _held(case), _HELD
+        peak: _Small = _extrapolated(at, _Small.mixed, sizes)
+        return peak
+
+    def _runs(self, case: ModelCase, place: str) -> StageRuns:
+        layout = case.layout
+
+        def at(**sizes: int) -> StageRuns:
+            small = _small(case, place, held=2, **sizes)
+            stage = self._stages.get(small)
+            if stage is None:
+                stage = self._stages[small] = Stage(small, self._record)
+            peers = _Peers(small.layout, layout)
+            return stage.runs(Clock(self.machine, self.node, peers=peers, kernels=self._kernels))
+
+        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": (layout.dp_shard, _SHARDS)}
+        runs: StageRuns = _extrapolated(at, _mixed_runs, sizes)
+        return runs
+
+
+class _Peers:
+    """Who takes part in a collective of a layout, from who does in that of a smaller one."""
+
+    def __init__(self, small: Layout, layout: Layout) -> None:
+        self.small, self.layout = small, layout
+        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def __call__(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        found = self._known.get(ranks)
+        if found is None:
+            places = [self.small.rank(number) for number in ranks]
+            along = [name for name in Rank._fields if len({getattr(place, name) for place in places}) > 1]
+            found = self._known[ranks] = self.layout.peers(Rank(), *along)
+        return found
+
+
+def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1) -> ModelCase:
+    """The case with so many layers a stage, shards, and micro-batches that the first of as many stages holds."""
+    stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
+    micro = stages if stages > 1 else min(case.accumulate, 2)
+    given = case.layout
+    ep = min(given.ep, shards * given.cp)
+    layout = replace(given, pp=stages, microbatches=micro, dp=min(given.dp, 2), dp_shard=shards, ep=ep)
+    rank = Rank(stage=stages - 1 if place == "last" else 0)
+    arch = replace(case.arch, layers=layers * stages)
+    return replace(case, arch=arch, layout=layout, rank=rank, accumulate=micro)
+
+
+def _layers(case: ModelCase) -> int:
+    return case.arch.layers // case.layout.pp
+
+
+def _held(case: ModelCase) -> int:
+    """The most micro-batches of which the first stage holds what backward needs."""
+    held, most = 0, 0
+    for action in order(case.layout, 0, case.accumulate):
+        held += 1 if action.kind == "F" else -1
+        most = max(most, held)
+    return most
+
+
+def _extrapolated(at: Callable[..., Any], mixed: Callable[[Any, Any, float], Any], sizes: Sizes) -> Any:
+    """What `at` says at some sizes, from what it says at two of each: in proportion; of shards, to their inverse."""
+    if not sizes:
+        return at()
+    (name, (size, (low, high))), *rest = sizes.items()
+
+    def fixed(value: int) -> Any:
+        return _extrapolated(lambda **others: at(**{name: value}, **others), mixed, dict(rest))
+
+    if size <= high:
+        return fixed(size)
+    inverse = name == "shards"
+    x, x0, x1 = (1 / n if inverse else n for n in (size, low, high))
+    return mixed(fixed(low), fixed(high), (x - x0) / (x1 - x0))
+
+
+def _judged(
+    laid: Sequence[Laid], gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None
+) -> tuple[tuple[Laid, ...], tuple[Laid, ...]]:
+    """Those that fit, fastest first, and the others; the first few replayed as they are."""
+    fitting = sorted((one for one in laid if one.fits), key=lambda one: -one.tokens_per_second)
+    others = [one for one in laid if not one.fits]
+    sure: list[Laid] = []
+    while fitting and len(sure) < EXACT:
+        found = _replayed(fitting.pop(0), gpu, recorded, config)
+        (sure if found.fits else others).append(found)
+    return (*sure, *fitting), tuple(sorted(others, key=lambda one: one.peak_bytes))
+
+
+def _replayed(laid: Laid, gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None) -> Laid:
+    """A layout with the memory of its fullest rank."""
+    stages = {0, laid.case.layout.pp - 1}
+    programs: list[tuple[Program, Memory]] = []
+    for stage in stages:
+        program = recorded(replace(laid.case, rank=Rank(stage=stage)))
+        programs.append((program, memory_of(program, laid.case.torch, gpu, config)))
+    memory = max((memory for _, memory in programs), key=lambda memory: memory.allocated_peak_bytes)
+    return laid._replace(
+        peak_bytes=memory.allocated_peak_bytes, fits=all(memory.fits for _, memory in programs),
+        groups=by_kind(memory.groups), exact=True,
+    )  # fmt: skip
+
+
+def _assumptions(case: ModelCase, node: Node, sequences: int) -> Iterator[str]:
+    yield f"machines of {node.named}{', assumed: servers differ' if node.assumed else ''}"
+    yield f"a step of {sequences:,} sequences of {case.seq:,} tokens, {case.batch} in a micro-batch"
+    yield "tried: powers of two of each kind of parallelism, within a machine for tensor parallelism; 1F1B"
+    yield f"memory of the {EXACT} fastest replayed; others' (~) is live bytes, from fewer layers, as times are"

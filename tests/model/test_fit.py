@@ -1,0 +1,88 @@
+"""Every layout on some GPUs: what is left out, what few layers tell of many, and what is said of each."""
+
+from dataclasses import replace
+
+import pytest
+
+from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
+from memmodel.gpus.links import node_of
+from memmodel.liveness import summary
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.fit import fit_model
+from memmodel.models.layout import Rank
+from memmodel.models.program import program_of
+from memmodel.models.step_time import step_time
+from memmodel.pictures.describe import pictures_of
+from memmodel.step import device_of, room_bytes
+from memmodel.timing import Machine
+from memmodel.timing.transfer import expected_rates
+
+GPU = load_gpu("H100")
+ARCH = replace(listed("llama-3.1-8b").architecture, layers=16)
+
+
+def found(gpus=16, given=None, sequences=64, **setting):
+    setting = {"framework": "megatron", "loss": "fused"} | setting
+    return fit_model(model_case(ARCH, **setting), GPU, gpus, sequences=sequences, given=given)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return found()
+
+
+def test_every_layout_uses_all_gpus_and_sequences(report):
+    for one in (*report.fitting, *report.others):
+        layout = one.case.layout
+        assert layout.world == 16
+        assert layout.batches * layout.microbatches * one.case.batch == 64
+        assert layout.tp <= 8  # within a machine
+    assert len({(one.case.layout, one.case.checkpoint) for one in (*report.fitting, *report.others)}) > 20
+
+
+def test_the_fastest_come_first_and_those_that_fit_have_room(report):
+    rates = [one.tokens_per_second for one in report.fitting]
+    exact = sum(one.exact for one in report.fitting)
+    assert rates[exact:] == sorted(rates[exact:], reverse=True)
+    assert all(one.fits and one.peak_bytes <= room_bytes(GPU) for one in report.fitting)
+    assert not any(one.fits for one in report.others)
+
+
+@pytest.mark.parametrize("index", [3, 8, -1])
+def test_few_layers_tell_the_peak_and_the_time_of_all(report, index):
+    one = report.fitting[index]
+    assert not one.exact
+    case = replace(one.case, device=device_of(GPU))
+    stages = {0, case.layout.pp - 1}
+    peaks = [summary(program_of(replace(case, rank=Rank(stage=stage)))).peaks["peak"] for stage in stages]
+    assert one.peak_bytes == pytest.approx(max(peaks), rel=0.01)
+    whole = step_time(case, Machine(GPU, expected_rates(GPU)), node_of(GPU), program_of)
+    assert one.time.seconds == pytest.approx(whole.seconds, rel=0.03)
+    assert one.time.exposed == pytest.approx(whole.exposed, rel=0.1, abs=0.01 * whole.seconds)
+
+
+def test_what_is_given_is_not_varied():
+    report = found(given={"tp": 4, "checkpoint": "block"})
+    for one in (*report.fitting, *report.others):
+        assert (one.case.layout.tp, one.case.checkpoint) == (4, "block")
+
+
+def test_huggingfaces_classes_are_sharded_or_replicated():
+    report = found(gpus=8, framework="huggingface", loss="full", masters=True)
+    zeros = {(one.case.layout.zero, one.case.layout.dp, one.case.layout.dp_shard) for one in report.fitting}
+    assert (3, 1, 8) in zeros
+    assert all(zero == 3 or shards == 1 for zero, _, shards in zeros)
+
+
+def test_no_layout_is_one_sentence():
+    with pytest.raises(UsageError, match=r"no layout of llama-3\.1-8b on 16 GPUs"):
+        found(given={"tp": 3})
+
+
+def test_its_picture_has_a_mark_a_layout_and_the_room(report):
+    (picture,) = pictures_of(report)
+    assert len(picture.marks) >= len(report.fitting)
+    assert picture.lines[0].points[0][0] == room_bytes(GPU)
+    assert [entry.look.key for entry in picture.legend][:3] == ["A", "B", "C"]
