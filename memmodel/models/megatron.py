@@ -149,7 +149,7 @@ class _Made:
     def _weights(self) -> tuple[list[Weight], list[list[Weight]]]:
         layout, rank, arch = self.case.layout, self.case.rank, self.arch
         first, last = rank.stage == 0, rank.stage == layout.pp - 1
-        outer = [w for w in outer_weights(arch) if _on_stage(w, first, last)]
+        outer = [w for w in outer_weights(arch) if _on_stage(w, first, last, arch.tied)]
         kinds = arch.kinds()
         mine = [index for layers in layout.layers_of(rank, arch.layers) for index in layers]
         return outer, [layer_weights(arch, kinds[index]) for index in mine]
@@ -179,8 +179,11 @@ def _adding_to(total: Any) -> Any:
     return add
 
 
-def _on_stage(weight: Weight, first: bool, last: bool) -> bool:
-    return first if weight.part == "embedding" else last
+def _on_stage(weight: Weight, first: bool, last: bool, tied: bool) -> bool:
+    """Whether a stage has a weight outside of the layers; of a tied embedding the last stage has a copy."""
+    if weight.part == "embedding":
+        return first or (last and tied and weight.name == "embedding.weight")
+    return last
 
 
 def _padded(sizes: list[Any], shards: int) -> Any:

@@ -53,10 +53,11 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
     updates = [distributed] if distributed else _updates(case, models, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
+    totals = distributed.totals if distributed else _totals(updates)
     tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
 
     def after_backward() -> None:
-        sum_partial(models)
+        sum_partial(models, totals)
         if distributed:
             distributed.reduce()
 
@@ -105,6 +106,15 @@ def _updates(case: ModelCase, models: list[Any], parameters: list[Any], label: L
         for total in update.sums or ():
             label(total, "", GRADIENTS)
     return updates
+
+
+def _totals(updates: Any) -> dict[int, Any]:
+    """By the id of a parameter, where its gradients are added up."""
+    return {
+        id(parameter): total
+        for update in updates
+        for parameter, total in zip(update.parameters, update.sums or (), strict=False)
+    }
 
 
 def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:

@@ -30,7 +30,7 @@ def fit_parts(report: FitReport) -> Iterator[Any]:
 
 def _table(title: str, laid: Sequence[Laid], gpus: int) -> Sheet:
     names = _varied(laid)
-    columns = (*(f">{name}" for name in names), ">memory", ">tokens/s", ">MFU", ">comm.", ">bubble")
+    columns = (*(f">{name}" for name in names), ">memory", ">tokens/s", ">MFU", ">comm", ">bubble")
     rows = [
         (
             *(_value(one, name) for name in names),
@@ -62,10 +62,10 @@ def _varied(laid: Sequence[Laid]) -> list[str]:
     found = [name for name in _FIELDS if name != "zero" and any(_value(one, name) != "1" for one in laid)]
     if "shard" in found:
         found.insert(found.index("shard") + 1, "zero")
-    return [*found, "recompute"]
+    return [*found, "ckpt"]
 
 
 def _value(one: Laid, name: str) -> str:
-    if name == "recompute":
+    if name == "ckpt":
         return one.case.checkpoint
     return f"{getattr(one.case.layout, _FIELDS[name])}"

@@ -128,6 +128,14 @@ def test_a_stage_holds_fewer_micro_batches_the_later_it_is():
     assert [round(x / (held[1] - held[2])) for x in held] == [4, 3, 2]
 
 
+def test_the_last_stage_has_a_copy_of_a_tied_embedding():
+    tied, own = (
+        kinds(recorded(arch=replace(LLAMA, tied=is_tied), pp=2, microbatches=2, seq=512, stage=1))["parameters"]
+        for is_tied in (True, False)
+    )
+    assert tied == own > 2 * 128256 * 4096
+
+
 def test_logits_are_kept_once_by_transformer_engines_loss_and_in_fp32_too_by_megatrons():
     logits, head = 2 * 4096 * 128256, 2 * 128256 * 4096
     fused, own = (kinds(recorded(loss=name))["logits"] for name in ("fused", "full"))

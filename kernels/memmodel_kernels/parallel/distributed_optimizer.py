@@ -25,7 +25,8 @@ class DistributedOptimizer:
     """The update of a step, in place of `Update`.
 
     Attributes:
-        parameters: the pieces of parameters that this rank updates.
+        parameters: the pieces of parameters that this rank updates. totals: by the id of a parameter, the part of the
+            buffer that its gradients are added to.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class DistributedOptimizer:
         if shared:
             label(self.values, "", PARAMETERS)
         label(self.sums, "", GRADIENTS)
+        self.totals: dict[int, Any] = {}
         for place in listed:
             self._adopt(place)
         pieces = list(self._pieces(listed, total))
@@ -57,6 +59,7 @@ class DistributedOptimizer:
             moved(parameter, self.values.narrow(0, place.start, parameter.numel()).view(*shape))
         total = self.sums.narrow(0, place.start, parameter.numel()).view(*shape)
         parameter.register_post_accumulate_grad_hook(adding_to(total))
+        self.totals[id(parameter)] = total
 
     def _pieces(self, listed: Sequence[Place], total: int) -> Iterator[tuple[Any, Any]]:
         """Values and gradients of what this rank updates: all of it, or the part of each parameter in its range."""

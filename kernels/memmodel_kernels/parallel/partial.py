@@ -1,6 +1,6 @@
 """Parameters that every rank has, and whose gradients are of a rank's own share of the work alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memmodel_kernels.decoder import Decoder
@@ -11,8 +11,10 @@ _AFTER_SUMS = ("output.bias", "ffn.down.bias")  # added to own tokens of the res
 _OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
 
 
-def sum_partial(models: Sequence[Decoder]) -> None:
+def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
     """Sum these gradients over the ranks that share each layer, one by one, in place.
+
+    `totals`: by the id of a parameter, where its gradients are added up and dropped.
 
     As Megatron-LM does after the last backward, on one flat copy of them all
     (megatron/core/distributed/finalize_model_grads.py, _allreduce_non_tensor_model_parallel_grads).
@@ -21,7 +23,8 @@ def sum_partial(models: Sequence[Decoder]) -> None:
         if model.tensor is not None:
             for parameter in _partial(model):
                 with same_scope(parameter):
-                    all_reduced(parameter.grad, model.tensor.group)
+                    gradient = totals.get(id(parameter), parameter.grad)
+                    all_reduced(gradient, model.tensor.group)
 
 
 def _partial(model: Decoder) -> Iterator[Any]:
