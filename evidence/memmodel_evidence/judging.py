@@ -23,7 +23,15 @@ from memmodel_validate.validation_runs import is_validation, judge_runs
 
 def accuracy(*ledgers: str) -> Accuracy:
     """Judge every run on record, our own among them, and those of more files."""
-    ledger = everything(*ledgers)
+    return _judged_all(everything(*ledgers)) if ledgers else _on_record()
+
+
+@cache
+def _on_record() -> Accuracy:
+    return _judged_all(everything())
+
+
+def _judged_all(ledger: Ledger) -> Accuracy:
     return judge_others(ledger) + judge_runs(ledger)
 
 
