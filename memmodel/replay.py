@@ -1,5 +1,6 @@
 """Replay a program through the caching allocator: allocated and reserved bytes by phase or event, out of memory."""
 
+from collections import deque
 from typing import NamedTuple
 
 from memmodel.allocator import CachingAllocator, OutOfMemory
@@ -52,8 +53,7 @@ def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, 
         start = allocator.allocated
         if phases:  # peaks of the first phase are those since the allocator's own reset
             allocator.reset_peak()
-        for _ in serve(requests, allocator, blocks):
-            pass
+        deque(serve(requests, allocator, blocks), maxlen=0)
         usage = Usage(start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved)
         phases.append((name, usage))
         if allocator.failed is not None:
@@ -71,8 +71,7 @@ def replay_by_event(
     blocks: Blocks = {}
     before, step = _phases(program, workspace)
     for _, requests, _ in (*before, *step * (steps - 1)):
-        for _ in serve(requests, allocator, blocks):
-            pass
+        deque(serve(requests, allocator, blocks), maxlen=0)
     found = []
     for _, requests, seen in step:
         after = [(allocator.allocated, allocator.reserved), *serve(requests, allocator, blocks)]
@@ -95,8 +94,8 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
         elif now.died:
             requests.append(Request(FREE, now.died.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
-        requests.extend(Request(KEEP, name, nbytes) for name, nbytes, _ in taken)
+        requests += [Request(KEEP, name, nbytes) for name, nbytes, _ in taken] if taken else ()
         current.seen.append(len(requests))
-        requests.extend(Request(FREE, name) for name, _, per_call in taken if per_call)  # given back after the kernel
+        requests += [Request(FREE, name) for name, _, per_call in taken if per_call] if taken else ()
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
     return phases[:first], phases[first:]

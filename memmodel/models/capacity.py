@@ -57,11 +57,15 @@ def model_threshold(
     def runs(count: int) -> bool:
         return _runs(program_of(resized(case, over, count * step)), case, gpu, config)
 
+    def memory_at(count: int) -> Memory | None:
+        return memory_of(program_of(resized(case, over, count * step)), case.torch, gpu, config) if count else None
+
     count = _count(case, gpu, over, step, end, config)
-    if not (count == 0 or runs(count)) or (count < end and runs(count + 1)):
+    memory = memory_at(count)
+    if (memory is not None and not memory.fits) or (count < end and runs(count + 1)):
         count = last_true(runs, end, count)  # the bytes of some storage do not grow in proportion
+        memory = memory_at(count)
     at = resized(case, over, max(count, 1) * step)
-    memory = memory_of(program_of(at), at.torch, gpu, config) if count else None
     return ModelThreshold(gpu, at, over, step, count * step, (count + 1) * step if count < end else None, memory)
 
 
