@@ -163,7 +163,7 @@ def check_layout(
     for name, words in NOT_MODELLED.items():
         if getattr(layout, name) > 1 and framework != "megatron":
             raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
-    _check_tensor(layout, arch, seq)
+    _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch)
     _check_experts(layout, arch)
     if seq % (2 * layout.cp) and layout.cp > 1:
@@ -180,7 +180,8 @@ def _other_world(layout: Layout, gpus: int) -> str:
     return f"{gpus} GPUs: {said} makes {layout.world}, {advice}"
 
 
-def _check_tensor(layout: Layout, arch: "Architecture", seq: int) -> None:
+def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) -> None:
+    """`pads`: whether the vocabulary is padded to what divides."""
     tp = layout.tp
     if layout.sequence_parallel and tp == 1:
         raise UsageError("sequence-parallel without tp: it shares the tokens among the ranks of tp, give one above 1")
@@ -189,6 +190,8 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int) -> None:
     if arch.kv_heads < tp:
         raise UsageError(f"tp {tp}: {arch.name} has only {arch.kv_heads} KV heads, give at most that")
     sizes = {"heads": arch.heads, "KV heads": arch.kv_heads, "feed-forward width": arch.ffn, "vocabulary": arch.vocab}
+    if pads:
+        del sizes["vocabulary"]
     for name, size in sizes.items():
         if size % tp:
             raise UsageError(f"tp {tp} does not divide {arch.name}'s {name}, {size}: give a divisor of it")
