@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from os import PathLike, fspath
 from typing import Any
 
@@ -150,12 +151,13 @@ def predict_model(
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
     with_formulas = case.framework != "megatron"
     kinds = memory_by_kind(case, gpu, config)
-    case = fullest(kinds, case)
+    case, memory = fullest(kinds, case)
     program = program_of(lettered(case) if with_formulas else case)
-    memory = memory_of(program, case.torch, gpu, config)
+    memory = memory or memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
-    kernels = kernels_of(program, case.accumulate if case.layout.pp == 1 else 1)
-    time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration)
+    kernels = kernels_of(program, case.accumulate)
+    alone = case.layout.world == 1
+    time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration) if alone else (None, None, [])
     best = calibrated or time
     seconds = best.seconds if best else 0.0
     return ModelPrediction(
@@ -165,7 +167,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
         with_workspace(memory),
         group_formulas(Taken(case, program, alive), _with_more_layers(case)) if with_formulas else {},
         peak_of(program, index),
-        sum((launch.work for launch in step_launches(kernels)), start=Work()),
+        sum((launch.work for launch in step_launches(kernels)), start=Work()) if alone else Work(),
         model_flops(case),
         time,
         calibrated,
@@ -189,16 +191,16 @@ def times_of(
 
 def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> ModelPrediction:
     """The prediction of a rank with the times of all ranks' step."""
-    case = prediction.case
+    case, recorded = prediction.case, cache(program_of)
     try:
-        least = step_time(case, Machine(machine.gpu), node, program_of)
-        expected = step_time(case, machine, node, program_of) if machine.calibration else None
+        least = step_time(case, Machine(machine.gpu), node, recorded)
+        expected = step_time(case, machine, node, recorded) if machine.calibration else None
     except UsageError as missing:
         return replace(
             prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
         )
     rates = machine.calibration
-    step, kernels = expected or least, Stage(case, program_of).launches(case.accumulate)
+    step, kernels = expected or least, Stage(case, recorded).launches(case.accumulate)
     return replace(
         prediction, work=sum((launch.work for launch in kernels), start=Work()),
         time=least.as_time("datasheet"), step=step, node=node,

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.gpus import Gpu
-from memmodel.models.layout import Rank
 from memmodel.models.program import program_of
 from memmodel.models.results import RankMemory
 from memmodel.models.setting import ModelCase
+from memmodel.prediction import Memory
 from memmodel.step import memory_of
 
 
@@ -26,7 +26,7 @@ def _memory(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None) -> RankMe
     return RankMemory(title, case.rank, layout.world // layout.pp, memory)
 
 
-def fullest(kinds: Iterable[RankMemory], case: ModelCase) -> ModelCase:
-    """The case of a rank of the kind that allocates most; the first of them, where several do."""
+def fullest(kinds: Iterable[RankMemory], case: ModelCase) -> tuple[ModelCase, Memory | None]:
+    """The case of a rank of the kind that allocates most, and its memory; None on one GPU."""
     found = max(kinds, key=lambda kind: kind.memory.allocated_peak_bytes, default=None)
-    return replace(case, rank=Rank() if found is None else found.rank)
+    return (case, None) if found is None else (replace(case, rank=found.rank), found.memory)

@@ -215,7 +215,7 @@ def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: 
     from memmodel_kernels.parallel.pipeline import Pipeline
 
     layout, count = case.layout, case.layout.microbatches
-    shown = shown_micro_batches(layout)
+    shown = shown_micro_batches(layout, case.rank.stage)
 
     def buffers(there: bool, learns: bool = False, copies: int = count) -> list[Any]:
         made = [_stream(xp, case, learns) for _ in range(copies if there else 0)]
