@@ -162,7 +162,8 @@ def check_layout(
         raise UsageError(_other_world(layout, gpus))
     for name, words in NOT_MODELLED.items():
         if getattr(layout, name) > 1 and framework != "megatron":
-            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
+            instead = "take framework megatron, or " if name == "cp" else ""
+            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, {instead}leave it out")
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch)
     _check_experts(layout, arch)

@@ -30,6 +30,7 @@ from memmodel.models.ranks import fullest, memory_by_kind
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
 from memmodel.models.serving import serving
 from memmodel.models.setting import EAGER, ModelCase
+from memmodel.models.share import assumed_of_shares
 from memmodel.models.step_time import Stage, step_time
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
@@ -268,6 +269,7 @@ def _assumptions(
     yield f"torch {case.torch}, eager, {on}; modules as {modules} have them"
     if case.framework != "megatron":
         yield from assumed(case)
+        yield from assumed_of_shares(case)
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train":

@@ -20,7 +20,7 @@ class Peak(NamedTuple):
     """Where in the step the live peak is.
 
     Attributes:
-        phase: "forward", "backward" or "optimizer".
+        phase: "forward", "backward" or "optimizer"; of a pipeline stage also "forward and backward", in turn.
         group: that of the tensor with which the peak is reached.
         tensor: the operator that allocates it.
     """

@@ -25,6 +25,14 @@ def share(case: ModelCase) -> ModelCase:
     return replace(case, arch=replace(case.arch, **_of_tensor(case), **sizes))
 
 
+def assumed_of_shares(case: ModelCase) -> Iterator[str]:
+    """Whose rules the sharing of layers and stages follows, in words."""
+    if case.layout.tp > 1:
+        yield "layers and vocabulary shared as Megatron-LM shares them"
+    if case.layout.pp > 1:
+        yield "stages as torch.distributed.pipelining: a buffer for every micro-batch's input and output gradient"
+
+
 def _of_tensor(case: ModelCase) -> dict[str, Any]:
     """The heads, channels and rows of the vocabulary of one of `tp` ranks."""
     arch, tp = case.arch, case.layout.tp

@@ -68,7 +68,7 @@ def rank_table(prediction: ModelPrediction) -> Sheet:
         mark = " *" if one.rank == prediction.case.rank else ""
         rows.append((f"{one.title}{mark}", f"{one.ranks:,}", *(f"{size / 2**30:,.2f}" for size in found)))
     columns = ("|GiB", ">ranks", ">weights", ">grads", ">optim", ">activ", ">comm", ">rest", ">peak", ">reserved")
-    return Sheet("Ranks (* the fullest, of which the rest tells)", columns, rows)
+    return Sheet("What fills the peak of each rank (* the fullest, described below)", columns, rows)
 
 
 def time_table(report: ModelReport) -> Sheet:

@@ -64,6 +64,19 @@ def kept_by_layers(case: ModelCase) -> int:
     return most
 
 
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_peak_is_that_of_all_micro_batches(schedule: str, stage: int) -> None:
+    """In whichever of them it comes: of live bytes after every event of the step."""
+    program = program_of(staged(stage, pp=2, microbatches=6, schedule=schedule))
+    sizes = {birth.key: int(birth.nbytes) for birth in program.births()}
+    live = [0]
+    for event in program.events:
+        if isinstance(event, Alloc | Free):
+            live.append(live[-1] + (sizes[event.key] if isinstance(event, Alloc) else -sizes[event.key]))
+    assert peak(program) == max(live)
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_the_first_micro_batches_need_not_run(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twelve, few show the peak that all twelve have."""

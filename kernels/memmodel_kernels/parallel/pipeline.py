@@ -39,11 +39,10 @@ class Pipeline(NamedTuple):
         held: dict[tuple[int, int], Any] = {}  # outputs until their backward, by chunk and micro-batch
         sending: dict[Action, Any] = {}
         self._exchange(None, None, self.actions[0], batch[0])
-        phase: tuple[str, int] | None = None
-        for action, following in zip(self.actions, [*self.actions[1:], None], strict=True):
-            if phase != (action.kind, action.micro_batch):
-                mark("forward" if action.kind == "F" else "backward")
-                phase = action.kind, action.micro_batch
+        phases = _phases(self.actions)
+        for number, (action, following) in enumerate(zip(self.actions, [*self.actions[1:], None], strict=True)):
+            if number in phases:
+                mark(phases[number])
             place = action.chunk, action.micro_batch
             if action.kind == "F":
                 held[place] = self._forward(action, batch, loss)
@@ -112,6 +111,13 @@ class Pipeline(NamedTuple):
         if action.kind == "F":
             return None if model.last else out.detach()
         return None if model.first else self.inputs[action.chunk][action.micro_batch].grad
+
+
+def _phases(actions: Sequence[Action]) -> dict[int, str]:
+    """Where phases begin: forwards alone, then both in turn, then backwards alone."""
+    kinds = [action.kind for action in actions]
+    first, last = kinds.index("B"), len(kinds) - kinds[::-1].index("F")  # backward, and the place after a forward
+    return {0: "forward", **({first: "forward and backward"} if first < last else {}), last: "backward"}
 
 
 def _wait(works: Sequence[Any]) -> None:
