@@ -32,16 +32,19 @@ Mark = Callable[[str], None]  # is told where phases begin
 
 def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
     """Training steps; returns what outlives them."""
-    step = training(xp, case, label)
+    step = training(xp, case, label, in_short=True)
     for _ in range(steps):
         step(mark)
     return step
 
 
-def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> Callable[[Mark], None]:
+def training(
+    xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES, in_short: bool = False
+) -> Callable[[Mark], None]:
     """A function that trains a step of a rank's share of a case; it keeps parameters, states and batch.
 
     `handles`: torch's process groups, by the dimension of `memmodel.models.layout.Rank` along which they lie.
+    `in_short`: a pipeline stage runs only as many micro-batches as show the rest; stages that exchange them run all.
     """
     from memmodel_kernels.parallel.partial import sum_partial
     from memmodel_kernels.training import training_step, update_in_backward
@@ -62,7 +65,7 @@ def training(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDL
             distributed.reduce()
 
     if case.layout.pp > 1:
-        pipeline = _pipeline(xp, case, label, handles, models)
+        pipeline = _pipeline(xp, case, label, handles, models, in_short)
         return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward)
     batches = [(tokens, targets)] * min(case.accumulate, 2)
     after = [] if case.in_backward else updates
@@ -206,16 +209,16 @@ def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
     return TensorParallel(group_of(case, handles, "tensor"), case.layout.sequence_parallel, (case.batch, case.seq))
 
 
-def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: list[Any]) -> Any:
+def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: list[Any], in_short: bool) -> Any:
     """The stage of a rank, with its buffers.
 
-    Of more micro-batches than show how a step goes on, the first have been done: of them the gradients of the inputs
-    are there.
+    In short, of more micro-batches than show how a step goes on, the first have been done: of them the gradients of the
+    inputs are there.
     """
     from memmodel_kernels.parallel.pipeline import Pipeline
 
     layout, count = case.layout, case.layout.microbatches
-    shown = shown_micro_batches(layout, case.rank.stage)
+    shown = shown_micro_batches(layout, case.rank.stage) if in_short else count
 
     def buffers(there: bool, learns: bool = False, copies: int = count) -> list[Any]:
         made = [_stream(xp, case, learns) for _ in range(copies if there else 0)]
