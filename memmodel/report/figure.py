@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +21,7 @@ from memmodel.report.style import SIZE, line_look, mark_look, styled
 WIDE, NARROW = 9.0, 3.6  # inches: of a page, and of a phone
 _DOTS_PER_INCH = 144
 _AXES = 0.86  # width of the axes over that of the figure
+_FINEST = 1000  # steps of an area, narrower than a dot beyond that
 _CROWDED = 150  # steps of a stack: with more, outlines would cover the areas
 
 
@@ -154,16 +156,40 @@ def _areas(ax: Axes, areas: Sequence[Area]) -> None:
 
 def _filled(ax: Axes, lower: Sequence[float], upper: Sequence[float], **look: Any) -> None:
     """Areas where the upper level is above the lower, from each step to the next."""
-    where = [high > low for low, high in zip(lower, upper, strict=True) for _ in range(2)]
+    steps = list(_told_apart(lower, upper))
+    where = [high > low for _, _, low, high in steps for _ in range(2)]
     if any(where):
-        edges = [i + end for i in range(len(lower)) for end in (0, 1)]
-        low, high = ([level for level in levels for _ in range(2)] for levels in (lower, upper))
+        edges = [edge for start, end, _, _ in steps for edge in (start, end)]
+        low, high = ([step[which] for step in steps for _ in range(2)] for which in (2, 3))
         ax.fill_between(edges, low, high, where=where, antialiased=len(lower) <= _CROWDED, **look)
+
+
+def _told_apart(lower: Sequence[float], upper: Sequence[float]) -> Iterator[tuple[int, int, float, float]]:
+    """(start, end, lower, upper) of each step; of stretches from lowest to highest, where steps are too many to see."""
+    size = -(-len(lower) // _FINEST)
+    if size <= 1:
+        yield from ((i, i + 1, low, high) for i, (low, high) in enumerate(zip(lower, upper, strict=True)))
+        return
+    starts = range(0, len(lower), size)
+    levels = [(min(lower[start : start + size]), max(upper[start : start + size])) for start in starts]
+    for (low, high), run in groupby(starts, lambda start: levels[start // size]):
+        first, *rest = run
+        yield first, min([first, *rest][-1] + size, len(lower)), low, high
+
+
+def _highest(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """The points of a line of steps; of stretches the highest, where they are too many to see."""
+    size = -(-len(points) // _FINEST)
+    if size <= 1:
+        return points
+    stretches = (points[start : start + size] for start in range(0, len(points), size))
+    return [*((stretch[0][0], max(y for _, y in stretch)) for stretch in stretches), points[-1]]
 
 
 def _line(ax: Axes, line: Line) -> None:
     look = line_look(line.look)
     if line.step and len(line.points) > _CROWDED and line.look.dash == "solid":
         look["linewidth"] = 0.25
-    x, y = zip(*line.points, strict=True) if line.points else ((), ())
+    points = _highest(line.points) if line.step else line.points
+    x, y = zip(*points, strict=True) if points else ((), ())
     ax.plot(x, y, drawstyle="steps-post" if line.step else "default", **look)

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from memmodel.pictures.describe import pictures_of
-from memmodel.pictures.page import Page
+from memmodel.pictures.page import ModelPage, Page
 from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
 from memmodel.rendering import Drawing
 from memmodel.report.page import parts, provenance
@@ -48,7 +48,7 @@ _MARKS = {None: ("", "?"), True: ("yes", "✓"), False: ("no", "✗")}
 _DASHES = {"solid": "━", "dashed": "╍", "dashdot": "┅", "dotted": "┈"}
 
 
-def html_page(page: Page) -> str:
+def html_page(page: Page | ModelPage) -> str:
     """The page as HTML, with all text escaped. Needs matplotlib."""
     title = escape(page.title)
     body = "\n".join((f"<h1>{title}</h1>", *map(_written, parts(page))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from memmodel.pictures.page import Page
+from memmodel.pictures.page import ModelPage, Page
 from memmodel.report.console import text
 from memmodel.report.page import Part, parts, provenance
 from memmodel.report.sheet import Bullets, Sheet, Verdict, cell_text
@@ -10,12 +10,12 @@ from memmodel.report.sheet import Bullets, Sheet, Verdict, cell_text
 _SPECIAL = "\\`*_{}[]<>#|$~&"
 
 
-def markdown_page(page: Page) -> str:
+def markdown_page(page: Page | ModelPage) -> str:
     """The page as Markdown."""
     return "\n".join(line.rstrip() for line in _lines(page)) + "\n"
 
 
-def _lines(page: Page) -> Iterator[str]:
+def _lines(page: Page | ModelPage) -> Iterator[str]:
     yield from (f"# {escaped(page.title)}", "")
     for part in parts(page):
         yield from _written(part)

@@ -13,7 +13,7 @@ from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import StepTime
 from memmodel.report.groups import group_table
-from memmodel.report.sheet import Bullets, Sheet, below
+from memmodel.report.sheet import Bullets, Phrases, Sheet, below
 from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
 from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
@@ -28,7 +28,7 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
     """The first screen, part by part."""
     prediction = report.prediction
     yield Text.assemble((report.gpu.name, "bold"), f": {prediction.case.arch.name}, {prediction.case.describe()}")
-    yield Text(_of_parameters(prediction), style="dim")
+    yield _of_parameters(prediction)
     yield Text()
     yield verdict(prediction.memory, f"{prediction.title} ")
     if len(prediction.ranks) > 1:
@@ -50,10 +50,10 @@ def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
     yield group_table(prediction.memory, prediction.formulas)
 
 
-def _of_parameters(prediction: ModelPrediction) -> str:
+def _of_parameters(prediction: ModelPrediction) -> Phrases:
     total = sum(prediction.parameters.values())
-    parts = ", ".join(f"{part} {percent_text(count, total)}" for part, count in prediction.parameters.items())
-    return f"{total:,} parameters: {parts}"
+    parts = [f"{part} {percent_text(count, total)}" for part, count in prediction.parameters.items()]
+    return Phrases(f"{total:,} parameters:", parts, "dim")
 
 
 def rank_table(prediction: ModelPrediction) -> Sheet:

@@ -3,18 +3,41 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memmodel.pictures.page import Known, Page
+from memmodel.pictures.page import Known, ModelPage, Page
 from memmodel.rendering import Drawing
 from memmodel.report.formulas import rows, symbol_names
+from memmodel.report.groups import group_table
+from memmodel.report.model import serving_table, time_table
 from memmodel.report.sheet import Bullets, Formula, Sheet, Verdict
-from memmodel.report.tables import account, comparison, mitigations, notes_of, scope, verdicts
+from memmodel.report.tables import account, comparison, mitigations, notes_of, scope, verdict, verdicts
 
 _TENSORS = 10  # rows of an account
 
 Part = Verdict | Sheet | Bullets | Drawing
 
 
-def parts(page: Page) -> Iterator[Part]:
+def parts(page: Page | ModelPage) -> Iterator[Part]:
+    """The parts of a page, of attention or of a whole model."""
+    return _of_model(page) if isinstance(page, ModelPage) else _of_attention(page)
+
+
+def _of_model(page: ModelPage) -> Iterator[Part]:
+    """The verdict, what fills the peak, the step's time, what would lower it, pictures, and what was assumed."""
+    report, prediction = page.report, page.report.prediction
+    yield verdict(prediction.memory, f"{prediction.title} ")
+    yield replace(group_table(prediction.memory, prediction.formulas), caption=f"The peak is {prediction.peak.words}.")
+    yield replace(time_table(report), title="One step")
+    if report.serving:
+        yield serving_table(report.serving, prediction.case)
+    if report.mitigations:
+        yield mitigations(report)
+    yield page.timeline
+    if page.roofline is not None:
+        yield page.roofline
+    yield Bullets("Assumed", [prediction.case.describe(), *report.assumptions, *prediction.notes])
+
+
+def _of_attention(page: Page) -> Iterator[Part]:
     """Verdicts, tables and pictures, then formulas, accuracy, and what was assumed."""
     report = page.report
     yield from verdicts(report)
@@ -51,6 +74,6 @@ def _known(known: Known) -> tuple[str, ...]:
     )
 
 
-def provenance(page: Page) -> str:
+def provenance(page: Page | ModelPage) -> str:
     """The version, the day and the command that made the page."""
     return ", ".join(filter(None, (page.made, page.command)))

@@ -4,11 +4,11 @@ A `>` before a column's name right-aligns it, for numbers, and keeps its cells o
 line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, JustifyMethod
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -92,6 +92,29 @@ class Bullets:
         for line in self.lines:
             rows.add_row("-", Text(line))
         return Group(Text(self.title, style="bold"), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """Phrases with commas between them, none of which is broken in two where it fits on a line."""
+
+    lead: str
+    phrases: Sequence[str]
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text("\n".join(self.lines(options.max_width)), style=self.style)
+
+    def lines(self, width: int) -> list[str]:
+        """The lines of `width` characters at most."""
+        lines = [self.lead]
+        for place, phrase in enumerate(self.phrases, 1):
+            text = phrase if place == len(self.phrases) else f"{phrase},"
+            if len(lines[-1]) + 1 + len(text) <= width:
+                lines[-1] += f" {text}"
+            else:
+                lines.append(text)
+        return lines
 
 
 @dataclass(frozen=True, slots=True)

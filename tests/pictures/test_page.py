@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from picture_cases import run
 
+import memmodel
 from memmodel.gpus import load_gpu_file
-from memmodel.pictures.page import Known, page_of
+from memmodel.pictures.page import Known, model_page_of, page_of
 from memmodel.predictor import predict
 from memmodel.report.html_page import html_page, typeset
 from memmodel.report.markdown_page import markdown_page
@@ -119,3 +120,17 @@ def test_command_writes_both_and_says_so(tmp_path: Path) -> None:
         output = run("report", "--gpu", "H100", "-a", "flash", "-o", str(tmp_path / name)).output
         assert output.startswith(f"wrote {tmp_path / name} (")
         assert "How accurate this is" in (tmp_path / name).read_text()
+
+
+def test_a_page_of_a_model_has_its_groups_its_time_and_what_helps() -> None:
+    report = memmodel.model("llama-3.2-1b", "A100", seq=8192)
+    page = model_page_of(report, None, "memmodel report")
+    written = markdown_page(page)
+    for title in ("What fills the peak", "One step", "What would take less", "memory over one step", "Assumed"):
+        assert f"## {title}" in written or title in written
+    assert bytes_text(report.prediction.memory.live_peak_bytes) in written
+    shown = html_page(page)
+    parser = Balance()
+    parser.feed(shown)
+    assert parser.open == []
+    assert len(shown) < 2_000_000  # thousands of steps are drawn as many as can be told apart
