@@ -60,6 +60,7 @@ class PartitionedGradients:
         self.filled = 0
         self.partition: Any = None  # the gradients of this backward that the rank keeps, flat
         self.kept: list[Any] = []  # those of the step
+        self.totals: dict[int, Any] = {}  # as in `DistributedOptimizer`: none, gradients stand for themselves
 
     def _ranks(self, place: Place) -> range:
         """The ranks with a part of a parameter."""
