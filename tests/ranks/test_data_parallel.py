@@ -1,9 +1,5 @@
 """A rank of a whole model under data parallelism has the events of PyTorch's own code, traced; and learns the same."""
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel.tracer.watch.world import World, in_world
 from memmodel_validate.events import in_order
+from rank_processes import run_ranks
 
 WORLD = 4
 # Sizes unlike each other, so that a wrong tensor shows in its bytes; 97 rows of the vocabulary do not divide by 4.
@@ -139,21 +136,6 @@ def test_what_a_rank_holds(given: dict[str, Any], parameters: float, gradients: 
 
 
 @pytest.mark.slow
-def test_it_learns_what_one_process_learns() -> None:
+def test_it_learns_what_one_process_learns(tmp_path: Path) -> None:
     """Two gloo processes, each with half of a batch: the same code on real tensors."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = os.pathsep.join(p for p in sys.path if p)
-    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    worker = Path(__file__).with_name("data_parallel_worker.py")
-    ranks = [
-        subprocess.Popen([sys.executable, str(worker)], env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    run_ranks(2, Path(__file__).with_name("data_parallel_worker.py"), tmp_path)

@@ -1,9 +1,5 @@
 """Ring attention on gloo processes is attention of the whole sequence; what it keeps and sends is as by hand."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ import torch
 import memmodel
 from memmodel_kernels.ring import joined, ring_attention, shard
 from memmodel_kernels.ring.attention import Ring, part_of
+from rank_processes import run_ranks
 
 
 def test_shards_join_to_the_sequence() -> None:
@@ -33,24 +30,9 @@ def test_every_rank_has_the_same_work(world: int) -> None:
 
 
 @pytest.mark.slow
-def test_ring_attention_is_attention() -> None:
+def test_ring_attention_is_attention(tmp_path: Path) -> None:
     """Three processes: output and gradients, to twice the error of PyTorch's own in the same dtype."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = os.pathsep.join(p for p in sys.path if p)
-    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "3"}
-    worker = Path(__file__).with_name("ring_worker.py")
-    ranks = [
-        subprocess.Popen([sys.executable, str(worker)], env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(3)
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0, 0], said
+    run_ranks(3, Path(__file__).with_name("ring_worker.py"), tmp_path)
 
 
 @pytest.mark.parametrize("world", [2, 4])
