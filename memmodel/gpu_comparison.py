@@ -106,7 +106,7 @@ def compare(
     """Compare GPUs on one configuration: fits, time with its interval, tokens a second and cost.
 
     Args:
-        gpus: names (`memmodel gpus` lists them) or `Gpu`s; "all" for every GPU of the database.
+        gpus: names (`memmodel gpus` lists them) or `Gpu` objects; "all" for every GPU of the database.
         algorithm: of one layer's attention.
         model: instead, a whole model's step: a name (`memmodel models`) or a config.json.
         prices: $ an hour by GPU; where none is given that of the GPU's file, if it has one.
