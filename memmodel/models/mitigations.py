@@ -8,7 +8,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.models.choices import usual_targets
 from memmodel.models.program import program_of
-from memmodel.models.setting import Adapter, ModelCase
+from memmodel.models.setting import EAGER, Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak
 
@@ -39,6 +39,8 @@ def _changes(case: ModelCase, before: Memory, config: AllocatorConfig | None) ->
         yield "PYTORCH_ALLOC_CONF=expandable_segments:True", case, settings
     if case.checkpoint == "none":
         yield "recompute each layer: --checkpoint block", replace(case, checkpoint="block"), config
+    if case.attention == EAGER and not case.arch.sinks:
+        yield "scores never in memory: --attention flash-attn", replace(case, attention="flash-attn"), config
     for loss, words in (("chunked", "logits in chunks"), ("fused", "loss fused with the head")):
         if case.loss in ("full", "native"):
             yield f"{words}: --loss {loss}", replace(case, loss=loss), config

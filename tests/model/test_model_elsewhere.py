@@ -87,3 +87,13 @@ def test_a_gpt_layer_keeps_what_the_account_says() -> None:
     # Beside the account: mean and reciprocal of two norms in fp32, and the causal mask, a byte a pair.
     left_out = 16 * b * n + n * n
     assert kept(1) - kept(0) == 34 * b * n * hidden + 5 * b * heads * n * n + left_out
+
+
+def test_eager_attention_is_the_default_of_capped_scores_and_a_fused_one_is_advised() -> None:
+    report = memmodel.model("gemma-2-2b", "A100", seq=4096)
+    assert report.prediction.case.attention == "eager"
+    assert any("--attention flash-attn" in one.change for one in report.mitigations)
+    with pytest.raises(UsageError, match="gemma-2-2b caps its scores"):
+        memmodel.model("gemma-2-2b", "A100", attention="sdpa")
+    with pytest.raises(UsageError, match="gpt-oss-20b has attention sinks"):
+        memmodel.model("gpt-oss-20b", "A100", attention="flash-attn")
