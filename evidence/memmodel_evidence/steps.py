@@ -18,7 +18,7 @@ from memmodel.models.choices import model_case
 from memmodel.models.program import program_of
 from memmodel.models.ranks import memory_by_kind
 from memmodel.models.setting import ModelCase
-from memmodel.models.step_time import step_time
+from memmodel.models.step_time import stages_of, step_time
 from memmodel.step import device_of
 from memmodel.timing import Constant, Machine
 from memmodel.timing.transfer import expected_rates
@@ -110,7 +110,7 @@ def _seconds(case: ModelCase, gpu: Gpu, own: bool) -> float:
     if own:
         constants = {name: Constant(PRODUCTS, "SimuMax's measurements of products") for name in _OF_PRODUCTS}
         rates = rates._replace(constants={**rates.constants, **constants})
-    return step_time(case, Machine(gpu, rates), node_of(gpu), program_of).seconds
+    return step_time(case, Machine(gpu, rates), node_of(gpu), stages_of(case, program_of)).seconds
 
 
 def off(predicted: float, measured: float) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from os import PathLike, fspath
 from typing import Any
 
@@ -31,7 +30,7 @@ from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Pe
 from memmodel.models.serving import serving
 from memmodel.models.setting import EAGER, ModelCase
 from memmodel.models.share import assumed_of_shares
-from memmodel.models.step_time import Stage, step_time
+from memmodel.models.step_time import stages_of, step_time
 from memmodel.prediction import Computed, Memory, Time
 from memmodel.program import Alloc, Mark, Program, Save
 from memmodel.step import device_of, memory_of, time_or_why
@@ -192,16 +191,17 @@ def times_of(
 
 def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> ModelPrediction:
     """The prediction of a rank with the times of all ranks' step."""
-    case, recorded = prediction.case, cache(program_of)
+    case = prediction.case
+    stages = stages_of(case, program_of)
     try:
-        least = step_time(case, Machine(machine.gpu), node, recorded)
-        expected = step_time(case, machine, node, recorded) if machine.calibration else None
+        least = step_time(case, Machine(machine.gpu), node, stages)
+        expected = step_time(case, machine, node, stages) if machine.calibration else None
     except UsageError as missing:
         return replace(
             prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
         )
     rates = machine.calibration
-    step, kernels = expected or least, Stage(case, recorded).launches(case.accumulate)
+    step, kernels = expected or least, stages[case.rank.stage].launches(case.accumulate)
     return replace(
         prediction, work=sum((launch.work for launch in kernels), start=Work()),
         time=least.as_time("datasheet"), step=step, node=node,

@@ -203,12 +203,21 @@ class Stage:
         return (event for events, times in parts for event in events * times if isinstance(event, Launch))
 
 
-def step_time(case: ModelCase, machine: Machine, node: Node, recorded: Recorded) -> StepTime:
-    """The time of a step of all ranks; `recorded` records the program of one.
+def stages_of(case: ModelCase, recorded: Recorded) -> list[Stage]:
+    """Every stage; `recorded` records the program of a rank. Those between the first and the last are alike."""
+    last, found = case.layout.pp - 1, dict[int, Stage]()
+    for rank in case.layout.kinds():
+        alike = min(rank.stage, 1) if rank.stage < last else last
+        if alike not in found:
+            found[alike] = Stage(replace(case, rank=rank), recorded)
+    return [found[min(stage, 1) if stage < last else last] for stage in range(case.layout.pp)]
+
+
+def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[Stage]) -> StepTime:
+    """The time of a step of all ranks, from its stages.
 
     Raises UsageError if the GPU's data lack a rate.
     """
-    stages = [Stage(replace(case, rank=rank), recorded) for rank in case.layout.kinds()]
 
     def at(place: int, factor: float = 1.0) -> tuple[StepTime, int]:
         clock = Clock(machine, node, place, factor)

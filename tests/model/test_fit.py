@@ -13,7 +13,7 @@ from memmodel.models.choices import model_case
 from memmodel.models.fit import fit_model
 from memmodel.models.layout import Rank
 from memmodel.models.program import program_of
-from memmodel.models.step_time import step_time
+from memmodel.models.step_time import stages_of, step_time
 from memmodel.pictures.describe import pictures_of
 from memmodel.step import device_of, room_bytes
 from memmodel.timing import Machine
@@ -58,7 +58,7 @@ def test_few_layers_tell_the_peak_and_the_time_of_all(report, index):
     stages = {0, case.layout.pp - 1}
     peaks = [summary(program_of(replace(case, rank=Rank(stage=stage)))).peaks["peak"] for stage in stages]
     assert one.peak_bytes == pytest.approx(max(peaks), rel=0.01)
-    whole = step_time(case, Machine(GPU, expected_rates(GPU)), node_of(GPU), program_of)
+    whole = step_time(case, Machine(GPU, expected_rates(GPU)), node_of(GPU), stages_of(case, program_of))
     assert one.time.seconds == pytest.approx(whole.seconds, rel=0.03)
     assert one.time.exposed == pytest.approx(whole.exposed, rel=0.1, abs=0.01 * whole.seconds)
 

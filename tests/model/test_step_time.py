@@ -10,7 +10,7 @@ from memmodel.gpus.links import node_of
 from memmodel.models.catalogue import listed
 from memmodel.models.layout import Layout
 from memmodel.models.setting import ModelCase
-from memmodel.models.step_time import step_time
+from memmodel.models.step_time import stages_of, step_time
 from memmodel.program import COLLECTIVE, Launch, Mark, Program, Wait
 from memmodel.timing import Machine
 from memmodel.timing.collectives import collective_time
@@ -46,7 +46,7 @@ def timed(case, forward, backward, optimizer=()):
         once = [Mark("forward"), *forward(one), Mark("backward"), *backward(one)]
         return Program([*once * one.accumulate, Mark("optimizer"), *optimizer], {}, {})
 
-    return step_time(case, Machine(GPU), NODE, recorded)
+    return step_time(case, Machine(GPU), NODE, stages_of(case, recorded))
 
 
 def test_collectives_on_the_stream_of_the_kernels_are_exposed():
@@ -109,7 +109,7 @@ def test_with_measured_rates_there_is_an_interval():
         return Program([Mark("forward"), kernel(1), Mark("backward"), kernel(1)], {}, {})
 
     case = laid_out(tp=2)
-    least = step_time(case, Machine(GPU), NODE, recorded)
-    found = step_time(case, Machine(GPU, expected_rates(GPU)), NODE, recorded)
+    least = step_time(case, Machine(GPU), NODE, stages_of(case, recorded))
+    found = step_time(case, Machine(GPU, expected_rates(GPU)), NODE, stages_of(case, recorded))
     assert (least.low, least.high) == (None, None)
     assert least.seconds <= found.low <= found.seconds <= found.high
