@@ -94,8 +94,10 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
         elif now.died:
             requests.append(Request(FREE, now.died.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
-        requests += [Request(KEEP, name, nbytes) for name, nbytes, _ in taken] if taken else ()
+        if taken:
+            requests.extend([Request(KEEP, name, nbytes) for name, nbytes, _ in taken])
         current.seen.append(len(requests))
-        requests += [Request(FREE, name) for name, _, per_call in taken if per_call] if taken else ()
+        if taken:  # given back after the kernel
+            requests.extend([Request(FREE, name) for name, _, per_call in taken if per_call])
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
     return phases[:first], phases[first:]
