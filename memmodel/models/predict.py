@@ -138,7 +138,7 @@ def predict_model(
     machine = Machine(device, rates, torch=parse_torch_version(case.torch))
     prediction = _predicted(case, device, allocator, machine)
     if case.layout.world > 1:
-        prediction = _on_many(prediction, machine, node_of(device, link, gpus_per_node))
+        prediction = _with_links(prediction, machine, link, gpus_per_node)
     return ModelReport(
         device,
         (prediction,),
@@ -187,6 +187,20 @@ def times_of(
         return time, None, missing
     expected, _ = time_or_why(kernels, Machine(gpu, rates, torch=parse_torch_version(case.torch)))
     return time, expected.at_least(time.seconds) if expected and time else expected, missing
+
+
+def _with_links(
+    prediction: ModelPrediction, machine: Machine, link: str | None, gpus_per_node: int | None
+) -> ModelPrediction:
+    """The prediction with the times of all ranks' step; without them where no links are known and none are given."""
+    try:
+        node = node_of(machine.gpu, link, gpus_per_node)
+    except UsageError as unknown:
+        if link is not None or gpus_per_node is not None:
+            raise
+        notes = (*prediction.notes, f"no time: {unknown}")
+        return replace(prediction, time=None, calibrated=None, efficiency=None, notes=notes)
+    return _on_many(prediction, machine, node)
 
 
 def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> ModelPrediction:

@@ -54,3 +54,16 @@ def test_what_does_not_divide_is_one_sentence(given: dict, sentence: str, monkey
 def test_what_is_not_modelled_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=f"{layouts.NOT_MODELLED[name]} is not modelled yet"):
         model_case(LLAMA, **{name: 2})
+
+
+def test_without_known_links_there_is_memory_and_no_time():
+    from memmodel import model
+    from memmodel.errors import UsageError
+
+    report = model("qwen3-0.6b", "MI300X", dp=2, seq=512)
+    assert report.prediction.memory.fits
+    assert report.prediction.time is None
+    assert "give --link" in report.prediction.notes[-1]
+    assert model("qwen3-0.6b", "MI300X", dp=2, seq=512, link="pcie-5").prediction.step is not None
+    with pytest.raises(UsageError, match="unknown link"):
+        model("qwen3-0.6b", "MI300X", dp=2, seq=512, link="cable")
