@@ -46,15 +46,18 @@ def progress_bar(length: int, label: str, shortest: int = 0) -> Iterator[Callabl
 
 
 @contextmanager
-def busy(words: str) -> Iterator[None]:
-    """These words and a moving mark on a terminal's standard error, during work that can take seconds."""
+def busy(words: str) -> Iterator[Callable[[str], None]]:
+    """These words and a moving mark on a terminal's standard error, during work that can take seconds.
+
+    What it yields changes the words.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(words):
-        yield
+    with Console(stderr=True).status(words) as status:
+        yield status.update
 
 
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:

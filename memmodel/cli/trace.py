@@ -10,7 +10,7 @@ import click
 
 from memmodel.cli.commands import argument, option, subcommand
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
-from memmodel.cli.output import check_picture, force_option, print_json, put, show
+from memmodel.cli.output import busy, check_picture, force_option, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
 from memmodel.errors import UsageError
 
@@ -117,8 +117,8 @@ def command(
         called = target(named) if given["world"] is None else named
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
-        with redirect_stdout(sys.stderr):  # what the user's code prints
-            found = trace(called, at=sizes, formulas=formulas, **settings)
+        with redirect_stdout(sys.stderr), busy("tracing") as say:  # what the user's code prints
+            found = trace(called, at=sizes, formulas=formulas, progress=say, **settings)
         return replace(found, notes=(*found.notes, *notes))
 
     if sweep is not None:

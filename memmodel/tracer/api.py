@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from memmodel.prediction import attention_kernels
 from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
 from memmodel.search import last_true
-from memmodel.step import device_of, fits, memory_of, other_kernels, room_bytes, time_or_why
+from memmodel.step import device_of, memory_of, other_kernels, room_bytes, time_or_why
 from memmodel.timing.intervals import itemsize_of
 from memmodel.timing.transfer import expected_rates
 from memmodel.tracer.compiled import Graphs
@@ -58,6 +59,7 @@ def trace(
     world: int | None = None,
     rank: int | None = None,
     gpus_per_node: int = 8,
+    progress: Callable[[str], None] | None = None,
 ) -> Trace:
     """The memory, work and time of a PyTorch function on a GPU, without one, as numbers, by line and in letters.
 
@@ -81,6 +83,7 @@ def trace(
         world: of many GPUs, how many: the code runs as one rank after the other, on torch.distributed's fake group.
         rank: the one to trace; unless given, those that differ, and the result is the fullest's.
         gpus_per_node: GPUs of a machine.
+        progress: called with what is traced next, in words.
 
     Raises UsageError for wrong input, and for code that cannot run without data, with the line at fault.
     """
@@ -97,7 +100,7 @@ def trace(
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
     setting = Setting(fn, wanted, step, device_of(device), backends, most_operators=most_operators, loss=loss)
-    job = Job(setting, sizes, device, version, config, compiled)
+    job = Job(setting, sizes, device, version, config, compiled, progress or (lambda _: None))
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
     unset = [x for x in letters if x not in asked]
@@ -137,16 +140,17 @@ def _installed() -> str:
 def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Trace:
     draws = RandomDraws()
     with draws.watched():
-        found, graphs = job.steady()
+        steady = job.steady()
+    found, graphs = steady.traced, steady.graphs
     program, drew = found.program, draws.drew
-    symbolic, forms, why = (
-        forms_of(job, program)
+    symbolic, forms, why, few = (
+        forms_of(job, steady)
         if formulas
-        else (None, None, "not asked for" if job.setting.world is None else "formulas are of one GPU")
+        else (None, None, "not asked for" if job.setting.world is None else "formulas are of one GPU", None)
     )
     if drew or why == OTHERWISE:
-        check_alike(program, lambda: job.steady()[0].program, times=4 if drew else 1)
-    shown = lettered(program, symbolic) if forms else program
+        check_alike(program, lambda: job.steady().traced.program, times=4 if drew else 1)
+    shown = lettered(program, symbolic, few) if forms else program
     labels = names(shown)
     step = last_step(shown)
     time, no_time = time_or_why(program, job.machine(None))
@@ -167,12 +171,13 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         forms,
         why,
         tuple(advice_of(job, found, labels)) if job.setting.world is None else (),
-        _largest(job, over) if over else None,
+        _largest(job, over, program, forms) if over else None,
         found.unknown,
         found.operators,
         (
             *_notes(job, program, unset, drew, graphs, bool(found.choices)),
             *found.notes,
+            *([steady.alike.note()] if steady.alike else ()),
             *_left_out(job, program, forms),
             *no_time,
         ),
@@ -185,18 +190,34 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
     )
 
 
-def _largest(job: Job, over: str) -> Largest:
-    """The largest multiple of a power of two that fits; both sides of the answer are traced."""
-    if room_bytes(job.gpu) is None:
+def _largest(job: Job, over: str, program: Program, forms: Forms | None) -> Largest:
+    """The largest multiple of a power of two that fits; both sides of the answer are traced.
+
+    Where it is sought first, the formula of the peak says: it grows as the memory reserved does.
+    """
+    room = room_bytes(job.gpu)
+    if room is None:
         job.gpu.listed("capacity")  # raises, naming the key
+    room = int(room or 0)
     step = next(s for s in (128, 64, 32, 16, 8, 4, 2, 1) if job.sizes[over] % s == 0)
+    end = LARGEST // step
 
-    def runs(count: int) -> bool:
-        program = job.run(job.setting, job.sizes | {over: count * step}).program
-        return bool(fits(program, job.version, job.gpu, job.config))
+    @cache
+    def reserved(count: int) -> int:
+        sizes = job.sizes | {over: count * step}
+        traced = program if sizes == job.sizes else job.run(job.setting, sizes).program
+        return memory_of(traced, job.version, job.gpu, job.config).reserved_peak_bytes
 
-    count = last_true(runs, LARGEST // step)
-    return Largest(over, count * step, None if count >= LARGEST // step else (count + 1) * step)
+    def by_formula(known: int, forms: Forms) -> int:
+        """The largest, where the formula says by how much the reserved memory at a known size changes."""
+        beside = reserved(known) - forms.peak(job.sizes | {over: known * step})
+        return last_true(lambda n: forms.peak(job.sizes | {over: n * step}) + beside <= room, end, known)
+
+    guess = job.sizes[over] // step
+    if forms is not None and over not in forms.fixed:
+        guess = by_formula(by_formula(guess, forms) or guess, forms)
+    count = last_true(lambda count: reserved(count) <= room, end, guess)
+    return Largest(over, count * step, None if count >= end else (count + 1) * step)
 
 
 def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:

@@ -4,6 +4,7 @@ from memmodel.dims import Size
 from memmodel.errors import UsageError
 from memmodel.liveness import last_step
 from memmodel.program import Mark, Program
+from memmodel.tracer.alike import FEW, Alike
 from memmodel.tracer.formulas.closed import Forms, closed_forms
 from memmodel.tracer.formulas.symbolic import (
     Symbolic,
@@ -13,27 +14,41 @@ from memmodel.tracer.formulas.symbolic import (
     traced_in_letters,
     without_shared_scratch,
 )
-from memmodel.tracer.job import Job
+from memmodel.tracer.job import Job, Steady
 from memmodel.units import formula_text
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
 
 
-def forms_of(job: Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
-    """The run in letters and its forms; else why there are none."""
+_Forms = tuple[Symbolic | None, Forms | None, str]
+
+
+def forms_of(job: Job, steady: Steady) -> tuple[Symbolic | None, Forms | None, str, Alike | None]:
+    """The run in letters and its forms, else why there are none; and the alike layers of which it ran few."""
     if not job.sizes:
-        return None, None, "no size is a letter"
+        return None, None, "no size is a letter", None
     if job.compiled:
-        return _fitted(job, program)
+        return *_fitted(job, steady.traced.program), None
+    job.say("tracing in letters")
+    alike = steady.alike
+    if alike is not None:
+        symbolic, forms, why = _in_letters(job, alike.few.program, FEW, alike.count)
+        if forms is not None and forms.holds_for(alike.whole.program, job.sizes):
+            return symbolic, forms, why, alike
+    return *_in_letters(job, steady.traced.program), None
+
+
+def _in_letters(job: Job, program: Program, layers: int | None = None, count: int | None = None) -> _Forms:
+    """The same with so many layers, whose numbers are this program's, for a model of `count`."""
     same = _enough(program)
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
-    setting = job.setting._replace(iterations=repeats)
+    setting = job.setting._replace(iterations=repeats, layers=layers)
     why, second_best = "", None
     for tied in (None, *multiples_among(job.sizes)[:_MOST_TIED]):
         try:
             symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes), tied)
-            forms = closed_forms(symbolic, same, job.sizes)
+            forms = closed_forms(symbolic, same, job.sizes, count)
         except UsageError as error:
             why = why or f"the code does not run in letters: {error}"
             continue
@@ -57,7 +72,7 @@ def _enough(program: Program) -> Program:
     return program._replace(events=program.events[: starts[-1]]) if second == third else program
 
 
-def _fitted(job: Job, program: Program) -> tuple[Symbolic | None, Forms | None, str]:
+def _fitted(job: Job, program: Program) -> _Forms:
     """Forms of compiled code, whose plans are for numbers; else why there are none."""
     from memmodel.tracer.compiled.formulas import forms_of as planned_forms
 
@@ -68,17 +83,21 @@ def _fitted(job: Job, program: Program) -> tuple[Symbolic | None, Forms | None, 
     return symbolic, forms, ""
 
 
-def lettered(program: Program, symbolic: Symbolic | None) -> Program:
-    """The program with sizes that show as letters, where the run in letters has the same storages."""
+def lettered(program: Program, symbolic: Symbolic | None, alike: Alike | None = None) -> Program:
+    """The program with sizes that show as letters, where the run in letters has the same storages.
+
+    `alike`: what the program is told from, where the run in letters has few of its layers.
+    """
     if symbolic is None:
         return program
-    ours, theirs = (list(without_shared_scratch(last_step(x)).births()) for x in (program, symbolic.program))
+    run = program if alike is None else alike.few.program
+    ours, theirs = (list(without_shared_scratch(last_step(x)).births()) for x in (run, symbolic.program))
     shapes = {
         birth.key: tuple(Size(int(n), _letter(formula_text(s))) for n, s in zip(birth.shape, same.shape, strict=True))
         for birth, same in zip(ours, theirs, strict=True)
         if len(birth.shape) == len(same.shape)
     }
-    return program.reshaped(shapes)
+    return program.reshaped(shapes) if alike is None else alike.reshaped(shapes)
 
 
 def _letter(text: str) -> str:

@@ -1,14 +1,24 @@
 """A job: a function to trace with its sizes, GPU and torch version; it runs the step until that is steady."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.cublas import parse_torch_version
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
+from memmodel.tracer.alike import Alike, told
 from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.watch.run import Setting, Traced, traced
+
+
+class Steady(NamedTuple):
+    """A steady step; what torch.compile made of it; the few layers that tell it, where its layers are alike."""
+
+    traced: Traced
+    graphs: Graphs | None = None
+    alike: Alike | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,7 @@ class Job:
         sizes: letter -> size.
         gpu, version, config: the GPU, torch's version and the allocator's settings.
         compiled: whether the function is passed to torch.compile.
+        say: told what is traced next.
     """
 
     setting: Setting
@@ -28,30 +39,33 @@ class Job:
     version: str
     config: AllocatorConfig | None
     compiled: bool = False
+    say: Callable[[str], None] = lambda _: None
 
     def machine(self, rates: Calibration | None) -> Machine:
         """The GPU for the time model, with a calibration's rates or the datasheet's alone."""
         return Machine(self.gpu, rates, torch=parse_torch_version(self.version))
 
-    def steady(self) -> tuple[Traced, Graphs | None]:
-        """The steady step at the sizes asked for; after torch.compile, with what it compiled."""
+    def steady(self) -> Steady:
+        """The steady step at the sizes asked for."""
         return self._run(self.setting, self.sizes)
 
     def run(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
         """The steady step of another function or of other sizes."""
-        return self._run(setting, sizes)[0]
+        return self._run(setting, sizes).traced
 
-    def _run(self, setting: Setting, sizes: Mapping[str, int]) -> tuple[Traced, Graphs | None]:
+    def _run(self, setting: Setting, sizes: Mapping[str, int]) -> Steady:
         if not self.compiled:
-            return _steady(setting, sizes), None
+            alike = told(setting, lambda shorter: self._steady(shorter, sizes))
+            return Steady(self._steady(setting, sizes) if alike is None else alike.whole, alike=alike)
         from memmodel.tracer.compiled.run import steady_compiled
 
-        return steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count))
+        return Steady(*steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count)))
 
+    def _steady(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
+        """The step once where it leaves nothing behind, else three times over: its caches are filled by the last.
 
-def _steady(setting: Setting, sizes: Mapping[str, int]) -> Traced:
-    """The step once where it leaves nothing behind, else three times over: its caches are filled by the last.
-
-    A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
-    """
-    return traced(setting._replace(iterations=3, until_it_repeats=True), sizes)
+        A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
+        """
+        few = "" if setting.layers is None else f", {setting.layers} alike layers"
+        self.say(f"tracing {', '.join(f'{x}={n}' for x, n in sizes.items())}{few}")
+        return traced(setting._replace(iterations=3, until_it_repeats=True), sizes)

@@ -216,3 +216,16 @@ def test_embeddings_are_compiled_without_a_gpu() -> None:
         model, {"input": "B,N:int64"}, step="train", at={"B": 2, "N": 4}, compiled=True, formulas=False
     )
     assert found.memory.saved_bytes == 2 * 4 * 16 * 4  # what the linear layer reads
+
+
+def test_a_second_shape_is_compiled_too() -> None:
+    """Each call keeps what its gelu reads, of its own size; both calls are one step."""
+    attend = torch.compile(lambda x: torch.nn.functional.gelu(x @ x.mT).sum())
+
+    def both(x: Tensor, y: Tensor) -> Tensor:
+        return attend(x) + attend(y)
+
+    found = memmodel.trace(
+        both, {"x": "N,8", "y": "M,8"}, step="train", at={"N": 64, "M": 96}, compiled=True, formulas=False
+    )
+    assert found.memory.saved_bytes == 4 * (64 * 64 + 96 * 96)

@@ -73,8 +73,9 @@ def test_formulas_are_the_peaks_of_real_runs_at_other_sizes(made: Callable[[], A
     given = inputs_of(inputs)
     at = {x: AT[x] for x in letters_of(given)}
     job = Job(Setting(made(), given, "train", CPU), at, load_gpu("A100"), "2.13.0", None)
-    program = job.steady()[0].program
-    _, forms, why = forms_of(job, program)
+    steady = job.steady()
+    program = steady.traced.program
+    _, forms, why, _ = forms_of(job, steady)
     assert forms is not None, why
     assert (forms.fixed, forms.checked) == ({}, True)
     held = int(phase_peaks(program)["inputs"]) - sum(nbytes(x, AT) for x in given)

@@ -5,14 +5,14 @@ of layers too, as far as no other moment outgrows them in a larger model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import alive_at, births_and_deaths, last_step, saved_storages, step_phases
+from memmodel.liveness import alive_at, births_and_deaths, last_step, phase_peaks, saved_storages, step_phases
 from memmodel.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
 from memmodel.polynomials import short, terms
 from memmodel.program import Program
@@ -57,9 +57,30 @@ class Forms:
             numbers[self.layers.symbol] = sizes.get(self.layers.symbol.name, self.layers.count)
         return int(sympy.sympify(expression).subs(numbers))
 
+    def peak(self, sizes: Mapping[str, int]) -> int:
+        """The live peak of the step, bytes."""
+        return max(self.value(branch.expression, sizes) for of in self.peaks.values() for branch in of)
 
-def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]) -> Forms:
-    """The forms of a symbolic run's last step, checked against the run on numbers."""
+    def holds_for(self, program: Program, sizes: Mapping[str, int]) -> bool:
+        """Whether they are what a step takes and computes."""
+        if self.layers is None:
+            return False
+        step = without_shared_scratch(last_step(program))
+        work = sum((launch.work for launch in step.launches()), start=Work())
+        forms = {self.saved: sum(saved_storages(step).values()), self.matmul_flops: work.matmul, self.flops: work.flops}
+        forms |= {self.hbm_bytes: work.hbm_bytes}
+        peaks = phase_peaks(step)
+        found = [form is None or self.value(form, sizes) == number for form, number in forms.items()]
+        for phase, branches in self.peaks.items():
+            found.append(max(self.value(branch.expression, sizes) for branch in branches) == peaks[phase])
+        return all(found)
+
+
+def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int], count: int | None = None) -> Forms:
+    """The forms of a symbolic run's last step, checked against the run on numbers.
+
+    `count`: the number of layers, where both runs have few of them.
+    """
     whole = symbolic
     symbolic, multiples = in_multiples(symbolic, sizes)
     step = last_step(symbolic.program)
@@ -73,9 +94,10 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
             peaks[phase] = branches
         unproven += missing
     saved = _saved(step, layers)
+    model = layers if layers is None or count is None else replace(layers, count=count)
     return Forms(
         symbolic.symbols,
-        _region(symbolic, multiples, layers, _at_this_number_alone(saved, peaks, layers)),
+        _region(symbolic, multiples, model, _at_this_number_alone(saved, peaks, layers)),
         symbolic.conditions,
         symbolic.fixed,
         saved,
@@ -85,7 +107,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         _work(step, layers, lambda work: work.hbm_bytes),
         unproven,
         _agrees(whole.program, concrete, numbers) and _agrees(symbolic.program, concrete, numbers),
-        layers,
+        model,
     )
 
 

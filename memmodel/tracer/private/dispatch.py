@@ -136,3 +136,8 @@ def is_wrapper(types: Iterable[type]) -> bool:
 def tables_of(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """A module's own parameters and buffers by name, to be changed in place."""
     return module._parameters, module._buffers
+
+
+def children_of(module: torch.nn.Module) -> dict[str, Any]:
+    """A module's own children by name, to be changed in place."""
+    return module._modules

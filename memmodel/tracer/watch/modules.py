@@ -25,14 +25,14 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
 
     Tensors that are found only as the code uses them stay the user's own, and get their gradients back.
     """
-    held = list(_held(function))
+    reached = list(held(function))
     fakes: dict[int, Tensor] = {}
     with ExitStack() as stack:
         stack.callback(watcher.give_back)
-        for name, module in held:
+        for name, module in reached:
             if isinstance(module, torch.nn.Module):
                 _swap_module(module, "" if module is function else f"{name}.", fakes, watcher, stack)
-        for _, each in held:
+        for _, each in reached:
             if isinstance(each, torch.optim.Optimizer):
                 _swap_optimizer(each, fakes, stack)
             elif isinstance(each, torch.amp.GradScaler):
@@ -42,7 +42,7 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
 
 def name_held(function: Any, watcher: Watcher) -> None:
     """Call the parameters of modules that were made within the trace by their names."""
-    for name, module in _held(function):
+    for name, module in held(function):
         if isinstance(module, torch.nn.Module) and module is not function:
             for path, tensor in (*module.named_parameters(), *module.named_buffers()):
                 watcher.name_input(tensor, f"{name}.{path}")
@@ -50,7 +50,7 @@ def name_held(function: Any, watcher: Watcher) -> None:
                     watcher.leaves.append(tensor)
 
 
-def _held(function: Any) -> Iterator[tuple[str, Any]]:
+def held(function: Any) -> Iterator[tuple[str, Any]]:
     """(name, object) of the modules and optimizers in reach."""
     if isinstance(function, torch.nn.Module):
         yield "", function

@@ -17,6 +17,7 @@ from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.private.patches import saved_tensors
 from memmodel.tracer.specs import Input
 from memmodel.tracer.target import Script
+from memmodel.tracer.watch.alike import with_layers
 from memmodel.tracer.watch.failures import users_errors_explained
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
             `until_it_repeats`: no more where one leaves nothing behind.
         most_operators: a run of more is given up. loss: the result that backward starts from, by name.
         world: the rank that runs it, None for one GPU alone.
+        layers: how many of its alike layers are kept; None: all.
     """
 
     function: Any
@@ -54,6 +56,7 @@ class Setting(NamedTuple):
     loss: str = ""
     world: World | None = None
     until_it_repeats: bool = False
+    layers: int | None = None
 
 
 class Traced(NamedTuple):
@@ -91,6 +94,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
         stack.enter_context(watcher.belonging.watching())
+        stack.enter_context(with_layers(setting.function, setting.layers))
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):

@@ -42,7 +42,7 @@ from memmodel.tracer.watch.storages import Storages
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000
-_OUTSIDE = ("torch.", "memmodel.tracer.", "contextlib")
+_OUTSIDE = ("torch.", "memmodel.", "contextlib")
 _LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
 _QUERIES = frozenset(
     {*_LAYOUT, "prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"}
