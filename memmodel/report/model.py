@@ -60,13 +60,14 @@ def rank_table(prediction: ModelPrediction) -> Sheet:
     """What fills the peak of the ranks of each kind, in GiB; the fullest is marked."""
     kinds = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, COMMUNICATION)
     rows = []
+    digits = 2 if all(one.memory.reserved_peak_bytes < 100 * 2**30 for one in prediction.ranks) else 1
     for one in prediction.ranks:
         memory, groups = one.memory, by_kind(one.memory.groups)
         sizes = [groups.get(kind, 0) for kind in kinds]
         rest = memory.allocated_peak_bytes - sum(sizes)
         found = (*sizes, rest, memory.allocated_peak_bytes, memory.reserved_peak_bytes)
         mark = " *" if one.rank == prediction.case.rank else ""
-        rows.append((f"{one.title}{mark}", f"{one.ranks:,}", *(f"{size / 2**30:,.2f}" for size in found)))
+        rows.append((f"{one.title}{mark}", f"{one.ranks:,}", *(f"{size / 2**30:,.{digits}f}" for size in found)))
     columns = ("|GiB", ">ranks", ">weights", ">grads", ">optim", ">activ", ">comm", ">rest", ">peak", ">reserved")
     return Sheet("What fills the peak of each rank (* the fullest, described below)", columns, rows)
 

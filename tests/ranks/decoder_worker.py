@@ -53,7 +53,9 @@ def gradients(step: Any, found: Tensors) -> list[Tensors]:
 def piece(whole: Tensor, like: Tensor, rank: Rank) -> Tensor:
     """Of a tensor of the whole model, a rank's share: it is cut along the dimension in which they differ."""
     dims = [dim for dim, size in enumerate(like.shape) if size != whole.shape[dim]]
-    return whole.chunk(whole.shape[dims[0]] // like.shape[dims[0]], dims[0])[rank.tensor] if dims else whole
+    return (
+        whole.chunk(whole.shape[dims[0]] // like.shape[dims[0]], dims[0])[rank.tensor or rank.shard] if dims else whole
+    )
 
 
 def in_whole(name: str, layers: list[int]) -> str:

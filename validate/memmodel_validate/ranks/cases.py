@@ -11,7 +11,17 @@ _OF_TWO = (
     "decoder_gpipe", "decoder_1f1b", "decoder_interleaved",
 )  # fmt: skip
 _OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
-_OF_FOUR = ("hsdp", "tp_fsdp", "fsdp", "pp_1f1b", "decoder_tp", "decoder_sp", "decoder_1f1b", "decoder_sp_1f1b")
+_OF_FOUR = (
+    "hsdp",
+    "tp_fsdp",
+    "fsdp",
+    "pp_1f1b",
+    "decoder_tp",
+    "decoder_sp",
+    "decoder_1f1b",
+    "decoder_sp_1f1b",
+    "decoder_fsdp_1f1b",
+)
 
 
 class RankCase(NamedTuple):

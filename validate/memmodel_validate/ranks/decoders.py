@@ -32,8 +32,9 @@ LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
     "decoder_1f1b": (LLAMA, lambda world: Layout(pp=world, microbatches=4)),
     "decoder_interleaved": (
         LLAMA,
-        lambda world: Layout(pp=world, schedule="interleaved", virtual_stages=4 // world, microbatches=4),
+        lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2, microbatches=4),
     ),
+    "decoder_fsdp_1f1b": (LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2, microbatches=4)),
     "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True, microbatches=4)),
 }
 
