@@ -16,7 +16,7 @@ from memmodel.program import COLLECTIVE, Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds
-from memmodel.timing.intervals import factors, kind_of, origin_of
+from memmodel.timing.intervals import factors, is_compiled, kind_of, origin_of
 from memmodel.timing.serving import kernel_names, serving_call
 from memmodel.timing.terms import exp_known
 from memmodel.timing.transfer import relation_of
@@ -138,12 +138,12 @@ def usage_by_event(
 
 def time_of(program: Program, machine: Machine) -> Time:
     """The time of a program's last step without its collectives. Raises UsageError if the GPU's data lack a rate."""
-    phases = program.phases()
+    phases, compiled = program.phases(), is_compiled(program.launches())
     timed = {
         name: kernel_times((e for e in phases[name] if isinstance(e, Launch) and e.kind != COLLECTIVE), machine)
         for name in step_phases(program)
     }
-    seconds: dict[str, float] = {name: step_seconds(name, part, machine) for name, part in timed.items()}
+    seconds: dict[str, float] = {name: step_seconds(name, part, machine, compiled) for name, part in timed.items()}
     kernels = tuple(kernel for part in timed.values() for kernel in part)
     shares = share_by_ceiling(kernels)
     waiting = sum(seconds.values()) - sum(kernel.seconds for kernel in kernels)
@@ -154,8 +154,11 @@ def time_of(program: Program, machine: Machine) -> Time:
     found = Time(sum(seconds.values()), seconds, next(iter(shares), "nothing"), shares, kernels, machine.basis, name)
     if calibration is None:
         return found
-    part = factors(kind_of(program.launches()), origin_of(kernels))
-    ends = [step_interval(phase, of_phase, machine, part) for phase, of_phase in timed.items()]
+    kind, origin = kind_of(program.launches()), origin_of(kernels)
+    ends = [
+        step_interval(phase, part, machine, factors(kind, origin, sum(kernel.seconds for kernel in part)), compiled)
+        for phase, part in timed.items()
+    ]
     return found._replace(low=sum(low for low, _ in ends), high=sum(high for _, high in ends))
 
 

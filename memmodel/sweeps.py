@@ -30,7 +30,11 @@ from memmodel.work import Work
 
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
-ON_GPU = ("fits", "allocated_peak_bytes", "reserved_peak_bytes", "seconds_at_least", "seconds_expected")
+ON_GPU = (
+    *("fits", "allocated_peak_bytes", "reserved_peak_bytes", "seconds_at_least"),
+    *("seconds_expected", "seconds_low", "seconds_high"),
+)
+_NO_TIMES = (None, None, None)
 _BLOCK = 32_768  # configurations at a time: their columns stay in the cache
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
 
@@ -132,7 +136,11 @@ def _on_gpu(
     rates, rows = calibration or expected_rates(gpu, found.case.dtype.itemsize), []
     for values in zip(*(column.tolist() for column in found.sizes.values()), strict=True):
         one = predict_case(replace(found.case, **dict(zip(found.sizes, values, strict=True))), gpu, config, rates)
-        times = (time and time.seconds for time in (one.time, one.calibrated))
+        expected = one.calibrated
+        times = (
+            one.time and one.time.seconds,
+            *((expected.seconds, expected.low, expected.high) if expected else _NO_TIMES),
+        )
         rows.append((one.memory.fits, one.memory.allocated_peak_bytes, one.memory.reserved_peak_bytes, *times))
         if progress is not None:
             progress(1)

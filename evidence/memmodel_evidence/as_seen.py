@@ -6,28 +6,24 @@ constant was fitted to where the GPU has no other table. The host is whatever ho
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from memmodel.dtypes import dtype
 from memmodel.errors import UsageError
-from memmodel.timing import Calibration, Machine
-from memmodel.timing.intervals import factors
-from memmodel.timing.known import community, shipped_ids
-from memmodel.timing.transfer import completed_rates
-from memmodel_evidence.calibrations import MADE_OF, shipped_calibration
-from memmodel_evidence.fit import stored
-from memmodel_evidence.fits import FITS, FITTED_N, LEFT_OUT, Fit
+from memmodel.timing import Calibration, Constant, Machine
+from memmodel.timing.intervals import factors, in_band
+from memmodel_evidence.compiled import shares_without
+from memmodel_evidence.fits import FITTED_N
+from memmodel_evidence.hosts import hosts_without
 from memmodel_evidence.programs import STANDARD, restated
 from memmodel_evidence.records import DATA
-from memmodel_evidence.times import Timed, gpu_of, interval_of, machine_as_seen, predicted_seconds, times
+from memmodel_evidence.times import Factors, Timed, gpu_of, interval_of, machine_as_seen, predicted_seconds
+from memmodel_evidence.unseen import itemsize, judged_as_seen, rates_of_gpu
 from memmodel_validate.comparison import Comparison
 from memmodel_validate.ledger import Ledger, Source
 
 WITHOUT = DATA / "intervals_without.json"
-_FITS = {fit.name: fit for fit in FITS}
-_IMPLEMENTATIONS = (STANDARD, "naive", "naive-by-hand", "compiled")
 
 
 def times_as_seen(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison]:
@@ -39,38 +35,13 @@ def times_as_seen(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison
             left_out[f"as seen: {reason}"] += 1
 
 
-def judged_as_seen(ledger: Ledger) -> Iterator[tuple[Timed, Source]]:
-    """Every time of naive and compiled attention on a named GPU that no constant was fitted to."""
-    for run in ledger.runs:
-        source = ledger.sources[run.source]
-        if source.gpu_id not in ("", "cpu") and run.implementation in _IMPLEMENTATIONS:
-            yield from ((timed, source) for timed in times(run) if not _fitted_to(timed))
-
-
-def _fitted_to(timed: Timed) -> bool:
-    """Whether a constant that is shipped is fitted to a row, and no fit leaves its table out."""
-    gpu = [_FITS[name] for fits in MADE_OF.values() for name in fits]
-    return any(fit.trains_on(timed) for fit in gpu) and not any(timed.run.source in fit.judged for fit in LEFT_OUT)
-
-
 @cache
 def rates(gpu_id: str, source: str, itemsize: int) -> Calibration:
-    """What is shipped for a GPU, fitted without a source's rows where other sources remain."""
-    from memmodel.gpus import load_gpu
-
-    own = community(gpu_id)
-    if gpu_id in MADE_OF:
-        own = shipped_calibration(gpu_id, [stored(fit.name) for fit in fits_without(gpu_id, source)])
-    return completed_rates(load_gpu(gpu_id), own, tuple(shipped_ids()), itemsize)
-
-
-def fits_without(gpu_id: str, source: str) -> list[Fit]:
-    """The fits of a GPU; for each that a source is in, the one that leaves it out, where there is one."""
-    return [_without(_FITS[name], source) for name in MADE_OF.get(gpu_id, ())]
-
-
-def _without(fit: Fit, source: str) -> Fit:
-    return next((one for one in LEFT_OUT if one.judged == (source,) and one.name.startswith(f"{fit.name}.")), fit)
+    """`rates_of_gpu`, with the share of the bandwidth that compiled kernels reach in all tables but the source's."""
+    found = rates_of_gpu(gpu_id, source, itemsize)
+    forward, backward = shares_without(source).values()
+    shares = {"fused": Constant(forward, "other tables"), "fused_backward": Constant(backward, "other tables")}
+    return found._replace(constants={**found.constants, **shares})
 
 
 def quantity_of(timed: Timed) -> str:
@@ -83,15 +54,10 @@ def quantity_of(timed: Timed) -> str:
     return "naive 16-bit time" if itemsize(timed) == 2 else "naive fp32 time"
 
 
-def itemsize(timed: Timed) -> int:
-    """Bytes of an element of its tensors."""
-    return dtype(timed.run.case["dtype"]).itemsize
-
-
-def factors_without(source: str) -> Callable[[str, str], tuple[float, float]]:
+def factors_without(source: str) -> Factors:
     """The factors of intervals that rows of other tables give (`memmodel_evidence.intervals`)."""
     table = _left_out_tables().get(source)
-    return factors if table is None else lambda kind, origin: tuple(table[kind][origin])
+    return factors if table is None else lambda kind, origin, seconds: in_band(table[kind][origin], seconds)
 
 
 @cache
@@ -101,6 +67,7 @@ def _left_out_tables() -> Any:
 
 def _judged(timed: Timed, source: Source, calibration: Calibration) -> Comparison:
     program, machine = restated(timed.run, source)(), machine_as_seen(source, calibration)
+    machine = machine._replace(told=hosts_without(source.name))
     predicted = predicted_seconds(program, timed.phase, source, machine)
     low, high = interval_of(program, timed.phase, source, machine, factors_without(source.name))
     try:

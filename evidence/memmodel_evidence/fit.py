@@ -12,6 +12,7 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
+from memmodel.timing.host import START
 from memmodel.timing.known import read_calibration
 from memmodel_evidence.calibrations import MADE_OF, SHIPPED, published_products, shipped_calibration
 from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, LEFT_OUT, WIDE_TILE, Fit, dispatches, training_rows
@@ -208,8 +209,8 @@ def _dispatch(rows: list[_Row]) -> dict[str, Constant]:
             row for row in rows if row.timed.phase == phase and row.source.protocol["backward_time"] == "backward"
         ]
         if of_phase:
-            each = [row.timed.seconds / len(launches(row.program, (phase,))) for row in of_phase]
-            origin = f"median of n = {DISPATCH_N}: time over kernels"
+            each = [row.timed.seconds / (START[phase] + len(launches(row.program, (phase,)))) for row in of_phase]
+            origin = f"median of n = {DISPATCH_N}: time over kernels and a start of {START[phase]}"
             found[name] = Constant(
                 float(f"{median(each):.3g}"), origin, round((max(each) - min(each)) / median(each), 3)
             )

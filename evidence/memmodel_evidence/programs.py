@@ -38,6 +38,15 @@ def restated(run: Run, source: Source) -> Callable[[], Program]:
     raise UsageError("its script is not restated here")
 
 
+def restatable(run: Run, source: Source) -> bool:
+    """Whether `restated` knows what a run ran."""
+    try:
+        restated(run, source)
+    except UsageError:
+        return False
+    return True
+
+
 _flash = cache(record)
 
 

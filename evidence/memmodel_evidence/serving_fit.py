@@ -20,11 +20,13 @@ from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import Decode, decode_parts
 from memmodel.timing.serving.kernels import measured_gpus, serving_kernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
+from memmodel.timing.transfer import RELATED
 from memmodel_evidence.records import DATA
 from memmodel_evidence.serving import FOLDS, SOURCE, Table, expected, kernel_tables
 
 Seconds = Callable[[Table, Mapping[str, float]], Any]
 COVERAGE = 0.9  # of intervals
+ENDLESS = 1e9  # seconds: the end of the last band
 _BANDS = 3  # of predicted times, each with its own interval
 _PULL = 0.02  # of a log constant to where it started: keeps those that rows do not show
 _MOST = {"power": 6.0}
@@ -51,6 +53,7 @@ _DECODE = {
     "far": 0.3,
     "prologue": 1000.0,
     "prologue_head": 500.0,
+    "cold": 1e-6,
     "loss": 0.15,
     "l2_rate": 30.0,
     "cap": 0.65,
@@ -121,10 +124,16 @@ def fitted(
 
     begins = [near] if near else [{**start, **{n: v for n, v in other.items() if n in start}} for other in _STARTS]
     ends = [
-        least_squares(errors, np.log([begin[n] for n in names]), loss="soft_l1", f_scale=0.05, max_nfev=80)
+        least_squares(errors, np.log([begin[n] for n in names]), loss="soft_l1", f_scale=0.05, max_nfev=200)
         for begin in begins
     ]
-    return _constants(names, min(ends, key=lambda end: end.cost).x)
+    best = min(ends, key=lambda end: end.cost)
+    for name in ("cap", "width"):  # kinks, where the search may stop early
+        for factor in (0.9, 1.1):
+            moved = best.x + np.log(factor) * np.array([one == name for one in names])
+            again = least_squares(errors, moved, loss="soft_l1", f_scale=0.05, max_nfev=80)
+            best = min(best, again, key=lambda end: end.cost)
+    return _constants(names, best.x)
 
 
 def _constants(names: list[str], x: Any) -> dict[str, float]:
@@ -148,15 +157,16 @@ def intervals(predicted: Any, errors: Any) -> list[tuple[float, float, float]]:
     """(times up to, factor of the low end, of the high end), for thirds of the predicted times."""
     edges = np.quantile(predicted, np.arange(1, _BANDS) / _BANDS)
     band = np.searchsorted(edges, predicted)
-    ends = [*(float(f"{edge:.4g}") for edge in edges), 1e9]
+    ends = [*(float(f"{edge:.4g}") for edge in edges), ENDLESS]
     return [(ends[i], *quantiles(errors[band == i])) for i in range(_BANDS)]
 
 
 def quantiles(errors: Any) -> tuple[float, float]:
-    """Factors that hold COVERAGE of such errors between them, each side with the correction for a finite sample."""
-    outside = (1 - COVERAGE) / 2
-    level = min(1.0, np.ceil((1 - outside) * (len(errors) + 1)) / len(errors))
-    low, high = -np.quantile(-errors, level, method="higher"), np.quantile(errors, level, method="higher")
+    """Factors with COVERAGE of such errors between them: the nearest to each other, with one for a finite sample."""
+    ordered, count = np.sort(errors), len(errors)
+    held = min(count, int(np.ceil(COVERAGE * (count + 1))))
+    start = int(np.argmin(ordered[held - 1 :] - ordered[: count - held + 1]))
+    low, high = ordered[start], ordered[start + held - 1]
     return round(float(np.exp(min(low, 0.0))), 4), round(float(np.exp(max(high, 0.0))), 4)
 
 
@@ -193,9 +203,9 @@ def kernel_document(prefill: Table, decode: Table) -> dict[str, Any]:
     }
 
 
-def transfers() -> dict[str, dict[str, tuple[float, float]]]:
+def transfers() -> dict[str, dict[str, list[tuple[float, float, float]]]]:
     """Intervals of transferred constants: those of every GPU's rows, predicted from the GPU most like it."""
-    errors: dict[tuple[str, str], list[Any]] = {}
+    found: dict[tuple[str, str], list[Any]] = {}
     for table in kernel_tables():
         for kind in ("architecture", "other"):
             others = tuple(id_ for id_ in measured_gpus() if relation(table.gpu, id_) in {kind, "other"})
@@ -204,9 +214,10 @@ def transfers() -> dict[str, dict[str, tuple[float, float]]]:
             except ValueError:
                 continue
             if kernel.relation == kind:
-                errors.setdefault((table.phase, kind), []).append(np.log(table.seconds / expected(table, kernel)))
+                seconds = expected(table, kernel)
+                found.setdefault((table.phase, kind), []).append((seconds, np.log(table.seconds / seconds)))
     return {
-        phase: {kind: quantiles(np.concatenate(errors[phase, kind])) for kind in ("architecture", "other")}
+        phase: {kind: intervals(*map(np.concatenate, zip(*found[phase, kind], strict=True))) for kind in RELATED}
         for phase in ("prefill", "decode")
     }
 

@@ -9,7 +9,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.program import Program
 from memmodel.timing import Calibration, Machine, kernel_times, step_interval, step_seconds
 from memmodel.timing.host import NO_HOST
-from memmodel.timing.intervals import kind_of, origin_of
+from memmodel.timing.intervals import is_compiled, kind_of, origin_of
 from memmodel_evidence.calibrations import published_products
 from memmodel_evidence.programs import launches
 from memmodel_validate.ledger import Run, Source
@@ -20,6 +20,7 @@ PHASES: dict[str, tuple[tuple[str, ...], float]] = {
     "backward": (("backward",), 2.5),
     "step": (("forward", "backward"), 3.5),
 }
+Factors = Callable[[str, str, float], tuple[float, float]]
 ANY_GPU = Gpu(id="", name="not stated", vendor="", arch="", compute_capability=None, values={})
 
 
@@ -70,21 +71,23 @@ def predicted_seconds(program: Program, phase: str, source: Source, machine: Mac
     A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
     forward, and so a share of it in the mean.
     """
+    compiled = is_compiled(program.launches())
     return sum(
-        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine)
+        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine, compiled)
         for part, times in _held(phase, source).items()
     )
 
 
 def interval_of(
-    program: Program, phase: str, source: Source, machine: Machine, factors: Callable[[str, str], tuple[float, float]]
+    program: Program, phase: str, source: Source, machine: Machine, factors: Factors
 ) -> tuple[float, float]:
-    """The ends of `predicted_seconds`, for factors by kind of program and origin of its rates."""
+    """The ends of `predicted_seconds`, for factors by kind of program, origin of its rates and its kernels' time."""
     ends = [0.0, 0.0]
     for part, times in _held(phase, source).items():
         of_part = launches(program, (part,))
         kernels = kernel_times(of_part, machine)
-        part_ends = step_interval(part, kernels, machine, factors(kind_of(of_part), origin_of(kernels)))
+        of_both = factors(kind_of(of_part), origin_of(kernels), sum(kernel.seconds for kernel in kernels))
+        part_ends = step_interval(part, kernels, machine, of_both, is_compiled(of_part))
         ends = [end + times * more for end, more in zip(ends, part_ends, strict=True)]
     return ends[0], ends[1]
 
@@ -107,7 +110,7 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     source states. Without a calibration it is the datasheet's GPU.
     """
     gpu, tf32 = gpu_of(source), source.protocol.get("fp32_products") == "tf32"
-    host = None if calibration is None or "dispatch" in calibration.constants else NO_HOST
+    host = None if calibration is None or "dispatch" in calibration.constants else (NO_HOST,) * 3
     if calibration is None or not source.gpu_id:
         return Machine(gpu, calibration, tf32, _version(source), host)
     products, stated = published_products(source.gpu_id), source.protocol.get("clock_MHz")

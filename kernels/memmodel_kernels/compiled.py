@@ -80,7 +80,7 @@ def _function(xp: Any) -> Any:
             del dout  # a copy of an expanded gradient, of a sum, is stolen by the graph and dies at its last use
             dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
             reads, writes = (8, 4) if ctx.by_hand else (4, 1)
-            _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes)
+            _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes, gradient=True)
             del dprobs, kept  # each buffer dies with its last use
             dq = dscores @ k
             dk = dscores.transpose(-2, -1) @ q
@@ -89,7 +89,7 @@ def _function(xp: Any) -> Any:
     return CompiledAttention
 
 
-def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any]) -> None:
+def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any], gradient: bool = False) -> None:
     """Scale, mask, softmax (or its gradient) and dropout of whole rows; tensors as often as they are read or written.
 
     A row of more than 1024 elements is not kept on chip (torch/_inductor, persistent reductions), and
@@ -97,7 +97,7 @@ def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any]) -> None:
     maximum and sum take one loop. Backward loops for its sum and its result over gradient and probabilities; written
     out it also scatters the maximum's gradient into zeros and adds that in a kernel of its own.
     """
-    with kernel("fused softmax", reads=scores, writes=outputs) as on_chip:
+    with kernel("fused softmax", reads=scores, writes=outputs, gradient=gradient) as on_chip:
         for rows in on_chip.tiles(scores[0].shape[-2], 1):
             row = on_chip.load(scores[0], rows)
             row = row - row.amax(-1, keepdim=True)

@@ -193,7 +193,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--host",
             "TIME",
-            "What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 20us, at most 48]",
+            "What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 14us, at most 32]",
         ),
         Option(
             "--kernel",

@@ -148,10 +148,11 @@ class Clock:
         return found
 
     def run(self, phase: str, events: Sequence[Event]) -> Run:
-        """The times of these events; kernels wait for their dispatch where that takes longer."""
+        """The times of these events; kernels wait for their launch by the host where that takes longer."""
         found = overlap(events, self.seconds)
         kernels = sum(isinstance(event, Launch) and event.kind != COLLECTIVE for event in events)
-        computing = max(found.computing, kernels * self.host.dispatch(phase))
+        launched = self.host.launches(phase, kernels)
+        computing = max(found.computing, launched[-1] if launched else 0.0)
         return Run(computing, found.communicating, max(found.seconds, computing) - computing)
 
 
@@ -229,8 +230,10 @@ def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[St
         return found
     launches = list(stages[busiest].program.launches())
     kernels = tuple(kernel_time(one, machine) for one in dict.fromkeys(launches) if one.kind != COLLECTIVE)
-    low, high = factors(kind_of(launches), origin_of(kernels))
-    return found._replace(low=at(0, low)[0].seconds, high=at(2, high)[0].seconds)
+    low, high = factors(kind_of(launches), origin_of(kernels), found.computing)
+    least, _ = combined(case, [stage.runs(Clock(Machine(machine.gpu), node)) for stage in stages], node, "datasheet")
+    ends = (at(0, low)[0].seconds, at(2, high)[0].seconds)
+    return found._replace(low=max(ends[0], least.seconds), high=max(ends[1], found.seconds))
 
 
 def combined(case: ModelCase, stages: Sequence[StageRuns], node: Node, basis: str) -> tuple[StepTime, int]:

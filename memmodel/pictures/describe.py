@@ -29,7 +29,7 @@ from memmodel.pictures.picture import (
 )
 from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.pictures.timeline import Band, Timeline
-from memmodel.units import bytes_text, decimal_text, number_text, seconds_text
+from memmodel.units import bytes_text, decimal_text, number_text, range_text, seconds_text
 
 _ROOM = 1.08  # height of a memory axis over its highest line
 _VISIBLE = 4  # the axis includes lines up to this many times the live peak, so that tensors stay visible
@@ -279,6 +279,9 @@ def _roofline_notes(shown: Roofline, expected: bool) -> Iterator[Entry]:
     yield _note(f"{words}: left of it memory limits, right of it arithmetic", _BALANCE)
     small = "; small and hollow: as expected" if expected else ""
     yield _note(f"capital letters: by the datasheet, a lower bound of the time{small}")
+    for step in shown.steps:
+        ends = "" if step.low is None or step.high is None else f", 90 % of runs {range_text(step.low, step.high)}"
+        yield _note(f"{step.algorithm}, one step: expected {seconds_text(step.seconds)}{ends}")
     if shown.above:
         yield _note("a point above its ceiling counts other units too, or bytes that L2 may hold")
     if shown.without:

@@ -14,7 +14,7 @@ from memmodel.gpus import Gpu
 from memmodel.liveness import step_launches
 from memmodel.models.program import program_of
 from memmodel.models.results import ModelPrediction, ModelReport
-from memmodel.prediction import Prediction, Report
+from memmodel.prediction import Prediction, Report, Time
 from memmodel.program import Program
 from memmodel.rendering import Drawing
 
@@ -81,6 +81,15 @@ class MeasuredPoint(NamedTuple):
         return self.flops / self.predicted_seconds
 
 
+class StepTime(NamedTuple):
+    """The time to expect of an algorithm's step, in seconds, and between which 9 of 10 runs are expected."""
+
+    algorithm: str
+    seconds: float
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Roofline(Drawing):
     """A GPU's ceilings and a report's kernels.
@@ -89,6 +98,7 @@ class Roofline(Drawing):
         gpu: its name. case: the configuration in words. dtype: of the matrix products.
         roofs: memory first, then compute, fastest first. peak: the ceiling of `dtype`'s matrix products.
         balance: FLOP/B where that ceiling meets HBM. points: kernels with arithmetic. without: names of the others.
+        steps: the time to expect of each algorithm's step, where it is known.
         measured: recorded runs. notes: on these runs.
     """
 
@@ -100,6 +110,7 @@ class Roofline(Drawing):
     balance: float
     points: tuple[Point, ...]
     without: tuple[str, ...]
+    steps: tuple[StepTime, ...] = ()
     measured: tuple[MeasuredPoint, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -127,7 +138,8 @@ def roofline(report: Report, measured: Sequence[MeasuredPoint] = (), notes: Sequ
         for prediction in report.predictions
         for point in _points(prediction, prediction.case.algorithm, record(prediction.case))
     ]
-    return _drawn(report.gpu, case.describe(), case.dtype, points, measured, notes)
+    steps = [one for p in report.predictions for one in _steps(p.case.algorithm, p.calibrated)]
+    return _drawn(report.gpu, case.describe(), case.dtype, points, steps, measured, notes)
 
 
 def model_roofline(report: ModelReport) -> Roofline:
@@ -136,7 +148,12 @@ def model_roofline(report: ModelReport) -> Roofline:
     case = prediction.case
     words = f"{case.arch.name}, {case.phase}, batch {case.batch}, seq {case.seq}"
     points = _points(prediction, case.arch.name, program_of(case))
-    return _drawn(report.gpu, words, case.dtype, list(points))
+    return _drawn(report.gpu, words, case.dtype, list(points), list(_steps(case.arch.name, prediction.calibrated)))
+
+
+def _steps(algorithm: str, time: Time | None) -> Iterator[StepTime]:
+    if time is not None:
+        yield StepTime(algorithm, time.seconds, time.low, time.high)
 
 
 def _drawn(
@@ -144,6 +161,7 @@ def _drawn(
     words: str,
     dtype: DType,
     points: Sequence[Point],
+    steps: Sequence[StepTime],
     measured: Sequence[MeasuredPoint] = (),
     notes: Sequence[str] = (),
 ) -> Roofline:
@@ -159,6 +177,7 @@ def _drawn(
         gpu.balance_point(dtype),
         tuple(point for point in points if point.flops),
         tuple(dict.fromkeys(point.kernel for point in points if not point.flops)),
+        tuple(steps),
         tuple(measured),
         tuple(notes),
     )

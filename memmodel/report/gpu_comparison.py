@@ -8,8 +8,8 @@ from rich.text import Text
 from memmodel.case import Case
 from memmodel.gpu_comparison import GpuComparison, OnGpu
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.tables import SCOPE
-from memmodel.units import decimal_text, percent_text, range_text, seconds_text
+from memmodel.report.tables import SCOPE, range_of
+from memmodel.units import decimal_text, percent_text, seconds_text
 
 _FITS = {None: "?", True: "yes", False: "NO"}
 
@@ -45,7 +45,7 @@ _CELLS: dict[str, Callable[[OnGpu], str]] = {
     "GPU": lambda row: row.gpu.id,
     "|fits": lambda row: _FITS[row.memory.fits],
     ">expected": lambda row: _seconds(row.calibrated and row.calibrated.seconds),
-    ">90 % of runs": lambda row: _interval(row),
+    ">90 % of runs": lambda row: range_of(row.calibrated) or "-",
     ">at least": lambda row: _seconds(row.time and row.time.seconds),
     ">tokens/s": lambda row: _number(row.tokens_per_second),
 }
@@ -54,13 +54,6 @@ _PRICED: dict[str, Callable[[OnGpu], str]] = {
     ">$/h": lambda row: _dollars(row.dollars_per_hour),
     ">$/Mtok": lambda row: _dollars(row.dollars_per_million_tokens),
 }
-
-
-def _interval(row: OnGpu) -> str:
-    expected = row.calibrated
-    if expected is None or expected.low is None or expected.high is None:
-        return "-"
-    return range_text(expected.low, expected.high)
 
 
 def _share(row: OnGpu) -> str:

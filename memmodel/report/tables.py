@@ -14,7 +14,17 @@ from memmodel.gpus import Gpu
 from memmodel.origin import wildcard
 from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
-from memmodel.units import GIGA, TERA, GiB, bytes_text, decimal_text, number_text, percent_text, seconds_text
+from memmodel.units import (
+    GIGA,
+    TERA,
+    GiB,
+    bytes_text,
+    decimal_text,
+    number_text,
+    percent_text,
+    range_text,
+    seconds_text,
+)
 
 if TYPE_CHECKING:
     from memmodel.models.results import ModelReport
@@ -79,7 +89,7 @@ def side_by_side_parts(several: SideBySide) -> Iterator[Any]:
 def gpus_compared(several: SideBySide, algorithm: str) -> Sheet:
     """One algorithm on each GPU that runs it."""
     found = [(report.gpu, p) for report in several for p in report if p.case.algorithm == algorithm]
-    columns = ("GPU", "|fits", ">takes", ">of", ">at least", ">expected", "limited by")
+    columns = ("GPU", "|fits", ">takes", ">at least", ">expected", ">90 % of runs", "limited by")
     return Sheet(f"{found[0][1].title}, one step", columns, [_gpu_row(gpu, p) for gpu, p in found])
 
 
@@ -89,9 +99,9 @@ def _gpu_row(gpu: Gpu, prediction: Prediction) -> tuple[str, ...]:
         gpu.id,
         _FITS[memory.fits],
         bytes_text(memory.device_bytes),
-        bytes_text(memory.capacity_bytes) if memory.capacity_bytes else "-",
         seconds_text(time.seconds) if time else "-",
         seconds_text(expected.seconds) if expected else "-",
+        range_of(expected) or "-",
         in_words_of(gpu, time.binding) if time else "-",
     )
 
@@ -157,6 +167,11 @@ def interval_text(time: Time | None) -> str:
     if time is None or time.low is None or time.high is None:
         return ""
     return f"{seconds_text(time.low)} to {seconds_text(time.high)}"
+
+
+def range_of(time: Time | None) -> str:
+    """That interval in a narrow column."""
+    return "" if time is None or time.low is None or time.high is None else range_text(time.low, time.high)
 
 
 def _binding(result: Any) -> str:

@@ -21,6 +21,8 @@ CONSTANTS: dict[str, tuple[str, str]] = {
     "masked_fill": ("B/s", "filling by a mask, in place: mask read and result written; as a curve, over bytes moved"),
     "triangle": ("B/s", "triu and tril of a bool mask; as a curve, over bytes moved"),
     "bernoulli": ("B/s", "zeros and ones drawn in place, read and written counted; as a curve, over bytes moved"),
+    "fused": ("", "share of `bandwidth` that kernels reach which a compiler fused"),
+    "fused_backward": ("", "that share in backward"),
     "exp": ("op/s", "exponentials"),
     "broadcast": ("op/s", "elements of elementwise kernels that spread an operand over the others"),
     "fault": ("B/s", "first writes to fresh pages, on a CPU"),

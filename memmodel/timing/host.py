@@ -1,30 +1,55 @@
-"""The host's time for an operation: a property of its processor and of the script, not of the GPU.
+"""The host: a property of its processor and of the script, not of the GPU.
 
-The usual values are the medians, the slowest the 95th percentiles, over the scripts on record of time over kernels at
-n = 256, where kernels are shorter than their dispatch. A queue that is filled ahead hides it, as in a CUDA graph and in
-benchmarks that start calls behind others: so the fastest host takes nothing.
+A host launches kernels one after another, and the GPU runs them in that order: a kernel starts when it has been
+launched and the one before it has ended. So long kernels hide the launches behind them, and short ones wait. What
+nothing hides is the start of a call and the wait for its end, where the caller waits for the result, as benchmarks do:
+`START`.
+
+The usual values are the medians, the slowest the 95th percentiles, over the scripts on record at n = 256, where kernels
+are shorter than their launches (`python -m memmodel_evidence.hosts`). A queue that is filled ahead hides all of it, as
+in a CUDA graph and in benchmarks that start calls behind others: so the fastest host takes nothing.
 """
 
 from typing import NamedTuple
 
+START = {"forward": 3, "backward": 6}  # operations as long as which a call starts and ends; fitted at n = 1024
+COMPILED_FIRST = {"forward": 1.0, "backward": 0.4}  # share of a compiled call's host time before its first kernel
+
 
 class Host(NamedTuple):
-    """Seconds that the host takes for an operation of forward, and of backward."""
+    """Seconds of the host.
+
+    Attributes:
+        forward, backward: for an operation of each.
+        compiled_forward, compiled_backward: for a call of compiled code: its guards, and its wrapper's launches.
+    """
 
     forward: float
     backward: float
+    compiled_forward: float
+    compiled_backward: float
 
-    def dispatch(self, phase: str) -> float:
-        """Seconds for an operation of a phase."""
-        return self.backward if phase == "backward" else self.forward
+    def launches(self, phase: str, count: int, compiled: bool = False) -> list[float]:
+        """Seconds from a phase's start to the launch of each of its `count` kernels."""
+        kind = "backward" if phase == "backward" else "forward"
+        if compiled:
+            whole = self.compiled_backward if kind == "backward" else self.compiled_forward
+            first = whole * COMPILED_FIRST[kind]
+            return [first + (whole - first) * (i + 1) / count for i in range(count)]
+        each = self.backward if kind == "backward" else self.forward
+        return [each * (START[kind] + i + 1) for i in range(count)]
 
 
-NO_HOST = Host(0.0, 0.0)  # of lower bounds
-USUAL = Host(20e-6, 34e-6)
-FAST = NO_HOST
-SLOW = Host(48e-6, 113e-6)
+Hosts = tuple[Host, Host, Host]  # the fastest, the usual and the slowest to expect
+
+NO_HOST = Host(0.0, 0.0, 0.0, 0.0)  # of lower bounds, of CUDA graphs and of full queues
+USUAL = Host(14e-6, 26e-6, 190e-6, 380e-6)
+SLOW = Host(32e-6, 65e-6, 470e-6, 640e-6)
+ANY_HOST: Hosts = (NO_HOST, USUAL, SLOW)
 
 
-def host_of(seconds: float) -> Host:
-    """A host that takes so long for an operation of forward, and as much longer for one of backward as is usual."""
-    return Host(seconds, seconds * USUAL.backward / USUAL.forward)
+def host_of(forward: float, backward: float | None = None) -> Host:
+    """A host that takes so long for an operation of forward; the rest is as much longer as is usual."""
+    ratio = forward / USUAL.forward
+    usual = Host(*(ratio * seconds for seconds in USUAL))
+    return usual if backward is None else usual._replace(backward=backward)

@@ -1,7 +1,7 @@
 """Intervals of expected times: between which factors 90 % of unseen runs lie, by kind of program and origin of rates.
 
 `python -m memmodel_evidence.intervals` writes `data/time_intervals.json`: quantiles of measured over predicted times,
-of rows that the constants were not fitted to.
+of rows that the constants were not fitted to, by thirds of the predicted time.
 """
 
 import json
@@ -24,8 +24,13 @@ def kind_of(launches: Iterable[Launch]) -> str:
     listed = list(launches)
     if any(map(is_flash, listed)):
         return "flash"
-    form = "compiled" if any(launch.kind == "fused" for launch in listed) else "eager"
+    form = "compiled" if is_compiled(listed) else "eager"
     return f"{form} {'16 bits' if itemsize_of(listed) == 2 else 'fp32'}"
+
+
+def is_compiled(launches: Iterable[Launch]) -> bool:
+    """Whether a program is compiled: it has kernels that the compiler fused, around library calls."""
+    return any(launch.kind == "fused" and not launch.work.matmul for launch in launches)
 
 
 def itemsize_of(launches: Iterable[Launch]) -> int:
@@ -48,11 +53,16 @@ def origin_of(kernels: Iterable[KernelTime]) -> str:
 
 @cache
 def table() -> Any:
-    """Factors (low, high) by kind and origin."""
+    """Bands by kind and origin: up to so many seconds of a phase's kernels, the factors low and high."""
     return json.loads(read_bytes(os.path.join(DATA, "time_intervals.json")))
 
 
-def factors(kind: str, origin: str) -> tuple[float, float]:
-    """The ends of an interval, over the expected time."""
-    low, high = table()[kind][origin]
+def factors(kind: str, origin: str, seconds: float) -> tuple[float, float]:
+    """The ends of an interval, over the expected time of kernels that take so many seconds."""
+    return in_band(table()[kind][origin], seconds)
+
+
+def in_band(bands: Any, seconds: float) -> tuple[float, float]:
+    """The factors of the band that the seconds are in: short times spread more than long ones."""
+    low, high = next(ends for upto, *ends in bands if seconds <= upto)
     return low, high

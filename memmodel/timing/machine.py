@@ -6,7 +6,9 @@ from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.dtypes import DType, peak_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
-from memmodel.timing.host import FAST, NO_HOST, SLOW, USUAL, Host, host_of
+from memmodel.timing.host import ANY_HOST, NO_HOST, Hosts, host_of
+
+CPU = "cpu"  # the id of a processor in place of a GPU
 
 
 class Rate(NamedTuple):
@@ -20,26 +22,29 @@ class Machine(NamedTuple):
     """A GPU and its calibration; without one, times are bounds from the datasheet.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
-    version whose kernels run. `host`: its time for an operation, if that is known better than by the calibration.
+    version whose kernels run. `told`: the fastest, usual and slowest host, if known better than by the calibration.
     """
 
     gpu: Gpu
     calibration: Calibration | None = None
     tf32: bool = False
     torch: tuple[int, int] = parse_torch_version(DEFAULT_TORCH)
-    host: Host | None = None
+    told: Hosts | None = None
 
     @property
-    def hosts(self) -> tuple[Host, Host, Host]:
-        """The fastest, the usual and the slowest host to expect; all alike where a calibration measured it."""
-        if self.calibration is None:
+    def hosts(self) -> Hosts:
+        """The fastest, the usual and the slowest host to expect; all alike where a calibration measured it.
+
+        A CPU is its own host: an operation's launch is part of its time.
+        """
+        if self.calibration is None or self.gpu.id == CPU:
             return NO_HOST, NO_HOST, NO_HOST
-        if self.host is not None:
-            return self.host, self.host, self.host
+        if self.told is not None:
+            return self.told
         if self.constant("dispatch") is None:
-            return FAST, USUAL, SLOW
-        forward = self.number("dispatch", 0.0)
-        own = Host(forward, self.number("dispatch_backward", host_of(forward).backward))
+            return ANY_HOST
+        backward = self.number("dispatch_backward", 0.0)
+        own = host_of(self.number("dispatch", 0.0), backward or None)
         return own, own, own
 
     @property

@@ -1,10 +1,11 @@
-"""The time of kernels and steps: the sum over kernels of the slowest ceiling, or the host's dispatch if it is longer.
+"""The time of kernels and steps: each kernel's slowest ceiling and launch, one after another behind the host.
 
-T = max(sum of dispatch, sum over kernels of launch + max over ceilings). With a datasheet alone this is a roofline per
-kernel and a lower bound, in which a launch is one ceiling more; with a calibration, the full model.
+With a datasheet alone there is no host, and the sum over kernels is a roofline per kernel and a lower bound, in which a
+launch is one ceiling more; with a calibration it is the full model.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from memmodel.program import Launch
 from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime
@@ -54,18 +55,37 @@ def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTi
     return tuple(known.get(launch) or known.setdefault(launch, kernel_time(launch, machine)) for launch in launches)
 
 
-def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine) -> float:
-    """A phase's time: its kernels one after the other, or the host's dispatch of them where that takes longer."""
-    return max(sum(kernel.seconds for kernel in kernels), len(kernels) * machine.hosts[1].dispatch(phase))
+def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine, compiled: bool = False) -> float:
+    """A phase's time: until its last kernel ends, behind the usual host."""
+    return queued(kernels, machine.hosts[1].launches(phase, len(kernels), compiled))
+
+
+def queued(kernels: Sequence[KernelTime], launches: Sequence[float], factor: float = 1.0) -> float:
+    """When the last kernel ends: each starts at its launch, or when the one before has ended.
+
+    `launches` are seconds from the start; `factor` multiplies the kernels' own seconds.
+    """
+    end = 0.0
+    for i in range(len(kernels)):
+        end = max(end, launches[i]) + factor * kernels[i].seconds
+    return end
 
 
 def step_interval(
-    phase: str, kernels: tuple[KernelTime, ...], machine: Machine, factors: tuple[float, float]
+    phase: str,
+    kernels: tuple[KernelTime, ...],
+    machine: Machine,
+    factors: tuple[float, float],
+    compiled: bool = False,
 ) -> tuple[float, float]:
-    """The ends of a phase's interval: factors of its kernels' time, and a fast and a slow host."""
-    seconds = sum(kernel.seconds for kernel in kernels)
-    fast, _, slow = machine.hosts
-    return (
-        max(seconds * factors[0], len(kernels) * fast.dispatch(phase)),
-        max(seconds * factors[1], len(kernels) * slow.dispatch(phase)),
-    )
+    """The ends of a phase's interval: factors of its kernels' time, and a fast and a slow host.
+
+    The kernels' and the host's deviations are taken as independent: together they are the root of their squares' sum.
+    """
+    fast, usual, slow = (host.launches(phase, len(kernels), compiled) for host in machine.hosts)
+    expected = queued(kernels, usual)
+    ends = [
+        math.hypot(queued(kernels, usual, factor) - expected, queued(kernels, host) - expected)
+        for host, factor in ((fast, factors[0]), (slow, factors[1]))
+    ]
+    return expected - ends[0], expected + ends[1]

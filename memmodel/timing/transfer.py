@@ -33,9 +33,11 @@ def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], 
     found += [(_transferred(gpu, id_), id_) for id_ in measured]
     base, source = next((one for one in found if _measured_in(one[0], itemsize)), found[0])
     constants = {name: constant for name, constant in base.items() if _group(name) == _ELEMENTWISE}
-    for more, _ in (*found[: own is not None], (base, source), *found):
-        known = {_group(name) for name in constants}
-        constants |= {name: constant for name, constant in more.items() if _group(name) not in known}
+    for flash, ordered in ((True, found), (False, [(base, source), *found])):  # a flash kernel is the nearest GPU's
+        for more, _ in (*found[: own is not None], *ordered):
+            known = {_group(name) for name in constants}
+            of_kind = (name for name in more if name.startswith("flash") == flash and _group(name) not in known)
+            constants |= {name: more[name] for name in of_kind}
     if own is not None:
         return own._replace(constants=constants)
     nearest = load_gpu(source)

@@ -12,11 +12,15 @@ from click.testing import CliRunner
 from memmodel import UsageError, predict
 from memmodel.cli import cli
 from memmodel.gpus import all_gpus, load_gpu
+from memmodel.timing import Ceiling, KernelTime
+from memmodel.timing.host import ANY_HOST, START, USUAL, Host
 from memmodel.timing.known import community, read_calibration, shipped_ids
+from memmodel.timing.model import queued
 from memmodel.timing.nearest import by_likeness, relation
 from memmodel.timing.transfer import completed_rates, expected_rates
 from memmodel.units import parse_seconds
 from memmodel_evidence.as_seen import times_as_seen
+from memmodel_evidence.hosts import hosts_without
 from memmodel_evidence.records import everything
 from memmodel_validate.comparison import Comparison
 
@@ -81,10 +85,39 @@ def test_the_host_decides_short_kernels_alone() -> None:
         assert time is not None
         return time.seconds
 
-    kernels = 4  # two products, the scale and softmax
-    assert seconds(128, 1e-3) == pytest.approx(kernels * 1e-3)
+    kernels, start = 4, START["forward"]  # two products, the scale and softmax
+    assert seconds(128, 1e-3) == pytest.approx((start + kernels) * 1e-3, rel=1e-2)  # the last one ends after its launch
     assert seconds(128, 0.0) < 50e-6
-    assert seconds(8192, 0.0) == seconds(8192, 10e-6)
+    assert seconds(8192, 10e-6) - seconds(8192, 0.0) == pytest.approx((start + 1) * 10e-6)  # the others are hidden
+
+
+def test_a_queue_runs_a_kernel_when_it_is_launched_and_the_one_before_has_ended() -> None:
+    """Launches at 1, 2 and 3 s: kernels of 5, 1 and 1 s run on from 1 s without a gap; of 0.1 s each, at its launch."""
+    host = Host(0.25, 0.0, 0.0, 0.0)
+    launches = host.launches("forward", 3)
+    assert launches == [0.25 * (START["forward"] + i) for i in (1, 2, 3)]
+
+    def kernels(*seconds: float) -> list[KernelTime]:
+        return [KernelTime("", (Ceiling("HBM", each, 1.0, ""),), {}) for each in seconds]
+
+    assert queued(kernels(5.0, 1.0, 1.0), [1.0, 2.0, 3.0]) == 1 + 7
+    assert queued(kernels(0.1, 0.1, 0.1), [1.0, 2.0, 3.0]) == pytest.approx(3.1)
+    assert queued(kernels(5.0, 1.0, 1.0), [1.0, 2.0, 3.0], factor=2.0) == 1 + 14
+
+
+def test_a_compiled_call_waits_for_its_guards_and_not_for_each_kernel() -> None:
+    host = Host(1.0, 1.0, 12.0, 20.0)
+    assert host.launches("forward", 3, compiled=True) == [12.0, 12.0, 12.0]
+    assert host.launches("backward", 2, compiled=True) == pytest.approx([14.0, 20.0])  # 0.4 of it before the first
+    time = predict("H100", "compiled", seq=128, host=1e-3)["compiled"].calibrated
+    assert time is not None
+    ratio = 1e-3 / USUAL.forward
+    assert time.phases["forward"] == pytest.approx(ratio * USUAL.compiled_forward, rel=0.01)
+    assert time.phases["backward"] == pytest.approx(ratio * USUAL.compiled_backward, rel=0.01)
+
+
+def test_the_usual_host_is_that_of_the_scripts_on_record() -> None:
+    assert hosts_without() == ANY_HOST
 
 
 def test_attention_by_a_benchmark_that_queues_ahead_lies_in_the_interval() -> None:

@@ -33,6 +33,7 @@ class Decode(NamedTuple):
         launch: seconds of every call. single: more of them where a group is one head. split: where splits are combined.
         dim_clocks, row_clocks, power, key_clocks, far: clocks a key, as above.
         prologue, prologue_head: clocks of a program's start, and more of them at head dim 128.
+        cold: seconds until memory delivers at its rate, where keys come from there: latency, pages of a TLB.
         loss: time that memory takes beyond its listed bandwidth, as a share. l2_rate: bytes from L2, a clock and SM.
         cap, width: in L2s: a cache of up to `cap` stays there, one beyond `cap` + `width` does not.
         combine: passes over the splits' results.
@@ -56,6 +57,7 @@ class Decode(NamedTuple):
     far: float
     prologue: float
     prologue_head: float
+    cold: float
     loss: float
     l2_rate: float
     cap: float
@@ -92,6 +94,7 @@ def decode_parts(case: Case, chip: Chip, kernel: Decode) -> Parts:
     swapped = kernel.swap * ((group > 1) & (case.kv_heads > 1)) * (1 + (case.batch > 1)) / 2
     beside = {
         "no overlap": _overlapped(busy, moved) - maximum(busy, moved),
+        "cold memory": kernel.cold * missed,
         "combining": (kernel.split + kernel.combine * partial / near) * split,
         "copies": swapped + kernel.narrow * (case.value_dim < case.head_dim),
         "launch": kernel.launch + kernel.single * (group == 1),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from memmodel.errors import unknown
 from memmodel.files import DATA, read_bytes
 from memmodel.gpus import Gpu, load_gpu
+from memmodel.timing.intervals import in_band
 from memmodel.timing.nearest import by_likeness, relation
 from memmodel.timing.serving.decode import Decode
 from memmodel.timing.serving.prefill import Prefill
@@ -47,13 +48,12 @@ class ServingKernel(NamedTuple):
         return Decode(**found["single" if single and "single" in found else "packed"])
 
     def spread(self, phase: str, seconds: float) -> tuple[float, float]:
-        """Factors from the expected time to the ends of its interval: of a measured GPU by time, else by relation."""
-        if self.relation != "measured":
-            low, high = transfers()[phase][self.relation]
+        """Factors from the expected time to the ends of its interval, by time; on another GPU at least as far apart."""
+        low, high = in_band(self.document[phase]["intervals"], seconds)
+        if self.relation == "measured":
             return low, high
-        bands = self.document[phase]["intervals"]
-        low, high = next(factors for upto, *factors in bands if seconds <= upto)
-        return low, high
+        by_relation = in_band(transfers()[phase][self.relation], seconds)
+        return min(low, by_relation[0]), max(high, by_relation[1])
 
     @property
     def origin(self) -> str:
