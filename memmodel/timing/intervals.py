@@ -63,6 +63,6 @@ def factors(kind: str, origin: str, seconds: float) -> tuple[float, float]:
 
 
 def in_band(bands: Any, seconds: float) -> tuple[float, float]:
-    """The factors of the band that the seconds are in: short times spread more than long ones."""
-    low, high = next(ends for upto, *ends in bands if seconds <= upto)
+    """The factors of the band that the seconds are in: short times spread more than long ones. The last has no end."""
+    low, high = next((ends for upto, *ends in bands if seconds <= upto), bands[-1][1:])
     return low, high

@@ -46,5 +46,5 @@ def test_traced_events_are_the_recorded_ones(table: str) -> None:
 
 def test_the_page_counts_these_tables_and_numbers() -> None:
     numbers = sum(len(printed(run)) for table in EAGER for run in runs_of(table))
-    (said,) = re.findall(r"all (\d+) numbers of the (\d+)\s+recorded tables", PAGE.read_text(encoding="utf-8"))
+    (said,) = re.findall(r"all (\d+) numbers\s+of the (\d+)\s+recorded tables", PAGE.read_text(encoding="utf-8"))
     assert said == (str(numbers), str(len(EAGER)))

@@ -133,6 +133,23 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
         yield triton.JITFunction, "run", _no_kernel
 
 
+class _Extended(list[type]):
+    """The types that optimizers run on lists, and fake tensors.
+
+    A module that is imported meanwhile adds its own (torch/distributed/tensor/__init__.py): to the original too, which
+    is back in its place afterwards.
+    """
+
+    def __init__(self, types: list[type]) -> None:
+        super().__init__([*types, FakeTensor])
+        self._types = types
+
+    def append(self, kind: type) -> None:
+        """Add a type for good."""
+        super().append(kind)
+        self._types.append(kind)
+
+
 def _caller() -> str:
     """The module that asks a property."""
     name: str = sys._getframe(2).f_globals.get("__name__", "")
@@ -153,7 +170,7 @@ def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
     tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is not None:  # a shard: where its local tensor is
         yield tensors.DTensor, "device", property(lambda x: seen(x._local_tensor, _caller()))
-    yield _OPTIMIZER, "_foreach_supported_types", [*_OPTIMIZER._foreach_supported_types, FakeTensor]
+    yield _OPTIMIZER, "_foreach_supported_types", _Extended(_OPTIMIZER._foreach_supported_types)
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)
     yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
