@@ -116,13 +116,13 @@ def test_few_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(self, x)
 
     monkeypatch.setattr(Block, "forward", counted)
-    found = memmodel.trace(training_step(40), TOKENS, step="own", at=AT)
+    found = memmodel.trace(training_step(16), TOKENS, step="own", at=AT)
     assert len(calls) <= 3 * (3 + 4 + 5 + 4)  # steps of three runs in numbers and one in letters
     assert found.forms is not None
-    assert "L = 40 layers" in found.forms.region
-    assert any("of 40 equal layers" in note for note in found.notes)
+    assert "L = 16 layers" in found.forms.region
+    assert any("of 16 equal layers" in note for note in found.notes)
     assert found.forms.peak(AT) == found.memory.live_peak_bytes
-    assert len([name for name in found.program.names.values() if name.endswith("qkv.weight")]) == 40
+    assert len([name for name in found.program.names.values() if name.endswith("qkv.weight")]) == 16
 
 
 def test_the_largest_size_is_proved_on_each_side() -> None:
