@@ -1,7 +1,7 @@
 """One rank of `test_data_parallel.py`: parameters after two steps beside one process's that had all ranks' batches."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from memmodel.models.layout import ONE_GPU, Layout
 from memmodel.models.run import training
 from memmodel.models.setting import ModelCase
 from memmodel_kernels.parallel import partitioned_gradients
+from rank_tensors import Tensors, drawn, filled
 
 WORLD = 2
 LLAMA = Architecture("small", 97, 2, 48, 80, heads=6, kv_heads=2, head_dim=8, value_dim=8, tied=True)
@@ -26,27 +27,7 @@ CASES = [
     replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), clip=True),
     replace(SMALL, layout=Layout(dp_shard=WORLD, zero=2), accumulate=2),
 ]
-Tensors = dict[str, Tensor]
-
-
-def filled(values: Callable[[str, Tensor], Tensor], found: Tensors) -> Callable[[Tensor, str, str], None]:
-    """A label that gives every named tensor its values, and remembers it."""
-
-    def label(x: Tensor, name: str, _: str) -> None:
-        if name:
-            with torch.no_grad():
-                x.copy_(values(name, x))
-            found[name] = x
-
-    return label
-
-
-def drawn(name: str, x: Tensor) -> Tensor:
-    if name == "frequencies":
-        return torch.arange(1, 1 + len(x)) / 10
-    if not x.dtype.is_floating_point:
-        return torch.randint(0, LLAMA.vocab, x.shape)
-    return torch.randn(x.shape) / 5
+draw = partial(drawn, vocabulary=LLAMA.vocab)
 
 
 def rows(whole: Tensor, like: Tensor, rank: int) -> Tensor:
@@ -58,7 +39,7 @@ def check(case: ModelCase, rank: int) -> None:
     torch.manual_seed(0)
     of_whole: Tensors = {}
     whole = replace(case, layout=ONE_GPU, batch=WORLD * case.batch)
-    alone = training(torch, whole, filled(drawn, of_whole))
+    alone = training(torch, whole, filled(draw, of_whole))
     start = {name: x.detach().clone() for name, x in of_whole.items()}
 
     def mine(name: str, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A rank of `test_shared_decoder.py`: gradients of its share beside the whole model's, trained in one process."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,28 +13,9 @@ from memmodel.models.layout import ONE_GPU, Rank
 from memmodel.models.run import training
 from memmodel_validate.ranks import decoders
 from memmodel_validate.ranks.programs import groups
+from rank_tensors import Tensors, drawn, filled
 
-Tensors = dict[str, Tensor]
-
-
-def filled(values: Callable[[str, Tensor], Tensor], found: Tensors) -> Callable[[Tensor, str, str], None]:
-    """A label that gives every named tensor its values, and remembers it."""
-
-    def label(x: Tensor, name: str, _: str) -> None:
-        if name:
-            with torch.no_grad():
-                x.copy_(values(name, x))
-            found[name] = x
-
-    return label
-
-
-def drawn(name: str, x: Tensor) -> Tensor:
-    if name == "frequencies":
-        return torch.arange(1, 1 + len(x)) / 10
-    if not x.dtype.is_floating_point:
-        return torch.randint(0, decoders.LLAMA.vocab, x.shape)
-    return torch.randn(x.shape) / 5
+draw = partial(drawn, vocabulary=decoders.LLAMA.vocab)
 
 
 def gradients(step: Any, found: Tensors) -> list[Tensors]:
@@ -78,7 +59,7 @@ def check(program: str, number: int, world: int) -> None:
     layout, rank = case.layout, case.layout.rank(number)
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     of_whole: Tensors = {}
-    alone = training(torch, replace(case, layout=ONE_GPU, accumulate=1), filled(drawn, of_whole))
+    alone = training(torch, replace(case, layout=ONE_GPU, accumulate=1), filled(draw, of_whole))
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)
     of_share: Tensors = {}
