@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
         sink_keys: whether it sees the first keys beside a window. fp8: whether it multiplies in fp8.
         packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
         cached: whether keys and values are a cache, to which the new ones are written.
+        compiles: whether torch.compile writes its kernels, and times them in the first call.
         note: printed beside its numbers.
         scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap", "sinks".
         given: makes what is there before the step beside q, k and v, from the case: tensors by name.
@@ -50,6 +51,7 @@ class Algorithm(NamedTuple):
     packed: bool = False
     sink_keys: bool = False
     fp8: bool = False
+    compiles: bool = False
     scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
@@ -293,6 +295,7 @@ _ALL = (
         _compiled,
         dropout=True,
         sink_keys=True,
+        compiles=True,
         note="a model of the compiler: what its partitioner keeps and which buffers it allocates",
     ),
     Algorithm("decode", "decoding with a KV cache", _decode, cached=True),

@@ -365,7 +365,7 @@ def predict_case(
     launches = step_launches(program)
     work = sum((launch.work for launch in launches), start=Work())
     notes += _padding(float(work.flops), sum(float(launch.least.flops) for launch in launches))
-    if case.algorithm == "compiled":
+    if algorithm(case.algorithm).compiles:
         notes.append(_first_call(program, gpu))
     time, missing = _time(program, Machine(gpu))
     calibrated, unknown = _expected(case, program, gpu, calibration, options or TimeOptions())
