@@ -8,16 +8,19 @@ An algorithm written with the names below runs on it and on `torch` alike::
     tape.program
 """
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
 from memmodel.device import CPU, CUDA, Device
-from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
+from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8, uint64
 from memmodel.rules import distributed
 from memmodel.rules.arithmetic import mul
 from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.collectives import _chunk_cat, split_with_sizes_copy
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
+from memmodel.rules.dispatch import several
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func, flash_attn_varlen_func
 from memmodel.rules.flash_attn_3 import flash_attn_3_func
@@ -48,6 +51,15 @@ from memmodel.tensors.fused import FusedKernel
 from memmodel.tensors.tape import Scope, Tape, scope, scope_of
 from memmodel.tensors.tensor import Tensor, methods
 
+
+class _Aten:
+    """Operators by ATen's names, below autograd, as `torch.ops.aten` has them; each returns a tuple of results."""
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(several, name)
+
+
+ops = SimpleNamespace(aten=_Aten())
 bool = bool_
 cat = promoted(cat)
 cross_entropy = cast("cross_entropy", cross_entropy)
@@ -109,6 +121,7 @@ __all__ = [
     "mul",
     "no_grad",
     "ones",
+    "ops",
     "randn",
     "rms_norm",
     "same_version",
@@ -120,6 +133,7 @@ __all__ = [
     "stack",
     "te_gemm",
     "uint8",
+    "uint64",
     "where",
     "zeros",
 ]

@@ -19,8 +19,10 @@ from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import autocast, checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import RMS_NORMS, norm
 from memmodel_kernels.offloading import offloaded
+from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
+from memmodel_kernels.ring.zigzag import places
 from memmodel_kernels.rotary import angles, turned
 
 Weights = Mapping[str, Any]
@@ -53,6 +55,7 @@ class Decoder:
         adapter_dropout: probability, on the inputs of low-rank adapters.
         offload: whether what the layers save for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
+        context: ranks that share each sequence by a zigzag, whose `attend` then sees the keys of all.
         around: what runs the layers, as a module's call does with its hooks.
         first, last: whether it has the embedding, and the final norm and the head, as not every pipeline stage does.
         start: the layers of `arch` before its own.
@@ -69,6 +72,7 @@ class Decoder:
     adapter_dropout: float = 0.0
     offload: bool = False
     tensor: TensorParallel | None = None
+    context: Group | None = None
     around: Around = directly
     first: bool = True
     last: bool = True
@@ -153,7 +157,7 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
         f = functional(tokens)
         x = _table(model, tokens)
         if model.arch.positions == "learned":
-            where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+            where = places(tokens, model.context).unsqueeze(0)
             x = x + f.embedding(where, model.outer["positions.weight"])
             x = x if model.tensor is None else model.tensor.own_tokens(x)
         return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
@@ -174,7 +178,7 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
     if model.arch.positions != "rotary":
         return None
     with scope(tokens, part="positions"):
-        where = namespace(tokens).arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        where = places(tokens, model.context).unsqueeze(0)
         with autocast(tokens, dtype, enabled=False):
             return angles(model.outer[FREQUENCIES], where, dtype)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from memmodel.dims import Dim, ceil_div
 from memmodel.dtypes import float32, short_name
+from memmodel.models.layout import ALL_BATCHES, SHARING
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import SHARDS, over
 from memmodel.models.weights import Stored
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from memmodel_kernels.parallel.fully_sharded import Shard, Sharding
     from memmodel_kernels.parallel.group import Group
 
-_ALL = ("replica", "shard", "context")  # dimensions of ranks with batches of their own
 _FIRST = ("embedding", "positions")  # of the weights outside of the layers, those that come before them
 
 
@@ -70,20 +70,23 @@ def _sharding(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding
 
     layout = case.layout
     return Sharding(
-        _group(case, handles, "shard", "context"),
-        _group(case, handles, "replica") if layout.dp > 1 else None,
+        ranks_along(case, handles, *SHARING),
+        ranks_along(case, handles, "replica") if layout.dp > 1 else None,
         compute=getattr(xp, case.dtype.name) if case.masters else None,
         reduce=xp.float32 if case.masters else None,
         reshard=layout.reshard,
     )
 
 
-def _group(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Group":
-    """The ranks along some dimensions of a layout, as this one sees them."""
+def ranks_along(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Group":
+    """The ranks along some dimensions of `memmodel.models.layout.Rank`, as this one sees them.
+
+    `handles`: torch's process groups, by the names of these dimensions with a hyphen between.
+    """
     from memmodel_kernels.parallel.group import Group
 
     ranks = case.layout.peers(case.rank, *dimensions)
-    return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get(dimensions[0], ranks))
+    return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get("-".join(dimensions), ranks))
 
 
 def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
@@ -92,7 +95,7 @@ def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -
 
     if case.layout.replicated and not case.masters:
         learned = [x for x in reversed(_in_order_of_use(model)) if x.requires_grad]
-        Replicated(learned, _group(case, handles, *_ALL))
+        Replicated(learned, ranks_along(case, handles, *ALL_BATCHES))
 
 
 def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handles: Mapping[str, Any]) -> Any:
@@ -101,7 +104,7 @@ def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handl
     from memmodel_kernels.parallel.distributed_optimizer import DistributedOptimizer
     from memmodel_kernels.parallel.partitioned_gradients import PartitionedGradients
 
-    layout, optimizer, group = case.layout, OPTIMIZERS[case.optimizer], _group(case, handles, *_ALL)
+    layout, optimizer, group = case.layout, OPTIMIZERS[case.optimizer], ranks_along(case, handles, *ALL_BATCHES)
     if layout.zero == 2 and layout.shards > 1:
         return PartitionedGradients(optimizer, parameters, group, label)
     if layout.shares_optimizer or (layout.replicated and case.masters):
@@ -115,9 +118,9 @@ def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], A
 
     layout = case.layout
     if layout.fully_sharded:
-        group = _group(case, handles, "shard", "context")
+        group = ranks_along(case, handles, *SHARING)
     elif layout.zero in (1, 2) and layout.shards > 1:
-        group = _group(case, handles, *_ALL)
+        group = ranks_along(case, handles, *ALL_BATCHES)
     else:
         return None
     return lambda square: all_reduced(square, group)

@@ -15,9 +15,11 @@ ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradien
 
 # What is refused because nothing records it yet, by field of `Layout`.
 NOT_MODELLED = {
-    "cp": "context parallelism",
     "ep": "expert parallelism",
 }
+
+
+SHARING, ALL_BATCHES = ("shard", "context"), ("replica", "shard", "context")  # of gradients, along several dimensions
 
 
 class Rank(NamedTuple):
@@ -81,7 +83,7 @@ class Layout:
         sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep")]
         parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
         parts += ["sequence parallel"] if self.sequence_parallel else []
-        parts += [f"ZeRO {self.zero}"] if self.dp_shard > 1 else []
+        parts += [f"ZeRO {self.zero}"] if self.shards > 1 else []
         return ", ".join([*parts, f"{self.schedule}, {self.microbatches} microbatches"] if self.pp > 1 else parts)
 
     @property
@@ -162,8 +164,7 @@ def check_layout(
         raise UsageError(_other_world(layout, gpus))
     for name, words in NOT_MODELLED.items():
         if getattr(layout, name) > 1 and framework != "megatron":
-            instead = "take framework megatron, or " if name == "cp" else ""
-            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, {instead}leave it out")
+            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch)
     _check_experts(layout, arch)

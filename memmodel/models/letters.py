@@ -2,7 +2,7 @@
 
 b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
 channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
-t ranks share each layer: h/t are the heads of one of them; s ranks share parameters by rows, and p the layers.
+t ranks share each layer: h/t are the heads of one of them; c ranks share each sequence, s parameters by rows, p layers.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.liveness import at_peak, states, uncounted
 from memmodel.models.layers import repetition
 from memmodel.models.setting import ModelCase
-from memmodel.models.share import TENSOR, over, share
+from memmodel.models.share import CONTEXT, TENSOR, over, share
 from memmodel.program import Alloc, Mark, Program, Save
 
 LETTERS = {
@@ -25,7 +25,8 @@ LETTERS = {
     **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
-_OVER = {"/t": "tp", "/s": "shards", "/p": "pp"}  # what divides, and the field of a layout that says by how much
+# What divides, and the field of a layout that says by how much.
+_OVER = {"/t": "tp", "/c": "cp", "/s": "shards", "/p": "pp"}
 _ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
@@ -164,9 +165,10 @@ def _split(letter: str) -> list[str]:
 
 def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
     """The letter of a first dimension as large as the batch, and of a second after it as long as the sequences."""
-    if len(shape) < 2 or int(shape[0]) != case.batch or shape[1] in _own_tokens(case, case.batch * case.seq):
+    own = over(Size(int(case.seq), "n"), case.layout.cp, CONTEXT)
+    if len(shape) < 2 or int(shape[0]) != case.batch or shape[1] in _own_tokens(case, case.batch * own):
         return ""
-    return "b" if place == 0 else "n" if place == 1 and int(shape[1]) == case.seq else ""
+    return "b" if place == 0 else own.letter if place == 1 and int(shape[1]) == own else ""
 
 
 def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, added: int, case: ModelCase) -> str:

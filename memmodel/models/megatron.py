@@ -14,7 +14,7 @@ from memmodel.dtypes import float32, int64, uint8
 from memmodel.errors import UsageError
 from memmodel.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, WORKSPACE
 from memmodel.models.architecture import Architecture, Weight, layer_weights, outer_weights
-from memmodel.models.layout import Layout, Rank
+from memmodel.models.layout import ALL_BATCHES, Layout, Rank
 from memmodel.models.setting import ModelCase
 
 _ALIGNED, _BUCKET = 64, 128  # elements that a parameter starts at, and that each rank's part of a bucket ends at
@@ -45,7 +45,7 @@ def train(xp: Any, case: ModelCase, label: Any, mark: Any, handles: Any = Mappin
     micro = min(case.accumulate, 2 * layout.pp)  # more repeat what these do
     run(model, one_forward_one_backward(rank.stage, layout.pp, micro), rank.stage, layout.pp, batch, like, mark)
     mark("optimizer")
-    made.update(_group(layout, rank, "shard", "replica", "context", handles=handles))
+    made.update(_group(layout, rank, *ALL_BATCHES, handles=handles))
     mark("after")
     return model, made, batch, like
 

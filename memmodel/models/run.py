@@ -17,7 +17,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
-from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update, norm_total
+from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update, norm_total, ranks_along
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
@@ -43,7 +43,7 @@ def training(
 ) -> Callable[[Mark], None]:
     """A function that trains a step of a rank's share of a case; it keeps parameters, states and batch.
 
-    `handles`: torch's process groups, by the dimension of `memmodel.models.layout.Rank` along which they lie.
+    `handles`: as of `memmodel.models.data_parallel.ranks_along`.
     `in_short`: a pipeline stage runs only as many micro-batches as show the rest; stages that exchange them run all.
     """
     from memmodel_kernels.parallel.partial import sum_partial
@@ -185,20 +185,14 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
         outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
+    context = ranks_along(case, handles, "context") if layout.cp > 1 else None
     return Decoder(
-        arch, outer, layers, _attend(case), masks=_MASKS.get(case.attention, "none"), fused_norms=case.fused_norms,
-        dropout=case.dropout, recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0,
-        offload=case.offload, tensor=_tensor_parallel(case, handles), around=sharder.around, first=first, last=last,
+        arch, outer, layers, _attend(case, context), masks=_MASKS.get(case.attention, "none"),
+        fused_norms=case.fused_norms, dropout=case.dropout, recompute=case.checkpoint,
+        adapter_dropout=case.adapter.dropout if case.adapter else 0.0, offload=case.offload,
+        tensor=_tensor_parallel(case, handles), context=context, around=sharder.around, first=first, last=last,
         start=chunk * count,
     )  # fmt: skip
-
-
-def group_of(case: ModelCase, handles: Handles, dimension: str) -> Any:
-    """The ranks along a dimension of `memmodel.models.layout.Rank`, as this one sees them."""
-    from memmodel_kernels.parallel.group import Group
-
-    ranks = case.layout.peers(case.rank, dimension)
-    return Group(getattr(case.rank, dimension), len(ranks), handles.get(dimension, ranks))
 
 
 def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
@@ -206,7 +200,7 @@ def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
 
     if case.layout.tp == 1:
         return None
-    return TensorParallel(group_of(case, handles, "tensor"), case.layout.sequence_parallel, (case.batch, case.seq))
+    return TensorParallel(ranks_along(case, handles, "tensor"), case.layout.sequence_parallel, (case.batch, case.seq))
 
 
 def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: list[Any], in_short: bool) -> Any:
@@ -230,7 +224,7 @@ def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: 
     gradients = [buffers(not model.last) for model in models]
     done = [buffers(not model.first, copies=count - shown) for model in models]
     actions = order(layout, case.rank.stage, shown)
-    return Pipeline(group_of(case, handles, "stage"), models, inputs, gradients, actions, done)
+    return Pipeline(ranks_along(case, handles, "stage"), models, inputs, gradients, actions, done)
 
 
 def _stream(xp: Any, case: ModelCase, learns: bool) -> Any:
@@ -265,11 +259,14 @@ def _loss(case: ModelCase) -> Any:
 _MASKS = {SDPA: "windows", EAGER: "added"}
 
 
-def _attend(case: ModelCase) -> Callable[[Any, Any, Any, LayerKind, Any, Any], Any]:
-    """Attention by the algorithm asked for, under the mask of the layer."""
+def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind, Any, Any], Any]:
+    """Attention by the algorithm asked for, under the mask of the layer; a ring of ranks that share sequences."""
     from memmodel_kernels.eager_attention import eager_attention
     from memmodel_kernels.library_attention import library_attention, repeated
+    from memmodel_kernels.ring import ring_attention
 
+    if context is not None:
+        return lambda q, k, v, kind, mask, _: ring_attention(q, k, v, context)
     dropout, cap = case.attention_dropout, case.arch.attention_cap
     if case.attention == EAGER:
         return lambda q, k, v, kind, mask, sinks: eager_attention(q, k, v, mask, dropout, cap, sinks)

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from memmodel.dims import Dim, Size
+from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
-from memmodel.models.setting import ModelCase
+from memmodel.models.setting import SDPA, ModelCase
 
 TENSOR = "t"  # letter of the ranks that share each layer
+CONTEXT = "c"  # of those that share each sequence
 _WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 SHARDS = "s"  # of those that share parameters by rows
 
@@ -22,13 +24,16 @@ def share(case: ModelCase) -> ModelCase:
         raise UsageError(reason)
     layers = case.arch.layers // case.layout.pp
     sizes: dict[str, Any] = {"layers": layers, "before": case.rank.stage * layers // case.layout.virtual_stages}
-    return replace(case, arch=replace(case.arch, **_of_tensor(case), **sizes))
+    seq = over(case.seq, case.layout.cp, CONTEXT)
+    return replace(case, arch=replace(case.arch, **_of_tensor(case), **sizes), seq=seq)
 
 
 def assumed_of_shares(case: ModelCase) -> Iterator[str]:
     """Whose rules the sharing of layers and stages follows, in words."""
     if case.layout.tp > 1:
         yield "layers and vocabulary shared as Megatron-LM shares them"
+    if case.layout.cp > 1:
+        yield "sequences shared by a zigzag of two pieces a rank; keys and values go around a ring of flash attention"
     if case.layout.pp > 1:
         yield "stages as torch.distributed.pipelining: a buffer for every micro-batch's input and output gradient"
 
@@ -52,6 +57,7 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
     for where, there, without in (
         (f"with tp {layout.tp}", layout.tp > 1, _without_tensor_parallel),
         (f"with pp {layout.pp}", layout.pp > 1, _without_stages),
+        (f"with cp {layout.cp}", layout.cp > 1, _without_ring),
         ("under zero 3", layout.fully_sharded, _without_shards),
     ):
         for words, chosen in without(case).items() if there else ():
@@ -78,6 +84,20 @@ def _without_stages(case: ModelCase) -> dict[str, bool]:
         "low-rank adapters": case.adapter is not None,
         "offloading": case.offload,
         "layers of several kinds in virtual stages": layout.virtual_stages > 1 and len(set(arch.kinds())) > 1,
+    }
+
+
+def _without_ring(case: ModelCase) -> dict[str, bool]:
+    arch = case.arch
+    on_gpu = case.device.name == "cuda"
+    return {
+        f"attention {case.attention}": case.attention != SDPA,
+        "attention in windows or chunks": any(kind.attention != "F" for kind in arch.kinds()),
+        "latent attention": arch.mla is not None,
+        "dropout in attention": bool(case.attention_dropout),
+        f"a head dim of {arch.head_dim}, no multiple of 8 up to 256,": on_gpu
+        and bool(arch.head_dim % 8 or arch.head_dim > 256),
+        f"dtype {short_name(case.dtype)}, which flash attention lacks,": on_gpu and case.dtype.itemsize != 2,
     }
 
 

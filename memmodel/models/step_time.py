@@ -141,6 +141,8 @@ class Clock:
     def _seconds(self, launch: Launch) -> float:
         if launch.kind != COLLECTIVE:
             return self.factor * kernel_time(launch, self.machine).seconds
+        if launch.name == "receive":  # while this rank sends, or in the time of another's send
+            return 0.0
         ranks = self.peers(launch.ranks) if self.peers else launch.ranks
         nodes = len({rank // self.node.gpus for rank in ranks})
         time = collective_time(launch.name, max(len(ranks), 1), max(nodes, 1), float(launch.sizes[0]), self.node)
@@ -191,11 +193,17 @@ class Stage:
         ]
 
     def runs(self, clock: Clock) -> StageRuns:
-        """Their times."""
+        """Their times, without transfers between stages, which `makespan` has."""
         each, last = (
-            {phase: clock.run(phase, events) for phase, events in of.items()} for of in (self.each, self.last)
+            {phase: clock.run(phase, self._within(events)) for phase, events in of.items()}
+            for of in (self.each, self.last)
         )
         return StageRuns(each, last, clock.run("optimizer", self.after))
+
+    def _within(self, events: list[Event]) -> list[Event]:
+        layout, rank = self.case.layout, self.case.rank
+        between = layout.peers(rank, "stage")
+        return [event for event in events if not (isinstance(event, Launch) and event.ranks == between)]
 
     def launches(self, count: int) -> Iterator[Launch]:
         """The kernels and collectives of so many micro-batches, and of what follows."""

@@ -171,6 +171,12 @@ def rdiv(self: Tensor, other: Any) -> Any:
     return Mul.apply(self.reciprocal(), other)
 
 
+@method
+def logaddexp(self: Tensor, other: Tensor) -> Tensor:
+    """log(exp(x) + exp(y)); not under autograd."""
+    return aten("logaddexp", self, other)
+
+
 def elementwise(saves: str = "", *aliases: str) -> Callable[[Callable[[Tensor, Any], Tensor]], type[Elementwise]]:
     """Define an elementwise function by its gradient, with methods for it and for its in-place form.
 

@@ -92,6 +92,7 @@ makes("empty", "zeros", "ones", "randn", "full", "arange", "eye")(lambda size, *
 makes("constant_pad_nd")(lambda x, pad: Spec((*x.shape[:-1], x.shape[-1] + pad[1]), x.dtype))
 makes("new_empty_strided")(lambda x, size, strides: Spec(size, x.dtype, strides))
 makes("empty_like")(lambda x: Spec(x.shape, x.dtype, kept_strides(x)))
+makes("zeros_like")(lambda x, dtype: Spec(x.shape, dtype, kept_strides(x)))
 
 
 class ToCopy(Op):
@@ -250,9 +251,9 @@ def eye(n: Dim, dtype: DType = float32, device: Any = None) -> Tensor:
     return _made("eye", (n, n), dtype)
 
 
-def arange(end: Dim, dtype: DType = int64, device: Any = None) -> Tensor:
-    """0, 1, ..., end - 1."""
-    return _made("arange", (end,), dtype)
+def arange(start: Dim, end: Dim | None = None, dtype: DType = int64, device: Any = None) -> Tensor:
+    """start, start + 1, ..., end - 1; from 0 on where one number is given."""
+    return _made("arange", (start if end is None else end - start,), dtype)
 
 
 def _new(op: str, doc: str) -> Callable[..., Tensor]:
@@ -278,8 +279,8 @@ def ones_like(self: Tensor) -> Tensor:
 
 @method
 def zeros_like(self: Tensor, dtype: DType | None = None) -> Tensor:
-    """Zeros in this tensor's shape, of its dtype unless another is given."""
-    return new_zeros(self, self.shape, dtype=dtype)
+    """Zeros in this tensor's shape and memory order, of its dtype unless another is given."""
+    return aten("zeros_like", self, dtype=dtype or self.dtype)
 
 
 @method

@@ -21,9 +21,17 @@ class ReduceOp:
     SUM, MAX, AVG = "sum", "max", "avg"
 
 
-def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Group = ()) -> None:
+class Work:
+    """What is already over."""
+
+    def wait(self) -> None:
+        """Nothing."""
+
+
+def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Group = (), async_op: bool = False) -> Work:
     """Combine the tensors of all ranks, into the tensor itself."""
     _run("allreduce_", tensor, group, tensors=tensor)
+    return Work()
 
 
 def all_gather_into_tensor(output_tensor: Tensor, input_tensor: Tensor, group: Group = ()) -> None:
@@ -44,33 +52,26 @@ def all_to_all_single(output: Tensor, input: Tensor, *_: Any, group: Group = ())
 class P2POp(NamedTuple):
     """A tensor to send to a rank of the world, or to receive from it."""
 
-    op: Callable[[Tensor, int], None]
+    op: Callable[[Tensor, int, Group], None]
     tensor: Tensor
     peer: int
     group: Group = ()
 
 
-class Work:
-    """What is already over."""
-
-    def wait(self) -> None:
-        """Nothing."""
-
-
-def isend(tensor: Tensor, peer: int) -> None:
+def isend(tensor: Tensor, peer: int, group: Group = ()) -> None:
     """Send a tensor."""
-    _passed("send", tensor, peer)
+    _passed("send", tensor, peer, group)
 
 
-def irecv(tensor: Tensor, peer: int) -> None:
+def irecv(tensor: Tensor, peer: int, group: Group = ()) -> None:
     """Receive a tensor, into one that is there."""
-    _passed("receive", tensor, peer)
+    _passed("receive", tensor, peer, group)
 
 
 def batch_isend_irecv(operations: Sequence[P2POp]) -> list[Work]:
     """Run these at once."""
     for operation in operations:
-        operation.op(operation.tensor, operation.peer)
+        operation.op(operation.tensor, operation.peer, operation.group)
     return [Work() for _ in operations]
 
 
@@ -79,10 +80,11 @@ def get_global_rank(group: Group, rank: int) -> int:
     return group[rank]
 
 
-def _passed(name: str, x: Tensor, peer: int) -> None:
+def _passed(name: str, x: Tensor, peer: int, group: Group) -> None:
+    """Of a group, all ranks are named: each of them passes something on at that time."""
     reads, writes = ([x], []) if name == "send" else ([], [x])
     sent = x.numel() * x.dtype.itemsize
-    x.storage.tape.launch(kernel(name, reads, writes, x.dtype, kind=COLLECTIVE, sizes=(sent,), ranks=(peer,)))
+    x.storage.tape.launch(kernel(name, reads, writes, x.dtype, kind=COLLECTIVE, sizes=(sent,), ranks=group or (peer,)))
 
 
 def _run(name: str, into: Tensor, group: Group, **tensors: Any) -> None:

@@ -49,6 +49,7 @@ FLOP = {  # per element; operators that are not listed take one FLOP
     "lerp": Flop(3),
     "clamp": Flop(2),
     "square": Flop(),
+    "logaddexp": Flop(3, 2),
     "mse_loss": Flop(3),
     "mse_loss_backward": Flop(3),
 }

@@ -35,6 +35,8 @@ def test_virtual_stages_go_around_the_ranks() -> None:
         ({"tp": 3}, "tp 3 does not divide llama-3.1-70b's heads, 64: give a divisor of it"),
         ({"tp": 8, "sequence_parallel": True, "seq": 100}, "seq 100 shared by tp 8 x cp 1: expected a multiple of 8"),
         ({"cp": 2, "seq": 102}, "seq 102 on cp 2: expected a multiple of 4, two pieces a rank"),
+        ({"cp": 2, "attention": "flash-attn"}, "attention flash-attn with cp 2 is not modelled yet"),
+        ({"cp": 2, "dtype": "fp32"}, "dtype fp32, which flash attention lacks, with cp 2 is not modelled yet"),
         ({"pp": 3, "microbatches": 8}, "pp 3: 80 layers in 3 stages do not divide, give a divisor of them"),
         ({"pp": 4, "microbatches": 2}, "pp 4 with 2 microbatches: fewer than stages, give at least 4"),
         ({"ep": 2}, "ep 2: llama-3.1-70b has no experts, leave it out"),

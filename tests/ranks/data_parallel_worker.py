@@ -13,6 +13,7 @@ from memmodel.models.layout import ONE_GPU, Layout
 from memmodel.models.run import training
 from memmodel.models.setting import ModelCase
 from memmodel_kernels.parallel import partitioned_gradients
+from memmodel_validate.ranks.programs import groups
 from rank_tensors import Tensors, drawn, filled
 
 WORLD = 2
@@ -52,7 +53,7 @@ def check(case: ModelCase, rank: int) -> None:
         torch,
         replace(case, rank=place),
         filled(mine, of_share),
-        {"shard": dist.group.WORLD, "replica": dist.group.WORLD},
+        groups(case.layout),
     )
     for _ in range(2):
         alone(lambda _: None)

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from memmodel.models.layout import ONE_GPU, Rank
+from memmodel.models.layout import ONE_GPU, Layout, Rank
 from memmodel.models.run import training
+from memmodel_kernels.ring import shard
 from memmodel_validate.ranks import decoders
 from memmodel_validate.ranks.programs import groups
 from rank_tensors import Tensors, drawn, filled
@@ -31,12 +32,17 @@ def gradients(step: Any, found: Tensors) -> list[Tensors]:
     return seen
 
 
-def piece(whole: Tensor, like: Tensor, rank: Rank) -> Tensor:
-    """Of a tensor of the whole model, a rank's share: it is cut along the dimension in which they differ."""
-    dims = [dim for dim, size in enumerate(like.shape) if size != whole.shape[dim]]
-    return (
-        whole.chunk(whole.shape[dims[0]] // like.shape[dims[0]], dims[0])[rank.tensor or rank.shard] if dims else whole
-    )
+def piece(whole: Tensor, like: Tensor, layout: Layout, rank: Rank) -> Tensor:
+    """Of a tensor of the whole model, a rank's share: a part of one dimension, and of that some rows."""
+    if not whole.dtype.is_floating_point:
+        return shard(whole, rank.context, layout.cp, dim=1) if layout.cp > 1 else whole
+    if whole.shape == like.shape:
+        return whole
+    shards = layout.shards if layout.fully_sharded else 1
+    sizes = (shards * like.shape[0], *like.shape[1:])
+    for dim in (dim for dim, size in enumerate(sizes) if size != whole.shape[dim]):
+        whole = whole.chunk(layout.tp, dim)[rank.tensor]
+    return whole.chunk(shards)[layout.cp * rank.shard + rank.context]
 
 
 def in_whole(name: str, layers: list[int]) -> str:
@@ -63,12 +69,12 @@ def check(program: str, number: int, world: int) -> None:
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)
     of_share: Tensors = {}
-    label = filled(lambda name, x: piece(start[in_whole(name, layers)], x, rank), of_share)
+    label = filled(lambda name, x: piece(start[in_whole(name, layers)], x, layout, rank), of_share)
     ours = gradients(decoders.trained(torch, program, world, number, label, groups(layout)), of_share)
     for step, (found, expected) in enumerate(zip(ours, right, strict=True)):
         assert layout.pp > 1 or found.keys() == expected.keys()
         for name, gradient in found.items():
-            wanted = layout.microbatches * piece(expected[in_whole(name, layers)], gradient, rank)
+            wanted = layout.microbatches * piece(expected[in_whole(name, layers)], gradient, layout, rank)
             error, size = float((gradient - wanted).norm()), float(wanted.norm())
             most = 1e-3 if step else 1e-5  # AdamW makes steps of one size of gradients that differ by rounding
             assert error <= most * size + 1e-6, f"{program}, step {step}, {name}: {error} of {size}"

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import memmodel
+from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.ring import joined, ring_attention, shard
-from memmodel_kernels.ring.attention import Ring, part_of
+from memmodel_kernels.ring.attention import part_of
 from rank_processes import run_ranks
 
 
@@ -25,7 +26,7 @@ def test_every_rank_has_the_same_work(world: int) -> None:
     """Pairs of query and key pieces: half of a rank's own square, then two of four in every step."""
     pairs = {"all": 4, "early": 2, "late": 2}
     for rank in range(world):
-        parts = [part_of(Ring(None, rank, world), step, causal=True) for step in range(world)]
+        parts = [part_of(Group(rank, world, None), step, causal=True) for step in range(world)]
         assert [pairs[part] for part in parts] == [4] + [2] * (world - 1)
 
 

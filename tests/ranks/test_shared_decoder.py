@@ -10,7 +10,8 @@ from memmodel_validate.ranks.decoders import LAYOUTS
 from rank_processes import run_ranks
 
 WORKER = Path(__file__).with_name("decoder_worker.py")
-OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b")  # two kinds of parallelism at a time
+# Two kinds of parallelism at a time.
+OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b", "decoder_sp_cp", "decoder_cp_1f1b")
 
 
 @pytest.mark.slow

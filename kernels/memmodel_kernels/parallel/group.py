@@ -1,6 +1,7 @@
 """Ranks that communicate, and collectives among them, on tensors of either library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from memmodel_kernels.namespace import namespace, on_stream, stream_waits
@@ -67,12 +68,55 @@ def _mean(out: Any, group: Group, run: Callable[[Any, Any], None]) -> None:
 
 
 def start_all_reduce(x: Any, group: Group) -> Callable[[], None]:
-    """Start to sum x over the ranks, in place, on the library's own stream; a function that waits for it."""
+    """Start to sum x over the ranks, in place; a function that waits for it."""
     library = namespace(x)
-    if library.__name__ == "torch":
-        wait: Callable[[], None] = library.distributed.all_reduce(x, group=group.handle, async_op=True).wait
-        return wait
+    with _stream_of_collectives(x):
+        work = library.distributed.all_reduce(x, group=group.handle, async_op=True)
+
+    def wait() -> None:
+        work.wait()
+        _default_stream_waits(x)
+
+    return wait
+
+
+class Coming(NamedTuple):
+    """Tensors that are being received. `works`: the transfers under way, which hold what is sent."""
+
+    tensors: list[Any]
+    works: list[Any]
+
+    def wait(self) -> list[Any]:
+        """The tensors, when they are there."""
+        while self.works:
+            self.works.pop().wait()
+        _default_stream_waits(self.tensors[0])
+        return self.tensors
+
+
+def start_passing_on(tensors: Sequence[Any], group: Group) -> Coming:
+    """Start to send tensors to the next rank, and to receive those of the rank before."""
+    library = namespace(tensors[0])
+    distributed, handle = library.distributed, group.handle
+    received = [library.empty_like(x) for x in tensors]
+    after, before = (distributed.get_global_rank(handle, (group.rank + step) % group.size) for step in (1, -1))
+    sends = [distributed.P2POp(distributed.isend, x, after, handle) for x in tensors]
+    receives = [distributed.P2POp(distributed.irecv, x, before, handle) for x in received]
+    with _stream_of_collectives(tensors[0]):
+        return Coming(received, distributed.batch_isend_irecv([*sends, *receives]))
+
+
+@contextmanager
+def _stream_of_collectives(x: Any) -> Iterator[None]:
+    """Inside, collectives run beside kernels, after those that are there; torch sees to that itself."""
+    if namespace(x).__name__ == "torch":
+        yield
+        return
     stream_waits(x, NCCL, DEFAULT)
     with on_stream(x, NCCL):
-        library.distributed.all_reduce(x, group=group.handle)
-    return lambda: stream_waits(x, DEFAULT, NCCL)
+        yield
+
+
+def _default_stream_waits(x: Any) -> None:
+    if namespace(x).__name__ != "torch":
+        stream_waits(x, DEFAULT, NCCL)

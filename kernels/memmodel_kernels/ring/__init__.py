@@ -1,4 +1,4 @@
-"""Attention of one sequence over several GPUs: context parallelism by a ring. Imports torch."""
+"""Attention of one sequence over several GPUs: context parallelism by a ring."""
 
 from memmodel_kernels.ring.attention import ring_attention
 from memmodel_kernels.ring.zigzag import joined, shard

@@ -1,4 +1,4 @@
-"""Flash attention of one block of a ring: PyTorch's kernel with its log-sum-exp, which its backward can be given.
+"""Flash attention of one block of a ring: the library's kernel with its log-sum-exp, which its backward can be given.
 
 With the log-sum-exp of all keys, the kernel's backward for some of them gives their exact part of every gradient
 (FlashAttention-2, section 3.1.1), so that a ring needs no kernel of its own.
@@ -6,32 +6,32 @@ With the log-sum-exp of all keys, the kernel's backward for some of them gives t
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from memmodel_kernels.namespace import namespace
 
 
-def _attention(name: str) -> Any:
-    return getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention{name}")
+def _attention(x: Any, name: str) -> Any:
+    return getattr(namespace(x).ops.aten, f"_scaled_dot_product_flash_attention{name}")
 
 
-def block(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def _on_cpu(x: Any) -> bool:
+    return str(x.device).startswith("cpu")
+
+
+def block(q: Any, k: Any, v: Any, causal: bool) -> tuple[Any, Any]:
     """Attention of queries (batch, heads, rows, head dim) to some keys, and its log-sum-exp (batch, heads, rows)."""
-    if q.device.type == "cuda":
-        out, lse, *_ = _attention("")(q, k, v, 0.0, causal)
-    else:
-        out, lse = _attention("_for_cpu")(q, k, v, 0.0, causal)
+    out, lse, *_ = _attention(q, "_for_cpu" if _on_cpu(q) else "")(q, k, v, dropout_p=0.0, is_causal=causal)
     return out, lse
 
 
-def block_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def block_backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool) -> tuple[Any, Any, Any]:
     """Gradients of queries, keys and values from these keys; `out` and `lse` are those of all keys."""
-    if q.device.type != "cuda":
-        given = (grad, q, k, v, out, lse, 0.0, causal)
-        found: Any = _attention("_for_cpu_backward")(*given)
+    if _on_cpu(q):
+        found = _attention(q, "_for_cpu_backward")(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=causal)
         return found[0], found[1], found[2]
-    state = torch.zeros(2, dtype=torch.uint64, device=q.device)
-    rows, columns = q.shape[2], k.shape[2]
-    found = _attention("_backward")(grad, q, k, v, out, lse, None, None, rows, columns, 0.0, causal, state, state[:0])
+    xp, rows, columns = namespace(q), q.shape[2], k.shape[2]
+    state = xp.zeros(2, dtype=xp.uint64, device=q.device)
+    found = _attention(q, "_backward")(
+        grad, q, k, v, out, lse, None, None, rows, columns, dropout_p=0.0, is_causal=causal,
+        philox_seed=state, philox_offset=state[:0],
+    )  # fmt: skip
     return found[0], found[1], found[2]

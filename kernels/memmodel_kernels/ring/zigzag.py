@@ -5,12 +5,13 @@ one makes the work equal (Zhu, ring-flash-attention, 2024; torch's _HeadTailLoad
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
+from memmodel_kernels.namespace import namespace
+from memmodel_kernels.parallel.group import Group
 
 
-def shard(x: Tensor, rank: int, world: int, dim: int = 2) -> Tensor:
+def shard(x: Any, rank: int, world: int, dim: int = 2) -> Any:
     """A rank's two pieces of a whole sequence along `dim`, one behind the other.
 
     Raises ValueError for a length that 2 x world does not divide.
@@ -18,10 +19,21 @@ def shard(x: Tensor, rank: int, world: int, dim: int = 2) -> Tensor:
     if x.shape[dim] % (2 * world):
         raise ValueError(f"a sequence of {x.shape[dim]} on {world} ranks: expected a multiple of {2 * world}")
     pieces = x.chunk(2 * world, dim)
-    return torch.cat((pieces[rank], pieces[2 * world - 1 - rank]), dim)
+    return namespace(x).cat((pieces[rank], pieces[2 * world - 1 - rank]), dim)
 
 
-def joined(shards: Sequence[Tensor], dim: int = 2) -> Tensor:
+def joined(shards: Sequence[Any], dim: int = 2) -> Any:
     """The whole sequence of every rank's shard, in order of ranks: the inverse of `shard`."""
     halves = [x.chunk(2, dim) for x in shards]
-    return torch.cat([*(early for early, _ in halves), *(late for _, late in reversed(halves))], dim)
+    pieces = [*(early for early, _ in halves), *(late for _, late in reversed(halves))]
+    return namespace(pieces[0]).cat(pieces, dim)
+
+
+def places(tokens: Any, group: Group | None) -> Any:
+    """The places (n) in their sequences of a rank's tokens (b, n); of whole sequences without a group."""
+    xp, count = namespace(tokens), tokens.shape[1]
+    if group is None:
+        return xp.arange(count, device=tokens.device)
+    half = count // 2
+    starts = group.rank * half, (2 * group.size - 1 - group.rank) * half
+    return xp.cat([xp.arange(start, start + half, device=tokens.device) for start in starts])

@@ -8,7 +8,7 @@ from memmodel.errors import choice
 _OF_TWO = (
     "ddp", "ddp_views", "fsdp", "fsdp_kept", "fsdp_bf16", "fsdp_recomputed", "fsdp_accumulated", "tp", "tp_sp",
     "pp_gpipe", "pp_1f1b", "pp_interleaved", "cp_ring", "decoder_tp", "decoder_sp", "decoder_gpt_tp", "decoder_gpt_sp",
-    "decoder_gpipe", "decoder_1f1b", "decoder_interleaved",
+    "decoder_gpipe", "decoder_1f1b", "decoder_interleaved", "decoder_cp", "decoder_gpt_cp",
 )  # fmt: skip
 _OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
 _OF_FOUR = (
@@ -20,6 +20,9 @@ _OF_FOUR = (
     "decoder_sp",
     "decoder_1f1b",
     "decoder_sp_1f1b",
+    "decoder_cp",
+    "decoder_sp_cp",
+    "decoder_cp_1f1b",
     "decoder_fsdp_1f1b",
 )
 

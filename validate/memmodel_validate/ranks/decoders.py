@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from memmodel.device import CPU, CUDA
+from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import float32
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import Layout
@@ -34,16 +34,22 @@ LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
         LLAMA,
         lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2, microbatches=4),
     ),
+    "decoder_cp": (LLAMA, lambda world: Layout(cp=world)),
+    "decoder_gpt_cp": (GPT, lambda world: Layout(cp=world, zero=0)),
+    "decoder_sp_cp": (LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
+    "decoder_cp_1f1b": (LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0, microbatches=4)),
     "decoder_fsdp_1f1b": (LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2, microbatches=4)),
     "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True, microbatches=4)),
 }
 
 
-def whole_case(program: str, world: int) -> ModelCase:
+def whole_case(program: str, world: int, device: Device = CPU) -> ModelCase:
     """The case that the ranks share."""
     arch, layout = LAYOUTS[program]
     laid_out = layout(world)
-    return ModelCase(arch, batch=2, seq=16, dtype=float32, layout=laid_out, accumulate=laid_out.microbatches)
+    return ModelCase(
+        arch, batch=2, seq=16, dtype=float32, layout=laid_out, accumulate=laid_out.microbatches, device=device
+    )
 
 
 def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:

@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from memmodel.models.layout import Layout, Rank
+from memmodel.models.layout import ALL_BATCHES, SHARING, Layout, Rank
 from memmodel_kernels.ring import ring_attention
 from memmodel_validate.ranks import decoders
 
@@ -176,7 +176,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of the same shape."""
         q, k, v = self.inputs(x).unflatten(-1, (3, 4, WIDTH // 4)).permute(2, 0, 3, 1, 4)
-        return ring_attention(q, k, v).transpose(1, 2).flatten(2)
+        out: Tensor = ring_attention(q, k, v)
+        return out.transpose(1, 2).flatten(2)
 
 
 def cp_ring() -> Step:
@@ -236,8 +237,11 @@ def _decoder(name: str) -> Step:
 
 
 def groups(layout: Layout) -> dict[str, Any]:
-    """The process groups of this rank, along the dimensions of a layout."""
-    sizes = layout.pp, layout.dp, layout.dp_shard, layout.cp, layout.tp
-    dimensions = tuple(reversed(Rank._fields))
-    mesh = device_mesh.init_device_mesh(DEVICE, sizes, mesh_dim_names=dimensions)
-    return {each: mesh[each].get_group() for each, size in zip(dimensions, sizes, strict=True) if size > 1}
+    """The process groups of this rank, by the dimensions of a layout along which they lie."""
+    found: dict[str, Any] = {}
+    made: Any = dist.new_subgroups_by_enumeration
+    for dimensions in (*((each,) for each in Rank._fields), SHARING, ALL_BATCHES):
+        places = dict.fromkeys(layout.peers(layout.rank(number), *dimensions) for number in range(layout.world))
+        if len(next(iter(places))) > 1:
+            found["-".join(dimensions)], _ = made([list(ranks) for ranks in places])
+    return found
