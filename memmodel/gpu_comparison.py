@@ -172,7 +172,7 @@ def compare_model(
         program = programs.get(on.device) or programs.setdefault(on.device, program_of(on))
         memory = memory_of(program, case.torch, gpu, allocator)
         rates = given or expected_rates(gpu, case.dtype.itemsize)
-        time, expected, notes = times_of(kernels_of(program, case.accumulate), case, gpu, rates)
+        time, expected, notes = times_of(kernels_of(program, case.microbatches), case, gpu, rates)
         missing = next((note for note in notes if _NO_TIME in note), "")
         rows.append(OnGpu(gpu, memory, tokens_of(case), time, expected, _price(gpu), missing))
     return _sorted(GpuComparison(case, case.arch.name, "", tuple(rows), (_RATES,)), prices, sort)

@@ -141,7 +141,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--keep-logits", bool, "The caller holds the logits in backward."),
         Option("--offload", bool, "What layers save for backward waits on the host."),
         Option("--repeat-kv", bool, "Keys and values repeated to all heads for sdpa."),
-        Option("--accumulate", SIZE, "Micro-batches before the optimizer runs. [default: 1]"),
+        Option("--microbatches", SIZE, "Of --batch sequences, before the optimizer runs. [default: 1]"),
         Option(
             "--quantize",
             "FORMAT",
@@ -174,7 +174,6 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         _layout("--ep", SIZE, "Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
         _layout("--schedule", "NAME", "Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
         _layout("--virtual-stages", SIZE, "Of a rank, in interleaved. [default: 2]"),
-        _layout("--microbatches", SIZE, "Of --batch sequences, that a step sends. [default: 1]"),
         _layout("--framework", "NAME", "huggingface, or megatron (Megatron-LM). [default: huggingface]"),
     ),
     "links": (

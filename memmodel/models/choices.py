@@ -17,7 +17,7 @@ from memmodel.models.quantization import FORMATS
 from memmodel.models.setting import CHECKPOINTS, EAGER, FRAMEWORKS, LOSSES, PHASES, SDPA, Adapter, ModelCase
 from memmodel.models.share import share
 
-_SIZES = ("batch", "seq", "chunks", "accumulate")
+_SIZES = ("batch", "seq", "chunks", "microbatches")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward")
@@ -38,25 +38,12 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     of_adapter = {name: given.pop(name) for name in _LORA if name in given}
     given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
-    values |= _micro_batches(values.get("accumulate"), of_layout)
     values.setdefault("attention", EAGER if arch.eager else SDPA)
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)
     _check_on_many(case, gpus)
     return case
-
-
-def _micro_batches(accumulate: int | None, of_layout: dict[str, Any]) -> dict[str, int]:
-    """The number of micro-batches, which a layout and a case name differently, set in both."""
-    given = of_layout.get("microbatches")
-    if given is None and accumulate is None:
-        return {}
-    count = check_size("microbatches", accumulate if given is None else given)
-    if accumulate not in (None, count):
-        raise UsageError(f"microbatches {count} and accumulate {accumulate}: these are the same, give one of them")
-    of_layout["microbatches"] = count
-    return {"accumulate": count}
 
 
 def _layout(given: dict[str, Any], gpus: int | None) -> Layout:
@@ -83,7 +70,7 @@ def _of_layout(name: str, value: Any) -> Any:
 
 
 def _check_on_many(case: ModelCase, gpus: int | None) -> None:
-    check_layout(case.layout, case.arch, int(case.seq), gpus, case.framework)
+    check_layout(case.layout, case.arch, int(case.seq), case.microbatches, gpus, case.framework)
     if case.layout.world > 1 and case.phase != "train":
         raise UsageError(f"{case.phase} on {case.layout.world} GPUs is not modelled yet: take phase train")
     check_megatron(case) if case.framework == "megatron" else share(case)  # raise for what does not go with it
@@ -203,7 +190,7 @@ def _check_updates(case: ModelCase) -> None:
     """What needs all gradients at once does not go with updates in backward."""
     whole = {
         "clip": case.clip,
-        "accumulate": case.accumulate > 1,
+        "microbatches": case.microbatches > 1,
         "masters": case.masters,
         "muon": case.optimizer == "muon",
     }

@@ -127,7 +127,7 @@ def fit(
     laid = []
     for one in _candidates(case, gpus, node, sequences, dict(given or {})):
         try:
-            check_layout(one.layout, one.arch, int(one.seq), gpus, one.framework)
+            check_layout(one.layout, one.arch, int(one.seq), one.microbatches, gpus, one.framework)
             laid.append(found.laid(one, room))
         except UsageError as refused:
             why = str(refused)
@@ -176,10 +176,10 @@ def _candidates(
             continue
         for dp, shards, zero in _data_parallel(data, node, megatron, given):
             layout = Layout(
-                tp=tp, pp=pp, dp=dp, dp_shard=shards, cp=cp, ep=ep, zero=zero, microbatches=micro,
+                tp=tp, pp=pp, dp=dp, dp_shard=shards, cp=cp, ep=ep, zero=zero,
                 sequence_parallel=tp > 1 and given.get("sequence_parallel", True),
             )  # fmt: skip
-            yield replace(case, layout=layout, accumulate=micro, checkpoint=checkpoint)
+            yield replace(case, layout=layout, microbatches=micro, checkpoint=checkpoint)
 
 
 def _data_parallel(data: int, node: Node, megatron: bool, given: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
@@ -296,13 +296,13 @@ class _Peers:
 def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1) -> ModelCase:
     """The case with so many layers a stage, shards, and micro-batches that the first of as many stages holds."""
     stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
-    micro = stages if stages > 1 else min(case.accumulate, 2)
+    micro = stages if stages > 1 else min(case.microbatches, 2)
     given = case.layout
     ep = min(given.ep, shards * given.cp)
-    layout = replace(given, pp=stages, microbatches=micro, dp=min(given.dp, 2), dp_shard=shards, ep=ep)
+    layout = replace(given, pp=stages, dp=min(given.dp, 2), dp_shard=shards, ep=ep)
     rank = Rank(stage=stages - 1 if place == "last" else 0)
     arch = replace(case.arch, layers=layers * stages)
-    return replace(case, arch=arch, layout=layout, rank=rank, accumulate=micro)
+    return replace(case, arch=arch, layout=layout, rank=rank, microbatches=micro)
 
 
 def _layers(case: ModelCase) -> int:
@@ -312,7 +312,7 @@ def _layers(case: ModelCase) -> int:
 def _held(case: ModelCase) -> int:
     """The most micro-batches of which the first stage holds what backward needs."""
     held, most = 0, 0
-    for action in order(case.layout, 0, case.accumulate):
+    for action in order(case.layout, 0, case.microbatches):
         held += 1 if action.kind == "F" else -1
         most = max(most, held)
     return most

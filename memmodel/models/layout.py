@@ -50,8 +50,7 @@ class Layout:
         reshard: whether the layers of zero 3 let go of their parameters after forward, and gather them again.
         cp: ranks that share each sequence (context parallel).
         ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp.
-        schedule: of pipeline stages, one of SCHEDULES. microbatches: that a step sends through them; without stages,
-            as many are accumulated. virtual_stages: of each rank; above 1 in "interleaved" alone.
+        schedule: of pipeline stages, one of SCHEDULES. virtual_stages: of each rank; above 1 in "interleaved" alone.
     """
 
     tp: int = 1
@@ -62,7 +61,6 @@ class Layout:
     ep: int = 1
     zero: int = 3
     schedule: str = "1f1b"
-    microbatches: int = 1
     virtual_stages: int = 1
     sequence_parallel: bool = False
     reshard: bool = True
@@ -84,7 +82,7 @@ class Layout:
         parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
         parts += ["sequence parallel"] if self.sequence_parallel else []
         parts += [f"ZeRO {self.zero}"] if self.shards > 1 else []
-        return ", ".join([*parts, f"{self.schedule}, {self.microbatches} microbatches"] if self.pp > 1 else parts)
+        return ", ".join([*parts, self.schedule] if self.pp > 1 else parts)
 
     @property
     def _sizes(self) -> Rank:
@@ -154,11 +152,17 @@ NAMES = tuple(field.name for field in fields(Layout))
 
 
 def check_layout(
-    layout: Layout, arch: "Architecture", seq: int, gpus: int | None = None, framework: str = "huggingface"
+    layout: Layout,
+    arch: "Architecture",
+    seq: int,
+    microbatches: int = 1,
+    gpus: int | None = None,
+    framework: str = "huggingface",
 ) -> None:
     """Raise UsageError for what is not modelled, and for sizes that do not divide.
 
-    `gpus`: how many there are, where that was said. `framework`: "megatron" models all kinds of parallelism.
+    `microbatches`: of a step. `gpus`: how many there are, where that was said. `framework`: "megatron" models all kinds
+    of parallelism.
     """
     if gpus is not None and gpus != layout.world:
         raise UsageError(_other_world(layout, gpus))
@@ -166,7 +170,7 @@ def check_layout(
         if getattr(layout, name) > 1 and framework != "megatron":
             raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
-    _check_stages(layout, arch)
+    _check_stages(layout, arch, microbatches)
     _check_experts(layout, arch)
     if seq % (2 * layout.cp) and layout.cp > 1:
         raise UsageError(f"seq {seq} on cp {layout.cp}: expected a multiple of {2 * layout.cp}, two pieces a rank")
@@ -201,7 +205,7 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) ->
         raise UsageError(f"seq {seq} shared by tp {tp} x cp {layout.cp}: expected a multiple of {tp * layout.cp}")
 
 
-def _check_stages(layout: Layout, arch: "Architecture") -> None:
+def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> None:
     if layout.schedule == "interleaved" and layout.virtual_stages == 1:
         raise UsageError("schedule interleaved with one stage a rank: give virtual-stages of 2 or more")
     if layout.virtual_stages > 1 and layout.schedule != "interleaved":
@@ -210,13 +214,13 @@ def _check_stages(layout: Layout, arch: "Architecture") -> None:
         raise UsageError(
             f"pp {layout.pp}: {arch.layers} layers in {layout.stages} stages do not divide, give a divisor of them"
         )
-    if layout.pp > layout.microbatches:
+    if layout.pp > microbatches:
         raise UsageError(
-            f"pp {layout.pp} with {layout.microbatches} microbatches: fewer than stages, give at least {layout.pp}"
+            f"pp {layout.pp} with {microbatches} microbatches: fewer than stages, give at least {layout.pp}"
         )
-    if layout.virtual_stages > 1 and layout.microbatches % layout.pp:
+    if layout.virtual_stages > 1 and microbatches % layout.pp:
         raise UsageError(
-            f"schedule interleaved with {layout.microbatches} microbatches: expected a multiple of pp, {layout.pp}"
+            f"schedule interleaved with {microbatches} microbatches: expected a multiple of pp, {layout.pp}"
         )
 
 

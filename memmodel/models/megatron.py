@@ -42,7 +42,7 @@ def train(xp: Any, case: ModelCase, label: Any, mark: Any, handles: Any = Mappin
     )  # fmt: skip
     batch = tuple(made.kept(name, "", case.batch, case.seq // layout.cp, dtype=int64) for name in ("tokens", "targets"))
     like = xp.zeros(1, dtype=getattr(xp, case.dtype.name)).expand(tokens, arch.hidden)
-    micro = min(case.accumulate, 2 * layout.pp)  # more repeat what these do
+    micro = min(case.microbatches, 2 * layout.pp)  # more repeat what these do
     run(model, one_forward_one_backward(rank.stage, layout.pp, micro), rank.stage, layout.pp, batch, like, mark)
     mark("optimizer")
     made.update(_group(layout, rank, *ALL_BATCHES, handles=handles))

@@ -45,8 +45,12 @@ def _changes(case: ModelCase, before: Memory, config: AllocatorConfig | None) ->
         if case.loss in ("full", "native"):
             yield f"{words}: --loss {loss}", replace(case, loss=loss), config
     if case.batch > 1 and case.batch % 2 == 0:
-        halved = replace(case, batch=case.batch // 2, accumulate=2 * case.accumulate)
-        yield f"half the batch, accumulated: --batch {halved.batch} --accumulate {halved.accumulate}", halved, config
+        halved = replace(case, batch=case.batch // 2, microbatches=2 * case.microbatches)
+        yield (
+            f"half the batch, accumulated: --batch {halved.batch} --microbatches {halved.microbatches}",
+            halved,
+            config,
+        )
     if before.fits is False:
         yield from _optimizers(case, config)
 
@@ -59,7 +63,7 @@ def _optimizers(case: ModelCase, config: AllocatorConfig | None) -> Iterator[Cha
     for name in ("adamw-fused", "adamw-8bit"):
         if case.optimizer.startswith("adamw") and name != case.optimizer:
             yield f"{OPTIMIZERS[name].title}: --optimizer {name}", replace(case, optimizer=name), config
-    if not (case.in_backward or case.clip or case.masters or case.accumulate > 1):
+    if not (case.in_backward or case.clip or case.masters or case.microbatches > 1):
         yield "updates in backward: --in-backward", replace(case, in_backward=True), config
     adapter = Adapter(RANK, usual_targets(case.arch))
     yield f"adapters alone learn: --lora {RANK}", replace(case, adapter=adapter, masters=False), config

@@ -155,7 +155,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
     program = program_of(lettered(case) if with_formulas else case)
     memory = memory or memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program)
-    kernels = kernels_of(program, case.accumulate)
+    kernels = kernels_of(program, case.microbatches)
     alone = case.layout.world == 1
     time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration) if alone else (None, None, [])
     best = calibrated or time
@@ -215,7 +215,7 @@ def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> Model
             prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
         )
     rates = machine.calibration
-    step, kernels = expected or least, stages[case.rank.stage].launches(case.accumulate)
+    step, kernels = expected or least, stages[case.rank.stage].launches(case.microbatches)
     return replace(
         prediction, work=sum((launch.work for launch in kernels), start=Work()),
         time=least.as_time("datasheet"), step=step, node=node,
@@ -257,13 +257,13 @@ def peak_of(program: Program, index: int) -> Peak:
 
 def tokens_of(case: ModelCase) -> int:
     """The tokens that a step of all ranks works on."""
-    return int(case.layout.batches * case.batch * case.accumulate * (1 if case.phase == "decode" else case.seq))
+    return int(case.layout.batches * case.batch * case.microbatches * (1 if case.phase == "decode" else case.seq))
 
 
 def model_flops(case: ModelCase) -> int:
     """The FLOP that all ranks' step needs by weights and scores; a backward takes twice its forward."""
     queries = 1 if case.phase == "decode" else case.seq
-    times = 3 * case.accumulate * case.layout.batches if case.phase == "train" else 1
+    times = 3 * case.microbatches * case.layout.batches if case.phase == "train" else 1
     return int(times * forward_flops(case.arch, case.batch, queries, case.seq))
 
 

@@ -67,7 +67,7 @@ def training(
     if case.layout.pp > 1:
         pipeline = _pipeline(xp, case, label, handles, models, in_short)
         return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward)
-    batches = [(tokens, targets)] * min(case.accumulate, 2)
+    batches = [(tokens, targets)] * min(case.microbatches, 2)
     after = [] if case.in_backward else updates
     low = getattr(xp, case.dtype.name) if case.autocast else None
 
@@ -211,8 +211,8 @@ def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: 
     """
     from memmodel_kernels.parallel.pipeline import Pipeline
 
-    layout, count = case.layout, case.layout.microbatches
-    shown = shown_micro_batches(layout, case.rank.stage) if in_short else count
+    layout, count = case.layout, case.microbatches
+    shown = shown_micro_batches(layout, case.rank.stage, count) if in_short else count
 
     def buffers(there: bool, learns: bool = False, copies: int = count) -> list[Any]:
         made = [_stream(xp, case, learns) for _ in range(copies if there else 0)]

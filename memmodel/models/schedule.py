@@ -42,14 +42,14 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
     return [*forwards[:ahead], *mixed, *backwards[steady:]]
 
 
-def shown_micro_batches(layout: Layout, stage: int) -> int:
-    """As many micro-batches as show all that a stage holds at a time: those between repeat what these do.
+def shown_micro_batches(layout: Layout, stage: int, micro_batches: int) -> int:
+    """As many of a step's micro-batches as show all that a stage holds at a time: those between repeat what these do.
 
     In "1f1b" the second backward, which adds to gradients, comes with all forwards ahead.
     """
     if layout.schedule == "gpipe":
-        return layout.microbatches
-    return min(layout.microbatches, 3 * layout.pp if layout.virtual_stages > 1 else layout.pp - stage + 1)
+        return micro_batches
+    return min(micro_batches, 3 * layout.pp if layout.virtual_stages > 1 else layout.pp - stage + 1)
 
 
 def _places(chunks: int, stages: int, micro_batches: int) -> list[tuple[int, int]]:

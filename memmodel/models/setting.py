@@ -14,7 +14,7 @@ CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
-    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "accumulate"),
+    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "microbatches"),
     *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
@@ -68,7 +68,7 @@ class ModelCase:
         repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
-        accumulate: micro-batches of `batch` sequences before the optimizer runs.
+        microbatches: of `batch` sequences each, before the optimizer runs; through stages, where there are some.
         autocast: whether forward and loss run under autocast: parameters and gradients in fp32, products in `dtype`.
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
@@ -97,7 +97,7 @@ class ModelCase:
     repeat_kv: bool = False
     keep_logits: bool = False
     fused_norms: bool = False
-    accumulate: int = 1
+    microbatches: int = 1
     autocast: bool = False
     masters: bool = False
     in_backward: bool = False
@@ -123,7 +123,7 @@ class ModelCase:
         usual = type(self)(self.arch)
         for name in _UNUSUAL:
             value, words = getattr(self, name), name.replace("_", " ")
-            if value != getattr(usual, name) and (name != "accumulate" or self.layout.pp == 1):
+            if value != getattr(usual, name):
                 parts.append(words if value is True else f"{words} {value}")
         parts += [str(self.adapter)] if self.adapter else []
         parts += [f"{self.layout.world:,} GPUs: {self.layout.words}"] if self.layout.world > 1 else []

@@ -162,9 +162,9 @@ class Stage:
     """The events of a stage: of micro-batches in forward and backward, and after all of them."""
 
     def __init__(self, case: ModelCase, recorded: Recorded) -> None:
-        count = 1 if case.layout.pp > 1 else min(case.accumulate, 2)
+        count = 1 if case.layout.pp > 1 else min(case.microbatches, 2)
         self.case = case
-        self.program = recorded(replace(case, accumulate=count, layout=replace(case.layout, microbatches=count)))
+        self.program = recorded(replace(case, microbatches=count))
         runs: dict[str, list[list[Event]]] = {}
         for event in self.program.events:
             if isinstance(event, Mark):
@@ -182,8 +182,7 @@ class Stage:
         Of several micro-batches without stages, the first is recorded as it is.
         """
         layout, rank = self.case.layout, self.case.rank
-        fully_sharded = layout.zero == 3 and layout.dp_shard > 1
-        if layout.pp == 1 or fully_sharded:
+        if layout.pp == 1 or layout.fully_sharded:
             return events
         same_batch = set(layout.peers(rank, "tensor", "context", "stage"))
         return [
@@ -233,7 +232,7 @@ def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[St
         return combined(case, [stage.runs(clock) for stage in stages], node, machine.basis)
 
     found, busiest = at(1)
-    found = found._replace(collectives=collectives(stages[busiest].launches(case.accumulate), node.gpus))
+    found = found._replace(collectives=collectives(stages[busiest].launches(case.microbatches), node.gpus))
     if machine.calibration is None:
         return found
     launches = list(stages[busiest].program.launches())
@@ -246,7 +245,7 @@ def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[St
 
 def combined(case: ModelCase, stages: Sequence[StageRuns], node: Node, basis: str) -> tuple[StepTime, int]:
     """The step of stages side by side, without its collectives; and which of them is busy longest."""
-    layout, count = case.layout, case.accumulate
+    layout, count = case.layout, case.microbatches
     steps = [stage.of_step(count) for stage in stages]
     busiest = max(range(len(stages)), key=lambda stage: sum(run.seconds for run in steps[stage].values()))
     phases, bubble = steps[busiest], 0.0

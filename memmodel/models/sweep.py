@@ -139,5 +139,5 @@ def _live(program: Program) -> Array:
 
 def _flops(case: ModelCase, batch: Array, seq: Array) -> Array:
     queries = np.ones_like(seq) if case.phase == "decode" else seq
-    times = 3 * case.accumulate if case.phase == "train" else 1
+    times = 3 * case.microbatches if case.phase == "train" else 1
     return np.array(times * forward_flops(case.arch, batch, queries, seq), dtype=np.int64)

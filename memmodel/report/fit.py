@@ -53,7 +53,7 @@ def _without_room(laid: Sequence[Laid]) -> Sheet:
 
 _FIELDS = {
     **{"tp": "tp", "pp": "pp", "cp": "cp", "ep": "ep", "dp": "dp", "shard": "dp_shard", "zero": "zero"},
-    "micro": "microbatches",
+    "micro": "",
 }
 
 
@@ -68,4 +68,4 @@ def _varied(laid: Sequence[Laid]) -> list[str]:
 def _value(one: Laid, name: str) -> str:
     if name == "ckpt":
         return one.case.checkpoint
-    return f"{getattr(one.case.layout, _FIELDS[name])}"
+    return f"{one.case.microbatches if name == 'micro' else getattr(one.case.layout, _FIELDS[name])}"

@@ -76,9 +76,10 @@ def time_table(report: ModelReport) -> Sheet:
     """The step's work, its time, and what that makes of the GPU."""
     prediction = report.prediction
     time, expected, efficiency = prediction.time, prediction.calibrated, prediction.efficiency
+    here = " on this GPU" if prediction.case.layout.world > 1 else ""
     rows = [
-        ("FLOP", f"{decimal_text(prediction.work.flops, 'FLOP')}; {_needed(prediction)}"),
-        ("HBM traffic", bytes_text(prediction.work.hbm_bytes)),
+        ("FLOP", f"{decimal_text(prediction.work.flops, 'FLOP')}{here}; {_needed(prediction)}"),
+        ("HBM traffic", f"{bytes_text(prediction.work.hbm_bytes)}{here}"),
         ("time, at least", seconds_text(time.seconds) if time else "-"),
     ]
     if expected:
@@ -179,4 +180,6 @@ def serving_table(serving: Serving, case: ModelCase) -> Sheet:
 
 
 def _needed(prediction: ModelPrediction) -> str:
-    return f"{decimal_text(prediction.model_flops, 'FLOP')} by weights and scores"
+    """What the step needs of a GPU; of several, on average."""
+    gpus = prediction.case.layout.world
+    return f"{decimal_text(prediction.model_flops / gpus, 'FLOP')}{' a GPU' if gpus > 1 else ''} by weights and scores"

@@ -120,7 +120,7 @@ def _check(case: ModelCase) -> None:
     }
     usual = ModelCase(case.arch)
     plain = (
-        *("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "accumulate"),
+        *("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "microbatches"),
         *("autocast", "attention_dropout", "dropout", "quantize", "kv_cache", "fused_norms"),
     )
     theirs |= {name: getattr(case, name) == getattr(usual, name) for name in plain}

@@ -37,7 +37,7 @@ def test_every_layout_uses_all_gpus_and_sequences(report):
     for one in (*report.fitting, *report.others):
         layout = one.case.layout
         assert layout.world == 16
-        assert layout.batches * layout.microbatches * one.case.batch == 64
+        assert layout.batches * one.case.microbatches * one.case.batch == 64
         assert layout.tp <= 8  # within a machine
     assert len({(one.case.layout, one.case.checkpoint) for one in (*report.fitting, *report.others)}) > 20
 

@@ -22,7 +22,7 @@ def test_ranks_are_numbered_from_the_nearest_neighbours_on() -> None:
 
 
 def test_virtual_stages_go_around_the_ranks() -> None:
-    layout = Layout(pp=2, virtual_stages=2, schedule="interleaved", microbatches=2)
+    layout = Layout(pp=2, virtual_stages=2, schedule="interleaved")
     assert layout.layers_of(Rank(stage=1), 8) == (range(2, 4), range(6, 8))
 
 
@@ -40,7 +40,6 @@ def test_virtual_stages_go_around_the_ranks() -> None:
         ({"pp": 3, "microbatches": 8}, "pp 3: 80 layers in 3 stages do not divide, give a divisor of them"),
         ({"pp": 4, "microbatches": 2}, "pp 4 with 2 microbatches: fewer than stages, give at least 4"),
         ({"ep": 2}, "ep 2: llama-3.1-70b has no experts, leave it out"),
-        ({"accumulate": 2, "microbatches": 4}, "microbatches 4 and accumulate 2: these are the same, give one of them"),
         ({"zero": 4}, "zero 4: expected 0, 1, 2 or 3"),
         ({"sequence_parallel": True}, "sequence-parallel without tp: it shares the tokens among the ranks of tp"),
     ],

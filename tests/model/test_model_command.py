@@ -145,7 +145,7 @@ def test_gpt_oss_has_the_size_of_its_card() -> None:
 
 def test_a_step_is_all_of_its_micro_batches() -> None:
     """Products of k micro-batches are k times those of one; the update runs once."""
-    one, four = (memmodel.model("gpt2", "A100", seq=128, accumulate=count).predictions[0] for count in (1, 4))
+    one, four = (memmodel.model("gpt2", "A100", seq=128, microbatches=count).predictions[0] for count in (1, 4))
     assert four.work.matmul == 4 * one.work.matmul
     assert one.time is not None
     assert four.time is not None

@@ -31,7 +31,7 @@ ADAPTERS = {
 }
 UPDATES: dict[str, dict[str, Any]] = {
     "after": {},
-    "accumulated and clipped": {"accumulate": 2, "clip": True},
+    "accumulated and clipped": {"microbatches": 2, "clip": True},
     "masters": {"masters": True},
     "in backward": {"in_backward": True},
     "autocast": {"autocast": True},

@@ -43,7 +43,7 @@ def test_layers_that_alternate(layers: int) -> None:
     [
         {"checkpoint": "selective", "fused_norms": True},
         {"checkpoint": "block", "offload": True, "in_backward": True},
-        {"checkpoint": "attention", "attention": "naive", "accumulate": 3},
+        {"checkpoint": "attention", "attention": "naive", "microbatches": 3},
     ],
     ids=lambda choices: " ".join(choices),
 )

@@ -6,8 +6,8 @@ from memmodel.models.layout import Layout
 from memmodel.models.schedule import Cost, makespan, order
 
 
-def laid_out(schedule, stages, chunks, micro_batches):
-    return Layout(pp=stages, schedule=schedule, virtual_stages=chunks, microbatches=micro_batches)
+def laid_out(schedule, stages, chunks):
+    return Layout(pp=stages, schedule=schedule, virtual_stages=chunks)
 
 
 @pytest.mark.parametrize(
@@ -17,18 +17,18 @@ def laid_out(schedule, stages, chunks, micro_batches):
 def test_the_bubble_is_stages_less_one_over_micro_batches_and_chunks(schedule, stages, chunks, micro_batches):
     # Narayanan et al. (2021), section 2.2: (p - 1) / (m v) of the ideal time, where all stages take the same
     costs = [[Cost(1 / chunks, 2 / chunks)] * chunks] * stages
-    seconds = makespan(laid_out(schedule, stages, chunks, micro_batches), costs, micro_batches)
+    seconds = makespan(laid_out(schedule, stages, chunks), costs, micro_batches)
     assert seconds / (3 * micro_batches) - 1 == pytest.approx((stages - 1) / (micro_batches * chunks))
 
 
 def test_the_slowest_stage_sets_the_pace():
     costs = [[Cost(1, 2)], [Cost(2, 4)]]  # the second works without a pause from the first forward on
-    assert makespan(laid_out("1f1b", 2, 1, 8), costs, 8) == 1 + 8 * 6 + 2
+    assert makespan(laid_out("1f1b", 2, 1), costs, 8) == 1 + 8 * 6 + 2
 
 
 def test_sending_delays_each_stage_once_each_way():
     costs = [[Cost(1, 2)]] * 4
-    layout = laid_out("gpipe", 4, 1, 4)
+    layout = laid_out("gpipe", 4, 1)
     assert makespan(layout, costs, 4, 0.5) == makespan(layout, costs, 4) + 6 * 0.5
 
 
@@ -41,7 +41,7 @@ def test_sending_delays_each_stage_once_each_way():
     ],
 )
 def test_forwards_that_wait_for_their_backward(schedule, chunks, held):
-    layout, most = laid_out(schedule, 4, chunks, 8), []
+    layout, most = laid_out(schedule, 4, chunks), []
     for stage in range(4):
         waiting = [0]
         for action in order(layout, stage, 8):
@@ -52,7 +52,7 @@ def test_forwards_that_wait_for_their_backward(schedule, chunks, held):
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
 def test_every_micro_batch_runs_through_every_chunk_once_each_way(schedule):
-    layout = laid_out(schedule, 4, 2 if schedule == "interleaved" else 1, 8)
+    layout = laid_out(schedule, 4, 2 if schedule == "interleaved" else 1)
     for stage in range(4):
         actions = order(layout, stage, 8)
         assert len(set(actions)) == len(actions) == 2 * 8 * layout.virtual_stages

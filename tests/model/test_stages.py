@@ -20,11 +20,9 @@ LLAMA = Architecture("llama", 104, 8, 48, 80, heads=8, kv_heads=4, head_dim=6, v
 STREAM = 2 * 16 * 48 * 2  # bytes of b·n·H in bf16
 
 
-def staged(stage: int = 0, **layout: object) -> ModelCase:
+def staged(stage: int = 0, microbatches: int = 1, **layout: object) -> ModelCase:
     laid_out = Layout(**layout)  # type: ignore[arg-type]
-    return ModelCase(
-        LLAMA, 2, 16, optimizer="sgd", layout=laid_out, rank=Rank(stage=stage), accumulate=laid_out.microbatches
-    )
+    return ModelCase(LLAMA, 2, 16, optimizer="sgd", layout=laid_out, rank=Rank(stage=stage), microbatches=microbatches)
 
 
 def peak(program: Program) -> int:
@@ -82,7 +80,7 @@ def test_the_first_micro_batches_need_not_run(stage: int, monkeypatch: pytest.Mo
     """Of twelve, few show the peak that all twelve have."""
     case = staged(stage, pp=2, microbatches=12)
     some = program_of(case)
-    monkeypatch.setattr(run, "shown_micro_batches", lambda layout, stage: layout.microbatches)
+    monkeypatch.setattr(run, "shown_micro_batches", lambda layout, stage, micro_batches: micro_batches)
     remembered.cache_clear()
     every = program_of(case)
     assert len(every.events) > 2 * len(some.events)

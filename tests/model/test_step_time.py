@@ -34,9 +34,8 @@ def gather(ranks, stream=0):
     return Launch("all_gather", Work(), bfloat16, COLLECTIVE, (MESSAGE,), ranks=ranks, stream=stream)
 
 
-def laid_out(**layout):
-    micro = layout.setdefault("microbatches", 1)
-    return ModelCase(listed("llama-3-8b").architecture, layout=Layout(**layout), accumulate=micro)
+def laid_out(microbatches=1, **layout):
+    return ModelCase(listed("llama-3-8b").architecture, layout=Layout(**layout), microbatches=microbatches)
 
 
 def timed(case, forward, backward, optimizer=()):
@@ -44,7 +43,7 @@ def timed(case, forward, backward, optimizer=()):
 
     def recorded(one):
         once = [Mark("forward"), *forward(one), Mark("backward"), *backward(one)]
-        return Program([*once * one.accumulate, Mark("optimizer"), *optimizer], {}, {})
+        return Program([*once * one.microbatches, Mark("optimizer"), *optimizer], {}, {})
 
     return step_time(case, Machine(GPU), NODE, stages_of(case, recorded))
 

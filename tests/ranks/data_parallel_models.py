@@ -97,7 +97,7 @@ def trained(case: ModelCase, model: nn.Module, device: str) -> Step:
     tokens, targets = (torch.zeros(case.batch, case.seq, dtype=torch.int64, device=device) for _ in range(2))
 
     def step(mark: Callable[[str], None]) -> None:
-        for _ in range(case.accumulate):
+        for _ in range(case.microbatches):
             mark("forward")
             loss, logits = model(tokens, targets)
             del logits

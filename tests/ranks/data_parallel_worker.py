@@ -24,9 +24,9 @@ CASES = [
     replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), checkpoint="block"),
     replace(SMALL, layout=Layout(dp=WORLD)),
     replace(SMALL, layout=Layout(dp=WORLD), masters=True),
-    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), masters=True, accumulate=2),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), masters=True, microbatches=2),
     replace(SMALL, layout=Layout(dp_shard=WORLD, zero=1), clip=True),
-    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=2), accumulate=2),
+    replace(SMALL, layout=Layout(dp_shard=WORLD, zero=2), microbatches=2),
 ]
 draw = partial(drawn, vocabulary=LLAMA.vocab)
 

@@ -65,7 +65,7 @@ def check(program: str, number: int, world: int) -> None:
     layout, rank = case.layout, case.layout.rank(number)
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     of_whole: Tensors = {}
-    alone = training(torch, replace(case, layout=ONE_GPU, accumulate=1), filled(draw, of_whole))
+    alone = training(torch, replace(case, layout=ONE_GPU, microbatches=1), filled(draw, of_whole))
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)
     of_share: Tensors = {}
@@ -74,7 +74,7 @@ def check(program: str, number: int, world: int) -> None:
     for step, (found, expected) in enumerate(zip(ours, right, strict=True)):
         assert layout.pp > 1 or found.keys() == expected.keys()
         for name, gradient in found.items():
-            wanted = layout.microbatches * piece(expected[in_whole(name, layers)], gradient, layout, rank)
+            wanted = case.microbatches * piece(expected[in_whole(name, layers)], gradient, layout, rank)
             error, size = float((gradient - wanted).norm()), float(wanted.norm())
             most = 1e-3 if step else 1e-5  # AdamW makes steps of one size of gradients that differ by rounding
             assert error <= most * size + 1e-6, f"{program}, step {step}, {name}: {error} of {size}"

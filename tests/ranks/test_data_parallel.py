@@ -71,7 +71,7 @@ def collectives(program: Program) -> list[tuple[str, int, int]]:
 def same(case: ModelCase, code: str, rank: int = 0) -> None:
     case = replace(case, device=CUDA, rank=case.layout.rank(rank))
     ours, theirs = record_in_full(case), traced(case, rank, code)
-    assert last_step(ours, case.accumulate) == last_step(theirs, case.accumulate)
+    assert last_step(ours, case.microbatches) == last_step(theirs, case.microbatches)
     assert 2 * collectives(ours) == collectives(theirs)
 
 
@@ -82,7 +82,7 @@ def same(case: ModelCase, code: str, rank: int = 0) -> None:
         (replace(SMALL, layout=Layout(dp_shard=WORLD)), 3),
         (replace(SMALL, layout=Layout(dp_shard=WORLD, reshard=False), arch=replace(LLAMA, tied=True)), 0),
         (replace(MIXED, layout=Layout(dp_shard=WORLD), checkpoint="block"), 0),
-        (replace(MIXED, layout=Layout(dp=2, dp_shard=2), accumulate=2), 1),
+        (replace(MIXED, layout=Layout(dp=2, dp_shard=2), microbatches=2), 1),
     ],
     ids=["last rank", "kept", "mixed precision, recomputed", "replicas of shards, accumulated"],
 )
@@ -93,7 +93,7 @@ def test_fully_sharded(case: ModelCase, rank: int) -> None:
 @pytest.mark.slow
 def test_replicated() -> None:
     """Two micro-batches a step: PyTorch makes its buckets anew before the second forward of all."""
-    same(replace(SMALL, layout=Layout(dp=WORLD), accumulate=2), "replicated")
+    same(replace(SMALL, layout=Layout(dp=WORLD), microbatches=2), "replicated")
 
 
 def test_a_published_run() -> None:

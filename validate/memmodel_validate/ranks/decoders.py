@@ -28,18 +28,18 @@ LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
     "decoder_sp": (LLAMA, lambda world: Layout(tp=world, sequence_parallel=True)),
     "decoder_gpt_tp": (GPT, lambda world: Layout(tp=world)),
     "decoder_gpt_sp": (GPT, lambda world: Layout(tp=world, sequence_parallel=True)),
-    "decoder_gpipe": (LLAMA, lambda world: Layout(pp=world, schedule="gpipe", microbatches=4)),
-    "decoder_1f1b": (LLAMA, lambda world: Layout(pp=world, microbatches=4)),
+    "decoder_gpipe": (LLAMA, lambda world: Layout(pp=world, schedule="gpipe")),
+    "decoder_1f1b": (LLAMA, lambda world: Layout(pp=world)),
     "decoder_interleaved": (
         LLAMA,
-        lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2, microbatches=4),
+        lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2),
     ),
     "decoder_cp": (LLAMA, lambda world: Layout(cp=world)),
     "decoder_gpt_cp": (GPT, lambda world: Layout(cp=world, zero=0)),
     "decoder_sp_cp": (LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
-    "decoder_cp_1f1b": (LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0, microbatches=4)),
-    "decoder_fsdp_1f1b": (LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2, microbatches=4)),
-    "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True, microbatches=4)),
+    "decoder_cp_1f1b": (LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0)),
+    "decoder_fsdp_1f1b": (LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2)),
+    "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True)),
 }
 
 
@@ -48,7 +48,7 @@ def whole_case(program: str, world: int, device: Device = CPU) -> ModelCase:
     arch, layout = LAYOUTS[program]
     laid_out = layout(world)
     return ModelCase(
-        arch, batch=2, seq=16, dtype=float32, layout=laid_out, accumulate=laid_out.microbatches, device=device
+        arch, batch=2, seq=16, dtype=float32, layout=laid_out, microbatches=4 if laid_out.pp > 1 else 1, device=device
     )
 
 
