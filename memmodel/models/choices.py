@@ -20,7 +20,11 @@ from memmodel.models.share import share
 _SIZES = ("batch", "seq", "chunks", "microbatches")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
-_FLAGS = ("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward")
+_MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
+_FLAGS = (
+    *("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward"),
+    *_MEGATRON,
+)
 
 
 def model_case(arch: Architecture, **given: Any) -> ModelCase:
@@ -157,6 +161,9 @@ def _probability(value: Any) -> float:
 
 
 def _check_together(case: ModelCase) -> None:
+    for name in _MEGATRON:
+        if getattr(case, name) and case.framework != "megatron":
+            raise UsageError(f"{name} without framework megatron: it is a choice of Megatron-LM's, leave it out")
     if case.phase == "train" and case.quantize != "none":
         raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")
     if case.kv_cache == "fp8-mla" and case.arch.mla is None:

@@ -30,11 +30,11 @@ def record(case: ModelCase) -> Program:
     from memmodel_kernels.offloading import KEPT_ON_DEVICE
 
     layers, repeats, stages = case.arch.layers, repetition(case.arch.kinds()), 1
+    if case.layout.virtual_stages > 1:  # each of them would grow
+        return record_in_full(case)
     if case.framework == "megatron":  # whose case is that of all stages
         stages = case.layout.stages
         layers //= stages
-    elif case.layout.virtual_stages > 1:  # each of them would grow
-        return record_in_full(case)
     elif case.layout.pp > 1 and case.layout.fully_sharded:  # later backwards gather nothing ahead, unlike the first
         repeats = repeats._replace(margin=2)
     if case.offload:  # the newest few tensors stay on the device, of as many layers at most

@@ -16,6 +16,7 @@ EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
     *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "microbatches"),
     *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
+    *("local_modules", "separate_gradients", "attention_mask"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
 LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused")
@@ -78,7 +79,11 @@ class ModelCase:
         quantize: the format of weights in generation: "none" or a key of `memmodel.models.quantization.FORMATS`.
         kv_cache: the format of the cache: one of `memmodel.models.kv_cache.NAMES`.
         framework: whose modules and buffers: "huggingface" (its classes, on PyTorch's own parallelism) or "megatron"
-            (Megatron-LM on TransformerEngine: see `memmodel.models.megatron`).
+            (Megatron-LM: see `memmodel.models.megatron`).
+        local_modules: of "megatron": whether its modules are its own, not TransformerEngine's.
+        separate_gradients: of "megatron": whether linear layers make gradients, which are then added to the sums of all
+            micro-batches, where otherwise one kernel does both.
+        attention_mask: of "megatron": whether a mask of bools comes with the batch.
         layout: over how many GPUs, and how. rank: of these, the one whose step this is.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
     """
@@ -108,6 +113,9 @@ class ModelCase:
     quantize: str = "none"
     kv_cache: str = "auto"
     framework: str = "huggingface"
+    local_modules: bool = False
+    separate_gradients: bool = False
+    attention_mask: bool = False
     layout: Layout = ONE_GPU
     rank: Rank = FIRST_RANK
     torch: str = "2.13"

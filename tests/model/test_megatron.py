@@ -32,12 +32,21 @@ def kinds(program):
     return by_kind(groups_at_peak(program))
 
 
-def test_gradients_are_those_of_plain_autograd():
+@pytest.mark.parametrize(
+    ("attention", "local", "fused", "loss_by"),
+    [
+        ("fused", False, True, "fused"),
+        ("flash", False, False, "full"),
+        ("unfused", False, True, "native"),
+        ("unfused", True, False, "full"),
+    ],
+)
+def test_gradients_are_those_of_plain_autograd(attention, local, fused, loss_by):
     torch.manual_seed(0)
 
     def weight(*shape):
         value = torch.randn(*shape) * 0.2
-        return Weight(value.requires_grad_(), torch.zeros(*shape))
+        return Weight(value.requires_grad_(), torch.zeros(*shape), fused)
 
     wide = (HEADS + 2 * GROUPS) * D
     layers = [
@@ -50,7 +59,7 @@ def test_gradients_are_those_of_plain_autograd():
     outer = {"embedding.weight": weight(V, H), "final_norm.weight": weight(H), "head.weight": weight(V, H)}
     table = torch.randn(12, D // 2).repeat(1, 2)  # both channels of a pair turn by the same angle
     tokens, targets = torch.randint(V, (2, 12)), torch.randint(V, (2, 12))
-    model = Gpt(SMALL, layers, outer, 2, Sharing(), table=table)
+    model = Gpt(SMALL, layers, outer, 2, Sharing(), table=table, attention=attention, local=local, loss=loss_by)
     found = loss(model, through_layers(model, embedded(model, tokens)), targets)
     found.backward()
 
@@ -136,6 +145,26 @@ def test_the_last_stage_has_a_copy_of_a_tied_embedding():
     assert tied == own > 2 * 128256 * 4096
 
 
+def test_unfused_attention_keeps_five_bytes_a_score():
+    # softmax and what dropout leaves of it in bf16, and its mask (megatron/core/transformer/dot_product_attention.py)
+    held = []
+    for layers in (4, 5):
+        given = {"arch": replace(LLAMA, layers=layers), "seq": 1024, "attention": "eager", "attention_dropout": 0.1}
+        held.append(kinds(recorded(**given))["activations"])
+    q, k, tokens = 4096, 1024, 1024
+    others = tokens * (2 * (4 * 4096 + 2 * q + k + 3 * 14336) + 2 * 4)  # keys by groups are let go of
+    repeated = 2 * 2 * tokens * q  # keys and values by heads
+    assert held[1] - held[0] == pytest.approx(5 * 32 * 1024**2 + others + repeated - 2 * tokens * k, rel=1e-3)
+
+
+def test_interleaved_stages_hold_as_many_chunks_as_run_ahead():
+    # the last of four stages with two chunks starts four forwards ahead: (chunks - 1) x stages (schedules.py); a chunk
+    # has half of the layers
+    deep = {"arch": replace(LLAMA, layers=16), "pp": 4, "microbatches": 8, "seq": 1024, "stage": 3}
+    plain, turns = (kinds(recorded(**deep, **given))["activations"] for given in ({}, {"schedule": "interleaved"}))
+    assert turns == pytest.approx(plain * 5 / 2, rel=0.02)
+
+
 def test_logits_are_kept_once_by_transformer_engines_loss_and_in_fp32_too_by_megatrons():
     logits, head = 2 * 4096 * 128256, 2 * 128256 * 4096
     fused, own = (kinds(recorded(loss=name))["logits"] for name in ("fused", "full"))
@@ -170,6 +199,8 @@ def test_workspaces_are_made_by_generation():
         ({"checkpoint": "selective"}, "checkpoint selective"),
         ({"dp_shard": 2, "zero": 3}, "zero 3"),
         ({"pp": 2, "microbatches": 2, "schedule": "gpipe"}, "schedule gpipe"),
+        ({"attention": "naive"}, "attention naive"),
+        ({"local_modules": True}, "local modules"),
     ],
 )
 def test_what_is_not_modelled_is_refused(given, part):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memmodel.models.architecture import Architecture
-from memmodel_kernels.library_attention import library_attention
+from memmodel_kernels.library_attention import library_attention, repeated
 from memmodel_kernels.megatron.modules import Sharing, Weight, functions
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.parallel.group import Group
@@ -28,8 +28,11 @@ class Gpt:
             sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without.
         table: angles (n, d) in fp32 of the rotary positions; None without.
         gathered: where the head gathers the tokens of all ranks; None where each has them.
-        fused_loss: whether the loss is TransformerEngine's (`--cross-entropy-fusion-impl te`), not Megatron's own.
-        fused_attention: whether attention keeps no scores. dropout: probability, on the residual branches and scores.
+        loss: "fused" (TransformerEngine's, `--cross-entropy-fusion-impl te`), or Megatron's own: "native" (compiled) or
+            "full".
+        attention: "fused" (cuDNN's), "flash" (FlashAttention's package, whose result is put in another order, and so
+            kept twice) or "unfused" (scores in memory). local: whether the modules are Megatron's own, not
+            TransformerEngine's (`--transformer-impl local`). dropout, attention_dropout: probabilities.
         recompute: whether each layer is computed again in backward (`--recompute-granularity full`).
     """
 
@@ -41,9 +44,11 @@ class Gpt:
     context: Group | None = None
     table: Any = None
     gathered: Any = None
-    fused_loss: bool = True
-    fused_attention: bool = True
+    loss: str = "fused"
+    attention: str = "fused"
+    local: bool = False
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     recompute: bool = False
 
 
@@ -75,9 +80,10 @@ def loss(model: Gpt, x: Any, targets: Any) -> Any:
         x = f.Norm(x, *_pair(model.outer, "final_norm"))
     with scope(x, part="logits"):
         head = model.outer["embedding.weight" if model.arch.tied else "head.weight"]
-        logits = f.Output(x, head, model.sharing, model.gathered)
-        cross_entropy = f.CrossEntropy if model.fused_loss else f.VocabularyCrossEntropy
-        return cross_entropy(logits, targets.view(-1))
+        logits = f.ColumnLinear(x, head.value, head.into, None, model.sharing, model.gathered)
+        if model.loss == "fused":
+            return f.CrossEntropy(logits, targets.view(-1))
+        return f.VocabularyCrossEntropy(logits, targets.view(-1), model.loss == "native")
 
 
 def _layer(x: Any, model: Gpt, weights: Weights) -> Any:
@@ -97,29 +103,50 @@ def _added(out: Any, residual: Any, model: Gpt, bias: Weight | None) -> Any:
 
 
 def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
-    f, arch = functions(namespace(x)), model.arch
-    qkv = f.NormLinear(x, *_pair(weights, "norm1"), weights["qkv.weight"], _bias(weights, "qkv"), model.sharing)
+    f, arch = functions(namespace(x), model.local), model.arch
+    qkv = _columns(x, model, weights, "norm1", "qkv")
     tokens = qkv.shape[0] // model.batch
-    q, k, v = f.Rotated(qkv, model.table, (model.batch, tokens, arch.heads, arch.kv_heads, arch.head_dim))
+    sizes = (model.batch, tokens, arch.heads, arch.kv_heads, arch.head_dim)
+    q, k, v = f.Rotated(qkv, model.table, sizes, model.attention == "unfused")
     del qkv
     if model.context is not None:
         q, k, v = (f.Exchanged(y, model.context, True) for y in (q, k, v))
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
-    out = library_attention(q, k, v, dropout=model.dropout if model.fused_attention else 0.0)
+    if model.attention == "unfused":
+        out = _unfused(q, k, v, model.attention_dropout)
+    else:
+        out = library_attention(q, k, v, dropout=model.attention_dropout)
     del q, k, v
     out = out.transpose(1, 2)
+    if model.attention == "flash":
+        out = out.clone()
     if model.context is not None:
         out = f.Exchanged(out.contiguous(), model.context, False)
     out = out.reshape(out.shape[0] * out.shape[1], -1)
-    return f.RowLinear(out, weights["output.weight"], model.sharing)
+    return f.RowLinear(out, weights["output.weight"].value, weights["output.weight"].into, model.sharing)
+
+
+def _unfused(q: Any, k: Any, v: Any, dropout: float) -> Any:
+    """Causal attention of q (b, h, n, d) on k, v (b, g, n, d) with scores in memory, in the dtype of q."""
+    k, v = repeated(k, q), repeated(v, q)
+    weights = functions(namespace(q)).CausalSoftmax(q @ k.transpose(2, 3), q.shape[-1] ** -0.5)
+    return functional(q).dropout(weights, dropout, True) @ v
 
 
 def _feed_forward(x: Any, model: Gpt, weights: Weights) -> Any:
-    f = functions(namespace(x))
-    name = "ffn.gate_up" if model.arch.gated else "ffn.up"
-    wide = f.NormLinear(x, *_pair(weights, "norm2"), weights[f"{name}.weight"], _bias(weights, name), model.sharing)
+    f, down = functions(namespace(x), model.local), weights["ffn.down.weight"]
+    wide = _columns(x, model, weights, "norm2", "ffn.gate_up" if model.arch.gated else "ffn.up")
     wide = f.SwiGLU(wide) if model.arch.gated else f.Gelu(wide)
-    return f.RowLinear(wide, weights["ffn.down.weight"], model.sharing)
+    return f.RowLinear(wide, down.value, down.into, model.sharing)
+
+
+def _columns(x: Any, model: Gpt, weights: Weights, norm: str, name: str) -> Any:
+    """A norm and a column-parallel layer: one module of TransformerEngine's, two of Megatron's own."""
+    f, weight, bias = functions(namespace(x), model.local), weights[f"{name}.weight"], _bias(weights, name)
+    if not model.local:
+        return f.NormLinear(x, *_pair(weights, norm), weight.value, weight.into, bias, model.sharing)
+    rows = f.Norm(x, *_pair(weights, norm))
+    return f.ColumnLinear(rows, weight.value, weight.into, bias, model.sharing, model.gathered)
 
 
 def _pair(weights: Weights, name: str) -> tuple[Any, Any]:

@@ -1,9 +1,9 @@
 """The modules of a Megatron layer, with what each keeps for backward.
 
 Sources: TransformerEngine 2.11, transformer_engine/pytorch/module/layernorm_linear.py and linear.py, attention/rope.py,
-cross_entropy.py; Megatron-LM 0.14, megatron/core/fusions/fused_bias_swiglu.py and fused_bias_gelu.py,
+cross_entropy.py; Megatron-LM 0.14, megatron/core/fusions/fused_bias_swiglu.py, fused_bias_gelu.py and fused_softmax.py,
 tensor_parallel/layers.py. Activations are (tokens, channels); with sequence parallelism a rank has its share of the
-tokens between the modules. A linear layer adds its weight's gradient to a sum in fp32 (`gradient_accumulation_fusion`).
+tokens between the modules.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,20 @@ EPS = 1e-5
 
 
 class Weight(NamedTuple):
-    """A parameter, and the sum of its gradients in fp32 (`main_grad`)."""
+    """A parameter, and the sum of its gradients (`main_grad`), mostly in fp32.
+
+    `fused`: whether a linear layer adds its gradient to the sum by itself (`gradient_accumulation_fusion`); else the
+    gradient is a tensor, which a hook adds.
+    """
 
     value: Any
     total: Any
+    fused: bool = True
+
+    @property
+    def into(self) -> Any:
+        """Where a linear layer adds its gradient; None where it makes one."""
+        return self.total if self.fused else None
 
 
 class Sharing(NamedTuple):
@@ -51,12 +61,18 @@ def fused(
             compute()
 
 
-def product(a: Any, b: Any, into: Any = None) -> Any:
-    """a b in TransformerEngine's workspace; added to `into`, in fp32, where that is given."""
+def product(a: Any, b: Any, into: Any = None, local: bool = False) -> Any:
+    """a b in TransformerEngine's workspace, or in PyTorch's (`local`); added to `into` where that is given."""
     xp = namespace(a)
-    if xp.__name__ != "torch":
+    if xp.__name__ != "torch" and not (local and into is None):
         return xp.te_gemm(a, b, into)
     return a @ b if into is None else into.add_(a @ b)
+
+
+def gradient_of_weight(grad: Any, x: Any, into: Any, local: bool = False) -> Any:
+    """The gradient of a linear layer's weight, of its output's gradient and its input; None where it is added up."""
+    made = product(grad.t(), x, into, local)
+    return made if into is None else None
 
 
 def normed(x: Any, weight: Any, bias: Any) -> tuple[Any, list[Any]]:
@@ -99,8 +115,8 @@ def norm_gradients(grad: Any, x: Any, weight: Any, statistics: Sequence[Any]) ->
 
 
 @cache
-def functions(xp: Any) -> Any:
-    """The autograd functions on a library's tensors."""
+def functions(xp: Any, local: bool = False) -> Any:
+    """The autograd functions on a library's tensors. `local`: linear layers are Megatron's own."""
     base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
 
     class Norm(base):  # type: ignore[misc]
@@ -121,13 +137,15 @@ def functions(xp: Any) -> Any:
         """TELayerNormColumnParallelLinear: keeps its input, the normed one and the statistics, of a rank's tokens."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, norm: Any, shift: Any, weight: Weight, bias: Any, sharing: Sharing) -> Any:
+        def forward(
+            ctx: Any, x: Any, norm: Any, shift: Any, weight: Any, into: Any, bias: Any, sharing: Sharing
+        ) -> Any:
             rows, statistics = normed(x, norm, shift)
-            out = product(sharing.gathered(rows), weight.value.t())
+            out = product(sharing.gathered(rows), weight.t())
             if bias is not None:
                 out.add_(bias)  # in cuBLASLt's epilogue there
-            ctx.save_for_backward(x, rows, norm, weight.value, *statistics)
-            ctx.total, ctx.sharing, ctx.biased = weight.total, sharing, bias is not None
+            ctx.save_for_backward(x, rows, norm, weight, *statistics)
+            ctx.into, ctx.sharing, ctx.biased = into, sharing, bias is not None
             return out
 
         @staticmethod
@@ -135,36 +153,42 @@ def functions(xp: Any) -> Any:
             x, rows, norm, weight, *statistics = ctx.saved_tensors
             whole = ctx.sharing.gathered(rows)
             of_rows = ctx.sharing.summed(product(grad, weight))
-            product(grad.t(), whole, ctx.total)
+            of_weight = gradient_of_weight(grad, whole, ctx.into)
             del whole
             of_bias = grad.sum(0) if ctx.biased else None
             of_x, of_norm, of_shift = norm_gradients(of_rows, x, norm, statistics)
-            return of_x, of_norm, of_shift, None, of_bias, None
+            return of_x, of_norm, of_shift, of_weight, None, of_bias, None
 
     class RowLinear(base):  # type: ignore[misc]
-        """TERowParallelLinear: keeps its input."""
+        """TERowParallelLinear, or RowParallelLinear of Megatron's own: keeps its input."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Weight, sharing: Sharing) -> Any:
-            ctx.save_for_backward(x, weight.value)
-            ctx.total, ctx.sharing = weight.total, sharing
-            return sharing.summed(product(x, weight.value.t()))
+        def forward(ctx: Any, x: Any, weight: Any, into: Any, sharing: Sharing) -> Any:
+            ctx.save_for_backward(x, weight)
+            ctx.into, ctx.sharing = into, sharing
+            return sharing.summed(product(x, weight.t(), local=local))
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             x, weight = ctx.saved_tensors
             whole = ctx.sharing.gathered(grad)
-            of_x = product(whole, weight)
-            product(whole.t(), x, ctx.total)
-            return of_x, None, None
+            of_x = product(whole, weight, local=local)
+            return of_x, gradient_of_weight(whole, x, ctx.into, local), None, None
 
     class Rotated(base):  # type: ignore[misc]
-        """q (b, n, heads, d), k and v (b, n, groups, d) from their fused projection, q and k turned: all new."""
+        """q (b, n, heads, d), k and v (b, n, groups, d) from their fused projection, q and k turned: all new.
+
+        `heads_first`: each lies in memory as (b, heads, n, d), so that products of heads need no copies.
+        """
 
         @staticmethod
-        def forward(ctx: Any, qkv: Any, table: Any, sizes: tuple[Any, ...]) -> Any:
+        def forward(ctx: Any, qkv: Any, table: Any, sizes: tuple[Any, ...], heads_first: bool) -> Any:
             b, n, heads, groups, d = sizes
-            made = [qkv.new_empty(b, n, count, d) for count in (heads, groups, groups)]
+            counts = (heads, groups, groups)
+            if heads_first:
+                made = [qkv.new_empty(b, count, n, d).transpose(1, 2) for count in counts]
+            else:
+                made = [qkv.new_empty(b, n, count, d) for count in counts]
 
             def compute() -> None:
                 parts = qkv.view(b, n, -1).split([heads * d, groups * d, groups * d], -1)
@@ -186,7 +210,37 @@ def functions(xp: Any) -> Any:
                 of_qkv.copy_(xp.cat([x.flatten(2) for x in back], -1).view(ctx.shape))
 
             fused("rope_backward", (*grads, *_given(ctx.table)), (of_qkv,), compute, gradient=True)
-            return of_qkv, None, None
+            return of_qkv, None, None, None
+
+    class CausalSoftmax(base):  # type: ignore[misc]
+        """The softmax of scores (b, h, n, n) times a scale, under a causal mask: keeps its result.
+
+        The gradient is written over that of the result (fused_softmax.py, ScaledUpperTriangMaskedSoftmax).
+        """
+
+        @staticmethod
+        def forward(ctx: Any, scores: Any, scale: float) -> Any:
+            out = scores.new_empty(scores.shape)
+
+            def compute() -> None:
+                later = xp.ones(scores.shape[-2:], dtype=xp.bool, device=scores.device).triu(1)
+                out.copy_((scores * scale).masked_fill(later, float("-inf")).softmax(-1))
+
+            fused("softmax", (scores,), (out,), compute)
+            ctx.save_for_backward(out)
+            ctx.scale = scale
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (out,) = ctx.saved_tensors
+
+            def compute() -> None:
+                inner = (grad * out).sum(-1, keepdim=True)
+                grad.copy_((grad - inner) * out * ctx.scale)
+
+            fused("softmax_backward", (grad, out), (grad,), compute, gradient=True)
+            return grad, None
 
     class Summed(base):  # type: ignore[misc]
         """The sum over the ranks of x, of all tokens or of this rank's; each rank gets the gradient of all."""
@@ -252,14 +306,15 @@ def functions(xp: Any) -> Any:
             fused("gelu_backward", (grad, x), (of_x,), compute, gradient=True)
             return of_x
 
-    class Output(base):  # type: ignore[misc]
+    class ColumnLinear(base):  # type: ignore[misc]
         """ColumnParallelLinear of Megatron's own: gathers tokens into one buffer for ever, in forward and backward."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Weight, sharing: Sharing, buffer: Any) -> Any:
-            ctx.save_for_backward(x, weight.value)
-            ctx.total, ctx.sharing, ctx.buffer = weight.total, sharing, buffer
-            return _into(buffer, x, sharing) @ weight.value.t()
+        def forward(ctx: Any, x: Any, weight: Any, into: Any, bias: Any, sharing: Sharing, buffer: Any) -> Any:
+            ctx.save_for_backward(x, weight)
+            ctx.into, ctx.sharing, ctx.buffer, ctx.biased = into, sharing, buffer, bias is not None
+            out = _into(buffer, x, sharing) @ weight.t()
+            return out if bias is None else out.add_(bias)
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
@@ -267,9 +322,10 @@ def functions(xp: Any) -> Any:
             whole = _into(ctx.buffer, x, ctx.sharing)
             of_whole = grad @ weight
             of_x = ctx.sharing.summed(of_whole)
-            product(grad.t(), whole, ctx.total)
-            weight.new_empty(weight.shape)  # stands for the gradient, which is in the sum already
-            return of_x, None, None, None
+            of_weight = gradient_of_weight(grad, whole, ctx.into, local=True)
+            if ctx.into is not None:
+                weight.new_empty(weight.shape)  # stands for the gradient, which is in the sum already
+            return of_x, of_weight, None, grad.sum(0) if ctx.biased else None, None, None
 
     class CrossEntropy(base):  # type: ignore[misc]
         """TransformerEngine's parallel cross-entropy: the gradient is written over the logits, in forward."""
@@ -293,10 +349,13 @@ def functions(xp: Any) -> Any:
             return logits, None
 
     class VocabularyCrossEntropy(base):  # type: ignore[misc]
-        """Megatron's own: keeps the softmax in fp32, and makes the gradient of it in place."""
+        """Megatron's own: keeps the softmax in fp32, and makes the gradient of it in place.
+
+        `jitted`: compiled (`--cross-entropy-loss-fusion`), where the update of the softmax by index is made in a copy.
+        """
 
         @staticmethod
-        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+        def forward(ctx: Any, logits: Any, targets: Any, jitted: bool) -> Any:
             wide = logits.float()
             losses = wide.new_empty(wide.shape[0])
 
@@ -306,18 +365,20 @@ def functions(xp: Any) -> Any:
 
             fused("cross_entropy", (wide, targets), (wide, losses), compute)
             ctx.save_for_backward(wide, targets)
-            ctx.dtype = logits.dtype
+            ctx.dtype, ctx.jitted = logits.dtype, jitted
             return losses.sum()
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             wide, targets = ctx.saved_tensors
+            if ctx.jitted:
+                wide = wide.clone()
 
             def compute() -> None:
                 wide.sub_(xp.nn.functional.one_hot(targets, wide.shape[-1]))
 
             fused("cross_entropy_backward", (wide, targets), (wide,), compute, gradient=True)
-            return wide.to(ctx.dtype), None
+            return wide.to(ctx.dtype), None, None
 
     class Exchanged(base):  # type: ignore[misc]
         """All-to-all of a context-parallel group: (b, n / ranks, heads, d) to (b, n, heads / ranks, d), or back."""
@@ -332,7 +393,7 @@ def functions(xp: Any) -> Any:
             return _exchanged(grad, ctx.group, not ctx.to_heads), None, None
 
     found = (
-        *(Norm, NormLinear, RowLinear, Summed, Rotated, SwiGLU, Gelu, Output, CrossEntropy),
+        *(Norm, NormLinear, RowLinear, Summed, Rotated, CausalSoftmax, SwiGLU, Gelu, ColumnLinear, CrossEntropy),
         *(VocabularyCrossEntropy, Exchanged),
     )
     return SimpleNamespace(**{function.__name__: function.apply for function in found})
@@ -352,8 +413,8 @@ def _turned(x: Any, table: Any, sign: int = 1) -> Any:
 
 
 def _into(buffer: Any, x: Any, sharing: Sharing) -> Any:
-    """All tokens, in the buffer; x itself where a rank has them all."""
-    if buffer is None or sharing.group is None:
+    """All tokens, in the buffer; x itself where each rank has them all."""
+    if sharing.group is None or not sharing.sequence:
         return x
     namespace(x).distributed.all_gather_into_tensor(buffer, x, group=sharing.group.handle)
     return buffer

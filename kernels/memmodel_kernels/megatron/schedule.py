@@ -1,48 +1,55 @@
-"""The order of micro-batches through a pipeline stage, and what a stage holds of them.
+"""A step of a pipeline stage: what it holds of each micro-batch.
 
-Source: Megatron-LM 0.14, megatron/core/pipeline_parallel/schedules.py
-(forward_backward_pipelining_without_interleaving, backward_step, deallocate_output_tensor).
+Source: Megatron-LM 0.14, megatron/core/pipeline_parallel/schedules.py (forward_backward_pipelining_without_interleaving
+and _with_interleaving, backward_step, deallocate_output_tensor).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from memmodel.models.schedule import Action
 from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
 
 
-def one_forward_one_backward(stage: int, stages: int, micro_batches: int) -> str:
-    """The order of forwards (F) and backwards (B) on a stage, counted from 0."""
-    ahead = min(stages - stage - 1, micro_batches)
-    return "F" * ahead + "FB" * (micro_batches - ahead) + "B" * ahead
+class Chunk(NamedTuple):
+    """Neighbouring layers of a stage; `first`: from the embedding on. `last`: to the loss."""
+
+    model: Gpt
+    first: bool
+    last: bool
 
 
 def run(
-    model: Gpt, order: str, stage: int, stages: int, batch: tuple[Any, Any], like: Any, mark: Callable[[str], None]
+    chunks: Sequence[Chunk], order: Sequence[Action], batch: tuple[Any, Any], like: Any, mark: Callable[[str], None]
 ) -> None:
     """Forwards and backwards of one step in an order; `like`: (tokens of this rank, hidden), what stages exchange.
 
     An output is let go of once it is sent, but for one element. The gradient of an input is held until the next.
     """
-    last, waiting, sent = stage == stages - 1, list[tuple[Any, Any]](), None
+    alone = all(chunk.first and chunk.last for chunk in chunks)
+    waiting: list[list[tuple[Any, Any]]] = [[] for _ in chunks]
     tokens, targets = batch
-    for place, action in enumerate(order):
-        if order[:place].count(action) == 0 or stages == 1:  # several in flight are one forward and one backward
-            mark("forward" if action == "F" else "backward")
-        if action == "F":
-            given = like.new_empty(like.shape).requires_grad_() if stage else None
-            x = through_layers(model, embedded(model, tokens) if given is None else given)
+    started, sent = set[str](), None
+    for action in order:
+        if action.kind not in started or alone:  # several in flight are one forward and one backward
+            mark("forward" if action.kind == "F" else "backward")
+            started.add(action.kind)
+        model, first, last = chunks[action.chunk]
+        if action.kind == "F":
+            given = None if first else like.new_empty(like.shape).requires_grad_()
+            x = through_layers(model, embedded(model, tokens) if first else given)
             out = loss(model, x, targets) if last else x
-            waiting.append((given, out))
+            waiting[action.chunk].append((given, out))
             if not last:
                 _shrink(out)
             del x, out, given
             continue
-        given, out = waiting.pop(0)
+        given, out = waiting[action.chunk].pop(0)
         if last:
             out.backward()
         else:
             out.backward(_received(out, like))
-        sent = None if given is None else given.grad
+        sent = None if first else given.grad
         del given, out
     del sent
 
