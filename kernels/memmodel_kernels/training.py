@@ -1,6 +1,6 @@
 """A training step: forward, backward, and the optimizer's update, after backward or within it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ from memmodel_kernels.namespace import autocast, namespace, same_scope
 from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
-Total = Callable[[Any], Any]  # the sum over ranks
 Batch = tuple[Any, Any]  # token indices (b, n), and the indices of the tokens that follow them
 
 
@@ -28,9 +27,10 @@ class Update(NamedTuple):
     masters: Sequence[Any] | None = None
     sums: Sequence[Any] | None = None
 
-    def gradients(self) -> list[Any]:
-        """The gradients that the optimizer sees."""
-        return [parameter.grad for parameter in self.parameters] if self.sums is None else list(self.sums)
+    def gradients(self, without: Collection[int] = ()) -> list[Any]:
+        """The gradients that the optimizer sees, but for those of parameters with these ids."""
+        seen = [parameter.grad for parameter in self.parameters] if self.sums is None else self.sums
+        return [grad for parameter, grad in zip(self.parameters, seen, strict=True) if id(parameter) not in without]
 
     def run(self) -> None:
         """Update the parameters."""
@@ -121,10 +121,9 @@ def training_step(
     batches: Sequence[Batch],
     loss: Loss,
     mark: Callable[[str], None],
-    clip: bool = False,
+    clipping: "Clipping | None" = None,
     keep_logits: bool = False,
     low_precision: Any = None,
-    total: Total | None = None,
     before_backward: Callable[[], None] = lambda: None,
     after_backward: Callable[[], None] = lambda: None,
 ) -> None:
@@ -132,8 +131,8 @@ def training_step(
 
     `updates` is empty where parameters are updated in backward. `mark` is told where phases begin. `keep_logits`:
     whether the caller holds them in backward, as in `out = model(...); out.loss.backward()`. `low_precision`: the dtype
-    of autocast around forward and loss. `total`: as in `clip_by_norm`. `before_backward` and `after_backward`: what
-    ranks that share gradients do before each backward, and after the last.
+    of autocast around forward and loss. `before_backward` and `after_backward`: what ranks that share gradients do
+    before each backward, and after the last.
     """
     for tokens, targets in batches:
         mark("forward")
@@ -145,21 +144,19 @@ def training_step(
         before_backward()
         value.backward()
     after_backward()
-    update_all(updates, mark, clip, total)
+    update_all(updates, mark, clipping)
     mark("after")
     del value
     drop_gradients(updates)
 
 
-def update_all(
-    updates: Sequence[Update], mark: Callable[[str], None], clip: bool = False, total: Total | None = None
-) -> None:
-    """Run the updates; gradients are clipped before, if so asked. `total`: as in `clip_by_norm`."""
+def update_all(updates: Sequence[Update], mark: Callable[[str], None], clipping: "Clipping | None" = None) -> None:
+    """Run the updates; gradients are clipped before, if so asked."""
     if updates:
         mark("optimizer")
         with namespace(updates[0].parameters[0]).no_grad():
-            if clip:
-                clip_by_norm([gradient for update in updates for gradient in update.gradients()], total=total)
+            if clipping is not None:
+                clipping.clip(updates)
             for update in updates:
                 update.run()
 
@@ -175,15 +172,25 @@ def _loss(model: Decoder, loss: Loss, targets: Any, tokens: Any) -> tuple[Any, A
     return loss(model, hidden_states(model, tokens), targets)
 
 
-def clip_by_norm(gradients: Sequence[Any], most: float = 1.0, total: Total | None = None) -> None:
-    """Scale gradients in place so that their norm is at most `most` (torch/nn/utils/clip_grad.py, on lists).
+class Clipping(NamedTuple):
+    """Gradients are clipped by the norm of all ranks'.
 
-    `total`: of the square of this rank's norm, the sum over ranks that have the rest of the gradients.
+    Attributes:
+        total: of the square of a rank's norm, the sum over the ranks that have others; None where there are none.
+        elsewhere: the ids of parameters that another rank has too, and counts.
     """
-    xp = namespace(gradients[0])
-    norms = xp._foreach_norm(gradients, 2.0)
-    norm = xp.stack([norm.to(gradients[0].device) for norm in norms]).norm(2.0)
-    if total is not None:
-        norm = total(norm.pow(2)).sqrt()
-    factor = most / (norm + 1e-6)
-    xp._foreach_mul_(gradients, factor.clamp(max=1.0))
+
+    total: Callable[[Any], Any] | None = None
+    elsewhere: Collection[int] = ()
+
+    def clip(self, updates: Sequence[Update], most: float = 1.0) -> None:
+        """Scale gradients in place so that their norm is at most `most` (torch/nn/utils/clip_grad.py, on lists)."""
+        gradients = [gradient for update in updates for gradient in update.gradients()]
+        counted = [gradient for update in updates for gradient in update.gradients(self.elsewhere)]
+        xp = namespace(gradients[0])
+        norms = xp._foreach_norm(counted, 2.0)
+        norm = xp.stack([norm.to(gradients[0].device) for norm in norms]).norm(2.0)
+        if self.total is not None:
+            norm = self.total(norm.pow(2)).sqrt()
+        factor = most / (norm + 1e-6)
+        xp._foreach_mul_(gradients, factor.clamp(max=1.0))

@@ -228,6 +228,13 @@ def outer_weights(arch: Architecture) -> list[Weight]:
     return found
 
 
+def on_stage(weight: Weight, first: bool, last: bool, tied: bool) -> bool:
+    """Whether a stage has a weight outside of the layers; of a tied embedding the last stage has a copy."""
+    if weight.part == "embedding":
+        return first or (last and tied and weight.name == "embedding.weight")
+    return last
+
+
 def layer_weights(arch: Architecture, kind: LayerKind) -> list[Weight]:
     """The tensors of one layer."""
     count = arch.parallel_norms or PLACEMENTS[arch.placement]

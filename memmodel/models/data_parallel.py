@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from memmodel.dims import Dim, ceil_div
 from memmodel.dtypes import float32, short_name
-from memmodel.models.layout import ALL_BATCHES, SHARING
+from memmodel.models.layout import ALL_BATCHES, MODEL, SHARING
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import SHARDS, over
 from memmodel.models.weights import Stored
@@ -113,17 +113,13 @@ def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handl
 
 
 def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], Any] | None:
-    """Of the square of a rank's norm of gradients, the sum over the ranks that share these; None where none do."""
+    """Of the square of a rank's norm of gradients, the sum over the ranks that have others; None where none do."""
     from memmodel_kernels.parallel.group import all_reduced
 
     layout = case.layout
-    if layout.fully_sharded:
-        group = ranks_along(case, handles, *SHARING)
-    elif layout.zero in (1, 2) and layout.shards > 1:
-        group = ranks_along(case, handles, *ALL_BATCHES)
-    else:
-        return None
-    return lambda square: all_reduced(square, group)
+    shared = SHARING if layout.fully_sharded else ALL_BATCHES if layout.zero in (1, 2) and layout.shards > 1 else ()
+    group = ranks_along(case, handles, *shared, *(MODEL if layout.tp * layout.pp > 1 else ()))
+    return (lambda square: all_reduced(square, group)) if group.size > 1 else None
 
 
 def assumed(case: ModelCase) -> Iterator[str]:

@@ -19,7 +19,11 @@ NOT_MODELLED = {
 }
 
 
-SHARING, ALL_BATCHES = ("shard", "context"), ("replica", "shard", "context")  # of gradients, along several dimensions
+# Ranks along several dimensions: that share gradients, or have batches of their own; of these and of one, all that have
+# other gradients.
+SHARING, ALL_BATCHES = ("shard", "context"), ("replica", "shard", "context")
+MODEL = ("tensor", "stage")
+TOGETHER = (SHARING, ALL_BATCHES, MODEL, (*SHARING, *MODEL), (*ALL_BATCHES, *MODEL))
 
 
 class Rank(NamedTuple):
@@ -127,6 +131,10 @@ class Layout:
         """The numbers of the ranks that differ from one along these fields of `Rank` alone, itself among them."""
         along = [range(size) if name in dimensions else (place,) for name, place, size in self._places(rank)]
         return tuple(sorted(self.number(Rank(*places)) for places in product(*along)))
+
+    def ends(self, rank: Rank) -> tuple[int, ...]:
+        """The numbers of the first and the last stage's ranks that are as one else."""
+        return tuple(self.number(rank._replace(stage=stage)) for stage in (0, self.pp - 1))
 
     def _places(self, rank: Rank) -> Iterator[tuple[str, int, int]]:
         return zip(Rank._fields, rank, self._sizes, strict=True)

@@ -13,7 +13,7 @@ from memmodel.dims import ceil_div
 from memmodel.dtypes import bool_, float16, float32, int64, uint8
 from memmodel.errors import UsageError
 from memmodel.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, WORKSPACE
-from memmodel.models.architecture import Architecture, Weight, layer_weights, outer_weights
+from memmodel.models.architecture import Architecture, Weight, layer_weights, on_stage, outer_weights
 from memmodel.models.layout import ALL_BATCHES, Layout, Rank
 from memmodel.models.schedule import order
 from memmodel.models.setting import EAGER, SDPA, ModelCase
@@ -199,7 +199,7 @@ class _Made:
     def _weights(self) -> tuple[list[Weight], list[list[Weight]]]:
         layout, rank, arch = self.case.layout, self.case.rank, self.arch
         first, last = rank.stage == 0, rank.stage == layout.pp - 1
-        outer = [w for w in outer_weights(arch) if _on_stage(w, first, last, arch.tied)]
+        outer = [w for w in outer_weights(arch) if on_stage(w, first, last, arch.tied)]
         kinds = arch.kinds()
         mine = [index for layers in layout.layers_of(rank, arch.layers) for index in layers]
         return outer, [layer_weights(arch, kinds[index]) for index in mine]
@@ -227,13 +227,6 @@ def _adding_to(total: Any) -> Any:
         parameter.grad = None
 
     return add
-
-
-def _on_stage(weight: Weight, first: bool, last: bool, tied: bool) -> bool:
-    """Whether a stage has a weight outside of the layers; of a tied embedding the last stage has a copy."""
-    if weight.part == "embedding":
-        return first or (last and tied and weight.name == "embedding.weight")
-    return last
 
 
 def _padded(sizes: list[Any], shards: int) -> Any:

@@ -16,11 +16,12 @@ from memmodel.dtypes import float32, int64
 from memmodel.errors import UsageError, choice
 from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
-from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, outer_weights
+from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, on_stage, outer_weights
 from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update, norm_total, ranks_along
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
+from memmodel.models.share import whole_weights
 from memmodel.models.weights import stored
 from memmodel.scores import make_scores
 
@@ -46,7 +47,7 @@ def training(
     `handles`: as of `memmodel.models.data_parallel.ranks_along`.
     `in_short`: a pipeline stage runs only as many micro-batches as show the rest; stages that exchange them run all.
     """
-    from memmodel_kernels.parallel.partial import sum_partial
+    from memmodel_kernels.parallel.partial import sum_partial, sum_tied
     from memmodel_kernels.training import training_step, update_in_backward
 
     models, parameters = _chunks(xp, case, label, handles)
@@ -61,35 +62,64 @@ def training(
 
     def after_backward() -> None:
         sum_partial(models, totals)
+        if ends is not None:
+            sum_tied(models, ends, totals)
         if distributed:
             distributed.reduce()
 
+    ends = _ends(case, handles)
+    clipping = _clipping(case, handles, models) if case.clip else None
     if case.layout.pp > 1:
         pipeline = _pipeline(xp, case, label, handles, models, in_short)
-        return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward)
+        return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward, clipping)
     batches = [(tokens, targets)] * min(case.microbatches, 2)
     after = [] if case.in_backward else updates
-    low = getattr(xp, case.dtype.name) if case.autocast else None
-
+    low = _low_precision(xp, case)
     before = {"before_backward": distributed.before_backward} if distributed else {}
-    total = norm_total(case, handles)
 
     def step(mark: Mark) -> None:
         training_step(
-            models[0], after, batches, _loss(case), mark, case.clip, case.keep_logits, low, total, **before,
+            models[0], after, batches, _loss(case), mark, clipping, case.keep_logits, low, **before,
             after_backward=after_backward,
         )  # fmt: skip
 
     return step
 
 
-def _pipelined(pipeline: Any, updates: Any, batch: Any, loss: Any, after_backward: Any, mark: Mark) -> None:
+def _low_precision(xp: Any, case: ModelCase) -> Any:
+    """The dtype of autocast; None without."""
+    return getattr(xp, case.dtype.name) if case.autocast else None
+
+
+def _ends(case: ModelCase, handles: Handles) -> Any:
+    """The first and the last stage, where they have a copy of one weight each."""
+    from memmodel_kernels.parallel.group import Group
+
+    layout, stage = case.layout, case.rank.stage
+    if layout.pp == 1 or not case.arch.tied or 0 < stage < layout.pp - 1:
+        return None
+    return Group(min(stage, 1), 2, handles.get("ends", layout.ends(case.rank)))
+
+
+def _clipping(case: ModelCase, handles: Handles, models: list[Any]) -> Any:
+    """What is clipped by; of parameters that several ranks have, the first of them counts the gradient."""
+    from memmodel_kernels.training import Clipping
+
+    elsewhere = whole_weights(case) if case.rank.tensor else frozenset()
+    copied = {"embedding.weight"} if case.arch.tied and case.rank.stage else set()
+    weights = [item for model in models for of in (model.outer, *model.layers) for item in of.items()]
+    return Clipping(norm_total(case, handles), {id(x) for name, x in weights if name in elsewhere | copied})
+
+
+def _pipelined(
+    pipeline: Any, updates: Any, batch: Any, loss: Any, after_backward: Any, clipping: Any, mark: Mark
+) -> None:
     """A step of a pipeline stage."""
     from memmodel_kernels.training import drop_gradients, update_all
 
     pipeline.forward_and_backward(batch, loss, mark)
     after_backward()
-    update_all(updates, mark)
+    update_all(updates, mark, clipping)
     mark("after")
     drop_gradients(updates)
     pipeline.forget()
@@ -174,7 +204,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
 
     arch, layout, sharder = case.arch, case.layout, Sharder(xp, case, handles)
     first, last = chunk + case.rank.stage == 0, (chunk + 1, case.rank.stage + 1) == (layout.virtual_stages, layout.pp)
-    outside = [weight for weight in outer_weights(arch) if (first if weight.part == "embedding" else last)]
+    outside = [weight for weight in outer_weights(arch) if on_stage(weight, first, last, arch.tied)]
     outer = _weights(xp, case, outside, label, sharder)
     count = arch.layers // layout.virtual_stages
     layers = [
@@ -224,14 +254,16 @@ def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: 
     gradients = [buffers(not model.last) for model in models]
     done = [buffers(not model.first, copies=count - shown) for model in models]
     actions = order(layout, case.rank.stage, shown)
-    return Pipeline(ranks_along(case, handles, "stage"), models, inputs, gradients, actions, done)
+    group = ranks_along(case, handles, "stage")
+    return Pipeline(group, models, inputs, gradients, actions, done, _low_precision(xp, case))
 
 
 def _stream(xp: Any, case: ModelCase, learns: bool) -> Any:
     """A residual stream between stages, with all tokens of a rank."""
     shared = case.layout.sequence_parallel
     shape = (1, case.batch * case.seq // case.layout.tp) if shared else (case.batch, case.seq)
-    made = xp.zeros(*shape, case.arch.hidden, dtype=getattr(xp, case.dtype.name))
+    dtype = float32 if case.autocast else case.dtype
+    made = xp.zeros(*shape, case.arch.hidden, dtype=getattr(xp, dtype.name))
     return made.requires_grad_() if learns else made
 
 

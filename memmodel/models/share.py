@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from memmodel.dims import Dim, Size
+from memmodel.dims import Dim, Shape, Size
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
+from memmodel.models.architecture import layer_weights, outer_weights
 from memmodel.models.setting import SDPA, ModelCase
+from memmodel.models.weights import stored
 
 TENSOR = "t"  # letter of the ranks that share each layer
 CONTEXT = "c"  # of those that share each sequence
+_SHARED = ("vocab", "ffn", "heads", "kv_heads")  # sizes of an architecture that are divided by tp
 _WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 SHARDS = "s"  # of those that share parameters by rows
 
@@ -36,12 +39,27 @@ def assumed_of_shares(case: ModelCase) -> Iterator[str]:
         yield "sequences shared by a zigzag of two pieces a rank; keys and values go around a ring of flash attention"
     if case.layout.pp > 1:
         yield "stages as torch.distributed.pipelining: a buffer for every micro-batch's input and output gradient"
+    if case.layout.pp > 1 and case.arch.tied:
+        yield "the first and the last stage have a copy of the tied embedding each, as in Megatron-LM"
+
+
+def whole_weights(case: ModelCase) -> frozenset[str]:
+    """The names of the parameters that every one of `tp` ranks has whole, from the case of one of them."""
+    tp, arch = case.layout.tp, case.arch
+    whole = replace(case, arch=replace(arch, **{name: tp * getattr(arch, name) for name in _SHARED}))
+    return frozenset(dict(_shapes(case).items() & _shapes(whole).items()))
+
+
+def _shapes(case: ModelCase) -> dict[str, Shape]:
+    arch = case.arch
+    listed = [(weight, False) for weight in outer_weights(arch)]
+    listed += [(weight, True) for kind in dict.fromkeys(arch.kinds()) for weight in layer_weights(arch, kind)]
+    return {kept.name: kept.shape for weight, in_layer in listed for kept in stored(weight, case, in_layer)}
 
 
 def _of_tensor(case: ModelCase) -> dict[str, Any]:
     """The heads, channels and rows of the vocabulary of one of `tp` ranks."""
-    arch, tp = case.arch, case.layout.tp
-    return {name: over(getattr(arch, name), tp, TENSOR) for name in ("vocab", "ffn", "heads", "kv_heads")}
+    return {name: over(getattr(case.arch, name), case.layout.tp, TENSOR) for name in _SHARED}
 
 
 def over(size: Dim, ranks: int, letter: str) -> Dim:
@@ -76,12 +94,8 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
 def _without_stages(case: ModelCase) -> dict[str, bool]:
     arch, layout = case.arch, case.layout
     return {
-        "an embedding tied to the head": arch.tied,
-        "autocast": case.autocast,
-        "clipping by the norm": case.clip,
         "updates in backward": case.in_backward,
         "optimizer muon": case.optimizer == "muon",
-        "low-rank adapters": case.adapter is not None,
         "offloading": case.offload,
         "layers of several kinds in virtual stages": layout.virtual_stages > 1 and len(set(arch.kinds())) > 1,
     }
@@ -120,7 +134,6 @@ def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
         "low-rank adapters": case.adapter is not None,
         "autocast": case.autocast,
         f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
-        "clipping by the norm": case.clip,
         "updates in backward": case.in_backward,
         f"loss {case.loss}": case.loss in ("fused", "in-place"),
         f"sequence-parallel and loss {case.loss}": case.layout.sequence_parallel and case.loss.startswith("chunked"),

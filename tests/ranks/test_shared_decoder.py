@@ -6,7 +6,7 @@ import pytest
 
 from memmodel_validate.ranks.cases import RankCase
 from memmodel_validate.ranks.comparison import compare
-from memmodel_validate.ranks.decoders import LAYOUTS
+from memmodel_validate.ranks.decoders import PROGRAMS
 from rank_processes import run_ranks
 
 WORKER = Path(__file__).with_name("decoder_worker.py")
@@ -17,7 +17,8 @@ OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b", "decoder_sp_cp", "decoder_cp_
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_gradients_of_shares_are_shares_of_gradients(world: int, tmp_path: Path) -> None:
-    run_ranks(world, WORKER, tmp_path, *(OF_FOUR if world == 4 else [x for x in LAYOUTS if x not in OF_FOUR]))
+    exact = [name for name, program in PROGRAMS.items() if "autocast" not in program.setting]
+    run_ranks(world, WORKER, tmp_path, *(name for name in exact if (name in OF_FOUR) == (world == 4)))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ backward, as without --overlap-grad-reduce.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS
@@ -45,12 +45,13 @@ class DistributedOptimizer:
         for place in listed:
             self._adopt(place)
         pieces = list(self._pieces(listed, total))
-        self.parameters = [values for values, _ in pieces]
+        self.owners = [owner for owner, *_ in pieces]
+        self.parameters = [values for _, values, _ in pieces]
         copies = [self._copied(values, label) for values in self.parameters] if masters else None
         states = optimizer.fresh(copies or self.parameters)
         for state in (x for kind in states for x in kind if x is not None):
             label(state, "", OPTIMIZER)
-        self.update = Update(optimizer, self.parameters, states, copies, [sums for _, sums in pieces])
+        self.update = Update(optimizer, self.parameters, states, copies, [sums for *_, sums in pieces])
 
     def _adopt(self, place: Place) -> None:
         """Add the gradients of a parameter in the buffer, and hold the parameter itself in that of the values."""
@@ -61,18 +62,20 @@ class DistributedOptimizer:
         parameter.register_post_accumulate_grad_hook(adding_to(total))
         self.totals[id(parameter)] = total
 
-    def _pieces(self, listed: Sequence[Place], total: int) -> Iterator[tuple[Any, Any]]:
-        """Values and gradients of what this rank updates: all of it, or the part of each parameter in its range."""
+    def _pieces(self, listed: Sequence[Place], total: int) -> Iterator[tuple[Any, Any, Any]]:
+        """Of what this rank updates, parameters, values and gradients: whole, or the part of each in its range."""
         if self.values is None:
             for parameter, start in listed:
-                yield parameter.detach(), self.sums.narrow(0, start, parameter.numel()).view(*parameter.shape)
+                sums = self.sums.narrow(0, start, parameter.numel())
+                yield parameter, parameter.detach(), sums.view(*parameter.shape)
             return
         each = total // self.group.size
         low, high = each * self.group.rank, each * (self.group.rank + 1)
         for place in listed:
             start, end = max(place.start, low), min(place.end, high)
             if start < end:
-                yield self.values.narrow(0, start, end - start), self.sums.narrow(0, start, end - start)
+                part = start, end - start
+                yield place.parameter, self.values.narrow(0, *part), self.sums.narrow(0, *part)
 
     @staticmethod
     def _copied(values: Any, label: Label) -> Any:
@@ -80,9 +83,10 @@ class DistributedOptimizer:
         label(copy, "", OPTIMIZER)
         return copy
 
-    def gradients(self) -> list[Any]:
-        """The gradients that the optimizer sees."""
-        return self.update.gradients()
+    def gradients(self, without: Collection[int] = ()) -> list[Any]:
+        """As of `Update`."""
+        pairs = zip(self.owners, self.update.gradients(), strict=True)
+        return [gradient for owner, gradient in pairs if id(owner) not in without]
 
     def before_backward(self) -> None:
         """Nothing: gradients are averaged after the last backward."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from memmodel_kernels.decoder import Decoder
 from memmodel_kernels.namespace import same_scope
-from memmodel_kernels.parallel.group import all_reduced
+from memmodel_kernels.parallel.group import Group, all_reduced
 
 _AFTER_SUMS = ("output.bias", "ffn.down.bias")  # added to own tokens of the residual stream
 _OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
@@ -25,6 +25,17 @@ def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
                 with same_scope(parameter):
                     gradient = totals.get(id(parameter), parameter.grad)
                     all_reduced(gradient, model.tensor.group)
+
+
+def sum_tied(models: Sequence[Decoder], group: Group, totals: Mapping[int, Any]) -> None:
+    """Sum the gradients of an embedding tied to the head, of which the first and the last stage have a copy each.
+
+    As Megatron-LM does (_allreduce_word_embedding_grads there). `totals`: as above.
+    """
+    for model in models:
+        parameter = model.outer.get("embedding.weight")
+        if parameter is not None:
+            all_reduced(totals.get(id(parameter), parameter.grad), group)
 
 
 def _partial(model: Decoder) -> Iterator[Any]:

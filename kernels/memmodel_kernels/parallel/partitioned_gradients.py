@@ -6,7 +6,7 @@ and a rank keeps the gradients of the parameters in its part. It updates a copy 
 rest. Defaults: reduce_bucket_size, contiguous_gradients, use_multi_rank_bucket_allreduce, no overlap_comm.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -151,11 +151,13 @@ class PartitionedGradients:
     def reduce(self) -> None:
         """Nothing: gradients are averaged within each backward."""
 
-    def gradients(self) -> list[Any]:
-        """The rank's part of the gradients, in pieces."""
+    def gradients(self, without: Collection[int] = ()) -> list[Any]:
+        """The rank's part of the gradients, in pieces, but for those of parameters with these ids."""
         low, high = self.each * self.group.rank, self.each * (self.group.rank + 1)
         found = []
         for place, grad in zip(self.mine.values(), self.kept, strict=True):
+            if id(place.parameter) in without:
+                continue
             start, end = max(place.start, low), min(place.end, high)
             found.append(grad.view(-1).narrow(0, start - place.start, end - start))
         return found

@@ -6,11 +6,12 @@ outputs are held until their backward.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from memmodel.models.schedule import Action
 from memmodel_kernels.decoder import Decoder, hidden_states
-from memmodel_kernels.namespace import namespace
+from memmodel_kernels.namespace import autocast, namespace
 from memmodel_kernels.parallel.group import Group
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
@@ -25,6 +26,7 @@ class Pipeline(NamedTuple):
         inputs, gradients: a buffer for the input, and for the gradient of the output, of each chunk (none for the
             first and the last stage of all) and micro-batch.
         actions: what the rank runs, one after the other. done: gradients of inputs that are there before.
+        low_precision: the dtype of autocast around forwards; None without.
     """
 
     group: Group
@@ -33,6 +35,7 @@ class Pipeline(NamedTuple):
     gradients: Sequence[Sequence[Any]]
     actions: Sequence[Action]
     done: Sequence[Any] = ()
+    low_precision: Any = None
 
     def forward_and_backward(self, batch: tuple[Any, Any], loss: Loss, mark: Callable[[str], None]) -> None:
         """All micro-batches of a step, each of token indices and targets (b, n)."""
@@ -67,7 +70,8 @@ class Pipeline(NamedTuple):
             hidden = hidden_states(model, tokens, stream=None if model.first else x)
             return loss(model, hidden, targets) if model.last else hidden
 
-        return model.around(None, run, tokens if model.first else self.inputs[action.chunk][action.micro_batch])
+        with nullcontext() if self.low_precision is None else autocast(tokens, self.low_precision):
+            return model.around(None, run, tokens if model.first else self.inputs[action.chunk][action.micro_batch])
 
     def _backward(self, out: Any, action: Action) -> None:
         if self.chunks[action.chunk].last:

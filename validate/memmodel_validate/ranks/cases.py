@@ -9,6 +9,7 @@ _OF_TWO = (
     "ddp", "ddp_views", "fsdp", "fsdp_kept", "fsdp_bf16", "fsdp_recomputed", "fsdp_accumulated", "tp", "tp_sp",
     "pp_gpipe", "pp_1f1b", "pp_interleaved", "cp_ring", "decoder_tp", "decoder_sp", "decoder_gpt_tp", "decoder_gpt_sp",
     "decoder_gpipe", "decoder_1f1b", "decoder_interleaved", "decoder_cp", "decoder_gpt_cp",
+    "decoder_gpt_1f1b", "decoder_lora_1f1b", "decoder_autocast_1f1b",
 )  # fmt: skip
 _OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
 _OF_FOUR = (

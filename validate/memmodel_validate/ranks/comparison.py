@@ -71,7 +71,7 @@ def _predicted(case: RankCase, rank: int) -> list[MemoryEvent]:
     from memmodel_validate.ranks import programs
     from memmodel_validate.ranks.process import STEPS, training
 
-    if case.program in decoders.LAYOUTS:
+    if case.program in decoders.PROGRAMS:
         return decoders.recorded(case.program, case.ranks, rank, STEPS, programs.ON_GPU)
 
     watcher = Watcher(CUDA if programs.ON_GPU else CPU)

@@ -1,15 +1,16 @@
 """Training steps of a small decoder over several ranks, on torch or on recording tensors; `xp` is either library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from memmodel.device import CPU, CUDA, Device
-from memmodel.dtypes import float32
+from memmodel.dtypes import bfloat16, float32
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import Layout
 from memmodel.models.run import Handles, Label, training
-from memmodel.models.setting import ModelCase
+from memmodel.models.setting import Adapter, ModelCase
 from memmodel.models.share import share
 from memmodel.recording import Tape
 from memmodel_validate.events import MemoryEvent, program_events
@@ -23,33 +24,45 @@ GPT = replace(
     qkv_bias=True, output_bias=True, ffn_bias=True,
 )  # fmt: skip
 
-LAYOUTS: dict[str, tuple[Architecture, Callable[[int], Layout]]] = {
-    "decoder_tp": (LLAMA, lambda world: Layout(tp=world)),
-    "decoder_sp": (LLAMA, lambda world: Layout(tp=world, sequence_parallel=True)),
-    "decoder_gpt_tp": (GPT, lambda world: Layout(tp=world)),
-    "decoder_gpt_sp": (GPT, lambda world: Layout(tp=world, sequence_parallel=True)),
-    "decoder_gpipe": (LLAMA, lambda world: Layout(pp=world, schedule="gpipe")),
-    "decoder_1f1b": (LLAMA, lambda world: Layout(pp=world)),
-    "decoder_interleaved": (
-        LLAMA,
-        lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2),
+ADAPTER = Adapter(4, ("q", "v", "output", "ffn.up", "ffn.down"), in_fp32=True)
+
+
+class Program(NamedTuple):
+    """A decoder under a layout of as many ranks as there are. `setting`: of `ModelCase`."""
+
+    arch: Architecture
+    layout: Callable[[int], Layout]
+    setting: Mapping[str, Any] = MappingProxyType({})
+
+
+PROGRAMS = {
+    "decoder_tp": Program(LLAMA, lambda world: Layout(tp=world)),
+    "decoder_sp": Program(LLAMA, lambda world: Layout(tp=world, sequence_parallel=True)),
+    "decoder_gpt_tp": Program(GPT, lambda world: Layout(tp=world)),
+    "decoder_gpt_sp": Program(GPT, lambda world: Layout(tp=world, sequence_parallel=True), {"clip": True}),
+    "decoder_gpipe": Program(LLAMA, lambda world: Layout(pp=world, schedule="gpipe")),
+    "decoder_1f1b": Program(LLAMA, lambda world: Layout(pp=world)),
+    "decoder_interleaved": Program(
+        LLAMA, lambda world: Layout(tp=world // 2, pp=2, schedule="interleaved", virtual_stages=2)
     ),
-    "decoder_cp": (LLAMA, lambda world: Layout(cp=world)),
-    "decoder_gpt_cp": (GPT, lambda world: Layout(cp=world, zero=0)),
-    "decoder_sp_cp": (LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
-    "decoder_cp_1f1b": (LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0)),
-    "decoder_fsdp_1f1b": (LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2)),
-    "decoder_sp_1f1b": (LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True)),
+    "decoder_gpt_1f1b": Program(GPT, lambda world: Layout(pp=world), {"clip": True}),
+    "decoder_lora_1f1b": Program(LLAMA, lambda world: Layout(pp=world), {"adapter": ADAPTER}),
+    "decoder_autocast_1f1b": Program(LLAMA, lambda world: Layout(pp=world), {"dtype": bfloat16, "autocast": True}),
+    "decoder_cp": Program(LLAMA, lambda world: Layout(cp=world)),
+    "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
+    "decoder_sp_cp": Program(LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
+    "decoder_cp_1f1b": Program(LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0)),
+    "decoder_fsdp_1f1b": Program(LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2), {"clip": True}),
+    "decoder_sp_1f1b": Program(LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True)),
 }
 
 
 def whole_case(program: str, world: int, device: Device = CPU) -> ModelCase:
     """The case that the ranks share."""
-    arch, layout = LAYOUTS[program]
-    laid_out = layout(world)
-    return ModelCase(
-        arch, batch=2, seq=16, dtype=float32, layout=laid_out, microbatches=4 if laid_out.pp > 1 else 1, device=device
-    )
+    arch, laid_out, setting = PROGRAMS[program]
+    layout = laid_out(world)
+    setting = {"dtype": float32, "microbatches": 4 if layout.pp > 1 else 1, **setting}
+    return ModelCase(arch, batch=2, seq=16, layout=layout, device=device, **setting)
 
 
 def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:

@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from memmodel.models.layout import ALL_BATCHES, SHARING, Layout, Rank
+from memmodel.models.layout import TOGETHER, Layout, Rank
 from memmodel_kernels.ring import ring_attention
 from memmodel_validate.ranks import decoders
 
@@ -225,7 +225,7 @@ def pp_interleaved() -> Step:
 
 def named(name: str) -> Callable[[], Step]:
     """The program of a name: a function of this file, or the decoder of whole models under one of its layouts."""
-    return partial(_decoder, name) if name in decoders.LAYOUTS else globals()[name]
+    return partial(_decoder, name) if name in decoders.PROGRAMS else globals()[name]
 
 
 def _decoder(name: str) -> Step:
@@ -240,8 +240,11 @@ def groups(layout: Layout) -> dict[str, Any]:
     """The process groups of this rank, by the dimensions of a layout along which they lie."""
     found: dict[str, Any] = {}
     made: Any = dist.new_subgroups_by_enumeration
-    for dimensions in (*((each,) for each in Rank._fields), SHARING, ALL_BATCHES):
-        places = dict.fromkeys(layout.peers(layout.rank(number), *dimensions) for number in range(layout.world))
+    numbers = [layout.rank(number) for number in range(layout.world)]
+    for dimensions in (*((each,) for each in Rank._fields), *TOGETHER):
+        places = dict.fromkeys(layout.peers(rank, *dimensions) for rank in numbers)
         if len(next(iter(places))) > 1:
             found["-".join(dimensions)], _ = made([list(ranks) for ranks in places])
+    if layout.pp > 1:
+        found["ends"], _ = made([list(ranks) for ranks in dict.fromkeys(layout.ends(rank) for rank in numbers)])
     return found
