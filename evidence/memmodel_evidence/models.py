@@ -105,12 +105,17 @@ def _peak(run: dict[str, Any], program: Program, statistic: str, steps: int) -> 
 
 
 def _kept(run: dict[str, Any]) -> int:
-    """Weights, the cache of all tokens, and the workspace of the one thread that multiplies."""
+    """Weights, the cache of all tokens, and the workspace of the one thread that multiplies.
+
+    With AutoAWQ's modules, each layer holds the turns of all positions too, in complex numbers of 64 bits
+    (awq/modules/fused/attn.py, RoPE).
+    """
     arch, quantize = listed(run["model"]).architecture, run.get("quantize", "none")
     if run.get("head_apart"):
         arch = replace(arch, tied=False)  # transformers 4.51 holds the tied head of an fp8 checkpoint twice
     of_cublas = workspace(run["torch"], load_gpu(run["gpu"]).compute_capability).nbytes
-    return int(sum(weight_bytes(arch, quantize).values()) + cache_bytes(arch, run["seq"]) + of_cublas)
+    turns = arch.layers * run["seq"] * arch.head_dim // 2 * 8 if run.get("rotary_tables") else 0
+    return int(sum(weight_bytes(arch, quantize).values()) + cache_bytes(arch, run["seq"]) + of_cublas + turns)
 
 
 def _cross_entropy(run: dict[str, Any]) -> int:

@@ -49,11 +49,12 @@ class Decoder:
             mask of such layers where there is one, and the layer's sinks.
         masks: what masks the layers of a kind share: "windows" (bool, where a window hides keys), "added" (numbers, in
             every kind of layer) or "none" (`attend` sees to it). A mask is (b, 1, n, n).
-        fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches.
+        fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches;
+            embedding_dropout: on the embeddings.
         recompute: what is computed again in backward: "none", "block" (each layer), "selective" (each layer but
             attention and every other matrix product) or "attention".
         adapter_dropout: probability, on the inputs of low-rank adapters.
-        offload: whether what the layers save for backward waits on the host.
+        offload: whether what all but the head saves for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
         context: ranks that share each sequence by a zigzag, whose `attend` then sees the keys of all.
         around: what runs the layers, as a module's call does with its hooks.
@@ -68,6 +69,7 @@ class Decoder:
     masks: str = "windows"
     fused_norms: bool = False
     dropout: float = 0.0
+    embedding_dropout: float = 0.0
     recompute: str = "none"
     adapter_dropout: float = 0.0
     offload: bool = False
@@ -119,14 +121,14 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     With caches, the keys and values of the tokens are written to their ends, in place. A pipeline stage goes on from
     the `stream` of the one before, and leaves the norm to the last.
     """
-    x = _embedded(model, tokens) if model.first else stream
-    shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
-    with offloaded(x) if model.offload else nullcontext():
+    with offloaded(tokens) if model.offload else nullcontext():
+        x = _embedded(model, tokens) if model.first else stream
+        shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=model.start + index):
                 x = model.around(index, run, x)
-    return model.norm(x, model.outer, "final_norm") if model.last else x
+        return model.norm(x, model.outer, "final_norm") if model.last else x
 
 
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
@@ -160,6 +162,7 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
             where = places(tokens, model.context).unsqueeze(0)
             x = x + f.embedding(where, model.outer["positions.weight"])
             x = x if model.tensor is None else model.tensor.own_tokens(x)
+        x = f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
         return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
 
 

@@ -1,7 +1,8 @@
 """Activations that wait on the host between forward and backward (torchtune's training/_activation_offloading.py).
 
-A tensor that autograd saves is copied to the host; the newest few stay on the device too, until later copies are under
-way. Backward brings each back when it is asked for.
+A tensor that autograd saves is copied to the host, and stays on the device too until a copy is made of one that was
+saved five tensors later. All that is saved counts, small tensors, parameters and the empty one of a checkpoint too.
+Backward brings each back when it is asked for.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 from memmodel_kernels.namespace import namespace
 
 _SMALL = 1024  # bytes: smaller tensors stay
-KEPT_ON_DEVICE = 5  # tensors whose copies are under way
+KEPT_ON_DEVICE = 5  # of the tensors saved last
 
 
 @contextmanager
@@ -33,12 +34,12 @@ class _Host:
 
     def pack(self, x: Any) -> Any:
         """A number and the copy; small tensors and parameters themselves."""
+        self.count += 1
         if x.numel() * x.element_size() < _SMALL or (x.is_leaf and x.requires_grad):
             return x
-        self.count += 1
+        for number in [n for n in self.stash if n <= self.count - KEPT_ON_DEVICE]:
+            del self.stash[number]
         self.stash[self.count] = x
-        while len(self.stash) > KEPT_ON_DEVICE:
-            self.stash.pop(next(iter(self.stash)))
         return self.count, to_host(x)
 
     def unpack(self, packed: Any) -> Any:

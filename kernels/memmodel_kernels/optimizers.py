@@ -120,6 +120,39 @@ def adamw_8bit(parameters: Tensors, gradients: Tensors, *states: Tensors) -> Non
             _update_kernel("adamw_8bit", parameter, gradient, own)
 
 
+def _of_torchao(parameter: Any) -> tuple[Any, ...]:
+    """Two states in 8 bits, each with a scale a block and a table of the 256 values, or in the parameter's dtype."""
+    xp, count = namespace(parameter), parameter.numel()
+    if count < _SMALL or count % _BLOCK:
+        return *_moments(parameter), None, None, None, None
+    codes = tuple(parameter.new_zeros(parameter.shape, dtype=xp.uint8) for _ in range(2))
+    return codes + tuple(parameter.new_zeros(n, dtype=xp.float32) for n in (count // _BLOCK, 256) for _ in range(2))
+
+
+def adamw_8bit_compiled(parameters: Tensors, gradients: Tensors, *states: Tensors) -> None:
+    """AdamW with states in 8 bits, each parameter's update compiled (single_param_adam of torchao/optim/adam.py).
+
+    The decayed parameter and both moments exist in fp32: blocks' maxima, codes and the update read them, in kernels of
+    their own. Beside them are the codes of one state.
+    """
+    for parameter, gradient, *own in zip(parameters, gradients, *states, strict=True):
+        with same_scope(parameter):
+            if own[-1] is None:  # all in one kernel
+                _update_kernel("adamw", parameter, gradient, own)
+                continue
+            xp, codes, kept = namespace(parameter), own[:2], (parameter, *own)
+            wide = [parameter.new_empty(parameter.shape, dtype=xp.float32) for _ in range(3)]
+            with kernel("moments", reads=(gradient, *kept), writes=wide):
+                pass
+            for state in codes:
+                code = parameter.new_empty(parameter.shape, dtype=xp.uint8)
+                with kernel("codes", reads=wide[:1], writes=(code, state)):
+                    pass
+                del code
+            with kernel("update", reads=wide, writes=(parameter,)):
+                pass
+
+
 def _in_fp32(parameter: Any) -> tuple[Any, ...]:
     wide = namespace(parameter).float32
     return tuple(parameter.new_zeros(parameter.shape, dtype=wide) for _ in range(2))
@@ -201,6 +234,7 @@ OPTIMIZERS = {
     "adamw-fused": Optimizer("AdamW in one kernel", _moments_and_step, adamw_fused),
     "adamw-loop": Optimizer("AdamW tensor by tensor", _moments, adamw_loop),
     "adamw-8bit": Optimizer("AdamW with 8-bit states, as bitsandbytes", _blockwise, adamw_8bit),
+    "adamw-8bit-torchao": Optimizer("AdamW with 8-bit states, as torchao", _of_torchao, adamw_8bit_compiled),
     "adamw-32bit": Optimizer("AdamW with fp32 states, as bitsandbytes", _in_fp32, adamw_32bit),
     "sgd": Optimizer("SGD", _none, sgd),
     "momentum": Optimizer("SGD with momentum", _momentum, momentum),

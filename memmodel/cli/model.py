@@ -40,6 +40,10 @@ def command(
     for name, given in (("global-batch", global_batch), ("plot", plot)):
         if given is not None:
             raise UsageError(f"--{name} without --fit: it is of the search among layouts, give --fit too")
+    if against is not None:  # both run without dropout
+        from memmodel.models.choices import DROPOUTS
+
+        asked.given = dict.fromkeys(DROPOUTS, 0.0) | asked.given
     report = asked.model_report()
     if against is not None:
         _against(asked, against, report, as_json)

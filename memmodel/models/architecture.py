@@ -134,6 +134,7 @@ class Architecture:
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "logits".
         moe, mla: mixture of experts, and latent attention, where the model has them.
+        dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
         before: layers before these, which another pipeline stage has.
     """
 
@@ -170,6 +171,9 @@ class Architecture:
     scaled: tuple[str, ...] = ()
     moe: Mixture | None = None
     mla: Latent | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
     before: int = 0
 
     @property

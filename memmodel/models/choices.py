@@ -19,6 +19,7 @@ from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "chunks", "microbatches")
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
+DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
 _FLAGS = (
@@ -29,6 +30,8 @@ _FLAGS = (
 
 def model_case(arch: Architecture, **given: Any) -> ModelCase:
     """The case of a model and the fields of `ModelCase` that are given (None: left out), with its dtype by name.
+
+    Dropout that is not given is the configuration's own, in training.
 
     Raises UsageError for a value that is not one of the field's, and for choices that exclude each other.
     """
@@ -43,6 +46,9 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     given["adapter"] = given.get("adapter") or _adapter(arch, **of_adapter)
     values = {name: _checked(name, value) for name, value in given.items() if value is not None}
     values.setdefault("attention", EAGER if arch.eager else SDPA)
+    if values.get("phase", "train") == "train" and values.get("framework") != "megatron":  # which has its own
+        for name in DROPOUTS:
+            values.setdefault(name, getattr(arch, name))
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)
@@ -91,7 +97,7 @@ def _checked(name: str, value: Any) -> Any:
         return choice("format of weights", value, ("none", *FORMATS))
     if name == "kv_cache":
         return choice("format of the cache", value, NAMES)
-    if name in ("dropout", "attention_dropout"):
+    if name in DROPOUTS:
         return _probability(value)
     if name == "torch":
         parse_torch_version(value)

@@ -71,6 +71,14 @@ class ConfigJson:
             raise self.error(f"{key} is {shortened(found)}, expected a number")
         return float(found)
 
+    def probability(self, default: float, *keys: str) -> float:
+        """A probability from 0 to below 1, under the first of the keys that is there; null is 0."""
+        key = next((key for key in keys if key in self.document), keys[0])
+        found = self.number(key, default)
+        if not 0 <= found < 1:
+            raise self.error(f"{key} is {found:g}, expected a probability from 0 to below 1")
+        return found
+
     def activation(self, gated: bool, *keys: str, default: str = "silu") -> str:
         """The activation's name of `memmodel.models.architecture`, from the first of the keys that is given."""
         found = next((self.document[key] for key in keys if self.document.get(key) is not None), default)

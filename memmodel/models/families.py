@@ -429,12 +429,25 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
         raise UsageError(f"{where}: expected a table of keys such as hidden_size, given {shortened(document)}")
     config = ConfigJson(_text_part(document), where)
     family = _family(config)
-    fields = family(config)
+    fields = {**family(config), **_dropouts(config)}
     arch = Architecture(name or _name(document), **fields)
     if arch.layers <= MOST_LAYERS:
         check_architecture(arch, where, sum(parameters(arch).values()))
     check_architecture(arch, where, 0)
     return arch
+
+
+def _dropouts(c: ConfigJson) -> Fields:
+    """The probabilities of dropout; GPT-2's class drops where its configuration does not say."""
+    kind = c.document["model_type"]
+    usual = 0.1 if kind in ("gpt2", "gpt_bigcode") else 0.0
+    residual = ("resid_pdrop", "residual_dropout", *(("hidden_dropout",) if kind in ("gpt_neox", "falcon") else ()))
+    embedding = {"starcoder2": "embedding_dropout", "gpt_neox": "hidden_dropout"}.get(kind, "embd_pdrop")
+    return {
+        "dropout": c.probability(usual, *residual),
+        "attention_dropout": c.probability(usual, "attn_pdrop", "attention_dropout"),
+        "embedding_dropout": 0.0 if kind == "phi3" else c.probability(usual, embedding),  # its class reads it no more
+    }
 
 
 def _text_part(document: dict[str, Any]) -> dict[str, Any]:

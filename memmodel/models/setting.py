@@ -15,8 +15,8 @@ SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
     *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "microbatches"),
-    *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "quantize", "kv_cache"),
-    *("local_modules", "separate_gradients", "attention_mask"),
+    *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "embedding_dropout"),
+    *("quantize", "kv_cache", "local_modules", "separate_gradients", "attention_mask"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
 LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused")
@@ -76,6 +76,7 @@ class ModelCase:
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
         attention_dropout: probability on the weights of attention, where the algorithm has that.
+        embedding_dropout: probability on the embeddings.
         quantize: the format of weights in generation: "none" or a key of `memmodel.models.quantization.FORMATS`.
         kv_cache: the format of the cache: one of `memmodel.models.kv_cache.NAMES`.
         framework: whose modules and buffers: "huggingface" (its classes, on PyTorch's own parallelism) or "megatron"
@@ -110,6 +111,7 @@ class ModelCase:
     clip: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
     quantize: str = "none"
     kv_cache: str = "auto"
     framework: str = "huggingface"

@@ -293,6 +293,12 @@ def saved_tensors_hooks(pack: PackHook, unpack: UnpackHook) -> Iterator[None]:
         _hooks.pop()
 
 
+def show_to_hooks(x: Any) -> None:
+    """Save something that is no tensor of the device: the innermost hooks see it, and nothing keeps it."""
+    if _hooks:
+        _hooks[-1][0](x)
+
+
 @method
 def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
     """Mark this leaf as requiring a gradient. Raises UsageError for a tensor that an op made."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import ReferenceType, ref
 
-from memmodel.tensors.autograd import Saved, enable_grad, saved_tensors_hooks
+from memmodel.tensors.autograd import Saved, enable_grad, saved_tensors_hooks, show_to_hooks
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor
 
@@ -18,6 +18,20 @@ _NODE = "CheckpointBackward"
 
 class _Stop(Exception):  # noqa: N818 (it is no error)
     """Raised in the second run once the last saved tensor is recomputed."""
+
+
+class _Empty:
+    """The tensor without elements, on the host, that PyTorch saves with the inputs; hooks see it."""
+
+    is_leaf = requires_grad = True
+
+    def numel(self) -> int:
+        """No elements."""
+        return 0
+
+    def element_size(self) -> int:
+        """Bytes of an element."""
+        return 4
 
 
 class _Input:
@@ -85,6 +99,7 @@ class _Frame:
         self, function: Callable[..., Any], args: tuple[Any, ...], selected: Selected | None, tape: Tape
     ) -> None:
         self.function, self.selected, self.tape, self.autocast = function, selected, tape, tape.autocast
+        show_to_hooks(_Empty())
         self.args = [_Input(arg) if isinstance(arg, Tensor) else arg for arg in args]
         self.places: list[ReferenceType[_Place]] = []
         self.recomputed: dict[int, Tensor] | None = None

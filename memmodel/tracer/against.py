@@ -121,7 +121,7 @@ def _check(case: ModelCase) -> None:
     usual = ModelCase(case.arch)
     plain = (
         *("offload", "repeat_kv", "keep_logits", "masters", "in_backward", "adapter", "clip", "microbatches"),
-        *("autocast", "attention_dropout", "dropout", "quantize", "kv_cache", "fused_norms"),
+        *("autocast", "attention_dropout", "dropout", "embedding_dropout", "quantize", "kv_cache", "fused_norms"),
     )
     theirs |= {name: getattr(case, name) == getattr(usual, name) for name in plain}
     for name, there in theirs.items():

@@ -46,6 +46,11 @@ def test_architectures(changes: dict[str, Any]) -> None:
     same_events(small_case(llama(**changes), dtype))
 
 
+def test_dropout_everywhere() -> None:
+    learned = llama(positions="learned", rotary_dim=0, norm="layernorm", activation="gelu")
+    same_events(small_case(learned, dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1, attention="eager"))
+
+
 @pytest.mark.parametrize("loss", ["full", "native", "in-place", "chunked", "chunked-logits", "fused"])
 def test_repeated_keys_under_every_loss(loss: str) -> None:
     same_events(small_case(dtype="bf16", repeat_kv=True, loss=loss, chunks=2))

@@ -7,6 +7,7 @@ import pytest
 from memmodel import UsageError
 from memmodel.models.architecture import Architecture, Latent, parameters
 from memmodel.models.catalogue import listed, models
+from memmodel.models.choices import model_case
 from memmodel.models.families import FAMILIES, architecture_of
 
 LLAMA = {
@@ -76,6 +77,22 @@ def test_a_wrong_file_is_one_sentence(changed: dict[str, Any], message: str) -> 
         architecture_of(document, "config.json")
     with pytest.raises(UsageError, match="expected a table"):
         architecture_of([document], "config.json")
+
+
+def dropouts(config: dict[str, Any], **given: Any) -> tuple[float, float, float]:
+    case = model_case(architecture_of(config, "config.json"), seq=64, **given)
+    return case.dropout, case.attention_dropout, case.embedding_dropout
+
+
+def test_a_configurations_own_dropout_is_taken_in_training() -> None:
+    gpt2 = {"model_type": "gpt2", "vocab_size": 1024, "n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 64}
+    assert dropouts(gpt2) == (0.1, 0.1, 0.1)  # as of the class
+    assert dropouts(gpt2 | {"resid_pdrop": 0.2, "attn_pdrop": 0.0, "embd_pdrop": None}) == (0.2, 0.0, 0.0)
+    assert dropouts(gpt2, dropout=0.0, attention_dropout=0.3) == (0.0, 0.3, 0.1)
+    assert dropouts(gpt2, phase="prefill") == (0.0, 0.0, 0.0)
+    assert dropouts(LLAMA | {"attention_dropout": 0.1}) == (0.0, 0.1, 0.0)
+    with pytest.raises(UsageError, match=r"config\.json: attn_pdrop is 1\.5, expected a probability from 0 to below 1"):
+        dropouts(gpt2 | {"attn_pdrop": 1.5})
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from training import beyond_numbers
 
 from memmodel import recording
+from memmodel.liveness import phase_peaks
 from memmodel_kernels.optimizers import OPTIMIZERS
 from torch_events import real_events, recorded_events
 
@@ -55,3 +56,22 @@ def test_states_in_8_bits() -> None:
         of_large, of_small = (sum(kind[i].nbytes for kind in states if kind[i] is not None) for i in range(2))
     assert of_large == 2 * (64 * 65 + 4 * 17)  # 16.25 blocks
     assert of_small == 2 * 4 * 63 * 65
+
+
+def test_states_in_8_bits_of_torchao() -> None:
+    """A byte an element, four a block of 256 and a table of 256; what does not fill blocks in its own type.
+
+    While a parameter is updated, three copies in fp32 and a byte an element are there too.
+    """
+    optimizer, count = OPTIMIZERS["adamw-8bit-torchao"], 64 * 68  # 17 blocks
+    with recording.Tape() as tape:
+        large, ragged = (recording.zeros(64, n, dtype=recording.bfloat16) for n in (68, 65))
+        states = optimizer.fresh([large, ragged])
+        of_large, of_ragged = (sum(kind[i].nbytes for kind in states if kind[i] is not None) for i in range(2))
+        tape.mark("forward")
+        optimizer.update([large], [large], *([kind[0]] for kind in states))
+        tape.mark("after")
+    assert of_large == 2 * (count + 4 * 17 + 4 * 256)
+    assert of_ragged == 2 * 2 * 64 * 65
+    held = 2 * count + 2 * 64 * 65 + of_large + of_ragged
+    assert phase_peaks(tape.program)["forward"] == held + (3 * 4 + 1) * count

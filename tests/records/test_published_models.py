@@ -5,8 +5,7 @@ import pytest
 from memmodel_evidence.models import figure, figures, left_out, main, markdown, runs
 from transcripts import ROOT
 
-_TUNING = {"+ 8-bit AdamW", "LoRA", "QLoRA", "full fine-tuning"}
-NOT_PROMISED = {*_TUNING, "32B AWQ, 30720", "4B AWQ, 14336", "4B AWQ, 30720"}
+NOT_PROMISED = {"QLoRA", "full fine-tuning"}
 
 
 @pytest.mark.parametrize("name", runs())
