@@ -1,4 +1,4 @@
-"""A decoder-only transformer, written once: its blocks, its layers and the residual stream through them.
+"""A transformer, written once, decoder or encoder: its blocks, its layers and the residual stream through them.
 
 Weights are a mapping from the names of `memmodel.models.architecture` to tensors. The code has the order of operations,
 and the lifetimes of variables, of Hugging Face's classes, so that it allocates what they allocate.
@@ -128,7 +128,12 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=model.start + index):
                 x = model.around(index, run, x)
-        return model.norm(x, model.outer, "final_norm") if model.last else x
+        return _finished(x, model) if model.last else x
+
+
+def _finished(x: Any, model: Decoder) -> Any:
+    """The stream through the final norm, where there is one."""
+    return x if model.arch.placement == "post" else model.norm(x, model.outer, "final_norm")
 
 
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
@@ -156,12 +161,17 @@ def every_other_product() -> Callable[[str], bool]:
 
 def _embedded(model: Decoder, tokens: Any) -> Any:
     with scope(tokens, part="embedding"):
-        f = functional(tokens)
+        f, xp = functional(tokens), namespace(tokens)
         x = _table(model, tokens)
+        if model.arch.segments:  # each token's segment, the first
+            segments = xp.zeros(1, tokens.shape[1], dtype=xp.int64, device=tokens.device).expand(*tokens.shape)
+            x = x + f.embedding(segments, model.outer["segments.weight"])
         if model.arch.positions == "learned":
             where = places(tokens, model.context).unsqueeze(0)
             x = x + f.embedding(where, model.outer["positions.weight"])
             x = x if model.tensor is None else model.tensor.own_tokens(x)
+        if model.arch.embedding_norm:
+            x = model.norm(x, model.outer, "embedding_norm")
         x = f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
         return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
 
@@ -188,7 +198,7 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
 
 def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
     """The mask of each kind of attention ("F", "S", "C") that needs one; a single token sees all keys there are."""
-    if model.masks == "none" or tokens.shape[1] == 1:
+    if model.masks == "none" or tokens.shape[1] == 1 or not model.arch.causal:
         return {}
     with scope(tokens, part="positions"):
         if model.masks == "added":
@@ -221,23 +231,31 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     x = _before(x, model, weights, after)
     with scope(x, part="attention"):
         x = self_attention(x, model, weights, kind, shared, cache)
-    x = _after(x, model, weights, after)
-    x = residual + _scaled(x, model)
+    x = _joined(residual, _after(x, model, weights, after), model, weights, after)
     residual = x
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
         x = model.feed(x, weights)
-    x = _after(x, model, weights, after)
-    return residual + _scaled(x, model)
+    return _joined(residual, _after(x, model, weights, after), model, weights, after)
 
 
 def _before(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
-    return x if model.arch.placement == "output" else model.norm(x, weights, next(names))
+    return model.norm(x, weights, next(names)) if model.arch.placement in ("pre", "both") else x
 
 
 def _after(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
-    if model.arch.placement != "pre":
+    if model.arch.placement in ("both", "output"):
         x = model.norm(x, weights, next(names))
+    return _dropped(x, model)
+
+
+def _joined(residual: Any, x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
+    """The residual stream with a block's result added."""
+    x = residual + _scaled(x, model)
+    return model.norm(x, weights, next(names)) if model.arch.placement == "post" else x
+
+
+def _dropped(x: Any, model: Decoder) -> Any:
     return functional(x).dropout(x, model.dropout, True) if model.dropout else x
 
 

@@ -11,9 +11,16 @@ from memmodel_kernels.namespace import functional, namespace
 
 
 def eager_attention(
-    q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, softcap: float = 0.0, sinks: Any = None
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any = None,
+    dropout: float = 0.0,
+    softcap: float = 0.0,
+    sinks: Any = None,
+    in_fp32: bool = True,
 ) -> Any:
-    """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), with the softmax in fp32.
+    """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), with the softmax in fp32 or, as in BERT's class, not.
 
     `mask`: added to the scores, (b, 1, n, m). `softcap` c makes scores c tanh(scores / c). `sinks` (h,): a logit that
     takes part in each row's softmax, in the dtype of the scores.
@@ -27,7 +34,10 @@ def eager_attention(
         scores = scores * softcap
     if mask is not None:
         scores = scores + mask
-    weights = scores.softmax(-1, dtype=xp.float32).to(dtype) if sinks is None else _beside_sinks(scores, sinks)
+    if sinks is not None:
+        weights = _beside_sinks(scores, sinks)
+    else:
+        weights = scores.softmax(-1, dtype=xp.float32).to(dtype) if in_fp32 else scores.softmax(-1)
     if dropout:
         weights = functional(q).dropout(weights, dropout, True)
     return weights @ v

@@ -1,4 +1,4 @@
-"""A pass of generation: a prompt, or one new token, through the model into the cache."""
+"""A pass without gradients: a prompt, or one new token, into the cache; or whole sequences through an encoder."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,5 +15,16 @@ def next_token_logits(model: Decoder, tokens: Any, caches: Sequence[Cache], mark
         hidden = hidden_states(model, tokens, caches)
         with scope(tokens, part="logits"):
             logits = logits_of(model, hidden[:, -1:, :])
+        mark("after")
+        del hidden, logits
+
+
+def all_logits(model: Decoder, tokens: Any, mark: Callable[[str], None]) -> None:
+    """The scores of every token of (b, n), by a model without a cache."""
+    with namespace(tokens).no_grad():
+        mark("forward")
+        hidden = hidden_states(model, tokens)
+        with scope(tokens, part="logits"):
+            logits = logits_of(model, hidden)
         mark("after")
         del hidden, logits

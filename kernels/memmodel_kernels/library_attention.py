@@ -5,8 +5,10 @@ from typing import Any
 from memmodel_kernels.namespace import functional
 
 
-def library_attention(q: Any, k: Any, v: Any, window_mask: Any = None, dropout: float = 0.0) -> Any:
-    """Causal attention of q (b, h, n, d) on k, v (b, g, m, d or e); of one query, on all keys.
+def library_attention(
+    q: Any, k: Any, v: Any, window_mask: Any = None, dropout: float = 0.0, causal: bool = True
+) -> Any:
+    """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), causal or on all keys; of one query, on all keys.
 
     `window_mask`: a bool tensor (b, 1, n, m), true where a key is seen, for a layer whose queries do not see all keys
     before them. Without a mask the heads of a group share their keys; with one these are repeated.
@@ -14,7 +16,7 @@ def library_attention(q: Any, k: Any, v: Any, window_mask: Any = None, dropout: 
     attention = functional(q).scaled_dot_product_attention
     if window_mask is None:
         shared = k.shape[1] is not q.shape[1] and k.shape[1] != q.shape[1]
-        return attention(q, k, v, dropout_p=dropout, is_causal=q.shape[2] != 1, enable_gqa=shared)
+        return attention(q, k, v, dropout_p=dropout, is_causal=causal and q.shape[2] != 1, enable_gqa=shared)
     return attention(q, repeated(k, q), repeated(v, q), attn_mask=window_mask, dropout_p=dropout)
 
 

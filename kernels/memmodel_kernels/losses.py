@@ -1,12 +1,13 @@
-"""Cross-entropy of the next token, from the residual stream (b, n, hidden) and the targets (b, n) to a number.
+"""Cross-entropy of the next token, or of masked ones: from the residual stream (b, n, hidden) and targets (b, n).
 
-Each loss returns the number and the logits, or None where these do not exist as a whole.
+Each loss returns a number and the logits, or None where these do not exist as a whole.
 """
 
 from functools import cache
 from typing import Any
 
 from memmodel_kernels.decoder import Decoder
+from memmodel_kernels.feed_forward import activated
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.parallel.vocabulary import cross_entropy
@@ -19,8 +20,17 @@ def head_weight(model: Decoder) -> Any:
     return model.outer["embedding.weight" if model.arch.tied else "head.weight"]
 
 
+def before_head(model: Decoder, hidden: Any) -> Any:
+    """What the head is multiplied by: the residual stream, in BERT through a linear layer, activation and norm."""
+    if not model.arch.head_dense:
+        return hidden
+    hidden = activated(model.linear(hidden, model.outer, "head_dense"), model.arch.activation)
+    return model.norm(hidden, model.outer, "head_norm")
+
+
 def logits_of(model: Decoder, hidden: Any) -> Any:
-    """The scores (..., vocabulary) of each token that could come next."""
+    """The scores (..., vocabulary) of each token that could come next, or be the masked one."""
+    hidden = before_head(model, hidden)
     weight, bias = head_weight(model), model.outer.get("head.bias")
     if model.tensor is None:
         logits = functional(hidden).linear(hidden, weight, bias)
@@ -36,10 +46,10 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
 
 
 def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
-    """All logits at once, in fp32 (ForCausalLMLoss of transformers)."""
+    """All logits at once: a decoder's in fp32 (ForCausalLMLoss of transformers), an encoder's as they are."""
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
-        return _entropy(model, logits.float(), targets), logits
+        return _entropy(model, logits.float() if model.arch.causal else logits, targets), logits
 
 
 def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
@@ -135,7 +145,7 @@ def fused_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     many tokens as make its logits no larger than the residual stream, up to a power of two.
     """
     with scope(hidden, part=_PART):
-        rows = hidden.view(-1, hidden.shape[-1])
+        rows = before_head(model, hidden).view(-1, hidden.shape[-1])
         weight, bias = head_weight(model), model.outer.get("head.bias")
         return _function(namespace(hidden)).apply(rows, weight, bias, targets.view(-1)), None
 

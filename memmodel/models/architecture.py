@@ -1,4 +1,4 @@
-"""The architecture of a decoder-only transformer: its sizes and choices, and every tensor of its parameters.
+"""The architecture of a transformer, decoder or encoder: its sizes and choices, and every tensor of its parameters.
 
 Shapes are those of PyTorch's modules: a linear layer from `a` to `b` features has a weight (b, a). Sizes are ints; they
 may be symbols, but for the number of layers.
@@ -24,7 +24,8 @@ NORMS = {
 #   pre     x + f(norm(x))         GPT-2, Llama
 #   both    x + norm(f(norm(x)))   Gemma 2, GLM-4
 #   output  x + norm(f(x))         OLMo 2
-PLACEMENTS = {"pre": 2, "both": 4, "output": 2}
+#   post    norm(x + f(x))         BERT: no norm is left for the end
+PLACEMENTS = {"pre": 2, "both": 4, "output": 2, "post": 2}
 
 # Feed-forward activations; a gated one ("glu") multiplies act(x W_gate) by x W_up.
 ACTIVATIONS = (
@@ -114,13 +115,15 @@ class Weight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder-only transformer.
+    """A transformer of one kind of layers: a decoder, or an encoder.
 
     Attributes:
         name: for people. vocab: V. layers: L. hidden: H, width of the residual stream. ffn: F, width of a dense
             feed-forward.
         heads, kv_heads, head_dim, value_dim: of attention; head_dim of queries and keys.
-        tied: whether the head is the embedding's weight. head_bias: whether the head has a bias.
+        causal: whether a token sees only itself and those before it, as in a decoder; in an encoder it sees all.
+        tied: whether the head is the embedding's weight. head_bias: whether the head has a bias. head_dense: whether a
+            linear layer, the activation and a norm stand before it.
         norm: a key of NORMS. placement: a key of PLACEMENTS. parallel_norms: 0 where attention and feed-forward follow
             each other; else both read the layer's input, through 1 shared norm or 2.
         qk_norm: "none", "head" (RMSNorm over each head), "all" (over all heads together) or "l2" (without a weight).
@@ -129,7 +132,9 @@ class Architecture:
         activation: one of ACTIVATIONS.
         positions: "rotary", "learned" (a table of max_pos rows) or "none". rotary_dim: channels of a head that turn.
         no_rotary_every: each such layer, counted from 1, has no rotary positions; 0 for none.
-        max_pos: the longest context the model is made for.
+        max_pos: the longest context the model is made for. padded: rows of the table of positions beyond these.
+        segments: rows of a second table, of which all tokens take one; 0 without. embedding_norm: whether a norm
+            follows the embeddings.
         pattern: a letter a layer, repeated: F all keys, S the last `window` keys, C chunks of `window` keys.
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "logits".
@@ -147,8 +152,10 @@ class Architecture:
     kv_heads: Dim
     head_dim: Dim
     value_dim: Dim
+    causal: bool = True
     tied: bool = False
     head_bias: bool = False
+    head_dense: bool = False
     norm: str = "rmsnorm"
     placement: str = "pre"
     parallel_norms: int = 0
@@ -163,6 +170,9 @@ class Architecture:
     rotary_dim: Dim = 0
     no_rotary_every: int = 0
     max_pos: int = 4096
+    padded: int = 0
+    segments: int = 0
+    embedding_norm: bool = False
     window: int = 0
     pattern: str = "F"
     attention_cap: float = 0.0
@@ -223,8 +233,18 @@ def outer_weights(arch: Architecture) -> list[Weight]:
     """The tensors outside the layers: embedding, learned positions, final norm and head, in the order of modules."""
     found = [Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))]
     if arch.positions == "learned":
-        found.append(Weight("embedding", "positions.weight", (arch.max_pos, arch.hidden)))
-    found += _norm(arch, "final_norm")
+        found.append(Weight("embedding", "positions.weight", (arch.max_pos + arch.padded, arch.hidden)))
+    if arch.segments:
+        found.append(Weight("embedding", "segments.weight", (arch.segments, arch.hidden)))
+    if arch.embedding_norm:
+        found += _norm(arch, "embedding_norm", "embedding")
+    if arch.placement != "post":
+        found += _norm(arch, "final_norm")
+    if arch.head_dense:
+        found += [
+            *_linear("head", "head_dense", arch.hidden, arch.hidden, bias=True),
+            *_norm(arch, "head_norm", "head"),
+        ]
     if not arch.tied:
         found.append(Weight("head", "head.weight", (arch.vocab, arch.hidden)))
     if arch.head_bias:
@@ -258,9 +278,9 @@ def _linear(part: Part, name: str, width: Dim, features: Dim, bias: bool) -> Ite
         yield Weight(part, f"{name}.bias", (features,))
 
 
-def _norm(arch: Architecture, name: str) -> list[Weight]:
+def _norm(arch: Architecture, name: str, part: Part = "norms") -> list[Weight]:
     names = ("weight", "bias")[: NORMS[arch.norm]]
-    return [Weight("norms", f"{name}.{one}", (arch.hidden,)) for one in names]
+    return [Weight(part, f"{name}.{one}", (arch.hidden,)) for one in names]
 
 
 def _projections(arch: Architecture) -> Iterator[Weight]:

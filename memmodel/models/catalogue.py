@@ -11,7 +11,7 @@ class Listed(NamedTuple):
 
     Attributes:
         name: as the list has it.
-        config: in Hugging Face's format; None for a model that is not a decoder.
+        config: in Hugging Face's format; None for a model that is not modelled as a whole.
         attention: heads, kv_heads, head_dim and mask of such a model, else None.
         parameters: counted with transformers' classes. published: as its card or paper rounds it.
         source: of the values. note: what differs. verified: whether all of them were seen in a file.
@@ -28,25 +28,28 @@ class Listed(NamedTuple):
 
     @property
     def architecture(self) -> Architecture:
-        """The architecture. Raises UsageError for a model that is not a decoder."""
+        """The architecture. Raises UsageError for a model that is not modelled as a whole."""
         from memmodel.models.families import architecture_of
 
         if self.config is None:
-            raise UsageError(f"{self.name} is not a decoder: of it, the attention alone is modelled (memmodel predict)")
+            raise UsageError(
+                f"{self.name} is no decoder and no encoder like BERT: of it, the attention alone is modelled (memmodel "
+                "predict)"
+            )
         return architecture_of(self.config, self.name, self.name)
 
     @property
     def shape(self) -> dict[str, Any]:
         """Attention as arguments of `predict`: heads, kv_heads, head_dim, mask, window, and value_dim if it differs.
 
-        The mask is that of the layers that see most: "window" where all have one, else "causal".
+        The mask is that of the layers that see most: "window" where all have one, else "causal"; an encoder's "none".
         """
         if self.attention is not None:
             return {"window": None, **self.attention}
         arch = self.architecture
         names = ("heads", "kv_heads", "head_dim", *(("value_dim",) if arch.value_dim != arch.head_dim else ()))
         window = arch.window if set(arch.pattern) == {"S"} else None
-        mask = {"mask": "window" if window else "causal", "window": window}
+        mask = {"mask": "window" if window else "causal" if arch.causal else "none", "window": window}
         return {**{name: getattr(arch, name) for name in names}, **mask}
 
     def to_dict(self) -> dict[str, Any]:

@@ -174,6 +174,8 @@ def _check_together(case: ModelCase) -> None:
         raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")
     if case.kv_cache == "fp8-mla" and case.arch.mla is None:
         raise UsageError(f"kv_cache fp8-mla: {case.arch.name} has no latent attention, take fp8")
+    if not case.arch.causal:
+        _check_encoder(case)
     if case.arch.positions == "learned" and case.seq > case.arch.max_pos:
         raise UsageError(
             f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"
@@ -197,6 +199,16 @@ def _check_together(case: ModelCase) -> None:
     _check_updates(case)
     if case.adapter is not None:
         _check_adapter(case, case.adapter)
+
+
+def _check_encoder(case: ModelCase) -> None:
+    """What needs a next token does not go with an encoder."""
+    for name, usual in (("phase decode", case.phase != "decode"), ("kv_cache", case.kv_cache == "auto")):
+        if not usual:
+            raise UsageError(
+                f"{name}: {case.arch.name} is an encoder, which takes whole sequences and keeps no cache: take phase "
+                "train, or prefill for a forward pass"
+            )
 
 
 def _check_updates(case: ModelCase) -> None:

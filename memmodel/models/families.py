@@ -397,6 +397,26 @@ def _seed_oss(c: ConfigJson) -> Fields:
     return {**shared, **biases, "ffn_bias": c.flag("mlp_bias")}
 
 
+def _bert(c: ConfigJson) -> Fields:
+    """The encoder with its head for masked tokens (BertForMaskedLM)."""
+    if c.flag("is_decoder"):
+        raise c.error("is_decoder is true: BERT is modelled as an encoder")
+    shared = _decoder(_without(c, "head_dim", "num_key_value_heads"), longest=512, tied=True, act="gelu", gated=False)
+    return {
+        **{**shared, **_biases_everywhere(), "norm": "layernorm", "placement": "post", "rotary_dim": 0},
+        **{"causal": False, "positions": "learned", "segments": c.size("type_vocab_size", 2), "embedding_norm": True},
+        **{"head_dense": True, "head_bias": True},
+        **dict.fromkeys(("dropout", "embedding_dropout"), c.probability(0.1, "hidden_dropout_prob")),
+        "attention_dropout": c.probability(0.1, "attention_probs_dropout_prob"),
+    }
+
+
+def _roberta(c: ConfigJson) -> Fields:
+    """BERT, whose first positions are those of padding."""
+    shared, padded = _bert(c), c.optional_size("pad_token_id", 1) + 1
+    return {**shared, "max_pos": max(shared["max_pos"] - padded, 1), "padded": padded}
+
+
 FAMILIES: dict[str, Family] = {
     **{"llama": _llama, "mistral": _mistral, "ministral": _mistral, "ministral3": _ministral3, "mixtral": _mixtral},
     **{"qwen2": _qwen2, "qwen3": _qwen3, "qwen2_moe": _qwen2_moe, "qwen3_moe": _qwen3_moe},
@@ -406,10 +426,11 @@ FAMILIES: dict[str, Family] = {
     **{"deepseek_v2": _deepseek_v2, "deepseek_v3": _deepseek_v3, "kimi_k2": _deepseek_v3},
     **{"olmo": _olmo, "olmo2": _olmo2, "olmo3": _olmo3, "olmoe": _olmoe},
     **{"glm": _glm, "glm4": _glm4, "glm4_moe": _glm4_moe, "llama4_text": _llama4_text},
+    **{"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta},
     **{"cohere": _cohere, "cohere2": _cohere2, "stablelm": _stablelm, "seed_oss": _seed_oss},
 }
 _OTHERS = {
-    **dict.fromkeys(("bert", "roberta", "distilbert", "deberta-v2", "modernbert"), "an encoder"),
+    **dict.fromkeys(("distilbert", "deberta-v2", "modernbert", "electra", "albert"), "an encoder of another kind"),
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "whisper", "marian"), "an encoder with a decoder"),
     **dict.fromkeys(("vit", "clip", "siglip", "dinov2"), "a model of images"),
     **dict.fromkeys(("mamba", "mamba2", "rwkv", "recurrent_gemma"), "a model with recurrent layers"),
@@ -429,7 +450,7 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
         raise UsageError(f"{where}: expected a table of keys such as hidden_size, given {shortened(document)}")
     config = ConfigJson(_text_part(document), where)
     family = _family(config)
-    fields = {**family(config), **_dropouts(config)}
+    fields = {**_dropouts(config), **family(config)}
     arch = Architecture(name or _name(document), **fields)
     if arch.layers <= MOST_LAYERS:
         check_architecture(arch, where, sum(parameters(arch).values()))
@@ -465,7 +486,7 @@ def _family(config: ConfigJson) -> Family:
     if found is not None:
         return found
     if isinstance(kind, str) and kind in _OTHERS:
-        raise config.error(f"model_type {kind!r} is {_OTHERS[kind]}: decoder-only transformers are modelled")
+        raise config.error(f"model_type {kind!r} is {_OTHERS[kind]}: decoders, and encoders like BERT, are modelled")
     raise config.error(str(unknown("model_type", kind, FAMILIES)))
 
 

@@ -17,13 +17,13 @@ def forward_flops(arch: Architecture, batch: Dim, queries: Dim, keys: Dim) -> Di
 def matrix_parameters(arch: Architecture) -> Dim:
     """The parameters of matrices that a token is multiplied by: all that it meets but the embedding's rows."""
     table = 0 if arch.tied else arch.vocab * arch.hidden  # a tied table is the head's matrix too
-    positions = arch.max_pos * arch.hidden if arch.positions == "learned" else 0
-    return active_parameters(arch) - table - positions
+    positions = arch.max_pos + arch.padded if arch.positions == "learned" else 0
+    return active_parameters(arch) - table - (positions + arch.segments) * arch.hidden
 
 
 def _of_scores(arch: Architecture, queries: Dim, keys: Dim) -> Dim:
     """FLOP of the scores and weighted values of one sequence in all layers."""
-    windowed, full = (Mask(causal=True, window=window).pairs(queries, keys) for window in (arch.window or None, None))
+    windowed, full = (Mask(arch.causal, window).pairs(queries, keys) for window in (arch.window or None, None))
     with_window = sum(kind.attention != "F" for kind in arch.kinds())  # a chunk is taken as a window
     pairs = with_window * windowed + (arch.layers - with_window) * full
     return 2 * arch.heads * (arch.head_dim + arch.value_dim) * pairs

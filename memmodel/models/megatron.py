@@ -78,6 +78,7 @@ def check_megatron(case: ModelCase) -> None:
     refused = {
         "mixtures of experts": arch.moe is not None,
         "latent attention": arch.mla is not None,
+        "an encoder": not arch.causal,
         f"{arch.norm} {arch.placement}": arch.placement != "pre" or arch.norm not in ("rmsnorm", "layernorm"),
         "norms of queries and keys": arch.qk_norm != "none",
         "adapters": case.adapter is not None,

@@ -7,7 +7,7 @@ from memmodel.prediction import Model
 
 
 def model_of(like: str, case: Case) -> Model | None:
-    """The listed model called `like`; None for one that is not a decoder.
+    """The listed model called `like`; None for one that is not modelled as a whole.
 
     Its cache is known in inference, where the case has the model's own heads and head dims.
     """

@@ -41,7 +41,7 @@ from memmodel.work import Work
 
 # python -m memmodel_evidence.steps
 _STEPS_ON_RECORD = "on eight B200, whole steps took 1.7 to 1.9 times as long as expected: slower products"
-TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
+_TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
 
 
 def model(
@@ -142,7 +142,7 @@ def predict_model(
     return ModelReport(
         device,
         (prediction,),
-        None if case.phase == "train" else serving(case, device, machine, allocator),
+        None if case.phase == "train" or not case.arch.causal else serving(case, device, machine, allocator),
         Computed(lambda: mitigations(case, prediction.memory, device, allocator)),
         tuple(_assumptions(prediction, device, allocator, rates)),
     )
@@ -162,7 +162,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
     seconds = best.seconds if best else 0.0
     return ModelPrediction(
         case,
-        TITLES[case.phase],
+        title_of(case),
         {part: int(count) for part, count in parameters(case.arch).items() if count},
         with_workspace(memory),
         group_formulas(Taken(case, program, alive), _with_more_layers(case)) if with_formulas else {},
@@ -230,6 +230,11 @@ def _with_more_layers(case: ModelCase) -> Taken:
     return Taken(more, program, at_peak(program)[1])
 
 
+def title_of(case: ModelCase) -> str:
+    """What the step is called."""
+    return _TITLES[case.phase] if case.arch.causal or case.phase == "train" else "the forward pass"
+
+
 def _notes(case: ModelCase) -> Iterator[str]:
     if case.arch.sinks and case.attention != EAGER:
         yield f"attention sinks are left out: a logit a head, which --attention {EAGER} adds to all scores"
@@ -286,7 +291,7 @@ def _assumptions(
         yield from assumed_of_shares(case)
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
-    if case.phase != "train":
+    if case.phase != "train" and case.arch.causal:
         yield "a cache for every token of the context, made before; prompts in one piece"
     if case.phase == "train":
         yield "gradients set to None after each step, third step"

@@ -151,11 +151,18 @@ def _totals(updates: Any) -> dict[int, Any]:
 
 
 def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
-    """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs."""
-    from memmodel_kernels.generation import next_token_logits
+    """A prompt of `seq` tokens into the cache, or one token more than it holds; returns the inputs.
+
+    An encoder has no cache, and scores all tokens.
+    """
+    from memmodel_kernels.generation import all_logits, next_token_logits
 
     (model,), _ = _chunks(xp, case, label)
     tokens = _indices(xp, label, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
+    if not case.arch.causal:
+        for _ in range(steps):
+            all_logits(model, tokens, mark)
+        return model, tokens
     caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
     for _ in range(steps):
         next_token_logits(model, tokens, caches, mark)
@@ -299,13 +306,15 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
 
     if context is not None:
         return lambda q, k, v, kind, mask, _: ring_attention(q, k, v, context)
-    dropout, cap = case.attention_dropout, case.arch.attention_cap
+    dropout, cap, causal = case.attention_dropout, case.arch.attention_cap, case.arch.causal
     if case.attention == EAGER:
-        return lambda q, k, v, kind, mask, sinks: eager_attention(q, k, v, mask, dropout, cap, sinks)
+        return lambda q, k, v, kind, mask, sinks: eager_attention(q, k, v, mask, dropout, cap, sinks, causal)
     if case.attention == SDPA and case.repeat_kv:
-        return lambda q, k, v, kind, mask, _: library_attention(q, repeated(k, q), repeated(v, q), mask, dropout)
+        return lambda q, k, v, kind, mask, _: library_attention(
+            q, repeated(k, q), repeated(v, q), mask, dropout, causal
+        )
     if case.attention == SDPA:
-        return lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask, dropout)
+        return lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask, dropout, causal)
     chosen = algorithm(case.attention)
 
     def run(q: Any, k: Any, v: Any, kind: LayerKind, *_: Any) -> Any:
@@ -317,7 +326,7 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
         alone = Case(
             chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
             dropout=dropout, scores=make_scores(softcap=cap or None),
-            mask=Mask(causal=True, window=window), phase="train" if case.phase == "train" else "inference",
+            mask=Mask(causal, window), phase="train" if case.phase == "train" else "inference",
             device=case.device,
         )  # fmt: skip
         if not (answer := supported(alone)):

@@ -94,6 +94,7 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
 def _without_stages(case: ModelCase) -> dict[str, bool]:
     arch, layout = case.arch, case.layout
     return {
+        "an encoder": not arch.causal,
         "updates in backward": case.in_backward,
         "optimizer muon": case.optimizer == "muon",
         "offloading": case.offload,
@@ -105,6 +106,7 @@ def _without_ring(case: ModelCase) -> dict[str, bool]:
     arch = case.arch
     on_gpu = case.device.name == "cuda"
     return {
+        "an encoder": not arch.causal,
         f"attention {case.attention}": case.attention != SDPA,
         "attention in windows or chunks": any(kind.attention != "F" for kind in arch.kinds()),
         "latent attention": arch.mla is not None,
@@ -128,6 +130,7 @@ def _without_shards(case: ModelCase) -> dict[str, bool]:
 def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
     arch = case.arch
     return {
+        "an encoder": not arch.causal,
         "latent attention": arch.mla is not None,
         "a mixture of experts": arch.moe is not None,
         "a norm over all heads of q and k": arch.qk_norm == "all",

@@ -10,7 +10,7 @@ from memmodel.models.catalogue import Listed
 from memmodel.report.sheet import Cell, Sheet
 
 _UNVERIFIED = "not everything in it was seen in a file"
-_NORMS = {"pre": "before", "both": "before and after", "output": "after"}
+_NORMS = {"pre": "before", "both": "before and after", "output": "after", "post": "after the sum of"}
 
 
 def model_table(models: Sequence[Listed]) -> Sheet:

@@ -36,7 +36,15 @@ _SHORT_ROWS = 4096  # rows up to this length are sorted in place
 _ONE_BLOCK = 400  # rows that one thread block searches for the largest
 
 
-@rule("embedding", "index", "_unsafe_index", "gather", "index_select", "take", "masked_select")
+@rule("embedding")
+def embedded(call: Call) -> Steps:
+    """The rows that indices pick; these are flattened, which copies expanded ones (native/Embedding.cpp)."""
+    indices = yield from contiguous(call.args[1])
+    yield RESULTS
+    yield moves("gather", [indices, call.out], [call.out])
+
+
+@rule("index", "_unsafe_index", "gather", "index_select", "take", "masked_select")
 def gathered(call: Call) -> Steps:
     """Read the indices and the elements that they pick."""
     yield RESULTS
@@ -90,8 +98,10 @@ def embedding_backward(call: Call) -> Steps:
     grad, indices, _, _, by_frequency = call.args
     if call.device.name == "cpu":
         yield RESULTS
+        yield from contiguous(indices)
         yield from contiguous(grad)
     else:
+        yield from contiguous(indices)
         yield from contiguous(grad)
         yield from (RESULTS,) if indices.at_most(_FEW_INDICES) and not by_frequency else _summed_by_parts(call)
     yield moves("embedding_backward", [grad, indices], [call.out], gradient=True)

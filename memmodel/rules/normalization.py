@@ -75,8 +75,9 @@ def _wide(kind: DType) -> DType:
 
 
 @makes("native_layer_norm")
-def _layer_norm(x: Strided, shape: Shape, *_: Any) -> list[Spec]:
-    rows = _statistics(x, shape)
+def _layer_norm(x: Strided, shape: Shape, weight: Strided | None, *_: Any) -> list[Spec]:
+    """Statistics in the weight's dtype, as on the CPU (param_scalar_type); the rule has the bytes of CUDA's."""
+    rows = _statistics(x, shape)._replace(dtype=x.dtype if weight is None else weight.dtype)
     return [Spec(x.shape, x.dtype), rows, rows]
 
 

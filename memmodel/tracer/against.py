@@ -20,8 +20,9 @@ _STREAM = "residual stream"
 _PARTS = {
     "norms": ("norm", "ln_"),
     "attention": ("attn", "attention"),
-    "feed-forward": ("mlp", "feed_forward", "moe", "experts"),
+    "feed-forward": ("mlp", "feed_forward", "moe", "experts", "intermediate"),
     "positions": ("rotary",),
+    "logits": ("predictions", "lm_head", "transform"),
     "embedding": ("embed", "wte", "wpe"),
     "inputs": ("inputs",),
 }
@@ -100,7 +101,7 @@ def _ours(part: str) -> str:
 
 def _theirs(module: str) -> str:
     """The part that a module of Hugging Face's is, by its name."""
-    last = module.rpartition(".")[2]
+    last = module.rpartition(".")[2].lower()
     return next((part for part, names in _PARTS.items() if any(name in last for name in names)), _STREAM)
 
 

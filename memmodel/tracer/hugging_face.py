@@ -21,6 +21,7 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")  # their class for causal language models is rarely meant
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adamw": optim.AdamW,
     "adamw-fused": partial(optim.AdamW, fused=True),
@@ -171,7 +172,9 @@ def _class_of(data: dict[str, Any]) -> Any:
     from transformers.models.auto import modeling_auto
 
     names = [*(data.get("architectures") or ())]
-    for mapping in ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_MAPPING_NAMES"):
+    encoder = data["model_type"] in _ENCODERS
+    of_tokens = "MODEL_FOR_MASKED_LM_MAPPING_NAMES" if encoder else "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+    for mapping in (of_tokens, "MODEL_MAPPING_NAMES"):
         names.append(getattr(modeling_auto, mapping).get(data["model_type"]))
     found = next((name for name in names if isinstance(name, str) and hasattr(transformers, name)), None)
     if found is None:

@@ -27,6 +27,19 @@ def test_live_peaks_are_within_one_per_cent(kind: str) -> None:
         assert found.parts[part][0] == pytest.approx(found.parts[part][1], rel=0.001)
 
 
+@pytest.mark.parametrize("phase", ["train", "prefill"])
+def test_an_encoder(phase: str) -> None:
+    pytest.importorskip("transformers")
+    from memmodel.tracer.against import against_hugging_face
+
+    bare = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = {"max_position_embeddings": 256, **SIZES, **bare, "model_type": "bert"}
+    report = memmodel.model(config=config, gpu="H100", batch=4, seq=256, phase=phase)
+    found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
+    assert found.title == "BertForMaskedLM"
+    assert found.ours == pytest.approx(found.theirs, rel=0.001)
+
+
 def test_a_setting_that_the_class_lacks_is_refused() -> None:
     pytest.importorskip("torch")
     from memmodel.tracer.against import against_hugging_face

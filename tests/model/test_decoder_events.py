@@ -10,6 +10,10 @@ from memmodel.models.setting import ModelCase
 from torch_events import in_order, real_events, recorded_events
 
 MIXTURE = Mixture(experts=6, top_k=2, width=16)
+ENCODER = {
+    "causal": False, "placement": "post", "norm": "layernorm", "activation": "gelu", "positions": "learned",
+    "segments": 2, "embedding_norm": True, "head_dense": True, "head_bias": True, "tied": True, "qkv_bias": True,
+}  # fmt: skip
 LATENT = {"heads": 3, "kv_heads": 3, "head_dim": 14, "value_dim": 10, "mla": Latent(kv_rank=20, rope=6, q_rank=12)}
 
 
@@ -37,6 +41,7 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
         {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid", groups=2, best_groups=1), **LATENT},
         {"moe": MIXTURE._replace(scores="softmax-cast"), "qk_norm": "head"},
         {"moe": MIXTURE},
+        ENCODER,
         {"moe": MIXTURE._replace(bias=True, scores="softmax-of-top-k"), "activation": "clamped-swiglu"},
     ],
     ids=lambda changes: " ".join(changes),
@@ -56,7 +61,7 @@ def test_repeated_keys_under_every_loss(loss: str) -> None:
     same_events(small_case(dtype="bf16", repeat_kv=True, loss=loss, chunks=2))
 
 
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_generation(phase: str) -> None:
-    body = two_steps(small_case(dtype="bf16", phase=phase))
+@pytest.mark.parametrize(("phase", "changes"), [("prefill", {}), ("decode", {}), ("prefill", ENCODER)])
+def test_without_gradients(phase: str, changes: dict[str, Any]) -> None:
+    body = two_steps(small_case(llama(**changes), dtype="bf16", phase=phase))
     assert beyond_numbers(recorded_events(body)) == beyond_numbers(real_events(body))

@@ -56,6 +56,7 @@ WRONG = [
     ({"attention_bias": "yes"}, "attention_bias is 'yes', expected true or false"),
     ({"model_type": "lama"}, "unknown model_type 'lama': did you mean llama"),
     ({"model_type": "t5"}, "'t5' is an encoder with a decoder"),
+    ({"model_type": "bert", "is_decoder": True}, "is_decoder is true"),
     ({"model_type": ["llama"]}, "unknown model_type"),
     ({"model_type": ...}, "there is no model_type"),
     ({"model_type": "mixtral", "num_experts_per_tok": 9}, "a token goes to 9 of 8 experts"),
