@@ -22,6 +22,7 @@ FLASH_OP, EFFICIENT_OP, CUDNN_OP = (f"_scaled_dot_product_{name}_attention" for 
 _KERNELS = {FLASH_OP: "flash_attention", EFFICIENT_OP: "efficient_attention", CUDNN_OP: "cudnn_attention"}
 
 _CUDNN_WORKSPACE = "the workspace of cuDNN's attention"
+_SHARED_GRADIENTS = "dK and dV per query head, before those that share a key head are summed"  # from torch 2.14 on
 
 
 @rule(FLASH_OP)
@@ -77,6 +78,8 @@ def attention_backward(call: Call) -> Steps:
     if forward == FLASH_OP:
         yield from _flash_scratch(call)
     elif forward == EFFICIENT_OP:
+        if not same(q.shape[1], k.shape[1]):
+            yield left_out(_SHARED_GRADIENTS)
         yield from _efficient_scratch(call)
     else:
         yield left_out(_CUDNN_WORKSPACE)

@@ -122,9 +122,17 @@ def order(backends: Backends) -> tuple[str, ...]:
 def _refusal(name: str, call: SdpaCall, backends: Backends, enabled: Collection[str]) -> Refusal | None:
     if name not in enabled:
         return _OFF
-    filters = _ON_CPU if not backends.arch else _FILTERS[name]
-    refusals = (refuses(call, backends) for refuses in (filters if name != MATH else ()))
+    refusals = (refuses(call, backends) for refuses in _filters(name, backends))
     return next((refusal for refusal in refusals if refusal), None)
+
+
+def _filters(name: str, backends: Backends) -> tuple[Filter, ...]:
+    """The filters of a backend in PyTorch's order; plain operators have none."""
+    if name == MATH:
+        return ()
+    if not backends.arch:
+        return _ON_CPU
+    return _CUDNN_BEFORE_2_9 if name == CUDNN and backends.torch < (2, 9) else _FILTERS[name]
 
 
 def _rank(call: SdpaCall, _: Backends) -> Refusal | None:
@@ -152,16 +160,25 @@ def _flash_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
 
 
 def _from_sm80(_: SdpaCall, backends: Backends) -> Refusal | None:
-    return None if 80 <= backends.arch <= 121 else _capability("8.0", backends)
+    return _capability(80, backends)
 
 
 def _from_sm50(_: SdpaCall, backends: Backends) -> Refusal | None:
-    return None if 50 <= backends.arch <= 121 else _capability("5.0", backends)
+    return _capability(50, backends)
 
 
-def _capability(least: str, backends: Backends) -> Refusal:
-    own = "{}.{}".format(*divmod(backends.arch, 10))
-    return Refusal(f"it needs compute capability {least} to 12.1, this is {own}", "another GPU")
+_NEWEST = {(2, 4): 90, (2, 7): 120, (2, 8): 121}  # first torch -> newest compute capability that its kernels take
+
+
+def _capability(least: int, backends: Backends) -> Refusal | None:
+    arch = backends.arch
+    newest = max(capability for first, capability in _NEWEST.items() if first <= backends.torch)
+    if least <= arch <= newest:
+        return None
+    low, high, own = ("{}.{}".format(*divmod(capability, 10)) for capability in (least, newest, arch))
+    later = next((first for first, capability in _NEWEST.items() if least <= arch <= capability), None)
+    remedy = "torch {}.{} or later".format(*later) if later else "another GPU"
+    return Refusal(f"it needs compute capability {low} to {high}, this is {own}", remedy)
 
 
 def _flash_training(call: SdpaCall, backends: Backends) -> Refusal | None:
@@ -209,18 +226,26 @@ def _grouped_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
 
 def _cudnn_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
     q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
+    if backends.torch < (2, 8):  # it did not look at heads yet
+        return None
     if not call.gqa:
         return _equal_heads(call, backends)
     return _batches(call) or (None if q % k == q % v == 0 else _uneven(q, k, v))
+
+
+def _efficient_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """Grouped heads from torch 2.14 on (pytorch/pytorch#191085)."""
+    return _equal_heads(call, backends) if backends.torch < (2, 14) else _grouped_heads(call, backends)
 
 
 def _uneven(q: int, k: int, v: int) -> Refusal:
     return Refusal(f"{q} query heads cannot share {k} key and {v} value heads", "head counts that divide the query's")
 
 
-def _equal_heads(call: SdpaCall, _: Backends) -> Refusal | None:
+def _equal_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """As many heads of each; from torch 2.14 on also one of key and value, without enable_gqa."""
     q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
-    if q == k == v:
+    if q == k == v or (k == v == 1 and backends.arch and backends.torch >= (2, 14)):
         return _batches(call)
     return Refusal(
         f"it takes as many key and value heads as query heads, these are {q}, {k} and {v}",
@@ -291,7 +316,7 @@ def _cudnn_deterministic(call: SdpaCall, _: Backends) -> Refusal | None:
 
 def _cudnn_shapes(call: SdpaCall, backends: Backends) -> Refusal | None:
     """check_cudnn_tensor_shapes; a grid's limit for batch and heads."""
-    if max(call.query[:2]) > MOST_BLOCKS:
+    if max(call.query[:2]) > MOST_BLOCKS and backends.torch >= (2, 13):
         return Refusal(f"batch and heads end at {MOST_BLOCKS:,}", "a smaller batch")
     d, v = call.query[-1], call.value[-1]
     most = _cudnn_most(d, v, backends)
@@ -299,15 +324,36 @@ def _cudnn_shapes(call: SdpaCall, backends: Backends) -> Refusal | None:
         return Refusal(f"its head dims end at {most}, these are {d} and {v}", f"head dims of {most} or less")
     if d % 8 or v % 8:
         return Refusal(f"its head dims are multiples of 8, these are {d} and {v}", "padding to a multiple of 8")
+    return None if backends.torch < (2, 6) else _cudnn_single(call, backends)
+
+
+def _cudnn_single(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """A sequence of one token: one key is refused, one query before torch 2.9, and since 2.14 on Blackwell.
+
+    The last is is_cudnn_attention_decode_disabled, for the cuDNN in that wheel.
+    """
     if call.key[-2] == 1:
         return Refusal("there is one key", "two keys or more")
+    single = backends.torch < (2, 9) or (backends.torch >= (2, 14) and backends.arch // 10 in (10, 11))
+    if call.query[-2] == 1 and single:
+        return Refusal("there is one query", "two queries or more")
     if call.query[-2] == 1 and call.dropout:
         return Refusal("there is one query, with dropout", "no dropout")
     return None
 
 
+def _cudnn_training(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """check_cudnn_d256_bprop_head_dim, since torch 2.14."""
+    dims = call.query[-1], call.value[-1]
+    if not call.needs_grad or backends.torch < (2, 14) or max(dims) <= 128 or dims in ((192, 128), (256, 256)):
+        return None
+    return Refusal("it does not train head dims of {} and {}".format(*dims), "head dims of 128 or less, or of 256")
+
+
 def _cudnn_most(head_dim: int, value_dim: int, backends: Backends) -> int:
-    if backends.arch == 90 and backends.torch >= (2, 9):
+    if backends.arch == 90 and backends.torch >= (2, 8):
+        return 256
+    if backends.arch // 10 == 10 and backends.torch >= (2, 14):
         return 256
     deepseek = backends.arch // 10 == 10 and backends.torch >= (2, 11) and (head_dim, value_dim) == (192, 128)
     return 192 if deepseek else 128
@@ -330,15 +376,17 @@ _FILTERS: dict[str, tuple[Filter, ...]] = {
         _unit_stride,
     ),
     EFFICIENT: (
-        _from_sm50, _rank, _efficient_head_dim, _lengths, _unit_stride_always, _equal_heads, _efficient_offset,
+        _from_sm50, _rank, _efficient_head_dim, _efficient_offset, _lengths, _unit_stride_always, _efficient_heads,
         _efficient_dtype,
     ),
     CUDNN: (
-        _rank, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _lengths, _unit_stride, _cudnn_heads,
-        _cudnn_shapes, _cudnn_dropout,
+        _rank, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _cudnn_dropout, _lengths, _unit_stride,
+        _cudnn_heads, _cudnn_shapes, _cudnn_training,
     ),
-    MATH: (),
 }  # fmt: skip
+_CUDNN_BEFORE_2_9: tuple[Filter, ...] = (
+    _lengths, _rank, _cudnn_shapes, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _unit_stride, _cudnn_heads,
+)  # fmt: skip
 _ON_CPU: tuple[Filter, ...] = (
     _no_dropout, _rank, _grouped_heads, _mask_shape, _equal_head_dims, _lengths, _unit_stride_always, _cpu_dtype,
 )  # fmt: skip

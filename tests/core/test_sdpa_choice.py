@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from memmodel.dtypes import bfloat16, float16, float32, float64
-from memmodel.rules.sdpa import Backends, Mask, Refusal, SdpaCall, choose
+from memmodel.rules.sdpa import ALL, MATH, Backends, Mask, Refusal, SdpaCall, choose
 
 DTYPES = (float16, bfloat16, float32, float64)
 ARCHES = (70, 75, 80, 86, 89, 90, 100, 120)
-VERSIONS = ((2, 6), (2, 9), (2, 11), (2, 13))
+VERSIONS = ((2, 6), (2, 8), (2, 11), (2, 13))
 HEAD_DIMS = (8, 16, 20, 64, 72, 80, 96, 128, 160, 192, 200, 224, 256, 320, 512)
 
 
@@ -49,45 +49,55 @@ def sampled_calls(count: int) -> list[SdpaCall]:
     return found
 
 
-def expected(call: SdpaCall, arch: int, torch_version: tuple[int, int]) -> str:
-    """The backend, from sdp_utils.cpp, by everything that has to hold of a call."""
+def expected(call: SdpaCall, arch: int, torch_version: tuple[int, int], plain: bool) -> str | None:
+    """The backend, from sdp_utils.cpp of that version, by everything that has to hold of a call.
+
+    Which version holds what was also read in the libtorch_cuda.so of its wheel: the filters of each backend, the
+    ranges in their messages, and the versions of cuDNN that they compare with. `plain`: whether "math" is on.
+    """
     (b, h, n, d), (bk, hk, m, dk), (bv, hv, _, dv) = call.query, call.key, call.value
+    newest = 90 if torch_version == (2, 6) else 121
     half = call.dtype in ((float16, bfloat16) if arch >= 80 else (float16,))
-    common = b == bk == bv and n > 0 and m > 0
+    batches, lengths = b == bk == bv, n > 0 and m > 0
     straight = call.unit_stride and (call.mask is None or call.mask.last_stride == 1)
     small_shared_memory = arch in (86, 89, 120)
     untrained = small_shared_memory and call.needs_grad and (192 < d <= 224 or (d > 224 and call.dropout > 0))
     shape = call.mask.shape if call.mask else ()
     fits = call.mask is None or (not call.mask.needs_grad and shape in ((n, m), (2, 1, n, m)))
-    widest = 256 if arch == 90 and torch_version >= (2, 9) else 128
+    widest = 256 if arch == 90 and torch_version >= (2, 8) else 128
     if arch == 100 and torch_version >= (2, 11) and (d, dv) == (192, 128):
         widest = 192
     multiple = (8 if half or call.dtype.itemsize == 2 else 4) if arch >= 80 else (8 if call.dtype.itemsize == 2 else 1)
+    several = m > 1 and (n > 1 if torch_version < (2, 9) else n > 1 or not call.dropout)
+    heads = torch_version == (2, 6) or (batches and (h == hk == hv or (call.gqa and h % hk == h % hv == 0)))
     takes = {
-        "flash": common and straight and half and arch >= 80 and call.mask is None and d == dk == dv <= 256
-        and not untrained and not (call.causal and n != m) and (h == hk == hv or (call.gqa and hk == hv)),
-        "efficient": common and straight and h == hk == hv and d == dk and d % multiple == 0 and dv % multiple == 0
-        and call.dtype is not float64 and (call.dtype is not bfloat16 or arch >= 80),
-        "cudnn": common and straight and half and fits and (h == hk or call.gqa) and not call.deterministic
-        and arch >= 80 and max(d, dv) <= widest and d % 8 == dv % 8 == 0 and m > 1 and (n > 1 or not call.dropout)
+        "flash": batches and lengths and straight and half and 80 <= arch <= newest and call.mask is None
+        and d == dk == dv <= 256 and not untrained and not (call.causal and n != m)
+        and (h == hk == hv or (call.gqa and hk == hv)),
+        "efficient": batches and lengths and straight and h == hk == hv and arch <= newest and d == dk
+        and d % multiple == dv % multiple == 0 and call.dtype is not float64
+        and (call.dtype is not bfloat16 or arch >= 80),
+        "cudnn": lengths and straight and half and fits and heads and not call.deterministic and 80 <= arch <= newest
+        and max(d, dv) <= widest and d % 8 == dv % 8 == 0 and several
         and (torch_version < (2, 12) or call.dropout * 16 == int(call.dropout * 16)),
-        "math": True,
+        "math": plain,
     }  # fmt: skip
-    first = {(2, 6): (), (2, 9): (90, 100), (2, 11): (90, 100), (2, 13): (90, 100)}[torch_version]
-    tried = ["cudnn"] * (arch in first) + ["flash", "efficient", "math"]
-    return next(name for name in tried if takes[name])
+    first = (90, 100) if torch_version >= (2, 11) else ()
+    tried = ["cudnn"] * (arch in first) + ["flash", "efficient", "math", "cudnn"]
+    return next((name for name in tried if takes[name]), None)
 
 
 def test_choices_follow_the_source() -> None:
-    """450 calls on 8 architectures by 4 versions; each kernel is taken by hundreds."""
+    """450 calls on 8 architectures by 4 versions, with and without plain operators; hundreds take each kernel."""
     taken: Counter[str] = Counter()
     for call in sampled_calls(450):
         for arch in ARCHES:
             for version in VERSIONS:
-                choice = choose(call, Backends(arch, version))
-                assert choice.backend == expected(call, arch, version), (call, arch, version)
-                taken[str(choice.backend)] += 1
-    assert set(taken) == {"flash", "efficient", "cudnn", "math"}
+                for plain in (True, False):
+                    choice = choose(call, Backends(arch, version), ALL if plain else ALL - {MATH})
+                    assert choice.backend == expected(call, arch, version, plain), (call, arch, version, plain)
+                    taken[str(choice.backend)] += 1
+    assert set(taken) == {"flash", "efficient", "cudnn", "math", "None"}
     assert min(taken.values()) > 400
 
 
@@ -118,6 +128,23 @@ def test_the_first_reason_of_each_better_kernel(
     for name, words in refused.items():
         assert words in choice.refused[name].reason
     assert all(refusal.remedy for refusal in choice.refused.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "since"),
+    [
+        ({"key": (1, 8, 4096, 128), "value": (1, 8, 4096, 128), "gqa": True, "mask": Mask((4096, 4096), bfloat16),
+          "deterministic": True}, "math", "efficient"),
+        ({"query": (*Q[:3], 256), "key": (*Q[:3], 256), "value": (*Q[:3], 256), "needs_grad": True}, "flash", "cudnn"),
+        ({"query": (*Q[:3], 200), "key": (*Q[:3], 200), "value": (*Q[:3], 200), "needs_grad": True}, "flash", "flash"),
+        ({"query": (1, 32, 1, 128)}, "cudnn", "flash"),
+    ],
+    ids=["grouped heads", "head dim 256", "head dim 200", "one query"],
+)  # fmt: skip
+def test_what_torch_2_14_changed_on_a_b200(changes: dict[str, Any], before: str, since: str) -> None:
+    """sdp_utils.cpp at 001f694a; the names of its filters are in the wheel of 2.14.1."""
+    call = SdpaCall(Q, Q, Q, bfloat16)._replace(**changes)
+    assert [choose(call, Backends(100, version)).backend for version in ((2, 13), (2, 14))] == [before, since]
 
 
 def test_a_call_that_no_kernel_takes_names_all_reasons() -> None:
