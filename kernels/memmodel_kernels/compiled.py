@@ -78,15 +78,33 @@ def _function(xp: Any) -> Any:
             dv = kept[ctx.kept - 1].transpose(-2, -1) @ dout if ctx.needs_input_grad[2] else None
             dprobs = dout @ v.transpose(-2, -1)
             del dout  # a copy of an expanded gradient, of a sum, is stolen by the graph and dies at its last use
-            dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
-            reads, writes = (8, 4) if ctx.by_hand else (4, 1)
-            _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes, gradient=True)
-            del dprobs, kept  # each buffer dies with its last use
+            if ctx.by_hand and _scatters_apart(xp, dprobs):
+                sums = dprobs.new_empty(*dprobs.shape[:-1], 1)
+                _softmax_kernel(xp, [dprobs] * 6, [dprobs, sums], gradient=True)
+                del kept
+                scattered = dprobs.new_empty(dprobs.shape)
+                _softmax_kernel(xp, [dprobs] * 2, [scattered] * 2 + [dprobs], gradient=True)
+                del sums, scattered
+                dscores = dprobs
+            else:
+                dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
+                reads, writes = (8, 4) if ctx.by_hand else (4, 1)
+                _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes, gradient=True)
+                del kept  # each buffer dies with its last use
+            del dprobs
             dq = dscores @ k
             dk = dscores.transpose(-2, -1) @ q
             return dq, dk, dv, None, None, None
 
     return CompiledAttention
+
+
+def _scatters_apart(xp: Any, scores: Any) -> bool:
+    """Whether the maximum's gradient is scattered by ATen's kernel, after the fused one that makes its row sums.
+
+    Inductor leaves scatter of bf16 to it before compute capability 9.0 (torch/_inductor/utils.py, use_scatter_fallback)
+    """
+    return scores.dtype is xp.bfloat16 and scores.storage.tape.device.capability < 90
 
 
 def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any], gradient: bool = False) -> None:

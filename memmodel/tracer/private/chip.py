@@ -1,8 +1,8 @@
 """The GPU as Inductor asks for it while it plans, on a machine without one.
 
-Inductor reads compute capability, the number of SMs and their threads (to split reductions) and whether Triton works.
-Nothing here runs a kernel. Sources: torch/_inductor/runtime/hints.py (DeviceProperties), choices.py
-(reduction_split_factor), scheduler.py (create_backend).
+Inductor reads compute capability, the number of SMs and their threads (to split reductions), whether Triton works and
+which types its atomics take. Nothing here runs a kernel. Sources: torch/_inductor/runtime/hints.py (DeviceProperties),
+choices.py (reduction_split_factor), scheduler.py (create_backend), utils.py (use_scatter_fallback).
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from memmodel.device import threads_per_sm
 
 _REGISTERS_PER_SM = 65536
 _BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16
+_BFLOAT16_ATOMICS = 90  # and from this one on adds to it atomically: before, scatter is ATen's kernel
 
 
 class Chip(NamedTuple):
@@ -35,7 +36,7 @@ class Chip(NamedTuple):
 def seen_by_inductor(chip: Chip) -> Iterator[None]:
     """Within, Inductor plans for this GPU. It must not be asked to compile a kernel."""
     from torch._dynamo.device_interface import CudaInterface
-    from torch._inductor import scheduler
+    from torch._inductor import lowering, scheduler, utils
     from torch._inductor.runtime import hints
     from torch.utils import _triton
 
@@ -49,6 +50,10 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
         warp_size=32,
         gcnArchName="",
     )
+
+    def without_atomics(dtype: torch.dtype) -> bool:
+        return dtype in (torch.int64, torch.bool) or (dtype is torch.bfloat16 and chip.arch < _BFLOAT16_ATOMICS)
+
     properties = hints.DeviceProperties
     wanted = {
         "type": "cuda",
@@ -71,6 +76,7 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
         (CudaInterface, "is_bf16_supported", staticmethod(lambda **_: chip.arch >= _BFLOAT16)),
         (properties, "create", lambda _: made),
         (scheduler, "has_triton", lambda *_: True),
+        *((part, "needs_fallback_due_to_atomic_add_limitations", without_atomics) for part in (utils, lowering)),
         (_triton, "triton_hash_with_backend", lambda *_: ""),
     ]
     with ExitStack() as stack:
