@@ -10,7 +10,7 @@ from memmodel import recording
 from memmodel.cache import PLAIN
 from memmodel.case import Case
 from memmodel.cublas import parse_torch_version
-from memmodel.dims import same
+from memmodel.dims import ceil_div, same
 from memmodel.dtypes import FP8, DType, float32, float64, int32, short_name
 from memmodel.errors import UsageError, unknown
 from memmodel.masks import NO_MASK, Mask
@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
         sink_keys: whether it sees the first keys beside a window. fp8: whether it multiplies in fp8.
         packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
         cached: whether keys and values are a cache, to which the new ones are written.
+        latent: whether that cache is of latents in pages, which serve as keys and as values.
         compiles: whether torch.compile writes its kernels, and times them in the first call.
         note: printed beside its numbers.
         scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap", "sinks".
@@ -48,6 +49,7 @@ class Algorithm(NamedTuple):
     chooses: bool = False
     note: str = ""
     cached: bool = False
+    latent: bool = False
     packed: bool = False
     sink_keys: bool = False
     fp8: bool = False
@@ -135,7 +137,7 @@ def _offsets(case: Case) -> dict[str, Tensor]:
 def _flash_attn_varlen(case: Case, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Any:
     from memmodel_kernels.flash_attn import flash_attn_varlen
 
-    return flash_attn_varlen(q, k, v, offsets, case.seq, case.kv_seq, case.mask, case.dropout)
+    return flash_attn_varlen(q, k, v, offsets, case.seq, case.kv_seq, case.mask, case.dropout, case.lengths)
 
 
 def _flash_attn_3(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -167,6 +169,23 @@ def _decode(case: Case, q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | N
 
     new_k, new_v = _new_tokens(q, k, v)
     return decode(q, new_k, new_v, k, v, _of_newest(case), block_table, case.kv_seq, splits_of(case))
+
+
+def _flash_mla_given(case: Case) -> dict[str, Tensor]:
+    """The block table, and the plan by which the package shares out sequences, made once for all layers."""
+    from memmodel.rules.flash_mla import PAGE, partitions
+
+    pages, parts = ceil_div(case.kv_seq, PAGE), partitions(case.device, case.heads * case.seq)
+    shapes = {"block_table": (case.batch, pages), "metadata": (parts, 8), "num_splits": (case.batch + 1,)}
+    return {name: recording.empty(*shape, dtype=int32) for name, shape in shapes.items()}
+
+
+def _flash_mla(case: Case, q: Tensor, pages: Tensor, *plan: Tensor) -> Any:
+    from memmodel_kernels.flash_mla import flash_mla
+
+    new = recording.empty(case.batch * case.seq, case.head_dim, dtype=case.dtype)
+    q.storage.tape.names[new.storage.key] = "new latents"
+    return flash_mla(q, new, pages, *plan, case.kv_seq, _of_newest(case))
 
 
 def _decode_eager(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -264,7 +283,7 @@ _ALL = (
         dropout=True,
         chooses=True,
         fused=True,
-        note="sequences of one length behind one another; memory depends on their number and on all tokens alone",
+        note="sequences behind one another, of one length unless --lengths tells them",
         packed=True,
         given=_offsets,
     ),
@@ -300,6 +319,17 @@ _ALL = (
     ),
     Algorithm("decode", "decoding with a KV cache", _decode, cached=True),
     Algorithm("decode-eager", "decoding by eager operators", _decode_eager, cached=True),
+    Algorithm(
+        "flash-mla",
+        "FlashMLA, absorbed latents",
+        _flash_mla,
+        fused=True,
+        chooses=True,
+        cached=True,
+        latent=True,
+        note="keys are the cache's rows, values the latents in them; products with absorbed matrices are not counted",
+        given=_flash_mla_given,
+    ),
 )
 ALGORITHMS = {algorithm.name: algorithm for algorithm in _ALL}
 
@@ -336,12 +366,16 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
     with Tape(runs_on, sites) as tape:
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
-        rows = (b * case.seq, case.heads) if chosen.packed else (b, case.heads, case.seq)
+        tokens = sum(case.lengths) if case.lengths else b * case.seq
+        rows = (tokens, case.heads) if chosen.packed else (b, case.heads, case.seq)
+        rows = (b, case.seq, case.heads) if chosen.latent else rows
         q = _input(tape, "q", (*rows, d), case.dtype, grads)
         names = ("k_cache", "v_cache") if chosen.cached else ("k", "v")
-        outer = (b * case.kv_seq, case.kv_heads) if chosen.packed else _keys_of(case)
+        keys = tokens if case.lengths else b * case.kv_seq
+        outer = (keys, case.kv_heads) if chosen.packed else _latents_of(case) if chosen.latent else _keys_of(case)
         kind = case.cache.dtype or case.dtype
-        k, v = (_input(tape, name, (*outer, x), kind, grads) for name, x in zip(names, (d, e), strict=True))
+        caches = {"latents": d} if chosen.latent else dict(zip(names, (d, e), strict=True))
+        inputs = [q, *(_input(tape, name, (*outer, x), kind, grads) for name, x in caches.items())]
         pages = case.cache.page and (_input(tape, "block_table", (b, case.cache.pages(case.kv_seq)), int32, False),)
         if case.phase == "train":
             dout = _input(tape, "dout", (*rows, e), case.dtype, False)
@@ -350,26 +384,28 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
         added = _bias_of(tape, case) | _sinks_of(tape, case)
         tape.grad_enabled = grads
         tape.mark("forward")
-        output = chosen.run(case, q, k, v, *(pages or ()), *given.values(), **added)
+        output = chosen.run(case, *inputs, *(pages or ()), *given.values(), **added)
         if case.phase == "train":
             tape.mark("backward")
             output.backward(dout)
         tape.mark("after")
         del output
-        for x in (q, k, v, *added.values()):
+        for x in (*inputs, *added.values()):
             x.grad = None
     return tape
 
 
 def _bias_of(tape: Tape, case: Case) -> dict[str, Tensor]:
-    """The bias of the scores as an input: a number for each head and pair, or ALiBi's slopes."""
+    """The bias of the scores as an input: a number for each pair, head and sequence, or ALiBi's slopes."""
     kind = case.scores.bias
     if not kind:
         return {}
     if kind == "alibi":
         return {"bias": _input(tape, "ALiBi slopes", (case.heads,), float32, False)}
     learns = kind == "learned" and case.phase != "inference"
-    return {"bias": _input(tape, "bias", (1, case.heads, case.seq, case.kv_seq), case.dtype, learns)}
+    letters: dict[str, Any] = {"1": 1, "b": case.batch, "h": case.heads}
+    outer = (letters[size] for size in case.scores.bias_shape.split(","))
+    return {"bias": _input(tape, "bias", (*outer, case.seq, case.kv_seq), case.dtype, learns)}
 
 
 def _sinks_of(tape: Tape, case: Case) -> dict[str, Tensor]:
@@ -419,6 +455,13 @@ def _keys_of(case: Case) -> tuple[Any, ...]:
     return case.batch * case.cache.pages(case.kv_seq), case.kv_heads, page
 
 
+def _latents_of(case: Case) -> tuple[Any, ...]:
+    """The shape of pages of latents but for their channels."""
+    from memmodel.rules.flash_mla import PAGE
+
+    return case.batch * ceil_div(case.kv_seq, PAGE), PAGE, 1
+
+
 def _input(tape: Tape, name: str, shape: tuple[Any, ...], dtype: DType, requires_grad: bool) -> Tensor:
     tensor = recording.empty(*shape, dtype=dtype, requires_grad=requires_grad)
     tape.names[tensor.storage.key] = name
@@ -445,6 +488,8 @@ def _check(chosen: Algorithm, case: Case) -> None:
                 f"{chosen.name} with value dim {case.value_dim} and head dim {case.head_dim}: its kernels "
                 "take one size for both; choose another algorithm"
             )
+    if chosen.latent:
+        _check_latent(case)
     if chosen.cached and case.phase != "inference":
         raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
     if case.dtype in FP8 and not chosen.fp8:
@@ -460,3 +505,17 @@ def _check(chosen: Algorithm, case: Case) -> None:
         raise UsageError(f"{chosen.name} with {case.cache.described()}: pages, cache types and splits are decode's")
     if chosen.name == "decode" and case.dtype == float64:
         raise UsageError("decode in fp64: its kernels take fp16, bf16 and fp32; choose decode-eager")
+
+
+def _check_latent(case: Case) -> None:
+    from memmodel.rules.flash_mla import KEY_DIM, VALUE_DIM
+
+    sizes = case.kv_heads, case.head_dim, case.value_dim
+    if any(not same(size, own) for size, own in zip(sizes, (1, KEY_DIM, VALUE_DIM), strict=True)):
+        raise UsageError(
+            f"flash-mla with {case.kv_heads} kv heads, head dim {case.head_dim} and value dim {case.value_dim}: its "
+            f"cache is one head of {KEY_DIM} channels, {VALUE_DIM} of them the values; take --kv-heads 1 "
+            f"--head-dim {KEY_DIM} --value-dim {VALUE_DIM}, or --like deepseek-v3"
+        )
+    if case.mask.window is not None:
+        raise UsageError(f"flash-mla with {case.mask.described()}: it has no window, leave --window out")

@@ -12,8 +12,10 @@ from memmodel.errors import UsageError, choice
 from memmodel.frozen import Frozen
 from memmodel.masks import NO_MASK, Mask
 from memmodel.scores import UNCHANGED, Scores
+from memmodel.units import parse_size
 
 PHASES = ("inference", "forward", "train")
+MOST_LENGTHS = 4096  # sequences whose lengths are told one by one
 LARGEST = 1 << 31  # sizes above this are rejected as mistakes
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
 TWINS = {"kv_heads": "heads", "kv_seq": "seq", "value_dim": "head_dim"}  # equal unless given
@@ -32,6 +34,8 @@ class Case(Frozen):
         tiles: of fused kernels; None looks them up, which takes an int head dim (not symbols or arrays).
         cache: how "decode" keeps keys and values. scores: what is done to scores beside the mask.
         deterministic: whether PyTorch is asked for deterministic algorithms (torch.use_deterministic_algorithms).
+        lengths: of unlike sequences; batch is then their number, seq and kv_seq the longest. Packed algorithms put them
+            behind one another, others pad each to the longest.
     """
 
     algorithm: str = "naive"
@@ -53,6 +57,7 @@ class Case(Frozen):
     cache: Cache = PLAIN
     scores: Scores = UNCHANGED
     deterministic: bool = False
+    lengths: tuple[int, ...] = ()
 
     def lettered(self) -> "Case":
         """The same case with sizes that print as letters; equal sizes of queries and keys share one."""
@@ -79,6 +84,7 @@ class Case(Frozen):
             "cache": self.cache.described(),
             "scores": self.scores.described(),
             "deterministic": "deterministic" if self.deterministic else "",
+            "lengths": f"{sum(self.lengths)} tokens" if self.lengths else "",
         }
 
     def describe(self, without: str = "") -> str:
@@ -89,6 +95,7 @@ class Case(Frozen):
         left_out |= {"cache"} if self.cache == PLAIN else set()
         left_out |= {"scores"} if self.scores == UNCHANGED else set()
         left_out |= {"deterministic"} if not self.deterministic else set()
+        left_out |= {"lengths"} if not self.lengths else set()
         return ", ".join(part for name, part in self.described().items() if name not in left_out)
 
 
@@ -111,6 +118,7 @@ def make_case(
     cache: Cache = PLAIN,
     scores: Scores = UNCHANGED,
     deterministic: bool = False,
+    lengths: Any = (),
 ) -> Case:
     """A checked case with its defaults filled in.
 
@@ -119,6 +127,11 @@ def make_case(
     from memmodel.cublas import parse_torch_version
 
     parse_torch_version(torch)
+    lengths = make_lengths(lengths)
+    if lengths:
+        if (batch, kv_seq) != (1, None):
+            raise UsageError("lengths are of all sequences, queries and keys alike: leave out --batch and --kv-seq")
+        batch, seq = len(lengths), max(lengths)
     phase = choice("phase", phase, PHASES)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise UsageError(f"dropout {dropout}: expected a probability from 0 to below 1, such as 0.1")
@@ -148,8 +161,21 @@ def make_case(
         )
     return Case(
         algorithm, dtype=dtype(dtype_name, fp8=True), mask=chosen, dropout=dropout, phase=phase, torch=torch,
-        cache=cache, scores=scores, deterministic=deterministic, **sizes,
+        cache=cache, scores=scores, deterministic=deterministic, lengths=lengths, **sizes,
     )  # fmt: skip
+
+
+def make_lengths(given: Any) -> tuple[int, ...]:
+    """Checked lengths of sequences, from numbers or from text such as "100,2k". Raises UsageError for others."""
+    if given is None or given == "":
+        return ()
+    try:
+        listed = [parse_size(part) for part in given.split(",")] if isinstance(given, str) else list(given)
+    except TypeError:
+        raise UsageError(f"lengths {given!r}: expected a list of them, such as 100,2000,512") from None
+    if len(listed) > MOST_LENGTHS:
+        raise UsageError(f"{len(listed)} lengths: at most {MOST_LENGTHS} are taken")
+    return tuple(check_size("lengths", length) for length in listed)
 
 
 def make_cache(page_size: Any = None, of_type: Any = None, num_splits: Any = None) -> Cache:

@@ -86,6 +86,10 @@ class Formulas:
 
 def symbolic(case: Case) -> Case:
     """The case with a symbol for every size; equal sizes share one, and sizes of 1 stay 1."""
+    if case.lengths:
+        raise UsageError("sequences of unlike lengths have no closed form: leave --lengths out")
+    if algorithm(case.algorithm).latent:
+        raise UsageError(f"{case.algorithm} has no closed form: the GPU's SMs decide its buffers; take max or sweep")
     sizes: dict[str, Any] = {name: SYMBOLS[name] for name in SIZES}
     for name, twin in TWINS.items():
         if getattr(case, name) == getattr(case, twin):
@@ -106,7 +110,7 @@ def symbolic(case: Case) -> Case:
             raise UsageError(f"{case.algorithm} has no closed form of one query: its kernels split the keys")
         sizes |= {"head_dim": case.head_dim, "value_dim": case.value_dim}
         sizes |= {name: sizes[name].subs(_in_tiles(case)) for name in ("seq", "kv_seq")}
-    if case.scores.bias and case.batch == 1:
+    if case.scores.bias and case.batch == 1 and not case.scores.bias_shape.startswith("b"):
         sizes["batch"] = 1  # one bias for all sequences: of a single one nothing is broadcast, and nothing summed
     if sizes["kv_heads"] != sizes["heads"]:
         r = case.heads // case.kv_heads

@@ -77,9 +77,11 @@ class Configuration(TypedDict, total=False):
     cache_dtype: str | DType | None
     num_splits: int | None
     bias: str | None
+    bias_shape: str | None
     softcap: float | None
     sinks: bool
     deterministic: bool
+    lengths: str | Sequence[int]
     torch: str
     config: AllocatorConfig | None
     calibration: Calibration | None
@@ -124,9 +126,11 @@ def predict(
     cache_dtype: str | DType | None = None,
     num_splits: int | None = None,
     bias: str | None = None,
+    bias_shape: str | None = None,
     softcap: float | None = None,
     sinks: bool = False,
     deterministic: bool = False,
+    lengths: str | Sequence[int] = (),
     torch: str = "2.13",
     config: AllocatorConfig | None = None,
     calibration: Calibration | None = None,
@@ -157,10 +161,12 @@ def predict(
         page_size: keys in a page of the KV cache of "decode"; one piece for each sequence where not given.
         cache_dtype: of that cache, `dtype` where not given: also "fp8" (or "fp8_e4m3") and "fp8_e5m2".
         num_splits: parts in which "decode" reads the keys; flash-attention's choice where not given.
-        bias: what is added to scores: "none", "fixed" (1, heads, seq, kv_seq), "learned" (with a gradient) or "alibi".
+        bias: what is added to scores: "none", "fixed" (a tensor), "learned" (one with a gradient) or "alibi".
+        bias_shape: of that tensor before (seq, kv_seq): "1,h" (shared by the sequences), "b,1", "b,h" or "1,1".
         softcap: c in c tanh(scores / c).
         sinks: whether a learned logit a head takes part in every row's softmax (gpt-oss).
         deterministic: as torch.use_deterministic_algorithms(True).
+        lengths: of unlike sequences, instead of batch and seq: packed by "flash-attn-varlen", padded by others.
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
@@ -191,9 +197,11 @@ def predict(
         cache_dtype=cache_dtype,
         num_splits=num_splits,
         bias=bias,
+        bias_shape=bias_shape,
         softcap=softcap,
         sinks=sinks,
         deterministic=deterministic,
+        lengths=lengths,
         torch=torch,
     )
     check_splits(cases[0])
@@ -235,6 +243,18 @@ def _shape_of(like: str | None) -> dict[str, Any]:
     return model_shape(like)
 
 
+def _latent_shape(like: str, names: list[str]) -> dict[str, Any]:
+    """The attention of a model over its cache of latents. Raises UsageError beside other algorithms."""
+    from memmodel.models.catalogue import listed
+
+    arch = listed(like).architecture
+    if arch.mla is None:
+        raise UsageError(f"{', '.join(names)} with {like}: its attention has no latents; take decode, or deepseek-v3")
+    if len(names) > 1:
+        raise UsageError(f"{', '.join(names)} with {like}: keys of latents have sizes of their own, ask for them alone")
+    return {"kv_heads": 1, "head_dim": arch.mla.kv_rank + arch.mla.rope, "value_dim": arch.mla.kv_rank}
+
+
 def by_default(case: Case, like: str | None) -> str:
     """The note that names the parts of a case which have their default values, and those that come from a model."""
     model = _shape_of(like)
@@ -256,6 +276,8 @@ def cases_of(
     """The checked case of each algorithm, from the arguments of `predict`."""
     names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
     model = _shape_of(like)
+    if like is not None and any(ALGORITHMS[name].latent for name in names):
+        model |= _latent_shape(like, list(names))
     of_model = model.pop("mask", None), model.pop("window", None)
     if given.get("head_dim") is not None:
         model.pop("value_dim", None)
@@ -268,7 +290,7 @@ def cases_of(
         raise UsageError(f"--mask none and --window {window}: give one of them")
     sink_keys = given.pop("sink_keys", None) or 0
     cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
-    scores = make_scores(*(given.pop(name, None) for name in ("bias", "softcap", "sinks")))
+    scores = make_scores(*(given.pop(name, None) for name in ("bias", "bias_shape", "softcap", "sinks")))
     arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
     case = make_case(
         cache=cache,

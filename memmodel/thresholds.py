@@ -121,6 +121,10 @@ def _all_layers(like: str, case: Case, gpu: Gpu, over: str, sizes: Sequence[int]
 
 def _sizes(case: Case, over: str, step: int) -> Sequence[int]:
     """The sizes to try, which rise: those that the mask, the other sizes and the algorithm allow; at least one."""
+    if case.lengths:
+        raise UsageError(
+            f"the largest {over.replace('_', '-')} of {len(case.lengths)} given lengths: give --seq instead"
+        )
     if over == "kv_heads":
         found: Sequence[int] = [size for size in range(step, case.heads + 1, step) if case.heads % size == 0]
     else:

@@ -6,9 +6,10 @@ from memmodel_kernels.namespace import namespace
 
 
 def numbers(bias: Any, q: Any, m: Any) -> Any:
-    """A bias (1, h, n, m) as it is; ALiBi slopes (h,) in fp32 times the key's position, (1, h, 1, m) in the type of q.
+    """A bias (1 or b, 1 or h, n, m) as it is; ALiBi slopes (h,) in fp32 times the key's position.
 
-    Softmax does not see what a whole row has in common, so that the position stands for the distance.
+    The latter are (1, h, 1, m) in the type of q. Softmax does not see what a whole row has in common, so that the
+    position stands for the distance.
     """
     if bias.dim() > 1:
         return bias

@@ -29,18 +29,27 @@ def flash_attn(
 
 
 def flash_attn_varlen(
-    q: Any, k: Any, v: Any, offsets: Any, queries: Any, keys: Any, mask: Mask = NO_MASK, dropout: float = 0.0
+    q: Any,
+    k: Any,
+    v: Any,
+    offsets: Any,
+    queries: Any,
+    keys: Any,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    lengths: tuple[int, ...] = (),
 ) -> Any:
-    """`flash_attn_varlen_func` of version 2, of packed sequences of one length: q (b·n, h, d), k and v (b·m, g, d).
+    """`flash_attn_varlen_func` of version 2, of packed sequences: q (tokens, h, d), k and v (tokens, g, d).
 
     `offsets` (b + 1,) in int32 are where sequences begin, of queries and of keys alike where they are as many.
+    `queries` and `keys` are the length of each, or the longest where `lengths` tells them, of recording tensors.
     """
     window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
     options: dict[str, Any] = {"dropout_p": dropout, "causal": mask.causal, "window_size": window}
     if namespace(q).__name__ != "torch":
         from memmodel.recording import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(q, k, v, offsets, queries, keys, **options)
+        return flash_attn_varlen_func(q, k, v, offsets, queries, keys, **options, lengths=lengths)
     from flash_attn import flash_attn_varlen_func as library
 
     of_keys = offsets if queries == keys else (offsets // queries * keys).to(offsets.dtype)

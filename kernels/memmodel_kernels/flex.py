@@ -42,7 +42,9 @@ def _changed(bias: Any, softcap: float | None) -> Any:
             score = (score / softcap).tanh() * softcap
         if bias is None:
             return score
-        return score + (bias[head] * key if bias.dim() == 1 else bias[0, head, query, key])
+        if bias.dim() == 1:
+            return score + bias[head] * key
+        return score + bias[batch if bias.shape[0] > 1 else 0, head if bias.shape[1] > 1 else 0, query, key]
 
     return change
 

@@ -21,8 +21,8 @@ def naive(
     """softmax(Q K^T / sqrt(d)) V with the library's softmax.
 
     Shapes: q (b, h, n, d), k (b, g, m, d), v (b, g, m, e) with h a multiple of g; returns (b, h, n, e). `bias` is added
-    to the scores: (1, h, n, m), or ALiBi's slopes (h,). `softcap` c makes them c tanh(scores / c). `sinks` (h,) are
-    logits that take part in every row's softmax, as a key without a value would (gpt-oss in Hugging Face, eager).
+    to the scores: (1 or b, 1 or h, n, m), or ALiBi's slopes (h,). `softcap` c makes them c tanh(scores / c). `sinks`
+    (h,) are logits that take part in every row's softmax, as a key without a value would (gpt-oss in Hugging Face).
     """
     xp = namespace(q)
     k, v = repeated(k, q), repeated(v, q)

@@ -23,8 +23,8 @@ def sdpa(
     """One call of it, with the switches of `backends` on. Shapes as for `naive`.
 
     A causal mask is `is_causal` where queries and keys are as many, which is where both alignments agree; another mask
-    is a bool one, which the call makes. A bias (1, h, n, m), or ALiBi's slopes (h,), is a mask of numbers, with -inf
-    where the mask blocks.
+    is a bool one, which the call makes. A bias (1 or b, 1 or h, n, m), or ALiBi's slopes (h,), is a mask of numbers,
+    with -inf where the mask blocks.
     """
     xp = namespace(q)
     n, m = q.shape[-2], k.shape[-2]

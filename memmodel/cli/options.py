@@ -56,10 +56,14 @@ _KIND = (
     Option("--cache-dtype", "TYPE", "Of that cache: also fp8, fp8_e5m2. [default: dtype]"),
     Option("--num-splits", SIZE, "Parts in which `decode` reads the keys. [default: by SMs]"),
     Option("--bias", "KIND", "Added to scores: fixed, learned or alibi. [default: none]"),
+    Option("--bias-shape", "B,H", "Of that tensor before queries and keys: 1,h b,1 b,h or 1,1. [default: 1,h]"),
     Option("--softcap", float, "c in c tanh(scores / c). [default: none]"),
     Option("--sinks", bool, "A learned logit a head in every row's softmax, as in gpt-oss."),
     Option("--deterministic", bool, "As torch.use_deterministic_algorithms(True)."),
     _TORCH,
+)
+_LENGTHS = Option(
+    "--lengths", "SIZES", "Of unlike sequences, such as 100,2k,512, packed or padded; instead of --batch and --seq."
 )
 
 
@@ -85,6 +89,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
     "all gpus": _gpu("NAMES", f"GPUs' names {_LISTED}, or GPU files (.toml), with commas; or `all`. [default: all]"),
     "any gpus": _gpu("NAMES", f"GPUs to fit and time each on: names {_LISTED}. [default: none]"),
     "case": _case(SIZE),
+    "lengths": (_LENGTHS,),
     "ranges": _case("SIZES"),
     "algorithms": (
         Option(
@@ -205,7 +210,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
 }
 _CASE, _SETTING = (
     tuple(str(option.name) for group in groups for option in _GROUPS[group])
-    for groups in (("case",), ("setting", "layout"))
+    for groups in (("case", "lengths"), ("setting", "layout"))
 )
 json_option = option("--json", "as_json", is_flag=True, help="JSON, with the keys of docs/json.md.")
 
@@ -214,8 +219,8 @@ def inputs(*groups: str) -> Decorator:
     """Give a command the options of the groups; it gets their values as its first argument, one `Inputs`.
 
     The groups are "gpu" (or "gpus", or "all gpus" where all are the default, or "any gpus" where none is a choice),
-    "case" or (with ranges of sizes) "ranges", "algorithms" (or "algorithm"), "allocator", "rates" and "serving"; of a
-    whole model, "model", "setting", "layout" and "links".
+    "case" (with "lengths") or (with ranges of sizes) "ranges", "algorithms" (or "algorithm"), "allocator", "rates" and
+    "serving"; of a whole model, "model", "setting", "layout" and "links".
     """
 
     def decorate(function: Function) -> Function:

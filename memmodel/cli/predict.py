@@ -11,7 +11,7 @@ from memmodel.cli.output import print_json, show
     "memmodel predict --like llama-3-8b --seq 8k --gpu H100 --phase inference",
     "memmodel predict --gpu A100,H100,B200 --seq 16384",
 )
-@inputs("gpus", "case", "algorithms", "allocator", "rates", "serving")
+@inputs("gpus", "case", "lengths", "algorithms", "allocator", "rates", "serving")
 @option("--explain", is_flag=True, help="Every number's formula, inputs and source; every kernel's ceilings.")
 @json_option
 def command(asked: Inputs, explain: bool, as_json: bool) -> None:

@@ -79,10 +79,12 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
 
 def _case(case: Case) -> dict[str, Any]:
     """The configuration: sizes, dtype, mask, phase."""
-    names = (*SIZES, "dtype", "dropout", "phase", "chunk", "deterministic", "torch")
+    names = (*SIZES, "dtype", "dropout", "phase", "chunk", "deterministic", "torch", "lengths")
     mask = {"mask": case.mask.name, "window": case.mask.window, "sink_keys": case.mask.sinks}
     cache = {"page_size": case.cache.page, "cache_dtype": encoded(case.cache.dtype), "num_splits": case.cache.splits}
-    scores = {"bias": case.scores.bias or "none", "softcap": case.scores.softcap, "sinks": case.scores.sinks}
+    added = case.scores
+    scores: dict[str, Any] = {"bias": added.bias or "none", "bias_shape": added.bias_shape}
+    scores |= {"softcap": added.softcap, "sinks": added.sinks}
     return {name: encoded(getattr(case, name)) for name in names} | mask | cache | scores
 
 

@@ -175,6 +175,8 @@ class _Births:
         nbytes = step.nbytes
         if not (self.tape.fused or (isinstance(nbytes, int) and nbytes == 0)):
             key = self.tape.alloc(nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)
+            if step.name and not self.tape.node:  # the line that calls the operator names its result alone
+                self.tape.names[key] = step.name
             self.scratch.append(key)
 
 

@@ -32,17 +32,27 @@ _FORWARD, _BACKWARD = "flash_attn_forward", "flash_attn_backward"
 
 
 class Packed(NamedTuple):
-    """The number of sequences in packed tensors, and the length of each in queries and keys."""
+    """The number of sequences in packed tensors, and their length in queries and keys.
+
+    `lengths`: of each sequence, where they are unlike; `queries` and `keys` are then the longest.
+    """
 
     sequences: Dim
     queries: Dim
     keys: Dim
+    lengths: tuple[int, ...] = ()
+
+    def pairs(self, mask: Mask) -> Dim:
+        """Unmasked pairs of a head, of all sequences together."""
+        if self.lengths:
+            return sum(mask.pairs(length, length) for length in self.lengths)
+        return self.sequences * mask.pairs(self.queries, self.keys)
 
 
 def sizes_of(q: Any, k: Any, packed: Packed | None) -> Sizes:
     """The sizes of a call, from (batch, length, heads, head dim) or packed tensors."""
     *_, h, d = q.shape
-    b, n, m = (q.shape[0], q.shape[1], k.shape[1]) if packed is None else packed
+    b, n, m = (q.shape[0], q.shape[1], k.shape[1]) if packed is None else packed[:3]
     return Sizes(b, h, k.shape[-2], n, m, d, width_of(q))
 
 
@@ -63,9 +73,14 @@ def forward(call: Call) -> Steps:
     swaps = mask.window is None and not call.named["slopes"]  # slopes are of heads, which are then no rows
     if not call.named["dropout_p"] and (packed is None or (swaps and sizes.decoding is not sizes)):
         yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
-    pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
+    pairs = sizes.h * _pairs(mask, sizes, packed)
     reads = seen(call.tensors(), k, v, mask, sizes.n)
     yield kernel("flash_attention", reads, call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused")
+
+
+def _pairs(mask: Mask, sizes: Sizes, packed: Packed | None) -> Dim:
+    """Unmasked pairs of a head over the batch."""
+    return sizes.b * mask.pairs(sizes.n, sizes.m) if packed is None else packed.pairs(mask)
 
 
 @makes(_BACKWARD)
@@ -86,16 +101,16 @@ def backward(call: Call) -> Steps:
     q, k, v = call.args[1:4]
     mask, packed, deterministic = (call.named[name] for name in ("mask", "packed", "deterministic"))
     sizes = sizes_of(q, k, packed)
-    rows = None if packed is None else (_padded_tokens(q, packed),)
+    tokens = None if packed is None else (_padded_tokens(q, packed), k.shape[0])
     yield RESULTS
-    yield from gradient_sums(sizes, q.dtype, call.device, deterministic, rows)
-    pairs = sizes.b * sizes.h * mask.pairs(sizes.n, sizes.m)
+    yield from gradient_sums(sizes, q.dtype, call.device, deterministic, tokens)
+    pairs = sizes.h * _pairs(mask, sizes, packed)
     read = seen((*call.args[:6], *call.args[9:]), k, v, mask, sizes.n)
     yield kernel(
         "flash_attention_backward", read, call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
         kind="fused", gradient=True,
     )  # fmt: skip
-    yield from summed_heads(sizes, q.dtype)
+    yield from summed_heads(sizes if packed is None else sizes._replace(b=1, m=k.shape[0]), q.dtype)
 
 
 class FlashAttn(Op):
@@ -185,14 +200,15 @@ def flash_attn_varlen_func(
     causal: bool = False,
     window_size: tuple[Dim, Dim] = (-1, -1),
     deterministic: bool = False,
+    lengths: tuple[int, ...] = (),
 ) -> Any:
-    """`flash_attn.flash_attn_varlen_func` of sequences of one length: q (b·n, h, d), k and v (b·m, g, d).
+    """`flash_attn.flash_attn_varlen_func` of packed sequences: q (queries of all, h, d), k and v (keys of all, g, d).
 
-    `cu_seqlens` (b + 1,) int32 are the offsets of sequences, `queries` and `keys` their lengths. Raises as
-    `flash_attn_func` does.
+    `cu_seqlens` (b + 1,) int32 are the offsets of sequences, `queries` and `keys` their lengths, or the longest where
+    `lengths` tells each. Raises as `flash_attn_func` does.
     """
     _check(q, v, dropout_p)
-    packed = Packed(cu_seqlens.shape[0] - 1, queries, keys)
+    packed = Packed(cu_seqlens.shape[0] - 1, queries, keys, lengths)
     mask = mask_of(causal, window_size)
     options = {"dropout": dropout_p, "mask": mask, "deterministic": deterministic, "packed": packed}
     return FlashAttn.apply(q, k, v, cu_seqlens, **options)

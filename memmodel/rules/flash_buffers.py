@@ -94,21 +94,21 @@ def splits(tiles: int, slots: int, blocks: int) -> int:
 
 
 def gradient_sums(
-    sizes: Sizes, dtype: DType, device: Device, deterministic: bool, packed_rows: tuple[Dim, ...] | None = None
+    sizes: Sizes, dtype: DType, device: Device, deterministic: bool, packed: tuple[Dim, Dim] | None = None
 ) -> Iterator[Scratch | Launch]:
     """Accumulators of mha_bwd: dQ in fp32 and, with grouped heads, dK and dV per query head.
 
-    A deterministic backward has one zeroed dQ for each group of thread blocks that share an SM. `packed_rows`: rows of
-    dQ if sequences are packed.
+    A deterministic backward has one zeroed dQ for each group of thread blocks that share an SM. `packed`: rows of dQ
+    and keys of all sequences, where these lie behind one another.
     """
     b, h, g, n, m, d, width = sizes
-    rows = packed_rows or (b, rounded(n, ROWS))
+    rows, keys = ((b, rounded(n, ROWS)), (b, m)) if packed is None else (packed[:1], packed[1:])
     parts = ceil_div(device.sms, b * h) if deterministic else 1
     shape = (parts, *rows, h, width)
     yield from zeroed(shape, float32, "sums of dQ") if deterministic else [Scratch(shape, float32, "sums of dQ")]
     if not same(h, g):
         for name in ("dK", "dV"):
-            yield Scratch((b, m, h, d), dtype, f"{name} per query head")
+            yield Scratch((*keys, h, d), dtype, f"{name} per query head")
 
 
 def row_dots(b: Dim, h: Dim, n: Dim) -> tuple[Dim, Dim, Dim]:

@@ -134,6 +134,20 @@ def test_packed_sequences_have_a_block_of_rows_more_each() -> None:
     assert found.work.matmul == 14 * b * h * n * (n + 1) // 2 * d
 
 
+def test_unlike_lengths_are_packed_or_padded() -> None:
+    """Packed, their tokens and pairs count; other algorithms run a batch in which each has the longest's length."""
+    lengths, h, groups, d = (100, 2000, 512, 4000), 32, 8, 128
+    tokens, b = sum(lengths), len(lengths)
+    vector, shared = 2 * tokens * h * d, 2 * tokens * groups * d
+    found = predicted("flash-attn-varlen", heads=h, kv_heads=groups, lengths=lengths, mask="causal")
+    accumulated = 4 * (tokens + 128 * b) * h * (d + 1)
+    operands = 4 * vector + 4 * shared + 2 * vector
+    assert found.memory.live_peak_bytes == operands + accumulated + 4 * h * tokens + RNG + 4 * (b + 1)
+    assert found.work.exp == 2 * h * sum(n * (n + 1) // 2 for n in lengths)  # in forward and in backward
+    padded = [predicted("naive", heads=h, **sizes) for sizes in ({"lengths": lengths}, {"batch": b, "seq": 4000})]
+    assert padded[0].memory == padded[1].memory
+
+
 def test_flash_attn_keeps_padded_operands() -> None:
     """A head dim of 100 is padded to 104: the copies, the padded output, the log-sum-exp and the random state."""
     h, n = 4, 256
@@ -223,7 +237,7 @@ def test_predictions_take_the_kernel_that_the_rules_choose() -> None:
     taken = set()
     for index, sizes in enumerate(drawn(400)):
         arch = (70, 75, 80, 86, 89, 90, 100, 120)[index % 8]
-        for version in ("2.6", "2.9", "2.11", "2.13"):
+        for version in ("2.6", "2.8", "2.11", "2.13"):
             device = CUDA._replace(capability=arch)
             case = replace(make_case("sdpa", torch=version, **sizes), device=device)
             b, h, g, n, m, d = (sizes[x] for x in ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim"))
@@ -283,6 +297,33 @@ def test_the_gradient_of_a_bias_is_made_for_every_sequence() -> None:
     assert learned.memory.live_peak_bytes - fixed.memory.live_peak_bytes == b * scores
 
 
+@pytest.mark.parametrize("shape", ["b,1", "b,h", "1,1"])
+def test_a_bias_per_sequence_is_summed_over_the_heads_that_share_it(shape: str) -> None:
+    """Efficient attention makes its gradient for every head and sequence; a sum of another shape is one tensor more."""
+    b, h, n = 4, 8, 768
+    pairs, letters = 2 * n * n, {"1": 1, "b": b, "h": h}
+    outer = [letters[letter] for letter in shape.split(",")]
+    own = pairs * outer[0] * outer[1]
+    learned = predicted("sdpa", batch=b, heads=h, seq=n, bias="learned", bias_shape=shape)
+    made = sorted(t.nbytes for t in learned.tensors if t.nbytes in (own, pairs * b * h))
+    assert made == ([own, own] if shape == "b,h" else [own, own, pairs * b * h])
+
+
+def test_decoding_over_latents_reads_them_once() -> None:
+    """FlashMLA: 576 channels a token are keys, 512 of them values; parts of the keys leave sums in fp32.
+
+    flash_api.cpp: 132 SMs by two tiles of 64 of the 128 heads are 66 parts, and one more for each sequence.
+    """
+    b, h, m, d, e = 4, 128, 32768, 576, 512
+    found = predicted("flash-mla", "H100", like="deepseek-v3", phase="inference", batch=b, seq=1, kv_seq=m)
+    latents, queries, outputs, rows = 2 * b * m * d, 2 * b * h * d, 2 * b * h * e, 4 * b * h
+    parts = (b + 132 // 2) * h * 4 * (e + 1)
+    plan = 4 * (b * m // 64) + 4 * 66 * 8 + 4 * (b + 1)
+    new = 2 * b * d
+    assert found.memory.live_peak_bytes == latents + queries + outputs + rows + parts + plan + new
+    assert found.work.matmul == 2 * b * h * m * (d + e)
+
+
 def test_a_soft_cap_is_three_operators_or_none() -> None:
     """Written out, backward keeps what tanh made; in the kernels it is done in registers."""
     h, n = 8, 512
@@ -300,6 +341,12 @@ def test_a_soft_cap_is_three_operators_or_none() -> None:
         ("flash-attn", {"bias": "fixed"}, "flash-attn with bias: not modelled"),
         ("sdpa", {"softcap": 50.0}, "sdpa with soft cap 50: not modelled; choose naive"),
         ("naive", {"bias": "relative"}, "unknown bias 'relative'"),
+        ("naive", {"bias": "fixed", "bias_shape": "2,h"}, "unknown bias-shape '2,h'"),
+        ("naive", {"bias": "alibi", "bias_shape": "b,h"}, "it is of a tensor"),
+        ("naive", {"lengths": "10,x"}, "size x: expected a whole number"),
+        ("naive", {"lengths": [0, 5]}, "lengths 0: expected a whole number of at least 1"),
+        ("naive", {"lengths": [5, 7], "batch": 3}, "leave out --batch"),
+        ("flash-mla", {"phase": "inference"}, "one head of 576 channels, 512 of them the values"),
         ("naive", {"softcap": -1.0}, "expected a positive number"),
         ("flash-attn", {"softcap": 50.0, "dropout": 0.1}, "together with dropout"),
     ],

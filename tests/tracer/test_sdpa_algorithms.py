@@ -80,21 +80,23 @@ def test_the_comparison_can_fail() -> None:
     assert events(found.program) != events(recorded(replace(case, head_dim=72, value_dim=72)).program)
 
 
-@pytest.mark.parametrize("bias", ["fixed", "learned"])
+@pytest.mark.parametrize(("bias", "shape"), [("fixed", "1,h"), ("learned", "1,h"), ("learned", "b,1")])
 @pytest.mark.parametrize(("algorithm", "keys"), [("naive", 200), ("checkpointed", 200), ("sdpa", 200), ("sdpa", 300)])
-def test_a_bias_is_as_traced(algorithm: str, keys: int, bias: str) -> None:
-    """Numbers (1, h, n, m), with and without a gradient; of 300 keys efficient reads a padded copy (multiples of 8)."""
+def test_a_bias_is_as_traced(algorithm: str, keys: int, bias: str, shape: str) -> None:
+    """Numbers with and without a gradient; of 300 keys efficient reads a padded copy (multiples of 8)."""
     case = on_gpu(
         [
             make_case(
                 algorithm, batch=2, heads=4, seq=200, kv_seq=keys, head_dim=64, mask=MASKS[1], phase="train",
-                scores=Scores(bias),
+                scores=Scores(bias, shape),
             )
         ],
         load_gpu("A100"),
     )[0]  # fmt: skip
     learns = "grad" if bias == "learned" else "nograd"
-    inputs = inputs_of(["q=B,H,N,D:bf16", "k=B,H,M,D:bf16", "v=B,H,M,D:bf16", f"bias=1,H,N,M:bf16:{learns}"])
+    inputs = inputs_of(
+        ["q=B,H,N,D:bf16", "k=B,H,M,D:bf16", "v=B,H,M,D:bf16", f"bias={shape.upper()},N,M:bf16:{learns}"]
+    )
     sizes = {"B": 2, "H": 4, "N": 200, "M": keys, "D": 64}
     function = {"naive": naive, "checkpointed": checkpointed, "sdpa": sdpa}[algorithm]
 
