@@ -14,13 +14,14 @@ from memmodel.dtypes import bool_, float16, float32, int64, uint8
 from memmodel.errors import UsageError
 from memmodel.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, WORKSPACE
 from memmodel.models.architecture import Architecture, Weight, layer_weights, on_stage, outer_weights
-from memmodel.models.layout import ALL_BATCHES, Layout, Rank
+from memmodel.models.layout import ALL_BATCHES, SHARING, Layout, Rank
 from memmodel.models.schedule import order
 from memmodel.models.setting import EAGER, SDPA, ModelCase
 
 FLASH = "flash"  # attention by FlashAttention's package, where TransformerEngine would take cuDNN's
 _ALIGNED, _BUCKET = 64, 128  # elements that a parameter starts at, and that each rank's part of a bucket ends at
 _VOCABULARY = 128  # rows per rank that the vocabulary is padded to (--make-vocab-size-divisible-by)
+_STREAMS = 4  # that products in groups run on, with a workspace each (tex.get_num_cublas_streams)
 _WORKSPACE, _WORKSPACE_BEFORE_HOPPER = 32 * 2**20 + 1024, 4 * 2**20
 
 
@@ -37,7 +38,7 @@ def train(xp: Any, case: ModelCase, label: Any, mark: Any, handles: Any = Mappin
     micro = min(case.microbatches, (layout.virtual_stages + 1) * layout.pp)  # more repeat what these do
     run(chunks, order(layout, rank.stage, micro), batch, like, mark)
     mark("optimizer")
-    made.update(_group(layout, rank, *ALL_BATCHES, handles=handles))
+    made.update(handles)
     mark("after")
     return chunks, made, batch, like
 
@@ -51,11 +52,12 @@ def _chunks(made: "_Made", handles: Any) -> list[Any]:
     case, arch, layers = made.case, made.arch, iter(made.layers)
     layout, rank = case.layout, case.rank
     sharing = Sharing(_group(layout, rank, "tensor", handles=handles), layout.sequence_parallel)
+    experts = _experts(layout, rank, handles)
     context, table, gathered = _group(layout, rank, "context", handles=handles), made.table(), made.gathered()
     chunks = []
     for turn, part in enumerate(layout.layers_of(rank, arch.layers)):
         model = Gpt(
-            arch, [next(layers) for _ in part], made.outer, case.batch, sharing, context, table, gathered,
+            arch, [next(layers) for _ in part], made.outer, case.batch, sharing, context, experts, table, gathered,
             loss=case.loss, attention=_attention(case), local=case.local_modules,
             dropout=case.dropout, attention_dropout=case.attention_dropout, recompute=case.checkpoint == "block",
         )  # fmt: skip
@@ -76,8 +78,12 @@ def check_megatron(case: ModelCase) -> None:
     """Raise UsageError for what this account of Megatron-LM does not hold."""
     layout, arch = case.layout, case.arch
     refused = {
-        "mixtures of experts": arch.moe is not None,
-        "latent attention": arch.mla is not None,
+        "mixtures of experts on tp": arch.moe is not None and layout.tp > 1,
+        "mixtures of experts without a gate": arch.moe is not None and not arch.gated,
+        "latent attention on tp": arch.mla is not None and layout.tp > 1,
+        "mixtures and latent attention in local modules": case.local_modules and bool(arch.moe or arch.mla),
+        f"attention {EAGER} of latents": arch.mla is not None and case.attention == EAGER,
+        "experts on replicas of shared states": arch.moe is not None and layout.dp > 1 and layout.dp_shard > 1,
         "an encoder": not arch.causal,
         f"{arch.norm} {arch.placement}": arch.placement != "pre" or arch.norm not in ("rmsnorm", "layernorm"),
         "norms of queries and keys": arch.qk_norm != "none",
@@ -114,33 +120,115 @@ def _group(layout: Layout, rank: Rank, *dimensions: str, handles: Any) -> Any:
     return Group(peers.index(layout.number(rank)), len(peers), handles.get("-".join(dimensions)) or peers)
 
 
+def _experts(layout: Layout, rank: Rank, handles: Any) -> Any:
+    """The ranks that share the experts with this one: neighbours among those with other batches; None without."""
+    from memmodel_kernels.parallel.group import Group
+
+    if layout.ep == 1:
+        return None
+    all_batches = layout.peers(rank, *ALL_BATCHES)
+    place = all_batches.index(layout.number(rank))
+    first = place - place % layout.ep
+    return Group(place % layout.ep, layout.ep, handles.get("ep") or all_batches[first : first + layout.ep])
+
+
+class _Buffers:
+    """Flat buffers of parameters and of sums of gradients, with the optimizer's states: of ranks that share these."""
+
+    def __init__(self, made: "_Made", weights: list[Weight], peers: tuple[int, ...], shared: bool) -> None:
+        case, sizes = made.case, [weight.numel for weight in weights]
+        self.made, self.peers = made, peers
+        self.shards = len(peers) if shared else 1
+        self.aligned = shared and case.layout.shares_optimizer
+        total = _padded(sizes, self.shards, self.aligned)
+        summed = case.dtype if case.dtype is float16 else float32
+        self.totals = made.kept("main_grad", GRADIENTS, total, dtype=summed)
+        self.values = made.kept("param_data", PARAMETERS, total) if self.aligned else None
+        self.start, self.loose = 0, list[Any]()
+
+    def weight(self, weight: Weight) -> Any:
+        """A parameter with its part of the buffers; but for linear layers', gradients are added by a hook."""
+        from memmodel_kernels.megatron.modules import Weight as Kept
+
+        size = weight.numel
+        total = self.totals.narrow(0, self.start, size).view(*weight.shape)
+        if self.values is not None:
+            value = self.values.narrow(0, self.start, size).view(*weight.shape)
+        else:
+            value = self.made.kept(weight.name, f"{PARAMETERS} {weight.part}", *weight.shape)
+        self.start += ceil_div(size, _ALIGNED) * _ALIGNED if self.aligned else size
+        kept = Kept(value.requires_grad_(), total, not self.made.case.separate_gradients)
+        kept.value.register_post_accumulate_grad_hook(_adding_to(total))
+        self.loose.append(kept)
+        return kept
+
+    def states(self) -> None:
+        """The optimizer's: a master and two moments, of this rank's part or of each parameter."""
+        total = self.totals.numel()
+        parts = [total // self.shards] if self.aligned else [one.value.numel() for one in self.loose]
+        self.kinds = [
+            [self.made.kept("", OPTIMIZER, size, dtype=float32) for size in parts]
+            for _ in ("master", "exp_avg", "exp_avg_sq")
+        ]
+
+    def update(self, number: int, handle: Any) -> None:
+        """Sum the gradients over the peers, who have other batches; Adam in one kernel; gather what others updated."""
+        from memmodel_kernels.megatron.modules import fused
+
+        collectives, alone = self.made.xp.distributed, len(self.peers) == 1
+        group, states = handle or self.peers, [x for kind in self.kinds for x in kind]
+        if self.values is None:
+            if not alone:
+                collectives.all_reduce(self.totals, group=group)
+            copies = [one.total.float() for one in self.loose]  # of sums in fp16; those in fp32 are themselves
+            fused("adam", (*copies, *states), (*states, *(one.value for one in self.loose)), lambda: None)
+            return
+        own, place = states[0].numel(), self.peers.index(number)
+        mine, values = (x.narrow(0, place * own, own) for x in (self.totals, self.values))
+        if not alone:
+            collectives.reduce_scatter_tensor(mine, self.totals, group=group)
+        fused("adam", (mine.float(), *states), (*states, values), lambda: None)
+        if not alone:
+            collectives.all_gather_into_tensor(self.values, values, group=group)
+
+
 class _Made:
     """The tensors that a rank keeps."""
 
     def __init__(self, xp: Any, case: ModelCase, arch: Architecture, label: Any) -> None:
         self.xp, self.case, self.arch, self.label = xp, case, arch, label
         layout = case.layout
-        self.shards = layout.dp_shard * layout.cp if layout.zero == 1 else 1
         self.own = case.seq // layout.cp * case.batch  # tokens of a rank of cp
         self.tokens = self.own // layout.tp if layout.sequence_parallel else self.own  # of those, of a rank of tp
         outer, layers = self._weights()
-        sizes = [weight.numel for weight in (*outer, *(w for one in layers for w in one))]
-        total = _padded(sizes, self.shards)
-        self.summed = case.dtype if case.dtype is float16 else float32  # dtype of the sums of gradients
-        self.totals = self.kept("main_grad", GRADIENTS, total, dtype=self.summed)
-        self.values = self.kept("param_data", PARAMETERS, total) if self.shards > 1 else None
-        self.start, self.loose = 0, list[Any]()
+        weights = [*outer, *(weight for one in layers for weight in one)]
+        experts = [weight for weight in weights if _of_experts(weight)]
+        dense = [weight for weight in weights if not _of_experts(weight)]
+        with_other_batches, with_same_experts = self._peers()
+        self.dense = _Buffers(self, dense, with_other_batches, layout.zero == 1)
+        self.experts = _Buffers(self, experts, with_same_experts, layout.zero == 1) if experts else None
         self.outer = {weight.name: self._weight(weight) for weight in outer}
         self.layers = [{weight.name: self._weight(weight) for weight in one} for one in layers]
-        names = ("master", "exp_avg", "exp_avg_sq")
-        parts = [ceil_div(total, self.shards)] if self.shards > 1 else [one.value.numel() for one in self.loose]
-        self.states = [[self.kept("", OPTIMIZER, size, dtype=float32) for size in parts] for _ in names]
+        for buffers in self.buffers():
+            buffers.states()
         if not case.local_modules:
             workspace = _WORKSPACE if case.device.capability >= 90 else _WORKSPACE_BEFORE_HOPPER
-            self.kept("", f"{WORKSPACE} TransformerEngine", workspace, dtype=uint8)
+            for _ in range(1 + (_STREAMS if experts else 0)):
+                self.kept("", f"{WORKSPACE} TransformerEngine", workspace, dtype=uint8)
         if not case.local_modules and not case.separate_gradients:
-            for shape in dict.fromkeys(w.shape for one in layers for w in one if w.linear and len(w.shape) > 1):
+            for shape in dict.fromkeys(weight.shape[-2:] for weight in weights if weight.linear):
                 self.kept("", f"{GRADIENTS} stand-ins", *shape)
+
+    def buffers(self) -> list[_Buffers]:
+        """Those of the dense parameters, and of the experts."""
+        return [self.dense, self.experts] if self.experts else [self.dense]
+
+    def _peers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ranks that sum gradients with this one: of the dense parameters, and of the same experts."""
+        layout, rank = self.case.layout, self.case.rank
+        dense = layout.peers(rank, *(SHARING if layout.zero == 1 else ALL_BATCHES))
+        place = layout.peers(rank, *ALL_BATCHES).index(layout.number(rank))
+        return dense, layout.peers(rank, *ALL_BATCHES)[place % layout.ep :: layout.ep]
 
     def kept(self, name: str, group: str, *shape: Any, dtype: Any = None) -> Any:
         """A tensor that is there before the step and after it."""
@@ -153,7 +241,8 @@ class _Made:
         """The angles of the rotary positions, in fp32 (rotary_pos_embedding.py keeps them)."""
         if self.arch.positions != "rotary":
             return None
-        return self.kept("rotary_pos_emb", PARAMETERS, self.own // self.case.batch, self.arch.head_dim, dtype=float32)
+        turning = self.arch.mla.rope if self.arch.mla else self.arch.head_dim
+        return self.kept("rotary_pos_emb", PARAMETERS, self.own // self.case.batch, turning, dtype=float32)
 
     def gathered(self) -> Any:
         """Where Megatron's own linear layers gather all tokens (GlobalMemoryBuffer of megatron/core/utils.py).
@@ -176,26 +265,11 @@ class _Made:
         if case.attention_mask:
             self.kept("attention_mask", "", case.batch, 1, case.seq // case.layout.cp, case.seq, dtype=bool_)
 
-    def update(self, group: Any) -> None:
-        """Sum the gradients over `group`, ranks with other batches; Adam in one kernel; gather what others updated."""
-        from memmodel_kernels.megatron.modules import fused
-
-        states = [x for kind in self.states for x in kind]
-        if self.values is None:
-            if group is not None:
-                self.xp.distributed.all_reduce(self.totals, group=group.handle)
-            copies = self._in_fp32([one.total for one in self.loose])
-            fused("adam", (*copies, *states), (*states, *(one.value for one in self.loose)), lambda: None)
-            return
-        own = states[0].numel()
-        mine, values = (x.narrow(0, group.rank * own, own) for x in (self.totals, self.values))
-        self.xp.distributed.reduce_scatter_tensor(mine, self.totals, group=group.handle)
-        fused("adam", (*self._in_fp32([mine]), *states), (*states, values), lambda: None)
-        self.xp.distributed.all_gather_into_tensor(self.values, values, group=group.handle)
-
-    def _in_fp32(self, sums: list[Any]) -> list[Any]:
-        """The gradients that the optimizer sees: the sums, or copies of those in fp16 (_copy_model_grads_...)."""
-        return [x.float() for x in sums]
+    def update(self, handles: Any) -> None:
+        """The optimizer's step."""
+        names = ("-".join(ALL_BATCHES), "experts")
+        for buffers, name in zip(self.buffers(), names, strict=False):
+            buffers.update(self.case.layout.number(self.case.rank), handles.get(name))
 
     def _weights(self) -> tuple[list[Weight], list[list[Weight]]]:
         layout, rank, arch = self.case.layout, self.case.rank, self.arch
@@ -203,23 +277,22 @@ class _Made:
         outer = [w for w in outer_weights(arch) if on_stage(w, first, last, arch.tied)]
         kinds = arch.kinds()
         mine = [index for layers in layout.layers_of(rank, arch.layers) for index in layers]
-        return outer, [layer_weights(arch, kinds[index]) for index in mine]
+        return outer, [[self._share(weight) for weight in layer_weights(arch, kinds[index])] for index in mine]
+
+    def _share(self, weight: Weight) -> Weight:
+        """Of the experts' weights, those of this rank."""
+        if not _of_experts(weight):
+            return weight
+        experts, *shape = weight.shape
+        return weight._replace(shape=(experts // self.case.layout.ep, *shape))
 
     def _weight(self, weight: Weight) -> Any:
-        """A parameter with its part of the flat buffers; but for linear layers', gradients are added by a hook."""
-        from memmodel_kernels.megatron.modules import Weight as Kept
+        buffers = self.experts if self.experts and _of_experts(weight) else self.dense
+        return buffers.weight(weight)
 
-        size = weight.numel
-        total = self.totals.narrow(0, self.start, size).view(*weight.shape)
-        if self.values is not None:
-            value = self.values.narrow(0, self.start, size).view(*weight.shape)
-        else:
-            value = self.kept(weight.name, f"{PARAMETERS} {weight.part}", *weight.shape)
-        self.start += ceil_div(size, _ALIGNED) * _ALIGNED if self.shards > 1 else size
-        made = Kept(value.requires_grad_(), total, not self.case.separate_gradients)
-        made.value.register_post_accumulate_grad_hook(_adding_to(total))
-        self.loose.append(made)
-        return made
+
+def _of_experts(weight: Weight) -> bool:
+    return weight.name.startswith("experts.")
 
 
 def _adding_to(total: Any) -> Any:
@@ -230,9 +303,9 @@ def _adding_to(total: Any) -> Any:
     return add
 
 
-def _padded(sizes: list[Any], shards: int) -> Any:
-    """The elements of a flat buffer of parameters of these sizes; sharded ones are aligned (`_pad_if_needed`)."""
-    if shards == 1:
+def _padded(sizes: list[Any], shards: int, aligned: bool) -> Any:
+    """The elements of a flat buffer of parameters of these sizes; shared ones are aligned (`_pad_if_needed`)."""
+    if not aligned:
         return sum(sizes)
     whole = sum(ceil_div(size, _ALIGNED) * _ALIGNED for size in sizes)
     multiple = lcm(shards, _BUCKET)

@@ -40,7 +40,7 @@ from memmodel.timing.transfer import expected_rates
 from memmodel.work import Work
 
 # python -m memmodel_evidence.steps
-_STEPS_ON_RECORD = "on eight B200, whole steps took 1.7 to 1.9 times as long as expected: slower products"
+_STEPS_ON_RECORD = "on eight B200, whole steps took 1.7 to 2.2 times as long as expected: slower products"
 _TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
 
 
@@ -289,6 +289,8 @@ def _assumptions(
     if case.framework != "megatron":
         yield from assumed(case)
         yield from assumed_of_shares(case)
+    elif case.arch.moe is not None:
+        yield "experts take equally many tokens: tokens x top-k over experts, rounded up"
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train" and case.arch.causal:

@@ -13,7 +13,7 @@ from memmodel.tensors.tensor import Tensor
 
 @rule("te_gemm")
 def gemm(call: Call) -> Steps:
-    """(m, k) x (k, n) -> (m, n) in one launch."""
+    """(m, k) x (k, n) -> (m, n), or as many of them as there are experts, in one launch."""
     a, b = call.args
     yield RESULTS
     yield _product("te_gemm", [a, b], call.out, a, b)
@@ -28,16 +28,17 @@ def accumulated(call: Call) -> Steps:
 
 @makes("te_gemm")
 def _shape(a: Strided, b: Strided) -> Spec:
-    return Spec((a.shape[0], b.shape[1]), a.dtype)
+    return Spec((*a.shape[:-1], b.shape[-1]), a.dtype)
 
 
 def _product(name: str, reads: list[Strided], out: Strided, a: Strided, b: Strided) -> Launch:
+    *experts, rows, width = a.shape
     return kernel(
-        name, reads, [out], a.dtype, matmul=2 * product(a.shape) * b.shape[1], kind="gemm",
-        sizes=(1, a.shape[0], b.shape[1], a.shape[1]),
+        name, reads, [out], a.dtype, matmul=2 * product(a.shape) * b.shape[-1], kind="gemm",
+        sizes=(product(experts), rows, b.shape[-1], width),
     )  # fmt: skip
 
 
 def te_gemm(a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
-    """a b for a (m, k) and b (k, n), into a new tensor; or added to `into`, which may be in fp32."""
+    """a b for a (m, k) and b (k, n), or (experts, ...) each, into a new tensor; or added to `into`, maybe in fp32."""
     return aten("te_gemm", a, b) if into is None else aten("te_gemm_", a, b, into=into)

@@ -8,6 +8,7 @@ import torch
 from memmodel.device import CUDA
 from memmodel.errors import UsageError
 from memmodel.groups import by_kind, groups_at_peak
+from memmodel.models.architecture import Latent, Mixture, layer_weights
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.layout import Rank
@@ -101,6 +102,73 @@ def reference(outer, layers, table, tokens, targets):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
+EXPERTS, BEST, WIDTH, SHARED, ROPE, LATENT, QUERIES = 4, 2, 16, 24, 4, 12, 20
+SPARSE = replace(
+    SMALL, heads=3, kv_heads=3, head_dim=D + ROPE, layers=1,
+    fused_gate_up=True, moe=Mixture(EXPERTS, BEST, WIDTH, SHARED), mla=Latent(LATENT, ROPE, QUERIES),
+)  # fmt: skip
+
+
+def test_gradients_of_experts_and_latent_attention_are_those_of_plain_autograd():
+    torch.manual_seed(0)
+
+    def weight(*shape):
+        return Weight((torch.randn(*shape) * 0.2).requires_grad_(), torch.zeros(*shape))
+
+    layer = {one.name: weight(*one.shape) for one in layer_weights(SPARSE, SPARSE.kind(0))}
+    table = torch.randn(12, ROPE // 2).repeat(1, 2)
+    x = torch.randn(24, H, requires_grad=True)
+    model = Gpt(SPARSE, [layer], {}, 2, Sharing(), table=table)
+    found = through_layers(model, x)
+    grads = torch.randn(24, H)
+    found.backward(grads)
+
+    plain = {name: one.value.detach().clone().requires_grad_() for name, one in layer.items()}
+    y = x.detach().clone().requires_grad_()
+    expected = sparse_reference(y, plain, table)
+    expected.backward(grads)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(x.grad, y.grad, rtol=2e-4, atol=2e-4)
+    for name, one in layer.items():
+        got = one.total if one.value.grad is None else one.value.grad
+        torch.testing.assert_close(got, plain[name].grad, rtol=2e-4, atol=2e-4)
+
+
+def sparse_reference(x, w, table):
+    """A layer of latent attention and experts of equal capacity in plain operators; x is (tokens of two, hidden)."""
+
+    def norm(x, weight):
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, 1e-5)
+
+    def turned(x):
+        first, second = x.chunk(2, -1)
+        return x * table.cos()[:, None] + torch.cat((-second, first), -1) * table.sin()[:, None]
+
+    rows = norm(x, w["norm1.weight"])
+    q = (norm(rows @ w["q_down.weight"].t(), w["q_norm.weight"]) @ w["q_up.weight"].t()).view(2, 12, 3, D + ROPE)
+    latent, shared = (rows @ w["kv_down.weight"].t()).split([LATENT, ROPE], -1)
+    k, v = (norm(latent, w["kv_norm.weight"]) @ w["kv_up.weight"].t()).view(2, 12, 3, 2 * D).chunk(2, -1)
+    q = torch.cat((q[..., :D], turned(q[..., D:])), -1)
+    k = torch.cat((k, turned(shared.reshape(2, 12, 1, ROPE)).expand(-1, -1, 3, -1)), -1)
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    x = x + out.transpose(1, 2).reshape(24, -1) @ w["output.weight"].t()
+
+    def gated(x, up, down):
+        gate, value = (x @ up.t()).chunk(2, -1)
+        return torch.nn.functional.silu(gate) * value @ down.t()
+
+    rows = norm(x, w["norm2.weight"])
+    scores = (rows @ w["router.weight"].t()).softmax(-1)
+    best = torch.zeros_like(scores).scatter(1, scores.topk(BEST).indices, 1.0)
+    weights, chosen = (scores * best).t().topk(24 * BEST // EXPERTS)
+    out = gated(rows, w["shared.gate_up.weight"], w["shared.down.weight"])
+    for expert in range(EXPERTS):
+        of_expert = gated(rows[chosen[expert]], w["experts.gate_up"][expert], w["experts.down"][expert])
+        out = out.index_add(0, chosen[expert], weights[expert][:, None] * of_expert)
+    return x + out
+
+
 def parameters(layers, tp=1, vocab=128256):
     """Of a stage of Llama 3.1 8B with embedding and head, the vocabulary in 128s a rank."""
     layer = (4096 * (32 + 16) * 128 + 4096 * 4096 + 3 * 4096 * 14336) // tp + 2 * 4096
@@ -157,6 +225,19 @@ def test_unfused_attention_keeps_five_bytes_a_score():
     assert held[1] - held[0] == pytest.approx(5 * 32 * 1024**2 + others + repeated - 2 * tokens * k, rel=1e-3)
 
 
+def test_experts_share_their_own_states():
+    # six bytes a parameter and twelve over the ranks with the same parameters: dense ones over all 8, an expert's over
+    # the 4 that have it (distrib_optimizer.py); each rank has half of the experts
+    held = []
+    for layers in (4, 5):
+        arch = replace(LLAMA, layers=layers, moe=Mixture(experts=8, top_k=2, width=1024))
+        found = kinds(recorded(arch=arch, dp_shard=8, zero=1, ep=2, seq=512))
+        held.append(sum(found[kind] for kind in ("parameters", "gradients", "optimizer")))
+    experts = 8 * 3 * 1024 * 4096 // 2
+    dense = 4096 * (32 + 16) * 128 + 4096 * 4096 + 2 * 4096 + 8 * 4096
+    assert held[1] - held[0] == pytest.approx(dense * (6 + 12 / 8) + experts * (6 + 12 / 4), rel=1e-5)
+
+
 def test_interleaved_stages_hold_as_many_chunks_as_run_ahead():
     # the last of four stages with two chunks starts four forwards ahead: (chunks - 1) x stages (schedules.py); a chunk
     # has half of the layers
@@ -195,7 +276,7 @@ def test_workspaces_are_made_by_generation():
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({"arch": listed("mixtral-8x7b").architecture}, "mixtures of experts"),
+        ({"arch": listed("mixtral-8x7b").architecture, "tp": 2}, "mixtures of experts on tp"),
         ({"checkpoint": "selective"}, "checkpoint selective"),
         ({"dp_shard": 2, "zero": 3}, "zero 3"),
         ({"pp": 2, "microbatches": 2, "schedule": "gpipe"}, "schedule gpipe"),

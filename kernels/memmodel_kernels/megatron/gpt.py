@@ -10,6 +10,8 @@ from typing import Any
 
 from memmodel.models.architecture import Architecture
 from memmodel_kernels.library_attention import library_attention, repeated
+from memmodel_kernels.megatron.latent import latent_operands
+from memmodel_kernels.megatron.mixture import mixture
 from memmodel_kernels.megatron.modules import Sharing, Weight, functions
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.parallel.group import Group
@@ -25,7 +27,8 @@ class Gpt:
         arch: the sizes of this rank's share. layers: the weights of each of its layers. outer: those outside of the
             layers that it has: the embedding on the first stage; final norm and head on the last.
         batch: sequences of a micro-batch. sharing: the ranks of tensor parallelism. context: those that share each
-            sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without.
+            sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without. experts: those that share the
+            experts of a mixture; None without.
         table: angles (n, d) in fp32 of the rotary positions; None without.
         gathered: where the head gathers the tokens of all ranks; None where each has them.
         loss: "fused" (TransformerEngine's, `--cross-entropy-fusion-impl te`), or Megatron's own: "native" (compiled) or
@@ -42,6 +45,7 @@ class Gpt:
     batch: Any
     sharing: Sharing
     context: Group | None = None
+    experts: Group | None = None
     table: Any = None
     gathered: Any = None
     loss: str = "fused"
@@ -103,12 +107,8 @@ def _added(out: Any, residual: Any, model: Gpt, bias: Weight | None) -> Any:
 
 
 def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
-    f, arch = functions(namespace(x), model.local), model.arch
-    qkv = _columns(x, model, weights, "norm1", "qkv")
-    tokens = qkv.shape[0] // model.batch
-    sizes = (model.batch, tokens, arch.heads, arch.kv_heads, arch.head_dim)
-    q, k, v = f.Rotated(qkv, model.table, sizes, model.attention == "unfused")
-    del qkv
+    f = functions(namespace(x), model.local)
+    q, k, v = _latent(x, model, weights) if model.arch.mla else _projections(x, model, weights)
     if model.context is not None:
         q, k, v = (f.Exchanged(y, model.context, True) for y in (q, k, v))
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
@@ -126,6 +126,42 @@ def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
     return f.RowLinear(out, weights["output.weight"].value, weights["output.weight"].into, model.sharing)
 
 
+def _projections(x: Any, model: Gpt, weights: Weights) -> Any:
+    """q (b, n, heads, d), k and v (b, n, groups, d)."""
+    arch = model.arch
+    qkv = _columns(x, model, weights, "norm1", "qkv")
+    sizes = (model.batch, qkv.shape[0] // model.batch, arch.heads, arch.kv_heads, arch.head_dim)
+    return functions(namespace(x)).Rotated(qkv, model.table, sizes, model.attention == "unfused")
+
+
+def _latent(x: Any, model: Gpt, weights: Weights) -> Any:
+    """q and k (b, n, heads, d), v (b, n, heads, e), from latents of queries and of keys and values."""
+    f, arch = functions(namespace(x)), model.arch
+    rows = f.Norm(x, *_pair(weights, "norm1"))
+    if arch.mla.q_rank:
+        q = _up(_linear(rows, model, weights, "q_down"), model, weights, "q")
+    else:
+        q = _linear(rows, model, weights, "q")
+    latent = _linear(rows, model, weights, "kv_down")
+    del rows
+    shared = latent[:, arch.mla.kv_rank :]
+    kv = _up(latent[:, : arch.mla.kv_rank].contiguous(), model, weights, "kv")
+    sizes = (model.batch, arch.heads, arch.head_dim, arch.value_dim, arch.mla.rope)
+    return latent_operands(q, kv, shared, model.table, sizes)
+
+
+def _linear(x: Any, model: Gpt, weights: Weights, name: str) -> Any:
+    weight = weights[f"{name}.weight"]
+    return functions(namespace(x)).Linear(x, weight.value, weight.into, model.sharing)
+
+
+def _up(x: Any, model: Gpt, weights: Weights, name: str) -> Any:
+    """From a latent to heads, through its norm."""
+    weight = weights[f"{name}_up.weight"]
+    norm = _pair(weights, f"{name}_norm")
+    return functions(namespace(x)).NormLinear(x, *norm, weight.value, weight.into, None, model.sharing)
+
+
 def _unfused(q: Any, k: Any, v: Any, dropout: float) -> Any:
     """Causal attention of q (b, h, n, d) on k, v (b, g, n, d) with scores in memory, in the dtype of q."""
     k, v = repeated(k, q), repeated(v, q)
@@ -134,6 +170,9 @@ def _unfused(q: Any, k: Any, v: Any, dropout: float) -> Any:
 
 
 def _feed_forward(x: Any, model: Gpt, weights: Weights) -> Any:
+    if "router.weight" in weights:
+        rows = functions(namespace(x)).Norm(x, *_pair(weights, "norm2"))
+        return mixture(rows, weights, model.arch.moe.top_k, model.experts, model.sharing)
     f, down = functions(namespace(x), model.local), weights["ffn.down.weight"]
     wide = _columns(x, model, weights, "norm2", "ffn.gate_up" if model.arch.gated else "ffn.up")
     wide = f.SwiGLU(wide) if model.arch.gated else f.Gelu(wide)

@@ -159,6 +159,21 @@ def functions(xp: Any, local: bool = False) -> Any:
             of_x, of_norm, of_shift = norm_gradients(of_rows, x, norm, statistics)
             return of_x, of_norm, of_shift, of_weight, None, of_bias, None
 
+    class Linear(base):  # type: ignore[misc]
+        """TEColumnParallelLinear and TELinear: keeps its input, of a rank's tokens."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Any, into: Any, sharing: Sharing) -> Any:
+            ctx.save_for_backward(x, weight)
+            ctx.into, ctx.sharing = into, sharing
+            return product(sharing.gathered(x), weight.t())
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, weight = ctx.saved_tensors
+            of_x = ctx.sharing.summed(product(grad, weight))
+            return of_x, gradient_of_weight(grad, ctx.sharing.gathered(x), ctx.into), None, None
+
     class RowLinear(base):  # type: ignore[misc]
         """TERowParallelLinear, or RowParallelLinear of Megatron's own: keeps its input."""
 
@@ -194,7 +209,7 @@ def functions(xp: Any, local: bool = False) -> Any:
                 parts = qkv.view(b, n, -1).split([heads * d, groups * d, groups * d], -1)
                 for new, part, turns in zip(made, parts, (True, True, False), strict=True):
                     x = part.view(b, n, -1, d)
-                    new.copy_(_turned(x, table) if turns else x)
+                    new.copy_(turned(x, table) if turns else x)
 
             fused("rope", (qkv, *_given(table)), made, compute)
             ctx.shape, ctx.table = qkv.shape, table
@@ -206,7 +221,7 @@ def functions(xp: Any, local: bool = False) -> Any:
             of_qkv = grads[0].new_empty(ctx.shape)
 
             def compute() -> None:
-                back = [_turned(grads[0], ctx.table, -1), _turned(grads[1], ctx.table, -1), grads[2]]
+                back = [turned(grads[0], ctx.table, -1), turned(grads[1], ctx.table, -1), grads[2]]
                 of_qkv.copy_(xp.cat([x.flatten(2) for x in back], -1).view(ctx.shape))
 
             fused("rope_backward", (*grads, *_given(ctx.table)), (of_qkv,), compute, gradient=True)
@@ -393,8 +408,8 @@ def functions(xp: Any, local: bool = False) -> Any:
             return _exchanged(grad, ctx.group, not ctx.to_heads), None, None
 
     found = (
-        *(Norm, NormLinear, RowLinear, Summed, Rotated, CausalSoftmax, SwiGLU, Gelu, ColumnLinear, CrossEntropy),
-        *(VocabularyCrossEntropy, Exchanged),
+        *(Norm, NormLinear, Linear, RowLinear, Summed, Rotated, CausalSoftmax, SwiGLU, Gelu, ColumnLinear),
+        *(CrossEntropy, VocabularyCrossEntropy, Exchanged),
     )
     return SimpleNamespace(**{function.__name__: function.apply for function in found})
 
@@ -403,7 +418,7 @@ def _given(table: Any) -> tuple[Any, ...]:
     return () if table is None else (table,)
 
 
-def _turned(x: Any, table: Any, sign: int = 1) -> Any:
+def turned(x: Any, table: Any, sign: int = 1) -> Any:
     """x (b, n, heads, d) turned by the angles (n, d) of a table, or back."""
     if table is None:
         return x
