@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memmodel.models.architecture import Architecture
+from memmodel.models.architecture import Architecture, Latent
 from memmodel_kernels.library_attention import library_attention, repeated
 from memmodel_kernels.megatron.latent import latent_operands
 from memmodel_kernels.megatron.mixture import mixture
@@ -108,7 +108,8 @@ def _added(out: Any, residual: Any, model: Gpt, bias: Weight | None) -> Any:
 
 def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
     f = functions(namespace(x), model.local)
-    q, k, v = _latent(x, model, weights) if model.arch.mla else _projections(x, model, weights)
+    mla = model.arch.mla
+    q, k, v = _latent(x, model, weights, mla) if mla else _projections(x, model, weights)
     if model.context is not None:
         q, k, v = (f.Exchanged(y, model.context, True) for y in (q, k, v))
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
@@ -134,19 +135,19 @@ def _projections(x: Any, model: Gpt, weights: Weights) -> Any:
     return functions(namespace(x)).Rotated(qkv, model.table, sizes, model.attention == "unfused")
 
 
-def _latent(x: Any, model: Gpt, weights: Weights) -> Any:
+def _latent(x: Any, model: Gpt, weights: Weights, mla: Latent) -> Any:
     """q and k (b, n, heads, d), v (b, n, heads, e), from latents of queries and of keys and values."""
     f, arch = functions(namespace(x)), model.arch
     rows = f.Norm(x, *_pair(weights, "norm1"))
-    if arch.mla.q_rank:
+    if mla.q_rank:
         q = _up(_linear(rows, model, weights, "q_down"), model, weights, "q")
     else:
         q = _linear(rows, model, weights, "q")
     latent = _linear(rows, model, weights, "kv_down")
     del rows
-    shared = latent[:, arch.mla.kv_rank :]
-    kv = _up(latent[:, : arch.mla.kv_rank].contiguous(), model, weights, "kv")
-    sizes = (model.batch, arch.heads, arch.head_dim, arch.value_dim, arch.mla.rope)
+    shared = latent[:, mla.kv_rank :]
+    kv = _up(latent[:, : mla.kv_rank].contiguous(), model, weights, "kv")
+    sizes = (model.batch, arch.heads, arch.head_dim, arch.value_dim, mla.rope)
     return latent_operands(q, kv, shared, model.table, sizes)
 
 
@@ -170,7 +171,7 @@ def _unfused(q: Any, k: Any, v: Any, dropout: float) -> Any:
 
 
 def _feed_forward(x: Any, model: Gpt, weights: Weights) -> Any:
-    if "router.weight" in weights:
+    if model.arch.moe and "router.weight" in weights:
         rows = functions(namespace(x)).Norm(x, *_pair(weights, "norm2"))
         return mixture(rows, weights, model.arch.moe.top_k, model.experts, model.sharing)
     f, down = functions(namespace(x), model.local), weights["ffn.down.weight"]
