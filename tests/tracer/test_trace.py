@@ -23,6 +23,9 @@ from memmodel.tracer.watch.run import Setting, traced
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
 
 
+MODES = (torch.no_grad, torch.inference_mode)
+
+
 def naive(q: Any, k: Any, v: Any) -> Any:
     import memmodel_kernels
 
@@ -124,6 +127,25 @@ def test_a_size_of_one_is_a_number() -> None:
     forms = memmodel.trace(naive, INPUTS, at=SIZES | {"B": 1}).forms
     assert forms is not None
     assert forms.fixed == {"B": 1}
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_inference_mode_takes_composites_apart_as_autograd_does(cast: bool) -> None:
+    def run(a: Any, b: Any) -> Any:
+        with torch.autocast("cuda", torch.bfloat16, enabled=cast):
+            scores = torch.einsum("bnd,bmd->bnm", a, b)
+            return torch.nn.functional.linear(scores.softmax(-1), b[0].T) @ a.transpose(1, 2)
+
+    def under(mode: Any) -> list[Any]:
+        def inside(a: Any, b: Any) -> Any:
+            with mode():
+                return run(a, b)
+
+        setting = Setting(inside, inputs_of({"a": "2,24,16", "b": "2,24,16"}), "own", CUDA)
+        return [(e.op, e.nbytes) if isinstance(e, Alloc) else e for e in traced(setting, {}).program.events[3:]]
+
+    shown = [[x if isinstance(x, tuple) and len(x) == 2 else type(x) for x in under(mode)] for mode in MODES]
+    assert shown[0] == shown[1]
 
 
 def test_lines_of_the_peak() -> None:

@@ -1,6 +1,7 @@
 """PyTorch's dispatch: operators, modes, trees of arguments, and identities of storages."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "decompositions",
     "has_symbols",
     "inner",
+    "is_composite",
     "is_wrapped",
     "is_wrapper",
     "modes_on",
@@ -56,6 +58,12 @@ def schema_of(target: Any) -> Any:
 def name_of(operator: Any) -> str:
     """An operator's name without its overload: "aten::add"."""
     return str(operator._schema.name)
+
+
+@cache
+def is_composite(operator: Any) -> bool:
+    """Whether an operator's kernel is the same for every device and calls others, which autograd knows."""
+    return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
 
 
 def packet_of(operator: Any) -> Any:

@@ -31,7 +31,7 @@ from memmodel.tracer.corrections.type_checks import check_types
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
 from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
-from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, is_wrapper, name_of, storage_of, tensors_in
+from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, is_composite, is_wrapper, name_of, storage_of, tensors_in
 from memmodel.tracer.private.distributed import WITHOUT_COPY
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.watch.belonging import Belonging
@@ -47,6 +47,11 @@ _LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
 _QUERIES = frozenset(
     {*_LAYOUT, "prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"}
 )
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is written as others, which an autograd's key calls in its place."""
+    return func not in COMPOSITES and name_of(func) not in _QUERIES and is_composite(func)
 
 
 class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -224,6 +229,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_wrapper(types):
             self._outer = func
             return NotImplemented  # it dispatches to the tensors inside
+        if torch.is_inference_mode_enabled() and not self.paused and _is_composite(func):
+            with self:  # autograd's keys, which take it apart, are left out
+                return func.decompose(*args, **(kwargs or {}))
         with without_autocast():  # PyTorch restores it here, but an operator's inside is not cast
             return self._dispatched(func, args, kwargs or {})
 
