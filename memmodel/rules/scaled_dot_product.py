@@ -54,7 +54,7 @@ def scaled_dot_product_attention(
     on_cuda = device.name == "cuda"
     call = _described(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     choice = choose(call, Backends(device.capability if on_cuda else 0, device.torch), enabled)
-    check(choice)
+    check(choice, call)
     tape.choices.append(choice)
     if choice.backend == FLASH and not on_cuda:
         bias = _bias(query, key, attn_mask, FLASH)

@@ -11,7 +11,7 @@ wheel of that release.
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from memmodel.dtypes import DType, bfloat16, float16, float32, float64
+from memmodel.dtypes import DType, bfloat16, bool_, float16, float32, float64
 from memmodel.errors import UsageError
 
 FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
@@ -96,8 +96,19 @@ def choose(call: SdpaCall, backends: Backends, enabled: Collection[str] = ALL) -
     return Choice(None, refused)
 
 
-def check(choice: Choice) -> None:
-    """Raise UsageError if no backend accepts the call, as PyTorch does, with the reason of each enabled backend."""
+def check(choice: Choice, call: SdpaCall) -> None:
+    """Raise UsageError where PyTorch raises: if no backend accepts the call, with the reason of each enabled backend.
+
+    A backend that is selected may raise all the same: plain operators for a mask beside is_causal (attention.cpp),
+    efficient attention for a mask of another type than the query's (attention.cu).
+    """
+    if choice.backend == MATH and call.mask and call.causal:
+        raise UsageError("scaled_dot_product_attention with attn_mask and is_causal: plain operators take one of them")
+    if choice.backend == EFFICIENT and call.mask and call.mask.dtype not in (bool_, call.dtype):
+        raise UsageError(
+            f"scaled_dot_product_attention with an attn_mask of {call.mask.dtype} for {call.dtype}: the efficient "
+            "kernel takes bool or the query's type, cast the mask"
+        )
     if choice.backend is None:
         found = {name: refusal for name, refusal in choice.refused.items() if refusal != _OFF} or choice.refused
         reasons = "; ".join(f"{name}: {why.reason} (it would take {why.remedy})" for name, why in found.items())

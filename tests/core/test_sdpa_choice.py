@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from memmodel.dtypes import bfloat16, float16, float32, float64
-from memmodel.rules.sdpa import ALL, MATH, Backends, Mask, Refusal, SdpaCall, choose
+from memmodel.errors import UsageError
+from memmodel.rules.sdpa import ALL, MATH, Backends, Mask, Refusal, SdpaCall, check, choose
 
 DTYPES = (float16, bfloat16, float32, float64)
 ARCHES = (70, 75, 80, 86, 89, 90, 100, 120)
@@ -152,6 +153,20 @@ def test_a_call_that_no_kernel_takes_names_all_reasons() -> None:
     assert choice.backend is None
     assert list(choice.refused) == ["flash", "efficient", "math", "cudnn"]
     assert choice.refused["math"] == Refusal("it is switched off", choice.refused["cudnn"].remedy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mask": Mask((4096, 4096), float32)}, "attn_mask of float32 for bfloat16: the efficient kernel"),
+        ({"mask": Mask((4096, 4096), bfloat16), "causal": True, "dtype": float64}, "attn_mask and is_causal"),
+    ],
+)
+def test_calls_that_the_chosen_kernel_raises_for(changes: dict[str, Any], words: str) -> None:
+    """attention.cu: "invalid dtype for bias"; attention.cpp: "Explicit attn_mask should not be set"."""
+    call = SdpaCall(Q, Q, Q, bfloat16)._replace(**changes)
+    with pytest.raises(UsageError, match=words):
+        check(choose(call, Backends(80)), call)
 
 
 def test_on_the_cpu_pytorch_takes_the_same() -> None:

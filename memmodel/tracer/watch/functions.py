@@ -153,8 +153,9 @@ class Functions(TorchFunctionMode):
             return _SDPA(*args, **kwargs)
         args, kwargs = self.autocast.cast(aten.scaled_dot_product_attention.default, args, kwargs)
         call = Call(*args, **kwargs)
-        choice = choose(call.described(), self.backends, enabled())
-        check(choice)
+        described = call.described()
+        choice = choose(described, self.backends, enabled())
+        check(choice, described)
         self.watcher.note_choice(choice)
         if self.cuda and (choice.backend != MATH or 0 < call.dropout_p < 1):
             with without_autocast(), self._adding_in_place(call):
