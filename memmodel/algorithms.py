@@ -180,12 +180,12 @@ def _flash_mla_given(case: Case) -> dict[str, Tensor]:
     return {name: recording.empty(*shape, dtype=int32) for name, shape in shapes.items()}
 
 
-def _flash_mla(case: Case, q: Tensor, pages: Tensor, *plan: Tensor) -> Any:
+def _flash_mla(case: Case, q: Tensor, pages: Tensor, block_table: Tensor, metadata: Tensor, num_splits: Tensor) -> Any:
     from memmodel_kernels.flash_mla import flash_mla
 
     new = recording.empty(case.batch * case.seq, case.head_dim, dtype=case.dtype)
     q.storage.tape.names[new.storage.key] = "new latents"
-    return flash_mla(q, new, pages, *plan, case.kv_seq, _of_newest(case))
+    return flash_mla(q, new, pages, block_table, metadata, num_splits, case.kv_seq, _of_newest(case))
 
 
 def _decode_eager(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:

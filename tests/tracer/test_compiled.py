@@ -182,6 +182,26 @@ def test_bfloat16_stays_eager_on_a_gpu_without_it() -> None:
         memmodel.trace(functions.three_names, INPUTS, at=SIZES, gpu="T4", compiled=True)
 
 
+def test_scatter_of_bfloat16_is_atens_kernel_before_hopper() -> None:
+    """torch/_inductor/utils.py, use_scatter_fallback. Apart, zeros are made when scores and probabilities are gone:
+
+    a matrix less at the peak, and the sum a row that the fused kernel leaves. Indices of maxima are 8 bytes.
+    """
+
+    def maximum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1)
+        powers = torch.exp(scores - scores.max(-1, keepdim=True)[0])
+        return powers / powers.sum(-1, keepdim=True) @ v
+
+    n = 512
+    inputs = dict.fromkeys("qkv", f"1,{n},32:bf16")
+    peaks = [
+        memmodel.trace(maximum, inputs, step="train", gpu=gpu, compiled=True, formulas=False).memory.live_peak_bytes
+        for gpu in ("A100", "H100")
+    ]
+    assert peaks[1] - peaks[0] == 2 * (n * n - n)
+
+
 def test_what_is_replaced_is_put_back() -> None:
     from torch._inductor import compile_fx, pattern_matcher
     from torch._subclasses.fake_tensor import FakeTensor
