@@ -38,26 +38,29 @@ def kind_of(group: str) -> str:
     return group.partition(" ")[0]
 
 
-def groups_at_peak(program: Program) -> dict[str, int]:
-    """Group -> bytes alive at the live peak of the last step, in the order of `GROUPS`. Sizes must be ints."""
-    _, alive = at_peak(program)
+def groups_at_peak(program: Program, peak: int | None = None) -> dict[str, int]:
+    """Group -> bytes alive at the live peak of the last step, in the order of `GROUPS`. Sizes must be ints.
+
+    `peak`: its bytes, where they are known.
+    """
+    _, alive = at_peak(program, peak)
     return by_group(program, (birth for birth in program.births() if birth.key in alive))
 
 
 def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
     """Group -> bytes of these storages of a program, in the order of `GROUPS`, the largest first within one."""
-    groups, found = groups_of(program), dict[str, int]()
+    group_by_key, found = groups_of(program, births := list(births)), dict[str, int]()
     for birth in births:
-        group = groups[birth.key]
+        group = group_by_key[birth.key]
         found[group] = found.get(group, 0) + int(birth.nbytes)
     return dict(sorted(found.items(), key=lambda item: (GROUPS.index(kind_of(item[0])), -item[1])))
 
 
-def groups_of(program: Program) -> dict[int, str]:
-    """The group of every storage by its key."""
+def groups_of(program: Program, births: Iterable[Alloc]) -> dict[int, str]:
+    """The group of each of these storages of a program, by its key."""
     saved = {event.key for event in program.events if isinstance(event, Save)}
     inputs = program.inputs()
-    return {birth.key: group_of(program, birth.key, saved, inputs) for birth in program.births()}
+    return {birth.key: group_of(program, birth.key, saved, inputs) for birth in births}
 
 
 def group_of(program: Program, key: int, saved: Collection[int], inputs: Collection[int]) -> str:

@@ -144,14 +144,18 @@ def saved_bytes(program: Program) -> Dim:
     return sum(saved_storages(program).values(), start=0)
 
 
-def at_peak(program: Program) -> tuple[int, frozenset[int]]:
-    """(index of the event, storages alive) at the first peak of the last step. Sizes must be ints."""
-    most, found = -1, 0
+def at_peak(program: Program, peak: int | None = None) -> tuple[int, frozenset[int]]:
+    """(index of the event, storages alive) at the first peak of the last step. Sizes must be ints.
+
+    `peak`: its bytes, which are looked for first where they are not known.
+    """
     start, phases = step_start(program), set(step_phases(program))
+    if peak is None:
+        peak = max(now.live for i, now in enumerate(states(program)) if i >= start and now.phase in phases)
     for index, now in enumerate(states(program)):
-        if index >= start and now.live > most and now.phase in phases:
-            most, found = now.live, index
-    return found, frozenset(alive_at(program, found))
+        if now.live == peak and index >= start and now.phase in phases:
+            return index, frozenset(now.alive)
+    return at_peak(program)  # a phase that only earlier steps have was the peak
 
 
 def step_start(program: Program) -> int:

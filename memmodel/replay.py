@@ -6,8 +6,7 @@ from typing import NamedTuple
 from memmodel.allocator import CachingAllocator, OutOfMemory
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.cublas import Workspace
-from memmodel.liveness import states, uncounted
-from memmodel.program import Launch, Mark, Program
+from memmodel.program import Alloc, Free, Launch, Mark, Program
 
 
 class Usage(NamedTuple):
@@ -43,22 +42,38 @@ class _Phase(NamedTuple):
 def replay(program: Program, allocator: CachingAllocator, workspace: Workspace, steps: int = 1) -> Replay:
     """Serve the program's requests; those from the first "forward" on are repeated for `steps` steps.
 
-    `reserved` depends on earlier steps, since the cache takes two to settle. Peaks are reset at each mark; the replay
-    stops at the first request that does not fit.
+    `reserved` depends on earlier steps, since the cache takes two to settle: a step that leaves the allocator as it
+    found it is not served again. Peaks are reset at each mark; the replay stops at the first request that does not fit.
     """
     blocks: Blocks = {}
     phases: list[tuple[str, Usage]] = []
     before, step = _phases(program, workspace)
-    for name, requests, _ in (*before, *step * steps):
+    _serve_phases(before, allocator, blocks, phases)
+    found = allocator.free_blocks()
+    for served in range(1, steps + 1):
+        retries = allocator.retries
+        _serve_phases(step, allocator, blocks, phases)
+        left = allocator.free_blocks()
+        if left == found and allocator.retries == retries:
+            phases.extend(phases[len(phases) - len(step) :] * (steps - served))
+            break
+        found = left
+    return Replay(tuple(phases), allocator.failed, allocator.retries)
+
+
+def _serve_phases(
+    served: list[_Phase], allocator: CachingAllocator, blocks: Blocks, phases: list[tuple[str, Usage]]
+) -> None:
+    """Serve phases, and add their usage to `phases`, until a request does not fit."""
+    for name, requests, _ in served:
+        if allocator.failed is not None:
+            break
         start = allocator.allocated
         if phases:  # peaks of the first phase are those since the allocator's own reset
             allocator.reset_peak()
         deque(serve(requests, allocator, blocks), maxlen=0)
         usage = Usage(start, allocator.allocated_peak, allocator.reserved_peak, allocator.allocated, allocator.reserved)
         phases.append((name, usage))
-        if allocator.failed is not None:
-            break
-    return Replay(tuple(phases), allocator.failed, allocator.retries)
 
 
 def replay_by_event(
@@ -83,16 +98,15 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
     """The phases before the first "forward", and those from there on, which make one step."""
     current = _Phase("start", [], [])
     phases = [current]
-    for now in states(program, uncounted):
-        event = now.event
+    for event in program.events:
         if type(event) is Mark:
             current = _Phase(event.phase, [], [])
             phases.append(current)
         requests = current.requests
-        if now.born:
-            requests.append(Request(MALLOC, now.born.key, now.born.nbytes, now.born.stream))
-        elif now.died:
-            requests.append(Request(FREE, now.died.key))
+        if type(event) is Alloc:
+            requests.append(Request(MALLOC, event.key, event.nbytes, event.stream))
+        elif type(event) is Free:
+            requests.append(Request(FREE, event.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
         if taken:
             requests.extend([Request(KEEP, name, nbytes) for name, nbytes, _ in taken])

@@ -64,7 +64,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
         context_bytes=gpu.context_bytes,
         capacity_bytes=_capacity(gpu),
         fits=fitting,
-        groups=groups_at_peak(program),
+        groups=groups_at_peak(program, int(read.peaks["peak"])),
     )
 
 

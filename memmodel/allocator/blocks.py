@@ -74,6 +74,11 @@ class Pool:
         """The free blocks that have memory, of all streams except those in `but`."""
         return (block for stream, free in self.free.items() if stream not in but for *_, block in free)
 
+    def layout(self) -> list[tuple[int, int, int]]:
+        """(stream, address, size) of each free block, mapped or not."""
+        mapped = [(stream, address, size) for stream, free in self.free.items() for size, address, _ in free]
+        return mapped + [(stream, at, block.size) for stream, free in self.unmapped.items() for at, block in free]
+
     def add(self, block: Block) -> None:
         """Make a block available."""
         if block.mapped:

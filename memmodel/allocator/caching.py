@@ -92,6 +92,10 @@ class CachingAllocator:
         pool.merge(block)
         pool.add(block)
 
+    def free_blocks(self) -> list[tuple[int, int, int]]:
+        """The free blocks of both pools, as `Pool.layout`. With the blocks in use, they decide how requests go on."""
+        return [*self.small.layout(), *self.large.layout()]
+
     def empty_cache(self) -> None:
         """Give free segments back to the driver (`torch.cuda.empty_cache`)."""
         self.source.release(self.large, self.kept)

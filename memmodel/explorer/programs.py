@@ -141,7 +141,7 @@ class Tables:
         self.keys[structure.key] = _number(self.programs, program)
 
     def _numbers(self, program: Program, case: Case) -> Iterator[int]:
-        labels, groups, slots = names(program), groups_of(program), dict[int, int]()
+        labels, groups, slots = names(program), groups_of(program, program.births()), dict[int, int]()
         for event, _, _, born, *_ in states(program, uncounted):
             if isinstance(event, Mark):
                 yield from (MARK, PHASE_NAMES.index(event.phase))

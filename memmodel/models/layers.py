@@ -90,9 +90,14 @@ def expanded(few: Recording, more: Recording, repeats: Repetition, times: int) -
 
     Raises Irregular where expanding `few` by one does not give `more`.
     """
-    if _numbered(_Expansion(few, more, repeats, 1).program().events) != _numbered(more.program.events):
+    expansion = _Expansion(few, more, repeats)
+    if _numbered(expansion.events(1)) != _numbered(more.program.events):
         raise Irregular
-    return _Expansion(few, more, repeats, times).program()
+    return expansion.program(times)
+
+
+_WITHOUT_STORAGE = (Launch, Wait, Mark)
+_make: Callable[[type[Event], tuple[Any, ...]], Event] = tuple.__new__  # `_replace` takes four times as long
 
 
 def _numbered(events: Iterable[Event]) -> list[Event]:
@@ -100,8 +105,8 @@ def _numbered(events: Iterable[Event]) -> list[Event]:
     numbers: dict[int, int] = {}
     return [
         event
-        if isinstance(event, Launch | Wait | Mark)
-        else event._replace(key=numbers.setdefault(event.key, len(numbers)))
+        if isinstance(event, _WITHOUT_STORAGE)
+        else _make(type(event), (numbers.setdefault(event.key, len(numbers)), *event[1:]))
         for event in events
     ]
 
@@ -112,13 +117,17 @@ class _Expansion:
     Copy 0 of the period is the one recorded; a storage of copy c has the key of copy 0's plus c * `stride`.
     """
 
-    def __init__(self, few: Recording, more: Recording, repeats: Repetition, times: int) -> None:
-        self.few, self.period, self.times = few, repeats.period, times
+    def __init__(self, few: Recording, more: Recording, repeats: Repetition) -> None:
+        self.few, self.period = few, repeats.period
         self.first = repeats.before + repeats.margin  # the first layer of the period that is repeated
         self.last = self.first + self.period  # the first layer after it
-        self.blocks = list(few.blocks())
-        self.outside = _outside(self.blocks, list(more.blocks()), times)
         self.stride = 1 + max(birth.key for birth in few.program.births())
+        blocks = list(few.blocks())
+        self.stretches = [
+            (place, [event for block in of_place for event in block.events])
+            for place, of_place in groupby(blocks, key=lambda block: self._place(block.layer))
+        ]
+        self.outside = _outside(blocks), _outside(more.blocks())
         self.ordinals: dict[int, int] = {}  # storage of a layer -> how many its layer made before it
         self.places: dict[tuple[int, int], int] = {}
         counts: dict[int, int] = {}
@@ -126,53 +135,49 @@ class _Expansion:
             self.ordinals[key] = counts[layer] = counts.get(layer, -1) + 1
             self.places[layer, counts[layer]] = key
 
-    def program(self) -> Program:
+    def program(self, times: int) -> Program:
         """The program with its period repeated."""
-        events: list[Event] = []
-        stretches = [(place, list(blocks)) for place, blocks in groupby(self.blocks, key=self._place)]
-        for index, (place, blocks) in enumerate(stretches):
-            recorded = [event for block in blocks for event in block.events]
-            if place == "outside":
-                events += islice(self.outside, len(recorded))
-            elif place == "repeated":
-                neighbours = stretches[index - 1][0], stretches[index + 1][0] if index + 1 < len(stretches) else ""
-                for copy in self._order(*neighbours):
-                    events += self._copied(recorded, copy)
-            else:
-                events += self._copied(recorded, self._copy(place))
         names, gradients, groups = self.few.program[1:]
-        return Program(events, self._renamed(names), self._paired(gradients), self._regrouped(groups))
+        return Program(
+            self.events(times),
+            self._renamed(names, times),
+            self._paired(gradients, times),
+            {copied: group for key, group in groups.items() for copied in self._copies(key, times)},
+        )
 
-    def _place(self, block: Block) -> str:
-        return self._place_of(block.layer)
+    def events(self, times: int) -> list[Event]:
+        """Its events."""
+        events: list[Event] = []
+        outside = _grown_events(*self.outside, times)
+        for index, (place, recorded) in enumerate(self.stretches):
+            if place == "outside":
+                events += islice(outside, len(recorded))
+            elif place == "repeated":
+                before, after = (self._place_at(index + step) for step in (-1, 1))
+                events += self._copied(recorded, _order(before, after, times), times)
+            else:
+                events += self._copied(recorded, [times if place == "last" else 0], times)
+        return events
 
-    def _place_of(self, layer: int | None) -> str:
+    def _place(self, layer: int | None) -> str:
         if layer is None:
             return "outside"
         return "first" if layer < self.first else "repeated" if layer < self.last else "last"
 
-    def _copy(self, place: str) -> int:
-        return self.times if place == "last" else 0
+    def _place_at(self, index: int) -> str:
+        """The place of a stretch of events; "" where there is none."""
+        return self.stretches[index][0] if 0 <= index < len(self.stretches) else ""
 
-    def _order(self, before: str, after: str) -> range:
-        """The copies in the order in which they run: upwards in forward, downwards in backward."""
-        if before == "first" or after == "last":
-            return range(self.times + 1)
-        if before == "last" or after == "first":
-            return range(self.times, -1, -1)
-        raise Irregular
+    def _copied(self, events: list[Event], copies: Iterable[int], times: int) -> Iterator[Event]:
+        """The events of each copy, with its storages in place of those recorded."""
+        parts = [(event, None if isinstance(event, _WITHOUT_STORAGE) else event.key, event[1:]) for event in events]
+        storages = {key for _, key, _ in parts if key is not None}
+        for copy in copies:
+            keys = {key: self._key(key, copy, times) for key in storages}
+            for event, key, rest in parts:
+                yield event if key is None else _make(type(event), (keys[key], *rest))
 
-    def _copied(self, events: list[Event], copy: int) -> Iterator[Event]:
-        """The events with the storages of a copy in place of those recorded."""
-        key_of = self._key
-        for event in events:
-            if isinstance(event, Launch | Wait | Mark):
-                yield event
-            else:
-                make: Callable[..., Event] = type(event)
-                yield make(key_of(event.key, copy), *event[1:])
-
-    def _key(self, key: int, copy: int) -> int:
+    def _key(self, key: int, copy: int, times: int) -> int:
         """The storage that is to a copy what `key` is to the period recorded: as many layers before or after it."""
         layer = self.few.layers.get(key)
         if layer is None:
@@ -181,9 +186,9 @@ class _Expansion:
         number = copy + periods
         if number < 0:
             return self._at(layer + copy * self.period, key)
-        if number > self.times:
-            return self._at(layer + (copy - self.times) * self.period, key)
-        return self._at(layer - periods * self.period, key) + number * self.stride
+        if number > times:
+            return self._at(layer + (copy - times) * self.period, key)
+        return (self._at(layer - periods * self.period, key) if periods else key) + number * self.stride
 
     def _at(self, layer: int, key: int) -> int:
         """The storage that is to its layer what `key` is to its own."""
@@ -192,42 +197,58 @@ class _Expansion:
             raise Irregular
         return found
 
-    def _copies(self, key: int) -> Iterable[int]:
-        """The copies in which a storage exists."""
-        place = self._place_of(self.few.layers.get(key))
-        return range(self.times + 1) if place == "repeated" else (self._copy(place),)
+    def _copies(self, key: int, times: int) -> Sequence[int]:
+        """The storages that are copies of one, in order."""
+        if self._place(self.few.layers.get(key)) != "repeated":
+            return (key,)
+        return range(key, key + times * self.stride + 1, self.stride)
 
-    def _renamed(self, names: Mapping[int, str]) -> dict[int, str]:
+    def _renamed(self, names: Mapping[int, str], times: int) -> dict[int, str]:
         found = {}
         for key, name in names.items():
             layer = self.few.layers.get(key)
-            for copy in self._copies(key):
-                number = 0 if layer is None else layer + copy * self.period
-                found[self._key(key, copy)] = name.replace(f"layers.{layer}.", f"layers.{number}.", 1)
+            added = times * self.period if self._place(layer) == "last" else 0
+            for number, copied in enumerate(self._copies(key, times)):
+                later = (layer or 0) + number * self.period + added
+                found[copied] = name.replace(f"layers.{layer}.", f"layers.{later}.", 1)
         return found
 
-    def _regrouped(self, groups: Mapping[int, str]) -> dict[int, str]:
-        return {self._key(key, copy): group for key, group in groups.items() for copy in self._copies(key)}
-
-    def _paired(self, gradients: Mapping[int, int]) -> dict[int, int]:
+    def _paired(self, gradients: Mapping[int, int], times: int) -> dict[int, int]:
+        """Which gradients are of which storages, where those of a repeated layer are of that layer or the next."""
         found = {}
         for key, of in gradients.items():
-            for copy in self._copies(key if key in self.few.layers else of):
-                found[self._key(key, copy)] = self._key(of, copy)
+            place = self._place(self.few.layers.get(key, self.few.layers.get(of)))
+            for copy in range(times + 1) if place == "repeated" else (times if place == "last" else 0,):
+                found[self._key(key, copy, times)] = self._key(of, copy, times)
         return found
 
 
-def _outside(few: Sequence[Block], more: Sequence[Block], times: int) -> Iterator[Event]:
-    """The events outside of the layers.
+def _order(before: str, after: str, times: int) -> range:
+    """The copies in the order in which they run between two places: upwards in forward, downwards in backward."""
+    if before == "first" or after == "last":
+        return range(times + 1)
+    if before == "last" or after == "first":
+        return range(times, -1, -1)
+    raise Irregular
+
+
+def _outside(blocks: Iterable[Block]) -> list[Event]:
+    """The events outside of the layers."""
+    return [event for block in blocks if block.layer is None for event in block.events]
+
+
+def _grown_events(few: Sequence[Event], more: Sequence[Event], times: int) -> Iterator[Event]:
+    """The events outside of the layers, of `times` periods more than `few` has, where `more` has one more.
 
     What depends on the number of layers, such as the work of an operator on all parameters, grows by as much with every
     period.
     """
-    ours, theirs = ([e for block in blocks if block.layer is None for e in block.events] for blocks in (few, more))
-    if len(ours) != len(theirs):
+    if len(few) != len(more):
         raise Irregular
-    for one, next_one in zip(ours, theirs, strict=True):
-        if isinstance(one, Launch) and isinstance(next_one, Launch):
+    for one, next_one in zip(few, more, strict=True):
+        if one == next_one:
+            yield one
+        elif isinstance(one, Launch) and isinstance(next_one, Launch):
             work, least = (
                 Work(*(_grown(*pair, times) for pair in zip(*both, strict=True)))
                 for both in ((one.work, next_one.work), (one.least, next_one.least))

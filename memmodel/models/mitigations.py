@@ -6,25 +6,34 @@ from dataclasses import replace
 from memmodel.allocator import AllocatorConfig
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.liveness import phase_peaks
 from memmodel.models.choices import usual_targets
 from memmodel.models.program import program_of
 from memmodel.models.setting import EAGER, Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
-from memmodel.step import allocated_peak
+from memmodel.step import allocated_peak, room_bytes
 
 RANK = 16  # of suggested adapters
 Change = tuple[str, ModelCase, AllocatorConfig | None]
 
 
 def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConfig | None = None) -> list[Mitigation]:
-    """The changes that lower the allocated peak or make the step fit; least memory first."""
-    found = []
+    """The changes that lower the allocated peak or make the step fit; least memory first.
+
+    Where live bytes alone exceed the GPU, they stand for the allocated ones: a replay would be that of a larger GPU.
+    """
+    room, found = room_bytes(gpu), []
     for change, changed, settings in _changes(case, before, config):
         try:
-            peak, fits = allocated_peak(program_of(changed), case.torch, gpu, settings)
+            program = program_of(changed)
         except UsageError:
             continue  # this setting does not allow the change
-        less = before.allocated_peak_bytes - peak
+        live = int(phase_peaks(program)["peak"])
+        if room is not None and live > room:
+            peak, fits, less = live, False, before.live_peak_bytes - live
+        else:
+            peak, fits = allocated_peak(program, case.torch, gpu, settings)
+            less = before.allocated_peak_bytes - peak
         if less > 0 or (fits and before.fits is False):
             found.append(Mitigation(change, peak, less, fits))
     return sorted(found, key=lambda one: one.allocated_peak_bytes)

@@ -154,7 +154,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
     case, memory = fullest(kinds, case)
     program = program_of(lettered(case) if with_formulas else case)
     memory = memory or memory_of(program, case.torch, gpu, config)
-    index, alive = at_peak(program)
+    index, alive = at_peak(program, memory.live_peak_bytes)
     kernels = kernels_of(program, case.microbatches)
     alone = case.layout.world == 1
     time, calibrated, missing = times_of(kernels, case, gpu, machine.calibration) if alone else (None, None, [])

@@ -6,11 +6,12 @@ The code that runs is that of `memmodel_kernels`; here its tensors are made and 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 from memmodel import recording
+from memmodel.dims import Size
 from memmodel.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
 from memmodel.models import megatron
 from memmodel.models.layers import Irregular, Recording, expanded, repetition
@@ -41,7 +42,7 @@ def record(case: ModelCase) -> Program:
         repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
     fewest = repeats.fewest(layers)
     if layers > fewest + repeats.period:
-        few, more = (_recorded(_with_layers(case, stages * count)) for count in (fewest, fewest + repeats.period))
+        few, more = (_remembered(case, stages * count) for count in (fewest, fewest + repeats.period))
         with suppress(Irregular):
             return expanded(few, more, repeats, (layers - fewest) // repeats.period)
     return record_in_full(case)
@@ -52,8 +53,16 @@ def record_in_full(case: ModelCase) -> Program:
     return _recorded(case).program
 
 
-def _with_layers(case: ModelCase, layers: int) -> ModelCase:
-    return replace(case, arch=replace(case.arch, layers=layers))
+def _remembered(case: ModelCase, layers: int) -> Recording:
+    """The recording of so many layers of a case; a case of more layers asks for the same."""
+    fewer = replace(case, arch=replace(case.arch, layers=layers))
+    return _once(fewer, isinstance(case.seq, Size))
+
+
+@lru_cache(maxsize=2)
+def _once(case: ModelCase, lettered: bool) -> Recording:
+    """The recording of a case whose sizes are numbers, with letters (which equal their numbers) or not."""
+    return _recorded(case)
 
 
 def _recorded(case: ModelCase) -> Recording:

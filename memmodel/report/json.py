@@ -133,7 +133,7 @@ def _node(node: Any) -> dict[str, Any]:
 
 def _kernel(kernel: Any) -> dict[str, Any]:
     ceilings = {ceiling.name: ceiling.seconds for ceiling in kernel.ceilings}
-    return _keys(kernel, ["seconds"]) | {"binding": kernel.binding.name, "ceilings": ceilings}
+    return _keys(kernel) | {"binding": kernel.binding.name, "ceilings": ceilings}
 
 
 def _trace(trace: Any) -> dict[str, Any]:

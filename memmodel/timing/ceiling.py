@@ -31,21 +31,25 @@ class Ceiling(NamedTuple):
 
 
 class KernelTime(NamedTuple):
-    """A kernel's time: its ceilings, and the seconds `beside` them by name ("launch", "no overlap", "waves")."""
+    """A kernel's time, made by `at_slowest`.
+
+    Attributes:
+        ceilings: its limits. beside: seconds that no ceiling covers, by name ("launch", "no overlap", "waves").
+        seconds: time at the binding ceiling, plus that beside it.
+        binding: the ceiling that takes longest.
+    """
 
     name: str
     ceilings: tuple[Ceiling, ...]
     beside: Mapping[str, float]
+    seconds: float
+    binding: Ceiling
 
-    @property
-    def binding(self) -> Ceiling:
-        """The ceiling that takes longest."""
-        return max(self.ceilings, key=lambda ceiling: ceiling.seconds)
 
-    @property
-    def seconds(self) -> float:
-        """Time at the binding ceiling, plus that beside it."""
-        return self.binding.seconds + sum(self.beside.values())
+def at_slowest(name: str, ceilings: tuple[Ceiling, ...], beside: Mapping[str, float]) -> KernelTime:
+    """The time of a kernel at the slowest of its ceilings, and beside them."""
+    binding = max(ceilings, key=lambda ceiling: ceiling.seconds)
+    return KernelTime(name, ceilings, beside, binding.seconds + sum(beside.values()), binding)
 
 
 def share_by_ceiling(kernels: Iterable[KernelTime]) -> dict[str, float]:

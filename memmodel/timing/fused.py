@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from memmodel.dims import ceil_div
 from memmodel.errors import UsageError
 from memmodel.program import Launch
-from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling, KernelTime
+from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling, KernelTime, at_slowest
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.terms import fp32_rate, traffic
 
@@ -47,7 +47,7 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     beyond = max(whole - max(longest, memory.seconds), 0.0)  # seconds that the slowest ceiling does not cover
     exposed = min(exposed, beyond)
     beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", LAUNCH_SECONDS)}
-    return KernelTime(launch.name, (*pipes, memory), beside)
+    return at_slowest(launch.name, (*pipes, memory), beside)
 
 
 def _pipes(launch: Launch, machine: Machine, prefix: str) -> Iterator[Ceiling]:

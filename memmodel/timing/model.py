@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from memmodel.program import Launch
-from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime
+from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime, at_slowest
 from memmodel.timing.fused import flash_time, is_flash
 from memmodel.timing.machine import Machine
 from memmodel.timing.terms import (
@@ -42,11 +42,11 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
         *one_launch(launch, machine),
     )
     if machine.calibration is None:
-        return KernelTime(launch.name, ceilings, {})
+        return at_slowest(launch.name, ceilings, {})
     beside = {"launch": machine.number("launch", LAUNCH_SECONDS)}
     other = {"page faults": page_faults(launch, machine), "reads from L2": reads_again(launch, machine)}
     beside = {**{name: seconds for name, seconds in other.items() if seconds}, **beside}
-    return KernelTime(launch.name, ceilings, beside)
+    return at_slowest(launch.name, ceilings, beside)
 
 
 def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:
@@ -66,8 +66,8 @@ def queued(kernels: Sequence[KernelTime], launches: Sequence[float], factor: flo
     `launches` are seconds from the start; `factor` multiplies the kernels' own seconds.
     """
     end = 0.0
-    for i in range(len(kernels)):
-        end = max(end, launches[i]) + factor * kernels[i].seconds
+    for kernel, launch in zip(kernels, launches, strict=True):
+        end = (end if end > launch else launch) + factor * kernel.seconds  # `max` takes longer: there are many kernels
     return end
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from memmodel import UsageError, predict
 from memmodel.cli import cli
 from memmodel.gpus import all_gpus, load_gpu
-from memmodel.timing import Ceiling, KernelTime
+from memmodel.timing import Ceiling, KernelTime, at_slowest
 from memmodel.timing.host import ANY_HOST, START, USUAL, Host
 from memmodel.timing.known import community, read_calibration, shipped_ids
 from memmodel.timing.model import queued
@@ -98,7 +98,7 @@ def test_a_queue_runs_a_kernel_when_it_is_launched_and_the_one_before_has_ended(
     assert launches == [0.25 * (START["forward"] + i) for i in (1, 2, 3)]
 
     def kernels(*seconds: float) -> list[KernelTime]:
-        return [KernelTime("", (Ceiling("HBM", each, 1.0, ""),), {}) for each in seconds]
+        return [at_slowest("", (Ceiling("HBM", each, 1.0, ""),), {}) for each in seconds]
 
     assert queued(kernels(5.0, 1.0, 1.0), [1.0, 2.0, 3.0]) == 1 + 7
     assert queued(kernels(0.1, 0.1, 0.1), [1.0, 2.0, 3.0]) == pytest.approx(3.1)

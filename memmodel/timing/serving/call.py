@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from memmodel.case import Case
 from memmodel.gpus import Gpu
-from memmodel.timing.ceiling import Ceiling, KernelTime
+from memmodel.timing.ceiling import Ceiling, KernelTime, at_slowest
 from memmodel.timing.serving.chip import Chip, chip_of
 from memmodel.timing.serving.decode import decode_parts
 from memmodel.timing.serving.kernels import ServingKernel, serving_kernel
@@ -80,4 +80,4 @@ def _kernel_time(case: Case, chip: Chip, kernel: ServingKernel, phase: str, part
         Ceiling("tensor and exp units", flops, flops / parts.units, kernel.origin),
         Ceiling("HBM", moved, moved / parts.memory, kernel.origin),
     )
-    return KernelTime(f"{phase} by {kernel.name}", ceilings, {name: float(s) for name, s in parts.beside.items()})
+    return at_slowest(f"{phase} by {kernel.name}", ceilings, {name: float(s) for name, s in parts.beside.items()})
