@@ -1,10 +1,10 @@
-"""The database, one file per GPU, and users' files. A lookup parses the table of names and that one file."""
+"""The database, one file per GPU, and users' files. A lookup parses the table of names and the one GPU."""
 
 from functools import cache
 from os import PathLike, fspath
 from os.path import basename, splitext
 
-from memmodel.files import DATA, read_toml
+from memmodel.files import read_table, read_toml
 from memmodel.gpus.files import gpu_of
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.mig import instance, profiles
@@ -13,7 +13,7 @@ from memmodel.gpus.names import gpu_ids, ids_named, normal
 
 @cache
 def _gpu(id_: str) -> Gpu:
-    return gpu_of(read_toml(DATA, "gpus", f"{id_}.toml"), id_)
+    return gpu_of(read_table(f"gpus/{id_}.toml"), id_)
 
 
 def load_gpu(name: str) -> Gpu:

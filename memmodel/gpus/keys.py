@@ -4,7 +4,7 @@ from functools import cache
 from types import MappingProxyType
 
 from memmodel.errors import unknown
-from memmodel.files import DATA, read_toml
+from memmodel.files import read_table
 
 KiB, MiB, GiB = 2**10, 2**20, 2**30
 
@@ -55,7 +55,7 @@ def file_key(quantity: str) -> str:
 @cache
 def known_sources() -> dict[str, str]:
     """Load the texts of the sources, by the short names that shipped GPU files give them."""
-    return read_toml(DATA, "gpu_sources.toml")
+    return read_table("gpu_sources.toml")
 
 
 def source_text(source: str) -> str:

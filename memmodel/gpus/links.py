@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel.errors import UsageError, unknown
-from memmodel.files import DATA, read_toml
+from memmodel.files import read_table
 from memmodel.gpus.gpu import Gpu
 
 _GB = 1e9
@@ -137,4 +137,4 @@ def _of(id_: str, entry: dict[str, Any], sources: dict[str, str]) -> Link:
 
 @cache
 def _document() -> dict[str, Any]:
-    return read_toml(DATA, "links.toml")
+    return read_table("links.toml")

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from memmodel.errors import UsageError, choice
-from memmodel.files import DATA, read_toml
+from memmodel.files import read_table
 from memmodel.gpus.gpu import Gpu, Value
 
 _GIB = 1 << 30
@@ -18,7 +18,7 @@ _OF_THE_CARD = ("tdp", "marketed_GB", "price")  # a slice has none of its own
 
 @cache
 def _document() -> dict[str, dict[str, Any]]:
-    return read_toml(DATA, "mig.toml")
+    return read_table("mig.toml")
 
 
 def profiles(id_: str) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
 from functools import cache
 
 from memmodel.errors import unknown
-from memmodel.files import DATA, read_toml
+from memmodel.files import read_table
 
 
 def normal(name: str) -> str:
@@ -18,7 +18,7 @@ def normal(name: str) -> str:
 
 @cache
 def _documents() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    document = read_toml(DATA, "gpu_names.toml")
+    document = read_table("gpu_names.toml")
     return document["names"], document["families"]
 
 

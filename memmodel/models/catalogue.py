@@ -66,9 +66,9 @@ def models() -> dict[str, Listed]:
 
 
 def _rows() -> dict[str, dict[str, Any]]:
-    from memmodel.files import DATA, read_toml
+    from memmodel.files import read_table
 
-    return read_toml(DATA, "models.toml")
+    return read_table("models.toml")
 
 
 def listed(name: str) -> Listed:

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+from memmodel.files import DATA, tables
 
 HEAVY = ("numpy", "sympy", "torch", "pynvml", "rich", "click", "difflib")
 
@@ -22,10 +25,12 @@ def test_importing_alone_does_not_even_parse_toml() -> None:
     assert run("import sys, memmodel.gpus; print('tomllib' in sys.modules)").strip() == "False"
 
 
-def test_a_lookup_reads_two_files() -> None:
+def test_a_lookup_reads_one_file_which_holds_what_the_toml_files_hold() -> None:
     code = (
         "import os, sys; from memmodel.gpus import load_gpu; read = [];"
-        "watch = lambda event, args: event == 'open' and str(args[0]).endswith('.toml') and read.append(args[0]);"
+        "watch = lambda event, args: event == 'open' and '/data/' in str(args[0]) and read.append(args[0]);"
         "sys.addaudithook(watch); load_gpu('H100'); print([os.path.basename(name) for name in read])"
     )
-    assert run(code).strip() == "['gpu_names.toml', 'h100-sxm.toml']"
+    assert run(code).strip() == "['tables.jsonl']"
+    written = Path(DATA, "tables.jsonl").read_text(encoding="utf-8")
+    assert written == tables(), "a TOML file in memmodel/data has changed: run python -m memmodel.files"
