@@ -1,7 +1,7 @@
-"""Arithmetic on dimensions. A dimension is an int, a numpy integer array or a positive sympy expression.
+"""Arithmetic on dimensions: ints, numpy integer arrays, polynomials in columns, or positive sympy expressions.
 
-Recording tensors run the same code on all three: ints give a prediction, arrays a sweep, symbols a closed form. The
-functions here are the few places where the three differ; none of them imports numpy or sympy for ints.
+Recording tensors run the same code on all: ints give a prediction, columns (`memmodel.columns`) a sweep, symbols a
+closed form. The functions here are the few places where they differ; none of them imports numpy or sympy for ints.
 
 Arrays and symbols are sizes of at least two; a size of one must be the literal 1, since it changes PyTorch's layout
 rules (a dimension of one is contiguous with anything).
@@ -161,6 +161,11 @@ def each(function: Callable[..., int], *dims: Dim) -> Dim:
     return values[places.reshape(columns[0].shape)]
 
 
+def in_array(dim: Dim) -> Dim:
+    """The dimension, as an array where it is a polynomial in columns."""
+    return dim.array if hasattr(dim, "array") else dim
+
+
 def hint(dim: Dim) -> int:
     """A representative int, for ordering strides: an array's first element, an expression's value at distinct primes.
 
@@ -170,7 +175,7 @@ def hint(dim: Dim) -> int:
         return dim
     if hasattr(dim, "free_symbols"):
         return _at_primes(dim)
-    return int(dim.flat[0])
+    return int(dim.first if hasattr(dim, "first") else dim.flat[0])
 
 
 @lru_cache(maxsize=1 << 12)  # programs on symbols ask for the same strides again and again

@@ -73,8 +73,8 @@ def tables() -> str:
     paths = [
         os.path.normpath(f"{folder}/{name}") for folder, names in folders for name in names if name.endswith(".toml")
     ]
-    compact = {"ensure_ascii": False, "separators": (",", ":")}
-    return "".join(f"{path} {json.dumps(read_toml(DATA, path), **compact)}\n" for path in paths)
+    write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    return "".join(f"{path} {write(read_toml(DATA, path))}\n" for path in paths)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,15 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
     return summary(program).peaks
 
 
+def moments(program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes")) -> list[Any]:
+    """The live bytes of a program of one step after its marks and allocations: the largest of them is the peak."""
+    return [
+        now.live
+        for now in states(program, nbytes)
+        if (now.born or type(now.event) is Mark) and now.phase not in OUTSIDE_A_STEP
+    ]
+
+
 def saved_storages(program: Program) -> dict[int, Dim]:
     """Storage -> bytes, for those that autograd saves at the end of the last forward, beyond the inputs."""
     phase, found = "", dict[int, Dim]()

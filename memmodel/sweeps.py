@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from memmodel.algorithms import algorithm, record, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import LARGEST, SIZES, TWINS, Case
+from memmodel.columns import Table
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError, shortened
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.liveness import phase_peaks, saved_bytes
+from memmodel.liveness import moments, saved_bytes
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.program import Launch
 from memmodel.rules.flex import BLOCK
@@ -35,7 +36,8 @@ ON_GPU = (
     *("seconds_expected", "seconds_low", "seconds_high"),
 )
 _NO_TIMES = (None, None, None)
-_BLOCK = 32_768  # configurations at a time: their columns stay in the cache
+_BLOCK = 1 << 20  # configurations at a time: columns of all of them that rules compute would take too much memory
+_CODES = 1 << 62
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
 
 
@@ -148,22 +150,23 @@ def _on_gpu(
 
 
 def _swept(case: Case, sizes: dict[str, Column], progress: Any) -> Sweep:
-    columns = {name: _whole(name, column) for name, column in sizes.items()}
+    names = {id(sizes[name]): name for name in reversed(sizes)}  # equal sizes are often one column
+    whole = {key: _whole(name, sizes[name]) for key, name in names.items()}
+    columns = {name: whole[id(column)] for name, column in sizes.items()}
     _check(columns)
-    count = len(columns["seq"])
-    parts: dict[str, list[Column]] = {name: [] for name in QUANTITIES}
-    order: list[Column] = []
-    for indices in _groups(case, columns):
-        for start in range(0, len(indices), _BLOCK):
-            block = indices[start : start + _BLOCK]
-            for name, values in _evaluate(case, {k: c[block] for k, c in columns.items()}).items():
-                parts[name].append(values)
-            order.append(block)
-            if progress is not None:
-                progress(len(block))
-    position = np.empty(count, dtype=np.int64)
-    position[np.concatenate(order)] = np.arange(count)
-    return Sweep(case, columns, {name: np.concatenate(values)[position] for name, values in parts.items()})
+    groups = _groups(case, columns)
+    if len(groups) == 1:
+        return Sweep(case, columns, _evaluate(case, columns, progress))
+    found: dict[str, Column] = {}
+    for indices in groups:
+        chosen = {key: column[indices] for key, column in whole.items()}
+        values = _evaluate(case, {name: chosen[id(column)] for name, column in sizes.items()}, progress)
+        for name, column in values.items():
+            kept = found.get(name)
+            if kept is None or column.dtype == object != kept.dtype:
+                found[name] = np.empty(len(columns["seq"]), column.dtype) if kept is None else kept.astype(object)
+            found[name][indices] = column
+    return Sweep(case, columns, found)
 
 
 def _whole(name: str, column: Any) -> Column:
@@ -183,6 +186,8 @@ def _check(columns: dict[str, Column]) -> None:
             raise UsageError("a sweep needs at least one configuration")
         if column.min() < 1:
             raise UsageError(f"{name.replace('_', '-')} {column.min()}: expected a whole number of at least 1")
+    if columns["kv_heads"] is columns["heads"]:
+        return
     bad = np.flatnonzero(columns["heads"] % columns["kv_heads"])
     if len(bad):
         at = bad[0]
@@ -194,15 +199,14 @@ def _check(columns: dict[str, Column]) -> None:
 
 def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     """Indices of the configurations of each group, which run the same kernels."""
-    flags = [columns[name] == 1 for name in SIZES]
-    flags += [columns["kv_heads"] == columns["heads"], columns["kv_seq"] == columns["seq"]]
-    code = np.zeros(len(columns["seq"]), dtype=np.uint16)
-    for bit, flag in enumerate(flags):
-        code |= flag.astype(np.uint16) << bit
+    numbers = [column == 1 for column in _distinct(columns).values() if column.min() == 1]
+    for name in ("kv_heads", "kv_seq"):
+        if columns[name] is not columns[TWINS[name]]:
+            numbers.append(columns[name] == columns[TWINS[name]])
     if algorithm(case.algorithm).tiled:
-        for ceiling in ceilings():
-            code = code * 2 + (columns["head_dim"] > ceiling)
-    numbers = [columns["heads"] // columns["kv_heads"]]
+        numbers.append(sum((columns["head_dim"] > ceiling).astype(np.int8) for ceiling in ceilings()))
+    if columns["kv_heads"] is not columns["heads"]:
+        numbers.append(columns["heads"] // columns["kv_heads"])
     if algorithm(case.algorithm).chooses:
         numbers += [columns["head_dim"], columns["value_dim"], columns["kv_seq"] % 8, columns["seq"] < BLOCK]
         numbers += [columns[name] > MOST_BLOCKS for name in ("batch", "heads")]
@@ -210,14 +214,26 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
         numbers += [columns["head_dim"], columns["value_dim"], _splits(case, columns)]
     if case.algorithm == "chunked":
         numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
-    for number in numbers:
-        if (number != number[0]).any():
-            _, values = np.unique(number, return_inverse=True)
-            code = np.unique(code.astype(np.int64) * (int(values.max()) + 1) + values, return_inverse=True)[1]
-    if not (code != code[0]).any():
-        return [np.arange(len(code))]
+    varying = [number for number in numbers if (number != number[0]).any()]
+    code = np.zeros(len(columns["seq"]) if varying else 0, dtype=np.int64)
+    for number in varying:
+        least, most = int(number.min()), int(number.max())
+        if (int(code.max()) + 1) * (most - least + 1) >= _CODES:
+            _, number = np.unique(number, return_inverse=True)
+            _, code = np.unique(code, return_inverse=True)
+            least, most = 0, int(number.max())
+        code = code * (most - least + 1) + (number - least)
+    if not varying:
+        return [np.arange(len(columns["seq"]))]
+    if int(code.max()) < 1 << 16:
+        code = code.astype(np.uint16)  # sorted by counting
     order = np.argsort(code, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
+
+
+def _distinct(columns: dict[str, Column]) -> dict[int, Column]:
+    """The columns by identity."""
+    return {id(column): column for column in columns.values()}
 
 
 def _splits(case: Case, columns: dict[str, Column]) -> Column:
@@ -226,40 +242,47 @@ def _splits(case: Case, columns: dict[str, Column]) -> Column:
     return np.array([splits_of(replace(case, **dict(zip(SIZES, row, strict=True)))) for row in rows])
 
 
-def _evaluate(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
-    """The results of one group, by one run on arrays."""
+def _evaluate(case: Case, columns: dict[str, Column], progress: Any) -> dict[str, Column]:
+    """The results of one group, by one run on polynomials in its columns."""
     count = len(columns["seq"])
     if case.algorithm == "decode":
         splits = int(_splits(case, {name: column[:1] for name, column in columns.items()})[0])
         case = replace(case, cache=case.cache._replace(splits=splits))
-    exact = _upper_bound(columns) < _EXACT
-    dims = {name: _dim(column if exact else column.astype(object)) for name, column in columns.items()}
-    _share(dims, columns)
     tiles = None
     if algorithm(case.algorithm).tiled:
         tiles = tiles_of(replace(case, head_dim=int(columns["head_dim"][0])))
-    program = record(replace(case, tiles=tiles, **dims))
+    exact = _upper_bound(columns) < _EXACT
+    found: list[dict[str, Column]] = []
+    for start in range(0, count, _BLOCK):
+        part = {name: column[start : start + _BLOCK] for name, column in columns.items()}
+        found.append(_results(replace(case, tiles=tiles), part, exact))
+        if progress is not None:
+            progress(len(part["seq"]))
+    return (
+        found[0] if len(found) == 1 else {name: np.concatenate([part[name] for part in found]) for name in QUANTITIES}
+    )
+
+
+def _results(case: Case, columns: dict[str, Column], exact: bool) -> dict[str, Column]:
+    table = Table(len(columns["seq"]))
+    known = {key: _dim(table, column, exact) for key, column in _distinct(columns).items()}
+    dims = {name: known[id(column)] for name, column in columns.items()}
+    if dims["heads"] != dims["kv_heads"]:  # a whole number of times as many, the same throughout a group
+        dims["heads"] = int(columns["heads"][0] // columns["kv_heads"][0]) * dims["kv_heads"]
+    program = record(replace(case, **dims))
     work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())
-    results = {
-        "live_peak_bytes": phase_peaks(program)["peak"],
-        "saved_bytes": saved_bytes(program),
-        "flops": work.flops,
-        "hbm_bytes": work.hbm_bytes,
-    }
-    return {name: np.broadcast_to(np.asarray(value), (count,)) for name, value in results.items()}
+    sums = {"saved_bytes": saved_bytes(program), "flops": work.flops, "hbm_bytes": work.hbm_bytes}
+    values = table.evaluated(sums.values(), highest=moments(program))
+    found = dict(zip((*sums, "live_peak_bytes"), values, strict=True))
+    return {name: found[name] for name in QUANTITIES}
 
 
-def _dim(column: Column) -> Any:
-    """A column as a dimension: an int if all values are equal, else the array."""
+def _dim(table: Table, column: Column, exact: bool) -> Any:
+    """A column as a dimension: an int if all values are equal, else a size of the table."""
     first = column[0]
-    return int(first) if bool((column == first).all()) else column
-
-
-def _share(dims: dict[str, Any], columns: dict[str, Column]) -> None:
-    """Make equal columns the same object, so that comparing them is immediate."""
-    for name, twin in TWINS.items():
-        if np.array_equal(columns[name], columns[twin]):
-            dims[name] = dims[twin]
+    if (column == first).all():
+        return int(first)
+    return table.size(column if exact else column.astype(object))
 
 
 def _upper_bound(columns: dict[str, Column]) -> int:

@@ -28,9 +28,10 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
             program = program_of(changed)
         except UsageError:
             continue  # this setting does not allow the change
+        fits: bool | None = False
         live = int(phase_peaks(program)["peak"])
         if room is not None and live > room:
-            peak, fits, less = live, False, before.live_peak_bytes - live
+            peak, less = live, before.live_peak_bytes - live
         else:
             peak, fits = allocated_peak(program, case.torch, gpu, settings)
             less = before.allocated_peak_bytes - peak

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from memmodel.errors import UsageError
-from memmodel.liveness import summary
+from memmodel.liveness import moments, summary
 from memmodel.models.flops import forward_flops
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
-from memmodel.program import Alloc, Free, Mark, Program
+from memmodel.program import Program
 
 FEW_TOKENS = 3072  # more are sorted (aten/src/ATen/native/cuda/Embedding.cu)
 _MOST_ALONE = 500
@@ -58,9 +58,9 @@ def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) ->
 
 def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: bool, within: bool) -> Array:
     """The peaks of configurations whose steps are alike; of few that are not, one by one."""
-    moments = _moments(case, *_corners(case, single, few, within))
-    if moments:
-        found = _peaks(moments, batch, seq)
+    known = _moments(case, *_corners(case, single, few, within))
+    if known:
+        found = _peaks(known, batch, seq)
         if all(int(found[i]) == _exact(case, batch[i], seq[i]) for i in {0, len(batch) // 2, len(batch) - 1}):
             return found
     if len(batch) > _MOST_ALONE:
@@ -89,10 +89,10 @@ def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tu
     return (least, least + 1), (high // 2, high)
 
 
-def _peaks(moments: Sequence[tuple[int, int, int, int]], batch: Array, seq: Array) -> Array:
+def _peaks(known: Sequence[tuple[int, int, int, int]], batch: Array, seq: Array) -> Array:
     """The largest of the moments' bytes, of each configuration."""
     peak = np.zeros(len(batch), dtype=np.int64)
-    for a, b, c, d in moments:
+    for a, b, c, d in known:
         np.maximum(peak, a + b * batch + c * seq + d * batch * seq, out=peak)
     return peak
 
@@ -100,7 +100,7 @@ def _peaks(moments: Sequence[tuple[int, int, int, int]], batch: Array, seq: Arra
 def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     """(a, b, c, d) of the live bytes at each moment that can be the peak; none where the steps differ."""
     live = {(b, n): _live(program_of(replace(case, batch=b, seq=n))) for b in batches for n in seqs}
-    if len({len(moments) for moments in live.values()}) > 1:
+    if len(set(map(len, live.values()))) > 1:
         return []
     (b0, b1), (n0, n1) = batches, seqs
     per_batch, per_seq = max(1, b1 - b0), n1 - n0  # of a single batch, what grows with it is part of the rest
@@ -121,20 +121,9 @@ def _above(other: tuple[int, ...], one: tuple[int, ...]) -> bool:
 
 
 def _live(program: Program) -> Array:
-    """Live bytes after each allocation of the step, but for scratch of reductions, which few sizes need."""
-    sizes: dict[int, int] = {}
-    live, found, counted = 0, [], False
-    for event in program.events:
-        if isinstance(event, Mark):
-            counted = event.phase not in ("start", "inputs", "after")
-        elif isinstance(event, Alloc) and not event.goes_in_steps:
-            sizes[event.key] = int(event.nbytes)
-            live += int(event.nbytes)
-            if counted:
-                found.append(live)
-        elif isinstance(event, Free):
-            live -= sizes.pop(event.key, 0)
-    return np.array(found, dtype=np.int64)
+    """Live bytes at the moments of the step, but for scratch of reductions, which few sizes need."""
+    scratch = {birth.key for birth in program.births() if birth.goes_in_steps}
+    return np.array(moments(program.without(scratch)), dtype=np.int64)
 
 
 def _flops(case: ModelCase, batch: Array, seq: Array) -> Array:

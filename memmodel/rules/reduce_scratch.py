@@ -10,7 +10,7 @@ Sizes are ints or arrays.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div, hint, maximum, minimum, product, same
+from memmodel.dims import Dim, ceil_div, hint, in_array, maximum, minimum, product, same
 from memmodel.tensors.layout import Strided
 
 _THREADS = 512  # of a thread block (MAX_REDUCE_THREADS)
@@ -26,6 +26,11 @@ class Operand(NamedTuple):
     reduced: Dims
     kept: Dims
     offset: Dim = 0
+
+    def in_arrays(self) -> "Operand":
+        """The operand with its sizes as arrays, whose elements can be compared."""
+        reduced, kept = ([(in_array(n), in_array(step)) for n, step in dims] for dims in (self.reduced, self.kept))
+        return Operand(reduced, kept, in_array(self.offset))
 
 
 def operand(x: Strided, dims: Sequence[int]) -> Operand:
@@ -61,6 +66,7 @@ def reduction_scratch(x: Strided, dims: Sequence[int], item: int, resident_threa
     # Too few elements per thread for a second block. A block along the reduced dimensions has 512 threads.
     if _most(inputs) <= (_MANY - 1) * (_THREADS if along else 1):
         return 0, 0
+    seen, outputs, inputs = seen.in_arrays(), in_array(outputs), in_array(inputs)
     vector: Dim = 1 if along else _vector(seen)
     wide, high = (inputs, outputs) if along else (outputs // vector, inputs)
     width, height = _block(wide, high, _THREADS // vector)
