@@ -49,9 +49,10 @@ def groups_at_peak(program: Program, peak: int | None = None) -> dict[str, int]:
 
 def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
     """Group -> bytes of these storages of a program, in the order of `GROUPS`, the largest first within one."""
-    group_by_key, found = groups_of(program, births := list(births)), dict[str, int]()
-    for birth in births:
-        group = group_by_key[birth.key]
+    listed, found = list(births), dict[str, int]()
+    groups = groups_of(program, listed)
+    for birth in listed:
+        group = groups[birth.key]
         found[group] = found.get(group, 0) + int(birth.nbytes)
     return dict(sorted(found.items(), key=lambda item: (GROUPS.index(kind_of(item[0])), -item[1])))
 

@@ -137,6 +137,9 @@ methods(String.prototype, {
   removeprefix(start) {
     return this.startsWith(start) ? this.slice(start.length) : String(this);
   },
+  removesuffix(end) {
+    return end && this.endsWith(end) ? this.slice(0, -end.length) : String(this);
+  },
   strip() {
     return this.trim();
   },
