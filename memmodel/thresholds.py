@@ -12,6 +12,7 @@ from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.models.one_layer import model_of
 from memmodel.prediction import Memory
+from memmodel.program import Program
 from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, room_bytes
 
@@ -89,9 +90,16 @@ def threshold(
     case = replace(case, device=device_of(gpu))
     sizes = _sizes(case, over, step)
 
+    fitting: dict[int, Program] = {}  # the largest so far
+
     def runs(count: int) -> bool:
         sized = resized(case, over, sizes[count - 1])
-        return bool(fits(record(sized), sized.torch, gpu, config))
+        program = record(sized)
+        if not fits(program, sized.torch, gpu, config):
+            return False
+        fitting.clear()
+        fitting[count] = program
+        return True
 
     if over == "kv_heads":  # memory need not grow: heads without a kv head of their own may get a copy
         count = max(filter(runs, range(1, len(sizes) + 1)), default=0)
@@ -99,7 +107,7 @@ def threshold(
         count = last_true(runs, len(sizes))
     size, first = sizes[count - 1] if count else 0, sizes[count] if count < len(sizes) else None
     at, by_formula = resized(case, over, size or sizes[0]), closed_form(case, gpu, over)
-    memory = memory_of(record(at), at.torch, gpu, config) if count else None
+    memory = memory_of(fitting[count], at.torch, gpu, config) if count else None
     closed = None if by_formula is None else min(by_formula, sizes[-1])
     all_layers = None if like is None else _all_layers(like, at, gpu, over, sizes)
     return Threshold(gpu, at, over, step, size, first, memory, closed, all_layers)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from memmodel.cli.commands import argument, option, subcommand
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
-from memmodel.cli.output import print_json, show
+from memmodel.cli.output import busy, print_json, show
 
 
 @subcommand(
@@ -34,7 +34,8 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
 
     at_most_one(latex=latex, json=as_json)
     (case,) = on_gpu(cases_of([algorithm], **asked.case), asked.gpu)
-    forms = formulas(case)
+    with busy("deriving closed forms"):
+        forms = formulas(case)
     if as_json:
         from memmodel.report.json import document
 
@@ -50,7 +51,8 @@ def _of_model(asked: Inputs, as_json: bool) -> None:
     from memmodel.models.letters import model_formulas
     from memmodel.step import device_of
 
-    found = model_formulas(replace(asked.model_case, device=device_of(asked.gpu)))
+    with busy("deriving closed forms"):
+        found = model_formulas(replace(asked.model_case, device=device_of(asked.gpu)))
     if as_json:
         from memmodel.report.json import document
 

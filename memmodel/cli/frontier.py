@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from memmodel.cli.commands import SIZE, option, subcommand
 from memmodel.cli.options import Inputs, inputs
-from memmodel.cli.output import busy, pictures
+from memmodel.cli.output import pictures
 from memmodel.errors import UsageError, choice
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: boo
     group = cases[0].heads // cases[0].kv_heads if against == "heads" else 1
     chosen = [group << i for i in range(7)] if sizes is None else _sizes(sizes, against)
     if not heat:
-        with busy("searching the longest sequences"):
-            return [frontier(cases, gpus, against, chosen, step, asked.allocator)]
+        return [frontier(cases, gpus, against, chosen, step, asked.allocator)]
     if len(gpus) > 1 or len(cases) > 1:
         raise UsageError(f"--heat with {len(gpus) * len(cases)} lines: give one --gpu and one --algorithm")
-    with busy("searching the longest sequences"):
-        return [heat_map(cases[0], gpus[0], against, chosen, step, asked.allocator)]
+    return [heat_map(cases[0], gpus[0], against, chosen, step, asked.allocator)]
 
 
 def _sizes(text: str, against: str) -> list[int]:

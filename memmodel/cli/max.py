@@ -43,7 +43,8 @@ def _of_model(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     """The largest batch, or the longest sequences, of a whole model."""
     from memmodel.models.capacity import model_threshold
 
-    found = [model_threshold(asked.model_case, gpu, over, step, asked.allocator) for gpu in asked.gpus]
+    with busy(f"searching the largest {over}"):
+        found = [model_threshold(asked.model_case, gpu, over, step, asked.allocator) for gpu in asked.gpus]
     if as_json:
         from memmodel.report.json import encoded
 

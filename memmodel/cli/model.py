@@ -44,7 +44,8 @@ def command(
         from memmodel.models.choices import DROPOUTS
 
         asked.given = dict.fromkeys(DROPOUTS, 0.0) | asked.given
-    report = asked.model_report()
+    with busy("recording the step"):
+        report = asked.model_report()
     if against is not None:
         _against(asked, against, report, as_json)
     elif as_json:
@@ -92,7 +93,8 @@ def _against(asked: Inputs, against: str, report: "ModelReport", as_json: bool) 
         from memmodel.tracer.against import against_hugging_face
     except ModuleNotFoundError as missing:
         raise UsageError(f"--against hf needs {missing.name}: pip install 'memmodel[hf]'") from None
-    found = against_hugging_face(case, config, report.prediction.memory, report.gpu)
+    with busy("tracing the step of Hugging Face's class"):
+        found = against_hugging_face(case, config, report.prediction.memory, report.gpu)
     if as_json:
         from memmodel.report.json import document
 

@@ -318,9 +318,16 @@ class Inputs:
 
     def prediction_of_model(self) -> "ModelReport":
         """The prediction of the step of --model."""
+        self.gpu  # noqa: B018 - raises for several
+        (found,) = self.predictions_of_model()
+        return found
+
+    def predictions_of_model(self) -> "list[ModelReport]":
+        """The prediction of the step of --model on each GPU."""
         from memmodel.models.predict import predict_model
 
-        return predict_model(self.model_case, self.gpu, self.allocator, self.calibration)
+        case, pairs = self.model_case, zip(self.gpus, self.calibrations, strict=True)
+        return [predict_model(case, gpu, self.allocator, rates) for gpu, rates in pairs]
 
     def model_report(self) -> "ModelReport":
         """The prediction of a model's step."""
@@ -337,11 +344,11 @@ class Inputs:
             **self.setting,
         )
 
-    def cases(self) -> "list[Case]":
-        """The case of each algorithm, on the GPU."""
+    def cases(self, gpu: "Gpu") -> "list[Case]":
+        """The case of each algorithm, on a GPU."""
         from memmodel.predictor import cases_of, on_gpu
 
-        return on_gpu(cases_of(self.algorithms, **self.case), self.gpu)
+        return on_gpu(cases_of(self.algorithms, **self.case), gpu)
 
     def report(self) -> "Report":
         """The prediction."""
@@ -391,7 +398,7 @@ def chosen_gpu(name: str = "A100", file: str | None = None, named: bool = False)
             raise UsageError(f"--gpu {name} and --gpu-file {file}: give one of them")
         return load_gpu_file(file)
     if "," in name or name.casefold() == "all":
-        several = "predict, compare, max, sweep and frontier take several"
+        several = "predict, compare, max, sweep, timeline, roofline and frontier take several"
         raise UsageError(f"--gpu {name}: this command takes one GPU ({several})")
     if name.casefold().endswith(".toml"):
         return load_gpu_file(name)

@@ -45,19 +45,57 @@ def progress_bar(length: int, label: str, shortest: int = 0) -> Iterator[Callabl
         yield bar.update
 
 
+_SILENT = 1.0  # seconds
+
+
 @contextmanager
 def busy(words: str) -> Iterator[Callable[[str], None]]:
-    """These words and a moving mark on a terminal's standard error, during work that can take seconds.
+    """These words and a moving mark on a terminal's standard error, once work has taken a second.
 
     What it yields changes the words.
     """
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
+    import threading
 
-    with Console(stderr=True).status(words) as status:
-        yield status.update
+    shown = _Shown(words, threading.Lock())
+    timer = threading.Timer(_SILENT, shown.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield shown.say
+    finally:
+        timer.cancel()
+        shown.stop()
+
+
+class _Shown:
+    """Words beside a moving mark, between `start` and `stop`; both may come at once, from two threads."""
+
+    def __init__(self, words: str, lock: Any) -> None:
+        self.words, self.lock, self.stopped = words, lock, False
+        self.status: Any = None
+
+    def start(self) -> None:
+        from rich.console import Console
+
+        with self.lock:
+            if not self.stopped:
+                self.status = Console(stderr=True).status(self.words)
+                self.status.start()
+
+    def say(self, words: str) -> None:
+        with self.lock:
+            self.words = words
+            if self.status is not None:
+                self.status.update(words)
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            if self.status is not None:
+                self.status.stop()
 
 
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:
@@ -70,7 +108,9 @@ def pictures(function: Callable[..., Sequence[Any]]) -> Any:
     def run(*args: Any, output: str | None, force: bool, data: bool, **given: Any) -> None:
         if output is not None:
             check_picture(output, force)
-        put(function(*args, **given), output, data)
+        with busy("computing the picture"):
+            drawn = function(*args, **given)
+        put(drawn, output, data)
 
     return run
 

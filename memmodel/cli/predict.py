@@ -2,7 +2,7 @@
 
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import Inputs, inputs, json_option
-from memmodel.cli.output import print_json, show
+from memmodel.cli.output import busy, print_json, show
 
 
 @subcommand(
@@ -18,7 +18,8 @@ def command(asked: Inputs, explain: bool, as_json: bool) -> None:
     """Predict the memory, work and time of one layer's attention."""
     from memmodel.prediction import SideBySide
 
-    reports = asked.reports()
+    with busy("predicting"):
+        reports = asked.reports()
     found = reports[0] if len(reports) == 1 else SideBySide(tuple(reports))
     if as_json:
         print_json(found.to_dict())

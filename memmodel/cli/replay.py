@@ -2,7 +2,7 @@
 
 from memmodel.cli.commands import BYTES, argument, option, subcommand
 from memmodel.cli.options import chosen_gpu, json_option
-from memmodel.cli.output import print_json, show
+from memmodel.cli.output import busy, print_json, show
 from memmodel.errors import UsageError
 
 
@@ -41,7 +41,10 @@ def command(
 
     conf = None if alloc_conf is None else parse_alloc_conf(alloc_conf, parse_torch_version(torch))
     room = _room(gpu, gpu_file, capacity)
-    found = study(read_snapshot(snapshot, device), conf, room)
+    with busy("reading the snapshot") as say:
+        read = read_snapshot(snapshot, device)
+        say("replaying")
+        found = study(read, conf, room)
     from memmodel.report.snapshot import snapshot_dict, snapshot_parts
 
     if as_json:

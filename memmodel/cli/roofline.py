@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @subcommand(
     "roofline",
-    "memmodel roofline --gpu A100 --seq 16384",
+    "memmodel roofline --gpu A100,H100 --seq 16384",
     "memmodel roofline --gpu H100 --seq 8k -a flash --measured -o roofline.svg",
     "memmodel roofline --gpu H100 --model llama-3-8b -o model.svg",
 )
-@inputs("gpu", "case", "a model", "algorithms", "rates")
+@inputs("gpus", "case", "a model", "algorithms", "rates")
 @option("--measured", is_flag=True, help="Recorded runs on this GPU too: same head dim, mask and bytes of dtype.")
 @pictures
 def command(asked: Inputs, measured: bool) -> "list[Roofline]":
@@ -25,10 +25,9 @@ def command(asked: Inputs, measured: bool) -> "list[Roofline]":
 
     if "model" in asked.given:
         at_most_one(model=True, measured=measured)
-        return [model_roofline(asked.prediction_of_model())]
-    report = asked.report()
+        return [model_roofline(found) for found in asked.predictions_of_model()]
     if not measured:
-        return [roofline(report)]
+        return [roofline(report) for report in asked.reports()]
     from memmodel_validate.measured_points import measured_points
 
-    return [roofline(report, *measured_points(asked.gpu.id, report.predictions[0].case))]
+    return [roofline(report, *measured_points(report.gpu.id, report.predictions[0].case)) for report in asked.reports()]

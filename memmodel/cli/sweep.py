@@ -7,7 +7,7 @@ from typing import IO, Any
 from memmodel.case import check_size
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import SIZES, Inputs, inputs
-from memmodel.cli.output import check_free, force_option, kind_of, print_json, progress_bar, tell
+from memmodel.cli.output import busy, check_free, force_option, kind_of, print_json, progress_bar, tell
 from memmodel.errors import UsageError, choice, shortened
 from memmodel.units import parse_size
 
@@ -124,7 +124,8 @@ def _of_model(asked: Inputs) -> Any:
     batches = ranges(sizes["batch"], "--batch") if sizes["batch"] else [1]
     seqs = ranges(sizes["seq"], "--seq", _MOST_ROWS // len(batches)) if sizes["seq"] else [4096]
     asked.given.update(batch=max(batches), seq=max(seqs))
-    return model_sweep(asked.model_case, batches, seqs)
+    with busy("evaluating the step on all sizes"):
+        return model_sweep(asked.model_case, batches, seqs)
 
 
 def _opened(output: str) -> IO[str]:

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 @subcommand(
     "timeline",
     "memmodel timeline --gpu A100 --seq 16384 -a naive",
-    "memmodel timeline --gpu A100 --seq 16384 -a naive,flash -o timeline.svg",
+    "memmodel timeline --gpu A100,H100 --seq 16384 -a naive,flash -o timeline.svg",
     "memmodel timeline --gpu H100 --model llama-3.2-1b --seq 2k -o step.svg",
 )
-@inputs("gpu", "case", "a model", "algorithms", "allocator")
+@inputs("gpus", "case", "a model", "algorithms", "allocator")
 @pictures
 def command(asked: Inputs) -> "list[Timeline]":
     """Draw what is in memory, allocation by allocation, through one step."""
     from memmodel.pictures.timeline import model_timeline, timeline
 
     if "model" in asked.given:
-        return [model_timeline(asked.model_case, asked.gpu, asked.allocator)]
-    return [timeline(case, asked.gpu, asked.allocator) for case in asked.cases()]
+        return [model_timeline(asked.model_case, gpu, asked.allocator) for gpu in asked.gpus]
+    return [timeline(case, gpu, asked.allocator) for gpu in asked.gpus for case in asked.cases(gpu)]

@@ -169,5 +169,5 @@ def _hugging_face(
     if settings["step"] in ("own", "forward") or settings.get("inputs"):
         raise UsageError("--hf: the inputs and the step are the model's: take --train, or neither")
     kind = dtype_named(dtype) if dtype else None
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), busy("building the model"):
         return hf_step(source, train=train, optimizer=optimizer, checkpointing=checkpointing, dtype=kind)

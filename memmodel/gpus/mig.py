@@ -33,11 +33,12 @@ def instance(gpu: Gpu, profile: str) -> Gpu:
         raise UsageError(f"no MIG profiles are known for {gpu.name}: describe the slice in a file, for --gpu-file")
     profile = choice(f"MIG profile of {gpu.name}", profile.split("+")[0], known)
     gib, sms, memory, l2 = known[profile]
-    memory_of_profile = Value(gib * _GIB, "mig-guide", f"as nvidia-smi mig -lgip prints {profile}")
+    estimated = _document()["estimated"].get(gpu.id)
+    memory_of_profile = Value(gib * _GIB, "mig-guide", estimated or f"as nvidia-smi mig -lgip prints {profile}")
     values = {q: v for q, v in gpu.values.items() if q not in _OF_THE_CARD} | {
         "capacity": memory_of_profile,
         "nvidia_smi": memory_of_profile,
-        "sm_count": Value(sms, "mig-guide", f"{sms:g} of {gpu.sm_count}"),
+        "sm_count": Value(sms, "mig-guide", estimated or f"{sms:g} of {gpu.sm_count}"),
     }
     shares = {"bandwidth": memory / 8, "l2": l2 / 8, "l2_bandwidth": l2 / 8}
     shares |= {q: sms / gpu.sm_count for q in values if q.startswith(("tensor.", "vector."))}
@@ -48,6 +49,7 @@ def instance(gpu: Gpu, profile: str) -> Gpu:
         values=values,
         measured=(),
         rates="",
+        ambiguity=f"{gpu.name} MIG {profile} is {estimated}" if estimated else "",
         note=f"A slice of {gpu.name}: {sms:g} of its {gpu.sm_count} multiprocessors, {memory:g}/8 of its bandwidth.",
     )
 

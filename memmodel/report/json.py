@@ -215,11 +215,12 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 def pictures_dict(pictures: Sequence[Any]) -> dict[str, Any]:
-    """Pictures of one kind; a timeline has a panel for each algorithm."""
+    """Pictures of one kind: a timeline as panels, one for each GPU and algorithm, and so several rooflines."""
     if hasattr(pictures[0], "moments"):
         return {"schema": SCHEMA, "kind": "timeline", "panels": encoded(pictures)}
-    (shown,) = pictures
-    return document(shown)
+    if len(pictures) == 1:
+        return document(pictures[0])
+    return {"schema": SCHEMA, "kind": document(pictures[0])["kind"], "panels": encoded(pictures)}
 
 
 def picture_dict(shown: Any) -> dict[str, Any]:

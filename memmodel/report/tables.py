@@ -96,7 +96,7 @@ def gpus_compared(several: SideBySide, algorithm: str) -> Sheet:
 def _gpu_row(gpu: Gpu, prediction: Prediction) -> tuple[str, ...]:
     memory, time, expected = prediction.memory, prediction.time, prediction.calibrated
     return (
-        gpu.id,
+        gpu.id.replace("-mig-", " MIG "),  # so that a long name breaks there
         _FITS[memory.fits],
         bytes_text(memory.device_bytes),
         seconds_text(time.seconds) if time else "-",

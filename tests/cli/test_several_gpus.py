@@ -72,11 +72,25 @@ def test_a_sweep_with_gpus_has_the_verdict_and_times_of_predictions() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("sweep", "--expandable-segments"), ("timeline", "--gpu", "A100,L4"), ("roofline", "--gpu", "A100,L4")]
+    "command",
+    [
+        ("sweep", "--expandable-segments"),
+        ("report", "--gpu", "A100,L4", "-o", "x.md"),
+        ("model", "--like", "gpt2", "--gpu", "all"),
+    ],
 )
 def test_one_sentence_where_a_gpu_is_missing_or_too_many(command: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"give --gpu too|takes one GPU"):
         run(*command)
+
+
+@pytest.mark.parametrize("command", ["timeline", "roofline"])
+@pytest.mark.parametrize("what", [("-a", "naive"), ("--model", "gpt2", "--seq", "512")])
+def test_pictures_of_several_gpus_are_those_of_each(command: str, what: tuple[str, ...]) -> None:
+    both, *alone = (json.loads(run(command, "--gpu", gpus, "--data", *what)) for gpus in ("L4,A100", "L4", "A100"))
+    each = [panel for one in alone for panel in one.pop("panels", [{k: v for k, v in one.items() if k != "schema"}])]
+    assert both["panels"] == each
+    assert both["kind"] == command
 
 
 @pytest.mark.parametrize("gpus", [[], 5, None])
