@@ -1,6 +1,7 @@
 """Command lines, files and calls that are nearly right, drawn from a seed: an answer or one clear sentence."""
 
 import contextlib
+import importlib
 import io
 import json
 import math
@@ -14,9 +15,11 @@ import pytest
 
 from memmodel import predict
 from memmodel.cli import run
+from memmodel.cli.commands import COMMANDS, Parameter
 from memmodel.errors import UsageError
 from memmodel.files import DATA
 
+ROOT = Path(__file__).parents[2]
 ODD = ["0", "-1", "4096.9", "1e308", "-1e-308", "nan", "inf", "0x10", "1_", "2147483648", "2147483649", "½", "٣", "😀"]
 ODD += [
     "",
@@ -51,37 +54,93 @@ FILES = {
     "code.pickle": b"cos\nsystem\n(S'touch ran'\ntR.",
     "int.pickle": b"\x80\x02K\x01.",
 }
-PATHS = [*FILES, "folder.toml", "loop.json", "missing", "/dev/zero", "/dev/null", "no/x.svg", "out.html"]
-CASE = {
-    **dict.fromkeys(
-        ("--batch", "--heads", "--kv-heads", "--seq", "--kv-seq", "--head-dim", "--window", "--chunk"), SIZES
-    ),
-    "--like": ["gpt2", "llama-3-70b", "gemma-2-9b"],
+PATHS = [*FILES, "folder.toml", "loop.json", "missing", "/dev/zero", "/dev/null", "no/x.svg", "out.html", "out.md"]
+WORDS = {  # values that the options take, more or less
+    "--gpu": ["A100", "T4", "B100", "mi300x", "gb10", "local", "A100,H100", "H100 MIG 1g.10gb"],
+    "--like": ["gpt2", "llama-3.2-1b", "gemma-2-9b"],
+    "--model": ["gpt2", "llama-3.2-1b", "deepseek-v2-lite", *PATHS],
+    "--set": ["checkpoint=block", "gpus=8", "batch=2", "seq", "=1", "x=y", "dtype=fp8", "lora=1M"],
     "--dtype": ["bf16", "fp16", "fp32", "fp64", "fp8", "BF16"],
     "--mask": ["none", "causal", "window"],
     "--dropout": ["0", "0.1", "1", "-0.1", "0.999999999999"],
-    "--phase": ["inference", "forward", "train"],
-    **dict.fromkeys(("--page-size", "--num-splits"), SIZES),
+    "--phase": ["inference", "forward", "train", "prefill", "decode"],
     "--cache-dtype": ["auto", "fp8", "fp8_e5m2", "bf16", "fp3"],
+    "--bias": ["fixed", "learned", "alibi"],
     "--torch": ["2.4", "2.13", "2.99", "3", "2.11.0+cu130"],
-    "-a": ["naive", "flash", "decode", "chunked", "flash,flash", "compiled,checkpointed", "flash-deterministic"],
+    "--algorithm": [
+        "naive",
+        "flash",
+        "decode",
+        "chunked",
+        "flash,flash",
+        "compiled,checkpointed",
+        "flash-attn-3",
+        "sdpa",
+    ],
+    "--over": ["seq", "batch", "heads", "kv-seq", "head_dim", "N"],
+    "--against": ["batch", "heads", "seq"],
+    "--sizes": ["1,2", "8", "1,", "0"],
+    "--seq": [*SIZES, "1:9", "1k:4k:*2", "4:1", "1,1", "1:100000000"],
+    "--format": ["csv", "json"],
+    "--device": ["0", "9"],
+    "--alloc-conf": ["backend:x", "a:b", "expandable_segments:True", "roundup_power2_divisions:[256:1,>:8]"],
+    "--capacity": ["1GiB", "1_0"],
+    "--host": ["8us", "0s", "1"],
+    "--kernel": ["vllm-fa3", "x"],
+    "--price": ["A100=2", "H100=", "A100=nan", "T4=-1", "=3"],
+    "--sort": ["time", "cost", "memory", "name"],
+    "--optimizer": ["adamw", "sgd", "muon"],
+    "--checkpoint": ["none", "block", "selective", "attention"],
+    "--attention": ["eager", "naive", "sdpa", "flash"],
+    "--loss": ["full", "native", "in-place", "chunked", "chunked-logits", "fused", "0"],
+    "--lora-targets": ["q,v", "all", "q,"],
+    "--quantize": ["nf4", "fp8", "none", "awq"],
+    "--kv-cache": ["fp8", "auto", "int4"],
+    "--schedule": ["gpipe", "1f1b", "interleaved"],
+    "--framework": ["huggingface", "megatron"],
+    "--link": ["pcie-5", "4xib-ndr", "pcie-5,4xib-ndr", "0xib-ndr"],
+    "--input": ["q=B,H,N,D:bf16", "k=B,H,N,D:bf16", "v=B,H,N,D:bf16", "q=", "x=1,2:x", "q=N:bf16"],
+    "--at": ["B=8,H=12,N=2k,D=64", "N=1", "B=0", "N=N"],
+    "--sweep": ["N=1k:4k:*2", "N=", "B=1,2"],
+    "--hf": ["LlamaForCausalLM", *PATHS],
+    "--zero": ["0", "1", "2", "3", "4"],
+    **{f"--{name}": ["1", "2", "8", "64"] for name in "gpus tp pp dp dp-shard cp ep world rank".split()},
+    **dict.fromkeys(("--gpu-file", "--calibration", "--config", "--ledger", "--output", "--plot"), PATHS),
 }
-GPU = {"--gpu": ["A100", "T4", "B100", "mi300x", "gb10", "local", "A100,H100"], "--gpu-file": PATHS}
-COMMANDS: dict[str, dict[str, list[str]]] = {
-    "predict": {**GPU, **CASE, "--calibration": PATHS, "--json": []},
-    "max": {**GPU, **CASE, "--over": ["seq", "batch", "heads", "kv-seq", "head_dim"], "--step": SIZES, "--json": []},
-    "timeline": {**GPU, **CASE, "--data": []},
-    "roofline": {**GPU, **CASE, "--calibration": PATHS, "--data": []},
-    "sweep": {
-        **CASE,
-        "--seq": ["1:9", "1k:4k:*2", "4:1", "1,1", "1:100000000"],
-        "--format": ["csv", "json"],
-        "-o": PATHS,
-    },
-    "replay": {**GPU, "--device": ["0", "9"], "--alloc-conf": ["backend:x", "a:b"], "--capacity": ["1GiB", "1_0"]},
-    "gpus": {"--json": []},
-    "completion": {},
+ARGUMENTS_OF = {
+    "trace": [f"{ROOT / 'examples' / 'trace_your_own.py'}:in_place", "x:y", "os:getcwd", *PATHS],
+    "formulas": ["naive", "flash", "sdpa", "chunked"],
+    "replay": PATHS,
+    "gpus": ["A100", *PATHS],
+    "models": ["gpt2", *PATHS],
+    "completion": ["bash", "zsh", "fish"],
 }
+LONG = ("accuracy", "validate", "calibrate", "explore")  # right, they work for minutes: of these only what is wrong
+NEEDED = {"model": ["--like", "gpt2"], "trace": [], "report": ["-o", "out.md", "--force"]}
+
+
+def hostile_line(draw: random.Random) -> list[str]:
+    """A command with some of its options, most with values that they take, and one in five with something odd."""
+    name = draw.choice(list(COMMANDS))
+    parameters = importlib.import_module(f"memmodel.cli.{name}").command.parameters
+    options = [one for one in parameters if one.kind == "option"]
+    words = [name]
+    for one in draw.sample(options, min(draw.randint(0, 5), len(options))):
+        word = draw.choice([word for spelling in one.words for word in spelling.split("/") if word.startswith("-")])
+        words += [word] if one.settings.get("is_flag") else [word, draw.choice(values_of(one, draw.random() < 0.8))]
+    if any(one.kind == "argument" for one in parameters) and draw.random() < 0.9:
+        words.append(draw.choice([*ARGUMENTS_OF[name], *ODD]))
+    elif draw.random() < 0.8:
+        words += NEEDED.get(name, [])
+    return [*words, draw.choice(["--no-such-option", "--json=x", "--force=1"])] if name in LONG else words
+
+
+def values_of(option: Parameter, right: bool) -> list[str]:
+    """Values for an option: those that it takes, or odd ones."""
+    known = next((WORDS[word] for word in option.words if word in WORDS), None)
+    return (known or SIZES) if right else ODD
+
+
 VALUES: list[Any] = [None, True, 0, -1, 1, 2.5, math.nan, math.inf, 10**30, "", "x", b"x", [], ["naive"], {}, set(), ()]
 VALUES += [object(), ("flash", 3), 1j, "bf16", "causal", "64", range(3), int, "local", "inference"]
 WRONG: list[Any] = [
@@ -117,19 +176,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Path("loop.json").symlink_to("loop.json")
     yield
     assert not Path("ran").exists()
-
-
-def hostile_line(draw: random.Random) -> list[str]:
-    """A command with some of its options, most with values that they take, and one in five with something odd."""
-    command = draw.choice(list(COMMANDS))
-    words = [command]
-    for option, values in draw.sample(
-        sorted(COMMANDS[command].items()), draw.randint(0, min(5, len(COMMANDS[command])))
-    ):
-        words += [option] if not values else [option, draw.choice(values if draw.random() < 0.8 else ODD)]
-    if command in ("replay", "gpus", "completion"):
-        words.append(draw.choice([*PATHS, *ODD, "A100", "bash"]))
-    return words
 
 
 def answered(words: list[str]) -> None:
