@@ -55,6 +55,7 @@ FILES = {
     "int.pickle": b"\x80\x02K\x01.",
 }
 PATHS = [*FILES, "folder.toml", "loop.json", "missing", "/dev/zero", "/dev/null", "no/x.svg", "out.html", "out.md"]
+MANY = ["gpus", "tp", "pp", "dp", "dp-shard", "cp", "ep", "world", "rank"]
 WORDS = {  # values that the options take, more or less
     "--gpu": ["A100", "T4", "B100", "mi300x", "gb10", "local", "A100,H100", "H100 MIG 1g.10gb"],
     "--like": ["gpt2", "llama-3.2-1b", "gemma-2-9b"],
@@ -104,7 +105,7 @@ WORDS = {  # values that the options take, more or less
     "--sweep": ["N=1k:4k:*2", "N=", "B=1,2"],
     "--hf": ["LlamaForCausalLM", *PATHS],
     "--zero": ["0", "1", "2", "3", "4"],
-    **{f"--{name}": ["1", "2", "8", "64"] for name in "gpus tp pp dp dp-shard cp ep world rank".split()},
+    **{f"--{name}": ["1", "2", "8", "64"] for name in MANY},
     **dict.fromkeys(("--gpu-file", "--calibration", "--config", "--ledger", "--output", "--plot"), PATHS),
 }
 ARGUMENTS_OF = {
