@@ -116,13 +116,14 @@ Cache = tuple[Any, Any]
 
 
 def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None) -> Any:
-    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n).
+    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n) or images.
 
     With caches, the keys and values of the tokens are written to their ends, in place. A pipeline stage goes on from
     the `stream` of the one before, and leaves the norm to the last.
     """
     with offloaded(tokens) if model.offload else nullcontext():
-        x = _embedded(model, tokens) if model.first else stream
+        start = _embedded(model, tokens) if model.first else stream
+        x = start  # which is held to the end, as by Hugging Face's classes
         shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
@@ -161,6 +162,8 @@ def every_other_product() -> Callable[[str], bool]:
 
 def _embedded(model: Decoder, tokens: Any) -> Any:
     with scope(tokens, part="embedding"):
+        if model.arch.patches:
+            return _of_images(model, tokens, model.arch.patches.size)
         f, xp = functional(tokens), namespace(tokens)
         x = _table(model, tokens)
         if model.arch.segments:  # each token's segment, the first
@@ -174,6 +177,16 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
             x = model.norm(x, model.outer, "embedding_norm")
         x = f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
         return x * 2.0 if "embedding" in model.arch.scaled else x  # any factor: bytes do not tell
+
+
+def _of_images(model: Decoder, images: Any, patch: int) -> Any:
+    """The tokens (b, n, hidden) of images (b, channels, height, width): that of the class, and one a patch."""
+    f, xp, weights = functional(images), namespace(images), model.outer
+    x = f.conv2d(images, weights["patches.weight"], weights["patches.bias"], stride=patch)
+    x = x.view(*x.shape[:2], -1).transpose(1, 2)
+    x = xp.cat((weights["class_token"].expand(x.shape[0], -1, -1), x), 1)
+    x = x + weights["positions.weight"]
+    return f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
 
 
 def _table(model: Decoder, tokens: Any) -> Any:

@@ -21,7 +21,12 @@ def head_weight(model: Decoder) -> Any:
 
 
 def before_head(model: Decoder, hidden: Any) -> Any:
-    """What the head is multiplied by: the residual stream, in BERT through a linear layer, activation and norm."""
+    """What the head is multiplied by: the residual stream, in BERT through a linear layer, activation and norm.
+
+    Of images it is the token of their class.
+    """
+    if model.arch.patches:
+        return hidden[:, 0, :]
     if not model.arch.head_dense:
         return hidden
     hidden = activated(model.linear(hidden, model.outer, "head_dense"), model.arch.activation)

@@ -84,6 +84,19 @@ class Latent(NamedTuple):
     q_rank: Dim = 0
 
 
+class Patches(NamedTuple):
+    """Square images that are read as squares of `size` x `size` pixels, with `channels` each."""
+
+    image: int
+    size: int
+    channels: int = 3
+
+    @property
+    def count(self) -> int:
+        """The patches of an image; it is one token less than the model sees, which reads its class off another."""
+        return (self.image // self.size) ** 2
+
+
 class LayerKind(NamedTuple):
     """The ways in which layers of one model differ. attention: F (all keys), S (a window) or C (chunks of a window)."""
 
@@ -138,6 +151,7 @@ class Architecture:
         pattern: a letter a layer, repeated: F all keys, S the last `window` keys, C chunks of `window` keys.
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "logits".
+        patches: of a model of images; its vocabulary are the classes, which it tells by a token of their own.
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
         before: layers before these, which another pipeline stage has.
@@ -179,6 +193,7 @@ class Architecture:
     logit_cap: float = 0.0
     sinks: bool = False
     scaled: tuple[str, ...] = ()
+    patches: Patches | None = None
     moe: Mixture | None = None
     mla: Latent | None = None
     dropout: float = 0.0
@@ -190,6 +205,11 @@ class Architecture:
     def eager(self) -> bool:
         """Whether Hugging Face's class runs attention by plain operators, as the library's own lacks caps and sinks."""
         return bool(self.attention_cap) or self.sinks
+
+    @property
+    def wide_softmax(self) -> bool:
+        """Whether plain attention has its softmax in fp32; BERT's class has it in the dtype of the model."""
+        return self.causal or self.patches is not None
 
     @property
     def gated(self) -> bool:
@@ -231,7 +251,10 @@ def active_parameters(arch: Architecture) -> Dim:
 
 def outer_weights(arch: Architecture) -> list[Weight]:
     """The tensors outside the layers: embedding, learned positions, final norm and head, in the order of modules."""
-    found = [Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))]
+    if arch.patches:
+        found = _of_patches(arch, arch.patches)
+    else:
+        found = [Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))]
     if arch.positions == "learned":
         found.append(Weight("embedding", "positions.weight", (arch.max_pos + arch.padded, arch.hidden)))
     if arch.segments:
@@ -257,6 +280,16 @@ def on_stage(weight: Weight, first: bool, last: bool, tied: bool) -> bool:
     if weight.part == "embedding":
         return first or (last and tied and weight.name == "embedding.weight")
     return last
+
+
+def _of_patches(arch: Architecture, patches: Patches) -> list[Weight]:
+    """The class's token, and the convolution that makes a token of each patch."""
+    kernel = (arch.hidden, patches.channels, patches.size, patches.size)
+    return [
+        Weight("embedding", "class_token", (1, 1, arch.hidden)),
+        Weight("embedding", "patches.weight", kernel),
+        Weight("embedding", "patches.bias", (arch.hidden,)),
+    ]
 
 
 def layer_weights(arch: Architecture, kind: LayerKind) -> list[Weight]:

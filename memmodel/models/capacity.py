@@ -8,6 +8,7 @@ from memmodel.case import LARGEST, check_size
 from memmodel.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.liveness import summary
+from memmodel.models.choices import images_as_tokens
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory
@@ -46,6 +47,8 @@ def model_threshold(
     Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
     over, step = choice("size of a model", str(over).replace("-", "_"), OVER), check_size("step", step)
+    if over == "seq" and case.arch.patches:
+        raise UsageError(f"--over seq: {images_as_tokens(case.arch, case.arch.patches)}: take --over batch")
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
     case = replace(case, device=device_of(gpu))

@@ -8,7 +8,7 @@ from memmodel.case import check_size
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import dtype, float32
 from memmodel.errors import UsageError, choice, shortened, unknown
-from memmodel.models.architecture import Architecture, layer_weights
+from memmodel.models.architecture import Architecture, Patches, layer_weights
 from memmodel.models.kv_cache import NAMES
 from memmodel.models.layout import NAMES as LAYOUT
 from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
@@ -49,6 +49,8 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     if values.get("phase", "train") == "train" and values.get("framework") != "megatron":  # which has its own
         for name in DROPOUTS:
             values.setdefault(name, getattr(arch, name))
+    if arch.patches:
+        values.setdefault("seq", arch.max_pos)
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)
@@ -209,6 +211,15 @@ def _check_encoder(case: ModelCase) -> None:
                 f"{name}: {case.arch.name} is an encoder, which takes whole sequences and keeps no cache: take phase "
                 "train, or prefill for a forward pass"
             )
+    if case.arch.patches and case.seq != case.arch.max_pos:
+        raise UsageError(f"seq {case.seq}: {images_as_tokens(case.arch, case.arch.patches)}: leave seq out")
+    if case.arch.patches and ("chunk" in case.loss or case.loss == "fused"):
+        raise UsageError(f"loss {case.loss}: {case.arch.name} has one class an image, take full or native")
+
+
+def images_as_tokens(arch: Architecture, patches: Patches) -> str:
+    """How many tokens a model makes of an image."""
+    return f"{arch.name} reads images of {patches.image} x {patches.image} as {arch.max_pos} tokens each"
 
 
 def _check_updates(case: ModelCase) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from memmodel.errors import UsageError, shortened, unknown
-from memmodel.models.architecture import Architecture, Latent, Mixture, parameters
+from memmodel.models.architecture import Architecture, Latent, Mixture, Patches, parameters
 from memmodel.models.config_json import MOST_LAYERS, ConfigJson, check_architecture
 
 Fields = dict[str, Any]
@@ -169,7 +169,7 @@ def _named_as(c: ConfigJson, names: Mapping[str, str]) -> ConfigJson:
 
 def _gpt2(c: ConfigJson) -> Fields:
     c = _named_as(
-        c,
+        _without(c, "intermediate_size"),
         {
             **{"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
             **{"n_positions": "max_position_embeddings", "n_inner": "intermediate_size"},
@@ -417,6 +417,25 @@ def _roberta(c: ConfigJson) -> Fields:
     return {**shared, "max_pos": max(shared["max_pos"] - padded, 1), "padded": padded}
 
 
+def _vit(c: ConfigJson) -> Fields:
+    """The encoder of images with its head for classes (ViTForImageClassification)."""
+    patches = Patches(c.size("image_size", 224), c.size("patch_size", 16), c.size("num_channels", 3))
+    if patches.size > patches.image:
+        raise c.error(f"patch_size {patches.size} of image_size {patches.image}: expected at most the image's")
+    labels = c.value("id2label", None)
+    classes = len(labels) if isinstance(labels, dict) and labels else c.size("num_labels", 2)
+    inner = ConfigJson({**c.document, "vocab_size": classes}, c.where)
+    shared = _decoder(_without(inner, "num_key_value_heads"), act="gelu", gated=False)
+    bias = c.flag("qkv_bias", True)
+    return {
+        **{**shared, **_biases_everywhere(), "qkv_bias": bias, "norm": "layernorm", "rotary_dim": 0},
+        **{"causal": False, "positions": "learned", "patches": patches, "max_pos": patches.count + 1},
+        "head_bias": True,
+        **dict.fromkeys(("dropout", "embedding_dropout"), c.probability(0.0, "hidden_dropout_prob")),
+        "attention_dropout": c.probability(0.0, "attention_probs_dropout_prob"),
+    }
+
+
 FAMILIES: dict[str, Family] = {
     **{"llama": _llama, "mistral": _mistral, "ministral": _mistral, "ministral3": _ministral3, "mixtral": _mixtral},
     **{"qwen2": _qwen2, "qwen3": _qwen3, "qwen2_moe": _qwen2_moe, "qwen3_moe": _qwen3_moe},
@@ -426,13 +445,14 @@ FAMILIES: dict[str, Family] = {
     **{"deepseek_v2": _deepseek_v2, "deepseek_v3": _deepseek_v3, "kimi_k2": _deepseek_v3},
     **{"olmo": _olmo, "olmo2": _olmo2, "olmo3": _olmo3, "olmoe": _olmoe},
     **{"glm": _glm, "glm4": _glm4, "glm4_moe": _glm4_moe, "llama4_text": _llama4_text},
+    "vit": _vit,
     **{"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta},
     **{"cohere": _cohere, "cohere2": _cohere2, "stablelm": _stablelm, "seed_oss": _seed_oss},
 }
 _OTHERS = {
     **dict.fromkeys(("distilbert", "deberta-v2", "modernbert", "electra", "albert"), "an encoder of another kind"),
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "whisper", "marian"), "an encoder with a decoder"),
-    **dict.fromkeys(("vit", "clip", "siglip", "dinov2"), "a model of images"),
+    **dict.fromkeys(("clip", "siglip", "dinov2"), "a model of images"),
     **dict.fromkeys(("mamba", "mamba2", "rwkv", "recurrent_gemma"), "a model with recurrent layers"),
     **dict.fromkeys(("jamba", "bamba", "qwen3_next", "falcon_h1", "nemotron_h"), "a model with recurrent layers"),
 }
@@ -486,7 +506,9 @@ def _family(config: ConfigJson) -> Family:
     if found is not None:
         return found
     if isinstance(kind, str) and kind in _OTHERS:
-        raise config.error(f"model_type {kind!r} is {_OTHERS[kind]}: decoders, and encoders like BERT, are modelled")
+        raise config.error(
+            f"model_type {kind!r} is {_OTHERS[kind]}: decoders, and encoders like BERT and ViT, are modelled"
+        )
     raise config.error(str(unknown("model_type", kind, FAMILIES)))
 
 

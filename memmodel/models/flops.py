@@ -11,12 +11,15 @@ from memmodel.models.architecture import Architecture, active_parameters
 
 def forward_flops(arch: Architecture, batch: Dim, queries: Dim, keys: Dim) -> Dim:
     """FLOP of one forward: `queries` new tokens of each sequence against `keys` of it."""
-    return batch * (queries * 2 * matrix_parameters(arch) + _of_scores(arch, queries, keys))
+    head = arch.vocab * arch.hidden if arch.patches else 0  # of the one token of the image's class
+    of_matrices = queries * (matrix_parameters(arch) - head) + head
+    return batch * (2 * of_matrices + _of_scores(arch, queries, keys))
 
 
 def matrix_parameters(arch: Architecture) -> Dim:
     """The parameters of matrices that a token is multiplied by: all that it meets but the embedding's rows."""
-    table = 0 if arch.tied else arch.vocab * arch.hidden  # a tied table is the head's matrix too
+    no_table = arch.tied or arch.patches  # a tied table is the head's matrix too
+    table = 0 if no_table else arch.vocab * arch.hidden
     positions = arch.max_pos + arch.padded if arch.positions == "learned" else 0
     return active_parameters(arch) - table - (positions + arch.segments) * arch.hidden
 

@@ -240,6 +240,8 @@ def _notes(case: ModelCase) -> Iterator[str]:
         yield f"attention sinks are left out: a logit a head, which --attention {EAGER} adds to all scores"
     if case.arch.mla is not None and case.phase == "decode":
         yield "latents are expanded to keys and values for each token, as in Hugging Face's class; servers need not"
+    if case.arch.patches is not None:
+        yield "cuDNN's workspace, of the convolution that reads the patches: counted as 0"
     if case.arch.moe is not None:
         yield "tokens are taken as spread evenly among experts"
 

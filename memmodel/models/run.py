@@ -58,7 +58,7 @@ def training(
     if case.in_backward:
         update_in_backward(updates)
     totals = distributed.totals if distributed else _totals(updates)
-    tokens, targets = (_indices(xp, label, name, case.batch, case.seq) for name in ("tokens", "targets"))
+    tokens, targets = _read(xp, case, label), _targets(xp, case, label)
 
     def after_backward() -> None:
         sum_partial(models, totals)
@@ -158,7 +158,7 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
     from memmodel_kernels.generation import all_logits, next_token_logits
 
     (model,), _ = _chunks(xp, case, label)
-    tokens = _indices(xp, label, "tokens", case.batch, case.seq if case.phase == "prefill" else 1)
+    tokens = _read(xp, case, label, case.seq if case.phase == "prefill" else 1)
     if not case.arch.causal:
         for _ in range(steps):
             all_logits(model, tokens, mark)
@@ -186,6 +186,25 @@ def _cached(arch: Architecture) -> tuple[tuple[str, Dim, Dim], tuple[str, Dim, D
     if arch.mla:
         return ("latent", 1, arch.mla.kv_rank), ("turned", 1, arch.mla.rope)
     return ("k", arch.kv_heads, arch.head_dim), ("v", arch.kv_heads, arch.value_dim)
+
+
+def _read(xp: Any, case: ModelCase, label: Label, seq: Dim | None = None) -> Any:
+    """What the model reads: indices of tokens, or images."""
+    patches = case.arch.patches
+    if patches is None:
+        return _indices(xp, label, "tokens", case.batch, case.seq if seq is None else seq)
+    shape, dtype = (
+        (case.batch, patches.channels, patches.image, patches.image),
+        float32 if case.autocast else case.dtype,
+    )
+    images = xp.zeros(*shape, dtype=getattr(xp, dtype.name))
+    label(images, "images", "")
+    return images
+
+
+def _targets(xp: Any, case: ModelCase, label: Label) -> Any:
+    """The token that each one precedes, or the class of each image."""
+    return _indices(xp, label, "targets", case.batch, *(() if case.arch.patches else (case.seq,)))
 
 
 def _indices(xp: Any, label: Label, name: str, *shape: Dim) -> Any:
@@ -308,7 +327,9 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
         return lambda q, k, v, kind, mask, _: ring_attention(q, k, v, context)
     dropout, cap, causal = case.attention_dropout, case.arch.attention_cap, case.arch.causal
     if case.attention == EAGER:
-        return lambda q, k, v, kind, mask, sinks: eager_attention(q, k, v, mask, dropout, cap, sinks, causal)
+        return lambda q, k, v, kind, mask, sinks: eager_attention(
+            q, k, v, mask, dropout, cap, sinks, case.arch.wide_softmax
+        )
     if case.attention == SDPA and case.repeat_kv:
         return lambda q, k, v, kind, mask, _: library_attention(
             q, repeated(k, q), repeated(v, q), mask, dropout, causal

@@ -14,6 +14,7 @@ import numpy as np
 
 from memmodel.errors import UsageError
 from memmodel.liveness import moments, summary
+from memmodel.models.choices import images_as_tokens
 from memmodel.models.flops import forward_flops
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
@@ -46,6 +47,8 @@ class ModelSweep:
 
 def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) -> ModelSweep:
     """Every batch with every length. Raises UsageError where bytes are not bilinear in them."""
+    if case.arch.patches and set(seqs) != {case.arch.max_pos}:
+        raise UsageError(f"--seq: {images_as_tokens(case.arch, case.arch.patches)}: leave it out")
     batch, seq = (column.ravel() for column in np.meshgrid(batches, seqs, indexing="ij"))
     peak = np.zeros(len(batch), dtype=np.int64)
     few, window = batch * seq <= FEW_TOKENS, case.arch.window or int(seq.max())

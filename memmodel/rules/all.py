@@ -4,6 +4,7 @@ from memmodel.rules import (  # noqa: F401
     arithmetic,
     attention,
     collectives,
+    convolution,
     copies,
     cpu_attention,
     dropout,

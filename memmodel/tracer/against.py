@@ -66,9 +66,8 @@ def against_hugging_face(case: ModelCase, config: Mapping[str, Any], memory: Mem
             attention=case.attention,
             bare=True,
         )
-    found = trace(
-        step.function, step.inputs, step=step.step, at={"B": case.batch, "N": case.seq}, gpu=gpu, formulas=False
-    )
+    at = {"B": case.batch} if case.arch.patches else {"B": case.batch, "N": case.seq}
+    found = trace(step.function, step.inputs, step=step.step, at=at, gpu=gpu, formulas=False)
     modules = {group: n for group, n in found.memory.groups.items() if kind_of(group) == ACTIVATIONS}
     return Against(
         found.title,

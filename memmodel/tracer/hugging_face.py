@@ -21,7 +21,11 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")  # their class for causal language models is rarely meant
+# Of encoders, whose classes for causal language models are rarely meant.
+_HEADS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), "MASKED_LM"),
+    "vit": "IMAGE_CLASSIFICATION",
+}
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adamw": optim.AdamW,
     "adamw-fused": partial(optim.AdamW, fused=True),
@@ -80,7 +84,7 @@ def hf_step(
     if checkpointing:
         _checkpoint(model)
     model.train(train)
-    forward, inputs = _forward(model, train), _inputs(model, train)
+    forward, inputs = _forward(model, train, last=bare and not train), _inputs(model, train)
     if optimizer is None:
         return HfStep(_named(forward, model), inputs, "train" if train else "inference", notes)
     made = OPTIMIZERS[choice("optimizer", optimizer, OPTIMIZERS)](model.parameters())
@@ -172,9 +176,8 @@ def _class_of(data: dict[str, Any]) -> Any:
     from transformers.models.auto import modeling_auto
 
     names = [*(data.get("architectures") or ())]
-    encoder = data["model_type"] in _ENCODERS
-    of_tokens = "MODEL_FOR_MASKED_LM_MAPPING_NAMES" if encoder else "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
-    for mapping in (of_tokens, "MODEL_MAPPING_NAMES"):
+    own = _HEADS.get(data["model_type"], "CAUSAL_LM")
+    for mapping in (f"MODEL_FOR_{own}_MAPPING_NAMES", "MODEL_MAPPING_NAMES"):
         names.append(getattr(modeling_auto, mapping).get(data["model_type"]))
     found = next((name for name in names if isinstance(name, str) and hasattr(transformers, name)), None)
     if found is None:
@@ -232,8 +235,12 @@ def _inputs(model: Any, train: bool) -> dict[str, str]:
     )
 
 
-def _forward(model: Any, train: bool) -> Callable[..., Any]:
-    """The call of a model; in training it returns the loss, where the model computes one."""
+def _forward(model: Any, train: bool, last: bool) -> Callable[..., Any]:
+    """The call of a model; in training it returns the loss, where the model computes one.
+
+    `last`: whether logits are those of the last token alone, as generation asks for them.
+    """
+    options = {"logits_to_keep": 1} if last and "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     labelled = train and "labels" in inspect.signature(model.forward).parameters
     of_whole = model.main_input_name == "pixel_values" or "SequenceClassification" in type(model).__name__
 
@@ -241,7 +248,7 @@ def _forward(model: Any, train: bool) -> Callable[..., Any]:
         if labelled and "labels" not in given:
             (x,) = given.values()
             given["labels"] = x.new_zeros(x.shape[:1], dtype=torch.int64) if of_whole else x
-        out = model(**given)
+        out = model(**given, **options)
         return out.loss if labelled else out
 
     return forward

@@ -40,6 +40,28 @@ def test_an_encoder(phase: str) -> None:
     assert found.ours == pytest.approx(found.theirs, rel=0.001)
 
 
+@pytest.mark.parametrize("phase", ["train", "prefill"])
+def test_a_model_of_images(phase: str) -> None:
+    pytest.importorskip("transformers")
+    from memmodel.tracer.against import against_hugging_face
+
+    config = {**SIZES, "model_type": "vit", "image_size": 64, "patch_size": 8, "num_labels": 10}
+    report = memmodel.model(config=config, gpu="H100", batch=16, phase=phase)
+    found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
+    assert found.title == "ViTForImageClassification"
+    assert abs(found.ours - found.theirs) <= 8 * 16  # the labels
+
+
+def test_a_prompt_holds_its_embeddings() -> None:
+    pytest.importorskip("transformers")
+    from memmodel.tracer.against import against_hugging_face
+
+    config = {**SIZES, "model_type": "llama"}
+    report = memmodel.model(config=config, gpu="H100", batch=4, seq=512, phase="prefill")
+    found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
+    assert found.ours == pytest.approx(found.theirs, rel=0.001)
+
+
 def test_a_setting_that_the_class_lacks_is_refused() -> None:
     pytest.importorskip("torch")
     from memmodel.tracer.against import against_hugging_face
