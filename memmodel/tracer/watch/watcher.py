@@ -31,7 +31,15 @@ from memmodel.tracer.corrections.type_checks import check_types
 from memmodel.tracer.operators import Traced, call_of, is_view, steps_of
 from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.autograd import ENGINE, label_of, running_node
-from memmodel.tracer.private.dispatch import TorchDispatchMode, address_of, is_composite, is_wrapper, name_of, storage_of, tensors_in
+from memmodel.tracer.private.dispatch import (
+    TorchDispatchMode,
+    address_of,
+    is_composite,
+    is_wrapper,
+    name_of,
+    storage_of,
+    tensors_in,
+)
 from memmodel.tracer.private.distributed import WITHOUT_COPY
 from memmodel.tracer.private.fake import fake_of, is_fake
 from memmodel.tracer.watch.belonging import Belonging
