@@ -171,7 +171,7 @@ def predict(
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.
         kernel: the serving stack's kernel, such as "vllm-fa3", whose time is expected of flash attention and
-            decoding in inference; without one, the first of `memmodel.timing.serving.kernel_names`.
+            decoding in inference; without one, the first of `memmodel.timing.serving.kernels.kernel_names`.
         host: seconds that an operation of forward takes the host; without them 14 us, and an interval from 0 to 32.
 
     Raises UsageError for anything that is not a valid configuration.

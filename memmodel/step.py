@@ -17,7 +17,6 @@ from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds
 from memmodel.timing.intervals import factors, is_compiled, kind_of, origin_of
-from memmodel.timing.serving import kernel_names, serving_call
 from memmodel.timing.terms import exp_known
 from memmodel.timing.transfer import relation_of
 from memmodel.units import seconds_text
@@ -179,6 +178,8 @@ def served_time(case: Case, gpu: Gpu, kernel: str | None = None) -> tuple[Time, 
 
     Raises UsageError for an unknown kernel, and for a GPU whose data lack a value that it needs.
     """
+    from memmodel.timing.serving.call import serving_call  # here because few commands time kernels of serving stacks
+
     call = serving_call(case, gpu, kernel)
     shares, found = share_by_ceiling([call.time]), call.kernel
     basis = "community" if found.relation == "measured" else "transferred"
@@ -203,6 +204,9 @@ def served_time(case: Case, gpu: Gpu, kernel: str | None = None) -> tuple[Time, 
 
 def _by_others(case: Case, gpu: Gpu, taken: str) -> list[str]:
     """A note on what other serving kernels take for the same case."""
+    from memmodel.timing.serving.call import serving_call
+    from memmodel.timing.serving.kernels import kernel_names
+
     others = [name for name in kernel_names(gpu) if name != taken]
     times = [f"{name} {seconds_text(serving_call(case, gpu, name).time.seconds)}" for name in others]
     return [f"other serving kernels (--kernel): {', '.join(times)}"] if times else []

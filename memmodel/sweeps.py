@@ -1,7 +1,7 @@
-"""Many configurations at once: the same run on numpy arrays of sizes.
+"""Many configurations at once: the same run on polynomials in columns of sizes.
 
 Sizes of one change PyTorch's layout rules, and the number of chunks changes which kernels run, so configurations are
-grouped by these, and each group is one run on arrays. What a GPU adds (allocator, verdict, times) takes single cases.
+grouped by these, and each group is one run. What a GPU adds (allocator, verdict, times) takes single cases.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

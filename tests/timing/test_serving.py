@@ -17,10 +17,10 @@ from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.masks import Mask
 from memmodel.rules.flash_buffers import splits
-from memmodel.timing.serving import kernel_names, serving_call, serving_kernel
+from memmodel.timing.serving.call import serving_call
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.decode import Decode, decode_parts, whole_waves
-from memmodel.timing.serving.kernels import measured_gpus
+from memmodel.timing.serving.kernels import kernel_names, measured_gpus, serving_kernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
 from memmodel_evidence.serving import SIZES, Table, expected, interval, kernel_tables
 from memmodel_evidence.serving_fit import decode_model, prefill_model

@@ -12,7 +12,6 @@ from memmodel.timing.serving.parts import Parts, bytes_of_a_key, bytes_of_querie
 from memmodel.timing.serving.prefill import prefill_parts
 from memmodel.timing.serving.stacks import VALUES_OF_192, rule_of
 
-SERVED = ("flash", "decode")  # algorithms that stacks have a kernel for
 MOST_NEW = 16  # new tokens a sequence that decoding kernels take; more are a prefill
 
 
@@ -30,11 +29,6 @@ class Call(NamedTuple):
     phase: str
     kernel: ServingKernel
     notes: tuple[str, ...]
-
-
-def serves(case: Case) -> bool:
-    """Whether serving stacks have a kernel for a case: flash attention or decoding in 16 bits, without gradients."""
-    return case.phase == "inference" and case.algorithm in SERVED and case.dtype.itemsize == 2
 
 
 def serving_call(case: Case, gpu: Gpu, name: str | None = None) -> Call:

@@ -32,11 +32,6 @@ class Chip(NamedTuple):
     l2: float
 
 
-def chip_known(gpu: Gpu) -> bool:
-    """Whether a GPU's data have what `chip_of` needs."""
-    return {"sm_count", "tensor_clock", "bandwidth", "tensor.fp16"} <= gpu.values.keys()
-
-
 def chip_of(gpu: Gpu) -> Chip:
     """The chip of a GPU. Raises UsageError that names the value which its data lack."""
     kind = "bf16" if "tensor.bf16" in gpu.values else "fp16"
