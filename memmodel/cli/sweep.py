@@ -122,10 +122,10 @@ def _of_model(asked: Inputs) -> Any:
         raise UsageError("--model and --gpu: a sweep of a model is of live peaks, which need no GPU; leave it out")
     sizes = {name: asked.given.pop(name, None) for name in ("batch", "seq")}
     batches = ranges(sizes["batch"], "--batch") if sizes["batch"] else [1]
-    seqs = ranges(sizes["seq"], "--seq", _MOST_ROWS // len(batches)) if sizes["seq"] else [4096]
-    asked.given.update(batch=max(batches), seq=max(seqs))
+    seqs = ranges(sizes["seq"], "--seq", _MOST_ROWS // len(batches)) if sizes["seq"] else []
+    asked.given.update(batch=max(batches), **({"seq": max(seqs)} if seqs else {}))
     with busy("evaluating the step on all sizes"):
-        return model_sweep(asked.model_case, batches, seqs)
+        return model_sweep(asked.model_case, batches, seqs or [int(asked.model_case.seq)])
 
 
 def _opened(output: str) -> IO[str]:

@@ -92,7 +92,7 @@ class Patches(NamedTuple):
     channels: int = 3
 
     @property
-    def count(self) -> int:
+    def per_image(self) -> int:
         """The patches of an image; it is one token less than the model sees, which reads its class off another."""
         return (self.image // self.size) ** 2
 

@@ -429,7 +429,7 @@ def _vit(c: ConfigJson) -> Fields:
     bias = c.flag("qkv_bias", True)
     return {
         **{**shared, **_biases_everywhere(), "qkv_bias": bias, "norm": "layernorm", "rotary_dim": 0},
-        **{"causal": False, "positions": "learned", "patches": patches, "max_pos": patches.count + 1},
+        **{"causal": False, "positions": "learned", "patches": patches, "max_pos": patches.per_image + 1},
         "head_bias": True,
         **dict.fromkeys(("dropout", "embedding_dropout"), c.probability(0.0, "hidden_dropout_prob")),
         "attention_dropout": c.probability(0.0, "attention_probs_dropout_prob"),
