@@ -19,6 +19,7 @@ from memmodel_kernels.mixture import mixture
 from memmodel_kernels.namespace import autocast, checkpoint, functional, namespace, scope
 from memmodel_kernels.norms import RMS_NORMS, norm
 from memmodel_kernels.offloading import offloaded
+from memmodel_kernels.parallel.experts import ExpertParallel
 from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
@@ -57,6 +58,7 @@ class Decoder:
         offload: whether what all but the head saves for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
         context: ranks that share each sequence by a zigzag, whose `attend` then sees the keys of all.
+        experts: ranks that share the experts of mixtures.
         around: what runs the layers, as a module's call does with its hooks.
         first, last: whether it has the embedding, and the final norm and the head, as not every pipeline stage does.
         start: the layers of `arch` before its own.
@@ -75,6 +77,7 @@ class Decoder:
     offload: bool = False
     tensor: TensorParallel | None = None
     context: Group | None = None
+    experts: ExpertParallel | None = None
     around: Around = directly
     first: bool = True
     last: bool = True
@@ -95,7 +98,7 @@ class Decoder:
     def feed(self, x: Any, weights: Weights) -> Any:
         """The feed-forward of a layer, or its mixture of experts."""
         if "router.weight" in weights:
-            return mixture(x, weights, self.arch.activation, self.arch.moe)
+            return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts)
         return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor)
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:

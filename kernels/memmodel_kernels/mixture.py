@@ -4,45 +4,63 @@ After transformers' grouped_mm_experts_forward: rows are sorted by expert, multi
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from memmodel_kernels.feed_forward import activated, feed_forward, gated
 from memmodel_kernels.namespace import functional, namespace
+from memmodel_kernels.parallel.experts import ExpertParallel
+from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.routing import routed
 
 
-def mixture(x: Any, weights: Mapping[str, Any], activation: str, moe: Any) -> Any:
+def mixture(
+    x: Any,
+    weights: Mapping[str, Any],
+    activation: str,
+    moe: Any,
+    tensor: TensorParallel | None = None,
+    shared: ExpertParallel | None = None,
+) -> Any:
     """The experts' outputs of x (b, n, h), weighed by the router, and those of the shared experts.
 
-    `moe`: a `memmodel.models.architecture.Mixture`.
+    `moe`: a `memmodel.models.architecture.Mixture`. `tensor`: ranks that share the width of every expert, and of which
+    each routes all tokens; `shared`: those that share the experts.
     """
+    if tensor is not None:
+        return tensor.summed(mixture(tensor.entered(x), weights, activation, moe, shared=shared))
     rows = x.view(-1, x.shape[-1])
     scores, experts = routed(rows, weights, moe)
-    out = _experts(rows, weights, activation, moe, scores, experts).view(*x.shape)
+    out = _experts(rows, weights, activation, moe, scores, experts, shared).view(*x.shape)
     if moe.shared:
-        shared = feed_forward(x, weights, activation, "shared")
+        every = feed_forward(x, weights, activation, "shared")
         if moe.shared_gate:
-            shared = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * shared
-        out = out + shared
+            every = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * every
+        out = out + every
     return out
 
 
-def _experts(rows: Any, weights: Mapping[str, Any], activation: str, moe: Any, scores: Any, experts: Any) -> Any:
+def _experts(
+    rows: Any,
+    weights: Mapping[str, Any],
+    activation: str,
+    moe: Any,
+    scores: Any,
+    experts: Any,
+    shared: ExpertParallel | None,
+) -> Any:
     xp = namespace(rows)
     flat_scores = scores.reshape(-1)
     flat_experts = experts.reshape(-1)
     by_expert, order = flat_experts.sort()
     selected = rows[order // moe.top_k]
     scores_sorted = flat_scores[order]
-    ends = _ends(by_expert, moe.experts)
-    hidden = _grouped(selected, weights, "gate_up", ends, by_expert)
-    if activation.endswith("glu"):
-        gate, up = hidden.chunk(2, dim=-1)
-        hidden = gated(gate, up, activation)
-        del gate, up
+    if shared is None:
+        ends = _counts(by_expert, moe.experts).cumsum(0, dtype=xp.int32)
+        hidden = _products(selected, ends, weights, activation, by_expert)
     else:
-        hidden = activated(hidden, activation)
-    hidden = _grouped(hidden, weights, "down", ends, by_expert)
+        products = partial(_products, weights=weights, activation=activation)
+        hidden = shared.run(selected, _counts(by_expert, moe.experts), products)
     weighed = hidden * scores_sorted.unsqueeze(-1)
     back = xp.empty_like(order)
     back.index_put_((order,), xp.arange(order.shape[0], device=rows.device))
@@ -51,11 +69,22 @@ def _experts(rows: Any, weights: Mapping[str, Any], activation: str, moe: Any, s
     return total.to(rows.dtype)
 
 
-def _ends(by_expert: Any, count: int) -> Any:
-    """The end of each expert's rows."""
-    xp = namespace(by_expert)
+def _products(rows: Any, ends: Any, weights: Mapping[str, Any], activation: str, by_expert: Any = None) -> Any:
+    """The experts' outputs of rows in their order; `by_expert`: which that is of each row, where they have biases."""
+    hidden = _grouped(rows, weights, "gate_up", ends, by_expert)
+    if activation.endswith("glu"):
+        gate, up = hidden.chunk(2, dim=-1)
+        hidden = gated(gate, up, activation)
+        del gate, up
+    else:
+        hidden = activated(hidden, activation)
+    return _grouped(hidden, weights, "down", ends, by_expert)
+
+
+def _counts(by_expert: Any, count: int) -> Any:
+    """How many rows each expert has."""
     counted = by_expert.float() if str(by_expert.device) == "cpu" else by_expert.int()
-    return xp.histc(counted, bins=count, min=0, max=count - 1).cumsum(0, dtype=xp.int32)
+    return namespace(by_expert).histc(counted, bins=count, min=0, max=count - 1)
 
 
 def _grouped(x: Any, weights: Mapping[str, Any], name: str, ends: Any, by_expert: Any) -> Any:

@@ -47,6 +47,7 @@ class Mixture(NamedTuple):
             (the same in the model's dtype), "softmax-as-is" (not made to add up), "softmax-of-top-k" or "sigmoid".
         bias: whether the router and the experts have biases.
         groups, best_groups: a token's experts are of its best few groups of them; 0 without groups.
+        own: the experts that a rank has, where ranks share them; 0 for all.
     """
 
     experts: Dim
@@ -60,6 +61,7 @@ class Mixture(NamedTuple):
     bias: bool = False
     groups: int = 0
     best_groups: int = 0
+    own: Dim = 0
 
     @property
     def in_fp32(self) -> bool:
@@ -373,9 +375,10 @@ def _mixture(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
 def _experts(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
     """The experts' weights, stacked, with gate and up together (as transformers 5 and grouped products have them)."""
     inner = 2 * moe.width if arch.gated else moe.width
-    yield Weight("experts", "experts.gate_up", (moe.experts, inner, arch.hidden), linear=True)
+    experts = moe.own or moe.experts
+    yield Weight("experts", "experts.gate_up", (experts, inner, arch.hidden), linear=True)
     if moe.bias:
-        yield Weight("experts", "experts.gate_up_bias", (moe.experts, inner))
-    yield Weight("experts", "experts.down", (moe.experts, arch.hidden, moe.width), linear=True)
+        yield Weight("experts", "experts.gate_up_bias", (experts, inner))
+    yield Weight("experts", "experts.down", (experts, arch.hidden, moe.width), linear=True)
     if moe.bias:
-        yield Weight("experts", "experts.down_bias", (moe.experts, arch.hidden))
+        yield Weight("experts", "experts.down_bias", (experts, arch.hidden))

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memmodel.dims import Dim, ceil_div
+from memmodel.dims import Dim, Size, ceil_div
 from memmodel.dtypes import float32, short_name
 from memmodel.models.layout import ALL_BATCHES, MODEL, SHARING
 from memmodel.models.setting import ModelCase
-from memmodel.models.share import SHARDS, over
+from memmodel.models.share import EXPERTS, SHARDS, over
 from memmodel.models.weights import Stored
 
 if TYPE_CHECKING:
     from memmodel_kernels.parallel.fully_sharded import Shard, Sharding
     from memmodel_kernels.parallel.group import Group
 
+_EXPERTS = "experts."  # how names of the weights begin that are of a mixture's experts
 _FIRST = ("embedding", "positions")  # of the weights outside of the layers, those that come before them
 
 
@@ -22,8 +23,12 @@ class Sharder:
 
     def __init__(self, xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
         self.xp, self.case = xp, case
-        self.sharding = _sharding(xp, case, handles) if case.layout.fully_sharded else None
+        self.sharding: Sharding | None = None
+        self.of_experts: Sharding | None = None
+        if case.layout.fully_sharded:
+            self.sharding, self.of_experts = _sharding(xp, case, handles), _sharding_of_experts(xp, case, handles)
         self.shards: list[Shard] = []  # of the unit whose parameters are being made
+        self.experts: list[Shard] = []  # likewise, of experts that are gathered by themselves
         self.units: Any = None
 
     def parameter(self, kept: Stored) -> Any:
@@ -33,12 +38,13 @@ class Sharder:
             return learns(self.xp.zeros(*kept.shape, dtype=getattr(self.xp, kept.dtype.name)))
         from memmodel_kernels.parallel.fully_sharded import Shard
 
-        group = self.sharding.shards
+        apart = self.of_experts is not None and kept.name.startswith(_EXPERTS)
+        group = (self.of_experts if apart and self.of_experts else self.sharding).shards
         rows = rows_of(kept.shape[0], group.size)
         kind = float32 if self.case.masters else kept.dtype
         padded = self.xp.zeros(rows, *kept.shape[1:], dtype=getattr(self.xp, kind.name))
         shard = Shard(kept.name, kept.shape, padded, group.rank)
-        self.shards.append(shard)
+        (self.experts if apart else self.shards).append(shard)
         return learns(shard.rows)
 
     def unit(self, weights: dict[str, Any], layer: int | None) -> None:
@@ -48,9 +54,10 @@ class Sharder:
         from memmodel_kernels.parallel.fully_sharded import FullySharded
 
         if self.units is None:
-            self.units = FullySharded(self.sharding)
-        self.units.add(weights, self.shards)
-        self.shards = []
+            self.units = FullySharded()
+        parts = [(self.shards, self.sharding), *([(self.experts, self.of_experts)] if self.experts else ())]
+        self.units.add(weights, *parts)
+        self.shards, self.experts = [], []
 
     @property
     def around(self) -> Any:
@@ -62,7 +69,12 @@ class Sharder:
 
 def rows_of(size: Dim, ranks: int) -> Dim:
     """The rows of a rank, of as many as the first one has: the last ones are padded (torch.chunk)."""
-    return over(size, ranks, SHARDS) if size % ranks == 0 else ceil_div(size, ranks)
+    if size % ranks:
+        return ceil_div(size, ranks)
+    rows = over(size, ranks, SHARDS)
+    if isinstance(rows, Size):  # ranks that have the same experts are fewer by as many as share them
+        rows = Size(int(rows), rows.letter.replace(f"/{EXPERTS}/{SHARDS}", f"/{SHARDS}"))
+    return rows
 
 
 def _sharding(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding":
@@ -78,24 +90,50 @@ def _sharding(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding
     )
 
 
+def _sharding_of_experts(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding | None":
+    """That of experts, among the ranks that have the same ones; their gradients are of all ranks' tokens."""
+    if case.layout.ep == 1:
+        return None
+    group = of_ranks(case, handles, "same-experts", case.layout.same_experts(case.rank))
+    return _sharding(xp, case, handles)._replace(shards=group, batches=case.layout.ep)
+
+
+def shared_experts(case: ModelCase, handles: Mapping[str, Any]) -> Any:
+    """The ranks that share the experts; None where none do."""
+    from memmodel_kernels.parallel.experts import ExpertParallel
+
+    if case.layout.ep == 1:
+        return None
+    return ExpertParallel(of_ranks(case, handles, "experts", case.layout.experts(case.rank)))
+
+
 def ranks_along(case: ModelCase, handles: Mapping[str, Any], *dimensions: str) -> "Group":
     """The ranks along some dimensions of `memmodel.models.layout.Rank`, as this one sees them.
 
     `handles`: torch's process groups, by the names of these dimensions with a hyphen between.
     """
+    return of_ranks(case, handles, "-".join(dimensions), case.layout.peers(case.rank, *dimensions))
+
+
+def of_ranks(case: ModelCase, handles: Mapping[str, Any], name: str, ranks: tuple[int, ...]) -> "Group":
+    """Ranks with these numbers, as one of them sees them. `name`: of their process group among the handles."""
     from memmodel_kernels.parallel.group import Group
 
-    ranks = case.layout.peers(case.rank, *dimensions)
-    return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get("-".join(dimensions), ranks))
+    return Group(ranks.index(case.layout.number(case.rank)), len(ranks), handles.get(name, ranks))
 
 
 def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -> None:
     """Average the gradients of a model's replicas while backward runs, where PyTorch's DDP does that."""
-    from memmodel_kernels.parallel.replicated import Replicated
+    from memmodel_kernels.parallel.replicated import Replicated, average
 
     if case.layout.replicated and not case.masters:
-        learned = [x for x in reversed(_in_order_of_use(model)) if x.requires_grad]
-        Replicated(learned, ranks_along(case, handles, *ALL_BATCHES))
+        named = list(reversed(_in_order_of_use(model)))
+        apart = {name for name, _ in named if case.layout.ep > 1 and name.startswith(_EXPERTS)}
+        rest = [x for name, x in named if x.requires_grad and name not in apart]
+        Replicated(rest, ranks_along(case, handles, *ALL_BATCHES))
+        if experts := [x for name, x in named if x.requires_grad and name in apart]:
+            same = of_ranks(case, handles, "same-experts", case.layout.same_experts(case.rank))
+            average(experts, same, case.layout.ep)
 
 
 def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handles: Mapping[str, Any]) -> Any:
@@ -138,8 +176,8 @@ def assumed(case: ModelCase) -> Iterator[str]:
         yield f"gradients averaged as by {whose}"
 
 
-def _in_order_of_use(model: Any) -> list[Any]:
+def _in_order_of_use(model: Any) -> list[tuple[str, Any]]:
     """The weights of a decoder; their gradients come in the opposite order."""
     first = {name: x for name, x in model.outer.items() if name.startswith(_FIRST)}
     last = {name: x for name, x in model.outer.items() if name not in first}
-    return [x for weights in (first, *model.layers, last) for x in weights.values()]
+    return [named for weights in (first, *model.layers, last) for named in weights.items()]

@@ -255,7 +255,7 @@ class _Search:
                 found = self._peaks[small] = _Small(float(summary(program).peaks["peak"]), groups)
             return found
 
-        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": (case.layout.dp_shard, _SHARDS)}
+        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": _shards(case.layout)}
         if place == "first":
             sizes["held"] = _held(case), _HELD
         peak: _Small = _extrapolated(at, _Small.mixed, sizes)
@@ -272,7 +272,7 @@ class _Search:
             peers = _Peers(small.layout, layout)
             return stage.runs(Clock(self.machine, self.node, peers=peers, kernels=self._kernels))
 
-        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": (layout.dp_shard, _SHARDS)}
+        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": _shards(layout)}
         runs: StageRuns = _extrapolated(at, _mixed_runs, sizes)
         return runs
 
@@ -298,11 +298,15 @@ def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1)
     stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
     micro = stages if stages > 1 else min(case.microbatches, 2)
     given = case.layout
-    ep = min(given.ep, shards * given.cp)
-    layout = replace(given, pp=stages, dp=min(given.dp, 2), dp_shard=shards, ep=ep)
+    layout = replace(given, pp=stages, dp=given.dp if given.ep > 1 else min(given.dp, 2), dp_shard=shards)
     rank = Rank(stage=stages - 1 if place == "last" else 0)
     arch = replace(case.arch, layers=layers * stages)
     return replace(case, arch=arch, layout=layout, rank=rank, microbatches=micro)
+
+
+def _shards(layout: Layout) -> tuple[int, tuple[int, int]]:
+    """The shards, and those that are recorded; where experts are shared among them, as many."""
+    return layout.dp_shard, _SHARDS if layout.ep == 1 else (layout.dp_shard, layout.dp_shard)
 
 
 def _layers(case: ModelCase) -> int:

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradients too, parameters too
 
-# What is refused because nothing records it yet, by field of `Layout`.
-NOT_MODELLED = {
-    "ep": "expert parallelism",
-}
-
 
 # Ranks along several dimensions: that share gradients, or have batches of their own; of these and of one, all that have
 # other gradients.
@@ -132,6 +127,22 @@ class Layout:
         along = [range(size) if name in dimensions else (place,) for name, place, size in self._places(rank)]
         return tuple(sorted(self.number(Rank(*places)) for places in product(*along)))
 
+    @property
+    def expert_ranks(self) -> tuple[str, ...]:
+        """The dimensions along which experts are shared: of what else is shared, or of all ranks with other batches."""
+        return SHARING if self.fully_sharded else ALL_BATCHES
+
+    def experts(self, rank: Rank) -> tuple[int, ...]:
+        """The numbers of the ranks that share the experts with one, neighbours, itself among them."""
+        peers = self.peers(rank, *self.expert_ranks)
+        start = peers.index(self.number(rank)) // self.ep * self.ep
+        return peers[start : start + self.ep]
+
+    def same_experts(self, rank: Rank) -> tuple[int, ...]:
+        """The numbers of the ranks that have the same experts as one, itself among them."""
+        peers = self.peers(rank, *self.expert_ranks)
+        return peers[peers.index(self.number(rank)) % self.ep :: self.ep]
+
     def ends(self, rank: Rank) -> tuple[int, ...]:
         """The numbers of the first and the last stage's ranks that are as one else."""
         return tuple(self.number(rank._replace(stage=stage)) for stage in (0, self.pp - 1))
@@ -174,9 +185,6 @@ def check_layout(
     """
     if gpus is not None and gpus != layout.world:
         raise UsageError(_other_world(layout, gpus))
-    for name, words in NOT_MODELLED.items():
-        if getattr(layout, name) > 1 and framework != "megatron":
-            raise UsageError(f"{name} {getattr(layout, name)}: {words} is not modelled yet, leave it out")
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch, microbatches)
     _check_experts(layout, arch)
@@ -204,6 +212,8 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) ->
     if arch.kv_heads < tp:
         raise UsageError(f"tp {tp}: {arch.name} has only {arch.kv_heads} KV heads, give at most that")
     sizes = {"heads": arch.heads, "KV heads": arch.kv_heads, "feed-forward width": arch.ffn, "vocabulary": arch.vocab}
+    if arch.moe is not None:
+        sizes |= {"width of an expert": arch.moe.width, "width of the shared experts": arch.moe.shared}
     if pads:
         del sizes["vocabulary"]
     for name, size in sizes.items():
@@ -239,6 +249,7 @@ def _check_experts(layout: Layout, arch: "Architecture") -> None:
         raise UsageError(f"ep {layout.ep}: {arch.name} has no experts, leave it out")
     if arch.moe.experts % layout.ep:
         raise UsageError(f"ep {layout.ep} does not divide {arch.name}'s {arch.moe.experts} experts: give a divisor")
-    ranks = layout.dp * layout.dp_shard * layout.cp
+    ranks = layout.shards if layout.fully_sharded else layout.dp * layout.shards
     if ranks % layout.ep:
-        raise UsageError(f"ep {layout.ep}: experts are shared among dp x dp-shard x cp = {ranks} ranks, give a divisor")
+        among = "dp-shard x cp" if layout.fully_sharded else "dp x dp-shard x cp"
+        raise UsageError(f"ep {layout.ep}: experts are shared among {among} = {ranks} ranks, give a divisor")

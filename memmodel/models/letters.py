@@ -2,7 +2,8 @@
 
 b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
 channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
-t ranks share each layer: h/t are the heads of one of them; c ranks share each sequence, s parameters by rows, p layers.
+t ranks share each layer: h/t are the heads of one of them; c ranks share each sequence, x the experts, s parameters by
+rows, p layers.
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ LETTERS = {
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
 # What divides, and the field of a layout that says by how much.
-_OVER = {"/t": "tp", "/c": "cp", "/s": "shards", "/p": "pp"}
+_OVER = {"/t": "tp", "/c": "cp", "/x": "ep", "/s": "shards", "/p": "pp"}
 _ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
@@ -105,7 +106,8 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     mine = share(lettered(case))
     arch, batch_tokens = mine.arch, mine.batch * mine.seq
     of_tokens = (batch_tokens, *_own_tokens(case, batch_tokens)) if tokens else ()
-    sizes = (*of_tokens, arch.hidden, arch.ffn, arch.vocab)
+    routed = (batch_tokens * arch.moe.top_k,) if tokens and arch.moe else ()
+    sizes = (*of_tokens, *routed, arch.hidden, arch.ffn, arch.vocab)
     heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq,) if tokens else ()))
     experts = (arch.moe.width, arch.moe.experts) if arch.moe else ()
     found: dict[int, str] = {}

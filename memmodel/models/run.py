@@ -17,7 +17,15 @@ from memmodel.errors import UsageError, choice
 from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, on_stage, outer_weights
-from memmodel.models.data_parallel import Sharder, average_gradients, distributed_update, norm_total, ranks_along
+from memmodel.models.data_parallel import (
+    Sharder,
+    average_gradients,
+    distributed_update,
+    norm_total,
+    of_ranks,
+    ranks_along,
+    shared_experts,
+)
 from memmodel.models.kv_cache import kept_tokens
 from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
@@ -93,12 +101,10 @@ def _low_precision(xp: Any, case: ModelCase) -> Any:
 
 def _ends(case: ModelCase, handles: Handles) -> Any:
     """The first and the last stage, where they have a copy of one weight each."""
-    from memmodel_kernels.parallel.group import Group
-
     layout, stage = case.layout, case.rank.stage
     if layout.pp == 1 or not case.arch.tied or 0 < stage < layout.pp - 1:
         return None
-    return Group(min(stage, 1), 2, handles.get("ends", layout.ends(case.rank)))
+    return of_ranks(case, handles, "ends", layout.ends(case.rank))
 
 
 def _clipping(case: ModelCase, handles: Handles, models: list[Any]) -> Any:
@@ -246,7 +252,8 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         arch, outer, layers, _attend(case, context), masks=_MASKS.get(case.attention, "none"),
         fused_norms=case.fused_norms, dropout=case.dropout, embedding_dropout=case.embedding_dropout,
         recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0, offload=case.offload,
-        tensor=_tensor_parallel(case, handles), context=context, around=sharder.around, first=first, last=last,
+        tensor=_tensor_parallel(case, handles), context=context, experts=shared_experts(case, handles),
+        around=sharder.around, first=first, last=last,
         start=chunk * count,
     )  # fmt: skip
 

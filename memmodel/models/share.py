@@ -1,19 +1,19 @@
 """A rank's share of a model's step: the sizes of what one GPU of a layout holds and computes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from memmodel.dims import Dim, Shape, Size
 from memmodel.dtypes import short_name
 from memmodel.errors import UsageError
-from memmodel.models.architecture import layer_weights, outer_weights
+from memmodel.models.architecture import Architecture, layer_weights, outer_weights
 from memmodel.models.setting import SDPA, ModelCase
 from memmodel.models.weights import stored
 
 TENSOR = "t"  # letter of the ranks that share each layer
 CONTEXT = "c"  # of those that share each sequence
-_SHARED = ("vocab", "ffn", "heads", "kv_heads")  # sizes of an architecture that are divided by tp
+EXPERTS = "x"  # of those that share the experts
 _WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 SHARDS = "s"  # of those that share parameters by rows
 
@@ -27,14 +27,21 @@ def share(case: ModelCase) -> ModelCase:
         raise UsageError(reason)
     layers = case.arch.layers // case.layout.pp
     sizes: dict[str, Any] = {"layers": layers, "before": case.rank.stage * layers // case.layout.virtual_stages}
-    seq = over(case.seq, case.layout.cp, CONTEXT)
-    return replace(case, arch=replace(case.arch, **_of_tensor(case), **sizes), seq=seq)
+    layout = case.layout
+    arch = _sized(case.arch, lambda size: over(size, layout.tp, TENSOR))
+    if arch.moe is not None and layout.ep > 1:
+        sizes["moe"] = arch.moe._replace(own=over(arch.moe.experts, layout.ep, EXPERTS))
+    return replace(case, arch=replace(arch, **sizes), seq=over(case.seq, layout.cp, CONTEXT))
 
 
 def assumed_of_shares(case: ModelCase) -> Iterator[str]:
     """Whose rules the sharing of layers and stages follows, in words."""
     if case.layout.tp > 1:
         yield "layers and vocabulary shared as Megatron-LM shares them"
+    if case.layout.tp > 1 and case.arch.moe is not None:
+        yield "mixtures shared by the width of each expert: every rank of tp routes all tokens"
+    if case.layout.ep > 1:
+        yield "experts shared as Megatron-LM's all-to-all of tokens; as many tokens for each rank and expert"
     if case.layout.cp > 1:
         yield "sequences shared by a zigzag of two pieces a rank; keys and values go around a ring of flash attention"
     if case.layout.pp > 1:
@@ -46,7 +53,7 @@ def assumed_of_shares(case: ModelCase) -> Iterator[str]:
 def whole_weights(case: ModelCase) -> frozenset[str]:
     """The names of the parameters that every one of `tp` ranks has whole, from the case of one of them."""
     tp, arch = case.layout.tp, case.arch
-    whole = replace(case, arch=replace(arch, **{name: tp * getattr(arch, name) for name in _SHARED}))
+    whole = replace(case, arch=_sized(arch, lambda size: tp * size))
     return frozenset(dict(_shapes(case).items() & _shapes(whole).items()))
 
 
@@ -57,9 +64,12 @@ def _shapes(case: ModelCase) -> dict[str, Shape]:
     return {kept.name: kept.shape for weight, in_layer in listed for kept in stored(weight, case, in_layer)}
 
 
-def _of_tensor(case: ModelCase) -> dict[str, Any]:
-    """The heads, channels and rows of the vocabulary of one of `tp` ranks."""
-    return {name: over(getattr(case.arch, name), case.layout.tp, TENSOR) for name in _SHARED}
+def _sized(arch: Architecture, size: Callable[[Dim], Dim]) -> Architecture:
+    """The architecture with other sizes of what the ranks of tp share: heads, widths, rows of the vocabulary."""
+    sizes: dict[str, Any] = {name: size(getattr(arch, name)) for name in ("vocab", "ffn", "heads", "kv_heads")}
+    if arch.moe is not None:
+        sizes["moe"] = arch.moe._replace(width=size(arch.moe.width), shared=size(arch.moe.shared))
+    return replace(arch, **sizes)
 
 
 def over(size: Dim, ranks: int, letter: str) -> Dim:
@@ -76,6 +86,7 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
         (f"with tp {layout.tp}", layout.tp > 1, _without_tensor_parallel),
         (f"with pp {layout.pp}", layout.pp > 1, _without_stages),
         (f"with cp {layout.cp}", layout.cp > 1, _without_ring),
+        (f"with ep {layout.ep}", layout.ep > 1, _without_shared_experts),
         ("under zero 3", layout.fully_sharded, _without_shards),
     ):
         for words, chosen in without(case).items() if there else ():
@@ -117,6 +128,17 @@ def _without_ring(case: ModelCase) -> dict[str, bool]:
     }
 
 
+def _without_shared_experts(case: ModelCase) -> dict[str, bool]:
+    arch, layout = case.arch, case.layout
+    replicated = not layout.fully_sharded
+    return {
+        "experts with biases": arch.moe is not None and arch.moe.bias,
+        f"zero {layout.zero}": replicated and layout.zero in (1, 2) and layout.shards > 1,
+        "masters and replicas": replicated and case.masters,
+        "clipping and replicas": replicated and case.clip,
+    }
+
+
 def _without_shards(case: ModelCase) -> dict[str, bool]:
     adapter = case.adapter
     return {
@@ -132,7 +154,7 @@ def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
     return {
         "an encoder": not arch.causal,
         "latent attention": arch.mla is not None,
-        "a mixture of experts": arch.moe is not None,
+        "experts with biases": arch.moe is not None and arch.moe.bias,
         "a norm over all heads of q and k": arch.qk_norm == "all",
         "low-rank adapters": case.adapter is not None,
         "autocast": case.autocast,

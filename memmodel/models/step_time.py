@@ -188,7 +188,9 @@ class Stage:
         return [
             event
             for event in events
-            if not (isinstance(event, Launch) and event.kind == COLLECTIVE) or set(event.ranks) <= same_batch
+            if not (isinstance(event, Launch) and event.kind == COLLECTIVE)
+            or event.name == "all_to_all"  # of tokens to their experts
+            or set(event.ranks) <= same_batch
         ]
 
     def runs(self, clock: Clock) -> StageRuns:

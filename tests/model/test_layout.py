@@ -3,7 +3,6 @@
 import pytest
 
 from memmodel.errors import UsageError
-from memmodel.models import layout as layouts
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.layout import Layout, Rank
@@ -44,17 +43,32 @@ def test_virtual_stages_go_around_the_ranks() -> None:
         ({"sequence_parallel": True}, "sequence-parallel without tp: it shares the tokens among the ranks of tp"),
     ],
 )  # fmt: skip
-def test_what_does_not_divide_is_one_sentence(given: dict, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "NOT_MODELLED", {})
+def test_what_does_not_divide_is_one_sentence(given: dict, sentence: str) -> None:
     with pytest.raises(UsageError) as error:
         model_case(LLAMA, **given)
     assert str(error.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("name", layouts.NOT_MODELLED)
-def test_what_is_not_modelled_is_named(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{layouts.NOT_MODELLED[name]} is not modelled yet"):
-        model_case(LLAMA, **{name: 2})
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"ep": 3, "dp_shard": 3}, "ep 3 does not divide mixtral-8x7b's 8 experts: give a divisor"),
+        ({"ep": 8, "dp_shard": 4}, "ep 8: experts are shared among dp-shard x cp = 4 ranks, give a divisor"),
+        ({"ep": 2, "dp_shard": 2, "zero": 1}, "zero 1 with ep 2 is not modelled yet: leave one of them out"),
+    ],
+)
+def test_experts_that_do_not_divide_are_one_sentence(given: dict, sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        model_case(listed("mixtral-8x7b").architecture, **given)
+    assert str(error.value) == sentence
+
+
+def test_experts_are_shared_by_neighbours() -> None:
+    """Of eight ranks that share the state, two pairs of four: the same experts are four ranks apart."""
+    layout = Layout(tp=2, dp_shard=8, ep=4)
+    rank = Rank(tensor=1, shard=5)
+    assert layout.experts(rank) == (9, 11, 13, 15)
+    assert layout.same_experts(rank) == (3, 11)
 
 
 def test_without_known_links_there_is_memory_and_no_time():

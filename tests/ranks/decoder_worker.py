@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from memmodel.models.layout import ONE_GPU, Layout, Rank
+from memmodel.models.layout import ONE_GPU, SHARING, Layout, Rank
 from memmodel.models.run import training
 from memmodel_kernels.ring import shard
 from memmodel_validate.ranks import decoders
@@ -32,17 +32,24 @@ def gradients(step: Any, found: Tensors) -> list[Tensors]:
     return seen
 
 
-def piece(whole: Tensor, like: Tensor, layout: Layout, rank: Rank) -> Tensor:
-    """Of a tensor of the whole model, a rank's share: a part of one dimension, and of that some rows."""
+def piece(name: str, whole: Tensor, like: Tensor, layout: Layout, rank: Rank) -> Tensor:
+    """Of a tensor of the whole model, a rank's share: its experts, a part of one dimension, and of that some rows."""
     if not whole.dtype.is_floating_point:
         return shard(whole, rank.context, layout.cp, dim=1) if layout.cp > 1 else whole
+    number, rows = layout.number(rank), layout.peers(rank, *SHARING)
+    if layout.ep > 1 and "experts." in name:
+        whole = whole.chunk(layout.ep)[layout.experts(rank).index(number)]
+        rows = layout.same_experts(rank)
     if whole.shape == like.shape:
         return whole
-    shards = layout.shards if layout.fully_sharded else 1
+    shards = len(rows) if layout.fully_sharded else 1
     sizes = (shards * like.shape[0], *like.shape[1:])
-    for dim in (dim for dim, size in enumerate(sizes) if size != whole.shape[dim]):
-        whole = whole.chunk(layout.tp, dim)[rank.tensor]
-    return whole.chunk(shards)[layout.cp * rank.shard + rank.context]
+    for dim in (dim for dim, size in enumerate(sizes) if 0 < size < whole.shape[dim]):
+        parts = whole.chunk(2 if "gate_up" in name else 1, dim)
+        whole = torch.cat([part.chunk(layout.tp, dim)[rank.tensor] for part in parts], dim)
+    parts = whole.chunk(shards)
+    place = rows.index(number) % shards
+    return parts[place] if place < len(parts) else whole[:0]
 
 
 def in_whole(name: str, layers: list[int]) -> str:
@@ -69,14 +76,14 @@ def check(program: str, number: int, world: int) -> None:
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)
     of_share: Tensors = {}
-    label = filled(lambda name, x: piece(start[in_whole(name, layers)], x, layout, rank), of_share)
+    label = filled(lambda name, x: piece(name, start[in_whole(name, layers)], x, layout, rank), of_share)
     ours = gradients(decoders.trained(torch, program, world, number, label, groups(layout)), of_share)
     for step, (found, expected) in enumerate(zip(ours, right, strict=True)):
         assert layout.pp > 1 or found.keys() == expected.keys()
         norm = case.microbatches * torch.stack([x.norm() for x in expected.values()]).norm()
         times = case.microbatches * min(1, 1 / float(norm)) if case.clip else case.microbatches
         for name, gradient in found.items():
-            wanted = times * piece(expected[in_whole(name, layers)], gradient, layout, rank)
+            wanted = times * piece(name, expected[in_whole(name, layers)], gradient, layout, rank)
             error, size = float((gradient - wanted).norm()), float(wanted.norm())
             most = 1e-3 if step else 1e-5  # AdamW makes steps of one size of gradients that differ by rounding
             assert error <= most * size + 1e-6, f"{program}, step {step}, {name}: {error} of {size}"

@@ -11,14 +11,15 @@ from rank_processes import run_ranks
 
 WORKER = Path(__file__).with_name("decoder_worker.py")
 # Two kinds of parallelism at a time.
-OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b", "decoder_sp_cp", "decoder_cp_1f1b")
+OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b", "decoder_sp_cp", "decoder_cp_1f1b", "decoder_ep_sp")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_gradients_of_shares_are_shares_of_gradients(world: int, tmp_path: Path) -> None:
     exact = [name for name, program in PROGRAMS.items() if "autocast" not in program.setting]
-    run_ranks(world, WORKER, tmp_path, *(name for name in exact if (name in OF_FOUR) == (world == 4)))
+    names = [*OF_FOUR, "decoder_ep"] if world == 4 else [name for name in exact if name not in OF_FOUR]
+    run_ranks(world, WORKER, tmp_path, *names)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Parameters sharded over ranks and gathered while they are needed: FSDP2, `fully_shard` of each layer and of the rest.
 
 A unit is the parameters that are gathered together: a layer's, or those outside of the layers, which are the root's.
+A layer whose experts other ranks share has a second unit of them (shard_placement_fn with meshes of its own).
 Buffers are made, in the order, on the streams, and let go of, as in torch/distributed/fsdp/_fully_shard:
 _fsdp_param_group.py (unshard, wait_for_unshard, post_backward), _fsdp_collectives.py (foreach_all_gather,
 foreach_all_gather_copy_out, foreach_reduce) and _fsdp_state.py (the hooks around forward and backward).
@@ -26,6 +27,8 @@ class Sharding(NamedTuple):
         compute, reduce: dtypes that parameters are gathered in, and gradients reduced in; None for the parameters' own
             and for that of the gradients (MixedPrecisionPolicy).
         reshard: whether layers let go of their parameters after forward, and gather them again in backward.
+        batches: of how many batches a rank's gradients are the sum: those of experts, which others' tokens reach
+            (FSDPModule.set_gradient_divide_factor).
     """
 
     shards: Group
@@ -33,6 +36,7 @@ class Sharding(NamedTuple):
     compute: Any = None
     reduce: Any = None
     reshard: bool = True
+    batches: int = 1
 
 
 class Shard:
@@ -79,7 +83,7 @@ class Communication:
     def __init__(self) -> None:
         self.units: list[Unit] = []  # all of them, the root first
         self.gathered: Any = None  # in forward, the flat tensor of the unit before, until the next is copied out
-        self.reduced: Any = None  # what the last reduction read
+        self.reduced: list[Any] = []  # what the last layer's reductions read
         self.order: list[Unit] = []  # of the units' forwards
         self.waiting = False  # whether a call at the end of the backward is due
 
@@ -87,17 +91,17 @@ class Communication:
         """Reduce what is left, such as the root's gradients, whose inputs need none; and let go of all buffers."""
         for unit in self.units:
             unit.end_of_backward()
-        if self.reduced is not None:
-            stream_waits(self.reduced, DEFAULT, self.units[0].stream)
+        if self.reduced:
+            stream_waits(self.reduced[0], DEFAULT, self.units[0].stream)
         self.order.clear()
-        self.reduced = None
+        self.reduced.clear()
         self.waiting = False
 
 
 class Unit:
     """Parameters that are gathered together; the root's are the first that is made.
 
-    `weights`: what the model reads them from, by name.
+    `weights`: what the model reads them from, by name. `layer`: the units of a layer, this one among them.
     """
 
     def __init__(self, weights: dict[str, Any], shards: Sequence[Shard], how: Sharding, shared: Communication) -> None:
@@ -110,6 +114,7 @@ class Unit:
         self.places: list[int] = []  # in the order of forwards
         self.in_backward = self.is_reduced = False
         self.stream = REDUCE_SCATTER if how.replicas is None else ALL_REDUCE  # on which a reduction ends
+        self.layer: list[Unit] = [self]
 
     # Gathering
 
@@ -118,6 +123,9 @@ class Unit:
         if not self.shards or self.coming is not None or self.is_whole:
             return
         group, given = self.how.shards, self.shards[0].padded
+        if group.size == 1:
+            self.coming = given
+            return
         xp = namespace(given)
         with xp.no_grad(), scope(given, part=COMMUNICATION):
             with on_stream(given, COPY_IN):
@@ -142,15 +150,30 @@ class Unit:
         return list(made)
 
     def copy_out(self, forward: bool) -> None:
-        """Wait for the gather and copy each parameter out of it."""
+        """Wait for the gather and copy each parameter out of it; a rank without others copies its own."""
         if self.coming is None:
             return
         flat, ranks = self.coming, self.how.shards.size
         before = self.shared.gathered if forward else None  # PyTorch's local variable, which lives until it returns
-        xp = namespace(flat)
         if before is not None:
             stream_waits(flat, COPY_IN, COPIED_OUT)
+        if ranks > 1:
+            self._copy_gathered(flat, ranks)
+        else:
+            self._copy_own()
+        for shard in self.shards:
+            self.weights[shard.name] = shard.whole
+        self.is_whole = True
+        kept = forward and ranks > 1
+        stream_waits(flat, COPIED_OUT if kept else COPY_IN, DEFAULT)
+        if forward:
+            self.shared.gathered = flat if kept else None
+        self.coming = None
+        del before
+
+    def _copy_gathered(self, flat: Any, ranks: int) -> None:
         stream_waits(flat, DEFAULT, GATHER)
+        xp = namespace(flat)
         with xp.no_grad():
             with scope(flat, part=GATHERED):
                 wholes = [shard.make_whole(flat.dtype, ranks) for shard in self.shards]
@@ -158,14 +181,17 @@ class Unit:
                 sizes = [shard.padded.numel() for shard in self.shards]
                 out = [whole.view(ranks, -1) for whole in wholes]
                 xp.split_with_sizes_copy(flat.view(ranks, -1), sizes, dim=1, out=out)
-        for shard in self.shards:
-            self.weights[shard.name] = shard.whole
-        self.is_whole = True
-        stream_waits(flat, COPIED_OUT if forward else COPY_IN, DEFAULT)
-        if forward:
-            self.shared.gathered = flat
-        self.coming = None
-        del before
+
+    def _copy_own(self) -> None:
+        with namespace(self.coming).no_grad():
+            for shard in self.shards:
+                own = shard.padded.view(-1)
+                own = own if self.how.compute is None else own.to(self.how.compute)
+                with scope(own, part=GATHERED):
+                    whole = shard.make_whole(own.dtype, 1)
+                with same_version([whole]):
+                    whole.copy_(own)
+                del own
 
     def let_go(self) -> None:
         """Give the whole parameters' memory back."""
@@ -177,23 +203,21 @@ class Unit:
 
     # Around forward and backward
 
-    def around(self, run: Callable[[Any], Any], x: Any) -> Any:
-        """`run(x)` with whole parameters, and what is due in its backward."""
+    def before_forward(self, x: Any) -> Any:
+        """Gather; x, with what is due when its gradient is there."""
         self.gather()
         self.copy_out(forward=True)
-        x = _ends_backward(namespace(x)).apply(x, self) if x.requires_grad else x
-        out = run(x)
+        return _ends_backward(namespace(x)).apply(x, self) if x.requires_grad else x
+
+    def after_forward(self) -> None:
+        """Let go of the parameters, and remember the order."""
         if self.reshards:
             self.let_go()
         self.places.append(len(self.shared.order))
         self.shared.order.append(self)
-        for result in out if isinstance(out, tuple) else (out,):
-            if getattr(result, "requires_grad", False):
-                result.register_hook(self.before_backward)
-        return out
 
     def before_backward(self, grad: Any) -> None:
-        """Gather again, and start to gather what backward needs next: the unit that ran before."""
+        """Gather again, and start to gather what backward needs next."""
         if not self.shared.waiting:
             self.shared.waiting = True
             at_end_of_backward(grad, self.shared.end_of_backward)
@@ -203,8 +227,18 @@ class Unit:
         self.gather()
         self.copy_out(forward=False)
         place = self.places.pop() if self.places else 0  # of several forwards, the first backward forgets them all
-        if place > 0 and self.shared.order:
-            self.shared.order[place - 1].gather()
+        for unit in self._before(place):
+            unit.gather()
+
+    def _before(self, place: int) -> "list[Unit]":
+        """The unit that ran before this one; a layer's second says so of both: all units of the layer before."""
+        order = self.shared.order
+        if place == 0 or not order or (len(self.layer) > 1 and self is not self.layer[1]):
+            return []
+        if len(self.layer) == 1:
+            return [order[place - 1]]
+        others = [unit for unit in order[:place] if unit.layer is not self.layer]
+        return [unit for unit in reversed(others) if unit.layer is others[-1].layer] if others else []
 
     def after_backward(self) -> None:
         """Let go of the parameters, and reduce their gradients."""
@@ -214,9 +248,9 @@ class Unit:
         for shard in learned:
             shard.whole.grad = None
         self.let_go()
-        if self.shared.reduced is not None:
-            stream_waits(self.shared.reduced, DEFAULT, REDUCE_SCATTER)
-            self.shared.reduced = None
+        if self.shared.reduced and self is self.layer[-1]:
+            stream_waits(self.shared.reduced[0], DEFAULT, REDUCE_SCATTER)
+            self.shared.reduced.clear()
         if grads:
             self._reduce(learned, grads)
 
@@ -233,7 +267,7 @@ class Unit:
             stream_waits(given, REDUCE_SCATTER, DEFAULT)
             with scope(given, part=GRADIENTS):
                 self._hand_out(learned, self._reduced(given, total, learned[0].rows.dtype))
-        self.shared.reduced = given
+        self.shared.reduced.append(given)
         del last_grad
 
     def _reduced(self, given: Any, total: Any, dtype: Any) -> Any:
@@ -241,7 +275,12 @@ class Unit:
         replicas = self.how.replicas
         with on_stream(given, REDUCE_SCATTER):
             output = given.new_empty(total)
-            reduce_scatter_mean(output, given, self.how.shards)
+            if self.how.shards.size > 1:
+                reduce_scatter_mean(output, given, self.how.shards)
+                if self.how.batches > 1:
+                    output.div_(self.how.batches)
+            else:
+                output.copy_(given / self.how.batches)
         if replicas is not None:
             stream_waits(given, ALL_REDUCE, REDUCE_SCATTER)
             with on_stream(given, ALL_REDUCE):
@@ -292,21 +331,39 @@ def _ends_backward(xp: Any) -> Any:
 
 
 class FullySharded:
-    """The units of a model: the root's, which wraps them all and is added first, and one for each layer."""
+    """The units of a model: the root's, which wraps them all and is added first, and those of each layer."""
 
-    def __init__(self, how: Sharding) -> None:
-        self.how, self.shared = how, Communication()
+    def __init__(self) -> None:
+        self.shared = Communication()
+        self.layers: list[list[Unit]] = []  # the root first
 
-    def add(self, weights: dict[str, Any], shards: Sequence[Shard]) -> None:
-        """A unit of parameters; `weights` is what the model reads them from, by name."""
-        Unit(weights, shards, self.how, self.shared)
+    def add(self, weights: dict[str, Any], *parts: tuple[Sequence[Shard], Sharding]) -> None:
+        """The units of a layer, each with its sharding; `weights` is what the model reads them from, by name."""
+        units = [Unit(weights, shards, how, self.shared) for shards, how in parts]
+        for unit in units:
+            unit.layer = units
+        self.layers.append(units)
 
     def around(self, layer: int | None, run: Callable[[Any], Any], x: Any) -> Any:
         """`run(x)` with the parameters of a layer, or of the root: of all that is outside of the layers."""
         if layer is not None:
-            return self.shared.units[1 + layer].around(run, x)
+            return _around(self.layers[1 + layer], run, x)
         for stream in (COPY_IN, GATHER):
             stream_waits(x, stream, DEFAULT)  # for the optimizer
-        out = self.shared.units[0].around(run, x)
+        out = _around(self.layers[0], run, x)
         self.shared.gathered = None
         return out
+
+
+def _around(units: Sequence[Unit], run: Callable[[Any], Any], x: Any) -> Any:
+    """`run(x)` with whole parameters, and what is due in its backward."""
+    for unit in units:
+        x = unit.before_forward(x)
+    out = run(x)
+    for unit in units:
+        unit.after_forward()
+    for result in out if isinstance(out, tuple) else (out,):
+        if getattr(result, "requires_grad", False):
+            for unit in units:
+                result.register_hook(unit.before_backward)
+    return out

@@ -8,7 +8,8 @@ from memmodel_kernels.namespace import same_scope
 from memmodel_kernels.parallel.group import Group, all_reduced
 
 _AFTER_SUMS = ("output.bias", "ffn.down.bias")  # added to own tokens of the residual stream
-_OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
+# Of own heads, and of own part of the experts' widths.
+_OF_OWN_PART = ("q_norm.weight", "k_norm.weight", "router.weight", "router.bias", "shared_gate.weight")
 
 
 def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
@@ -42,7 +43,7 @@ def _partial(model: Decoder) -> Iterator[Any]:
     assert model.tensor is not None
     for weights in (model.outer, *model.layers):
         for name, parameter in weights.items():
-            if name in _OF_OWN_HEADS or (model.tensor.sequence and _sees_own_tokens(name)):
+            if name in _OF_OWN_PART or (model.tensor.sequence and _sees_own_tokens(name)):
                 yield parameter
 
 

@@ -41,11 +41,28 @@ def by_size(parameters: Iterable[Any], first: int = FIRST, cap: int = CAP) -> It
         yield found
 
 
-class Replicated:
-    """Averages the gradients of parameters over a group. They are given in the order in which gradients come."""
+def average(parameters: Sequence[Any], group: Group, batches: int) -> None:
+    """`Replicated`; without other ranks, gradients are divided as they come."""
+    if group.size > 1:
+        Replicated(parameters, group, batches)
+        return
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(partial(_divided, by=batches))
 
-    def __init__(self, parameters: Sequence[Any], group: Group) -> None:
-        self.group = group
+
+def _divided(parameter: Any, by: int) -> None:
+    with namespace(parameter).no_grad():
+        parameter.grad.div_(by)
+
+
+class Replicated:
+    """Averages the gradients of parameters over a group. They are given in the order in which gradients come.
+
+    `batches`: how many ranks' batches each of the gradients is of, as experts' are.
+    """
+
+    def __init__(self, parameters: Sequence[Any], group: Group, batches: int = 1) -> None:
+        self.group, self.of = group, group.size * batches
         with scope(parameters[0], part=COMMUNICATION):
             self.buckets = [Bucket(piece) for piece in by_size(parameters)]
         self.reduced = 0
@@ -57,7 +74,7 @@ class Replicated:
         """Copy a gradient into its bucket, and reduce the buckets that are full, in order."""
         xp = namespace(parameter)
         with xp.no_grad():
-            xp.mul(parameter.grad, 1 / self.group.size, out=bucket.views[place])
+            xp.mul(parameter.grad, 1 / self.of, out=bucket.views[place])
         bucket.waiting -= 1
         while self.reduced < len(self.buckets) and not self.buckets[self.reduced].waiting:
             full = self.buckets[self.reduced]

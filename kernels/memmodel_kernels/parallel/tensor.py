@@ -45,6 +45,10 @@ class TensorParallel(NamedTuple):
         """The sum over the ranks of x (b, n, hidden): the whole of it, or this rank's tokens."""
         return _functions(namespace(x)).summed.apply(x, self)
 
+    def entered(self, x: Any) -> Any:
+        """The whole of x, of which each rank computes a part: its gradient is the sum over the ranks."""
+        return _functions(namespace(x)).entered.apply(x, self)
+
     def own_tokens(self, x: Any) -> Any:
         """The tokens of this rank, of x (b, n, hidden), which all ranks have; x itself without sequence parallelism."""
         return _functions(namespace(x)).own_tokens.apply(x, self) if self.sequence else x
@@ -64,6 +68,7 @@ class _Functions(NamedTuple):
     columns: Any
     summed: Any
     own_tokens: Any
+    entered: Any
 
 
 @cache
@@ -112,6 +117,20 @@ def _functions(xp: Any) -> _Functions:
         def backward(ctx: Any, grad: Any) -> Any:
             return ctx.tensor.gathered(grad) if ctx.tensor.sequence else grad, None
 
+    class Entered(base):  # type: ignore[misc]
+        """The input itself, or all tokens of it."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, tensor: TensorParallel) -> Any:
+            ctx.tensor = tensor
+            return tensor.gathered(x) if tensor.sequence else x.view(x.shape)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            if ctx.tensor.sequence:
+                return ctx.tensor.scattered(grad), None
+            return all_reduced(grad.clone(), ctx.tensor.group), None
+
     class OwnTokens(base):  # type: ignore[misc]
         """A copy of this rank's tokens."""
 
@@ -125,4 +144,4 @@ def _functions(xp: Any) -> _Functions:
         def backward(ctx: Any, grad: Any) -> Any:
             return ctx.tensor.gathered(grad), None
 
-    return _Functions(ColumnParallel, Summed, OwnTokens)
+    return _Functions(ColumnParallel, Summed, OwnTokens, Entered)

@@ -4,15 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest import mock
 
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, float32
-from memmodel.models.architecture import Architecture
+from memmodel.models.architecture import Architecture, Mixture
 from memmodel.models.layout import Layout
 from memmodel.models.run import Handles, Label, training
 from memmodel.models.setting import Adapter, ModelCase
 from memmodel.models.share import share
 from memmodel.recording import Tape
+from memmodel_kernels import mixture
+from memmodel_kernels.namespace import namespace
+from memmodel_kernels.routing import routed
 from memmodel_validate.events import MemoryEvent, program_events
 
 Mark = Callable[[str], None]
@@ -24,6 +28,7 @@ GPT = replace(
     qkv_bias=True, output_bias=True, ffn_bias=True,
 )  # fmt: skip
 
+MOE = replace(LLAMA, name="moe", moe=Mixture(8, 2, 24, shared=32, shared_gate=True))
 ADAPTER = Adapter(4, ("q", "v", "output", "ffn.up", "ffn.down"), in_fp32=True)
 
 
@@ -52,6 +57,10 @@ PROGRAMS = {
     "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
     "decoder_sp_cp": Program(LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
     "decoder_cp_1f1b": Program(LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0)),
+    "decoder_moe_sp": Program(MOE, lambda world: Layout(tp=world, sequence_parallel=True)),
+    "decoder_ep": Program(MOE, lambda world: Layout(dp_shard=world, ep=2)),
+    "decoder_ep_ddp": Program(MOE, lambda world: Layout(dp=world, ep=world)),
+    "decoder_ep_sp": Program(MOE, lambda world: Layout(tp=2, dp_shard=world // 2, ep=2, sequence_parallel=True)),
     "decoder_fsdp_1f1b": Program(LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2), {"clip": True}),
     "decoder_sp_1f1b": Program(LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True)),
 }
@@ -71,6 +80,22 @@ def trained(xp: Any, program: str, world: int, number: int, label: Label, handle
     return training(xp, share(replace(case, rank=case.layout.rank(number))), label, handles)
 
 
+def evenly_routed(step: Callable[[Mark], None]) -> Callable[[Mark], None]:
+    """The step with as many tokens for each expert, which is what tensors without data take."""
+
+    def run(mark: Mark) -> None:
+        with mock.patch.object(mixture, "routed", _evenly):
+            step(mark)
+
+    return run
+
+
+def _evenly(rows: Any, weights: Any, moe: Any) -> tuple[Any, Any]:
+    scores, _ = routed(rows, weights, moe)
+    count = rows.shape[0] * moe.top_k
+    return scores, (namespace(rows).arange(count) // (count // moe.experts)).view(rows.shape[0], moe.top_k)
+
+
 def recorded(program: str, world: int, number: int, steps: tuple[str, ...], on_gpu: bool) -> list[MemoryEvent]:
     """The events of these steps on recording tensors."""
     from memmodel import recording
@@ -78,7 +103,7 @@ def recorded(program: str, world: int, number: int, steps: tuple[str, ...], on_g
     device = CUDA if on_gpu else CPU._replace(threads=1)  # of each process
     with Tape(device, sites=False) as tape:
         tape.mark("inputs")
-        step = trained(recording, program, world, number, lambda *_: None, {})
+        step = evenly_routed(trained(recording, program, world, number, lambda *_: None, {}))
         for phase in steps:
             tape.mark(phase)
             step(lambda _: None)

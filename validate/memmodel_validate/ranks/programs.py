@@ -232,7 +232,7 @@ def _decoder(name: str) -> Step:
     world, number = dist.get_world_size(), dist.get_rank()
     handles = groups(decoders.whole_case(name, world).layout)
     with torch.device(DEVICE):
-        step = decoders.trained(torch, name, world, number, lambda *_: None, handles)
+        step = decoders.evenly_routed(decoders.trained(torch, name, world, number, lambda *_: None, handles))
     return lambda: step(lambda _: None)
 
 
@@ -240,11 +240,17 @@ def groups(layout: Layout) -> dict[str, Any]:
     """The process groups of this rank, by the dimensions of a layout along which they lie."""
     found: dict[str, Any] = {}
     made: Any = dist.new_subgroups_by_enumeration
-    numbers = [layout.rank(number) for number in range(layout.world)]
-    for dimensions in (*((each,) for each in Rank._fields), *TOGETHER):
-        places = dict.fromkeys(layout.peers(rank, *dimensions) for rank in numbers)
-        if len(next(iter(places))) > 1:
-            found["-".join(dimensions)], _ = made([list(ranks) for ranks in places])
-    if layout.pp > 1:
-        found["ends"], _ = made([list(ranks) for ranks in dict.fromkeys(layout.ends(rank) for rank in numbers)])
+    of: dict[str, Callable[[Rank], tuple[int, ...]]] = {
+        "-".join(dimensions): partial(_peers, layout, dimensions)
+        for dimensions in (*((each,) for each in Rank._fields), *TOGETHER)
+    }
+    of |= {"ends": layout.ends, "experts": layout.experts, "same-experts": layout.same_experts}
+    for name, ranks_of in of.items():
+        places = dict.fromkeys(ranks_of(layout.rank(number)) for number in range(layout.world))
+        if len(set(next(iter(places)))) > 1:
+            found[name], _ = made([list(ranks) for ranks in places])
     return found
+
+
+def _peers(layout: Layout, dimensions: tuple[str, ...], rank: Rank) -> tuple[int, ...]:
+    return layout.peers(rank, *dimensions)
