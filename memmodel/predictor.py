@@ -479,6 +479,10 @@ def assumptions(
         found.append("gradients set to None after each step, the upstream gradient alive throughout, third step")
     else:
         found.append("third step of a loop that drops its output")
+    if case.lengths and case.seq != min(case.lengths):
+        found.append(
+            f"sequences padded to {case.seq} tokens, which the kernels compute too; flash-attn-varlen alone packs them"
+        )
     if gpu.context_bytes is None:
         found.append(f"memory outside the allocator is not known for {gpu.name} and taken as 0")
     if gpu.memory == "unified":
