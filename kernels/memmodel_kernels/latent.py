@@ -11,15 +11,23 @@ from memmodel_kernels.rotary import turned_pairs
 
 
 def latent_projections(x: Any, model: Any, weights: Any, rotary: Any, cache: Any) -> tuple[Any, Any, Any]:
-    """Queries and keys (b, h, n, d) and values (b, h, n, e) of x (b, n, hidden); `model` is a `Decoder`."""
+    """Queries and keys (b, h, n, d) and values (b, h, n, e) of x (b, n, hidden); `model` is a `Decoder`.
+
+    Where ranks share the heads, each of them has the latents, of own tokens where these are shared too, and turns the
+    channels that all heads share.
+    """
     arch, mla, xp = model.arch, model.arch.mla, namespace(x)
-    b, n = x.shape[:2]
     plain = arch.head_dim - mla.rope
-    queries = _queries(x, model, weights).view(b, n, -1, arch.head_dim).transpose(1, 2)
+    queries = _queries(x, model, weights)
+    b, n = queries.shape[:2]
+    queries = queries.view(b, n, -1, arch.head_dim).transpose(1, 2)
     q_plain, q_turned = queries.split([plain, mla.rope], dim=-1)
     latent, k_turned = model.linear(x, weights, "kv_down").split([mla.kv_rank, mla.rope], dim=-1)
     latent = rms_norm(latent, weights["kv_norm.weight"])
-    latent = latent.view(b, 1, n, mla.kv_rank)
+    if model.tensor is None:
+        latent = latent.view(b, 1, n, mla.kv_rank)
+    else:
+        k_turned = model.tensor.entered(k_turned)
     k_turned = k_turned.view(b, 1, n, mla.rope)
     q_turned, k_turned = turned_pairs(q_turned, k_turned, *rotary)
     if cache is not None:
@@ -31,15 +39,15 @@ def latent_projections(x: Any, model: Any, weights: Any, rotary: Any, cache: Any
 
 def _queries(x: Any, model: Any, weights: Any) -> Any:
     if not model.arch.mla.q_rank:
-        return model.linear(x, weights, "q")
-    return model.linear(rms_norm(model.linear(x, weights, "q_down"), weights["q_norm.weight"]), weights, "q_up")
+        return model.columns(x, weights, "q")[0]
+    return model.columns(rms_norm(model.linear(x, weights, "q_down"), weights["q_norm.weight"]), weights, "q_up")[0]
 
 
 def _expanded(latent: Any, k_turned: Any, model: Any, weights: Any, plain: Any) -> tuple[Any, Any]:
-    """Keys and values of every head, from the latents (b, 1, m, rank) and the channels that all heads share."""
+    """Keys and values of every head, from the latents and the channels (b, 1, m, rope) that all heads share."""
     arch = model.arch
-    b, _, m, _ = latent.shape
-    both = model.linear(latent, weights, "kv_up").view(b, m, -1, plain + arch.value_dim).transpose(1, 2)
+    b, _, m, _ = k_turned.shape
+    both = model.columns(latent, weights, "kv_up")[0].view(b, m, -1, plain + arch.value_dim).transpose(1, 2)
     k_plain, v = both.split([plain, arch.value_dim], dim=-1)
     shared = k_turned.expand(-1, k_plain.shape[1], -1, -1)
     return namespace(latent).cat((k_plain, shared), dim=-1), v

@@ -1,6 +1,6 @@
 """Linear layers: plain, with a low-rank adapter beside the weight, or with a weight in 4 bits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ def linear(x: Any, weights: Mapping[str, Any], name: str, adapter_dropout: float
         out = functional(x).linear(x, weights[f"{name}.weight"], bias)
     if f"{name}.lora_a" not in weights:
         return out
-    return _adapted(x, out, weights, name, adapter_dropout)
+    return _adapted(x, out, weights, name, adapter_dropout, functional(x).linear)
 
 
 def columns(
@@ -32,7 +32,15 @@ def columns(
     """The layers of these names, which read one input; of their features a rank has its share."""
     if tensor is None:
         return [linear(x, weights, name, adapter_dropout) for name in names]
-    return tensor.columns(x, [(weights[f"{name}.weight"], weights.get(f"{name}.bias")) for name in names])
+    outs = tensor.columns(x, [(weights[f"{name}.weight"], weights.get(f"{name}.bias")) for name in names])
+
+    def adapted(low: Any, up: Any) -> Any:
+        return tensor.columns(low, [(up, None)])[0]  # the way down is every rank's
+
+    return [
+        _adapted(x, out, weights, name, adapter_dropout, adapted) if f"{name}.lora_a" in weights else out
+        for name, out in zip(names, outs, strict=True)
+    ]
 
 
 def row(
@@ -41,18 +49,30 @@ def row(
     """The layer called `name`, whose input's features ranks share."""
     if tensor is None:
         return linear(x, weights, name, adapter_dropout)
-    return tensor.row(x, (weights[f"{name}.weight"], weights.get(f"{name}.bias")))
+    out = tensor.row(x, (weights[f"{name}.weight"], weights.get(f"{name}.bias")))
+    if f"{name}.lora_a" not in weights:
+        return out
+
+    def adapted(low: Any, up: Any) -> Any:
+        return functional(x).linear(tensor.summed(low), up)  # the way up is every rank's
+
+    return _adapted(x, out, weights, name, adapter_dropout, adapted)
 
 
-def _adapted(x: Any, out: Any, weights: Mapping[str, Any], name: str, dropout: float) -> Any:
-    """The result plus that of the adapter, in the adapter's dtype (LoRA, PEFT's tuners/lora/layer.py)."""
+def _adapted(
+    x: Any, out: Any, weights: Mapping[str, Any], name: str, dropout: float, upwards: Callable[[Any, Any], Any]
+) -> Any:
+    """The result plus that of the adapter, in the adapter's dtype (LoRA, PEFT's tuners/lora/layer.py).
+
+    `upwards`: the product with the matrix up from the rank.
+    """
     f, dtype = functional(x), out.dtype
     down, up = weights[f"{name}.lora_a"], weights[f"{name}.lora_b"]
     x = x.to(down.dtype)
     dropped = f.dropout(x, dropout, True) if dropout else x
     magnitude = weights.get(f"{name}.magnitude")
     if magnitude is None:
-        out = out + f.linear(f.linear(dropped, down), up) * 2.0
+        out = out + upwards(f.linear(dropped, down), up) * 2.0
     else:
         out = out + _by_magnitude(dropped, out, weights, name, magnitude)
     return out.to(dtype)

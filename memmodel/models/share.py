@@ -38,6 +38,8 @@ def assumed_of_shares(case: ModelCase) -> Iterator[str]:
     """Whose rules the sharing of layers and stages follows, in words."""
     if case.layout.tp > 1:
         yield "layers and vocabulary shared as Megatron-LM shares them"
+    if case.layout.tp > 1 and case.adapter is not None:
+        yield "adapters: of the two matrices, that on the side of the shared features is shared"
     if case.layout.tp > 1 and case.arch.moe is not None:
         yield "mixtures shared by the width of each expert: every rank of tp routes all tokens"
     if case.layout.ep > 1:
@@ -149,14 +151,24 @@ def _without_shards(case: ModelCase) -> dict[str, bool]:
     }
 
 
+_BESIDE_HEADS = ("shared.gate", "shared.up", "shared.gate_up", "shared.down", "q_down", "kv_down")
+
+
+def _linear_layers(arch: Architecture) -> set[str]:
+    kinds = dict.fromkeys(arch.kinds())
+    return {weight.name.removesuffix(".weight") for kind in kinds for weight in layer_weights(arch, kind)}
+
+
 def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
-    arch = case.arch
+    arch, adapter = case.arch, case.adapter
     return {
         "an encoder": not arch.causal,
-        "latent attention": arch.mla is not None,
         "experts with biases": arch.moe is not None and arch.moe.bias,
         "a norm over all heads of q and k": arch.qk_norm == "all",
-        "low-rank adapters": case.adapter is not None,
+        "magnitudes of adapters": adapter is not None and adapter.magnitudes,
+        "weights in 4 bits": adapter is not None and adapter.four_bit,
+        "adapters of shared experts or latents": adapter is not None
+        and any(adapter.covers(name) for name in _BESIDE_HEADS if name in _linear_layers(arch)),
         "autocast": case.autocast,
         f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
         "updates in backward": case.in_backward,

@@ -7,9 +7,10 @@ from memmodel_kernels.decoder import Decoder
 from memmodel_kernels.namespace import same_scope
 from memmodel_kernels.parallel.group import Group, all_reduced
 
-_AFTER_SUMS = ("output.bias", "ffn.down.bias")  # added to own tokens of the residual stream
-# Of own heads, and of own part of the experts' widths.
-_OF_OWN_PART = ("q_norm.weight", "k_norm.weight", "router.weight", "router.bias", "shared_gate.weight")
+_ROWS = ("output", "ffn.down")  # row-parallel layers, after which ranks have own tokens of the residual stream
+_LATENT = ("q_down.weight", "q_down.bias", "q_norm.weight", "kv_down.weight", "kv_norm.weight")
+_OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
+_OF_OWN_WIDTHS = ("router.weight", "router.bias", "shared_gate.weight")  # what weighs parts of experts
 
 
 def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
@@ -43,9 +44,15 @@ def _partial(model: Decoder) -> Iterator[Any]:
     assert model.tensor is not None
     for weights in (model.outer, *model.layers):
         for name, parameter in weights.items():
-            if name in _OF_OWN_PART or (model.tensor.sequence and _sees_own_tokens(name)):
+            own = _OF_OWN_WIDTHS if model.arch.mla else (*_OF_OWN_HEADS, *_OF_OWN_WIDTHS)
+            if parameter.requires_grad and (name in own or (model.tensor.sequence and _sees_own_tokens(name, model))):
                 yield parameter
 
 
-def _sees_own_tokens(name: str) -> bool:
-    return name.startswith(("norm", "final_norm")) or name in _AFTER_SUMS
+def _sees_own_tokens(name: str, model: Decoder) -> bool:
+    layer, _, part = name.rpartition(".")
+    if part in ("lora_a", "lora_b"):
+        return (layer in _ROWS) == (part == "lora_b")
+    if part == "bias" and layer in _ROWS:
+        return True
+    return name.startswith(("norm", "final_norm")) or (model.arch.mla is not None and name in _LATENT)

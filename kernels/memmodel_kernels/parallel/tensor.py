@@ -81,25 +81,29 @@ def _functions(xp: Any) -> _Functions:
         @staticmethod
         def forward(ctx: Any, x: Any, tensor: TensorParallel, count: int, *parameters: Any) -> Any:
             weights, biases = parameters[:count], parameters[count:]
-            ctx.save_for_backward(x, *weights)
-            ctx.tensor, ctx.biased = tensor, [bias is not None for bias in biases]
+            ctx.learns = ctx.needs_input_grad[3 : 3 + count]
+            ctx.save_for_backward(*([x] if any(ctx.learns) else []), *weights)
+            ctx.tensor, ctx.biased = tensor, ctx.needs_input_grad[3 + count :]
             whole = tensor.gathered(x) if tensor.sequence else x
             outs = [functional(x).linear(whole, *layer) for layer in zip(weights, biases, strict=True)]
             return tuple(outs) if count > 1 else outs[0]
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            x, *weights = ctx.saved_tensors
-            tensor, width = ctx.tensor, x.shape[-1]
-            whole = tensor.gathered(x) if tensor.sequence else x
+            tensor, saved = ctx.tensor, ctx.saved_tensors
+            weights = saved[-len(ctx.learns) :]
+            width, tokens, of_x = weights[0].shape[-1], None, None
+            if any(ctx.learns):
+                whole = tensor.gathered(saved[0]) if tensor.sequence else saved[0]
+                tokens = whole.view(-1, width)
             rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-            of_x = rows[0] @ weights[0]
-            for row, weight in zip(rows[1:], weights[1:], strict=True):
-                of_x.addmm_(row, weight)
-            of_x = of_x.view(*tensor.tokens, width)
-            of_x = tensor.scattered(of_x) if tensor.sequence else all_reduced(of_x, tensor.group)
-            tokens = whole.view(-1, width)
-            of_weights = [row.t() @ tokens for row in rows]
+            if ctx.needs_input_grad[0]:
+                of_x = rows[0] @ weights[0]
+                for row, weight in zip(rows[1:], weights[1:], strict=True):
+                    of_x.addmm_(row, weight)
+                of_x = of_x.view(*tensor.tokens, width)
+                of_x = tensor.scattered(of_x) if tensor.sequence else all_reduced(of_x, tensor.group)
+            of_weights = [row.t() @ tokens if learns else None for row, learns in zip(rows, ctx.learns, strict=True)]
             of_biases = [row.sum(0) if biased else None for row, biased in zip(rows, ctx.biased, strict=True)]
             return of_x, None, None, *of_weights, *of_biases
 

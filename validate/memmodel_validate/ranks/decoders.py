@@ -8,7 +8,7 @@ from unittest import mock
 
 from memmodel.device import CPU, CUDA, Device
 from memmodel.dtypes import bfloat16, float32
-from memmodel.models.architecture import Architecture, Mixture
+from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layout import Layout
 from memmodel.models.run import Handles, Label, training
 from memmodel.models.setting import Adapter, ModelCase
@@ -29,6 +29,7 @@ GPT = replace(
 )  # fmt: skip
 
 MOE = replace(LLAMA, name="moe", moe=Mixture(8, 2, 24, shared=32, shared_gate=True))
+MLA = replace(LLAMA, name="mla", kv_heads=8, mla=Latent(kv_rank=20, rope=2, q_rank=14))
 ADAPTER = Adapter(4, ("q", "v", "output", "ffn.up", "ffn.down"), in_fp32=True)
 
 
@@ -58,6 +59,10 @@ PROGRAMS = {
     "decoder_sp_cp": Program(LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
     "decoder_cp_1f1b": Program(LLAMA, lambda world: Layout(cp=2, pp=world // 2, zero=0)),
     "decoder_moe_sp": Program(MOE, lambda world: Layout(tp=world, sequence_parallel=True)),
+    "decoder_lora_sp": Program(LLAMA, lambda world: Layout(tp=world, sequence_parallel=True), {"adapter": ADAPTER}),
+    "decoder_lora_tp": Program(LLAMA, lambda world: Layout(tp=world), {"adapter": ADAPTER}),
+    "decoder_mla_tp": Program(MLA, lambda world: Layout(tp=world)),
+    "decoder_mla_sp": Program(MLA, lambda world: Layout(tp=world, sequence_parallel=True)),
     "decoder_ep": Program(MOE, lambda world: Layout(dp_shard=world, ep=2)),
     "decoder_ep_ddp": Program(MOE, lambda world: Layout(dp=world, ep=world)),
     "decoder_ep_sp": Program(MOE, lambda world: Layout(tp=2, dp_shard=world // 2, ep=2, sequence_parallel=True)),
