@@ -10,7 +10,8 @@ _OF_TWO = (
     "pp_gpipe", "pp_1f1b", "pp_interleaved", "cp_ring", "decoder_tp", "decoder_sp", "decoder_gpt_tp", "decoder_gpt_sp",
     "decoder_gpipe", "decoder_1f1b", "decoder_interleaved", "decoder_cp", "decoder_gpt_cp",
     "decoder_gpt_1f1b", "decoder_lora_1f1b", "decoder_autocast_1f1b",
-    "decoder_moe_sp", "decoder_lora_tp", "decoder_lora_sp", "decoder_mla_tp", "decoder_mla_sp", "decoder_ep", "decoder_ep_ddp",
+    "decoder_moe_sp", "decoder_lora_tp", "decoder_lora_sp", "decoder_mla_tp", "decoder_mla_sp",
+    "decoder_ep", "decoder_ep_ddp",
 )  # fmt: skip
 _OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
 _OF_FOUR = (
