@@ -10,16 +10,16 @@ from memmodel.device import Device
 from memmodel.errors import UsageError, choice, shortened, unknown
 from memmodel.gpus import Gpu, all_gpus, load_gpu
 from memmodel.models.choices import model_case
-from memmodel.models.predict import named_architecture, times_of, tokens_of
-from memmodel.models.program import kernels_of, program_of
+from memmodel.models.predict import SPREAD, assumptions_of, named_architecture, step_on, tokens_of
+from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory, Report, Time
 from memmodel.predictor import predict
 from memmodel.program import Program
 from memmodel.rendering import Drawing
-from memmodel.step import device_of, memory_of
+from memmodel.step import device_of
 from memmodel.timing import Calibration
-from memmodel.timing.transfer import SHARES, expected_rates
+from memmodel.timing.transfer import SHARES
 
 SORTS = ("time", "cost", "memory", "name")
 _HOUR = 3600.0  # seconds
@@ -170,12 +170,11 @@ def compare_model(
     for gpu, given in zip(gpus, calibrations or [None] * len(gpus), strict=True):
         on = replace(case, device=device_of(gpu))
         program = programs.get(on.device) or programs.setdefault(on.device, program_of(on))
-        memory = memory_of(program, case.torch, gpu, allocator)
-        rates = given or expected_rates(gpu, case.dtype.itemsize)
-        time, expected, notes = times_of(kernels_of(program, case.microbatches), case, gpu, rates)
+        memory, time, expected, notes = step_on(program, case, gpu, allocator, given)
         missing = next((note for note in notes if _NO_TIME in note), "")
         rows.append(OnGpu(gpu, memory, tokens_of(case), time, expected, _price(gpu), missing))
-    return _sorted(GpuComparison(case, case.arch.name, "", tuple(rows), (_RATES,)), prices, sort)
+    assumed = (*assumptions_of(case, allocator), SPREAD, _RATES)
+    return _sorted(GpuComparison(case, case.arch.name, "", tuple(rows), assumed), prices, sort)
 
 
 def _price(gpu: Gpu) -> float | None:

@@ -130,6 +130,19 @@ class Time(NamedTuple):
         )
 
 
+def columns_on_gpu(memory: Memory, bound: Time | None, expected: Time | None) -> dict[str, Any]:
+    """What a GPU adds to a row of a sweep, in bytes and seconds; None where it is not known."""
+    return {
+        "fits": memory.fits,
+        "allocated_peak_bytes": memory.allocated_peak_bytes,
+        "reserved_peak_bytes": memory.reserved_peak_bytes,
+        "seconds_at_least": bound and bound.seconds,
+        "seconds_expected": expected and expected.seconds,
+        "seconds_low": expected and expected.low,
+        "seconds_high": expected and expected.high,
+    }
+
+
 class Refused(NamedTuple):
     """A kernel that PyTorch tried first: why it does not take the call, and what would let it in."""
 

@@ -16,7 +16,7 @@ from memmodel.program import COLLECTIVE, Launch, Program
 from memmodel.replay import Replay, replay, replay_by_event
 from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds
-from memmodel.timing.intervals import factors, is_compiled, kind_of, origin_of
+from memmodel.timing.intervals import factor_of, is_compiled, kind_of, origin_of
 from memmodel.timing.terms import exp_known
 from memmodel.timing.transfer import relation_of
 from memmodel.units import seconds_text
@@ -155,7 +155,7 @@ def time_of(program: Program, machine: Machine) -> Time:
         return found
     kind, origin = kind_of(program.launches()), origin_of(kernels)
     ends = [
-        step_interval(phase, part, machine, factors(kind, origin, sum(kernel.seconds for kernel in part)), compiled)
+        step_interval(phase, part, machine, factor_of(kind, origin, sum(kernel.seconds for kernel in part)), compiled)
         for phase, part in timed.items()
     ]
     return found._replace(low=sum(low for low, _ in ends), high=sum(high for _, high in ends))

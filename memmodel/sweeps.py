@@ -20,6 +20,7 @@ from memmodel.dtypes import short_name
 from memmodel.errors import UsageError, shortened
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import moments, saved_bytes
+from memmodel.prediction import columns_on_gpu
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.program import Launch
 from memmodel.rules.flex import BLOCK
@@ -31,11 +32,6 @@ from memmodel.work import Work
 
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")
-ON_GPU = (
-    *("fits", "allocated_peak_bytes", "reserved_peak_bytes", "seconds_at_least"),
-    *("seconds_expected", "seconds_low", "seconds_high"),
-)
-_NO_TIMES = (None, None, None)
 _BLOCK = 1 << 20  # configurations at a time: columns of all of them that rules compute would take too much memory
 _CODES = 1 << 62
 _EXACT = 1 << 62  # int64 products below this are exact; above, Python ints are used
@@ -49,7 +45,7 @@ class Sweep:
         case: of the settings that all configurations share.
         sizes: size -> int64 column, in elements.
         results: quantity (see `QUANTITIES`) -> int64 column, in bytes or FLOP; Python ints beyond int64's range. With
-            a GPU also `ON_GPU`, in bytes and seconds; None where not known.
+            a GPU also those of `prediction.columns_on_gpu`.
         gpu: None for what holds on any GPU.
     """
 
@@ -134,19 +130,14 @@ def sweep(
 def _on_gpu(
     found: Sweep, gpu: Gpu, config: AllocatorConfig | None, calibration: Calibration | None, progress: Any
 ) -> dict[str, Column]:
-    """The columns of `ON_GPU`, by a prediction for each configuration."""
+    """What the GPU adds, by a prediction for each configuration."""
     rates, rows = calibration or expected_rates(gpu, found.case.dtype.itemsize), []
     for values in zip(*(column.tolist() for column in found.sizes.values()), strict=True):
         one = predict_case(replace(found.case, **dict(zip(found.sizes, values, strict=True))), gpu, config, rates)
-        expected = one.calibrated
-        times = (
-            one.time and one.time.seconds,
-            *((expected.seconds, expected.low, expected.high) if expected else _NO_TIMES),
-        )
-        rows.append((one.memory.fits, one.memory.allocated_peak_bytes, one.memory.reserved_peak_bytes, *times))
+        rows.append(columns_on_gpu(one.memory, one.time, one.calibrated))
         if progress is not None:
             progress(1)
-    return {name: np.array(column, dtype=object) for name, column in zip(ON_GPU, zip(*rows, strict=True), strict=True)}
+    return {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
 
 
 def _swept(case: Case, sizes: dict[str, Column], progress: Any) -> Sweep:

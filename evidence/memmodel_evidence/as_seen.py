@@ -1,7 +1,11 @@
 """Recorded times of naive and compiled attention as a user sees them: what `predict` gives with what is shipped.
 
 A table whose rows a GPU's constants are fitted to is judged by the fit that leaves it out, or by the rows that no
-constant was fitted to where the GPU has no other table. The host is whatever host: nobody told `predict` whose.
+constant was fitted to where the GPU has no other table. The host is whatever host: nobody told `predict` whose. Short
+calls are judged once more with the host that the script's rows at n = 256 tell, as by `--host`.
+
+Long calls are judged once more as if nobody had measured their GPU: by the rates of others alone, with shares of
+compiled kernels and intervals to which none of its GPU's tables contributed.
 """
 
 import json
@@ -11,14 +15,27 @@ from functools import cache
 from typing import Any
 
 from memmodel.errors import UsageError
+from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Constant, Machine
-from memmodel.timing.intervals import factors, in_band
+from memmodel.timing.host import around
+from memmodel.timing.intervals import factor_of, in_band
+from memmodel.timing.known import shipped_ids
+from memmodel.timing.transfer import completed_rates
 from memmodel_evidence.compiled import shares_without
-from memmodel_evidence.fits import FITTED_N
-from memmodel_evidence.hosts import hosts_without
-from memmodel_evidence.programs import STANDARD, restated
-from memmodel_evidence.records import DATA
-from memmodel_evidence.times import Factors, Timed, gpu_of, interval_of, machine_as_seen, predicted_seconds
+from memmodel_evidence.fits import DISPATCH_N, FITTED_N
+from memmodel_evidence.hosts import host_of_script, hosts_without
+from memmodel_evidence.programs import STANDARD, program_of
+from memmodel_evidence.records import DATA, everything
+from memmodel_evidence.times import (
+    Factors,
+    Part,
+    Timed,
+    interval_of,
+    machine_as_seen,
+    parts_of,
+    roofline_error,
+    seconds_of,
+)
 from memmodel_evidence.unseen import itemsize, judged_as_seen, rates_of_gpu
 from memmodel_validate.comparison import Comparison
 from memmodel_validate.ledger import Ledger, Source
@@ -27,21 +44,58 @@ WITHOUT = DATA / "intervals_without.json"
 
 
 def times_as_seen(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison]:
-    """Every time of naive and compiled attention on a named GPU."""
+    """Every time of naive and compiled attention on a named GPU, as it is and once more (see above)."""
     for timed, source in judged_as_seen(ledger):
         try:
-            yield _judged(timed, source, rates(source.gpu_id, source.name, itemsize(timed)))
+            yield from _judged(timed, source)
         except UsageError as reason:
             left_out[f"as seen: {reason}"] += 1
+
+
+def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
+    quantity, size, roofline = quantity_of(timed), itemsize(timed), roofline_error(timed, source)
+    machine = machine_as_seen(source, rates(source.gpu_id, source.name, size))._replace(told=hosts_without(source.name))
+    parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
+    yield _compared(timed, source, machine, parts, quantity, source.name, roofline)
+    if quantity in _TRANSFERRED:
+        machine = machine._replace(calibration=rates_elsewhere(source.gpu_id, size))
+        parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
+        yield _compared(timed, source, machine, parts, _TRANSFERRED[quantity], source.gpu_id, roofline)
+    elif (host := host_of_script(source.name)) and timed.run.case["seq"] != DISPATCH_N:
+        machine = machine._replace(told=around(host))
+        yield _compared(timed, source, machine, parts, "short time, host told", source.name, roofline)
 
 
 @cache
 def rates(gpu_id: str, source: str, itemsize: int) -> Calibration:
     """`rates_of_gpu`, with the share of the bandwidth that compiled kernels reach in all tables but the source's."""
-    found = rates_of_gpu(gpu_id, source, itemsize)
-    forward, backward = shares_without(source).values()
+    return _with_shares(rates_of_gpu(gpu_id, source, itemsize), source)
+
+
+@cache
+def rates_elsewhere(gpu_id: str, itemsize: int, among: tuple[str, ...] | None = None) -> Calibration:
+    """The rates of a GPU as if nobody had measured it: those of all others, or `among` some."""
+    gpu, others = load_gpu(gpu_id), among or tuple(id_ for id_ in shipped_ids() if id_ != gpu_id)
+    return _with_shares(completed_rates(gpu, None, others, itemsize), *tables_on(gpu_id))
+
+
+def _with_shares(found: Calibration, *sources: str) -> Calibration:
+    forward, backward = shares_without(*sources).values()
     shares = {"fused": Constant(forward, "other tables"), "fused_backward": Constant(backward, "other tables")}
     return found._replace(constants={**found.constants, **shares})
+
+
+@cache
+def tables_on(gpu_id: str) -> tuple[str, ...]:
+    """The sources on record whose GPU is this one."""
+    return tuple(name for name, source in everything().sources.items() if source.gpu_id == gpu_id)
+
+
+_TRANSFERRED = {
+    "naive fp32 time": "transferred fp32 time",
+    "naive 16-bit time": "transferred 16-bit time",
+    "compiled time": "transferred compiled time",
+}
 
 
 def quantity_of(timed: Timed) -> str:
@@ -54,29 +108,27 @@ def quantity_of(timed: Timed) -> str:
     return "naive 16-bit time" if itemsize(timed) == 2 else "naive fp32 time"
 
 
-def factors_without(source: str) -> Factors:
-    """The factors of intervals that rows of other tables give (`memmodel_evidence.intervals`)."""
-    table = _left_out_tables().get(source)
-    return factors if table is None else lambda kind, origin, seconds: in_band(table[kind][origin], seconds)
+def factors_without(name: str) -> Factors:
+    """The factors of intervals that rows without a source's, or a GPU's, give (`memmodel_evidence.intervals`)."""
+    table = _left_out().get(name)
+    return factor_of if table is None else lambda kind, origin, seconds: in_band(table[kind][origin], seconds)
 
 
 @cache
-def _left_out_tables() -> Any:
+def _left_out() -> Any:
     return json.loads(WITHOUT.read_text()) if WITHOUT.exists() else {}
 
 
-def _judged(timed: Timed, source: Source, calibration: Calibration) -> Comparison:
-    program, machine = restated(timed.run, source)(), machine_as_seen(source, calibration)
-    machine = machine._replace(told=hosts_without(source.name))
-    predicted = predicted_seconds(program, timed.phase, source, machine)
-    low, high = interval_of(program, timed.phase, source, machine, factors_without(source.name))
-    try:
-        bound = predicted_seconds(program, timed.phase, source, Machine(gpu_of(source), None, machine.tf32))
-        roofline = abs(bound / timed.seconds - 1)
-    except UsageError:
-        roofline = None
+def _compared(
+    timed: Timed,
+    source: Source,
+    machine: Machine,
+    parts: list[Part],
+    quantity: str,
+    without: str,
+    roofline: float | None,
+) -> Comparison:
+    predicted, (low, high) = seconds_of(parts, machine), interval_of(parts, machine, factors_without(without))
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     subject = STANDARD if timed.run.implementation == STANDARD else source.name
-    return Comparison(
-        source.gpu, quantity_of(timed), subject, what, timed.seconds, predicted, "s", None, roofline, low, high
-    )
+    return Comparison(source.gpu, quantity, subject, what, timed.seconds, predicted, "s", None, roofline, low, high)

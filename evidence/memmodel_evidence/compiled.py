@@ -39,10 +39,10 @@ def tables() -> dict[str, dict[bool, float]]:
     return {name: {gradient: median(each) for gradient, each in shares.items()} for name, shares in found.items()}
 
 
-def shares_without(source: str = "") -> dict[bool, float]:
-    """The medians over all tables but one."""
+def shares_without(*sources: str) -> dict[bool, float]:
+    """The medians over all tables but some."""
     found = {
-        gradient: [t[gradient] for name, t in tables().items() if name != source and gradient in t]
+        gradient: [t[gradient] for name, t in tables().items() if name not in sources and gradient in t]
         for gradient in FUSED
     }
     return {gradient: float(f"{median(each):.2g}") for gradient, each in found.items()}

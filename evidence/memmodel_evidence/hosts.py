@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from memmodel.timing.host import NO_HOST, START, Host, Hosts
+from memmodel.timing.host import NO_HOST, START, USUAL, Host, Hosts, host_of
 from memmodel_evidence.fits import dispatches
 from memmodel_evidence.programs import HARNESS, launches, restated
 from memmodel_evidence.records import everything
@@ -44,13 +44,31 @@ def _of_run(run: Run, source: Source) -> Iterator[tuple[str, float]]:
                 yield timed.phase, timed.seconds / (count + START[timed.phase])
 
 
+@cache
 def hosts_without(source: str = "") -> Hosts:
     """The fastest, the usual and the slowest host by all scripts but one."""
     usual, slow = {}, {}
     for field in Host._fields:
         found = [fields[field] for name, fields in scripts().items() if name != source and field in fields]
-        usual[field], slow[field] = median(found), float(np.quantile(found, _SLOW))
+        usual[field], slow[field] = nearest(found), float(np.quantile(found, _SLOW))
     return NO_HOST, _rounded(usual), _rounded(slow)
+
+
+def nearest(found: list[float]) -> float:
+    """The number whose mean relative error, |number / value - 1|, is least: the median with weights 1 / value.
+
+    Too long by a factor is a larger error than too short by it.
+    """
+    values = np.sort(found)
+    weights = np.cumsum(1 / values)
+    return float(values[np.searchsorted(weights, weights[-1] / 2)])
+
+
+@cache
+def host_of_script(source: str) -> Host | None:
+    """A script's own host; None where none of its rows at n = 256 tells."""
+    own = scripts().get(source, {})
+    return host_of(own.get("forward", USUAL.forward))._replace(**own) if own else None
 
 
 def _rounded(fields: dict[str, float]) -> Host:

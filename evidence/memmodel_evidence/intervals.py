@@ -2,13 +2,14 @@
 
 Measured over predicted times of kernels that the host does not decide (n >= 4096), by kind of program and by where the
 rates are from: of measured GPUs each table by what the others say, of the rest each GPU by others alone. The package
-ships the quantiles over all tables; those without a table's rows judge that table.
+ships the factors over all tables; those without a table's rows, or a GPU's, judge that table and that GPU held out.
 """
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,36 +19,34 @@ from memmodel.timing import Calibration, kernel_times
 from memmodel.timing.intervals import kind_of, origin_of
 from memmodel.timing.known import shipped_ids
 from memmodel.timing.nearest import relation
-from memmodel.timing.transfer import RELATED, completed_rates
-from memmodel_evidence.as_seen import WITHOUT, rates
+from memmodel.timing.transfer import RELATED
+from memmodel_evidence.as_seen import WITHOUT, rates, rates_elsewhere
+from memmodel_evidence.bands import Bands, bands_of, factor_around
 from memmodel_evidence.fits import FITTED_N
 from memmodel_evidence.hosts import hosts_without
-from memmodel_evidence.judging import judge_others
+from memmodel_evidence.judging import times_by_table
 from memmodel_evidence.programs import launches, restated
 from memmodel_evidence.records import everything
-from memmodel_evidence.serving_fit import COVERAGE, ENDLESS, intervals
 from memmodel_evidence.times import PHASES, Timed, gpu_of, machine_as_seen, predicted_seconds
 from memmodel_evidence.unseen import itemsize, judged_as_seen
+from memmodel_validate.comparison import Comparison
 from memmodel_validate.ledger import Source
 
 _SHIPPED = Path(SHIPPED) / "time_intervals.json"
 KINDS = ("eager fp32", "eager 16 bits", "compiled fp32", "compiled 16 bits", "flash")
 ORIGINS = ("measured", *RELATED)
-_ENOUGH = 20  # rows: fewer are judged by those of the next origin
-_BANDED = 6  # tables, from which on short and long times have intervals of their own, as near as may be
+_ENOUGH = 6  # tables, from which on a kind has intervals of its own
 
 
 class Error(NamedTuple):
     """The log of measured over predicted `seconds` of a table's row, with its kind and the origin of its rates."""
 
     table: str
+    gpu: str
     kind: str
     origin: str
     seconds: float
     log: float
-
-
-Bands = list[tuple[float, float, float]]
 
 
 def errors() -> list[Error]:
@@ -68,7 +67,7 @@ def _calibrations(timed: Timed, source: Source) -> Iterator[Calibration]:
     for kind in RELATED:
         others = tuple(id_ for id_ in shipped_ids() if relation(gpu, id_) == kind)
         if others:
-            yield completed_rates(gpu, None, others, itemsize(timed))
+            yield rates_elsewhere(gpu.id, itemsize(timed), others)
 
 
 def _error(timed: Timed, source: Source, calibration: Calibration) -> list[Error]:
@@ -79,8 +78,8 @@ def _error(timed: Timed, source: Source, calibration: Calibration) -> list[Error
     except UsageError:
         return []
     of_phase = launches(program, PHASES[timed.phase][0])
-    origin = origin_of(kernel_times(of_phase, machine))
-    return [Error(timed.run.source, kind_of(of_phase), origin, seconds, float(np.log(timed.seconds / seconds)))]
+    kind, origin = kind_of(of_phase), origin_of(kernel_times(of_phase, machine))
+    return [Error(timed.run.source, source.gpu_id, kind, origin, seconds, float(np.log(timed.seconds / seconds)))]
 
 
 def flash_errors() -> list[Error]:
@@ -89,63 +88,55 @@ def flash_errors() -> list[Error]:
     return [
         Error(
             one.subject,
+            one.gpu,
             "flash",
             where.get(one.gpu, "other"),
             one.predicted,
             float(np.log(one.measured / one.predicted)),
         )
-        for one in judge_others(everything()).comparisons
+        for one in times_by_table(everything(), Counter())
         if one.quantity.startswith("flash")
     ]
 
 
-def table_of(found: list[Error]) -> dict[str, dict[str, Bands]]:
-    """Bands by kind and origin.
+def spread_of_hosts(seen: Iterable[Comparison]) -> float:
+    """The factor within which short calls are of what is expected with their script's host told (`host.SPREAD`)."""
+    told = (one for one in seen if one.quantity == "short time, host told")
+    return factor_around(np.log([one.measured / one.predicted for one in told]))
 
-    Where no row tells, those of the next farther origin, or of the kind in fp32, hold. Few tables do not show how GPUs
-    differ: the ends of transferred rates are then no nearer than those of the kind in fp32.
-    """
-    table: dict[str, dict[str, Bands]] = {}
-    for kind in KINDS:
-        like = kind.replace("16 bits", "fp32")
-        own = kind if any(one.kind == kind for one in found) else like
-        rows = {origin: _rows(found, own, origin) for origin in ORIGINS}
-        alike = {origin: _rows(found, own if origin == "measured" else like, origin) for origin in ORIGINS}
-        table[kind] = {origin: _bands(rows[origin], alike[origin]) for origin in ORIGINS}
-    return table
+
+def table_of(found: list[Error]) -> dict[str, dict[str, Bands]]:
+    """Bands by kind and origin."""
+    return {kind: {origin: _bands(_rows(found, kind, origin)) for origin in ORIGINS} for kind in KINDS}
+
+
+def _bands(rows: list[Error]) -> Bands:
+    return bands_of(np.array([one.seconds for one in rows]), np.array([one.log for one in rows]))
 
 
 def _rows(found: list[Error], kind: str, origin: str) -> list[Error]:
-    """The rows of a kind and an origin; those of the farthest origin that there is where these are too few."""
+    """The rows of a kind and an origin; those of its form in both types where a few tables do not show how GPUs differ.
+
+    Where there are none at all, those of the next farther origin.
+    """
     for candidate in (origin, "other", "measured"):
-        rows = [one for one in found if (one.kind, one.origin) == (kind, candidate)]
-        if len(rows) >= _ENOUGH:
-            return rows
-    return rows
-
-
-def _bands(rows: list[Error], alike: list[Error]) -> Bands:
-    seconds, logs = np.array([one.seconds for one in rows]), np.array([one.log for one in rows])
-    if len({one.table for one in rows}) >= _BANDED:
-        return intervals(seconds, logs)
-    ends = [_each_side(logs), _each_side(np.array([one.log for one in alike]))]
-    return [(ENDLESS, min(low for low, _ in ends), max(high for _, high in ends))]
-
-
-def _each_side(logs: Any) -> tuple[float, float]:
-    """Factors with as many errors below as above: of few tables, the next may be off either way."""
-    outside = (1 - COVERAGE) / 2
-    level = min(1.0, np.ceil((1 - outside) * (len(logs) + 1)) / len(logs))
-    low, high = -np.quantile(-logs, level, method="higher"), np.quantile(logs, level, method="higher")
-    return round(float(np.exp(min(low, 0.0))), 4), round(float(np.exp(max(high, 0.0))), 4)
+        of_origin = [one for one in found if one.origin == candidate]
+        own = [one for one in of_origin if one.kind == kind]
+        alike = [one for one in of_origin if one.kind.split()[0] == kind.split()[0]]
+        if len({one.table for one in own}) >= _ENOUGH:
+            return own
+        if alike:
+            return alike
+    raise ValueError(f"no recorded time is {kind}")
 
 
 def main() -> None:
-    """Write the intervals that are shipped, and those without each table."""
+    """Write the intervals that are shipped, and those without each table and each GPU."""
     found = errors() + flash_errors()
     _SHIPPED.write_text(json.dumps(table_of(found), indent=1) + "\n")
-    tables = sorted({one.table for one in found if one.kind != "flash"})
-    left = {table: table_of([one for one in found if one.table != table]) for table in tables}
+    programs = [one for one in found if one.kind != "flash"]
+    left = {name: table_of([e for e in found if e.table != name]) for name in sorted({e.table for e in programs})}
+    left |= {gpu: table_of([e for e in found if e.gpu != gpu]) for gpu in sorted({e.gpu for e in programs})}
     WITHOUT.write_text(json.dumps(left, indent=1) + "\n")
 
 

@@ -15,7 +15,7 @@ from memmodel_evidence.memory import Printed, numbers
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import everything, rows
 from memmodel_evidence.serving_judging import serving_times
-from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
+from memmodel_evidence.times import Timed, machine_of, predicted_seconds, roofline_error, times
 from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source
 from memmodel_validate.validation_runs import is_validation, judge_runs
@@ -38,7 +38,7 @@ def _judged_all(ledger: Ledger) -> Accuracy:
 def judge_others(ledger: Ledger) -> Accuracy:
     """Judge other people's runs: the memory of the tables, every time, and the serving kernels."""
     left_out: Counter[str] = Counter()
-    judged = [*_memory(), *times_as_seen(ledger, left_out), *_times(ledger, left_out), *serving_times()]
+    judged = [*_memory(), *times_as_seen(ledger, left_out), *times_by_table(ledger, left_out), *serving_times()]
     return Accuracy(tuple(judged), left_out)
 
 
@@ -52,8 +52,8 @@ def _memory_of(number: Printed) -> Comparison:
     return Comparison(table.gpu, "memory", table.name, str(number), measured, number.predicted, "B", number.exact)
 
 
-def _times(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison]:
-    """Every recorded time that can be judged; the reasons for the others are counted in `left_out`."""
+def times_by_table(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison]:
+    """Every recorded time that a fit to other rows judges; the reasons for the others are counted in `left_out`."""
     calibrations: dict[tuple[str, str], Calibration] = {}
     for run in ledger.runs:
         source = ledger.sources[run.source]
@@ -95,7 +95,7 @@ def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: F
     naive = "compiled by table" if timed.run.implementation == "compiled" else "naive by table"
     quantity = f"flash {timed.phase} time" if fit.flash else naive
     subject = timed.run.implementation if timed.run.implementation in KERNELS else source.name
-    roofline = _roofline_error(timed, program(), source)
+    roofline = roofline_error(timed, source)
     return Comparison(source.gpu, quantity, subject, what, timed.seconds, predicted, "s", None, roofline)
 
 
@@ -109,11 +109,3 @@ def _check(timed: Timed, fit: Fit, rates: Calibration, kind: str) -> None:
         raise UsageError("no constants are fitted to its type on its GPU")
     if not fit.flash and timed.run.case["seq"] < FITTED_N:
         raise UsageError(f"naive attention below n = {FITTED_N}: dispatch and L2 decide")
-
-
-def _roofline_error(timed: Timed, program: Program, source: Source) -> float | None:
-    """The error of the datasheet's roofline; None where the GPU or one of its rates is not known."""
-    try:
-        return abs(predicted_seconds(program, timed.phase, source, machine_of(source, None)) / timed.seconds - 1)
-    except UsageError:
-        return None

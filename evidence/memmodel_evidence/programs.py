@@ -55,9 +55,17 @@ HARNESS = "harness"  # what was timed is more than attention: the phases of the 
 
 
 def launches(program: Program, phases: tuple[str, ...]) -> list[Launch]:
-    """The kernels of some phases, in order."""
-    found = program.phases()
-    return [event for phase in phases for event in found.get(phase, []) if isinstance(event, Launch)]
+    """The kernels of some phases, in order; `program` is one of this module, which lives on in its caches."""
+    found = _launches.get(id(program))
+    if found is None:
+        found = _launches[id(program)] = {
+            phase: [event for event in events if isinstance(event, Launch)]
+            for phase, events in program.phases().items()
+        }
+    return [launch for phase in phases for launch in found.get(phase, [])]
+
+
+_launches: dict[int, dict[str, list[Launch]]] = {}  # by identity: programs are too long to hash
 
 
 def _script(run: Run, source: Source) -> Callable[[], Program]:

@@ -92,10 +92,12 @@ class Table(NamedTuple):
         case = sizes_of({name: getattr(self.case, name)[chosen] for name in SIZES})
         return self._replace(case=case, seconds=self.seconds[chosen], bucket=self.bucket[chosen])
 
-    def named(self, row: int) -> str:
-        """A row in words."""
-        sizes = (f"{name} {int(getattr(self.case, name)[row])}" for name in SIZES[:-1])
-        return f"{self.kernel} {self.version}, {self.phase}, {', '.join(sizes)}, bf16, causal"
+    def names(self) -> Iterator[str]:
+        """Every row in words."""
+        columns = (getattr(self.case, name).tolist() for name in SIZES[:-1])
+        for row in zip(*columns, strict=True):
+            sizes = ", ".join(f"{name} {size}" for name, size in zip(SIZES[:-1], row, strict=True))
+            yield f"{self.kernel} {self.version}, {self.phase}, {sizes}, bf16, causal"
 
 
 def sizes_of(sizes: Mapping[str, Any]) -> Case:
@@ -135,12 +137,6 @@ def expected(table: Table, kernel: ServingKernel) -> Any:
         rows = dims == head_dim
         found[rows] = prefill_parts(table.where(rows).case, chip, kernel.prefill(int(head_dim))[0]).seconds
     return found
-
-
-def interval(table: Table, kernel: ServingKernel, seconds: Any) -> tuple[Any, Any]:
-    """The ends of each row's interval, for the `seconds` that are expected of them."""
-    low, high = np.array([kernel.spread(table.phase, one) for one in seconds]).T
-    return low * seconds, high * seconds
 
 
 def _bucket(shape: tuple[int, ...]) -> int:

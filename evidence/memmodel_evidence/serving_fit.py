@@ -2,8 +2,7 @@
 
 A kernel's tiles and splits (data/kernels/choices.json) were searched on one GPU of an architecture, by the error on
 its training rows, and hold for all of its GPUs. The other constants are fitted for each GPU by least squares of log
-errors to the shapes that are not judged. Intervals are quantiles of the errors of those shapes, each left out of a fit
-once (split conformal prediction over folds: Lei et al., "Distribution-free predictive inference for regression", 2018).
+errors to the shapes that are not judged. Intervals are of the errors of those shapes, each left out of a fit once.
 Needs scipy.
 """
 
@@ -15,19 +14,15 @@ from typing import Any
 import numpy as np
 
 from memmodel.files import DATA as SHIPPED
-from memmodel.timing.nearest import relation
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import Decode, decode_parts
-from memmodel.timing.serving.kernels import measured_gpus, serving_kernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
-from memmodel.timing.transfer import RELATED
+from memmodel_evidence.bands import bands_of
 from memmodel_evidence.records import DATA
-from memmodel_evidence.serving import FOLDS, SOURCE, Table, expected, kernel_tables
+from memmodel_evidence.serving import FOLDS, SOURCE, Table, kernel_tables
+from memmodel_evidence.serving_transfers import transfers
 
 Seconds = Callable[[Table, Mapping[str, float]], Any]
-COVERAGE = 0.9  # of intervals
-ENDLESS = 1e9  # seconds: the end of the last band
-_BANDS = 3  # of predicted times, each with its own interval
 _PULL = 0.02  # of a log constant to where it started: keeps those that rows do not show
 _MOST = {"power": 6.0}
 _PREFILL = {
@@ -128,7 +123,7 @@ def fitted(
         for begin in begins
     ]
     best = min(ends, key=lambda end: end.cost)
-    for name in ("cap", "width"):  # kinks, where the search may stop early
+    for name in () if near else [name for name in ("cap", "width") if name in names]:  # kinks: it may stop early there
         for factor in (0.9, 1.1):
             moved = best.x + np.log(factor) * np.array([one == name for one in names])
             again = least_squares(errors, moved, loss="soft_l1", f_scale=0.05, max_nfev=80)
@@ -151,23 +146,6 @@ def fit_rows(table: Table, model: tuple[dict[str, float], Seconds]) -> tuple[dic
         held = training.where(left_out)
         errors[left_out] = np.log(held.seconds / model[1](held, others))
     return constants, predicted, errors
-
-
-def intervals(predicted: Any, errors: Any) -> list[tuple[float, float, float]]:
-    """(times up to, factor of the low end, of the high end), for thirds of the predicted times."""
-    edges = np.quantile(predicted, np.arange(1, _BANDS) / _BANDS)
-    band = np.searchsorted(edges, predicted)
-    ends = [*(float(f"{edge:.4g}") for edge in edges), ENDLESS]
-    return [(ends[i], *quantiles(errors[band == i])) for i in range(_BANDS)]
-
-
-def quantiles(errors: Any) -> tuple[float, float]:
-    """Factors with COVERAGE of such errors between them: the nearest to each other, with one for a finite sample."""
-    ordered, count = np.sort(errors), len(errors)
-    held = min(count, int(np.ceil(COVERAGE * (count + 1))))
-    start = int(np.argmin(ordered[held - 1 :] - ordered[: count - held + 1]))
-    low, high = ordered[start], ordered[start + held - 1]
-    return round(float(np.exp(min(low, 0.0))), 4), round(float(np.exp(max(high, 0.0))), 4)
 
 
 def kernel_document(prefill: Table, decode: Table) -> dict[str, Any]:
@@ -193,32 +171,13 @@ def kernel_document(prefill: Table, decode: Table) -> dict[str, Any]:
             "rows": int((~prefill.judged).sum()),
             "constants": shared,
             "head_dims": head_dims,
-            "intervals": intervals(*found[1:]),
+            "intervals": bands_of(*found[1:]),
         },
         "decode": {
             "rows": int((~decode.judged).sum()),
             **decoding,
-            "intervals": intervals(np.concatenate(predicted), np.concatenate(errors)),
+            "intervals": bands_of(np.concatenate(predicted), np.concatenate(errors)),
         },
-    }
-
-
-def transfers() -> dict[str, dict[str, list[tuple[float, float, float]]]]:
-    """Intervals of transferred constants: those of every GPU's rows, predicted from the GPU most like it."""
-    found: dict[tuple[str, str], list[Any]] = {}
-    for table in kernel_tables():
-        for kind in ("architecture", "other"):
-            others = tuple(id_ for id_ in measured_gpus() if relation(table.gpu, id_) in {kind, "other"})
-            try:
-                kernel = serving_kernel(table.gpu, table.kernel, others)
-            except ValueError:
-                continue
-            if kernel.relation == kind:
-                seconds = expected(table, kernel)
-                found.setdefault((table.phase, kind), []).append((seconds, np.log(table.seconds / seconds)))
-    return {
-        phase: {kind: intervals(*map(np.concatenate, zip(*found[phase, kind], strict=True))) for kind in RELATED}
-        for phase in ("prefill", "decode")
     }
 
 

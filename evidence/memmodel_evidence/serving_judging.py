@@ -6,41 +6,44 @@ from typing import Any
 import numpy as np
 
 from memmodel.timing.serving.chip import chip_of
-from memmodel.timing.serving.kernels import serving_kernel
+from memmodel.timing.serving.kernels import ServingKernel, serving_kernel
 from memmodel.timing.serving.parts import bytes_of_a_key, bytes_of_queries
-from memmodel_evidence.serving import Table, expected, interval, kernel_tables
+from memmodel_evidence.bands import factors_in
+from memmodel_evidence.serving import Table, expected, kernel_tables
+from memmodel_evidence.serving_transfers import kernel_elsewhere, transfers
 from memmodel_validate.comparison import Comparison
 
 
 def serving_times() -> Iterator[Comparison]:
-    """Every judged row of every kernel, by the constants that are shipped."""
-    for table in kernel_tables():
-        yield from _judged(table.where(table.judged))
+    """Every judged row of every kernel, by the constants that are shipped; and by those of other GPUs alone."""
+    for table in (table.where(table.judged) for table in kernel_tables()):
+        kernels = {"serving": serving_kernel(table.gpu, table.kernel), "transferred": kernel_elsewhere(table)}
+        found = [_judged(table, of, f"{basis} {table.phase} time") for basis, of in kernels.items() if of is not None]
+        for row in zip(*found, strict=True):
+            yield from row
 
 
-def _judged(table: Table) -> Iterator[Comparison]:
-    kernel = serving_kernel(table.gpu, table.kernel)
-    seconds = expected(table, kernel)
-    low, high = interval(table, kernel, seconds)
-    roofline = np.abs(_roofline(table) / table.seconds - 1)
-    for row, measured in enumerate(table.seconds.tolist()):
-        what = f"{table.named(row)}: measured {measured * 1e3:.4g} ms, predicted {seconds[row] * 1e3:.4g} ms"
-        yield Comparison(
-            table.gpu.name,
-            f"serving {table.phase} time",
-            table.kernel,
-            what,
-            measured,
-            _short(seconds[row]),
-            "s",
-            roofline=_short(roofline[row]),
-            low=_short(low[row]),
-            high=_short(high[row]),
-        )
+def _judged(table: Table, kernel: ServingKernel, quantity: str) -> Iterator[Comparison]:
+    seconds, roofline = expected(table, kernel), _roofline(table)
+    factor = factors_of(table, kernel, seconds)
+    columns = (table.seconds, seconds, np.abs(roofline / table.seconds - 1), seconds / factor, seconds * factor)
+    rows = zip(table.names(), *(column.tolist() for column in columns), strict=True)
+    for name, measured, predicted, off, low, high in rows:
+        what = f"{name}: measured {measured * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
+        numbers = (measured, _short(predicted), "s", None, _short(off), _short(low), _short(high))
+        yield Comparison(table.gpu.name, quantity, table.kernel, what, *numbers)
+
+
+def factors_of(table: Table, kernel: ServingKernel, seconds: Any) -> Any:
+    """`ServingKernel.factor` of each row; a GPU held out is judged by how others' times transfer."""
+    own = factors_in(kernel.document[table.phase]["intervals"], seconds)
+    if kernel.relation == "measured":
+        return own
+    return np.maximum(own, factors_in(transfers(table.gpu.id)[table.phase][kernel.relation], seconds))
 
 
 def _short(number: float) -> float:
-    return float(f"{number:.6g}")  # the package ships thousands of these
+    return float(f"{number:.4g}")  # the package ships thousands of these
 
 
 def _roofline(table: Table) -> Any:

@@ -1,17 +1,18 @@
 """Recorded times, and the time model's prediction for them: a run's program on its GPU, calibrated or by datasheet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memmodel.cublas import parse_torch_version
+from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.program import Program
-from memmodel.timing import Calibration, Machine, kernel_times, step_interval, step_seconds
+from memmodel.program import Launch, Program
+from memmodel.timing import Calibration, KernelTime, Machine, kernel_times, step_interval, step_seconds
 from memmodel.timing.host import NO_HOST
 from memmodel.timing.intervals import is_compiled, kind_of, origin_of
 from memmodel_evidence.calibrations import published_products
-from memmodel_evidence.programs import launches
+from memmodel_evidence.programs import launches, program_of
 from memmodel_validate.ledger import Run, Source
 
 # A time quantity, or the rate that stands for it: the phases that it holds, and its FLOP in forwards of attention.
@@ -20,7 +21,7 @@ PHASES: dict[str, tuple[tuple[str, ...], float]] = {
     "backward": (("backward",), 2.5),
     "step": (("forward", "backward"), 3.5),
 }
-Factors = Callable[[str, str, float], tuple[float, float]]
+Factors = Callable[[str, str, float], float]
 ANY_GPU = Gpu(id="", name="not stated", vendor="", arch="", compute_capability=None, values={})
 
 
@@ -65,31 +66,64 @@ def at_clock(gpu: Gpu, clock: float) -> Gpu:
     return replace(gpu, values={**gpu.values, **scaled})
 
 
-def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
-    """Predict the seconds of a phase of a program as its source times it.
+class Part(NamedTuple):
+    """The kernels of a phase in a recorded time, and how many times they are in it."""
+
+    phase: str
+    times: float
+    launches: list[Launch]
+    kernels: tuple[KernelTime, ...]
+    compiled: bool
+
+
+def parts_of(program: Program, phase: str, source: Source, machine: Machine) -> list[Part]:
+    """What a source's time of a phase holds.
 
     A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
-    forward, and so a share of it in the mean.
+    forward, and so a share of it in the mean. Raises UsageError where the GPU's data or its rates lack a value.
     """
-    compiled = is_compiled(program.launches())
-    return sum(
-        times * step_seconds(part, kernel_times(launches(program, (part,)), machine), machine, compiled)
-        for part, times in _held(phase, source).items()
-    )
-
-
-def interval_of(
-    program: Program, phase: str, source: Source, machine: Machine, factors: Factors
-) -> tuple[float, float]:
-    """The ends of `predicted_seconds`, for factors by kind of program, origin of its rates and its kernels' time."""
-    ends = [0.0, 0.0]
+    found, compiled = [], is_compiled(program.launches())
     for part, times in _held(phase, source).items():
         of_part = launches(program, (part,))
-        kernels = kernel_times(of_part, machine)
-        of_both = factors(kind_of(of_part), origin_of(kernels), sum(kernel.seconds for kernel in kernels))
-        part_ends = step_interval(part, kernels, machine, of_both, is_compiled(of_part))
-        ends = [end + times * more for end, more in zip(ends, part_ends, strict=True)]
+        found.append(Part(part, times, of_part, kernel_times(of_part, machine), compiled))
+    return found
+
+
+def seconds_of(parts: Iterable[Part], machine: Machine) -> float:
+    """The seconds that the model expects of them."""
+    return sum(part.times * step_seconds(part.phase, part.kernels, machine, part.compiled) for part in parts)
+
+
+def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
+    """The seconds of a phase of a program as its source times it."""
+    return seconds_of(parts_of(program, phase, source, machine), machine)
+
+
+def interval_of(parts: Iterable[Part], machine: Machine, factors: Factors) -> tuple[float, float]:
+    """The ends of `seconds_of`, for a factor by kind of program, origin of its rates and its kernels' time."""
+    ends = [0.0, 0.0]
+    for part in parts:
+        kernels = part.kernels
+        factor = factors(kind_of(part.launches), origin_of(kernels), sum(kernel.seconds for kernel in kernels))
+        of_part = step_interval(part.phase, kernels, machine, factor, part.compiled)
+        ends = [end + part.times * more for end, more in zip(ends, of_part, strict=True)]
     return ends[0], ends[1]
+
+
+def roofline_error(timed: Timed, source: Source) -> float | None:
+    """The error of the datasheet's roofline; None where the GPU or one of its rates is not known."""
+    program, machine = program_of(timed.run, source), machine_of(source, None)
+    key = id(program), timed.phase, tuple(_held(timed.phase, source).items()), machine.gpu.id, machine.tf32
+    if key not in _rooflines:
+        try:
+            _rooflines[key] = predicted_seconds(program, timed.phase, source, machine)
+        except UsageError:
+            _rooflines[key] = None
+    least = _rooflines[key]
+    return None if least is None else abs(least / timed.seconds - 1)
+
+
+_rooflines: dict[tuple[Any, ...], float | None] = {}  # many tables ran the same program on the same GPU
 
 
 def _held(phase: str, source: Source) -> dict[str, float]:

@@ -198,7 +198,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--host",
             "TIME",
-            "What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 14us, at most 32]",
+            "What an operation takes the host, such as 8us; 0s for a CUDA graph. [default: 9.9us, at most 32]",
         ),
         Option(
             "--kernel",

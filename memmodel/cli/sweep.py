@@ -15,6 +15,7 @@ _FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS, _PREDICTIONS_BEFORE_PROGRESS = 200_000, 100  # well below two seconds
 _MOST_ROWS = 10_000_000  # about a gigabyte of numbers
 _MOST_PREDICTIONS = 100_000  # some minutes
+_MOST_STEPS, _STEPS_BEFORE_PROGRESS = 2_000, 3  # of a whole model, each recorded
 _FEWER = "take larger steps, or several sweeps"
 
 
@@ -90,7 +91,7 @@ def command(asked: Inputs, style: str | None, as_json: bool, output: str | None,
 
 def _swept(asked: Inputs) -> list[Any]:
     if "model" in asked.given:
-        return [_of_model(asked)]
+        return _of_model(asked)
     from memmodel.predictor import cases_of
     from memmodel.sweeps import grid, sweep
 
@@ -114,18 +115,23 @@ def _swept(asked: Inputs) -> list[Any]:
         return [sweep(case, columns, done, gpu, asked.allocator, rates) for gpu, rates in pairs for case in cases]
 
 
-def _of_model(asked: Inputs) -> Any:
-    """The live peaks of a whole model by batch and length."""
-    from memmodel.models.sweep import model_sweep
+def _of_model(asked: Inputs) -> list[Any]:
+    """A whole model by batch and length, on each GPU that is named."""
+    from memmodel.models.sweep import model_sweep, swept_on
 
-    if "gpu" in asked.given or "gpu_file" in asked.given:
-        raise UsageError("--model and --gpu: a sweep of a model is of live peaks, which need no GPU; leave it out")
+    gpus = asked.any_gpus
+    most = _MOST_STEPS // len(gpus) if gpus else _MOST_ROWS
     sizes = {name: asked.given.pop(name, None) for name in ("batch", "seq")}
-    batches = ranges(sizes["batch"], "--batch") if sizes["batch"] else [1]
-    seqs = ranges(sizes["seq"], "--seq", _MOST_ROWS // len(batches)) if sizes["seq"] else []
+    batches = ranges(sizes["batch"], "--batch", most) if sizes["batch"] else [1]
+    seqs = ranges(sizes["seq"], "--seq", most // len(batches)) if sizes["seq"] else []
     asked.given.update(batch=max(batches), **({"seq": max(seqs)} if seqs else {}))
     with busy("evaluating the step on all sizes"):
-        return model_sweep(asked.model_case, batches, seqs or [int(asked.model_case.seq)])
+        found = model_sweep(asked.model_case, batches, seqs or [int(asked.model_case.seq)])
+    if not gpus:
+        return [found]
+    pairs = list(zip(gpus, asked.calibrations, strict=True))
+    with progress_bar(len(pairs) * len(found.batch), "steps", _STEPS_BEFORE_PROGRESS) as done:
+        return [swept_on(found, gpu, asked.allocator, rates, done) for gpu, rates in pairs]
 
 
 def _opened(output: str) -> IO[str]:

@@ -75,7 +75,7 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     "memmodel.predictor._expected": "noTime",
     intervals.kind_of: "nothing",  # the page has no measured rates
     intervals.origin_of: "nothing",
-    intervals.factors: "nothing",
+    intervals.factor_of: "nothing",
     step_interval: "nothing",
     Calibration: "Object",
     "memmodel.allocator.segments.Driver.FIRST": "2 ** 40",  # with 2^64 addresses would not be exact

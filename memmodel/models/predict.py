@@ -39,6 +39,8 @@ from memmodel.timing.calibration import mismatches
 from memmodel.timing.transfer import expected_rates
 from memmodel.work import Work
 
+_AS_ATTENTION = "90 % of runs: as steps of attention alone spread"
+SPREAD = f"{_AS_ATTENTION}; no whole step on record has judged it"
 # python -m memmodel_evidence.steps
 _STEPS_ON_RECORD = "on eight B200, whole steps took 1.7 to 2.2 times as long as expected: slower products"
 _TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
@@ -178,6 +180,15 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
     )
 
 
+def step_on(
+    program: Program, case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None
+) -> tuple[Memory, Time | None, Time | None, list[str]]:
+    """The memory and the times of a recorded step on one GPU, by its shipped rates or by others."""
+    rates = rates or expected_rates(gpu, case.dtype.itemsize)
+    times = times_of(kernels_of(program, case.microbatches), case, gpu, rates)
+    return memory_of(program, case.torch, gpu, config), *times
+
+
 def times_of(
     kernels: Program, case: ModelCase, gpu: Gpu, rates: Calibration | None
 ) -> tuple[Time | None, Time | None, list[str]]:
@@ -281,10 +292,8 @@ def efficiency_of(case: ModelCase, gpu: Gpu, seconds: float) -> Efficiency:
     return Efficiency(tokens_of(case) / seconds, model_flops(case) / seconds / peak if peak else None)
 
 
-def _assumptions(
-    prediction: ModelPrediction, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None
-) -> Iterator[str]:
-    case, node = prediction.case, prediction.node
+def assumptions_of(case: ModelCase, config: AllocatorConfig | None = None) -> Iterator[str]:
+    """What is assumed of a step on any GPU."""
     on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
     modules = "Megatron-LM 0.14 on TransformerEngine 2.11" if case.framework == "megatron" else "Hugging Face's classes"
     yield f"torch {case.torch}, eager, {on}; modules as {modules} have them"
@@ -299,10 +308,17 @@ def _assumptions(
         yield "a cache for every token of the context, made before; prompts in one piece"
     if case.phase == "train":
         yield "gradients set to None after each step, third step"
-    if gpu.context_bytes is None:
-        yield f"memory outside the allocator is not known for {gpu.name} and taken as 0"
     if config is not None and config.expandable_segments:
         yield "expandable_segments:True"
+
+
+def _assumptions(
+    prediction: ModelPrediction, gpu: Gpu, config: AllocatorConfig | None, rates: Calibration | None
+) -> Iterator[str]:
+    case, node = prediction.case, prediction.node
+    yield from assumptions_of(case, config)
+    if gpu.context_bytes is None:
+        yield f"memory outside the allocator is not known for {gpu.name} and taken as 0"
     if node is not None:
         yield f"machines of {node.named}{', assumed: servers differ' if node.assumed else ''}"
         yield "NCCL's own buffers are left out: hundreds of MiB a communicator, outside the allocator"
@@ -310,6 +326,5 @@ def _assumptions(
     yield "time, at least: from datasheet rates; real kernels take longer"
     if rates is not None:
         yield f"time, expected: {rates.described}"
-        judged = "no whole step on record has judged it" if node is None else _STEPS_ON_RECORD
-        yield f"90 % of runs: as steps of attention alone spread; {judged}"
+        yield SPREAD if node is None else f"{_AS_ATTENTION}; {_STEPS_ON_RECORD}"
         yield from mismatches(rates, gpu.id, case.torch if rates.basis == "local" else None)

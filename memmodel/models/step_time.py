@@ -14,7 +14,7 @@ from memmodel.prediction import Time
 from memmodel.program import COLLECTIVE, Event, Launch, Mark, Program
 from memmodel.timing import Machine, kernel_time
 from memmodel.timing.collectives import collective_time
-from memmodel.timing.intervals import factors, kind_of, origin_of
+from memmodel.timing.intervals import factor_of, kind_of, origin_of
 from memmodel.timing.overlap import overlap
 
 Recorded = Callable[[ModelCase], Program]
@@ -108,7 +108,7 @@ class Clock:
     Args:
         machine: without measured rates, times are lower bounds.
         node: what joins its GPUs.
-        place: 0, 1 or 2, for the fastest, the expected or the slowest host, kernels (by the factors of their interval)
+        place: 0, 1 or 2, for the fastest, the expected or the slowest host, kernels (by the factor of their interval)
             and links.
         peers: who takes part in a collective; those that its launch names, unless said.
         kernels: times known already, of clocks of the same machine and factor.
@@ -239,9 +239,9 @@ def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[St
         return found
     launches = list(stages[busiest].program.launches())
     kernels = tuple(kernel_time(one, machine) for one in dict.fromkeys(launches) if one.kind != COLLECTIVE)
-    low, high = factors(kind_of(launches), origin_of(kernels), found.computing)
+    factor = factor_of(kind_of(launches), origin_of(kernels), found.computing)
     least, _ = combined(case, [stage.runs(Clock(Machine(machine.gpu), node)) for stage in stages], node, "datasheet")
-    ends = (at(0, low)[0].seconds, at(2, high)[0].seconds)
+    ends = (at(0, 1 / factor)[0].seconds, at(2, factor)[0].seconds)
     return found._replace(low=max(ends[0], least.seconds), high=max(ends[1], found.seconds))
 
 

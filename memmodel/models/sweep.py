@@ -5,20 +5,26 @@ event. Recordings of two batches with two lengths give a, b, c, d of each event;
 Steps of few tokens, which sort no indices for the embedding's gradient, and of sequences within the window differ.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from memmodel.allocator import AllocatorConfig
 from memmodel.errors import UsageError
+from memmodel.gpus import Gpu
 from memmodel.liveness import moments, summary
 from memmodel.models.choices import images_as_tokens
 from memmodel.models.flops import forward_flops
+from memmodel.models.predict import step_on
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
+from memmodel.prediction import columns_on_gpu
 from memmodel.program import Program
+from memmodel.step import device_of
+from memmodel.timing import Calibration
 
 FEW_TOKENS = 3072  # more are sorted (aten/src/ATen/native/cuda/Embedding.cu)
 _MOST_ALONE = 500
@@ -27,22 +33,50 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelSweep:
-    """The columns of a sweep: batch, seq, tokens and live_peak_bytes, model_flops, of every configuration."""
+    """The columns of a sweep: batch, seq, live_peak_bytes and model_flops, of every configuration.
+
+    `gpu`: None for what holds on any GPU. `on_gpu`: what it adds to each, as `prediction.columns_on_gpu` names it.
+    """
 
     case: ModelCase
     batch: Array
     seq: Array
     live_peak_bytes: Array
     model_flops: Array
+    gpu: Gpu | None = None
+    on_gpu: Sequence[dict[str, Any]] = ()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dict a configuration."""
         columns = (self.batch, self.seq, self.live_peak_bytes, self.model_flops)
-        for batch, seq, peak, flops in zip(*(column.tolist() for column in columns), strict=True):
+        of_gpu = {"gpu": self.gpu.id} if self.gpu else {}
+        added = self.on_gpu or [{}] * len(self.batch)
+        for batch, seq, peak, flops, more in zip(*(column.tolist() for column in columns), added, strict=True):
             yield {
-                **{"model": self.case.arch.name, "phase": self.case.phase, "batch": batch, "seq": seq},
-                **{"live_peak_bytes": peak, "model_flops": flops},
+                **{**of_gpu, "model": self.case.arch.name, "phase": self.case.phase, "batch": batch, "seq": seq},
+                **{"live_peak_bytes": peak, "model_flops": flops, **more},
             }
+
+
+def swept_on(
+    found: ModelSweep,
+    gpu: Gpu,
+    config: AllocatorConfig | None = None,
+    calibration: Calibration | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ModelSweep:
+    """A sweep with whether each configuration fits on a GPU, what the allocator holds there, and the times.
+
+    Each is recorded. `progress` is called with the number of configurations done since its last call.
+    """
+    on_gpu = []
+    for batch, seq in zip(found.batch.tolist(), found.seq.tolist(), strict=True):
+        case = replace(found.case, batch=batch, seq=seq, device=device_of(gpu))
+        memory, bound, expected, _ = step_on(program_of(case), case, gpu, config, calibration)
+        on_gpu.append(columns_on_gpu(memory, bound, expected))
+        if progress is not None:
+            progress(1)
+    return replace(found, gpu=gpu, on_gpu=on_gpu)
 
 
 def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) -> ModelSweep:

@@ -32,7 +32,7 @@ def comparison_table(found: GpuComparison) -> Sheet:
     """A row for each GPU; what costs nothing takes the room of the memory's share."""
     priced = any(row.dollars_per_hour is not None for row in found)
     cells = {**_CELLS, **(_PRICED if priced else _UNPRICED)}
-    return Sheet("", tuple(cells), [tuple(cell(row) for cell in cells.values()) for row in found])
+    return Sheet("", tuple(cells), [tuple(cell(row) for cell in cells.values()) for row in found], tight=True)
 
 
 def _known(text: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -36,6 +36,7 @@ class Sheet:
         columns: their names, with ">" or "|" before; all empty for a table without a header.
         rows: a cell for each column. total: whether the last row sums up the others.
         wrap: whether columns of numbers may wrap, for headers longer than their cells.
+        tight: whether one space parts the columns, in place of two.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Sheet:
     caption: str = ""
     total: bool = False
     wrap: bool = False
+    tight: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +68,7 @@ class Sheet:
             header_style="dim",
             box=None,
             pad_edge=False,
-            padding=(0, 1, 0, 0 if self.right.count(False) >= _MANY else 1),
+            padding=(0, 1, 0, 0 if self.tight or self.right.count(False) >= _MANY else 1),
         )
         for column, name, right in zip(self.columns, self.names, self.right, strict=True):
             justify: JustifyMethod = "right" if right else "left"

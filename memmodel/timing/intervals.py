@@ -1,7 +1,7 @@
-"""Intervals of expected times: between which factors 90 % of unseen runs lie, by kind of program and origin of rates.
+"""Intervals of expected times: from 1 / factor to factor times what is expected, which hold 90 % of unseen runs.
 
-`python -m memmodel_evidence.intervals` writes `data/time_intervals.json`: quantiles of measured over predicted times,
-of rows that the constants were not fitted to, by thirds of the predicted time.
+`python -m memmodel_evidence.intervals` writes `data/time_intervals.json`: by kind of program and origin of its rates,
+the factor that 90 % of rows stay within whose times no constant was fitted to, by thirds of the predicted time.
 """
 
 import json
@@ -53,16 +53,16 @@ def origin_of(kernels: Iterable[KernelTime]) -> str:
 
 @cache
 def table() -> Any:
-    """Bands by kind and origin: up to so many seconds of a phase's kernels, the factors low and high."""
+    """Bands by kind and origin: up to so many seconds of a phase's kernels, the factor."""
     return json.loads(read_bytes(os.path.join(DATA, "time_intervals.json")))
 
 
-def factors(kind: str, origin: str, seconds: float) -> tuple[float, float]:
-    """The ends of an interval, over the expected time of kernels that take so many seconds."""
+def factor_of(kind: str, origin: str, seconds: float) -> float:
+    """The factor of kernels that are expected to take so many seconds."""
     return in_band(table()[kind][origin], seconds)
 
 
-def in_band(bands: Any, seconds: float) -> tuple[float, float]:
-    """The factors of the band that the seconds are in: short times spread more than long ones. The last has no end."""
-    low, high = next((ends for upto, *ends in bands if seconds <= upto), bands[-1][1:])
-    return low, high
+def in_band(bands: Any, seconds: float) -> float:
+    """The factor of the band that the seconds are in: short times spread more than long ones. The last has no end."""
+    found: float = next((factor for upto, factor in bands if seconds <= upto), bands[-1][1])
+    return found

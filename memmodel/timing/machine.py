@@ -6,7 +6,7 @@ from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.dtypes import DType, peak_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
-from memmodel.timing.host import ANY_HOST, NO_HOST, Hosts, host_of
+from memmodel.timing.host import ANY_HOST, NO_HOST, Hosts, around, host_of
 
 CPU = "cpu"  # the id of a processor in place of a GPU
 
@@ -33,7 +33,7 @@ class Machine(NamedTuple):
 
     @property
     def hosts(self) -> Hosts:
-        """The fastest, the usual and the slowest host to expect; all alike where a calibration measured it.
+        """The fastest, the usual and the slowest host to expect, near each other where a calibration measured it.
 
         A CPU is its own host: an operation's launch is part of its time.
         """
@@ -44,8 +44,7 @@ class Machine(NamedTuple):
         if self.constant("dispatch") is None:
             return ANY_HOST
         backward = self.number("dispatch_backward", 0.0)
-        own = host_of(self.number("dispatch", 0.0), backward or None)
-        return own, own, own
+        return around(host_of(self.number("dispatch", 0.0), backward or None))
 
     @property
     def basis(self) -> str:

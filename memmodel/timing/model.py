@@ -75,17 +75,17 @@ def step_interval(
     phase: str,
     kernels: tuple[KernelTime, ...],
     machine: Machine,
-    factors: tuple[float, float],
+    factor: float,
     compiled: bool = False,
 ) -> tuple[float, float]:
-    """The ends of a phase's interval: factors of its kernels' time, and a fast and a slow host.
+    """The ends of a phase's interval: its kernels' time over and times a factor (at least 1), a fast and a slow host.
 
     The kernels' and the host's deviations are taken as independent: together they are the root of their squares' sum.
     """
     fast, usual, slow = (host.launches(phase, len(kernels), compiled) for host in machine.hosts)
     expected = queued(kernels, usual)
     ends = [
-        math.hypot(queued(kernels, usual, factor) - expected, queued(kernels, host) - expected)
-        for host, factor in ((fast, factors[0]), (slow, factors[1]))
+        math.hypot(queued(kernels, usual, scale) - expected, queued(kernels, host) - expected)
+        for host, scale in ((fast, 1 / factor), (slow, factor))
     ]
     return expected - ends[0], expected + ends[1]

@@ -10,6 +10,7 @@ With a datasheet alone the time is a lower bound, so that amounts are those that
 from collections.abc import Iterator, Sequence
 
 from memmodel.dims import Dim
+from memmodel.gpus import Gpu
 from memmodel.program import Launch
 from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling
 from memmodel.timing.machine import Machine, Rate
@@ -59,7 +60,7 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
 
 # Of the bandwidth of elementwise kernels, what a kernel that the compiler fused reaches, in forward and in backward:
 # medians over 11 recorded tables (`memmodel_evidence.compiled`). Inductor's forward has two reductions over a row.
-FUSED = {False: 0.73, True: 1.2}
+FUSED = {False: 0.72, True: 1.2}
 
 
 def _share(launch: Launch, machine: Machine) -> float:
@@ -97,9 +98,13 @@ def in_flight(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     """
     by_thread = launch.kind not in ("gemm", "fused")
     if by_thread and machine.constant("bandwidth") is None and "sm_count" in machine.gpu.values:
-        rate = machine.gpu.sm_count * IN_FLIGHT_PER_SM / LATENCY_SECONDS
         source = f"SMs x {IN_FLIGHT_PER_SM} B in flight / {LATENCY_SECONDS:g} s of latency"
-        yield Ceiling("loads in flight", beyond_l2(launch, machine), rate, source)
+        yield Ceiling("loads in flight", beyond_l2(launch, machine), loads_in_flight(machine.gpu), source)
+
+
+def loads_in_flight(gpu: Gpu) -> float:
+    """Bytes a second that the SMs' loads deliver, as many as can be in flight at once."""
+    return gpu.sm_count * IN_FLIGHT_PER_SM / LATENCY_SECONDS
 
 
 SOFTMAX_ROW_BYTES = 48 * 1024  # static shared memory of a block: shorter rows stay on chip

@@ -1,6 +1,6 @@
 """Rates for any GPU: its own measured ones, and for those that it lacks the rates of the GPUs most like it, scaled.
 
-What holds across GPUs is a share: of the listed bandwidth, of the listed peak of a type, of SMs x clock. Shares of a
+What holds across GPUs is a share: of the bandwidth in reach, of the listed peak of a type, of SMs x clock. Shares of a
 peak, cycles and tile sizes of a kernel are its code's, and carry over as they are.
 
 Constants that were fitted to the same rows stand together, and come from one GPU: those of a flash kernel, of thin
@@ -8,11 +8,14 @@ products of a type with their tiles, and of elementwise kernels, sums and softma
 in one of the two types takes the other's from the nearest GPU that has them.
 """
 
+import math
+
 from memmodel.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.timing.calibration import CONSTANTS, Calibration, Constant, Curve
 from memmodel.timing.known import community, shipped_ids
 from memmodel.timing.nearest import by_likeness, relation
+from memmodel.timing.terms import loads_in_flight
 
 RELATED = {"architecture": "same architecture", "other": "another architecture"}
 SHARES = ", by shares of the datasheet's rates"
@@ -83,7 +86,7 @@ def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:
     unit, _ = CONSTANTS[name]
     try:
         if unit == "B/s":
-            return gpu.bandwidth / source.bandwidth
+            return _in_reach(gpu) / _in_reach(source)
         if unit == "FLOP/s" and name.startswith("matmul."):
             kind = name.split(".")[1]
             return gpu.peak_by_name(kind) / source.peak_by_name(kind)
@@ -92,6 +95,17 @@ def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:
     except UsageError:
         return None
     return None if unit in ("FLOP/s", "op/s") else 1.0
+
+
+def _in_reach(gpu: Gpu) -> float:
+    """Bytes a second that kernels can ask for: of memory's listed bandwidth and the SMs' loads in flight, the less.
+
+    Near where the two are equal both count, as the root of their squares' sum: of 1, 2, 3, 4 and the longer alone, the
+    exponent with which fp32 tables of one GPU agree best with the rates of others.
+    """
+    if "sm_count" not in gpu.values:
+        return gpu.bandwidth
+    return 1 / math.hypot(1 / gpu.bandwidth, 1 / loads_in_flight(gpu))
 
 
 def relation_of(source: str) -> str:

@@ -49,6 +49,21 @@ def test_a_sweep_has_the_peaks_of_single_predictions(config: str) -> None:
         assert row["live_peak_bytes"] == peak(batch=row["batch"], seq=row["seq"])
 
 
+def test_a_sweep_with_a_gpu_has_the_verdict_and_times_of_single_predictions(config: str) -> None:
+    rows = json.loads(run("sweep", "--model", config, "--seq", "256,1k", "--gpu", "H100,T4", "--json"))["rows"]
+    assert [(row["gpu"], row["seq"]) for row in rows] == [
+        (gpu, seq) for gpu in ("h100-sxm", "t4") for seq in (256, 1024)
+    ]
+    for row in rows:
+        alone = memmodel.model(config=config, gpu=row["gpu"], seq=row["seq"]).prediction
+        bound, expected = alone.time, alone.calibrated
+        assert row["fits"] is alone.memory.fits
+        assert row["allocated_peak_bytes"] == alone.memory.allocated_peak_bytes
+        assert row["seconds_at_least"] == (bound and bound.seconds)
+        ends = [row[f"seconds_{end}"] for end in ("low", "expected", "high")]
+        assert ends == ([expected.low, expected.seconds, expected.high] if expected else [None] * 3)
+
+
 def test_pictures_of_a_step(config: str) -> None:
     shown = json.loads(run("timeline", "--model", config, "--seq", "256", "--json"))["panels"][0]
     assert max(moment["live_bytes"] for moment in shown["moments"]) == peak(seq=256)
@@ -63,7 +78,10 @@ def test_pictures_of_a_step(config: str) -> None:
         (("max", "--model", "gpt2", "--heads", "3"), "--model and --heads: a whole model has its own"),
         (("max", "--model", "gpt2", "--over", "heads", "--seq", "64"), "unknown size of a model 'heads'"),
         (("max", "--model", "gpt2", "--set", "checkpoint"), "--set checkpoint: expected NAME=VALUE"),
-        (("sweep", "--model", "gpt2", "--seq", "64", "--gpu", "H100"), "--model and --gpu: a sweep of a model"),
+        (
+            ("sweep", "--model", "gpt2", "--seq", "1:3k:1", "--gpu", "H100"),
+            "3,072 sizes make more than 2,000",
+        ),
         (("timeline", "--model", "gpt3000"), "unknown model 'gpt3000'"),
     ],
 )

@@ -20,10 +20,12 @@ from memmodel.rules.flash_buffers import splits
 from memmodel.timing.serving.call import serving_call
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.decode import Decode, decode_parts, whole_waves
-from memmodel.timing.serving.kernels import kernel_names, measured_gpus, serving_kernel
+from memmodel.timing.serving.kernels import ServingKernel, kernel_names, serving_kernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
-from memmodel_evidence.serving import SIZES, Table, expected, interval, kernel_tables
+from memmodel_evidence.serving import SIZES, Table, expected, kernel_tables
 from memmodel_evidence.serving_fit import decode_model, prefill_model
+from memmodel_evidence.serving_judging import factors_of
+from memmodel_evidence.serving_transfers import kernel_elsewhere
 
 CHIP = Chip(sms=10, clock=1e9, flop_per_clock=1000.0, exp_per_clock=10.0, bandwidth=1e12, l2=1e6)
 PREFILL = Prefill(
@@ -114,13 +116,19 @@ def test_shapes_that_no_constant_saw_are_as_close_as_is_claimed(name: str) -> No
     assert p90 <= most_p90
 
 
+def ends(table: Table, kernel: ServingKernel, seconds: Any) -> tuple[Any, Any]:
+    """The interval of each row."""
+    factors = factors_of(table, kernel, seconds)
+    return seconds / factors, seconds * factors
+
+
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_nine_of_ten_unseen_times_lie_in_their_intervals(phase: str) -> None:
     inside, widths = [], []
     for table in (one.where(one.judged) for one in kernel_tables() if one.phase == phase):
         kernel = serving_kernel(table.gpu, table.kernel)
         seconds = expected(table, kernel)
-        low, high = interval(table, kernel, seconds)
+        low, high = ends(table, kernel, seconds)
         inside.append((low <= table.seconds) & (table.seconds <= high))
         widths.append((high - low) / seconds)
     assert 0.87 <= np.concatenate(inside).mean() <= 0.93
@@ -130,12 +138,8 @@ def test_nine_of_ten_unseen_times_lie_in_their_intervals(phase: str) -> None:
 
 def held_out(table: Table, kind: str) -> np.ndarray:
     """Errors of a table whose GPU is predicted from others alone; of none where no such GPU has the kernel."""
-    from memmodel.timing.nearest import relation
-
-    others = tuple(id_ for id_ in measured_gpus() if relation(table.gpu, id_) == kind)
-    try:
-        kernel = serving_kernel(table.gpu, table.kernel, others)
-    except (UsageError, IndexError):
+    kernel = kernel_elsewhere(table, (kind,))
+    if kernel is None:
         return np.array([])
     return np.asarray(np.abs(expected(table, kernel) / table.seconds - 1))
 
@@ -179,7 +183,7 @@ def test_the_command_gives_the_expected_time(name: str) -> None:
     table = TABLES[name].where(TABLES[name].judged)
     kernel = serving_kernel(table.gpu, table.kernel)
     seconds = expected(table, kernel)
-    low, high = interval(table, kernel, seconds)
+    low, high = ends(table, kernel, seconds)
     asked = ("--phase", "inference", "--mask", "causal", "-a", "flash", "--kernel", table.kernel, "--json")
     for row in range(0, len(seconds), 40):
         sizes = [(size, int(getattr(table.case, size)[row])) for size in SIZES[:-1]]

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
+from math import hypot
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from memmodel import UsageError, predict
 from memmodel.cli import cli
 from memmodel.gpus import all_gpus, load_gpu
 from memmodel.timing import Ceiling, KernelTime, at_slowest
-from memmodel.timing.host import ANY_HOST, START, USUAL, Host
+from memmodel.timing.host import ANY_HOST, SPREAD, START, USUAL, Host
 from memmodel.timing.known import community, read_calibration, shipped_ids
 from memmodel.timing.model import queued
 from memmodel.timing.nearest import by_likeness, relation
@@ -21,8 +22,9 @@ from memmodel.timing.transfer import completed_rates, expected_rates
 from memmodel.units import parse_seconds
 from memmodel_evidence.as_seen import times_as_seen
 from memmodel_evidence.hosts import hosts_without
+from memmodel_evidence.intervals import spread_of_hosts
 from memmodel_evidence.records import everything
-from memmodel_validate.comparison import Comparison
+from memmodel_validate.comparison import Comparison, summaries
 
 
 @pytest.mark.parametrize("gpu", all_gpus(), ids=lambda gpu: str(gpu.id))
@@ -34,16 +36,21 @@ def test_every_gpu_has_a_time_to_expect_between_its_bound_and_its_interval(gpu: 
         assert time.low is not None
         assert time.high is not None
         assert (bound.seconds if bound else 0.0) <= time.low <= time.seconds <= time.high
+        own = gpu.id in shipped_ids()  # type: ignore[attr-defined]
+        named = time.calibration.startswith("other people's runs on" if own else "transferred from ")
+        assert named
+        assert time.basis == ("community" if own else "transferred")
 
 
-def test_rates_carry_over_as_shares_of_the_datasheet() -> None:
-    """An H200 has an H100's multiprocessors, with 4.8 TB/s for 3.352."""
+def test_rates_carry_over_as_shares_of_what_is_in_reach() -> None:
+    """An H200 has an H100's 132 multiprocessors, whose loads in flight deliver 5.4 TB/s, with 4.8 TB/s for 3.352."""
+    in_flight = 132 * 32768 / 0.8e-6
     h100, h200 = load_gpu("H100"), load_gpu("H200")
     rates = completed_rates(h200, None, ("h100-sxm",), 2).constants
     own = community("h100-sxm")
     assert own is not None
     for name, ratio in (
-        ("bandwidth", h200.bandwidth / h100.bandwidth),
+        ("bandwidth", hypot(1 / h100.bandwidth, 1 / in_flight) / hypot(1 / h200.bandwidth, 1 / in_flight)),
         ("matmul.fp16.values", h200.peak_by_name("fp16") / h100.peak_by_name("fp16")),
         ("broadcast", h200.sm_count * h200.boost_clock / (h100.sm_count * h100.boost_clock)),
         ("flash.overlap", 1.0),
@@ -173,10 +180,24 @@ def test_times_of_sources_that_no_constant_saw_are_as_close_as_is_claimed(
 
 @pytest.mark.slow
 def test_nine_of_ten_unseen_times_lie_in_their_intervals(seen: list[Comparison]) -> None:
-    long = [one for one in seen if "short" not in one.quantity]
-    assert 0.85 <= fmean(bool(one.inside) for one in long) <= 0.95
-    short = [one for one in seen if one.quantity == "naive short time"]
-    assert fmean(bool(one.inside) for one in short) >= 0.85
+    """Intervals are as near as is asked, too, but for compiled kernels, whose scripts differ more."""
+    inside, width = {}, {}
+    for found in summaries(seen, by_subject=False):
+        inside[found.quantity], width[found.quantity] = found.inside, found.width
+    for long in ("naive fp32 time", "compiled time", *(f"transferred {kind} time" for kind in ("fp32", "16-bit"))):
+        assert 0.85 <= inside[long] <= 0.95, long
+    assert inside["naive 16-bit time"] >= 0.85  # of few tables: more may be inside
+    assert inside["transferred compiled time"] >= 0.85
+    assert inside["naive short time"] >= 0.85
+    assert width["naive fp32 time"] <= 0.25
+    assert max(width["transferred fp32 time"], width["transferred 16-bit time"]) <= 0.60
+
+
+@pytest.mark.slow
+def test_short_calls_are_as_close_as_long_ones_where_the_host_is_told(seen: list[Comparison]) -> None:
+    told = [one.error for one in seen if one.quantity == "short time, host told"]
+    assert median(told) <= 0.12
+    assert spread_of_hosts(seen) == pytest.approx(SPREAD, abs=0.05)
 
 
 def test_the_command_takes_the_host_and_refuses_nonsense() -> None:

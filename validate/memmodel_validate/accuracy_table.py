@@ -10,12 +10,12 @@ from rich.text import Text
 from memmodel_validate.comparison import Accuracy, Summary, summaries
 
 SCHEMA = 1
-_COLUMNS = ("numbers", "exact", "median", "p90", "worst", "inside", "roofline")
+_COLUMNS = ("rows", "exact", "median", "p90", "worst", "inside", "width", "roofline")
 
 
 def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
     """The terminal's view: a row per quantity, or one per recorded table or kernel too, and what was not judged."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("against every record", overflow="fold")
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -26,6 +26,8 @@ def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
     yield table
     yield Text("errors are |predicted / measured - 1| on rows that no constant was fitted to;")
     yield Text("inside: measured times that lie in the interval stated for 90 % of them;")
+    yield Text("width: of that interval, over the expected time, at the median;")
+    yield Text("transferred: as if nobody had measured the row's GPU, by rates of others;")
     yield Text("roofline: the median error of a roofline on datasheet peaks, on the same rows\n")
     worst = [s for s in summaries(found.comparisons, by_subject=False) if s.worst > 0]
     for summary in worst:
@@ -40,13 +42,14 @@ def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
 def _cells(summary: Summary) -> list[str]:
     exact = "" if summary.exact is None else f"{summary.exact}"
     if summary.exact == summary.count:
-        return [f"{summary.count}", exact, "", "", "", "", ""]
-    inside = "" if summary.inside is None else f"{100 * summary.inside:.0f} %"
-    *errors, roofline = (
-        "" if error is None else f"{100 * error:.1f} %"
-        for error in (summary.median, summary.p90, summary.worst, summary.roofline)
-    )
-    return [f"{summary.count}", exact, *errors, inside, roofline]
+        return [f"{summary.count}", exact, *[""] * (len(_COLUMNS) - 2)]
+    inside, width = ("" if share is None else f"{100 * share:.0f} %" for share in (summary.inside, summary.width))
+    *errors, roofline = map(_percent, (summary.median, summary.p90, summary.worst, summary.roofline))
+    return [f"{summary.count}", exact, *errors, inside, width, roofline]
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:.{1 if error < 1 else 0}f} %"
 
 
 def markdown(found: Accuracy, by_table: bool) -> str:

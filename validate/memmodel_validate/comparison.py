@@ -17,6 +17,7 @@ QUANTITIES = (
     "naive short time",
     "compiled time",
     "compiled short time",
+    "short time, host told",
     "naive time",
     "naive by table",
     "compiled by table",
@@ -25,6 +26,11 @@ QUANTITIES = (
     "flash step time",
     "serving prefill time",
     "serving decode time",
+    "transferred fp32 time",
+    "transferred 16-bit time",
+    "transferred compiled time",
+    "transferred prefill time",
+    "transferred decode time",
 )
 
 

@@ -49,9 +49,9 @@ def serving_call(case: Case, gpu: Gpu, name: str | None = None) -> Call:
         parts = prefill_parts(run, chip, constants)
         if head_dim != case.head_dim:
             notes.append(f"{kernel.name} was not measured with head dim {case.head_dim}: its constants of {head_dim}")
-    low, high = kernel.spread(phase, parts.seconds)
+    factor = kernel.factor(phase, parts.seconds)
     time = _kernel_time(run, chip, kernel, phase, parts)
-    return Call(time, low * time.seconds, high * time.seconds, phase, kernel, tuple(notes))
+    return Call(time, time.seconds / factor, time.seconds * factor, phase, kernel, tuple(notes))
 
 
 def phase_of(case: Case) -> str:

@@ -47,13 +47,10 @@ class ServingKernel(NamedTuple):
         found = self.document["decode"]
         return Decode(**found["single" if single and "single" in found else "packed"])
 
-    def spread(self, phase: str, seconds: float) -> tuple[float, float]:
-        """Factors from the expected time to the ends of its interval, by time; on another GPU at least as far apart."""
-        low, high = in_band(self.document[phase]["intervals"], seconds)
-        if self.relation == "measured":
-            return low, high
-        by_relation = in_band(transfers()[phase][self.relation], seconds)
-        return min(low, by_relation[0]), max(high, by_relation[1])
+    def factor(self, phase: str, seconds: float) -> float:
+        """The factor from the expected time to the ends of its interval, by time; on another GPU no less than there."""
+        own = in_band(self.document[phase]["intervals"], seconds)
+        return own if self.relation == "measured" else max(own, in_band(transfers()[phase][self.relation], seconds))
 
     @property
     def origin(self) -> str:

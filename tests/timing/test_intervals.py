@@ -1,0 +1,73 @@
+"""Intervals of expected times: around the time, above the bound, and as wide as errors like it."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memmodel import UsageError, model, predict
+from memmodel.algorithms import ALGORITHMS
+from memmodel.gpus import all_gpus
+from memmodel.prediction import Time
+from memmodel_evidence.bands import bands_of, factor_around, factors_in
+
+
+def assert_ordered(bound: Time | None, expected: Time, what: object) -> None:
+    assert expected.low is not None, what
+    assert expected.high is not None, what
+    least = bound.seconds if bound else 0.0
+    assert least <= expected.low <= expected.seconds <= expected.high, what
+    if expected.low > least:  # not cut off
+        assert expected.high > expected.seconds, what
+
+
+def drawn(seed: int) -> dict[str, Any]:
+    pick = random.Random(seed)
+    heads = pick.choice([1, 8, 32])
+    return {
+        "gpu": pick.choice(all_gpus()),
+        "algorithms": pick.choice(list(ALGORITHMS)),
+        "phase": pick.choice(["train", "inference", "forward"]),
+        "dtype": pick.choice(["fp16", "bf16", "fp32"]),
+        "mask": pick.choice(["none", "causal"]),
+        "seq": pick.choice([1, 16, 300, 4096, 16384]),
+        "batch": pick.choice([1, 4]),
+        "heads": heads,
+        "kv_heads": pick.choice([heads, 1]),
+        "head_dim": pick.choice([32, 64, 128]),
+        "host": pick.choice([None, 0.0, 5e-6, 80e-6]),
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_at_least_low_expected_and_high_are_in_order(seed: int) -> None:
+    asked = drawn(seed)
+    try:
+        (found,) = predict(**asked)
+    except UsageError:
+        return  # such a case, or such a kernel for it, does not exist
+    if found.calibrated is not None:
+        assert_ordered(found.time, found.calibrated, asked)
+
+
+@pytest.mark.parametrize("gpu", ["H100", "L4", "MI300X"])
+def test_they_are_in_order_for_a_whole_model(gpu: str) -> None:
+    for phase in ("train", "decode"):
+        found = model("gpt2", gpu, seq=64, phase=phase).prediction
+        assert found.calibrated is not None
+        assert_ordered(found.time, found.calibrated, phase)
+
+
+def test_a_factor_holds_nine_of_ten_errors_either_way() -> None:
+    """Of 19 errors, 0.9 x 20 = 18 must be within; the largest of these is -0.17, and 0.30 is beyond it."""
+    errors = np.array([*(np.arange(17) / 100), -0.17, 0.30])
+    assert factor_around(errors) == pytest.approx(np.exp(0.17), abs=1e-4)
+
+
+def test_each_third_of_the_times_has_its_factor() -> None:
+    seconds = np.array([1e-6] * 10 + [1e-4] * 10 + [1e-2] * 10)
+    errors = np.array([0.5] * 10 + [-0.2] * 10 + [0.1] * 10)
+    bands = bands_of(seconds, errors)
+    assert [factor for _, factor in bands] == pytest.approx(np.exp([0.5, 0.2, 0.1]), abs=1e-4)
+    assert factors_in(bands, np.array([5e-7, 5e-3, 1e3])) == pytest.approx(np.exp([0.5, 0.1, 0.1]), abs=1e-4)
