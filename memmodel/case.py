@@ -8,7 +8,7 @@ from memmodel.cache import MOST_SPLITS, PLAIN, Cache
 from memmodel.device import CUDA, Device
 from memmodel.dims import Dim, Size
 from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
-from memmodel.errors import UsageError, choice
+from memmodel.errors import UsageError, check_kind, choice, shortened
 from memmodel.frozen import Frozen
 from memmodel.masks import NO_MASK, Mask
 from memmodel.scores import UNCHANGED, Scores
@@ -152,6 +152,7 @@ def make_case(
             f"{heads} heads do not divide among {kv_heads} kv-heads: kv-heads must be a divisor of heads, "
             f"such as {_divisor(sizes['heads'], sizes['kv_heads'])}"
         )
+    check_kind("mask", mask, Mask)
     chosen = mask or NO_MASK
     chosen.check(sizes["seq"], sizes["kv_seq"])
     if chosen.causal and sizes["seq"] > sizes["kv_seq"]:
@@ -163,6 +164,12 @@ def make_case(
         algorithm, dtype=dtype(dtype_name, fp8=True), mask=chosen, dropout=dropout, phase=phase, torch=torch,
         cache=cache, scores=scores, deterministic=deterministic, lengths=lengths, **sizes,
     )  # fmt: skip
+
+
+def check_case(case: object) -> None:
+    """Raise UsageError for what is no case."""
+    if not isinstance(case, Case):
+        raise UsageError(f"case {shortened(case)}: expected a memmodel Case, as make_case makes it")
 
 
 def make_lengths(given: Any) -> tuple[int, ...]:

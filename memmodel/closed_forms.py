@@ -12,7 +12,7 @@ import sympy
 from sympy import Poly, PolynomialError, Symbol, sympify
 
 from memmodel.algorithms import algorithm, record, tiles_of
-from memmodel.case import SIZES, TWINS, Case
+from memmodel.case import SIZES, TWINS, Case, check_case
 from memmodel.errors import UsageError
 from memmodel.liveness import saved_bytes
 from memmodel.moments import Branch, condition, expression_of, largest_moments, moments_of
@@ -124,6 +124,7 @@ def symbolic(case: Case) -> Case:
 
 def formulas(case: Case) -> Formulas:
     """The closed forms of a case's algorithm, mask, dtype and phase. Of its sizes only equalities matter."""
+    check_case(case)
     sym = symbolic(case)
     program = record(sym, sites=True)
     back, labels = _in_n(sym), names(program)

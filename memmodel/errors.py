@@ -32,6 +32,13 @@ def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> U
     return UsageError(f"unknown {kind} {shortened(str(given))}: {advice}{f' ({hint})' if hint else ''}")
 
 
+def check_kind(name: str, value: object, kind: type, example: str = "") -> None:
+    """Raise UsageError for a value that is neither of the kind nor None; `example` says what to give."""
+    if not isinstance(value, kind | None):
+        expected = f"a memmodel {kind.__name__}, or none" if not example else f"{example}, or none"
+        raise UsageError(f"{name} {shortened(value)}: expected {expected}")
+
+
 def shortened(value: object, most: int = 80) -> str:
     """The `repr` of a value, cut to `most` characters."""
     text = repr(value)

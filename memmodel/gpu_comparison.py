@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from memmodel.allocator import AllocatorConfig
 from memmodel.case import Case
 from memmodel.device import Device
-from memmodel.errors import UsageError, choice, shortened, unknown
+from memmodel.errors import UsageError, check_kind, choice, shortened, unknown
 from memmodel.gpus import Gpu, all_gpus, load_gpu
 from memmodel.models.choices import model_case
 from memmodel.models.predict import SPREAD, assumptions_of, named_architecture, step_on, tokens_of
@@ -126,7 +126,10 @@ def compare(
 def _listed(gpus: Any) -> list[Gpu]:
     if isinstance(gpus, str) and gpus.casefold() == "all":
         return list(all_gpus())
-    several = [gpus] if isinstance(gpus, str | Gpu) or not isinstance(gpus, Iterable) else list(gpus)
+    try:
+        several = [gpus] if isinstance(gpus, str | Gpu) else list(gpus)
+    except TypeError:
+        several = [gpus]
     if not several:
         raise UsageError('no GPU to compare: give names, or "all"')
     return [gpu if isinstance(gpu, Gpu) else load_gpu(gpu) for gpu in several]
@@ -214,10 +217,11 @@ def _without_context(rows: Iterable[OnGpu]) -> Iterator[str]:
 
 def _by_id(prices: Mapping[str, float], gpus: Sequence[Gpu]) -> dict[str, float]:
     """Checked prices by the id of their GPU."""
+    check_kind("prices", prices, Mapping, 'a dict of $ an hour by GPU, such as {"H100": 2.50}')
     found = {}
     names = {gpu.name.casefold(): gpu.id for gpu in gpus} | {gpu.id: gpu.id for gpu in gpus}
     for name, price in prices.items():
-        id_ = names.get(name.casefold()) or load_gpu(name).id
+        id_ = names.get(str(name).casefold()) or load_gpu(name).id
         if id_ not in names.values():
             raise UsageError(f"price of {name} ({id_}), which is not compared: add it to the GPUs, or leave it out")
         if isinstance(price, bool) or not isinstance(price, int | float) or not 0 < price < _MOST:

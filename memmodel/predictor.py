@@ -1,6 +1,6 @@
 """Predict: record a case, replay it through the allocator, and time its kernels by the GPU's ceilings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from memmodel.account import account
@@ -9,7 +9,7 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.case import TWINS, Case, check_size, make_cache, make_case
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import FP8, DType
-from memmodel.errors import UsageError, shortened
+from memmodel.errors import UsageError, check_kind, shortened
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import step_launches
 from memmodel.masks import Mask
@@ -216,15 +216,22 @@ def predict(
 
 def _several(gpus: Any) -> Sequence[str | Gpu]:
     """A list of at least one GPU; anything else as one name, so that it is refused as a name."""
-    return (tuple(gpus) if isinstance(gpus, Iterable) else ()) or (gpus,)
+    try:
+        return tuple(gpus) or (gpus,)
+    except TypeError:  # an array without dimensions is Iterable too
+        return (gpus,)
 
 
 def _names(algorithms: Any) -> Sequence[str] | None:
     """One name or several as a sequence; what is neither too, so that it is refused as a name."""
     if algorithms is None:
         return None
-    several = isinstance(algorithms, Iterable) and not isinstance(algorithms, str)
-    return tuple(algorithms) if several else (algorithms,)
+    if isinstance(algorithms, str):
+        return (algorithms,)
+    try:
+        return tuple(algorithms)
+    except TypeError:  # an array without dimensions is Iterable too
+        return (algorithms,)
 
 
 def _model_of(like: str | None, case: Case) -> Model | None:
@@ -322,9 +329,11 @@ def predict_cases(
             f"kernel {options.kernel}: serving kernels run flash attention and decoding in inference, in bf16 or fp16: "
             "--phase inference -a flash"
         )
-    for name, value, kind in (("config", config, AllocatorConfig), ("calibration", calibration, Calibration)):
-        if not isinstance(value, kind | None):
-            raise UsageError(f"{name} {shortened(value)}: expected a memmodel {kind.__name__}, or none")
+    check_kind("config", config, AllocatorConfig)
+    check_kind("calibration", calibration, Calibration)
+    host = options.host
+    if host is not None and (isinstance(host, bool) or not isinstance(host, int | float) or not 0 <= host <= 1):
+        raise UsageError(f"host {shortened(host)}: expected seconds from 0 to 1, such as 8e-6")
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     cases = on_gpu(cases, device)
     rates = calibration or expected_rates(device, cases[0].dtype.itemsize)

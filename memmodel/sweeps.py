@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, record, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, SIZES, TWINS, Case
+from memmodel.case import LARGEST, SIZES, TWINS, Case, check_case
 from memmodel.columns import Table
 from memmodel.dtypes import short_name
-from memmodel.errors import UsageError, shortened
+from memmodel.errors import UsageError, check_kind, shortened
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.liveness import moments, saved_bytes
 from memmodel.prediction import columns_on_gpu
@@ -119,6 +119,15 @@ def sweep(
 
     Raises UsageError for sizes below one, heads that kv_heads do not divide, or columns of different lengths.
     """
+    check_case(case)
+    if not isinstance(sizes, Mapping) or set(sizes) != set(SIZES):
+        raise UsageError(
+            f"sizes {shortened(sizes)}: expected a column for each size, as memmodel.sweeps.grid makes them"
+        )
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress {shortened(progress)}: expected a function of a number, or none")
+    check_kind("config", config, AllocatorConfig)
+    check_kind("calibration", calibration, Calibration)
     if gpu is None:
         return _swept(case, sizes, progress)
     gpu = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)

@@ -7,8 +7,8 @@ from typing import Any
 
 from memmodel.algorithms import MOST_CHUNKS, record, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, Case, check_size
-from memmodel.errors import UsageError, choice
+from memmodel.case import LARGEST, Case, check_case, check_size
+from memmodel.errors import UsageError, check_kind, choice
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.models.one_layer import model_of
 from memmodel.prediction import Memory
@@ -81,6 +81,8 @@ def threshold(
 
     Raises UsageError for an unknown size, a step below 1 or a GPU without a known capacity.
     """
+    check_case(case)
+    check_kind("config", config, AllocatorConfig)
     over, step = choice("size", str(over).replace("-", "_"), OVER), check_size("step", step)
     gpu = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     if room_bytes(gpu) is None:

@@ -9,7 +9,7 @@ from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
 from memmodel.cublas import parse_torch_version
 from memmodel.dtypes import short_name
-from memmodel.errors import UsageError
+from memmodel.errors import UsageError, check_kind, shortened
 from memmodel.files import read_bytes
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.links import Node, node_of
@@ -92,6 +92,8 @@ def architecture(like: str | None, config: str | PathLike[str] | dict[str, Any] 
 
 def named_architecture(name: str) -> Architecture:
     """The architecture of a listed name, or of a file: whatever has a dot and ends as one, or a folder's separator."""
+    if not isinstance(name, str):
+        raise UsageError(f"model {shortened(name)}: expected a listed name, such as llama-3-8b, or a config.json")
     is_file = name.endswith(".json") or "/" in name or "\\" in name
     return architecture(None, name) if is_file else architecture(name, None)
 
@@ -134,6 +136,8 @@ def predict_model(
     gpus_per_node: int | None = None,
 ) -> ModelReport:
     """`model` for a checked case."""
+    check_kind("allocator", allocator, AllocatorConfig)
+    check_kind("calibration", calibration, Calibration)
     device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     case = replace(case, device=device_of(device))
     rates = calibration or expected_rates(device, case.dtype.itemsize)

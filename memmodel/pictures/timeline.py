@@ -115,6 +115,7 @@ def timeline_of(
     return Timeline(gpu.name, title, case, configuration, memory, moments, tuple(_bands(stack)), peak)
 
 
+_FEW = 6
 _INPUTS = ""  # stands for the names of all inputs
 
 
@@ -201,9 +202,17 @@ def _bands(stack: _Stack) -> Iterator[Band]:
     tensors = [name for name in stack.live if name != _INPUTS]
     largest = sorted(tensors, key=lambda name: -stack.most(name))
     shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest
-    yield stack.band(", ".join(stack.labels[key] for key in stack.inputs), "inputs", [_INPUTS])
+    of_inputs = dict.fromkeys(stack.labels[key] for key in stack.inputs)
+    yield stack.band(_listed(list(of_inputs)), "inputs", [_INPUTS])
     for name in sorted((name for name in tensors if name in shown), key=lambda name: name not in stack.saved):
         yield stack.band(name, "tensor", [name])
     rest = [name for name in tensors if name not in shown]
     if rest:
         yield stack.band(f"{len(rest)} more tensors", "rest", rest)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with commas between them; of many the first few."""
+    if len(names) <= _FEW:
+        return ", ".join(names)
+    return f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import memmodel
 from memmodel import predict
 from memmodel.cli import run
 from memmodel.cli.commands import COMMANDS, Parameter
@@ -243,3 +245,28 @@ def test_files_with_one_wrong_value() -> None:
             lines = (f"{json.dumps(key)} = {toml(value)}\n" for key, value in wrong.items())
             Path("g.toml").write_text("".join(lines))
         answered(["predict", "--gpu-file", "g.toml", *draw.choice([["--json"], []])])
+
+
+@pytest.mark.parametrize(
+    "name", ["config", "calibration", "case", "gpu", "gpus", "model", "prices", "sizes", "host", "mask"]
+)
+def test_no_argument_of_a_wrong_type_is_a_traceback(name: str) -> None:
+    """What is no such thing is refused in one sentence, by every function that has the argument."""
+    case = memmodel.make_case("flash", seq=64)
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (
+            memmodel.predict,
+            {"gpu": "A100", "algorithms": "flash", "seq": 64, "config": None, "calibration": None, "host": None},
+        ),
+        (memmodel.make_case, {"algorithm": "flash", "mask": None}),
+        (memmodel.formulas, {"case": case}),
+        (memmodel.model, {"like": "gpt2", "gpu": "A100", "seq": 64, "calibration": None}),
+        (memmodel.compare, {"gpus": "A100", "seq": 64, "prices": None, "model": None}),
+        (memmodel.threshold, {"case": case, "gpu": "A100", "config": None}),
+        (memmodel.sweep, {"case": case, "sizes": None, "config": None, "calibration": None}),
+    ]
+    for function, given in calls:
+        for value in (True, 2.5, 10**30, "x", b"x", [1], {"x": 1}, object(), np.array(64), np.int64(64), 1j, int):
+            if name in given:
+                with pytest.raises(UsageError):
+                    function(**{**given, name: value})

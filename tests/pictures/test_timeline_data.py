@@ -6,7 +6,10 @@ import pytest
 from picture_cases import cases
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.pictures.timeline import NAMED, timeline
+from memmodel.gpus import load_gpu
+from memmodel.models.choices import model_case
+from memmodel.models.predict import named_architecture
+from memmodel.pictures.timeline import NAMED, model_timeline, timeline
 from memmodel.predictor import predict
 
 
@@ -95,3 +98,12 @@ def test_thousands_of_chunks_are_a_picture_too() -> None:
     assert len(shown.moments) > 20_000
     assert max(m.live_bytes for m in shown.moments) == shown.memory.live_peak_bytes
     assert max(m.allocated_bytes for m in shown.moments) == shown.memory.allocated_peak_bytes
+
+
+def test_inputs_of_one_kind_are_named_once() -> None:
+    """A model has hundreds of parameters: the legend has to fit below the picture."""
+    case = model_case(named_architecture("gpt2"), seq=64)
+    (inputs,) = (band for band in model_timeline(case, load_gpu("A100")).bands if band.kind == "inputs")
+    named = inputs.name.split(", ")
+    assert "parameters" in named
+    assert len(named) == len(set(named)) <= 6
