@@ -305,7 +305,9 @@ def _crossing(whose: int, dtype: DType, d: int, pass_: Pass, t: Tile, precision:
         twice = {FORWARD: 0, DKDV: 2 * t.rows, FUSED: 2 * t.rows, DQ: t.cols}[pass_] * d * size
         return statistics + twice + (probabilities + dq_sum if pass_ == FUSED else 0)
     if _asynchronous(whose, dtype, pass_, t):
-        return statistics + (probabilities + dq_sum if pass_ == FUSED else 0)
+        # Of fewer rows than 16 a warp, the warps split the columns, and a product over these needs all of them.
+        crosses = pass_ == FUSED or (pass_ == DKDV and _height(pass_, t) < 16 * t.warps)
+        return statistics + (probabilities if crosses else 0) + (dq_sum if pass_ == FUSED else 0)
     # mma.sync splits the output's columns over the warps when it is wider than tall; the probabilities then have to
     # cross from the warps that made them to the warps that use them.
     crossing = probabilities if _height(pass_, t) < d else 0

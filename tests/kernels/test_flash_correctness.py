@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from attention_reference import DTYPES, Case, Result, assert_close, plain, upstream
+from attention_reference import DEVICE, DTYPES, Case, Result, assert_close, plain, upstream
 from memmodel_kernels import flash_attention
 
 
@@ -86,6 +86,31 @@ def test_lse_alone_can_be_differentiated(deterministic: bool) -> None:
     assert dv.abs().max() == 0
     for got, want in zip((dq, dk), exact, strict=True):
         assert (got - want).abs().max() <= 8 * torch.finfo(torch.float32).eps * want.abs().max()
+
+
+def test_sinks_are_a_factor_of_the_output() -> None:
+    """A logit a head in every row's softmax, from the LSE alone: output and gradients against fp64."""
+    case = Case(n=20, m=30, d=32, causal=True, dtype=torch.float32)
+    q, k, v = case.inputs()
+    sinks = torch.tensor([0.5, -1.0], device=DEVICE, requires_grad=True)
+
+    def with_sinks(o: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
+        return o * (lse - sinks[:, None]).sigmoid()[..., None].to(o.dtype)
+
+    def beside(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
+        scores = (q @ k.mT * case.d**-0.5).masked_fill(~case.visible(), -torch.inf)
+        column = sinks[None, :, None, None].expand(1, 2, case.n, 1)
+        return torch.cat((scores, column), -1).softmax(-1)[..., :-1] @ v
+
+    got = with_sinks(*flash_attention(q, k, v, causal=True, return_lse=True), sinks)
+    doubles = [x.detach().double().requires_grad_() for x in (q, k, v, sinks)]
+    exact = beside(*doubles)
+    for a, b in zip(
+        (got, *torch.autograd.grad(got.sum(), (q, k, v, sinks))),
+        (exact, *torch.autograd.grad(exact.sum(), doubles)),
+        strict=True,
+    ):
+        assert (a - b).abs().max() <= 8 * torch.finfo(torch.float32).eps * b.abs().max()
 
 
 def test_the_comparison_can_fail() -> None:

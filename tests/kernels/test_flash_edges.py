@@ -55,6 +55,7 @@ WRONG_SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"q": (1, 4, 8, 257), "k": (1, 2, 8, 257)}, r"head dim 257 is not supported: 1 to 256 are"),
     ({"q": (1, 3, 8, 16)}, r"multiple of key/value heads: given 3 and 2"),
     ({"k": (1, 0, 8, 16)}, r"multiple of key/value heads: given 4 and 0"),
+    ({"q": (1, 3 << 20, 8, 16), "k": (1, 1, 8, 16)}, "25165824 queries meet one key head: at most 16777216 may"),
 ]
 
 

@@ -1,5 +1,8 @@
 """A grid of small problems against fp64: tiles of 16 and 32 rows, so that few numbers cross many edges of blocks.
 
+In 16 bits nothing is added to twice PyTorch's own error. In fp32 that error is a rounding or two, and the kernels make
+some more: they take exponentials to base 2, and the LSE back to base e.
+
 One case in nine runs by default, in which every value of every axis occurs; MEMMODEL_EXHAUSTIVE=1 runs them all.
 """
 
@@ -41,4 +44,5 @@ CASES = [
 def test_at_most_twice_the_error_of_pytorch(case: Case, sides: tuple[int, int], deterministic: bool) -> None:
     tile = Tile(*sides, 4, 2)
     with forced((FORWARD,), (tile,)), forced((DKDV, DQ), (tile, tile)), forced((FUSED,), (tile,)):
-        assert_close(flash(case, deterministic), case, gradient_factor=2)
+        roundings = 0 if case.dtype.itemsize == 2 else 4
+        assert_close(flash(case, deterministic), case, gradient_factor=2, roundings=roundings)

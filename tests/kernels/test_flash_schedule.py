@@ -9,7 +9,8 @@ import triton.language as tl
 
 from attention_reference import DEVICE
 from memmodel_kernels.triton_flash.blocks import Band
-from memmodel_kernels.triton_flash.schedule import partial_block, phases, place
+from memmodel_kernels.triton_flash.problem import MAX_STEPS
+from memmodel_kernels.triton_flash.schedule import partial_block, phases, place, quotient
 
 
 @triton.jit
@@ -28,6 +29,12 @@ def place_kernel(out, heads, blocks, section):
     head, block = place(tl.program_id(0), heads, blocks, section)
     tl.store(out + 2 * tl.program_id(0), head)
     tl.store(out + 2 * tl.program_id(0) + 1, block)
+
+
+@triton.jit
+def quotient_kernel(out, inverse, SIZE: tl.constexpr):
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(out + i, quotient(i, inverse))
 
 
 LENGTHS = [(1, 1), (8, 8), (13, 40), (40, 13), (33, 33)]
@@ -58,3 +65,14 @@ def test_every_block_of_every_head_has_one_program(heads: int, blocks: int, sect
     assert sorted(order) == list(itertools.product(range(heads), range(blocks)))
     first_section = [block for head, block in order if head < min(section, heads)]
     assert first_section == sorted(first_section)  # all heads of a section go through their blocks together
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 7, 1000, 65_521, MAX_STEPS - 1])
+def test_quotients_are_exact_though_the_reciprocal_is_not(blocks: int) -> None:
+    """Two units in the last place more or less, as PTX allows div.full.f32."""
+    reciprocal = torch.tensor(1.0, dtype=torch.float32) / blocks
+    wanted = torch.arange(MAX_STEPS, dtype=torch.int32, device=DEVICE) // blocks
+    for error in (-2, 0, 2):
+        out = torch.empty_like(wanted)
+        quotient_kernel[(16,)](out, float(reciprocal * (1 + error * 2.0**-23)), MAX_STEPS // 16)
+        assert torch.equal(out, wanted)

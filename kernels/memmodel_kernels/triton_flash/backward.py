@@ -17,7 +17,15 @@ import triton
 import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import existing, load_block, row_pointers, store_block
-from memmodel_kernels.triton_flash.schedule import partial_block, phases, place, query_block, reach, visible
+from memmodel_kernels.triton_flash.schedule import (
+    partial_block,
+    phases,
+    place,
+    query_block,
+    quotient,
+    reach,
+    visible,
+)
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -74,7 +82,9 @@ def write_dk_dv(
     """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
 
     The query heads that share it are summed here, so grouped heads need no atomics. One flat loop over heads and query
-    blocks keeps the pipeline full and the registers few; every block is masked, at one comparison per score.
+    blocks keeps the pipeline full and the registers few. Blocks that all its keys see whole skip the mask by a branch,
+    but where dQ is added up too: there the branch spills on sm_80.
+    The head of a step is a quotient by multiplication: a division in the loop takes instructions and registers.
     Scores are computed transposed, because that is what dK and dV need: transposing an accumulator for the next
     product has been miscompiled on Hopper (triton issue 6124). `mirror` is the band seen from the keys.
 
@@ -96,18 +106,24 @@ def write_dk_dv(
     b_dv = tl.zeros((TILE.cols, TILE.padded_d), tl.float32)
 
     begin, seen = reach(start_m, mirror, TILE.cols, TILE.rows)
+    _, _, full, end, _ = phases(start_m, mirror, TILE.cols, TILE.rows)
     blocks = tl.cdiv(tl.maximum(seen - begin, 0), TILE.rows)
+    inverse = 1.0 / tl.maximum(blocks, 1)
     for i in tl.range(0, counts.group * blocks):
-        i_h = i_g * counts.group + i // blocks
-        start_n = begin + i % blocks * TILE.rows
+        i_r = quotient(i, inverse)  # the head in its group
+        i_h = i_g * counts.group + i_r
+        start_n = begin + (i - i_r * blocks) * TILE.rows
         o_i = start_n + tl.arange(0, TILE.rows)
         b_q = load_block(q, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
         b_do = load_block(do, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
         b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n)
         b_s = tl.dot(b_k, b_q.T, input_precision=TILE.precision)
         b_s = b_s * scale_log2 - b_lse[None, :]
-        if band.first is not None or band.last is not None or dq_sum is not None:
+        if dq_sum is not None:
             b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
+        elif band.first is not None or band.last is not None:  # noqa: SIM102  (decided by the compiler)
+            if (start_n < full) | (start_n >= end):
+                b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
         b_p = tl.math.exp2(b_s)
         b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
         b_dp = tl.dot(b_v, b_do.T, input_precision=TILE.precision)

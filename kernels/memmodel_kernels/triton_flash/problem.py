@@ -19,6 +19,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PRECISIONS = ("ieee", "tf32", "tf32x3")
 MAX_BLOCK = 256
 INT32 = 2**31
+MAX_STEPS = 2**20  # of one key block's loop, over 16 queries or more of a head at each: `schedule.quotient`
 # What the kernels are is settled when they are imported, so this is too.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -159,6 +160,9 @@ def _check_shapes(q: Any, k: Any, v: Any) -> None:
     tiles.padded(q[3])
     if k[1] == 0 or q[1] % k[1]:
         raise UsageError(f"query heads must be a multiple of key/value heads: given {q[1]} and {k[1]}")
+    queries = q[1] // k[1] * q[2]
+    if isinstance(queries, int) and queries > 16 * MAX_STEPS:
+        raise UsageError(f"{queries} queries meet one key head: at most {16 * MAX_STEPS} may, of its group together")
 
 
 def _check_devices(q: torch.device, k: torch.device, v: torch.device) -> None:

@@ -25,6 +25,15 @@ def place(i_program, heads, blocks, section):
 
 
 @triton.jit
+def quotient(i, inverse):
+    """i // x, of the fp32 reciprocal of x: exact for i below 2^20, as the compiler's division errs by 2 ulp at most.
+
+    Half a step is the distance from the next whole number, relative to which the roundings are 3 / 2^23 of i / x.
+    """
+    return ((i + 0.5) * inverse).to(tl.int32)
+
+
+@triton.jit
 def query_block(i_program, counts, band, ROWS: tl.constexpr):
     """(batch, query head, key/value head, first query) of a program that holds ROWS queries."""
     blocks = tl.cdiv(band.n, ROWS)
