@@ -19,6 +19,7 @@ from memmodel.errors import UsageError
 @option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")
 @option("--gpu-file", metavar="FILE", help="A TOML file that describes the GPU.")
 @option("--capacity", type=BYTES, metavar="SIZE", help="Replay with this much memory, such as 40GiB.")
+@option("--stack", is_flag=True, help="The calls that led to each line of the account.")
 @json_option
 def command(
     snapshot: str,
@@ -28,6 +29,7 @@ def command(
     gpu: str | None,
     gpu_file: str | None,
     capacity: int | None,
+    stack: bool,
     as_json: bool,
 ) -> None:
     """Read a CUDA memory SNAPSHOT: its peak by line of code, and its replay under other settings.
@@ -50,7 +52,7 @@ def command(
     if as_json:
         print_json(snapshot_dict(found))
     else:
-        show(*snapshot_parts(found))
+        show(*snapshot_parts(found, stack))
 
 
 def _room(gpu: str | None, gpu_file: str | None, capacity: int | None) -> int | None:

@@ -23,8 +23,8 @@ _ROWS_SHOWN = 12  # lines of code in the account
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def snapshot_parts(study: Study) -> Iterator[Any]:
-    """The screen, part by part."""
+def snapshot_parts(study: Study, stack: bool = False) -> Iterator[Any]:
+    """The screen, part by part; `stack` shows the calls that led to each line."""
     snapshot = study.snapshot
     counts = f"device {snapshot.device}, {len(snapshot.events)} events, {snapshot.allocations} requests"
     yield Text.assemble((_printable(snapshot.path.replace("\\", "/").rpartition("/")[2]), "bold"), f": {counts}")
@@ -32,7 +32,7 @@ def snapshot_parts(study: Study) -> Iterator[Any]:
     if snapshot.events:
         yield Text()
         yield from _sparklines(study.history)
-    yield from map(below, (replay_table(study.runs), owners_table(study), fragmentation_table(study.pools)))
+    yield from map(below, (replay_table(study.runs), owners_table(study, stack), fragmentation_table(study.pools)))
     if study.out_of_memory:
         yield below(Bullets("Out of memory when recorded", [_out_of_memory(*found) for found in study.out_of_memory]))
     if study.notes:
@@ -137,17 +137,27 @@ def _fits(run: Run) -> str:
     return "NO, at its start" if out.event == BEFORE_THE_FIRST else f"NO, at event {out.event}"
 
 
-def owners_table(study: Study) -> Sheet:
-    """Bytes in use at the peak, by line of code."""
+def owners_table(study: Study, stack: bool = False) -> Sheet:
+    """Bytes in use at the peak, by line of code; with `stack` each line with the calls that led there."""
     peak = max(study.history.allocated)
     shown, rest = study.owners[:_ROWS_SHOWN], study.owners[_ROWS_SHOWN:]
-    rows = [(*_account_row(o.nbytes, o.blocks, peak), _printable(_short(o.where))) for o in shown]
+    rows = [(*_account_row(o.nbytes, o.blocks, peak), *_places(o, stack)) for o in shown]
     if rest:
         counts = sum(o.nbytes for o in rest), sum(o.blocks for o in rest)
-        rows.append((*_account_row(*counts, peak), f"{len(rest)} more"))
-    rows.append((*_account_row(peak, sum(o.blocks for o in study.owners), peak), "together"))
+        rows.append((*_account_row(*counts, peak), f"{len(rest)} more", ""))
+    rows.append((*_account_row(peak, sum(o.blocks for o in study.owners), peak), "together", ""))
     title = "What fills the allocated peak" if study.snapshot.events else "What is in use"
-    return Sheet(f"{title}, by line of code", (">bytes", ">share", ">blocks", "where"), rows, total=True)
+    columns = (">bytes", ">share", ">blocks", "where", "in a library")
+    if not any(row[-1] for row in rows):
+        rows, columns = [row[:-1] for row in rows], columns[:-1]
+    return Sheet(f"{title}, by line of code", columns, rows, total=True, wrap=stack)
+
+
+def _places(owner: Owner, stack: bool) -> tuple[str, str]:
+    """The user's line, or all calls; and the library's line that it calls."""
+    if stack:
+        return " < ".join(_printable(_short(line)) for line in owner.stack), ""
+    return _printable(_short(owner.where)), _printable(_short(owner.library)) if owner.library else ""
 
 
 def _account_row(nbytes: int, blocks: int, peak: int) -> tuple[str, str, str]:
@@ -216,11 +226,15 @@ def _point(usage: History, start: int, end: int) -> dict[str, int]:
 
 
 def _owner(owner: Owner) -> dict[str, Any]:
-    filename, line, function = owner.where
     return {
         "bytes": owner.nbytes,
         "blocks": owner.blocks,
-        "file": filename or None,
-        "line": line if filename else None,
-        "function": function,
+        **_line(owner.where),
+        "library": owner.library and _line(owner.library),
+        "stack": [_line(line) for line in owner.stack],
     }
+
+
+def _line(where: CodeLine) -> dict[str, Any]:
+    filename, line, function = where
+    return {"file": filename or None, "line": line if filename else None, "function": function}

@@ -8,6 +8,7 @@ from memmodel.snapshot.history import Recorded
 from memmodel.snapshot.snapshot import ALLOC, FREED, Snapshot
 
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
+_LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]|^<")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
 _NODE = re.compile(r"\b(\w*Backward\d*|AccumulateGrad)\b")
 _LONGEST = 200  # characters of a name that are kept
@@ -26,15 +27,30 @@ class CodeLine(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Blocks in use that one line allocated: their bytes and their number."""
+    """Blocks in use that one line allocated.
 
-    where: CodeLine
+    Attributes:
+        stack: the calls that led to its largest block, innermost first, without C++ and PyTorch; never empty.
+        nbytes, blocks: their bytes and number.
+    """
+
+    stack: tuple[CodeLine, ...]
     nbytes: int
     blocks: int
 
+    @property
+    def where(self) -> CodeLine:
+        """The innermost line of the user's own code; of a library where there is none."""
+        return next((line for line in self.stack if not _LIBRARY.search(line.filename)), self.stack[0])
+
+    @property
+    def library(self) -> CodeLine | None:
+        """The line of a library that was called there and allocated; None where the user's own line did."""
+        return None if self.stack[0] == self.where else self.stack[0]
+
 
 def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
-    """The blocks in use before event `at`, by the innermost frame outside PyTorch; the largest first, in bytes."""
+    """The blocks in use before event `at`, by the user's line and the library's that it calls; the largest first."""
     without = NO_STACK if not snapshot.events else BEFORE
     kept = _kept_frames(snapshot)
     live = {address: (block.size, kept.get(address), without) for address, block in recorded.start.items()}
@@ -43,11 +59,17 @@ def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
             live[event.address] = recorded.granted[index], snapshot.frames[index], NO_STACK
         elif event.action == FREED:
             del live[event.address]
-    found: dict[CodeLine, list[int]] = defaultdict(list)
-    for size, frames, nothing in live.values():
-        found[code_line(frames, nothing)].append(size)
-    listed = [Owner(where, sum(blocks), len(blocks)) for where, blocks in found.items()]
-    return sorted(listed, key=lambda owner: (-owner.nbytes, owner.where))
+    blocks = (Owner(calls(frames, nothing), size, 1) for size, frames, nothing in live.values())
+    found: dict[tuple[CodeLine, CodeLine | None], list[Owner]] = defaultdict(list)
+    for block in blocks:
+        found[block.where, block.library].append(block)
+    listed = [_together(of_one_line) for of_one_line in found.values()]
+    return sorted(listed, key=lambda owner: (-owner.nbytes, owner.where, owner.stack))
+
+
+def _together(blocks: list[Owner]) -> Owner:
+    largest = max(blocks, key=lambda block: block.nbytes)
+    return Owner(largest.stack, sum(block.nbytes for block in blocks), len(blocks))
 
 
 def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
@@ -57,20 +79,20 @@ def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
     return {block.address: block.frames for block in blocks if block.in_use and block.address not in freed}
 
 
-def code_line(frames: Any, without: str = NO_STACK) -> CodeLine:
-    """The innermost frame of the user's code in a stack, which is innermost first; `without` names an empty stack.
+def calls(frames: Any, without: str = NO_STACK) -> tuple[CodeLine, ...]:
+    """The frames of a stack, innermost first, without C++, PyTorch, Triton and generated code; at least one.
 
-    Frames of C++, PyTorch, Triton and generated code are skipped. If none is left, the line is named by the autograd
-    node that ran, since backward runs in a thread without Python frames.
+    `without` names an empty stack. If nothing is left, the line is named by the autograd node that ran, since backward
+    runs in a thread without Python frames.
     """
     known = [frame for frame in map(_frame, frames if isinstance(frames, list) else ()) if frame]
     if not known:
-        return CodeLine("", 0, without)
-    for frame in known:
-        if _PYTHON.search(frame.filename) and not _TORCH.search(frame.filename):
-            return frame
-    node = next((found[1] for frame in known if (found := _NODE.search(frame.function))), None)
-    return CodeLine("", 0, f"{NO_FRAMES} ({node})" if node else NO_FRAMES)
+        return (CodeLine("", 0, without),)
+    found = tuple(frame for frame in known if _PYTHON.search(frame.filename) and not _TORCH.search(frame.filename))
+    if found:
+        return found
+    node = next((match[1] for frame in known if (match := _NODE.search(frame.function))), None)
+    return (CodeLine("", 0, f"{NO_FRAMES} ({node})" if node else NO_FRAMES),)
 
 
 def _frame(frame: Any) -> CodeLine | None:

@@ -1,12 +1,15 @@
 """The timeline, the account at the peak and fragmentation of a run whose blocks and segments are counted by hand."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_data import KiB, MiB, Recording, frame, segment
 
+from memmodel.report.snapshot import owners_table
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.history import history, recorded_blocks
-from memmodel.snapshot.owners import BEFORE, NO_FRAMES, NO_STACK, CodeLine, code_line
+from memmodel.snapshot.owners import BEFORE, NO_FRAMES, NO_STACK, CodeLine, Owner, calls
 from memmodel.snapshot.snapshot import parse_snapshot
 from memmodel.snapshot.study import Study, study
 
@@ -77,13 +80,35 @@ def test_a_block_from_before_the_recording_keeps_the_stack_that_the_end_still_kn
 
 def test_which_frame_is_the_users() -> None:
     known = frame("/env/lib/python3.12/site-packages/transformers/models/llama.py", 3, "forward")
-    assert code_line([UNWIND, LINEAR, known, USER]) == CodeLine(known["filename"], 3, "forward")
+    python = frame("/usr/lib/python3.12/runpy.py", 88, "_run_code")
+
+    def code_line(frames: Any) -> CodeLine:
+        return Owner(calls(frames), 1, 1).where
+
+    assert code_line([UNWIND, LINEAR, known, USER, python]) == CodeLine(USER["filename"], 31, "forward")
+    assert code_line([known, python]) == CodeLine(known["filename"], 3, "forward")  # no code of the user's
     assert code_line([frame(r"C:\env\Lib\site-packages\torch\nn\functional.py", 1, "linear"), USER]).line == 31
     assert code_line([frame("<eval_with_key>.5", 4, "forward"), frame("<stdin>", 1, "<module>")]).filename == "<stdin>"
     assert code_line([frame("/home/me/torch/model.py", 2, "f")]).line == 2  # a folder called torch is not the library
     assert code_line([UNWIND, LINEAR]).function == NO_FRAMES
     for nothing in (None, [], "frames", [1, None, {"filename": 3}]):
         assert code_line(nothing).function == NO_STACK
+
+
+def test_the_library_is_beside_the_users_line_that_calls_it() -> None:
+    """The user's line calls two lines of a library; the stack is that of the largest block."""
+    first, second = (frame("/env/lib/python3.12/site-packages/einops/einops.py", line, "reduce") for line in (3, 9))
+    run = Recording()
+    run.malloc(2 * MiB, frames=[LINEAR, first, USER, CALLER])
+    run.malloc(3 * MiB, frames=[LINEAR, second, USER, CALLER])
+    run.malloc(4 * MiB, frames=[LINEAR, second, USER, CALLER])
+    found = studied(run)
+    shown = [(entry.where.line, entry.library and entry.library.line, entry.nbytes) for entry in found.owners]
+    assert shown == [(31, 9, 7 * MiB), (31, 3, 2 * MiB)]
+    assert [line.line for line in found.owners[0].stack] == [9, 31, 7]
+    beside, stacks = (owners_table(found, stack) for stack in (False, True))
+    assert beside.rows[0][3:] == ("site/model.py:31 forward", "einops/einops.py:9 reduce")
+    assert stacks.rows[0][3] == "einops/einops.py:9 reduce < site/model.py:31 forward < site/train.py:7 <module>"
 
 
 def test_fragmentation_by_hand() -> None:
