@@ -141,13 +141,13 @@ def owners_table(study: Study, stack: bool = False) -> Sheet:
     """Bytes in use at the peak, by line of code; with `stack` each line with the calls that led there."""
     peak = max(study.history.allocated)
     shown, rest = study.owners[:_ROWS_SHOWN], study.owners[_ROWS_SHOWN:]
-    rows = [(*_account_row(o.nbytes, o.blocks, peak), *_places(o, stack)) for o in shown]
+    rows: list[tuple[str, ...]] = [(*_account_row(o.nbytes, o.blocks, peak), *_places(o, stack)) for o in shown]
     if rest:
         counts = sum(o.nbytes for o in rest), sum(o.blocks for o in rest)
         rows.append((*_account_row(*counts, peak), f"{len(rest)} more", ""))
     rows.append((*_account_row(peak, sum(o.blocks for o in study.owners), peak), "together", ""))
     title = "What fills the allocated peak" if study.snapshot.events else "What is in use"
-    columns = (">bytes", ">share", ">blocks", "where", "in a library")
+    columns: tuple[str, ...] = (">bytes", ">share", ">blocks", "where", "in a library")
     if not any(row[-1] for row in rows):
         rows, columns = [row[:-1] for row in rows], columns[:-1]
     return Sheet(f"{title}, by line of code", columns, rows, total=True, wrap=stack)

@@ -18,7 +18,7 @@ from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
 from memmodel.rules.pointwise import kept_strides
 from memmodel.tensors.autograd import Op
-from memmodel.tensors.layout import contiguous_strides, is_dense
+from memmodel.tensors.layout import Strided, contiguous_strides, is_dense
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Tensor, method, new
 
@@ -32,9 +32,10 @@ _DRAWN = ("randn", "rand", "randn_like", "rand_like", "randint", "uniform", "nor
 
 @rule("clone", "_to_copy", "copy", "lift_fresh_copy", "_reshape_copy")
 def copied(call: Call) -> Steps:
-    """One read, one write; `copy_` writes its first operand."""
+    """One read, one write; `copy_` writes its first operand. A number of the host is read from there."""
     yield RESULTS
-    yield moves("copy", [call.args[1 if call.op == "copy_" else 0]], [call.out])
+    source = call.args[1 if call.op == "copy_" else 0]
+    yield moves("copy", [source] if isinstance(source, Strided) else [], [call.out])
 
 
 @rule(

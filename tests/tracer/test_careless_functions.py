@@ -23,8 +23,7 @@ ROOT = Path(memmodel.__file__).parents[1]
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (careless.lists, "asks for the value of a tensor"),
-        (careless.leaves_for_numpy, "asks for the value of a tensor"),
+        (careless.decides_by_numpy, "asks for the value of a tensor"),
         (careless.picks_by_mask, "asks for the value of a tensor"),
         (careless.sparse, "makes a sparse tensor"),
         (careless.draws, "two traces of the function allocate differently"),

@@ -25,8 +25,12 @@ _PHASE = "memmodel phase "
 HOST = "memmodel host"  # a range whose tensors are the host's on any machine
 _OTHERS = (HOST, "c10d::", "gloo:")
 _WITH_SCRATCH = {
-    f"aten::{name}" for name in ("bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "scatter_", "histc", "sort")
-}
+    f"aten::{name}"
+    for name in (
+        "bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "scatter_", "histc", "sort", "mkldnn_convolution",
+        "convolution_backward",
+    )
+}  # fmt: skip
 
 
 class _Raw(NamedTuple):
@@ -92,8 +96,8 @@ def _collect(nodes: list[Any], path: tuple[str, ...], found: list[_Raw]) -> None
         _collect(node.children, (*path, node.name), found)
 
 
-def _gemm_scratch(raw: list[_Raw]) -> set[int]:
-    """Indices of allocations born and freed inside one matrix product or scatter: buffers of the CPU's kernels."""
+def _inside_kernels(raw: list[_Raw]) -> set[int]:
+    """Indices of allocations born and freed inside one matrix product, convolution or scatter: the kernels' buffers."""
     scratch: set[int] = set()
     open_: dict[int, int] = {}
     for index, event in enumerate(raw):
@@ -118,7 +122,7 @@ def _others(path: tuple[str, ...]) -> bool:
 
 def _numbered(raw: list[_Raw]) -> list[MemoryEvent]:
     found = Numbering()
-    scratch = _gemm_scratch(raw)
+    scratch = _inside_kernels(raw)
     for index, event in enumerate(raw):
         if event.phase:
             found.phase(event.phase)

@@ -121,7 +121,8 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
-    yield torch.cuda, "synchronize", _nothing
+    for name in ("synchronize", "set_device", "reset_peak_memory_stats"):
+        yield torch.cuda, name, _nothing
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__, hooks.mode)
@@ -174,8 +175,8 @@ def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)
     yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
-    yield clip_grad, "_has_foreach_support", lambda *_: True
-    yield clip_grad, "_device_has_foreach_support", lambda *_: True
+    yield clip_grad, "_has_foreach_support", lambda *_, **__: True
+    yield clip_grad, "_device_has_foreach_support", lambda *_, **__: True
 
 
 def watched_engine(

@@ -13,7 +13,7 @@ from memmodel.tracer.watch.watcher import is_users, run_users_code
 _SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built
 _NEEDS_DATA = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")
 
-_ASKED = (".numpy()", "FakeTensor.__format__")
+_ASKED = (".numpy()", "FakeTensor.__format__", "not Given")  # `watch.values.Given` stands for a value
 
 
 @contextmanager

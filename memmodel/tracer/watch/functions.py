@@ -27,17 +27,21 @@ from memmodel.tracer.private.dispatch import (
     converting_log_softmax,
     converting_softmax,
     is_wrapped,
+    without_modes,
 )
 from memmodel.tracer.private.flex import FLEX_ATTENTION, called_plainly
 from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import remember
-from memmodel.tracer.watch.values import Values, answered, asking_module, check_given
+from memmodel.tracer.watch.loaders import loading
+from memmodel.tracer.watch.sized import SIZED_BY_VALUES, plain_index, sized_by_values
+from memmodel.tracer.watch.values import Values, answered, asking_module, check_given, stands_for_values
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
 
 aten = torch.ops.aten
 _PLACES: dict[Any, Any] = {IS_CUDA: True, IS_CPU: False}  # what Python code sees when it asks where a tensor is
+_INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 _MOVES = (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to)
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
@@ -69,6 +73,7 @@ class Functions(TorchFunctionMode):
         self.flex = Flex(watcher, self.autocast)
         self._chosen = False
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
+        self.aside = False  # whether the code is at what a data loader does on the host
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
         self._own |= Values(watcher).answers
         if self.cuda:
@@ -100,8 +105,13 @@ class Functions(TorchFunctionMode):
             if _is_pinned(func, kwargs):
                 with host.made_here():
                     return func(*args, **{**kwargs, "pin_memory": False})
+        if self.aside:
+            return func(*args, **kwargs)
+        if func in _INDEXING:
+            args = args[0], plain_index(args[1], self._own[torch.Tensor.__index__], masks=len(args) == 2), *args[2:]
         out = self._result(func, args, kwargs)
-        remember(func, args, kwargs, out)
+        if not stands_for_values((args, kwargs)):
+            remember(func, args, kwargs, out)
         return out
 
     def _moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -126,13 +136,19 @@ class Functions(TorchFunctionMode):
             return indexed(args[0], args[1])
         if self.cuda and getattr(func, "__name__", "") in _RECURRENT:
             self.watcher.unknown[f"aten::{func.__name__}"] = _RECURRENT[func.__name__]
-        check_given(args, kwargs)
+        check_given(func, args, kwargs)
+        if func in SIZED_BY_VALUES:
+            known = sized_by_values(func, args, kwargs)
+            if known is not None:
+                return known
         return answered(func, args, func(*args, **kwargs))
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """(where, name, replacement) for calls inside PyTorch's own Python functions, which this mode does not see."""
         yield torch.nn.functional, "scaled_dot_product_attention", self.attention
         yield torch.nn.functional, "linear", self._linear
+        yield torch, "save", self._save
+        yield from loading(self._beside)
         if self.cuda:
             yield from called_plainly()
             yield from self.autocast.replacements(self.watcher.note)
@@ -143,6 +159,20 @@ class Functions(TorchFunctionMode):
             yield torch.Tensor, "log_softmax", _log_softmax
             if self.backends.torch >= FUSED_SINCE:
                 yield torch.nn.functional, "rms_norm", self._functional_rms_norm
+
+    def _save(self, *_: Any, **__: Any) -> None:
+        """`torch.save`, which has no data to write."""
+        self.watcher.note("torch.save writes nothing: a trace has no data")
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Within, code runs on plain tensors beside the trace."""
+        before, self.aside = self.aside, True
+        try:
+            with without_modes():
+                yield
+        finally:
+            self.aside = before
 
     def attention(self, *args: Any, **kwargs: Any) -> Any:
         """`scaled_dot_product_attention` by the kernel that the device would choose.

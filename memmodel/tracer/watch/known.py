@@ -2,12 +2,16 @@
 
 Libraries decide by such values: whether positions are those of one sequence, whether a mask of ones hides anything. A
 tensor remembers how it was made, without holding what it was made from; its value is computed when the code asks. Of
-tokens and masks that are inputs something is assumed, which whoever asks may refuse.
+random numbers one draw is taken, as in a run. Of tokens and masks that are inputs something is assumed, which whoever
+asks may refuse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
+from random import getrandbits
 from typing import Any
 
 import torch
@@ -20,6 +24,7 @@ from memmodel.tracer.private.fake import is_fake
 
 _RECIPE = "recipe"  # an attribute of tensors whose value is known
 _MOST_ELEMENTS = 1 << 24
+_MOST_GIVEN = 1 << 16
 
 
 def _named(*names: str) -> set[Any]:
@@ -27,6 +32,7 @@ def _named(*names: str) -> set[Any]:
 
 
 _MAKERS = _named("arange", "eye", "full", "linspace", "ones", "tensor", "tril_indices", "triu_indices", "zeros")
+_DRAWS = _named("rand", "randint", "randn", "randperm")
 _ALIKE = {  # makers that read a tensor's shape alone -> the value that they fill in
     **dict.fromkeys(_named("ones_like", "new_ones"), 1),
     **dict.fromkeys(_named("zeros_like", "new_zeros"), 0),
@@ -37,10 +43,14 @@ _NOT_COMPUTED = (
     "rand",
     "bernoulli",
     "dropout",
+    "cauchy",
+    "exponential",
+    "geometric",
+    "log_normal",
     "multinomial",
     "normal",
     "poisson",
-    "__setitem__",
+    "uniform",
 )
 
 
@@ -67,20 +77,73 @@ def remember(func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if getattr(func, "__name__", "").startswith("_foreach"):  # whose writes count as none
         for x in tensors_in(args):
             vars(x).pop(_RECIPE, None)
-    if not isinstance(out, Tensor) or not is_fake(out):
-        return
+    elif isinstance(out, list | tuple):
+        _remember_each(func, args, kwargs, out)
+    elif func is Tensor.__setitem__:
+        _remember_written(*args)
+    elif isinstance(out, Tensor) and is_fake(out):
+        recipe = _recipe_of(func, args, kwargs, out)
+        if recipe is not None:
+            _note(out, recipe)
+
+
+def _remember_each(func: Any, args: Any, kwargs: Any, out: Sequence[Any]) -> None:
+    """Several results, such as those of `unbind`, which iterates over a tensor."""
+    whole = _recipe_of(func, args, kwargs, out)
+    for place, x in enumerate(out):
+        if whole is not None and isinstance(x, Tensor) and is_fake(x):
+            _note(x, Recipe(itemgetter(place), (whole,), {}, whole.assumed))
+
+
+def _remember_written(x: Tensor, index: Any, value: Any) -> None:
+    """What `x[index] = value` leaves in x."""
+    before = _recipe(x, written=True) if is_fake(x) else None
+    given = {id(each): _recipe(each) for each in tensors_in((index, value))}
+    if before and all(given.values()):
+        index, value = tree_map_only(Tensor, lambda each: given[id(each)], (index, value))
+        _note(x, Recipe(_with, (before, index, value), {}, before.assumed))
+
+
+def _with(x: Tensor, index: Any, value: Any) -> Tensor:
+    x = x.clone()
+    x[index] = value
+    return x
+
+
+def _recipe_of(func: Any, args: Any, kwargs: Any, out: Any) -> Recipe | None:
+    """How a function's result is computed; None where that takes data."""
     if func in _ALIKE:
-        dtype, shape, fill = out.dtype, tuple(out.shape), _ALIKE[func]
-        _note(out, Recipe(torch.full, (shape, fill), {"dtype": dtype}))
-    elif func in _MAKERS:
-        _note(out, Recipe(func, args, kwargs | {"device": "cpu"} if "device" in kwargs else kwargs))
-    elif not getattr(func, "__name__", "").startswith(_NOT_COMPUTED):
-        given = {id(x): _recipe(x, x is out) for x in tensors_in((args, kwargs))}
-        if given and all(given.values()):
-            made = func if id(out) not in given else _on_a_copy(func)
-            assumed = next((known.assumed for known in given.values() if known and known.assumed), "")
-            recipes, named = tree_map_only(Tensor, lambda x: given[id(x)], (args, kwargs))
-            _note(out, Recipe(made, recipes, named, assumed))
+        return Recipe(torch.full, (tuple(out.shape), _ALIKE[func]), {"dtype": out.dtype})
+    if func in _DRAWS:
+        return Recipe(_drawn_once(func, out), args, kwargs)
+    if func in _MAKERS:
+        return Recipe(func, args, kwargs | {"device": "cpu"} if "device" in kwargs else kwargs)
+    if getattr(func, "__name__", "").startswith(_NOT_COMPUTED):
+        return None
+    given = {id(x): _recipe(x, x is out) for x in tensors_in((args, kwargs))}
+    if not given or not all(given.values()):
+        return None
+    made = func if id(out) not in given else _on_a_copy(func)
+    assumed = next((known.assumed for known in given.values() if known and known.assumed), "")
+    recipes, named = tree_map_only(Tensor, lambda x: given[id(x)], (args, kwargs))
+    return Recipe(made, recipes, named, assumed)
+
+
+def _drawn_once(func: Callable[..., Any], out: Tensor) -> Callable[..., Any]:
+    """The draw, which later questions find again; Python's generator seeds it, whose use a trace notices."""
+    few = number(out.numel()) <= _MOST_ELEMENTS
+
+    @cache
+    def seed() -> int:
+        return getrandbits(60)
+
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        if not few:
+            raise RuntimeError("too many numbers to draw for one question")
+        given = {"generator": torch.Generator().manual_seed(seed())} | kwargs
+        return func(*args, **given | ({"device": "cpu"} if "device" in kwargs else {}))
+
+    return drawn
 
 
 def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,17 +166,31 @@ def known_value(x: Tensor) -> Any:
 def computed_value(x: Tensor) -> Tensor | None:
     """A tensor's value as a tensor with data; None if that takes the inputs' data."""
     recipe = _recipe(x)
-    if recipe is None or number(x.numel()) > _MOST_ELEMENTS:
-        return None
-    with suppress(RuntimeError, TypeError), without_modes(), without_function_modes(), torch.no_grad():
-        value: Tensor = recipe.value({})
-        return value
+    value: Tensor | None = None if number(x.numel()) > _MOST_ELEMENTS else _evaluated(recipe)
+    return value
+
+
+def value_of(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a function on tensors with data; None if that takes the inputs' data."""
+    return _evaluated(_recipe_of(func, args, kwargs, None))
+
+
+def _evaluated(recipe: Recipe | None) -> Any:
+    if recipe is not None:
+        with suppress(RuntimeError, TypeError), without_modes(), without_function_modes(), torch.no_grad():
+            return recipe.value({})
     return None
 
 
 def given_as(x: Tensor, value: int, assumed: str = "") -> None:
     """Say that a tensor is filled with a number, known or assumed."""
     _note(x, Recipe(torch.full, (tuple(x.shape), value), {"dtype": x.dtype}, assumed))
+
+
+def has_value(x: Tensor, value: Tensor) -> None:
+    """Say that a tensor without data has the value of one with data, if these are few whole numbers."""
+    if not value.is_floating_point() and not is_fake(value) and value.numel() <= _MOST_GIVEN:
+        _note(x, Recipe(lambda: value, (), {}))
 
 
 def _note(x: Tensor, recipe: Recipe) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from memmodel.tracer.private.autocast import renewed
 from memmodel.tracer.private.dispatch import tables_of
 from memmodel.tracer.private.fake import is_fake
+from memmodel.tracer.watch.known import has_value
 from memmodel.tracer.watch.watcher import Watcher
 
 
@@ -117,6 +118,8 @@ def _fake(tensor: Tensor, name: str, watcher: Watcher) -> Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
         watcher.leaves.append(fake)
+    else:
+        has_value(fake, tensor)
     watcher.name_input(fake, name)
     watcher.belonging.parameter(fake)
     return fake

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from operator import index
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from memmodel.errors import UsageError
 from memmodel.origin import line_of, users_frame
-from memmodel.tracer.private.dispatch import tree_leaves
+from memmodel.tracer.corrections.torch_types import number
+from memmodel.tracer.private.dispatch import tree_leaves, tree_map_only
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
-from memmodel.tracer.watch.known import assumed_of, given_as, known_value
+from memmodel.tracer.watch.known import assumed_of, computed_value, given_as, known_value
 from memmodel.tracer.watch.watcher import Watcher
 
 _ASKS = (
@@ -26,6 +28,11 @@ _ASKS = (
     "arguments instead"
 )
 _GENERATION = "transformers.generation."
+_MOST_LISTED = 1 << 20
+_ARITHMETIC = {  # functions of which a number changes no size
+    *(f"{r}{name}" for r in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")), "clamp",
+    "clamp_min", "clamp_max", "fill", "full_like", "masked_fill", "lerp", "setitem",
+}  # fmt: skip
 _USUAL = "usual_answer"  # an attribute of tensors of bools
 
 
@@ -43,7 +50,12 @@ _OPPOSITE = _named("logical_not", "__invert__", "bitwise_not")
 
 
 class Given(float):
-    """A number that stands for the value of a tensor: it may be printed and computed with, and decides nothing."""
+    """A number that stands for the value of a tensor: it may be printed and computed with, and decides nothing.
+
+    Compared with its like (the best loss so far), all of them are 1.
+    """
+
+    whole = False  # whether the tensor's numbers are
 
     def __bool__(self) -> bool:
         raise UsageError(_ASKS)
@@ -57,12 +69,19 @@ class Given(float):
         return format(1, spec) if spec.endswith("d") else float.__format__(self, spec)
 
 
+class GivenWhole(Given):
+    """The same of a tensor of integers."""
+
+    whole = True
+
+
 def _computing(name: str) -> Callable[..., Any]:
     really = getattr(float, name)
 
     def computed(self: Given, *others: Any) -> Any:
         result = really(self, *others)
-        return Given(result) if isinstance(result, float) else result
+        whole = self.whole and "truediv" not in name and all(isinstance(x, int | GivenWhole) for x in others)
+        return (GivenWhole if whole else Given)(result) if isinstance(result, float) else result
 
     return computed
 
@@ -71,8 +90,8 @@ def _comparing(name: str) -> Callable[..., Any]:
     really = getattr(float, name)
 
     def compared(self: Given, other: Any) -> Any:
-        if other is self or (isinstance(other, float) and not math.isfinite(other)):
-            return really(self, other)  # whether it is finite
+        if isinstance(other, Given) or (isinstance(other, float) and not math.isfinite(other)):
+            return really(self, other)  # the best so far; whether it is finite
         raise UsageError(_ASKS)
 
     return compared
@@ -98,7 +117,13 @@ class Values:
             torch.Tensor.__format__: self._formatted,
             torch.Tensor.__bool__: self._decided,
             torch.Tensor.__int__: lambda x: int(self.item(x)),
-            torch.Tensor.tolist: _listed,
+            torch.Tensor.__index__: lambda x: index(self.item(x)),
+            torch.Tensor.tolist: self._listed,
+            torch.Tensor.numpy: lambda x, **_: self._array(x),
+            torch.Tensor.__array__: lambda x, dtype=None: self._array(x).astype(dtype or object, copy=False),
+            torch.tensor: _filled(torch.tensor),
+            torch.as_tensor: _filled(torch.as_tensor),
+            torch.from_numpy: _filled(torch.from_numpy),
             torch.isin: self._among,
         }
 
@@ -120,8 +145,34 @@ class Values:
             return 1.0
         if x.dtype is torch.bool:
             return self._usual(x)
+        return self._given(x)
+
+    def _given(self, x: Tensor) -> Given:
         self._note("a tensor's value is taken as 1, for prints and counters")
-        return Given(1.0)
+        return (Given if x.is_floating_point() else GivenWhole)(1.0)
+
+    def _listed(self, x: Tensor) -> Any:
+        """The values in lists, as many as there are, also where they are not known."""
+        if not is_fake(x):
+            return x.tolist()
+        value = known_value(x)
+        if value is not None:
+            return value
+        if number(x.numel()) > _MOST_LISTED:
+            raise UsageError(_ASKS)
+        return _nested(self._given(x), [int(size) for size in x.shape])
+
+    def _array(self, x: Tensor) -> Any:
+        if not is_fake(x):
+            return x.numpy()
+        value = computed_value(x)
+        if value is not None:
+            return value.numpy()
+        import numpy
+
+        listed = numpy.empty([int(size) for size in x.shape], dtype=object)
+        listed[...] = self._listed(x)
+        return listed
 
     def _known(self, x: Tensor) -> Any:
         """The one number of a tensor, where it takes no data, or assumptions that Hugging Face's code may make."""
@@ -173,9 +224,20 @@ class Values:
         self.watcher.note(what + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
 
 
-def _listed(x: Tensor) -> Any:
-    value = known_value(x)
-    return x.tolist() if value is None else value
+def _nested(value: Any, shape: list[int]) -> Any:
+    return [_nested(value, shape[1:]) for _ in range(shape[0])] if shape else value
+
+
+def _filled(func: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.tensor` of numbers, some of which stand for values: their number is known, which is the tensor's size."""
+
+    def filled(data: Any, *args: Any, **kwargs: Any) -> Any:
+        if not stands_for_values(data):
+            return func(data, *args, **kwargs)
+        plain = data.tolist() if hasattr(data, "tolist") else data
+        return torch.tensor(tree_map_only(Given, lambda x: 1 if x.whole else 1.0, plain), *args, **kwargs)
+
+    return filled
 
 
 def _only(value: Any) -> Any:
@@ -185,9 +247,14 @@ def _only(value: Any) -> Any:
     return None if isinstance(value, list) else value
 
 
-def check_given(args: Any, kwargs: Any) -> None:
-    """Raises UsageError where a function of PyTorch is handed a number that stands for a value."""
-    if any(isinstance(x, Given) for x in tree_leaves((args, kwargs))):
+def stands_for_values(given: Any) -> bool:
+    """Whether a number that stands for a value is among these, or an array of such."""
+    return any(isinstance(x, Given) or str(getattr(x, "dtype", "")) == "object" for x in tree_leaves(given))
+
+
+def check_given(func: Any, args: Any, kwargs: Any) -> None:
+    """Raises UsageError where a function of PyTorch, other than arithmetic, is handed such a number."""
+    if getattr(func, "__name__", "").strip("_") not in _ARITHMETIC and stands_for_values((args, kwargs)):
         raise UsageError(_ASKS)
 
 

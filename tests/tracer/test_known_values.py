@@ -1,0 +1,136 @@
+"""Training scripts ask for values: those that take no data are known, others serve prints and refuse to decide."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from traced_events import traced_events
+
+import memmodel
+from memmodel.device import CPU
+from memmodel.errors import UsageError
+from torch_events import in_order, real_events, without
+
+N = 12
+IGNORED = -100
+
+
+def rates_in_a_list(x: Tensor) -> Tensor:
+    """As timm has the rates of its dropped paths."""
+    for rate in [each.item() for each in torch.linspace(0, 0.2, 3)]:
+        x = x * 2 if rate > 0.1 else x
+    return x
+
+
+def part_of_a_mask(x: Tensor) -> Tensor:
+    mask = torch.zeros(len(x), dtype=torch.bool)
+    mask[: len(x) // 3] = True
+    assert int(mask.sum()) == len(x) // 3
+    return x[mask].exp()
+
+
+def written_element(x: Tensor) -> Tensor:
+    losses = torch.zeros(3)
+    for i in range(3):
+        losses[i] = i
+    return x * losses.mean()
+
+
+def crops_at_random(x: Tensor) -> Tensor:
+    """nanoGPT's get_batch."""
+    return torch.stack([x[at : at + 4] for at in torch.randint(len(x) - 4, (3,))])
+
+
+def clipped_by_value(x: Tensor) -> Tensor:
+    layer = nn.Linear(N, N)
+    layer(x).sum().backward()
+    nn.utils.clip_grad_value_(layer.parameters(), 1.0, foreach=False)
+    return x
+
+
+@pytest.mark.parametrize(
+    "function", [rates_in_a_list, part_of_a_mask, written_element, crops_at_random, clipped_by_value]
+)
+def test_events_are_a_real_runs(function: Callable[[Tensor], Tensor]) -> None:
+    def body(_: Any) -> None:
+        function(torch.zeros(N))
+
+    assert without(traced_events(body, CPU), 8) == without(in_order(real_events(body)), 8)
+
+
+class Queue(nn.Module):
+    """MoCo's: a buffer says where the next rows go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(4 * N, N))
+        self.register_buffer("at", torch.zeros(1, dtype=torch.int64))
+        self.rows: Tensor
+        self.at: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = int(self.at)
+        self.rows[at : at + len(x)] = x
+        self.at[0] = (at + len(x)) % len(self.rows)
+        return self.rows
+
+
+def reports(x: Tensor) -> Tensor:
+    """Prints, counters, the best so far, a file of weights."""
+    best, predictions, losses = float("inf"), [], []
+    for _ in range(2):
+        loss = x.mean().item()
+        best = min(loss, best)
+        losses.append(loss)
+        predictions += x.argmax(-1, keepdim=True).cpu().numpy().tolist()
+        print(f"{best:.3f} {sum(losses) / len(losses)} {x.mean().detach().cpu().numpy()}")
+    torch.save({"x": x}, io.BytesIO())
+    return torch.tensor(predictions)
+
+
+def test_values_serve_reports_and_buffers_have_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = memmodel.trace(reports, {"x": "N"}, at={"N": N}, formulas=False)
+    assert found.memory.live_peak_bytes == N * 4 + 2 * 8  # x, and two predictions as integers
+    assert any(note.startswith("torch.save writes nothing") for note in found.notes)
+    assert "1.000 1.0 1.0" in capsys.readouterr().out
+    queue = Queue()
+    memmodel.trace(queue, {"x": f"8,{N}"}, formulas=False)
+    assert int(queue.at) == 0  # the user's own is as it was
+
+
+def decides(x: Tensor) -> Tensor:
+    return x * 2 if x.mean().item() < 0.1 else x
+
+
+def sizes(x: Tensor) -> Tensor:
+    return torch.zeros(x.argmax().item())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [decides, sizes])
+def test_values_that_decide_are_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UsageError, match=r"asks for the value of a tensor.*test_known_values.py, line \d+"):
+        memmodel.trace(function, {"x": "N"}, at={"N": N}, formulas=False)
+
+
+def test_a_data_loader_gives_its_batches() -> None:
+    """Two rows a batch and a last one of one; labels are known, and batches die as the next one comes."""
+    features, labels = torch.zeros(5, N), torch.tensor([1, IGNORED, 2, IGNORED, 1])
+    loader = DataLoader(TensorDataset(features, labels), batch_size=2, num_workers=2)
+
+    def epoch() -> int:
+        rows = 0
+        for x, y in loader:
+            rows += len(x[y != IGNORED])
+        return rows
+
+    rows = []
+    found = memmodel.trace(lambda: rows.append(epoch()), formulas=False)
+    assert set(rows) == {3}
+    made = [
+        event for event in found.program.births() if event.shape in ((2, N), (1, N)) and event.op == "empty_strided"
+    ]
+    assert {event.nbytes for event in made} == {2 * N * 4, N * 4}
