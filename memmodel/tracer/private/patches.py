@@ -122,7 +122,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield math, "sqrt", _square_root
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
     for name in ("synchronize", "set_device", "reset_peak_memory_stats"):
-        yield torch.cuda, name, _nothing
+        yield torch.cuda, name, _nothing()
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__, hooks.mode)
@@ -206,8 +206,9 @@ def _square_root(x: Any) -> float:
     return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
 
 
-def _nothing(*_: Any) -> None:
-    """A request to the GPU that changes no memory."""
+def _nothing() -> Callable[..., None]:
+    """A request to the GPU that changes no memory; each is its own function, as dynamo's table of functions asks."""
+    return lambda *_, **__: None
 
 
 class _Annotations:
