@@ -16,6 +16,7 @@ from memmodel_evidence.programs import restated
 from memmodel_evidence.records import everything, rows
 from memmodel_evidence.serving_judging import serving_times
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, roofline_error, times
+from memmodel_validate.accuracy import models_at_release
 from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source
 from memmodel_validate.validation_runs import is_validation, judge_runs
@@ -32,7 +33,7 @@ def _on_record() -> Accuracy:
 
 
 def _judged_all(ledger: Ledger) -> Accuracy:
-    return judge_others(ledger) + judge_runs(ledger)
+    return judge_others(ledger) + judge_runs(ledger) + models_at_release()
 
 
 def judge_others(ledger: Ledger) -> Accuracy:

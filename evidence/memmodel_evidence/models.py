@@ -11,11 +11,14 @@ from memmodel.gpus import load_gpu
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.kv_cache import cache_bytes
-from memmodel.models.program import program_of
+from memmodel.models.predict import times_of
+from memmodel.models.program import kernels_of, program_of
 from memmodel.models.quantization import weight_bytes
+from memmodel.models.setting import ModelCase
 from memmodel.program import Program
 from memmodel.replay import replay
 from memmodel.step import STEPS, device_of, room_bytes
+from memmodel.timing.transfer import expected_rates
 from memmodel_evidence.harnesses import cross_entropy as losses
 from memmodel_evidence.records import DATA
 
@@ -78,6 +81,43 @@ def figure(name: str) -> Figure:
     return Figure(run["source"], run["what"], measured, predicted, run.get("within"), run.get("note", ""))
 
 
+class Speed(NamedTuple):
+    """A published step's seconds, and the model's with the ends of its interval.
+
+    Attributes:
+        name: of the run. gpu: its id. compiled: whether its layers were, which the time model takes for eager ones.
+    """
+
+    name: str
+    gpu: str
+    measured: float
+    predicted: float
+    low: float | None
+    high: float | None
+    compiled: bool
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one, in per cent."""
+        return 100 * (self.predicted / self.measured - 1)
+
+
+@cache
+def speeds() -> tuple[Speed, ...]:
+    """Every published run whose tokens a second are printed."""
+    return tuple(_speed(name) for name, run in runs().items() if "tokens_a_second" in run)
+
+
+def _speed(name: str) -> Speed:
+    run = runs()[name]
+    case, gpu = _case(run), load_gpu(run["gpu"])
+    kernels = kernels_of(program_of(case), case.microbatches)
+    _, time, missing = times_of(kernels, case, gpu, expected_rates(gpu, case.dtype.itemsize))
+    assert time is not None, missing
+    measured = int(case.batch) * int(case.seq) / float(run["tokens_a_second"])
+    return Speed(name, gpu.id, measured, time.seconds, time.low, time.high, run.get("compiled", False))
+
+
 def left_out() -> dict[str, str]:
     """Published runs that are not modelled, and why."""
     sources = read_toml(str(DATA), "models.toml")
@@ -85,8 +125,12 @@ def left_out() -> dict[str, str]:
 
 
 def _program(run: dict[str, Any]) -> Program:
+    return program_of(_case(run))
+
+
+def _case(run: dict[str, Any]) -> ModelCase:
     case = model_case(listed(run["model"]).architecture, torch=run["torch"], **run["setting"])
-    return program_of(replace(case, device=device_of(load_gpu(run["gpu"]))))
+    return replace(case, device=device_of(load_gpu(run["gpu"])))
 
 
 def _allocated(run: dict[str, Any]) -> int:
@@ -159,6 +203,9 @@ def main() -> int:
         print(f"{figure.source:10} {figure.what:32} {numbers} {promised}")
         if figure.note:
             print(f"{'':11}{figure.note}")
+    for speed in speeds():
+        as_run = " (compiled there, eager here)" if speed.compiled else ""
+        print(f"{speed.name:32} {speed.measured:9.3f} {speed.predicted:9.3f} s   {speed.error:+6.2f} %{as_run}")
     for run, why in left_out().items():
         print(f"not judged: {run}: {why}")
     return 0 if all(figure.holds for figure in figures()) else 1

@@ -1,7 +1,8 @@
 """What the package ships of the evidence. `python -m memmodel_evidence.release` writes it anew.
 
 How other people's runs are judged (`memmodel accuracy` of a package without their scripts), and recorded runs as points
-of a roofline picture. Written after a change of the model; a test holds both files to what is computed.
+of a roofline picture; and how whole models and their steps are judged. Written after a change of the model; tests hold
+the files to what is computed.
 """
 
 import gzip
@@ -16,11 +17,12 @@ from memmodel.pictures.roofline import MeasuredPoint
 from memmodel.timing.known import community
 from memmodel.work import Work
 from memmodel_evidence.judging import judge_others
+from memmodel_evidence.models_judging import judge_models
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import everything
 from memmodel_evidence.serving import kernel_tables
 from memmodel_evidence.times import PHASES, machine_of, predicted_seconds, times
-from memmodel_validate.accuracy import AT_RELEASE, release_lines
+from memmodel_validate.accuracy import AT_RELEASE, MODELS_AT_RELEASE, release_lines
 from memmodel_validate.ledger import Run, Source
 from memmodel_validate.measured_points import POINTS, Recorded
 
@@ -71,3 +73,4 @@ def write(path: Path, lines: Iterable[bytes]) -> None:
 if __name__ == "__main__":
     write(AT_RELEASE, accuracy_lines())
     write(POINTS, map(msgspec.json.encode, points()))
+    write(MODELS_AT_RELEASE, map(msgspec.json.encode, judge_models()))

@@ -6,10 +6,11 @@ import pytest
 
 from memmodel_evidence.judging import accuracy as computed
 from memmodel_evidence.judging import judge_others
+from memmodel_evidence.models_judging import MEGATRON, printed, published
 from memmodel_evidence.records import everything
 from memmodel_evidence.release import gpu_ids, points
 from memmodel_validate import accuracy as judging
-from memmodel_validate.accuracy import accuracy, at_release, known_accuracy
+from memmodel_validate.accuracy import accuracy, at_release, known_accuracy, models_at_release
 from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.ledger import append
 from memmodel_validate.measured_points import recorded
@@ -31,6 +32,15 @@ def test_the_shipped_points_are_what_the_evidence_computes() -> None:
     for before, after in zip(recorded(), points(), strict=True):
         seconds = pytest.approx(after.point.predicted_seconds)
         assert before == replace(after, point=after.point._replace(predicted_seconds=seconds)), STALE
+
+
+def test_the_shipped_steps_are_what_the_evidence_computes() -> None:
+    """Those of ranks take long, and have a test of their own."""
+    shipped = [one for one in models_at_release().comparisons if one.subject != MEGATRON]
+    for before, after in zip(shipped, [*printed(), *published()], strict=True):
+        numbers = ("predicted", "low", "high")
+        near = replace(after, **{name: pytest.approx(getattr(after, name)) for name in numbers})
+        assert before == near, STALE
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ are equal. Times are judged only on rows that no constant was fitted to, beside 
 
 Our own runs are judged anew each time. Other people's need their scripts, which are in the repository (`evidence/`)
 and not in the package: in a checkout they are judged anew, elsewhere `data/accuracy.jsonl.gz` says how they were at
-release. A test of the repository holds that file to what the evidence computes.
+release. A test of the repository holds that file to what the evidence computes. Steps of whole models take long to
+trace: everywhere `data/models.jsonl` says how they were at release.
 """
 
 import gzip
@@ -25,6 +26,7 @@ from memmodel_validate.validation_runs import DATA, is_validation, judge_runs, s
 
 EVIDENCE = "memmodel_evidence"  # by name: the evidence imports this package, never the other way round
 AT_RELEASE = DATA / "accuracy.jsonl.gz"
+MODELS_AT_RELEASE = DATA / "models.jsonl"
 
 
 def accuracy(*ledgers: str) -> Accuracy:
@@ -35,7 +37,7 @@ def accuracy(*ledgers: str) -> Accuracy:
     ledger = read(*ledgers, onto=shipped_runs())
     others = sum(not is_validation(ledger.sources[run.source]) for run in ledger.runs)
     needs_checkout = Counter({"other people's runs: only a checkout of the repository can judge them": others})
-    return at_release()[0] + judge_runs(ledger) + Accuracy((), +needs_checkout)
+    return at_release()[0] + judge_runs(ledger) + models_at_release() + Accuracy((), +needs_checkout)
 
 
 class _Header(msgspec.Struct):
@@ -53,6 +55,13 @@ def at_release() -> tuple[Accuracy, dict[str, str]]:
     decode = msgspec.json.Decoder(Comparison).decode
     note = f"other people's runs were compared when memmodel {__version__} was released; a checkout compares them anew"
     return Accuracy(tuple(map(decode, lines)), Counter(header.left_out), (note,)), header.gpu_ids
+
+
+@cache
+def models_at_release() -> Accuracy:
+    """The judgement of whole models and their steps at release."""
+    decode = msgspec.json.Decoder(Comparison).decode
+    return Accuracy(tuple(map(decode, MODELS_AT_RELEASE.read_bytes().splitlines())), Counter())
 
 
 def release_lines(found: Accuracy, gpu_ids: dict[str, str]) -> Iterator[bytes]:

@@ -31,6 +31,10 @@ QUANTITIES = (
     "transferred compiled time",
     "transferred prefill time",
     "transferred decode time",
+    "model memory",
+    "step memory",
+    "step time",
+    "compiled step time",
 )
 
 

@@ -1,0 +1,142 @@
+"""The recorded scripts that train or run a whole model: what one of their steps does, in PyTorch.
+
+A builder takes the model and a row's case and gives the step, a function of tokens and targets (b, n). What a script's
+names hold until the step is over, and what it zeroes when, is as the script has it.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from memmodel_evidence.harnesses.language_model import VOCABULARY, AdamW, LanguageModel, cross_entropy
+
+Case = Mapping[str, Any]
+Step = Callable[[Tensor, Tensor], None]
+
+
+class Script(NamedTuple):
+    """A script.
+
+    Attributes:
+        step: builds its step. emptied: whether it empties the allocator's cache before the step that it measures.
+        whole_run: whether its peaks are those of the whole run, not of that step.
+    """
+
+    step: Callable[[LanguageModel, Case], Step]
+    emptied: bool = False
+    whole_run: bool = False
+
+
+def _casting(case: Case) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", dtype=torch.bfloat16) if case["dtype"] == "bf16" else nullcontext()
+
+
+def without_gradients(model: LanguageModel, case: Case) -> Step:
+    """BraveBeter, LINYUNLinYun: forward under no_grad, the logits dropped."""
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        with torch.no_grad(), _casting(case):
+            model(tokens)
+
+    return step
+
+
+def inference_mode(model: LanguageModel, case: Case) -> Step:
+    """Okazaki-Yumemi: forward in inference mode."""
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        with torch.inference_mode(), _casting(case):
+            logits = model(tokens)
+        del logits
+
+    return step
+
+
+def with_graph(model: LanguageModel, case: Case) -> Step:
+    """EnzoDing, yyin: forward with its graph."""
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        with _casting(case):
+            logits = model(tokens)
+        del logits
+
+    return step
+
+
+def by_hand(model: LanguageModel, case: Case) -> Step:
+    """BraveBeter, EnzoDing, Okazaki-Yumemi: the loss by hand under autocast, AdamW by hand where the row trains."""
+    optimizer = AdamW(model.parameters())
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with _casting(case):
+            logits = model(tokens)
+            loss = cross_entropy(logits, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if case["step"] == "train":
+            optimizer.step()
+
+    return step
+
+
+def all_under_autocast(model: LanguageModel, case: Case) -> Step:
+    """yyin: backward and AdamW by hand are under autocast too."""
+    optimizer = AdamW(model.parameters())
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        with _casting(case):
+            optimizer.zero_grad()
+            logits = model(tokens)
+            loss = cross_entropy(logits, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    return step
+
+
+def loss_alone(model: LanguageModel, case: Case) -> Step:
+    """BraveBeter's later scripts: no name for the logits, PyTorch's AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with _casting(case):
+            loss = cross_entropy(model(tokens), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def loss_in_fp32(model: LanguageModel, case: Case) -> Step:
+    """LINYUNLinYun: PyTorch's loss outside autocast, and its AdamW; the cache is emptied when gradients are dropped."""
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        with _casting(case):
+            logits = model(tokens)
+        loss = torch.nn.functional.cross_entropy(logits.float().reshape(-1, VOCABULARY), targets.reshape(-1))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+SCRIPTS: dict[tuple[str, str], Script] = {  # by source and kind of step
+    ("bravebeter-model", "forward"): Script(without_gradients),
+    ("bravebeter-model", "forward and backward"): Script(by_hand),
+    ("bravebeter-model-2", "train"): Script(loss_alone),
+    ("enzo-model", "forward"): Script(with_graph, emptied=True),
+    ("enzo-model", "train"): Script(by_hand, emptied=True),
+    ("linyun-model", "forward"): Script(without_gradients, emptied=True),
+    ("linyun-model", "train"): Script(loss_in_fp32, emptied=True),
+    ("linyun-model-2", "train"): Script(loss_in_fp32),
+    ("yyin-model", "forward"): Script(with_graph),
+    ("yyin-model", "train"): Script(all_under_autocast),
+    ("okazaki-model", "forward"): Script(inference_mode, whole_run=True),
+    ("okazaki-model", "train"): Script(by_hand, whole_run=True),
+}
