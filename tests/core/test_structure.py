@@ -11,7 +11,8 @@ import memmodel_kernels
 
 ROOT = Path(memmodel.__file__).parents[1]
 ON_DEMAND = (  # imported by the command that asks, or for a file of the user's
-    "cli", "report", "explorer", "tracer", "closed_forms", "moments", "polynomials", "sweeps", "snapshot", "checked",
+    "cli", "report", "explorer", "tracer", "closed_forms", "moments", "polynomials", "columns", "sweeps", "snapshot",
+    "checked",
 )  # fmt: skip
 
 
