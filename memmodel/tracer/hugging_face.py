@@ -77,6 +77,8 @@ def hf_step(
     """
     if optimizer is not None and not train:
         raise UsageError(f"--optimizer {optimizer}: an optimizer runs in training, add --train")
+    if checkpointing and not train:
+        raise UsageError("--checkpointing: layers are recomputed in backward, add --train")
     with _offline():
         model, notes = _built(source, dtype, attention)
     if bare:
@@ -189,11 +191,11 @@ def _class(name: str) -> Any:
     import transformers
 
     kind = getattr(transformers, name, None) if name.isidentifier() else None
-    if not (inspect.isclass(kind) and issubclass(kind, nn.Module) and getattr(kind, "config_class", None)):
-        raise unknown(
-            "class of transformers", name, [x for x in dir(transformers) if "For" in x or x.endswith("Model")]
-        )
-    return kind
+    if inspect.isclass(kind) and issubclass(kind, nn.Module) and getattr(kind, "config_class", None):
+        return kind
+    if kind is not None:
+        raise UsageError(f"--hf {name}: not a model with a configuration, expected one such as LlamaForCausalLM")
+    raise unknown("class of transformers", name, [x for x in dir(transformers) if "For" in x or x.endswith("Model")])
 
 
 def _checkpoint(model: Any) -> None:

@@ -77,6 +77,7 @@ def test_configurations_that_cannot_be_built(tmp_path: Path, changes: dict[str, 
     ("source", "words"),
     [
         ("meta-llama/Llama-3.1-8B", "there is no such file, and models are not fetched"),
+        ("AutoModelForCausalLM", "not a model with a configuration"),
         ("LlamaForCausalML", "unknown class of transformers.*did you mean LlamaForCausalLM"),
         ("Wav2Vec2ForCTC", "Wav2Vec2ForCTC takes input_values, whose sizes its configuration does not say"),
     ],
