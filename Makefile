@@ -10,7 +10,7 @@ BROWSER := { command -v chromium && command -v chromedriver; } >/dev/null || { t
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
 	echo "no Chromium: tests of pages in a browser are skipped"
 
-.PHONY: demo test quick lint types unit test-hf docs clean
+.PHONY: demo test quick lint types unit test-hf test-outside docs clean
 
 demo: $(VENV)/core.done
 	$(BIN)/memmodel predict --gpu A100 --seq 16384
@@ -33,6 +33,10 @@ unit: $(VENV)/test.done
 
 test-hf: $(VENV)/test.done
 	$(BIN)/python -m pytest -n auto --dist worksteal -m hf
+
+# Of timm, diffusers, peft, x-transformers and litgpt those that are installed.
+test-outside: $(VENV)/test.done
+	$(BIN)/python -m pytest -n auto --dist worksteal -m outside
 
 docs: $(VENV)/test.done
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
