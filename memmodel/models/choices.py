@@ -49,8 +49,8 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     if values.get("phase", "train") == "train" and values.get("framework") != "megatron":  # which has its own
         for name in DROPOUTS:
             values.setdefault(name, getattr(arch, name))
-    if arch.patches:
-        values.setdefault("seq", arch.max_pos)
+    if arch.positions == "learned":
+        values.setdefault("seq", arch.max_pos if arch.patches else min(ModelCase(arch).seq, arch.max_pos))
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
     _check_together(case)

@@ -23,14 +23,16 @@ _FLOP = {"_fused_rms_norm": 4, "_fused_rms_norm_backward": 10, "native_group_nor
 
 @rule("native_layer_norm")
 def one_layer_norm(call: Call) -> Steps:
-    """A strided operand is copied first; mean and reciprocal deviation are fp32 on CUDA."""
+    """A strided operand is copied first; mean and reciprocal deviation are in fp32 on CUDA.
+
+    On the CPU they are in the dtype of the weight (param_scalar_type).
+    """
     x = yield from contiguous(call.args[0])
-    if call.device.name == "cuda":
-        yield Result(0)
-        for i in (1, 2):
-            rows = call.results[i]
-            yield Result(i, rows.numel() * max(4, rows.dtype.itemsize))
-    yield RESULTS
+    kind = (call.args[2] if isinstance(call.args[2], Strided) else x).dtype
+    itemsize = max(4, kind.itemsize) if call.device.name == "cuda" else kind.itemsize
+    yield Result(0)
+    for i in (1, 2):
+        yield Result(i, call.results[i].numel() * itemsize)
     yield kernel("layer_norm", call.tensors(), call.results, x.dtype, vector=6 * x.numel())
 
 
@@ -75,9 +77,8 @@ def _wide(kind: DType) -> DType:
 
 
 @makes("native_layer_norm")
-def _layer_norm(x: Strided, shape: Shape, weight: Strided | None, *_: Any) -> list[Spec]:
-    """Statistics in the weight's dtype, as on the CPU (param_scalar_type); the rule has the bytes of CUDA's."""
-    rows = _statistics(x, shape)._replace(dtype=x.dtype if weight is None else weight.dtype)
+def _layer_norm(x: Strided, shape: Shape, *_: Any) -> list[Spec]:
+    rows = _statistics(x, shape)
     return [Spec(x.shape, x.dtype), rows, rows]
 
 
