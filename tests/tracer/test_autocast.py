@@ -191,7 +191,6 @@ def sizable(found: list[Any]) -> list[Any]:
     "use",
     [
         lambda x: x if x.mean().item() > 2 else -x,
-        lambda x: x * x.mean().item(),
         lambda x: x[: int(x.mean().item())],
         lambda x: [x for _ in range(x.long().sum().item())],
         lambda x: x if torch.isnan(x).any() | (x > 0).any() else -x,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.tracer.private.dispatch import tree_map_only
+from memmodel.tracer.private.dispatch import tensors_in, tree_map_only
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.watch.known import has_value, value_of
 
@@ -15,7 +15,9 @@ SIZED_BY_VALUES = {each for where in (torch, Tensor) for name in _NAMES if (each
 
 
 def sized_by_values(func: Any, args: Any, kwargs: Any) -> Any:
-    """The result, where the values of all operands are known; else None."""
+    """The result, where the values of all operands are known; else None, and of tensors that have data themselves."""
+    if not any(is_fake(x) for x in tensors_in((args, kwargs))):
+        return None  # PyTorch's own code, such as a mesh's on its ranks
     value = value_of(func, args, kwargs)
     return None if value is None else tree_map_only(Tensor, _made_as, value)
 
