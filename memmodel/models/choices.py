@@ -205,11 +205,11 @@ def _check_together(case: ModelCase) -> None:
 
 def _check_encoder(case: ModelCase) -> None:
     """What needs a next token does not go with an encoder."""
-    for name, usual in (("phase decode", case.phase != "decode"), ("kv_cache", case.kv_cache == "auto")):
-        if not usual:
+    for name, of_cache in (("phase", case.phase == "decode"), ("kv_cache", case.kv_cache != "auto")):
+        if of_cache:
             raise UsageError(
-                f"{name}: {case.arch.name} is an encoder, which takes whole sequences and keeps no cache: take phase "
-                "train, or prefill for a forward pass"
+                f"{name} {getattr(case, name)}: {case.arch.name} is an encoder, which keeps no cache: "
+                "leave it out, or take phase prefill for a forward pass"
             )
     if case.arch.patches and case.seq != case.arch.max_pos:
         raise UsageError(f"seq {case.seq}: {images_as_tokens(case.arch, case.arch.patches)}: leave seq out")

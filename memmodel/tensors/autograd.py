@@ -21,7 +21,6 @@ from memmodel.tensors.tensor import Tensor, method
 
 PackHook = Callable[[Tensor], Any]
 UnpackHook = Callable[[Any], Tensor]
-_hooks: list[tuple[PackHook, UnpackHook]] = []
 _LAST = 1 << 62  # AccumulateGrad runs as soon as it is ready
 
 
@@ -34,12 +33,13 @@ class Saved:
         self.node = node
         self.version = tensor.storage.version
         self._unpack: UnpackHook | None = None
-        if _hooks:
-            pack, self._unpack = _hooks[-1]
+        tape = tensor.storage.tape
+        if tape.hooks:
+            pack, self._unpack = tape.hooks[-1]
             self._packed: Any = pack(tensor.alias())
         else:
             self._packed = tensor.alias()
-            tensor.storage.tape.save(tensor.storage.key, node)
+            tape.save(tensor.storage.key, node)
 
     def unpack(self) -> Tensor:
         """The saved tensor. Raises UsageError if it was modified in place since, as PyTorch does."""
@@ -286,17 +286,19 @@ def enable_grad() -> Iterator[None]:
 @contextmanager
 def saved_tensors_hooks(pack: PackHook, unpack: UnpackHook) -> Iterator[None]:
     """Inside the context, save `pack(tensor)` in place of each tensor; backward reads `unpack` of it."""
-    _hooks.append((pack, unpack))
+    hooks = current().hooks
+    hooks.append((pack, unpack))
     try:
         yield
     finally:
-        _hooks.pop()
+        hooks.pop()
 
 
 def show_to_hooks(x: Any) -> None:
     """Save something that is no tensor of the device: the innermost hooks see it, and nothing keeps it."""
-    if _hooks:
-        _hooks[-1][0](x)
+    hooks = current().hooks
+    if hooks:
+        hooks[-1][0](x)
 
 
 @method

@@ -54,6 +54,7 @@ class Tape:
         self.unknown: dict[str, str] = {}  # operator -> what is not known about it
         self.choices: list[Any] = []  # of scaled_dot_product_attention's calls, in order (memmodel.rules.sdpa.Choice)
         self.grad_enabled = True
+        self.hooks: list[Any] = []  # (pack, unpack) of tensors saved for backward, the innermost last
         self.autocast: DType | None = None  # the low precision of autocast, where it is on
         self.autocast_depth = 0
         self.casts: dict[int, Any] = {}  # by id of a leaf: its cast, until autocast ends

@@ -107,6 +107,18 @@ def test_a_gpt_layer_keeps_what_the_account_says() -> None:
     assert kept(1) - kept(0) == 34 * b * n * hidden + 5 * b * heads * n * n + left_out
 
 
+@pytest.mark.parametrize("checkpoint", ["none", "block"])
+def test_a_kernel_by_name_is_the_one_that_pytorch_takes(checkpoint: str) -> None:
+    """On an A100, for causal attention in bf16: recomputed or not."""
+    peaks = {
+        memmodel.model(
+            "llama-3.2-1b", gpu="A100", seq=1024, attention=attention, checkpoint=checkpoint
+        ).prediction.memory.live_peak_bytes
+        for attention in ("sdpa", "sdpa-flash")
+    }
+    assert len(peaks) == 1
+
+
 def test_eager_attention_is_the_default_of_capped_scores_and_a_fused_one_is_advised() -> None:
     report = memmodel.model("gemma-2-2b", "A100", seq=4096)
     assert report.prediction.case.attention == "eager"
