@@ -43,7 +43,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "benchmarks")]  # a
 
 from attention_report import Case, Timing, describe, markdown  # noqa: E402
 
-from memmodel import tiles  # noqa: E402
+from memmodel.attention import tiles  # noqa: E402
 from memmodel_kernels import flash_attention  # noqa: E402
 from memmodel_kernels.triton_flash import choice, tune  # noqa: E402
 from memmodel_kernels.triton_flash.problem import checked  # noqa: E402

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from memmodel import tiles
+from memmodel.attention import tiles
 
 
 @dataclass(frozen=True)

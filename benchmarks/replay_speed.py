@@ -12,10 +12,10 @@ from pathlib import Path
 
 from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.case import make_case
-from memmodel.cublas import workspace
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import make_case
+from memmodel.events.replay import replay
 from memmodel.predictor import predict
-from memmodel.replay import replay
 from memmodel.snapshot.snapshot import read_snapshot
 from memmodel.snapshot.study import study
 from memmodel_evidence.traces import load_trace

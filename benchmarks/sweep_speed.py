@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from sympy import Max, Symbol, lambdify
 
-from memmodel.case import SIZES, make_case
+from memmodel.attention.case import SIZES, make_case
 from memmodel.closed_forms import SYMBOLS, formulas
 from memmodel.sweeps import _BLOCK, Column, sweep
 

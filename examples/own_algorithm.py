@@ -6,12 +6,12 @@ The same function runs on torch tensors: nothing in it belongs to memmodel.
 from collections.abc import Callable
 from typing import Any
 
-from memmodel.account import account
-from memmodel.dtypes import bfloat16
-from memmodel.liveness import phase_peaks
-from memmodel.program import Program
+from memmodel.base.dtypes import bfloat16
+from memmodel.base.units import bytes_text
+from memmodel.events.account import account
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Program
 from memmodel.recording import Tape, empty
-from memmodel.units import bytes_text
 
 
 def soft_capped(q: Any, k: Any, v: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import memmodel
-from memmodel.units import bytes_text
+from memmodel.base.units import bytes_text
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import memmodel
-from memmodel.groups import by_kind
+from memmodel.events.groups import by_kind
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 768, 12, 4, 50304
 

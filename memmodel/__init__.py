@@ -18,18 +18,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AllocatorConfig": "memmodel.allocator",
-    "Case": "memmodel.case",
+    "Case": "memmodel.attention.case",
     "Gpu": "memmodel.gpus",
     "GpuComparison": "memmodel.gpu_comparison",
-    "Mask": "memmodel.masks",
+    "Mask": "memmodel.attention.masks",
     "Prediction": "memmodel.prediction",
     "Report": "memmodel.prediction",
     "SideBySide": "memmodel.prediction",
-    "UsageError": "memmodel.errors",
+    "UsageError": "memmodel.base.errors",
     "compare": "memmodel.gpu_comparison",
     "formulas": "memmodel.closed_forms",
     "load_gpu": "memmodel.gpus",
-    "make_case": "memmodel.case",
+    "make_case": "memmodel.attention.case",
     "model": "memmodel.models.predict",
     "predict": "memmodel.predictor",
     "sweep": "memmodel.sweeps",
@@ -38,12 +38,12 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
-    from memmodel.case import Case, make_case
+    from memmodel.attention.case import Case, make_case
+    from memmodel.attention.masks import Mask
+    from memmodel.base.errors import UsageError
     from memmodel.closed_forms import formulas
-    from memmodel.errors import UsageError
     from memmodel.gpu_comparison import GpuComparison, compare
     from memmodel.gpus import Gpu, load_gpu
-    from memmodel.masks import Mask
     from memmodel.models.predict import model
     from memmodel.prediction import Prediction, Report, SideBySide
     from memmodel.predictor import predict
@@ -60,7 +60,7 @@ else:
             except ModuleNotFoundError as error:
                 if error.name != "torch":
                     raise
-                from memmodel.errors import UsageError
+                from memmodel.base.errors import UsageError
 
                 raise UsageError(
                     "tracing a function needs PyTorch: pip install torch (its CPU build is enough)"

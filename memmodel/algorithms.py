@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from memmodel import recording
-from memmodel.cache import PLAIN
-from memmodel.case import Case
-from memmodel.cublas import parse_torch_version
-from memmodel.dims import ceil_div, same
-from memmodel.dtypes import FP8, DType, float32, float64, int32, short_name
-from memmodel.errors import UsageError, unknown
-from memmodel.masks import NO_MASK, Mask
-from memmodel.program import Program
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.attention.cache import PLAIN
+from memmodel.attention.case import Case
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.base.dtypes import FP8, DType, float32, float64, int32, short_name
+from memmodel.base.errors import UsageError, unknown
+from memmodel.events.program import Program
 from memmodel.recording import Device, Tape, Tensor
 from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH
+from memmodel.sizes.dims import ceil_div, same
 
 Run = Callable[..., Any]
 MOST_CHUNKS = 4096  # recording a chunk takes milliseconds
@@ -36,7 +36,7 @@ class Algorithm(NamedTuple):
         latent: whether that cache is of latents in pages, which serve as keys and as values.
         compiles: whether torch.compile writes its kernels, and times them in the first call.
         note: printed beside its numbers.
-        scores: what it takes of `memmodel.scores`: "fixed", "learned", "alibi", "softcap", "sinks".
+        scores: what it takes of `memmodel.attention.scores`: "fixed", "learned", "alibi", "softcap", "sinks".
         given: makes what is there before the step beside q, k and v, from the case: tensors by name.
     """
 

@@ -1,7 +1,7 @@
 """Closed forms of the built-in algorithms: the same run on sympy symbols.
 
-A peak is the largest of several moments' sums; which moment wins depends on the sizes (see `memmodel.moments`). Usually
-one expression is left, else one per region.
+A peak is the largest of several moments' sums; which moment wins depends on the sizes (see `memmodel.events.moments`).
+Usually one expression is left, else one per region.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ import sympy
 from sympy import Poly, PolynomialError, Symbol, sympify
 
 from memmodel.algorithms import algorithm, record, tiles_of
-from memmodel.case import SIZES, TWINS, Case, check_case
-from memmodel.errors import UsageError
-from memmodel.liveness import saved_bytes
-from memmodel.moments import Branch, condition, expression_of, largest_moments, moments_of
-from memmodel.origin import names
-from memmodel.polynomials import around_ones, lies_below, short
-from memmodel.program import Program
-from memmodel.work import Work
+from memmodel.attention.case import SIZES, TWINS, Case, check_case
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import saved_bytes
+from memmodel.events.moments import Branch, condition, expression_of, largest_moments, moments_of
+from memmodel.events.origin import names
+from memmodel.events.program import Program
+from memmodel.events.work import Work
+from memmodel.sizes.polynomials import around_ones, lies_below, short
 
 SYMBOLS = {
     name: Symbol(letter, integer=True, positive=True)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import Case
-from memmodel.device import Device
-from memmodel.errors import UsageError, check_kind, choice, shortened, unknown
+from memmodel.attention.case import Case
+from memmodel.base.device import Device
+from memmodel.base.errors import UsageError, check_kind, choice, shortened, unknown
+from memmodel.base.rendering import Drawing
+from memmodel.events.program import Program
 from memmodel.gpus import Gpu, all_gpus, load_gpu
 from memmodel.models.choices import model_case
 from memmodel.models.predict import SPREAD, assumptions_of, named_architecture, step_on, tokens_of
@@ -15,8 +17,6 @@ from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory, Report, Time
 from memmodel.predictor import predict
-from memmodel.program import Program
-from memmodel.rendering import Drawing
 from memmodel.step import device_of
 from memmodel.timing import Calibration
 from memmodel.timing.transfer import SHARES

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import Case
+from memmodel.attention.case import Case
+from memmodel.attention.masks import Mask
 from memmodel.gpus import Gpu
-from memmodel.masks import Mask
 from memmodel.prediction import Mitigation, Prediction
 from memmodel.step import allocated_peak
 

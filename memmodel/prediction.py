@@ -1,23 +1,24 @@
 """The results of a prediction as frozen data: memory, work and time.
 
-`print(report)` shows a table in a terminal, and so does `report` at the end of a notebook cell (`memmodel.rendering`).
+`print(report)` shows a table in a terminal, and so does `report` at the end of a notebook cell: see
+`memmodel.base.rendering`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from memmodel.account import TensorRecord
-from memmodel.case import Case
-from memmodel.errors import unknown
-from memmodel.frozen import Frozen
+from memmodel.attention.case import Case
+from memmodel.base.errors import unknown
+from memmodel.base.frozen import Frozen
+from memmodel.base.rendering import Renderable
+from memmodel.base.units import bytes_text
+from memmodel.events.account import TensorRecord
+from memmodel.events.origin import origin
+from memmodel.events.program import Site
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu
-from memmodel.origin import origin
-from memmodel.program import Site
-from memmodel.rendering import Renderable
 from memmodel.rules.sdpa import Choice
 from memmodel.timing import KernelTime
-from memmodel.units import bytes_text
-from memmodel.work import Work
 
 T = TypeVar("T")
 Excess = Literal["tensors", "fragmentation"]  # the blocks in use do not fit, or only the segments around them
@@ -48,7 +49,7 @@ class Memory(NamedTuple):
         context_bytes: lowest and highest seen outside the allocator on this GPU; None where not known.
         capacity_bytes: what torch reports as the GPU's memory; None where not known.
         fits: whether the step runs; None where capacity is not known.
-        groups: the live peak by what it belongs to (see `memmodel.groups`).
+        groups: the live peak by what it belongs to (see `memmodel.events.groups`).
     """
 
     live_peak_bytes: int

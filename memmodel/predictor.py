@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
-from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, algorithm, check_splits, recorded, supported
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import TWINS, Case, check_size, make_cache, make_case
-from memmodel.cublas import parse_torch_version
-from memmodel.dtypes import FP8, DType
-from memmodel.errors import UsageError, check_kind, shortened
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.attention.case import TWINS, Case, check_size, make_cache, make_case
+from memmodel.attention.masks import Mask
+from memmodel.attention.masks import mask as mask_named
+from memmodel.attention.scores import make_scores
+from memmodel.base.dtypes import FP8, DType
+from memmodel.base.errors import UsageError, check_kind, shortened
+from memmodel.base.units import bytes_text, decimal_text
+from memmodel.events.account import account
+from memmodel.events.liveness import step_launches
+from memmodel.events.program import Program
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.liveness import step_launches
-from memmodel.masks import Mask
-from memmodel.masks import mask as mask_named
 from memmodel.mitigations import mitigations
 from memmodel.prediction import Computed, Model, Prediction, Report, SideBySide, Time, attention_kernels
-from memmodel.program import Program
-from memmodel.scores import make_scores
 from memmodel.step import (
     device_of,
     memory_of,
@@ -33,8 +35,6 @@ from memmodel.timing.calibration import mismatches
 from memmodel.timing.host import around, host_of
 from memmodel.timing.serving import chip_known, serves
 from memmodel.timing.transfer import expected_rates
-from memmodel.units import bytes_text, decimal_text
-from memmodel.work import Work
 
 DEFAULT_ALGORITHMS = ("naive", "flash")
 _DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
@@ -365,7 +365,7 @@ def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:
 
 def own_arch(gpu: Gpu) -> int | None:
     """The GPU's compute capability as one number, if the table has tiles for it."""
-    from memmodel.tiles import FAMILY
+    from memmodel.attention.tiles import FAMILY
 
     major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor

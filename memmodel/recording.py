@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import memmodel.rules.activations  # noqa: F401 (registers rules and methods)
-from memmodel.device import CPU, CUDA, Device
-from memmodel.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8, uint64
+from memmodel.base.device import CPU, CUDA, Device
+from memmodel.base.dtypes import bfloat16, bool_, float16, float32, float64, int32, int64, uint8, uint64
 from memmodel.rules import distributed
 from memmodel.rules.arithmetic import mul
 from memmodel.rules.autocast import autocast, cast, promoted

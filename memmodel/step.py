@@ -4,22 +4,22 @@ Programs come from recording tensors and from the tracer alike.
 """
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.case import Case
-from memmodel.cublas import workspace
-from memmodel.device import CUDA, Device
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import Case
+from memmodel.attention.tiles import FAMILY
+from memmodel.base.device import CUDA, Device
+from memmodel.base.errors import UsageError
+from memmodel.base.units import seconds_text
+from memmodel.events.groups import groups_at_peak
+from memmodel.events.liveness import Summary, saved_bytes, states, step_phases, summary
+from memmodel.events.program import COLLECTIVE, Launch, Program
+from memmodel.events.replay import Replay, replay, replay_by_event
 from memmodel.gpus import Gpu
-from memmodel.groups import groups_at_peak
-from memmodel.liveness import Summary, saved_bytes, states, step_phases, summary
 from memmodel.prediction import Memory, Time, room_of
-from memmodel.program import COLLECTIVE, Launch, Program
-from memmodel.replay import Replay, replay, replay_by_event
-from memmodel.tiles import FAMILY
 from memmodel.timing import Machine, kernel_times, share_by_ceiling, step_interval, step_seconds
 from memmodel.timing.intervals import factor_of, is_compiled, kind_of, origin_of
 from memmodel.timing.terms import exp_known
 from memmodel.timing.transfer import relation_of
-from memmodel.units import seconds_text
 
 STEPS = 3  # the first two fill the allocator's cache, the third is reported
 

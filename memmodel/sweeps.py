@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, record, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, SIZES, TWINS, Case, check_case
-from memmodel.columns import Table
-from memmodel.dtypes import short_name
-from memmodel.errors import UsageError, check_kind, shortened
+from memmodel.attention.case import LARGEST, SIZES, TWINS, Case, check_case
+from memmodel.attention.tiles import ceilings
+from memmodel.base.dtypes import short_name
+from memmodel.base.errors import UsageError, check_kind, shortened
+from memmodel.events.liveness import moments, saved_bytes
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.liveness import moments, saved_bytes
 from memmodel.prediction import columns_on_gpu
 from memmodel.predictor import on_gpu, predict_case
-from memmodel.program import Launch
 from memmodel.rules.flex import BLOCK
 from memmodel.rules.sdpa import MOST_BLOCKS
-from memmodel.tiles import ceilings
+from memmodel.sizes.columns import Table
 from memmodel.timing import Calibration
 from memmodel.timing.transfer import expected_rates
-from memmodel.work import Work
 
 Column = NDArray[Any]
 QUANTITIES = ("live_peak_bytes", "saved_bytes", "flops", "hbm_bytes")

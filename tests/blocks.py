@@ -8,9 +8,9 @@ from typing import NamedTuple
 import click
 from markdown_it import MarkdownIt
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
 from memmodel.cli.commands import COMMANDS
-from memmodel.errors import UsageError
 
 REASONS = ("needs a GPU", "measures for minutes", "installs", "a drawing", "a formula", "a size that rules change")
 _PARSER = MarkdownIt()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel.timing.host import around

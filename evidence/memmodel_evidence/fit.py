@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from itertools import product
 from statistics import fmean, median
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Program
 from memmodel.gpus import load_gpu
-from memmodel.program import Program
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.host import START
 from memmodel.timing.known import read_calibration

@@ -17,8 +17,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.cublas import Workspace, workspace
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import Workspace, workspace
+from memmodel.base.errors import UsageError
+from memmodel.events.replay import replay
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.models.architecture import Architecture
 from memmodel.models.choices import model_case
@@ -26,7 +27,6 @@ from memmodel.models.layout import Rank
 from memmodel.models.megatron import FLASH
 from memmodel.models.program import program_of
 from memmodel.models.setting import EAGER, SDPA, ModelCase
-from memmodel.replay import replay
 from memmodel.step import STEPS, device_of, room_bytes
 from memmodel_evidence.records import DATA
 

@@ -5,9 +5,9 @@ Heights and widths are rows of queries by keys. A backward program owns keys.
 
 from typing import NamedTuple
 
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
-from memmodel.tiles import Tile
+from memmodel.attention.masks import Mask
+from memmodel.attention.tiles import Tile
+from memmodel.base.errors import UsageError
 from memmodel_kernels.flash import FlashTiles
 
 Tiles = dict[int, Tile]  # by head dim

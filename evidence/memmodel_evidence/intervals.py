@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memmodel.errors import UsageError
-from memmodel.files import DATA as SHIPPED
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA as SHIPPED
 from memmodel.timing import Calibration, kernel_times
 from memmodel.timing.intervals import kind_of, origin_of
 from memmodel.timing.known import shipped_ids

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from memmodel.errors import UsageError
-from memmodel.program import Program
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Program
 from memmodel.timing import Calibration
 from memmodel_evidence.as_seen import times_as_seen
 from memmodel_evidence.fit import calibration_of, on_its_host

@@ -10,9 +10,9 @@ from typing import Any
 
 from memmodel import recording
 from memmodel.allocator import CachingAllocator
-from memmodel.cublas import workspace
-from memmodel.program import Program
-from memmodel.replay import Replay, Usage, replay
+from memmodel.allocator.cublas import workspace
+from memmodel.events.program import Program
+from memmodel.events.replay import Replay, Usage, replay
 from memmodel_evidence.harnesses import HARNESSES
 from memmodel_evidence.harnesses.script import Row
 from memmodel_evidence.records import printed, tables

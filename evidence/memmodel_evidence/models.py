@@ -5,8 +5,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel.allocator import CachingAllocator
-from memmodel.cublas import workspace
-from memmodel.files import read_toml
+from memmodel.allocator.cublas import workspace
+from memmodel.base.files import read_toml
+from memmodel.events.program import Program
+from memmodel.events.replay import replay
 from memmodel.gpus import load_gpu
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
@@ -15,8 +17,6 @@ from memmodel.models.predict import times_of
 from memmodel.models.program import kernels_of, program_of
 from memmodel.models.quantization import weight_bytes
 from memmodel.models.setting import ModelCase
-from memmodel.program import Program
-from memmodel.replay import replay
 from memmodel.step import STEPS, device_of, room_bytes
 from memmodel.timing.transfer import expected_rates
 from memmodel_evidence.harnesses import cross_entropy as losses

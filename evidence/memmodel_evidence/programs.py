@@ -7,11 +7,11 @@ from typing import Any
 
 from memmodel import recording
 from memmodel.algorithms import ALGORITHMS, record
-from memmodel.case import Case, make_case
-from memmodel.dtypes import DType, dtype
-from memmodel.errors import UsageError
-from memmodel.masks import mask
-from memmodel.program import Launch, Program
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import mask
+from memmodel.base.dtypes import DType, dtype
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch, Program
 from memmodel_evidence import attention as scripts
 from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.memory import recorded, row_of

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from memmodel.dtypes import dtype
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import dtype
+from memmodel.base.errors import UsageError
+from memmodel.events.work import Work
 from memmodel.pictures.roofline import MeasuredPoint
 from memmodel.timing.known import community
-from memmodel.work import Work
 from memmodel_evidence.judging import judge_others
 from memmodel_evidence.models_judging import judge_models
 from memmodel_evidence.programs import launches, program_of

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memmodel.case import Case
-from memmodel.dtypes import bfloat16
+from memmodel.attention.case import Case
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import bfloat16
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.masks import Mask
 from memmodel.timing.serving.call import as_run
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import decode_parts

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from memmodel.files import DATA as SHIPPED
+from memmodel.base.files import DATA as SHIPPED
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import Decode, decode_parts
 from memmodel.timing.serving.prefill import Prefill, prefill_parts

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.timing.nearest import relation
 from memmodel.timing.serving.kernels import ServingKernel, measured_gpus, serving_kernel
 from memmodel.timing.transfer import RELATED

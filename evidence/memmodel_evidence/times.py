@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from memmodel.cublas import parse_torch_version
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.program import Launch, Program
 from memmodel.timing import Calibration, KernelTime, Machine, kernel_times, step_interval, step_seconds
 from memmodel.timing.host import NO_HOST
 from memmodel.timing.intervals import is_compiled, kind_of, origin_of

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_evidence.records import DATA
 
 Action = Literal["alloc", "free_requested", "free_completed", "segment_alloc", "segment_free"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 
-from memmodel.dtypes import dtype
+from memmodel.base.dtypes import dtype
 from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration
 from memmodel.timing.known import community, shipped_ids

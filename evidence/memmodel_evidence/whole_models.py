@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memmodel.allocator import CachingAllocator
-from memmodel.cublas import parse_torch_version, workspace
+from memmodel.allocator.cublas import parse_torch_version, workspace
+from memmodel.events.program import Mark, Program
+from memmodel.events.replay import Replay, replay
 from memmodel.gpus import Gpu
-from memmodel.program import Mark, Program
-from memmodel.replay import Replay, replay
 from memmodel.step import device_of
 from memmodel_evidence.memory import compute_capability
 from memmodel_evidence.records import DATA, everything

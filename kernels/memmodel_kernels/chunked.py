@@ -5,7 +5,7 @@ After Rabe and Staats, "Self-attention does not need O(n^2) memory" (2021): each
 
 from typing import Any
 
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
 from memmodel_kernels.naive import naive
 from memmodel_kernels.namespace import checkpoint, namespace
 

@@ -8,7 +8,7 @@ and in recorded runs. Matrix products stay library calls; everything between the
 from functools import cache
 from typing import Any
 
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.naive import naive, naive_by_hand, repeated
 from memmodel_kernels.namespace import namespace

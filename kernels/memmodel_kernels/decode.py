@@ -8,10 +8,10 @@ long-context inference" (2023). FlashAttention combines them in a second launch,
 
 from typing import Any
 
-from memmodel.dims import Dim, ceil_div
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.attention.tiles import Tile
 from memmodel.rules.flash_buffers import rounded, splits
-from memmodel.tiles import Tile
+from memmodel.sizes.dims import Dim, ceil_div
 from memmodel_kernels.flash import LOWEST, online_softmax
 from memmodel_kernels.kernel import Part, kernel
 from memmodel_kernels.namespace import namespace

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
 from memmodel_kernels.naive import naive
 
 

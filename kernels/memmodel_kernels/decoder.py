@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.latent import latent_projections

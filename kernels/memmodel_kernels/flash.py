@@ -8,12 +8,12 @@ memory. It differs from `naive` in where the kernel boundaries fall, and in the 
 from functools import cache
 from typing import Any, NamedTuple
 
-from memmodel import tiles
-from memmodel.dims import same
-from memmodel.dtypes import DType
-from memmodel.errors import UsageError
-from memmodel.masks import NO_MASK, Mask
-from memmodel.tiles import Tile
+from memmodel.attention import tiles
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.attention.tiles import Tile
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import UsageError
+from memmodel.sizes.dims import same
 from memmodel_kernels.kernel import kernel, seen
 from memmodel_kernels.namespace import namespace
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.base.errors import UsageError
 from memmodel_kernels.flash import flash, flash_tiles
 from memmodel_kernels.namespace import namespace
 

@@ -6,8 +6,8 @@ The recording twin is `memmodel.recording.FusedKernel`; `kernel(...)` picks the 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.sizes.dims import Dim
 from memmodel_kernels.namespace import namespace
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from memmodel.dims import same
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.sizes.dims import same
 from memmodel_kernels.bias import numbers
 from memmodel_kernels.namespace import namespace
 

@@ -10,7 +10,7 @@ from memmodel.allocator.blocks import (
     MiB,
     round_up,
 )
-from memmodel.frozen import Frozen
+from memmodel.base.frozen import Frozen
 
 INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice as long as the one before, the last unbounded
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import COMMANDS
 from memmodel.cli.output import end_by_closed_pipe, make_printable
-from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
     from memmodel.cli.clicked import cli as cli

@@ -4,10 +4,10 @@ import importlib
 import sys
 from typing import Any
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import json_option
 from memmodel.cli.output import check_free, force_option, print_json, show
-from memmodel.errors import UsageError
 
 
 @subcommand(

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from memmodel import __version__
+from memmodel.base.errors import UsageError, unknown
 from memmodel.cli.commands import COMMANDS, Command, Kind, Parameter
 from memmodel.cli.output import end_by_closed_pipe
-from memmodel.errors import UsageError, unknown
 
 
 class ClickCommand(click.Command):

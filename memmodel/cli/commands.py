@@ -8,8 +8,8 @@ commands that `memmodel.cli.clicked` makes of the same declarations.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError
-from memmodel.units import parse_bytes, parse_size
+from memmodel.base.errors import UsageError
+from memmodel.base.units import parse_bytes, parse_size
 
 COMMANDS = {
     "predict": "Predict memory, work and time of attention, and what limits it.",

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
-from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
     from memmodel.gpu_comparison import GpuComparison

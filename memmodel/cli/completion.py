@@ -2,8 +2,8 @@
 
 import click
 
+from memmodel.base.errors import choice
 from memmodel.cli.commands import argument, subcommand
-from memmodel.errors import choice
 
 _SHELLS = ("bash", "zsh", "fish")
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from memmodel.base.errors import UsageError, choice
 from memmodel.cli.commands import SIZE, option, subcommand
 from memmodel.cli.options import Inputs, inputs
 from memmodel.cli.output import pictures
-from memmodel.errors import UsageError, choice
 
 if TYPE_CHECKING:
     from memmodel.pictures.frontier import Frontier, HeatMap
@@ -43,6 +43,6 @@ def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: boo
 
 
 def _sizes(text: str, against: str) -> list[int]:
-    from memmodel.case import check_size
+    from memmodel.attention.case import check_size
 
     return [check_size(against, SIZE.read(part, "size")) for part in text.split(",")]

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from memmodel.base.errors import UsageError, choice
 from memmodel.cli.commands import SIZE, option, subcommand
 from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
-from memmodel.errors import UsageError, choice
 
 if TYPE_CHECKING:
     from memmodel.models.results import ModelReport

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
+from memmodel.base.errors import UsageError
+from memmodel.base.units import parse_seconds, parse_size
 from memmodel.cli.commands import SIZE, Decorator, Function, Option, option
-from memmodel.errors import UsageError
-from memmodel.units import parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
-    from memmodel.case import Case
+    from memmodel.attention.case import Case
     from memmodel.gpus import Gpu
     from memmodel.models.results import ModelReport
     from memmodel.models.setting import ModelCase

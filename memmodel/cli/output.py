@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, TextIO
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import option
-from memmodel.errors import UsageError
 
 PICTURES = (".svg", ".png")
 force_option = option("--force", is_flag=True, help="Overwrite the output file.")

@@ -1,9 +1,9 @@
 """`memmodel replay`."""
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import BYTES, argument, option, subcommand
 from memmodel.cli.options import chosen_gpu, json_option
 from memmodel.cli.output import busy, print_json, show
-from memmodel.errors import UsageError
 
 
 @subcommand(
@@ -36,7 +36,7 @@ def command(
 
     SNAPSHOT is a file that torch.cuda.memory._dump_snapshot wrote, packed or not. No code in it is run.
     """
-    from memmodel.cublas import parse_torch_version
+    from memmodel.allocator.cublas import parse_torch_version
     from memmodel.snapshot.alloc_conf import parse_alloc_conf
     from memmodel.snapshot.snapshot import read_snapshot
     from memmodel.snapshot.study import study

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-from memmodel.case import check_size
+from memmodel.attention.case import check_size
+from memmodel.base.errors import UsageError, choice, shortened
+from memmodel.base.units import parse_size
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import SIZES, Inputs, inputs
 from memmodel.cli.output import busy, check_free, force_option, kind_of, print_json, progress_bar, tell
-from memmodel.errors import UsageError, choice, shortened
-from memmodel.units import parse_size
 
 _FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS, _PREDICTIONS_BEFORE_PROGRESS = 200_000, 100  # well below two seconds

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memmodel.base.errors import UsageError
 from memmodel.cli.commands import argument, option, subcommand
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
-from memmodel.errors import UsageError
 
 if TYPE_CHECKING:
     from memmodel.tracer.hugging_face import HfStep

@@ -4,10 +4,10 @@ import os
 import sys
 from typing import Any
 
+from memmodel.base.errors import UsageError, choice
 from memmodel.cli.commands import SIZE, option, subcommand
 from memmodel.cli.options import json_option
 from memmodel.cli.output import print_json, show
-from memmodel.errors import UsageError, choice
 
 _MOST_THREADS = 1024
 _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full", "parallel")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any, Protocol
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
 _TEMPLATES: dict[type, str] = {  # by the node's fields
     ast.Return: "return {value};",

@@ -10,8 +10,9 @@ from dataclasses import astuple
 from importlib.resources import files
 from typing import Any
 
-from memmodel import __version__, dtypes
+from memmodel import __version__
 from memmodel.algorithms import ALGORITHMS, Algorithm
+from memmodel.base import dtypes
 from memmodel.explorer.linker import linked
 from memmodel.explorer.programs import OFFERED, PHASE_NAMES, Tables, tables
 from memmodel.explorer.rules import NATIVE, RUN

@@ -16,16 +16,16 @@ from sympy.printing.jscode import JavascriptCodePrinter
 from sympy.printing.precedence import PRECEDENCE
 
 from memmodel.algorithms import record
-from memmodel.case import PHASES, Case
+from memmodel.attention.case import PHASES, Case
+from memmodel.attention.masks import Mask
+from memmodel.attention.tiles import Tile
+from memmodel.base.dtypes import dtype
 from memmodel.closed_forms import SYMBOLS, WINDOW
-from memmodel.dims import Dim
-from memmodel.dtypes import dtype
-from memmodel.groups import groups_of
-from memmodel.liveness import states, uncounted
-from memmodel.masks import Mask
-from memmodel.origin import names
-from memmodel.program import Free, Launch, Mark, Program, Release, Save
-from memmodel.tiles import Tile
+from memmodel.events.groups import groups_of
+from memmodel.events.liveness import states, uncounted
+from memmodel.events.origin import names
+from memmodel.events.program import Free, Launch, Mark, Program, Release, Save
+from memmodel.sizes.dims import Dim
 from memmodel_kernels.flash import FlashTiles
 
 EAGER = ("naive", "naive-by-hand", "checkpointed", "compiled")

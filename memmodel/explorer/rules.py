@@ -1,31 +1,21 @@
 """The functions of the model that the page runs, and their substitutes in JavaScript."""
 
-from memmodel import (
-    account,
-    algorithms,
-    case,
-    closed_forms,
-    dims,
-    errors,
-    frozen,
-    liveness,
-    masks,
-    origin,
-    prediction,
-    predictor,
-    rendering,
-)
-from memmodel.dtypes import DType, short_name
+from memmodel import algorithms, closed_forms, prediction, predictor
+from memmodel.attention import case, masks
+from memmodel.base import errors, frozen, rendering
+from memmodel.base.dtypes import DType, short_name
+from memmodel.base.units import bytes_text
+from memmodel.events import account, liveness, origin
+from memmodel.events.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.events.work import Work
 from memmodel.gpus.gpu import Gpu, Value
 from memmodel.gpus.keys import source_text
 from memmodel.pictures import frontier, picture, roofline
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.timeline import Timeline, timeline
 from memmodel.prediction import Report
-from memmodel.program import Alloc, Free, Launch, Mark, Program, Release, Save
+from memmodel.sizes import dims
 from memmodel.timing import Calibration, intervals, step_interval
-from memmodel.units import bytes_text
-from memmodel.work import Work
 from memmodel_kernels.flash import flash_tiles
 
 RUN = {  # by name in the page's scripts: functions, classes, and constants as "module:name"

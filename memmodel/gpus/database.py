@@ -4,7 +4,7 @@ from functools import cache
 from os import PathLike, fspath
 from os.path import basename, splitext
 
-from memmodel.files import read_table, read_toml
+from memmodel.base.files import read_table, read_toml
 from memmodel.gpus.files import gpu_of
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.mig import instance, profiles

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from memmodel.dtypes import DType, peak_name
-from memmodel.errors import UsageError, unknown
-from memmodel.frozen import Frozen
+from memmodel.base.dtypes import DType, peak_name
+from memmodel.base.errors import UsageError, unknown
+from memmodel.base.frozen import Frozen
 from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 
 Pipe = Literal["tensor", "vector"]

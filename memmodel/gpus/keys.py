@@ -3,8 +3,8 @@
 from functools import cache
 from types import MappingProxyType
 
-from memmodel.errors import unknown
-from memmodel.files import read_table
+from memmodel.base.errors import unknown
+from memmodel.base.files import read_table
 
 KiB, MiB, GiB = 2**10, 2**20, 2**30
 

@@ -4,8 +4,8 @@ import re
 from functools import cache
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError, unknown
-from memmodel.files import read_table
+from memmodel.base.errors import UsageError, unknown
+from memmodel.base.files import read_table
 from memmodel.gpus.gpu import Gpu
 
 _GB = 1e9

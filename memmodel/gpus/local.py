@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus.database import load_gpu
 from memmodel.gpus.gpu import Gpu, Value
 

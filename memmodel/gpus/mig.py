@@ -8,8 +8,8 @@ multiprocessor has, stay the whole GPU's.
 from functools import cache
 from typing import Any
 
-from memmodel.errors import UsageError, choice
-from memmodel.files import read_table
+from memmodel.base.errors import UsageError, choice
+from memmodel.base.files import read_table
 from memmodel.gpus.gpu import Gpu, Value
 
 _GIB = 1 << 30

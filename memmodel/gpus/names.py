@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from memmodel.errors import unknown
-from memmodel.files import read_table
+from memmodel.base.errors import unknown
+from memmodel.base.files import read_table
 
 
 def normal(name: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import defstruct
 
-from memmodel.checked import Number, Strict, Text, checked
-from memmodel.errors import UsageError
+from memmodel.base.checked import Number, Strict, Text, checked
+from memmodel.base.errors import UsageError
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.keys import KEYS, PEAK_NAMES, PEAK_TABLES, MiB, file_key
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from memmodel.dims import Dim
+from memmodel.sizes.dims import Dim
 
 Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "head"]
 PARTS: tuple[Part, ...] = ("embedding", "attention", "feed-forward", "experts", "norms", "head")

@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, check_size
-from memmodel.errors import UsageError, choice
+from memmodel.attention.case import LARGEST, check_size
+from memmodel.base.errors import UsageError, choice
+from memmodel.base.search import last_true
+from memmodel.events.liveness import summary
+from memmodel.events.program import Alloc, Event, Program
 from memmodel.gpus import Gpu
-from memmodel.liveness import summary
 from memmodel.models.choices import images_as_tokens
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory
-from memmodel.program import Alloc, Event, Program
-from memmodel.search import last_true
 from memmodel.step import device_of, fits, memory_of, room_bytes
 
 OVER = ("batch", "seq")

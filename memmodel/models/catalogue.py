@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError, unknown
+from memmodel.base.errors import UsageError, unknown
 from memmodel.models.architecture import Architecture
 
 
@@ -66,7 +66,7 @@ def models() -> dict[str, Listed]:
 
 
 def _rows() -> dict[str, dict[str, Any]]:
-    from memmodel.files import read_table
+    from memmodel.base.files import read_table
 
     return read_table("models.toml")
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from memmodel.case import check_size
-from memmodel.cublas import parse_torch_version
-from memmodel.dtypes import dtype, float32
-from memmodel.errors import UsageError, choice, shortened, unknown
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.attention.case import check_size
+from memmodel.base.dtypes import dtype, float32
+from memmodel.base.errors import UsageError, choice, shortened, unknown
 from memmodel.models.architecture import Architecture, Patches, layer_weights
 from memmodel.models.kv_cache import NAMES
 from memmodel.models.layout import NAMES as LAYOUT

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from memmodel.case import check_size
-from memmodel.errors import UsageError, choice, shortened
+from memmodel.attention.case import check_size
+from memmodel.base.errors import UsageError, choice, shortened
 from memmodel.models.architecture import Architecture
 
 MOST_LAYERS = 10_000

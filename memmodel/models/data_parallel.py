@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memmodel.dims import Dim, Size, ceil_div
-from memmodel.dtypes import float32, short_name
+from memmodel.base.dtypes import float32, short_name
 from memmodel.models.layout import ALL_BATCHES, MODEL, SHARING
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import EXPERTS, SHARDS, over
 from memmodel.models.weights import Stored
+from memmodel.sizes.dims import Dim, Size, ceil_div
 
 if TYPE_CHECKING:
     from memmodel_kernels.parallel.fully_sharded import Shard, Sharding

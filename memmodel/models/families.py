@@ -6,7 +6,7 @@ Source: transformers 5.24, models/*/configuration_*.py (defaults) and modeling_*
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from memmodel.errors import UsageError, shortened, unknown
+from memmodel.base.errors import UsageError, shortened, unknown
 from memmodel.models.architecture import Architecture, Latent, Mixture, Patches, parameters
 from memmodel.models.config_json import MOST_LAYERS, ConfigJson, check_architecture
 

@@ -11,12 +11,15 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.cublas import parse_torch_version
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.base.errors import UsageError
+from memmodel.base.rendering import Renderable
+from memmodel.base.units import percent_text
+from memmodel.events.groups import by_kind, groups_at_peak
+from memmodel.events.liveness import summary
+from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node, node_of
-from memmodel.groups import by_kind, groups_at_peak
-from memmodel.liveness import summary
 from memmodel.models.layout import Layout, Rank, check_layout
 from memmodel.models.predict import efficiency_of
 from memmodel.models.program import program_of
@@ -24,12 +27,9 @@ from memmodel.models.schedule import order
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import Clock, Recorded, Run, Stage, StageRuns, StepTime, combined
 from memmodel.prediction import Memory
-from memmodel.program import Launch, Program
-from memmodel.rendering import Renderable
 from memmodel.step import device_of, memory_of, room_bytes
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.transfer import expected_rates
-from memmodel.units import percent_text
 
 TOKENS = 1 << 22  # of a step, unless said: as Llama 2 was trained (Touvron et al., 2023, section 2.2)
 EXACT = 3  # layouts that are recorded as they are

@@ -4,9 +4,9 @@ Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOP for each weight that a 
 channel, a third of both in forward. Unlike there, only keys that the mask lets a query see are counted.
 """
 
-from memmodel.dims import Dim
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
 from memmodel.models.architecture import Architecture, active_parameters
+from memmodel.sizes.dims import Dim
 
 
 def forward_flops(arch: Architecture, batch: Dim, queries: Dim, keys: Dim) -> Dim:

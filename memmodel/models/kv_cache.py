@@ -6,8 +6,8 @@ keeps one latent and one rotary key for all heads. Source of the formats: vllm v
 
 from collections.abc import Callable
 
-from memmodel.dims import Dim, minimum
 from memmodel.models.architecture import Architecture
+from memmodel.sizes.dims import Dim, minimum
 
 # Bytes of `channels` of a head's key or value, or of a latent, by format; "auto" is the model's own type.
 FORMATS: dict[str, Callable[[Dim, int], Dim]] = {

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim
-from memmodel.program import Alloc, Event, Launch, Mark, Program, Wait
+from memmodel.events.program import Alloc, Event, Launch, Mark, Program, Wait
+from memmodel.events.work import Work
 from memmodel.recording import Scope, Tape
-from memmodel.work import Work
+from memmodel.sizes.dims import Dim
 
 _LONGEST = 12  # layers of a period
 

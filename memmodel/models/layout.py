@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
 if TYPE_CHECKING:
     from memmodel.models.architecture import Architecture

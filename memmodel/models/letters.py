@@ -12,14 +12,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from memmodel.dims import Shape, Size
-from memmodel.dtypes import short_name
-from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
-from memmodel.liveness import at_peak, states, uncounted
+from memmodel.base.dtypes import short_name
+from memmodel.events.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
+from memmodel.events.liveness import at_peak, states, uncounted
+from memmodel.events.program import Alloc, Mark, Program, Save
 from memmodel.models.layers import repetition
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import CONTEXT, TENSOR, over, share
-from memmodel.program import Alloc, Mark, Program, Save
+from memmodel.sizes.dims import Shape, Size
 
 LETTERS = {
     **{"batch": "b", "seq": "n", "vocab": "V", "hidden": "H", "ffn": "F"},

@@ -9,14 +9,14 @@ from math import lcm
 from types import MappingProxyType
 from typing import Any
 
-from memmodel.dims import ceil_div
-from memmodel.dtypes import bool_, float16, float32, int64, uint8
-from memmodel.errors import UsageError
-from memmodel.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, WORKSPACE
+from memmodel.base.dtypes import bool_, float16, float32, int64, uint8
+from memmodel.base.errors import UsageError
+from memmodel.events.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, WORKSPACE
 from memmodel.models.architecture import Architecture, Weight, layer_weights, on_stage, outer_weights
 from memmodel.models.layout import ALL_BATCHES, SHARING, Layout, Rank
 from memmodel.models.schedule import order
 from memmodel.models.setting import EAGER, SDPA, ModelCase
+from memmodel.sizes.dims import ceil_div
 
 FLASH = "flash"  # attention by FlashAttention's package, where TransformerEngine would take cuDNN's
 _ALIGNED, _BUCKET = 64, 128  # elements that a parameter starts at, and that each rank's part of a bucket ends at

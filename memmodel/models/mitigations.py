@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks
 from memmodel.gpus import Gpu
-from memmodel.liveness import phase_peaks
 from memmodel.models.choices import usual_targets
 from memmodel.models.program import program_of
 from memmodel.models.setting import EAGER, Adapter, ModelCase

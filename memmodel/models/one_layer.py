@@ -1,6 +1,6 @@
 """The model that a case of attention is one layer of, and the cache of all its layers."""
 
-from memmodel.case import SIZES, Case
+from memmodel.attention.case import SIZES, Case
 from memmodel.models.catalogue import listed
 from memmodel.models.kv_cache import cache_bytes
 from memmodel.prediction import Model

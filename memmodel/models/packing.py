@@ -7,12 +7,12 @@ that their formats take, and the kernels that read them read so much less. Produ
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from memmodel.dims import Dim
+from memmodel.events.program import Alloc, Event, Launch, Program
 from memmodel.models.architecture import LayerKind, Weight, layer_weights
 from memmodel.models.kv_cache import kept_tokens, layer_token_bytes
 from memmodel.models.quantization import packed_bytes
 from memmodel.models.setting import ModelCase
-from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.sizes.dims import Dim
 
 
 class _Changes(NamedTuple):

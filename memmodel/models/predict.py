@@ -5,16 +5,18 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
-from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
-from memmodel.cublas import parse_torch_version
-from memmodel.dtypes import short_name
-from memmodel.errors import UsageError, check_kind, shortened
-from memmodel.files import read_bytes
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.base.dtypes import short_name
+from memmodel.base.errors import UsageError, check_kind, shortened
+from memmodel.base.files import read_bytes
+from memmodel.events.account import account
+from memmodel.events.groups import WORKSPACE, group_of
+from memmodel.events.liveness import at_peak, step_launches
+from memmodel.events.program import Alloc, Mark, Program, Save
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.links import Node, node_of
-from memmodel.groups import WORKSPACE, group_of
-from memmodel.liveness import at_peak, step_launches
 from memmodel.models.architecture import Architecture, parameters
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
@@ -32,12 +34,10 @@ from memmodel.models.setting import EAGER, ModelCase
 from memmodel.models.share import assumed_of_shares
 from memmodel.models.step_time import stages_of, step_time
 from memmodel.prediction import Computed, Memory, Time
-from memmodel.program import Alloc, Mark, Program, Save
 from memmodel.step import device_of, memory_of, time_or_why
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.transfer import expected_rates
-from memmodel.work import Work
 
 _AS_ATTENTION = "90 % of runs: as steps of attention alone spread"
 SPREAD = f"{_AS_ATTENTION}; no whole step on record has judged it"

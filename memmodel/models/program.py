@@ -2,12 +2,12 @@
 
 from functools import lru_cache
 
-from memmodel.dims import Size
+from memmodel.events.program import Event, Launch, Mark, Program
 from memmodel.models.packing import packed
 from memmodel.models.record import record
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
-from memmodel.program import Event, Launch, Mark, Program
+from memmodel.sizes.dims import Size
 
 
 def program_of(case: ModelCase) -> Program:

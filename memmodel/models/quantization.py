@@ -8,8 +8,8 @@ Microscaling specification and NVIDIA's; of NF4 and int8, bitsandbytes functiona
 from collections.abc import Callable
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div
 from memmodel.models.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
+from memmodel.sizes.dims import Dim, ceil_div
 
 _GROUP = 128  # rows of AWQ's and GPTQ's groups; sides of fp8's blocks
 

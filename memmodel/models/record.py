@@ -11,14 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 from memmodel import recording
-from memmodel.dims import Size
-from memmodel.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
+from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
+from memmodel.events.program import Alloc, Program, Save
 from memmodel.models import megatron
 from memmodel.models.layers import Irregular, Recording, expanded, repetition
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase
-from memmodel.program import Alloc, Program, Save
 from memmodel.recording import Tape, Tensor
+from memmodel.sizes.dims import Size
 
 _GROUPS = (LOGITS, GATHERED, GRADIENTS, COMMUNICATION)  # parts of a scope that are groups
 

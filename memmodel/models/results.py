@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memmodel.account import TensorRecord
+from memmodel.base.rendering import Renderable
+from memmodel.events.account import TensorRecord
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node
 from memmodel.models.layout import Rank
@@ -12,8 +14,6 @@ from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import StepTime
 from memmodel.prediction import Memory, Mitigation, Time
-from memmodel.rendering import Renderable
-from memmodel.work import Work
 
 
 class Peak(NamedTuple):

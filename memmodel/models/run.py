@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 from memmodel.algorithms import algorithm, supported
-from memmodel.case import Case
-from memmodel.dims import Dim
-from memmodel.dtypes import float32, int64
-from memmodel.errors import UsageError, choice
-from memmodel.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
-from memmodel.masks import Mask
+from memmodel.attention.case import Case
+from memmodel.attention.masks import Mask
+from memmodel.attention.scores import make_scores
+from memmodel.base.dtypes import float32, int64
+from memmodel.base.errors import UsageError, choice
+from memmodel.events.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
 from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, on_stage, outer_weights
 from memmodel.models.data_parallel import (
     Sharder,
@@ -31,7 +31,7 @@ from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
 from memmodel.models.share import whole_weights
 from memmodel.models.weights import stored
-from memmodel.scores import make_scores
+from memmodel.sizes.dims import Dim
 
 Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
 Handles = Mapping[str, Any]

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memmodel.device import CUDA, Device
-from memmodel.dims import Dim
-from memmodel.dtypes import DType, bfloat16, short_name
+from memmodel.base.device import CUDA, Device
+from memmodel.base.dtypes import DType, bfloat16, short_name
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
+from memmodel.sizes.dims import Dim
 
 PHASES = ("train", "prefill", "decode")
 CHECKPOINTS = ("none", "block", "selective", "attention")

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from memmodel.dims import Dim, Shape, Size
-from memmodel.dtypes import short_name
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import short_name
+from memmodel.base.errors import UsageError
 from memmodel.models.architecture import Architecture, layer_weights, outer_weights
 from memmodel.models.setting import SDPA, ModelCase
 from memmodel.models.weights import stored
+from memmodel.sizes.dims import Dim, Shape, Size
 
 TENSOR = "t"  # letter of the ranks that share each layer
 CONTEXT = "c"  # of those that share each sequence

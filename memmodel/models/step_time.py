@@ -5,13 +5,13 @@ from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
 
-from memmodel.communication import Collective, collectives
+from memmodel.events.communication import Collective, collectives
+from memmodel.events.program import COLLECTIVE, Event, Launch, Mark, Program
 from memmodel.gpus.links import Node
 from memmodel.models.layout import Rank
 from memmodel.models.schedule import Cost, makespan
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Time
-from memmodel.program import COLLECTIVE, Event, Launch, Mark, Program
 from memmodel.timing import Machine, kernel_time
 from memmodel.timing.collectives import collective_time
 from memmodel.timing.intervals import factor_of, kind_of, origin_of

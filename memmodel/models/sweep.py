@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import moments, summary
+from memmodel.events.program import Program
 from memmodel.gpus import Gpu
-from memmodel.liveness import moments, summary
 from memmodel.models.choices import images_as_tokens
 from memmodel.models.flops import forward_flops
 from memmodel.models.predict import step_on
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import columns_on_gpu
-from memmodel.program import Program
 from memmodel.step import device_of
 from memmodel.timing import Calibration
 

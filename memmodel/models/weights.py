@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memmodel.dims import Dim, Shape, ceil_div, product
-from memmodel.dtypes import DType, float32, uint8
+from memmodel.base.dtypes import DType, float32, uint8
 from memmodel.models.architecture import Weight
 from memmodel.models.setting import Adapter, ModelCase
+from memmodel.sizes.dims import Dim, Shape, ceil_div, product
 
 _NF4_BLOCK, _SCALE_BLOCK = (
     64,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import singledispatch
 from itertools import groupby
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.base.units import bytes_text, decimal_text, number_text, range_text, seconds_text
 from memmodel.gpu_comparison import GpuComparison, OnGpu
 from memmodel.models.fit import FitReport
 from memmodel.pictures.frontier import Frontier, HeatMap
@@ -29,7 +30,6 @@ from memmodel.pictures.picture import (
 )
 from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.pictures.timeline import Band, Timeline
-from memmodel.units import bytes_text, decimal_text, number_text, range_text, seconds_text
 
 _ROOM = 1.08  # height of a memory axis over its highest line
 _VISIBLE = 4  # the axis includes lines up to this many times the live peak, so that tensors stay visible

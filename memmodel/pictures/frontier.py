@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST, Case
-from memmodel.errors import UsageError, choice
+from memmodel.attention.case import LARGEST, Case
+from memmodel.base.errors import UsageError, choice
+from memmodel.base.rendering import Drawing
+from memmodel.base.search import last_true
 from memmodel.gpus import Gpu
 from memmodel.predictor import on_gpu
-from memmodel.rendering import Drawing
-from memmodel.search import last_true
 from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import resized
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from memmodel.base.units import bytes_text, number_text
 from memmodel.models.fit import FitReport, Laid
 from memmodel.pictures.picture import SERIES, SHAPES, Axis, Entry, Line, Look, Mark, Picture, memory_axis
 from memmodel.step import room_bytes
-from memmodel.units import bytes_text, number_text
 
 _LETTERS = "ABCDEFGHIJ"  # of the fastest that fit
 _BEYOND = 1.6  # layouts that need more than this part of the GPU's memory are left out

@@ -6,7 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.pictures.roofline import Roofline, model_roofline, roofline
 from memmodel.pictures.timeline import Timeline, model_timeline, timeline
 from memmodel.prediction import Report

@@ -36,7 +36,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
-from memmodel.units import bytes_text
+from memmodel.base.units import bytes_text
 
 SERIES = 7  # tones "1" to "7"
 SHAPES = "●■▲◆▼✚✖★"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.algorithms import record
-from memmodel.dtypes import DType, short_name
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import DType, short_name
+from memmodel.base.errors import UsageError
+from memmodel.base.rendering import Drawing
+from memmodel.events.liveness import step_launches
+from memmodel.events.program import Program
 from memmodel.gpus import Gpu
-from memmodel.liveness import step_launches
 from memmodel.models.program import program_of
 from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.prediction import Prediction, Report, Time
-from memmodel.program import Program
-from memmodel.rendering import Drawing
 
 _SAME = 1.02  # ceilings within this ratio are drawn as one
 

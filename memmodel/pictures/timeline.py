@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import Case
+from memmodel.attention.case import Case
+from memmodel.base.rendering import Drawing
+from memmodel.events.groups import group_of, kind_of
+from memmodel.events.liveness import OUTSIDE_A_STEP, State, states
+from memmodel.events.origin import names
+from memmodel.events.program import Alloc, Launch, Mark, Program, Save
 from memmodel.gpus import Gpu
-from memmodel.groups import group_of, kind_of
-from memmodel.liveness import OUTSIDE_A_STEP, State, states
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
-from memmodel.origin import names
 from memmodel.prediction import Memory
-from memmodel.program import Alloc, Launch, Mark, Program, Save
-from memmodel.rendering import Drawing
 from memmodel.step import device_of, memory_of, usage_by_event
 
 NAMED = 7  # tensors with their own band, besides the inputs: more colours are not distinct

@@ -1,14 +1,14 @@
 """Renderers of results: tables, JSON, pictures and pages, registered here by the type they render."""
 
-from memmodel.rendering import register
+from memmodel.base.rendering import register
 
 register(
     {
-        "memmodel.rendering.Renderable": {
+        "memmodel.base.rendering.Renderable": {
             "text": "memmodel.report.console:text",
             "notebook": "memmodel.report.console:html",
         },
-        "memmodel.rendering.Drawing": {
+        "memmodel.base.rendering.Drawing": {
             "screen": "memmodel.report.terminal:screen",
             "notebook": "memmodel.report.console:drawing",
             "file": "memmodel.report.console:save",

@@ -7,11 +7,11 @@ from typing import Any, TextIO
 from rich.console import Console, Group
 from rich.text import Text
 
+from memmodel.base.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 from memmodel.gpus import Gpu
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS
-from memmodel.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 
 Say = Callable[[str, int, int], None]
 

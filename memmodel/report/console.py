@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from memmodel.errors import UsageError
-from memmodel.rendering import Drawing
+from memmodel.base.errors import UsageError
+from memmodel.base.rendering import Drawing
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 

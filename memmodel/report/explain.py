@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
+from memmodel.base.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import account, verdicts
 from memmodel.timing import Ceiling, KernelTime
-from memmodel.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 
 if TYPE_CHECKING:
     from memmodel.closed_forms import Formulas

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.text import Text
 
+from memmodel.base.units import bytes_text, number_text
 from memmodel.models.fit import FitReport, Laid
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.units import bytes_text, number_text
 
 _SHOWN, _SHOWN_OTHERS = 10, 3
 

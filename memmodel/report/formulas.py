@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from rich.text import Text
 
-from memmodel.case import LETTERS
+from memmodel.attention.case import LETTERS
+from memmodel.base.dtypes import short_name
+from memmodel.base.units import formula_text
 from memmodel.closed_forms import Formulas
-from memmodel.dtypes import short_name
-from memmodel.moments import Branch
+from memmodel.events.moments import Branch
 from memmodel.report.sheet import Cell, Formula, Sheet, below
-from memmodel.units import formula_text
 
 if TYPE_CHECKING:
     from memmodel.tracer.formulas.closed import Forms

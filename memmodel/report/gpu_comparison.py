@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.text import Text
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
+from memmodel.base.units import decimal_text, percent_text, seconds_text
 from memmodel.gpu_comparison import GpuComparison, OnGpu
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import SCOPE, range_of
-from memmodel.units import decimal_text, percent_text, seconds_text
 
 _FITS = {None: "?", True: "yes", False: "NO"}
 

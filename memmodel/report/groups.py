@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from memmodel.groups import GROUPS, WORKSPACE, by_kind, kind_of
+from memmodel.base.units import bytes_text
+from memmodel.events.groups import GROUPS, WORKSPACE, by_kind, kind_of
 from memmodel.prediction import Memory
 from memmodel.report.sheet import Sheet
-from memmodel.units import bytes_text
 
 
 def group_table(memory: Memory, formulas: Mapping[str, str]) -> Sheet:

@@ -6,10 +6,10 @@ from functools import singledispatch
 from html import escape
 from typing import Any
 
+from memmodel.base.rendering import Drawing
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.page import ModelPage, Page
 from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
-from memmodel.rendering import Drawing
 from memmodel.report.page import parts, provenance
 from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text
 

@@ -9,8 +9,8 @@ from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
-from memmodel.case import SIZES, Case
-from memmodel.dtypes import short_name
+from memmodel.attention.case import SIZES, Case
+from memmodel.base.dtypes import short_name
 from memmodel.gpus import Gpu
 
 SCHEMA = 1
@@ -182,11 +182,11 @@ def _compared(row: Any) -> dict[str, Any]:
 
 
 _FORMS: dict[str, Callable[[Any], Any]] = {
-    "dtypes.DType": short_name,
+    "base.dtypes.DType": short_name,
     "gpus.gpu.Gpu": _gpu,
     "gpus.links.Node": _node,
-    "case.Case": _case,
-    "work.Work": _work,
+    "attention.case.Case": _case,
+    "events.work.Work": _work,
     "gpu_comparison.OnGpu": _compared,
     "gpu_comparison.GpuComparison": lambda shown: _keys(shown, rows="gpus") | {"kind": "comparison"},
     "prediction.Memory": partial(_keys, also=["device_bytes"]),
@@ -201,7 +201,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "timing.ceiling.KernelTime": _kernel,
     "thresholds.Threshold": partial(_keys, also=["case.algorithm"]),
     "closed_forms.Formulas": _formulas,
-    "moments.Branch": partial(_keys, expression="bytes", wins="where"),
+    "events.moments.Branch": partial(_keys, expression="bytes", wins="where"),
     "tracer.result.Trace": _trace,
     "tracer.lines.SourceLine": partial(_keys, names="tensors"),
     "tracer.formulas.closed.Forms": _forms,

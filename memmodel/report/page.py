@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from memmodel.base.rendering import Drawing
 from memmodel.pictures.page import Known, ModelPage, Page
-from memmodel.rendering import Drawing
 from memmodel.report.formulas import rows, symbol_names
 from memmodel.report.groups import group_table
 from memmodel.report.model import serving_table, time_table

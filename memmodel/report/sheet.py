@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memmodel.units import formula_text
+from memmodel.base.units import formula_text
 
 _MANY = 5  # from so many text columns on, padding is narrower, to fit 80 characters
 

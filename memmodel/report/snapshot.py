@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from memmodel.base.units import bytes_text, percent_text
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.history import History
@@ -14,7 +15,6 @@ from memmodel.snapshot.owners import CodeLine, Owner
 from memmodel.snapshot.releases import Capacity
 from memmodel.snapshot.runs import BEFORE_THE_FIRST, RanOut, Run
 from memmodel.snapshot.study import Study
-from memmodel.units import bytes_text, percent_text
 
 SCHEMA = 1
 _STEPS = 54  # columns of the sparkline: with its labels it fills 80

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
-from memmodel.account import TensorRecord
-from memmodel.dtypes import short_name
-from memmodel.gpus import Gpu
-from memmodel.origin import wildcard
-from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
-from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
-from memmodel.units import (
+from memmodel.base.dtypes import short_name
+from memmodel.base.units import (
     GIGA,
     TERA,
     GiB,
@@ -25,6 +20,11 @@ from memmodel.units import (
     range_text,
     seconds_text,
 )
+from memmodel.events.account import TensorRecord
+from memmodel.events.origin import wildcard
+from memmodel.gpus import Gpu
+from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
+from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 
 if TYPE_CHECKING:
     from memmodel.models.results import ModelReport

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from memmodel.groups import KV_CACHE, OPTIMIZER, PARAMETERS, by_kind
+from memmodel.base.units import bytes_text, percent_text
+from memmodel.events.groups import KV_CACHE, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.report.formulas import expressions, rows
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
 from memmodel.report.tables import ROWS, attention_words, in_words_of, tensor_sheet, verdict
-from memmodel.units import bytes_text, percent_text
 
 if TYPE_CHECKING:
     from memmodel.tracer.result import Trace

@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from memmodel.base.units import MiB, bytes_text, seconds_text
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
-from memmodel.units import MiB, bytes_text, seconds_text
 
 Case = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Case], tuple[str, str]]]  # title -> (measured, predicted)

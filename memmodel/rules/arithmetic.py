@@ -6,7 +6,7 @@ Sources: tools/autograd/derivatives.yaml, torch/csrc/autograd/FunctionsManual.cp
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.pointwise import COMPARISONS
 from memmodel.tensors.autograd import Op

@@ -9,13 +9,13 @@ scores (Dao, "FlashAttention-2", arXiv 2307.08691, algorithm 2).
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div, each, minimum, same, symbolic
-from memmodel.dtypes import float32, uint8
-from memmodel.masks import triangle
-from memmodel.program import Launch
+from memmodel.attention.masks import triangle
+from memmodel.base.dtypes import float32, uint8
+from memmodel.events.program import Launch
 from memmodel.rules.flash_buffers import Sizes, gradient_sums, rounded, row_dots, split_outputs, summed_heads, width_of
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import FREED, RESULTS, Call, Result, Scratch, Step, Steps, kernel, rule, scratch_like
+from memmodel.sizes.dims import Dim, ceil_div, each, minimum, same, symbolic
 from memmodel.tensors.layout import Strided, contiguous_strides
 
 FLASH_OP, EFFICIENT_OP, CUDNN_OP = (f"_scaled_dot_product_{name}_attention" for name in ("flash", "efficient", "cudnn"))

@@ -12,7 +12,7 @@ from typing import Any
 import memmodel.rules.activations
 import memmodel.rules.products
 import memmodel.rules.softmax  # noqa: F401 (registers the methods that are cast)
-from memmodel.dtypes import DType, bfloat16, float32
+from memmodel.base.dtypes import DType, bfloat16, float32
 from memmodel.rules.copies import to
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, method, methods

@@ -9,10 +9,10 @@ of an all-to-all, the tensor that is sent or received (nccl-tests, doc/PERFORMAN
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from memmodel.dims import Dim
-from memmodel.program import Launch
+from memmodel.events.program import Launch
 from memmodel.rules.dispatch import several
 from memmodel.rules.operator import FREED, RESULTS, Call, Steps, kernel, moves, rule, scratch_like
+from memmodel.sizes.dims import Dim
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
 

@@ -5,9 +5,9 @@ Sources: aten/src/ATen/native/Convolution.cpp; FLOP as torch/utils/flop_counter.
 
 from typing import Any
 
-from memmodel.dims import Dim, product
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
+from memmodel.sizes.dims import Dim, product
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor

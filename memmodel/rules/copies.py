@@ -10,13 +10,13 @@ tools/autograd/derivatives.yaml.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memmodel import dtypes
-from memmodel.dims import Dim
-from memmodel.dtypes import DType, float32, int32, int64
-from memmodel.errors import UsageError
+from memmodel.base import dtypes
+from memmodel.base.dtypes import DType, float32, int32, int64
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, moves, rule
 from memmodel.rules.pointwise import kept_strides
+from memmodel.sizes.dims import Dim
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, contiguous_strides, is_dense
 from memmodel.tensors.tape import Tape

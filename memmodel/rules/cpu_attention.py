@@ -4,11 +4,11 @@ Source: aten/src/ATen/native/cpu/FlashAttentionKernel.cpp (cpu_flash_attention a
 and of 32 queries, 64 from 192 queries on, 256 from 768 on.
 """
 
-from memmodel.dims import Dim, minimum
-from memmodel.dtypes import float32
-from memmodel.program import Launch
+from memmodel.base.dtypes import float32
+from memmodel.events.program import Launch
 from memmodel.rules.attention import heads_inside
 from memmodel.rules.operator import RESULTS, Call, Scratch, Steps, kernel, rule, scratch_like
+from memmodel.sizes.dims import Dim, minimum
 from memmodel.tensors.layout import Strided
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from memmodel.device import Device
-from memmodel.dims import Dim, Shape, Size
-from memmodel.dtypes import DType
-from memmodel.errors import UsageError
-from memmodel.program import Launch
+from memmodel.base.device import Device
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch
 from memmodel.rules.operator import SHAPES, Call, Freed, Result, Rule, Scratch, Shaper, Spec, Step, rule_of
+from memmodel.sizes.dims import Dim, Shape, Size
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, new

@@ -6,7 +6,7 @@ A group is the numbers of its ranks. Nothing is sent: the launch says what a ran
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from memmodel.program import COLLECTIVE
+from memmodel.events.program import COLLECTIVE
 from memmodel.rules.collectives import C10D
 from memmodel.rules.dispatch import several
 from memmodel.rules.operator import kernel

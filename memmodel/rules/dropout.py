@@ -5,7 +5,7 @@ Source: aten/src/ATen/native/Dropout.cpp (is_fused_kernel_acceptable), native/cu
 
 from typing import Any
 
-from memmodel.dtypes import bool_
+from memmodel.base.dtypes import bool_
 from memmodel.rules.arithmetic import Mul
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule

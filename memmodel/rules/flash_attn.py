@@ -8,10 +8,9 @@ mha_varlen_bwd).
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, hint, same
-from memmodel.dtypes import bfloat16, float16, float32, int64
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import bfloat16, float16, float32, int64
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_buffers import (
     ROWS,
@@ -25,6 +24,7 @@ from memmodel.rules.flash_buffers import (
 )
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
 from memmodel.rules.pointwise import kept_strides
+from memmodel.sizes.dims import Dim, hint, same
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.tensor import Tensor
 

@@ -7,14 +7,14 @@ mha_bwd).
 
 from typing import Any
 
-from memmodel.dims import Dim, ceil_div, hint, same
-from memmodel.dtypes import FP8, bfloat16, float8_e4m3fn, float16, float32, int32, short_name
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import FP8, bfloat16, float8_e4m3fn, float16, float32, int32, short_name
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_attn import mask_of
 from memmodel.rules.flash_buffers import rounded, seen
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, rule, zeroed
+from memmodel.sizes.dims import Dim, ceil_div, hint, same
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor

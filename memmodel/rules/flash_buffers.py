@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from memmodel.device import Device
-from memmodel.dims import Dim, ceil_div, each, exact_div, minimum, same, symbolic
-from memmodel.dtypes import DType, float32
-from memmodel.masks import Mask
-from memmodel.program import Launch
+from memmodel.attention.masks import Mask
+from memmodel.base.device import Device
+from memmodel.base.dtypes import DType, float32
+from memmodel.events.program import Launch
 from memmodel.rules.operator import Scratch, kernel, zeroed
+from memmodel.sizes.dims import Dim, ceil_div, each, exact_div, minimum, same, symbolic
 from memmodel.tensors.layout import Strided
 
 ROWS = 128  # of a query block in backward, to which rows are rounded

@@ -7,13 +7,13 @@ Source: deepseek-ai/FlashMLA at 287061e, csrc/flash_api.cpp (get_mla_metadata, m
 
 from typing import Any
 
-from memmodel.device import Device
-from memmodel.dims import Dim, ceil_div, maximum
-from memmodel.dtypes import bfloat16, float16, float32
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.base.device import Device
+from memmodel.base.dtypes import bfloat16, float16, float32
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import several
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, kernel, makes, rule
+from memmodel.sizes.dims import Dim, ceil_div, maximum
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
 

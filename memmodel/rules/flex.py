@@ -8,10 +8,10 @@ which backward does not read, and what combines the splits of a decoding to be o
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, ceil_div, hint, maximum, minimum, product, same
-from memmodel.dtypes import bfloat16, float16, float32, int32
-from memmodel.errors import UsageError
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import bfloat16, float16, float32, int32
+from memmodel.base.errors import UsageError
+from memmodel.events.work import Work
 from memmodel.rules.copies import empty
 from memmodel.rules.dispatch import several
 from memmodel.rules.operator import (
@@ -28,10 +28,10 @@ from memmodel.rules.operator import (
     zeroed,
 )
 from memmodel.rules.pointwise import kept_strides
+from memmodel.sizes.dims import Dim, ceil_div, hint, maximum, minimum, product, same
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
-from memmodel.work import Work
 
 BLOCK = 128  # queries and keys of a block of the mask
 _DECODING = 128  # fewer queries run a kernel that splits the keys

@@ -8,12 +8,12 @@ CPU FlashAttentionKernel.cpp.
 from typing import Any
 
 import memmodel.rules.cpu_attention  # noqa: F401 (registers rules)
-from memmodel.dims import Shape, ceil_div
-from memmodel.dtypes import float32, float64, int64, uint64
+from memmodel.base.dtypes import float32, float64, int64, uint64
 from memmodel.rules.attention import CUDNN_OP, EFFICIENT_OP, FLASH_OP
 from memmodel.rules.dispatch import several
 from memmodel.rules.operator import Spec, makes
 from memmodel.rules.pointwise import kept_strides
+from memmodel.sizes.dims import Shape, ceil_div
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, contiguous_strides, elementwise_strides
 from memmodel.tensors.tensor import Tensor

@@ -7,8 +7,7 @@ Distributions.cpp (multinomial_out), native/Embedding.cpp (embedding_dense_backw
 
 from typing import Any
 
-from memmodel.dims import Dim, hint, maximum, minimum
-from memmodel.dtypes import DType, float32, float64, int64
+from memmodel.base.dtypes import DType, float32, float64, int64
 from memmodel.rules.dispatch import aten
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import (
@@ -26,6 +25,7 @@ from memmodel.rules.operator import (
     rule,
     scratch_like,
 )
+from memmodel.sizes.dims import Dim, hint, maximum, minimum
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memmodel.dims import Dim
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
 from memmodel.rules.pointwise import result_dtype
+from memmodel.sizes.dims import Dim
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import axis
 from memmodel.tensors.tensor import Tensor, method

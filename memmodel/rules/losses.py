@@ -8,7 +8,7 @@ cuda/ActivationLogSigmoidKernel.cu.
 from typing import Any
 
 import memmodel.rules.softmax  # noqa: F401 (registers methods)
-from memmodel.program import Launch
+from memmodel.events.program import Launch
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import (
     RESULTS,

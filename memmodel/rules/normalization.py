@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import memmodel.rules.activations  # noqa: F401 (registers methods)
-from memmodel.dims import Dim, Shape, hint, product
-from memmodel.dtypes import DType, float32, float64
+from memmodel.base.dtypes import DType, float32, float64
 from memmodel.rules.dispatch import several
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Spec, Steps, contiguous, kernel, makes, rule
+from memmodel.sizes.dims import Dim, Shape, hint, product
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor

@@ -13,12 +13,12 @@ Rules compute with sizes that are ints, arrays or symbols.
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from memmodel.device import Device
-from memmodel.dims import Dim, Shape, product
-from memmodel.dtypes import DType
-from memmodel.program import Launch
+from memmodel.base.device import Device
+from memmodel.base.dtypes import DType
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
+from memmodel.sizes.dims import Dim, Shape, product
 from memmodel.tensors.layout import Strided, is_dense
-from memmodel.work import Work
 
 
 class Call(NamedTuple):

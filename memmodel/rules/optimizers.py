@@ -9,10 +9,10 @@ all of its tensors.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memmodel.dims import Dim
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
 from memmodel.rules.pointwise import kept_strides
+from memmodel.sizes.dims import Dim
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor, method
 

@@ -8,10 +8,10 @@ operands take the loop that computes addresses).
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, Shape, same, same_shape
-from memmodel.dtypes import DType, bool_, float32, int64, promote
-from memmodel.program import Launch
+from memmodel.base.dtypes import DType, bool_, float32, int64, promote
+from memmodel.events.program import Launch
 from memmodel.rules.operator import RESULTS, Call, Spec, Step, Steps, kernel, makes, rule, scratch_like
+from memmodel.sizes.dims import Dim, Shape, same, same_shape
 from memmodel.tensors.layout import Strided, broadcast_shape, elementwise_strides, is_dense
 
 

@@ -6,12 +6,12 @@
 
 from typing import Any
 
-from memmodel.dims import Dim, merged, product, same
-from memmodel.dtypes import bfloat16
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import bfloat16
+from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, NotKnown, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.views import UnsafeView, expand, permute, reshape, squeeze, transpose, unsqueeze, view
+from memmodel.sizes.dims import Dim, merged, product, same
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, broadcast_shape
 from memmodel.tensors.tensor import Tensor, method

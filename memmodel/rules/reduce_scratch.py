@@ -10,7 +10,7 @@ Sizes are ints or arrays.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div, hint, in_array, maximum, minimum, product, same
+from memmodel.sizes.dims import Dim, ceil_div, hint, in_array, maximum, minimum, product, same
 from memmodel.tensors.layout import Strided
 
 _THREADS = 512  # of a thread block (MAX_REDUCE_THREADS)

@@ -7,13 +7,13 @@ native/cuda/Reduce.cuh (scratch, see `reduce_scratch`), tools/autograd/Functions
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from memmodel.dims import Shape, exact_div, product, same, same_shape, symbolic
-from memmodel.dtypes import DType, bool_, float32, float64, int64, uint8
+from memmodel.base.dtypes import DType, bool_, float32, float64, int64, uint8
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.reduce_scratch import reduction_scratch
 from memmodel.rules.views import expand, unsqueeze, view
+from memmodel.sizes.dims import Shape, exact_div, product, same, same_shape, symbolic
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method

@@ -7,10 +7,10 @@ _grouped_mm_mat1_backward), aten/src/ATen/native/GroupedMMUtils.h (rows of a pro
 
 from typing import Any
 
-from memmodel.dims import Dim, Shape, ceil_div
-from memmodel.dtypes import DType, float32, int64
+from memmodel.base.dtypes import DType, float32, int64
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
+from memmodel.sizes.dims import Dim, Shape, ceil_div
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method

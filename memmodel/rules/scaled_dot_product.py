@@ -7,8 +7,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from memmodel.dims import hint, same
-from memmodel.dtypes import DType, bool_, float32
+from memmodel.base.dtypes import DType, bool_, float32
 from memmodel.rules.copies import ones
 from memmodel.rules.dispatch import aten
 from memmodel.rules.dropout import dropout
@@ -16,6 +15,7 @@ from memmodel.rules.fused_attention import SdpaCudnn, SdpaEfficient, SdpaFlash, 
 from memmodel.rules.plain_attention import Library, plain
 from memmodel.rules.sdpa import ALL, CUDNN, EFFICIENT, FLASH, MATH, Backends, Mask, SdpaCall, check, choose
 from memmodel.rules.softmax import safe_softmax
+from memmodel.sizes.dims import hint, same
 from memmodel.tensors.tensor import Tensor
 
 

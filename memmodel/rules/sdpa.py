@@ -11,8 +11,8 @@ wheel of that release.
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from memmodel.dtypes import DType, bfloat16, bool_, float16, float32, float64
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import DType, bfloat16, bool_, float16, float32, float64
+from memmodel.base.errors import UsageError
 
 FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
 ALL = frozenset((FLASH, EFFICIENT, CUDNN, MATH))

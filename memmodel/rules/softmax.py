@@ -5,10 +5,10 @@ Sources: aten/src/ATen/native/SoftMax.cpp, native/cuda/SoftMax.cu (host_softmax,
 
 from typing import Any
 
-from memmodel.dims import Dim, product
-from memmodel.dtypes import DType, float16, float32
+from memmodel.base.dtypes import DType, float16, float32
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, contiguous, kernel, makes, rule, scratch_like
+from memmodel.sizes.dims import Dim, product
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method

@@ -3,10 +3,10 @@
 Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/cpp_extensions/gemm.py (general_gemm and its workspace).
 """
 
-from memmodel.dims import product
-from memmodel.program import Launch
+from memmodel.events.program import Launch
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, kernel, makes, rule
+from memmodel.sizes.dims import product
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
 

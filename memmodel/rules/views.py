@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from memmodel.dims import Dim, Shape, ceil_div, hint, merged, minimum, same, same_shape
-from memmodel.dtypes import int64
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import int64
+from memmodel.base.errors import UsageError
 from memmodel.rules.copies import listed_sizes
 from memmodel.rules.dispatch import aten
 from memmodel.rules.joins import cat
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
+from memmodel.sizes.dims import Dim, Shape, ceil_div, hint, merged, minimum, same, same_shape
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import axis, expand_strides, resolve, view_strides
 from memmodel.tensors.tensor import Tensor, method, methods

@@ -12,8 +12,8 @@ from typing import Any
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.blocks import LARGE_SEGMENT
 from memmodel.allocator.config import INTERVALS
-from memmodel.errors import UsageError, unknown
-from memmodel.units import MiB
+from memmodel.base.errors import UsageError, unknown
+from memmodel.base.units import MiB
 
 _HINT = "as in expandable_segments:True,max_split_size_mb:128"
 _NO_DEVICE_MEMORY = (

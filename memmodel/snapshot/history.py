@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Snapshot
 
 

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.config import INTERVALS
-from memmodel.checked import checked
-from memmodel.errors import UsageError
+from memmodel.base.checked import checked
+from memmodel.base.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain
 

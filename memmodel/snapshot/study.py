@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf
 from memmodel.snapshot.fragmentation import Fragmentation, by_pool
 from memmodel.snapshot.history import History, Recorded, history, recorded_blocks

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
 MAX_BYTES = 1 << 29  # of the file, unpacked
 MAX_INSTRUCTION_BYTES = 1 << 28  # without texts; each byte makes at most 12 of memory, and an event has about 100

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from sys import getrefcount
 from typing import Any, ClassVar
 
-from memmodel.dims import same, same_shape
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.sizes.dims import same, same_shape
 from memmodel.tensors.layout import is_dense
 from memmodel.tensors.tape import Scope, Tape, current
 from memmodel.tensors.tensor import Tensor, method

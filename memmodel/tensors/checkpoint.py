@@ -153,7 +153,7 @@ def checkpoint(
     `policy` makes a fresh policy for each run. Raises UsageError for `use_reentrant=True`.
     """
     if use_reentrant:
-        from memmodel.errors import UsageError
+        from memmodel.base.errors import UsageError
 
         raise UsageError("checkpoint(use_reentrant=True) is not modelled: pass use_reentrant=False")
     if not current().grad_enabled:

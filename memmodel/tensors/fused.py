@@ -8,14 +8,14 @@ need: the same body for each row, or each pair that the mask leaves, as if tiles
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from memmodel.dims import Dim, ceil_div, product
-from memmodel.dtypes import DType
-from memmodel.masks import Mask
-from memmodel.program import Launch
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import DType
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
+from memmodel.sizes.dims import Dim, ceil_div, product
 from memmodel.tensors.autograd import grad_mode
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Storage, Tensor
-from memmodel.work import Work
 
 
 class FusedKernel:

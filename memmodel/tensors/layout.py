@@ -6,9 +6,9 @@ ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 
 from collections.abc import Sequence
 
-from memmodel.dims import Dim, Shape, exact_div, hint, memoized, product, same, same_shape
-from memmodel.dtypes import DType
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import UsageError
+from memmodel.sizes.dims import Dim, Shape, exact_div, hint, memoized, product, same, same_shape
 
 
 class Strided:

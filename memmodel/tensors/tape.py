@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from memmodel.device import CUDA, Device
-from memmodel.dims import Dim, Shape
-from memmodel.dtypes import DType
-from memmodel.errors import UsageError
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site, Wait
-from memmodel.work import Work
+from memmodel.base.device import CUDA, Device
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site, Wait
+from memmodel.events.work import Work
+from memmodel.sizes.dims import Dim, Shape
 
 _DEPTH = 4  # frames of the user's code kept per allocation: enough to see through helper functions
 ENGINE_STEP = "_evaluate"  # the frame of autograd's engine: what lies above it is not the user's line

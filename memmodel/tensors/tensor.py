@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from memmodel.dims import Dim, Shape, product
-from memmodel.dtypes import DType
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import UsageError
+from memmodel.sizes.dims import Dim, Shape, product
 from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tape import Tape
 
@@ -42,7 +42,7 @@ class Storage:
 
 
 class Tensor(Strided):
-    """A strided view of a storage. Shapes and strides are in elements; see `memmodel.dims` for what a dim can be."""
+    """A strided view of a storage. Shapes and strides are in elements, as `memmodel.sizes.dims` defines dims."""
 
     __slots__ = (
         "__weakref__",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
-from memmodel.errors import choice
+from memmodel.base.errors import choice
 from memmodel.gpus.links import Node
 from memmodel.timing.nccl import Candidate, Group, candidates
 

@@ -7,15 +7,15 @@ the same cycles: products on the tensor cores, 16 exponentials a clock and SM, f
 
 from collections.abc import Iterator
 
-from memmodel.dims import ceil_div
-from memmodel.errors import UsageError
-from memmodel.program import Launch
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch
+from memmodel.sizes.dims import ceil_div
 from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling, KernelTime, at_slowest
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.terms import fp32_rate, traffic
 
 SHARED_BYTES_PER_CLOCK = 128  # of one SM: 32 banks of 4 bytes (CUDA C++ Programming Guide)
-GRID = 5  # numbers per grid in a launch's sizes; see `memmodel.program.Launch`
+GRID = 5  # numbers per grid in a launch's sizes; see `memmodel.events.program.Launch`
 _PROLOGUE_TILE = 128 * 128  # elements of the tile that the calibrated prologue is for
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from memmodel.files import DATA, read_bytes
-from memmodel.program import Launch
+from memmodel.base.files import DATA, read_bytes
+from memmodel.events.program import Launch
 from memmodel.timing.ceiling import KernelTime
 from memmodel.timing.fused import is_flash
 from memmodel.timing.transfer import RELATED, relation_of

@@ -5,7 +5,7 @@ import os
 from functools import cache
 from os import PathLike, fspath
 
-from memmodel.files import DATA, read_bytes
+from memmodel.base.files import DATA, read_bytes
 from memmodel.timing.calibration import Calibration, calibration_of
 
 _SHIPPED = os.path.join(DATA, "calibrations")

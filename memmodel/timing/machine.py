@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
-from memmodel.dtypes import DType, peak_name
+from memmodel.allocator.cublas import DEFAULT_TORCH, parse_torch_version
+from memmodel.base.dtypes import DType, peak_name
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
 from memmodel.timing.host import ANY_HOST, NO_HOST, Hosts, around, host_of

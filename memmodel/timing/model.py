@@ -7,7 +7,7 @@ launch is one ceiling more; with a calibration it is the full model.
 import math
 from collections.abc import Iterable, Sequence
 
-from memmodel.program import Launch
+from memmodel.events.program import Launch
 from memmodel.timing.ceiling import LAUNCH_SECONDS, KernelTime, at_slowest
 from memmodel.timing.fused import flash_time, is_flash
 from memmodel.timing.machine import Machine

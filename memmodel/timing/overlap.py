@@ -8,7 +8,7 @@ not modelled.
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from memmodel.program import COLLECTIVE, Event, Launch, Wait
+from memmodel.events.program import COLLECTIVE, Event, Launch, Wait
 
 
 class Overlap(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from memmodel.dims import Dim, ceil_div
+from memmodel.sizes.dims import Dim, ceil_div
 
 Tile = tuple[int, int]  # rows and columns of the result that a thread block computes
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from memmodel.checked import MOST, Number, Strict, Text, checked
-from memmodel.errors import UsageError, unknown
+from memmodel.base.checked import MOST, Number, Strict, Text, checked
+from memmodel.base.errors import UsageError, unknown
 from memmodel.timing.calibration import CONSTANTS, SCHEMA
 
 _NotNegative = Annotated[float, Meta(ge=0, le=MOST)]

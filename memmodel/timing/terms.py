@@ -9,9 +9,9 @@ With a datasheet alone the time is a lower bound, so that amounts are those that
 
 from collections.abc import Iterator, Sequence
 
-from memmodel.dims import Dim
+from memmodel.events.program import Launch
 from memmodel.gpus import Gpu
-from memmodel.program import Launch
+from memmodel.sizes.dims import Dim
 from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling
 from memmodel.timing.machine import Machine, Rate
 from memmodel.timing.products import narrow_tiles, padded, quantised, shape_class, tile_menu

@@ -10,7 +10,7 @@ in one of the two types takes the other's from the nearest GPU that has them.
 
 import math
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.timing.calibration import CONSTANTS, Calibration, Constant, Curve
 from memmodel.timing.known import community, shipped_ids

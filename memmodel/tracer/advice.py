@@ -11,9 +11,9 @@ the library's where the code writes it out (`by_hand.py`).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from memmodel.liveness import at_peak, phase_peaks, places
-from memmodel.origin import origin
-from memmodel.program import Alloc, Event, Free, Mark, Program, Save
+from memmodel.events.liveness import at_peak, phase_peaks, places
+from memmodel.events.origin import origin
+from memmodel.events.program import Alloc, Event, Free, Mark, Program, Save
 
 _IN_PLACE = {  # operators whose gradient needs neither operand nor result, where the other operand is a number or mask
     "div": "/=",

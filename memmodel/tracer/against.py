@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.groups import ACTIVATIONS, by_kind, kind_of
 from memmodel.gpus import Gpu
-from memmodel.groups import ACTIVATIONS, by_kind, kind_of
 from memmodel.models.setting import EAGER, SDPA, ModelCase
 from memmodel.prediction import Memory
 from memmodel.tracer.api import trace

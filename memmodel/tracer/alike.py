@@ -7,9 +7,9 @@ not, or the code does not run with fewer layers, all of them are traced.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from memmodel.dims import Shape
-from memmodel.errors import UsageError
-from memmodel.program import Program
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Program
+from memmodel.sizes.dims import Shape
 from memmodel.tracer.growth import Growth, in_order
 from memmodel.tracer.series import Unlike
 from memmodel.tracer.watch.alike import alike_layers

@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 
-from memmodel.account import account
 from memmodel.allocator import AllocatorConfig
-from memmodel.case import LARGEST
-from memmodel.communication import collectives
-from memmodel.cublas import DEFAULT_TORCH, parse_torch_version
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import DEFAULT_TORCH, parse_torch_version
+from memmodel.attention.case import LARGEST
+from memmodel.base.errors import UsageError
+from memmodel.base.search import last_true
+from memmodel.base.units import bytes_text
+from memmodel.events.account import account
+from memmodel.events.communication import collectives
+from memmodel.events.liveness import last_step, phase_peaks, step_launches, summary
+from memmodel.events.origin import names
+from memmodel.events.program import Program
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.liveness import last_step, phase_peaks, step_launches, summary
-from memmodel.origin import names
 from memmodel.prediction import attention_kernels
-from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
-from memmodel.search import last_true
 from memmodel.step import device_of, memory_of, other_kernels, room_bytes, time_or_why
 from memmodel.timing.intervals import itemsize_of
 from memmodel.timing.transfer import expected_rates
@@ -38,8 +40,6 @@ from memmodel.tracer.target import Script
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.watch.watcher import MOST_OPERATORS
 from memmodel.tracer.watch.world import World, checked_world
-from memmodel.units import bytes_text
-from memmodel.work import Work
 
 
 def trace(

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from memmodel.liveness import states, uncounted
-from memmodel.masks import Mask
-from memmodel.program import Launch
+from memmodel.attention.masks import Mask
+from memmodel.events.liveness import states, uncounted
+from memmodel.events.program import Launch
 from memmodel.recording import empty
 from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, rule
 from memmodel.tensors.layout import Strided

@@ -1,9 +1,10 @@
 """The closed forms of a job, from a run in letters; those of compiled code from its plans at other sizes."""
 
-from memmodel.dims import Size
-from memmodel.errors import UsageError
-from memmodel.liveness import last_step
-from memmodel.program import Mark, Program
+from memmodel.base.errors import UsageError
+from memmodel.base.units import formula_text
+from memmodel.events.liveness import last_step
+from memmodel.events.program import Mark, Program
+from memmodel.sizes.dims import Size
 from memmodel.tracer.alike import FEW, Alike
 from memmodel.tracer.formulas.closed import Forms, closed_forms
 from memmodel.tracer.formulas.symbolic import (
@@ -15,7 +16,6 @@ from memmodel.tracer.formulas.symbolic import (
     without_shared_scratch,
 )
 from memmodel.tracer.job import Job, Steady
-from memmodel.units import formula_text
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"

@@ -9,11 +9,11 @@ two runs tell. Amounts that are sums over all layers grow by as much for each.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from memmodel.origin import wildcard
-from memmodel.program import Alloc, Event, Free, Launch, Program, Release, Save
+from memmodel.events.origin import wildcard
+from memmodel.events.program import Alloc, Event, Free, Launch, Program, Release, Save
+from memmodel.events.work import Work
 from memmodel.tracer.series import Series, Unlike, aligned, reach, signs_of
 from memmodel.tracer.watch.run import Traced
-from memmodel.work import Work
 
 
 class Growth:

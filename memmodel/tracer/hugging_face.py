@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn, optim
 
-from memmodel.errors import UsageError, choice, unknown
+from memmodel.base.errors import UsageError, choice, unknown
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",

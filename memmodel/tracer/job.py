@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.cublas import parse_torch_version
+from memmodel.allocator.cublas import parse_torch_version
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
 from memmodel.tracer.alike import Alike, told

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from memmodel.liveness import at_peak
-from memmodel.origin import line_of, users_frame
-from memmodel.program import Program, Site
+from memmodel.events.liveness import at_peak
+from memmodel.events.origin import line_of, users_frame
+from memmodel.events.program import Program, Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import memmodel.rules.all
 import memmodel.tracer.flash  # noqa: F401 (registers rules)
-from memmodel.device import Device
-from memmodel.program import Launch
+from memmodel.base.device import Device
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.rules.collectives import C10D
 from memmodel.rules.libraries import library_workspace
 from memmodel.rules.operator import RESULTS, Call, NotKnown, Steps, kernel, rule_of
@@ -23,7 +24,6 @@ from memmodel.tensors.layout import Strided
 from memmodel.tracer.corrections.torch_types import kind_of, number, plain_dims
 from memmodel.tracer.private.dispatch import name_of, packet_of, schema_of, tensors_in, tree_leaves
 from memmodel.tracer.private.distributed import GROUPS, ranks_of
-from memmodel.work import Work
 
 _NO_ARITHMETIC = NotKnown("its arithmetic is not known: it counts as moving its bytes")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from memmodel.errors import UsageError
-from memmodel.liveness import births_and_deaths
-from memmodel.program import Program
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import births_and_deaths
+from memmodel.events.program import Program
 
 
 @dataclass

@@ -3,23 +3,23 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memmodel.account import TensorRecord
 from memmodel.allocator import AllocatorConfig
-from memmodel.communication import Collective
-from memmodel.cublas import DEFAULT_TORCH
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import DEFAULT_TORCH
+from memmodel.base.errors import UsageError
+from memmodel.base.rendering import Renderable, rendered
+from memmodel.events.account import TensorRecord
+from memmodel.events.communication import Collective
+from memmodel.events.liveness import last_step
+from memmodel.events.program import Mark, Program
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu
-from memmodel.liveness import last_step
 from memmodel.prediction import AttentionKernel, Memory, Time
-from memmodel.program import Mark, Program
-from memmodel.rendering import Renderable, rendered
 from memmodel.step import usage_by_event
 from memmodel.tracer.advice import Advice
 from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.formulas.closed import Forms
 from memmodel.tracer.lines import SourceLine
 from memmodel.tracer.ranks import RankUsage
-from memmodel.work import Work
 
 if TYPE_CHECKING:
     from memmodel.pictures.timeline import Timeline

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from memmodel.errors import UsageError
-from memmodel.liveness import phase_peaks
-from memmodel.program import Program
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Program
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.job import Job

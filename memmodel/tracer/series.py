@@ -3,10 +3,10 @@
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from memmodel.origin import wildcard
-from memmodel.program import Alloc, Launch
+from memmodel.events.origin import wildcard
+from memmodel.events.program import Alloc, Launch
+from memmodel.events.work import Work
 from memmodel.tracer.watch.run import Traced
-from memmodel.work import Work
 
 _SEEN = 400  # events that are compared behind a stretch to tell whether it is one
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from memmodel.case import check_size
-from memmodel.errors import UsageError
+from memmodel.attention.case import check_size
+from memmodel.base.errors import UsageError
+from memmodel.base.units import parse_size
 from memmodel.tracer.corrections.torch_types import dtype_named
-from memmodel.units import parse_size
 
 _EXPECTED = "expected NAME=SIZES:DTYPE such as q=B,H,N,D:bf16, with sizes as letters, numbers or products (H*D)"
 _FACTOR = re.compile(r"[A-Za-z_]\w*|\d+[kKmM]?")

@@ -7,8 +7,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from memmodel.errors import UsageError, unknown
-from memmodel.origin import is_library
+from memmodel.base.errors import UsageError, unknown
+from memmodel.events.origin import is_library
 
 
 def target(text: str) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.report.calibration import amount, constant_table, progress
 from memmodel.report.console import text
 from memmodel.timing import Calibration, Constant

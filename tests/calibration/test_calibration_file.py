@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
-from memmodel.files import DATA
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS, calibration_of
 from memmodel.timing.known import community, read_calibration, shipped_ids

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from memmodel.case import make_case
-from memmodel.program import Launch
+from memmodel.attention.case import make_case
+from memmodel.events.program import Launch
 from memmodel.timing import Calibration
 from memmodel_validate.calibrate.flash_cpu import work_of
 from memmodel_validate.cpu import with_cpu_blocks
@@ -52,7 +52,7 @@ def test_the_roofline_is_two_numbers(benchmark: ModuleType, calibration: Calibra
 
 def test_a_causal_mask_saves_whole_blocks_of_512_keys() -> None:
     from memmodel.algorithms import record
-    from memmodel.masks import mask
+    from memmodel.attention.masks import mask
     from memmodel.recording import CPU
 
     for n, share in ((512, 1.0), (1024, 0.75), (2048, 0.625)):

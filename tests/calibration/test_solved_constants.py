@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memmodel.algorithms import record
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch
 from memmodel.gpus import load_gpu
 from memmodel.predictor import on_gpu
-from memmodel.program import Launch
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel_validate.calibrate import flash_cuda
 from memmodel_validate.calibrate.faults import first_fresh

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.dtypes import bfloat16, float32
+from memmodel.base.dtypes import bfloat16, float32
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.gpu import Value
-from memmodel.program import Launch
 from memmodel.timing import Calibration, Constant, Curve, Machine
 from memmodel.timing.fused import flash_time
 from memmodel.timing.products import quantised, tile_menu
@@ -27,7 +28,6 @@ from memmodel.timing.terms import (
     tiles_and_waves,
     traffic,
 )
-from memmodel.work import Work
 
 MiB = 2**20
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel_evidence.records import everything, printed, rows
 from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.comparison import Accuracy, Comparison, summaries

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.gpus import gpu_ids, load_gpu
 from memmodel.pictures.describe import pictures_of
 

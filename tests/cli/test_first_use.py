@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
 from memmodel.report.console import text
@@ -181,7 +181,7 @@ def test_wrong_arguments_in_python_are_named(given: dict[str, Any], message: str
 
 @pytest.mark.parametrize("sizes", [[4096.9], [4096.0], [float("nan")], ["4096"], [2**70], 4096, [True]])
 def test_a_sweep_cuts_no_size(sizes: Any) -> None:
-    from memmodel.case import make_case
+    from memmodel.attention.case import make_case
     from memmodel.sweeps import grid, sweep
 
     case = make_case("naive")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import memmodel
-from memmodel.errors import UsageError
-from memmodel.files import read_bytes
+from memmodel.base.errors import UsageError
+from memmodel.base.files import read_bytes
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
 from memmodel.report.console import text

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
+from memmodel.base.errors import UsageError
+from memmodel.base.units import number_text, seconds_text
 from memmodel.cli import cli
 from memmodel.cli.output import plain
-from memmodel.errors import UsageError
-from memmodel.units import number_text, seconds_text
 
 ROOT = Path(memmodel.__file__).parents[1]
 

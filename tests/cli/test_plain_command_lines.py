@@ -9,9 +9,9 @@ from typing import Any
 import click
 import pytest
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
 from memmodel.cli.commands import COMMANDS
-from memmodel.errors import UsageError
 from transcripts import COMMAND, PAGES
 
 RUN = {match["arguments"]: match["body"] for path in PAGES for match in COMMAND.finditer(path.read_text("utf-8"))}

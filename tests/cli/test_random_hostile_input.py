@@ -16,10 +16,10 @@ import pytest
 
 import memmodel
 from memmodel import predict
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA
 from memmodel.cli import run
 from memmodel.cli.commands import COMMANDS, Parameter
-from memmodel.errors import UsageError
-from memmodel.files import DATA
 
 ROOT = Path(__file__).parents[2]
 ODD = ["0", "-1", "4096.9", "1e308", "-1e-308", "nan", "inf", "0x10", "1_", "2147483648", "2147483649", "½", "٣", "😀"]

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 import memmodel
 from memmodel.algorithms import record
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.step import fits
 from memmodel.thresholds import OVER, resized, threshold

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.gpus.keys import KEYS, PEAK_TABLES
 from memmodel.models.catalogue import model_shape, models
 from memmodel.predictor import predict

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memmodel.columns import Polynomial, Table
+from memmodel.sizes.columns import Polynomial, Table
 
 A, B = np.array([2, 3, 7, 11]), np.array([5, 2, 64, 3])
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from memmodel.case import make_case
-from memmodel.errors import UsageError
+from memmodel.attention.case import make_case
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel.masks import NO_MASK, Mask
 from memmodel.predictor import cases_of, predict
 from memmodel.step import room_bytes
 from memmodel.thresholds import threshold

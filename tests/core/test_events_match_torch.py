@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
 from memmodel_kernels.naive import naive
 from memmodel_kernels.sdpa import sdpa
 from spellings import SPELLINGS, B, D, H, N, library_softmax, one_liner
@@ -162,7 +162,7 @@ def test_native_dropout_keeps_a_bool_mask_where_the_cpu_keeps_noise() -> None:
     import torch
 
     from memmodel import recording
-    from memmodel.program import Alloc
+    from memmodel.events.program import Alloc
 
     x = torch.ones(4, 100)
     out, mask = torch.native_dropout(x, 0.1, True)

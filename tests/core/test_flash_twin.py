@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memmodel.masks import Mask
-from memmodel.tiles import Tile
+from memmodel.attention.masks import Mask
+from memmodel.attention.tiles import Tile
 from memmodel_kernels import flash, naive
 from memmodel_kernels.flash import FlashTiles, flash_forward
 

@@ -1,9 +1,9 @@
 """What the bytes of a peak belong to."""
 
-from memmodel.dtypes import float32
-from memmodel.groups import GROUPS, by_kind, groups_at_peak
-from memmodel.liveness import phase_peaks
-from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Save
+from memmodel.base.dtypes import float32
+from memmodel.events.groups import GROUPS, by_kind, groups_at_peak
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Alloc, Event, Free, Mark, Program, Release, Save
 
 
 def born(key: int, nbytes: int, role: str = "tensor") -> Alloc:

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from memmodel.algorithms import record
-from memmodel.case import SIZES, Case, make_case
+from memmodel.attention.case import SIZES, Case, make_case
+from memmodel.attention.masks import Mask
 from memmodel.closed_forms import Formulas, formulas
+from memmodel.events.liveness import phase_peaks, saved_bytes
+from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
-from memmodel.liveness import phase_peaks, saved_bytes
-from memmodel.masks import Mask
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.step import fits
 from memmodel.sweeps import QUANTITIES, sweep
 from memmodel.thresholds import resized, threshold
 from memmodel.timing.known import community
-from memmodel.work import Work
 
 ALGORITHMS = ("naive", "naive-by-hand", "flash", "checkpointed", "compiled")
 KINDS = list(product(ALGORITHMS, ("inference", "train"), ("bf16", "fp32"), (False, True)))  # the last: causal

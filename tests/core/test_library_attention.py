@@ -14,10 +14,10 @@ import pytest
 
 import memmodel
 from memmodel.algorithms import recorded
-from memmodel.case import make_case
-from memmodel.device import CUDA
-from memmodel.dtypes import bool_
-from memmodel.masks import Mask
+from memmodel.attention.case import make_case
+from memmodel.attention.masks import Mask
+from memmodel.base.device import CUDA
+from memmodel.base.dtypes import bool_
 from memmodel.predictor import on_gpu
 from memmodel.report.json import document
 from memmodel.rules.sdpa import Backends, SdpaCall, choose

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memmodel import recording
-from memmodel.dtypes import float32
-from memmodel.liveness import phase_peaks, saved_bytes, states
-from memmodel.program import Alloc, Event, Free, Mark, Program, Release, Save
+from memmodel.base.dtypes import float32
+from memmodel.events.liveness import phase_peaks, saved_bytes, states
+from memmodel.events.program import Alloc, Event, Free, Mark, Program, Release, Save
 
 
 @st.composite

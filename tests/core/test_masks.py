@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
-from memmodel.masks import Mask, mask
+from memmodel.attention.masks import Mask, mask
+from memmodel.base.errors import UsageError
 
 
 def allowed(kind: Mask, n: int, m: int, i: int, j: int) -> bool:

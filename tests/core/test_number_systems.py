@@ -9,21 +9,21 @@ import sympy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memmodel.account import account
 from memmodel.algorithms import ALGORITHMS, record, supported
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.case import SIZES, Case, make_case
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import SIZES, Case, make_case
+from memmodel.attention.masks import Mask
+from memmodel.attention.scores import UNCHANGED
+from memmodel.base.device import CUDA
+from memmodel.base.dtypes import bfloat16, float32
 from memmodel.closed_forms import SYMBOLS, formulas
-from memmodel.cublas import workspace
-from memmodel.device import CUDA
-from memmodel.dtypes import bfloat16, float32
-from memmodel.liveness import phase_peaks, saved_bytes
-from memmodel.masks import Mask
-from memmodel.program import Alloc, Free, Launch
-from memmodel.replay import replay
-from memmodel.scores import UNCHANGED
+from memmodel.events.account import account
+from memmodel.events.liveness import phase_peaks, saved_bytes
+from memmodel.events.program import Alloc, Free, Launch
+from memmodel.events.replay import replay
+from memmodel.events.work import Work
 from memmodel.sweeps import sweep
-from memmodel.work import Work
 
 
 @st.composite

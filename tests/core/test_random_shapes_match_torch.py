@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import memmodel_kernels
-from memmodel.masks import Mask
+from memmodel.attention.masks import Mask
 from torch_events import in_order, real_events, recorded_events
 
 Event = tuple[str, int, int]

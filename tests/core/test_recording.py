@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from memmodel import recording
-from memmodel.errors import UsageError
-from memmodel.program import Alloc, Free
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Alloc, Free
 from memmodel.tensors.autograd import Op
 
 
@@ -108,7 +108,7 @@ def test_gradients_accumulate_in_place_and_keep_their_storage() -> None:
 
 
 def test_names_come_from_the_code() -> None:
-    from memmodel.origin import names, origin
+    from memmodel.events.origin import names, origin
 
     with recording.Tape() as tape:
         q = empty(4, 8)
@@ -124,7 +124,7 @@ def test_names_come_from_the_code() -> None:
 
 
 def test_a_function_returns_its_value_under_the_callers_name() -> None:
-    from memmodel.origin import names
+    from memmodel.events.origin import names
 
     def double(x: Any) -> Any:
         return x * 2.0

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 import pytest
 
 import memmodel
-from memmodel import rendering
+from memmodel.base import rendering
 from memmodel.report import json
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from memmodel.dtypes import bfloat16, float16, float32, float64
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import bfloat16, float16, float32, float64
+from memmodel.base.errors import UsageError
 from memmodel.rules.sdpa import ALL, MATH, Backends, Mask, Refusal, SdpaCall, check, choose
 
 DTYPES = (float16, bfloat16, float32, float64)

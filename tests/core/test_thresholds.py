@@ -3,10 +3,10 @@
 import pytest
 
 from memmodel.algorithms import record
-from memmodel.case import make_case
-from memmodel.errors import UsageError
+from memmodel.attention.case import make_case
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks
 from memmodel.gpus import load_gpu
-from memmodel.liveness import phase_peaks
 from memmodel.step import fits, room_bytes
 from memmodel.thresholds import resized, threshold
 
@@ -76,7 +76,7 @@ def test_keys_are_counted_apart_from_queries() -> None:
 
 @pytest.mark.parametrize(("over", "seq", "kv_seq"), [("seq", 64, 128), ("kv_seq", 1000, 4096)])
 def test_a_causal_mask_keeps_a_key_for_each_query(over: str, seq: int, kv_seq: int) -> None:
-    from memmodel.masks import mask
+    from memmodel.attention.masks import mask
 
     case = make_case("naive", seq=seq, kv_seq=kv_seq, mask=mask("causal", None))
     found = threshold(case, load_gpu("A100"), over, step=64)
@@ -86,7 +86,7 @@ def test_a_causal_mask_keeps_a_key_for_each_query(over: str, seq: int, kv_seq: i
 
 
 def test_a_cache_too_small_for_its_queries_is_none() -> None:
-    from memmodel.masks import mask
+    from memmodel.attention.masks import mask
 
     case = make_case("naive", batch=4096, heads=64, seq=65536, mask=mask("causal", None))
     found = threshold(case, load_gpu("T4"), "kv_seq")

@@ -7,18 +7,18 @@ import pytest
 from memmodel import recording
 from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
-from memmodel.case import make_case
-from memmodel.cublas import workspace
-from memmodel.dtypes import bfloat16, float16, float32
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import make_case
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import bfloat16, float16, float32
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch, Program
+from memmodel.events.replay import replay
+from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
-from memmodel.masks import Mask
 from memmodel.predictor import predict
-from memmodel.program import Launch, Program
-from memmodel.replay import replay
 from memmodel.step import timing_bytes
 from memmodel.timing import LAUNCH_SECONDS, Machine, kernel_time, share_by_ceiling
-from memmodel.work import Work
 
 MiB = 1 << 20
 SMALL = 2 * 4 * MiB + 8 * 16 * 1024  # two of 4 MiB, eight of 16 KiB: what issue pytorch#95668 reads, 8519680

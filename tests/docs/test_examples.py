@@ -157,7 +157,7 @@ def test_a_calibration_without_runs_is_told(tmp_path: Path) -> None:
 
 
 def test_own_algorithm_peaks() -> None:
-    from memmodel.liveness import phase_peaks
+    from memmodel.events.liveness import phase_peaks
 
     module = example("own_algorithm")
     b, h, n, d, bf16, fp32 = 2, 3, 512, 64, 2, 4

@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from memmodel.errors import UsageError
-from memmodel.files import read_toml
+from memmodel.base.errors import UsageError
+from memmodel.base.files import read_toml
 from memmodel.gpus.gpu import Gpu, Pipe
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from identity import rate_tables
 
-from memmodel.dtypes import bfloat16, float16, float64, int64
-from memmodel.errors import UsageError
-from memmodel.files import DATA
+from memmodel.base.dtypes import bfloat16, float16, float64, int64
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA
 from memmodel.gpus import Gpu, all_gpus, gpu_ids, load_gpu
 from memmodel.gpus.keys import known_sources, source_text
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from memmodel.errors import UsageError
-from memmodel.files import DATA, read_toml
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA, read_toml
 from memmodel.gpus import gpu_ids, load_gpu, load_gpu_file
 from memmodel.gpus.files import gpu_of
 

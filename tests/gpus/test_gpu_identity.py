@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from identity import expected_peak, flop_per_clock_per_sm, peak_clock
 
-from memmodel.dtypes import bfloat16, float32
-from memmodel.files import DATA
+from memmodel.base.dtypes import bfloat16, float32
+from memmodel.base.files import DATA
 from memmodel.gpus import Gpu, Pipe, all_gpus, gpu_ids, load_gpu
 from memmodel.gpus.keys import PEAK_TABLES
 

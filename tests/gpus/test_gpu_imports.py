@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from memmodel.files import DATA, tables
+from memmodel.base.files import DATA, tables
 
 HEAVY = ("numpy", "sympy", "torch", "pynvml", "rich", "click", "difflib")
 
@@ -33,4 +33,4 @@ def test_a_lookup_reads_one_file_which_holds_what_the_toml_files_hold() -> None:
     )
     assert run(code).strip() == "['tables.jsonl']"
     written = Path(DATA, "tables.jsonl").read_text(encoding="utf-8")
-    assert written == tables(), "a TOML file in memmodel/data has changed: run python -m memmodel.files"
+    assert written == tables(), "a TOML file in memmodel/data has changed: run python -m memmodel.base.files"

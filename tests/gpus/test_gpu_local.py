@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu, local_gpu
 
 MIB = 2**20

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
-from memmodel.files import DATA, read_toml
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA, read_toml
 from memmodel.gpus import Gpu, all_gpus, gpu_ids, load_gpu
 from memmodel.gpus.names import ids_named, normal, spellings
 

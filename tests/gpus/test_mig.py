@@ -3,9 +3,9 @@
 import pytest
 
 import memmodel
-from memmodel.dtypes import bfloat16
-from memmodel.errors import UsageError
-from memmodel.files import DATA, read_toml
+from memmodel.base.dtypes import bfloat16
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA, read_toml
 from memmodel.gpus import load_gpu
 from memmodel.gpus.mig import profiles
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import attention as benchmark  # noqa: E402
 from attention_report import Case, Timing, aims, markdown  # noqa: E402
 
-from memmodel import tiles  # noqa: E402
-from memmodel.dtypes import float16  # noqa: E402
+from memmodel.attention import tiles  # noqa: E402
+from memmodel.base.dtypes import float16  # noqa: E402
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU, run the benchmark itself")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import triton
 
-from memmodel import tiles
+from memmodel.attention import tiles
 from memmodel_kernels.triton_flash import report
 from memmodel_kernels.triton_flash.report import ARCHITECTURES, markdown, programs_per_sm
 

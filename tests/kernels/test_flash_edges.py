@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention_reference import DEVICE, Case
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_kernels import flash_attention
 from memmodel_kernels.triton_flash import choice
 
@@ -142,5 +142,7 @@ except ValueError as error:
 
 
 def test_importing_the_package_imports_neither_torch_nor_triton() -> None:
-    code = "import memmodel_kernels, memmodel.tiles, sys; print({'torch', 'triton', 'numpy'} & set(sys.modules))"
+    code = (
+        "import memmodel_kernels, memmodel.attention.tiles, sys; print({'torch', 'triton', 'numpy'} & set(sys.modules))"
+    )
     assert python(code).strip() == "set()"

@@ -13,7 +13,7 @@ import pytest
 from test_flash_correctness import flash
 
 from attention_reference import DTYPES, Case, assert_close
-from memmodel.tiles import DKDV, DQ, FORWARD, FUSED, Tile
+from memmodel.attention.tiles import DKDV, DQ, FORWARD, FUSED, Tile
 from memmodel_kernels.triton_flash.choice import forced
 
 pytestmark = [

@@ -5,7 +5,7 @@ import torch
 
 from attention_reference import Case, upstream
 from memmodel import recording
-from memmodel.program import Alloc
+from memmodel.events.program import Alloc
 from memmodel_kernels import flash_attention
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import checked

@@ -5,10 +5,10 @@ import torch
 from test_flash_correctness import flash
 
 from attention_reference import DEVICE, Case, assert_close
-from memmodel import tiles
-from memmodel.dtypes import DType, bfloat16, float16, float32
-from memmodel.errors import UsageError
-from memmodel.tiles import DKDV, DQ, FORWARD, FUSED, Row
+from memmodel.attention import tiles
+from memmodel.attention.tiles import DKDV, DQ, FORWARD, FUSED, Row
+from memmodel.base.dtypes import DType, bfloat16, float16, float32
+from memmodel.base.errors import UsageError
 from memmodel_kernels.triton_flash import choice
 from memmodel_kernels.triton_flash.choice import forced
 from memmodel_kernels.triton_flash.report import ARCHITECTURES

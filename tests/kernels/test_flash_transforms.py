@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention_reference import DEVICE, Case
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_kernels import flash_attention
 
 pytestmark = pytest.mark.compiler

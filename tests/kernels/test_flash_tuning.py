@@ -10,8 +10,8 @@ import torch
 from test_flash_correctness import flash
 
 from attention_reference import DEVICE, Case
-from memmodel.errors import UsageError
-from memmodel.tiles import FORWARD, Tile
+from memmodel.attention.tiles import FORWARD, Tile
+from memmodel.base.errors import UsageError
 from memmodel_kernels.triton_flash import choice, launch, tune
 from memmodel_kernels.triton_flash.problem import Problem, checked
 

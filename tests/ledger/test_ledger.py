@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_validate.ledger import QUANTITIES, UNITS, Measurement, Run, Source, append, checksum, read
 
 SOURCE = Source("bench", {"gpu": "NVIDIA H100", "torch": "2.11.0"}, {"warm-up": "3"}, {"own run": "2026-11-01"})

@@ -9,9 +9,9 @@ import torch
 from training import llama
 
 from memmodel import recording
+from memmodel.events.program import Program
 from memmodel.gpus import load_gpu
 from memmodel.models.architecture import Architecture, Latent, Mixture, Weight, layer_weights, outer_weights
-from memmodel.program import Program
 from memmodel.step import device_of
 from memmodel.tracer.api import trace
 from memmodel_kernels.decoder import FREQUENCIES, Decoder, hidden_states

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import summary
 from memmodel.gpus import load_gpu
 from memmodel.gpus.links import node_of
-from memmodel.liveness import summary
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.fit import fit_model

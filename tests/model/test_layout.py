@@ -2,7 +2,7 @@
 
 import pytest
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.layout import Layout, Rank
@@ -73,7 +73,7 @@ def test_experts_are_shared_by_neighbours() -> None:
 
 def test_without_known_links_there_is_memory_and_no_time():
     from memmodel import model
-    from memmodel.errors import UsageError
+    from memmodel.base.errors import UsageError
 
     report = model("qwen3-0.6b", "MI300X", dp=2, seq=512)
     assert report.prediction.memory.fits

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memmodel.device import CUDA
-from memmodel.errors import UsageError
-from memmodel.groups import by_kind, groups_at_peak
+from memmodel.base.device import CUDA
+from memmodel.base.errors import UsageError
+from memmodel.events.groups import by_kind, groups_at_peak
+from memmodel.events.program import COLLECTIVE, Alloc
 from memmodel.models.architecture import Latent, Mixture, layer_weights
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.layout import Rank
 from memmodel.models.program import program_of
-from memmodel.program import COLLECTIVE, Alloc
 from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
 from memmodel_kernels.megatron.modules import Sharing, Weight
 

@@ -7,7 +7,7 @@ import pytest
 
 import memmodel
 from memmodel import UsageError
-from memmodel.groups import GROUPS, kind_of
+from memmodel.events.groups import GROUPS, kind_of
 from memmodel.models.architecture import layer_weights
 from memmodel.models.catalogue import listed
 from memmodel.models.kv_cache import cache_bytes

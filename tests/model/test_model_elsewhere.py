@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.letters import model_formulas

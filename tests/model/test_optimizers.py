@@ -8,7 +8,7 @@ import torch
 from training import beyond_numbers
 
 from memmodel import recording
-from memmodel.liveness import phase_peaks
+from memmodel.events.liveness import phase_peaks
 from memmodel_kernels.optimizers import OPTIMIZERS
 from torch_events import real_events, recorded_events
 

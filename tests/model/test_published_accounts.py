@@ -3,7 +3,7 @@
 import pytest
 from training import llama
 
-from memmodel.liveness import saved_bytes
+from memmodel.events.liveness import saved_bytes
 from memmodel.models.record import record_in_full
 from memmodel.models.setting import ModelCase
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from training import llama
 
+from memmodel.events.program import Launch, Mark, Program
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layers import Repetition, repetition
 from memmodel.models.record import record, record_in_full
 from memmodel.models.setting import ModelCase
-from memmodel.program import Launch, Mark, Program
 
 
 def canonical(program: Program) -> tuple[Any, ...]:

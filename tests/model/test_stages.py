@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from memmodel.groups import COMMUNICATION, by_kind, groups_at_peak
-from memmodel.liveness import summary
+from memmodel.events.groups import COMMUNICATION, by_kind, groups_at_peak
+from memmodel.events.liveness import summary
+from memmodel.events.program import Alloc, Free, Program
 from memmodel.models import record as records
 from memmodel.models import run
 from memmodel.models.architecture import Architecture
@@ -14,7 +15,6 @@ from memmodel.models.layout import Layout, Rank
 from memmodel.models.program import program_of, remembered
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
-from memmodel.program import Alloc, Free, Program
 
 LLAMA = Architecture("llama", 104, 8, 48, 80, heads=8, kv_heads=4, head_dim=6, value_dim=6)
 STREAM = 2 * 16 * 48 * 2  # bytes of b·n·H in bf16

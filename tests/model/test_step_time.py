@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from memmodel.dtypes import bfloat16
+from memmodel.base.dtypes import bfloat16
+from memmodel.events.program import COLLECTIVE, Launch, Mark, Program, Wait
+from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
 from memmodel.gpus.links import node_of
 from memmodel.models.catalogue import listed
 from memmodel.models.layout import Layout
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import stages_of, step_time
-from memmodel.program import COLLECTIVE, Launch, Mark, Program, Wait
 from memmodel.timing import Machine
 from memmodel.timing.collectives import collective_time
-from memmodel.work import Work
 
 GPU = load_gpu("H100")
 NODE = node_of(GPU)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memmodel.dtypes import dtype as element_type
+from memmodel.base.dtypes import dtype as element_type
 from memmodel.models.architecture import Architecture
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase

@@ -6,11 +6,11 @@ from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from memmodel.algorithms import ALGORITHMS, record
-from memmodel.case import Case, make_case
-from memmodel.dtypes import short_name
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import mask as mask_named
+from memmodel.base.dtypes import short_name
 from memmodel.explorer.programs import OFFERED
 from memmodel.gpus import Gpu, all_gpus
-from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu, predict_case
 from memmodel.step import fits
 

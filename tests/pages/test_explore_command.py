@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel.explorer
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.explorer.page import SCRIPTS, explorer_page
 from memmodel.explorer.programs import ONES, function, structures
 

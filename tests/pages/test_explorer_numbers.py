@@ -10,14 +10,14 @@ from explorer_cases import GPUS, numbers, random_states, resized_to, runs, state
 
 from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
-from memmodel.case import PHASES, Case, make_case
-from memmodel.cublas import workspace
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import PHASES, Case, make_case
+from memmodel.attention.masks import mask as mask_named
+from memmodel.base.search import last_true
+from memmodel.events.replay import replay
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.masks import mask as mask_named
 from memmodel.predictor import on_gpu
-from memmodel.replay import replay
-from memmodel.search import last_true
 from memmodel.step import STEPS, room_bytes
 
 COUNT = 1000

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from explorer_cases import as_json, random_states, resized_to, runs, state_of
 
-from memmodel.case import Case, make_case
-from memmodel.errors import UsageError
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import mask as mask_named
+from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.masks import mask as mask_named
 from memmodel.pictures.roofline import roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.prediction import Report

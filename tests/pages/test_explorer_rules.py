@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from memmodel import units
+from memmodel.attention.masks import Mask
+from memmodel.base import units
+from memmodel.base.files import read_bytes
+from memmodel.events.moments import _at
 from memmodel.explorer.expressions import TranslationError
 from memmodel.explorer.linker import linked
 from memmodel.explorer.rules import NATIVE, RUN
-from memmodel.files import read_bytes
-from memmodel.masks import Mask
-from memmodel.moments import _at
 from memmodel.pictures.picture import memory_axis
 
 CALLS = "const model = (() => {%s})(); return arguments[0].map(([name, ...given]) => model[name](...given));"
@@ -44,10 +44,10 @@ def test_blocks_of_masks(chromium: Any) -> None:
     """Recursion, floor division and remainders of negative numbers, keywords, methods."""
     rng = random.Random(6)
     natives = {
-        "memmodel.dims.ceil_div": "((a, b) => Math.ceil(a / b))",
-        "memmodel.dims.maximum": "Math.max",
-        "memmodel.dims.minimum": "Math.min",
-        "memmodel.dims.same": "equal",
+        "memmodel.sizes.dims.ceil_div": "((a, b) => Math.ceil(a / b))",
+        "memmodel.sizes.dims.maximum": "Math.max",
+        "memmodel.sizes.dims.minimum": "Math.min",
+        "memmodel.sizes.dims.same": "equal",
     }
     calls = [
         [rng.choice((None, rng.randint(1, 300))), rng.randint(1, 300), *rng.choices((16, 48, 64, 128), k=2)]
@@ -73,7 +73,7 @@ def test_every_rule_that_the_page_runs_can_be_javascript() -> None:
 
 
 def test_what_cannot_be_javascript_is_named() -> None:
-    with pytest.raises(TranslationError, match=r"memmodel\.files\.read_bytes: python\.js has no fspath"):
+    with pytest.raises(TranslationError, match=r"memmodel\.base\.files\.read_bytes: python\.js has no fspath"):
         linked({"read_bytes": read_bytes}, {})
-    with pytest.raises(TranslationError, match=r"memmodel\.moments\._at: line \d+: no JavaScript for With"):
+    with pytest.raises(TranslationError, match=r"memmodel\.events\.moments\._at: line \d+: no JavaScript for With"):
         linked({"at": _at}, {})

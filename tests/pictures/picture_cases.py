@@ -5,7 +5,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
 from memmodel.cli import cli
 from memmodel.gpus import load_gpu
 from memmodel.predictor import cases_of, on_gpu

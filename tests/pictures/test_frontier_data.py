@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.base.search import last_true
 from memmodel.gpus import load_gpu
 from memmodel.pictures.frontier import frontier, heat_map
 from memmodel.predictor import cases_of, on_gpu
-from memmodel.search import last_true
 from memmodel.thresholds import resized, threshold
 
 

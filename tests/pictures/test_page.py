@@ -9,12 +9,12 @@ import pytest
 from picture_cases import run
 
 import memmodel
+from memmodel.base.units import bytes_text
 from memmodel.gpus import load_gpu_file
 from memmodel.pictures.page import Known, model_page_of, page_of
 from memmodel.predictor import predict
 from memmodel.report.html_page import html_page, typeset
 from memmodel.report.markdown_page import markdown_page
-from memmodel.units import bytes_text
 
 pytestmark = pytest.mark.slow
 EVIL = '<script>alert(1)</script> & | `x` *y* \\"z\\" $1$'

@@ -12,7 +12,7 @@ import pytest
 from picture_cases import cases, run
 from rich.console import Console
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
 from memmodel.report.console import text

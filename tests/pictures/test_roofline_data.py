@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from memmodel.algorithms import record
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import step_launches
 from memmodel.gpus import gpu_ids, load_gpu
-from memmodel.liveness import step_launches
 from memmodel.pictures.roofline import roofline
 from memmodel.predictor import predict
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from memmodel.dtypes import float32
+from memmodel.base.dtypes import float32
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import ONE_GPU, Layout
 from memmodel.models.run import training

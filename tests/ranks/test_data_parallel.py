@@ -8,14 +8,14 @@ import data_parallel_models
 import pytest
 
 import memmodel
-from memmodel.device import CUDA
-from memmodel.dtypes import bfloat16, float32
-from memmodel.groups import by_group, by_kind
+from memmodel.base.device import CUDA
+from memmodel.base.dtypes import bfloat16, float32
+from memmodel.events.groups import by_group, by_kind
+from memmodel.events.program import COLLECTIVE, Alloc, Free, Mark, Program
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import Layout
 from memmodel.models.record import record_in_full
 from memmodel.models.setting import ModelCase
-from memmodel.program import COLLECTIVE, Alloc, Free, Mark, Program
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel.tracer.watch.world import World, in_world

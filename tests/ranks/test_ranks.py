@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import memmodel
-from memmodel.errors import UsageError
-from memmodel.program import Alloc
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Alloc
 from memmodel.step import memory_of
 from memmodel.tracer.ranks import Mesh, largest_mesh, spans, table, to_trace
 from memmodel.tracer.result import Trace

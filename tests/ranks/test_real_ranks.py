@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_validate.ranks import comparison
 from memmodel_validate.ranks.cases import RankCase, rank_cases
 from memmodel_validate.ranks.comparison import RanksFailedError, compare

@@ -1,7 +1,7 @@
 import pytest
 
 from memmodel import recording
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
 
 class Blocked(recording.Function):

@@ -9,13 +9,13 @@ import pytest
 
 from memmodel import recording
 from memmodel.algorithms import record
-from memmodel.case import make_case
-from memmodel.program import Alloc, Launch
+from memmodel.attention.case import make_case
+from memmodel.events.program import Alloc, Launch
+from memmodel.events.work import Work
 from memmodel.rules import dispatch
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RULES
 from memmodel.tensors.tape import Tape
-from memmodel.work import Work
 
 
 def launches(tape: Tape) -> list[Launch]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from memmodel import recording
-from memmodel.program import Launch, Program
+from memmodel.events.program import Launch, Program
 from memmodel.recording import Tape
 
 ROWS, COLUMNS = 8, 64

@@ -5,10 +5,10 @@ import pytest
 import sympy
 
 from memmodel import recording
-from memmodel.device import CPU, CUDA, Device
-from memmodel.dtypes import float32
-from memmodel.liveness import phase_peaks
-from memmodel.program import Alloc
+from memmodel.base.device import CPU, CUDA, Device
+from memmodel.base.dtypes import float32
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Alloc
 from memmodel.rules.reduce_scratch import reduction_scratch
 from memmodel.tensors.layout import Strided
 

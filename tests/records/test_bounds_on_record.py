@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from memmodel.algorithms import record
-from memmodel.cache import Cache
-from memmodel.case import Case, make_case
-from memmodel.dtypes import float8_e4m3fn
-from memmodel.errors import UsageError
+from memmodel.attention.cache import Cache
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import float8_e4m3fn
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu, load_gpu_file
-from memmodel.masks import Mask
 from memmodel.predictor import predict_case
-from memmodel.program import Launch
 from memmodel.timing import Machine, kernel_time
-from memmodel.work import Work
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import DATA, everything
 from memmodel_evidence.serving import GPUS

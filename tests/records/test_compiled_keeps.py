@@ -11,8 +11,8 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import decompositions
 
 from memmodel import recording
-from memmodel.device import CUDA
-from memmodel.program import Alloc, Free, Save
+from memmodel.base.device import CUDA
+from memmodel.events.program import Alloc, Free, Save
 from memmodel_kernels.compiled import compiled_with
 
 B, N, D = 3, 256, 32

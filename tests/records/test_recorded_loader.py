@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_evidence import records, traces
 
 

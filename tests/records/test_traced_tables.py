@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from traced_harnesses import EAGER, traced
 
-from memmodel.program import Program
+from memmodel.events.program import Program
 from memmodel_evidence.harnesses.script import Row
 from memmodel_evidence.memory import Printed, numbers, recorded, replayed_row, row_of
 from memmodel_evidence.records import printed, rows, tables

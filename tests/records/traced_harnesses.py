@@ -2,8 +2,8 @@
 
 import torch
 
-from memmodel.device import CUDA
-from memmodel.program import Program
+from memmodel.base.device import CUDA
+from memmodel.events.program import Program
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel_evidence.harnesses import HARNESSES

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.snapshot.alloc_conf import parse_alloc_conf
 
 MiB = 1 << 20

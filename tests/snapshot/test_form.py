@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from snapshot_data import MODEL, Data, MiB, Recording, frame
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.report.snapshot import snapshot_dict, snapshot_parts
 from memmodel.snapshot.alloc_conf import parse_alloc_conf
 from memmodel.snapshot.snapshot import parse_snapshot, recorded_settings

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.snapshot import unpickle
 from memmodel.snapshot.unpickle import load_plain
 

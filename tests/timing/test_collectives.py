@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from memmodel.errors import UsageError
-from memmodel.files import DATA, read_toml
+from memmodel.base.errors import UsageError
+from memmodel.base.files import DATA, read_toml
 from memmodel.gpus import gpu_ids, load_gpu
 from memmodel.gpus.links import links, node_of
 from memmodel.timing.collectives import bus_bandwidth, collective_time

@@ -1,9 +1,9 @@
 """Kernels on streams: what runs side by side, and what waits."""
 
-from memmodel.dtypes import bfloat16
-from memmodel.program import COLLECTIVE, Launch, Wait
+from memmodel.base.dtypes import bfloat16
+from memmodel.events.program import COLLECTIVE, Launch, Wait
+from memmodel.events.work import Work
 from memmodel.timing.overlap import overlap
-from memmodel.work import Work
 
 SECONDS = {"multiply": 3.0, "gather": 2.0, "long": 10.0}
 

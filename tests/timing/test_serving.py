@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from memmodel import predict
-from memmodel.case import Case, make_case
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import Mask
+from memmodel.base.dtypes import bfloat16
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.dtypes import bfloat16
-from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel.masks import Mask
 from memmodel.rules.flash_buffers import splits
 from memmodel.timing.serving.call import serving_call
 from memmodel.timing.serving.chip import Chip

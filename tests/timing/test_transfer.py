@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from memmodel import UsageError, predict
+from memmodel.base.units import parse_seconds
 from memmodel.cli import cli
 from memmodel.gpus import all_gpus, load_gpu
 from memmodel.timing import Ceiling, KernelTime, at_slowest
@@ -19,7 +20,6 @@ from memmodel.timing.known import community, read_calibration, shipped_ids
 from memmodel.timing.model import queued
 from memmodel.timing.nearest import by_likeness, relation
 from memmodel.timing.transfer import completed_rates, expected_rates
-from memmodel.units import parse_seconds
 from memmodel_evidence.as_seen import times_as_seen
 from memmodel_evidence.hosts import hosts_without
 from memmodel_evidence.intervals import spread_of_hosts

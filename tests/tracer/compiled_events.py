@@ -10,8 +10,8 @@ from unittest import mock
 
 import torch
 
-from memmodel.device import CPU
-from memmodel.program import Alloc, Launch, Mark, Program
+from memmodel.base.device import CPU
+from memmodel.events.program import Alloc, Launch, Mark, Program
 from memmodel.tracer.compiled.run import Compiled, traced_compiled
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.specs import inputs_of

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memmodel.device import CUDA
+from memmodel.base.device import CUDA
+from memmodel.events.program import Program
 from memmodel.gpus import load_gpu
-from memmodel.program import Program
 from memmodel.rules.sdpa import Backends
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.run import watched_backward

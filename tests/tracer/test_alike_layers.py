@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import memmodel
-from memmodel.device import CUDA
-from memmodel.program import Program
+from memmodel.base.device import CUDA
+from memmodel.events.program import Program
 from memmodel.tracer.alike import told
 from memmodel.tracer.growth import in_order
 from memmodel.tracer.specs import inputs_of

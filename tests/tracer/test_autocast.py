@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from traced_events import events
 
 import memmodel
-from memmodel.device import CPU
-from memmodel.errors import UsageError
-from memmodel.liveness import phase_peaks
+from memmodel.base.device import CPU
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks
 from memmodel.tracer.corrections.autocast import Autocast
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced

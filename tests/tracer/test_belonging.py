@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import memmodel
-from memmodel.groups import by_kind
+from memmodel.events.groups import by_kind
 
 B, C, CLASSES, LAYERS = 32, 64, 1024, 3
 F32 = 4

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import memmodel
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.specs import parse_at, parse_input
 from memmodel.tracer.target import target
 

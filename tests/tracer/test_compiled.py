@@ -14,9 +14,9 @@ from torch import Tensor
 from traced_functions import INPUTS, SIZES
 
 import memmodel
-from memmodel.cublas import parse_torch_version
-from memmodel.errors import UsageError
-from memmodel.program import Alloc, Launch
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Alloc, Launch
 from memmodel.tracer.compiled.formulas import forms_of
 from memmodel.tracer.compiled.wrapper import copy_if_misaligned
 from memmodel.tracer.result import Trace

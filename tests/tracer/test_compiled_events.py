@@ -19,8 +19,8 @@ from compiled_events import (
     real_steps,
 )
 
-from memmodel.cublas import parse_torch_version
-from memmodel.program import Mark
+from memmodel.allocator.cublas import parse_torch_version
+from memmodel.events.program import Mark
 from spellings import SPELLINGS
 from spellings import B as BATCH
 from spellings import D as HEAD_DIM

@@ -4,7 +4,7 @@ import pytest
 import torch
 from compiled_tables import compared
 
-from memmodel.cublas import parse_torch_version
+from memmodel.allocator.cublas import parse_torch_version
 from memmodel_evidence.harnesses import HARNESSES
 from memmodel_evidence.records import printed, rows
 from memmodel_validate.ledger import Run

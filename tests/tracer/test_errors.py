@@ -12,7 +12,7 @@ import torch
 import traced_functions as functions
 
 import memmodel
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.specs import parse_at, parse_input
 from memmodel.tracer.target import target
 

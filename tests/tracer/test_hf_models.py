@@ -13,8 +13,8 @@ from torch import Tensor
 from traced_events import traced_events
 
 import memmodel
-from memmodel.device import CPU
-from memmodel.program import Program
+from memmodel.base.device import CPU
+from memmodel.events.program import Program
 from torch_events import in_order, real_events
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the library's own code

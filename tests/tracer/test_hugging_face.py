@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 pytest.importorskip("transformers")
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
-from memmodel.groups import by_kind
+from memmodel.events.groups import by_kind
 from memmodel.tracer.hugging_face import hf_step
 
 pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore")]  # of the library's own code

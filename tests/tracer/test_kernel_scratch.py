@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import memmodel
-from memmodel.device import CUDA
-from memmodel.dtypes import float32
-from memmodel.program import Alloc
+from memmodel.base.device import CUDA
+from memmodel.base.dtypes import float32
+from memmodel.events.program import Alloc
 from memmodel.rules.reduce_scratch import operand, reduction_scratch
 from memmodel.tensors.layout import Strided
 from memmodel.tracer.specs import inputs_of

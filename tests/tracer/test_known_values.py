@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from traced_events import traced_events
 
 import memmodel
-from memmodel.device import CPU
-from memmodel.errors import UsageError
+from memmodel.base.device import CPU
+from memmodel.base.errors import UsageError
 from torch_events import in_order, real_events, without
 
 N = 12

@@ -9,7 +9,7 @@ from odd_spellings import ODD
 from torch.utils._pytree import tree_leaves
 from traced_events import traced_events
 
-from memmodel.device import CPU
+from memmodel.base.device import CPU
 from memmodel_validate.events import in_order
 from spellings import B, D, H, N
 from torch_events import real_events

@@ -7,7 +7,7 @@ import torch
 from operator_calls import CALLS, B, D, N
 from traced_events import traced_events
 
-from memmodel.device import CPU
+from memmodel.base.device import CPU
 from memmodel_validate.events import in_order
 from torch_events import real_events
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from traced_events import traced_events
 
-from memmodel.device import CPU
+from memmodel.base.device import CPU
 from torch_events import in_order, real_events
 
 pytestmark = [pytest.mark.outside, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -7,12 +7,12 @@ import pytest
 from traced_events import events
 
 from memmodel.algorithms import recorded
-from memmodel.case import Case, make_case
+from memmodel.attention.case import Case, make_case
+from memmodel.attention.masks import Mask
+from memmodel.attention.scores import Scores
 from memmodel.gpus import load_gpu
-from memmodel.masks import Mask
 from memmodel.predictor import on_gpu
 from memmodel.rules.sdpa import Backends
-from memmodel.scores import Scores
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.timing.known import community

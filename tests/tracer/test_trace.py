@@ -10,10 +10,10 @@ from traced_functions import INPUTS, SIZES
 
 import memmodel
 from memmodel.algorithms import record
-from memmodel.case import make_case
+from memmodel.attention.case import make_case
+from memmodel.base.device import CUDA
 from memmodel.closed_forms import formulas
-from memmodel.device import CUDA
-from memmodel.program import Alloc, Launch
+from memmodel.events.program import Alloc, Launch
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
@@ -239,7 +239,7 @@ def test_plain_attention_adds_its_mask_in_place_as_the_cpu_does() -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from traced_events import traced_events
 
-    from memmodel.device import CPU
+    from memmodel.base.device import CPU
     from memmodel_validate.events import in_order
     from torch_events import real_events
 

@@ -11,13 +11,13 @@ from click.testing import CliRunner, Result
 from traced_functions import INPUTS
 
 import memmodel
+from memmodel.base.errors import UsageError
+from memmodel.base.units import formula_text
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import cases_of, on_gpu
 from memmodel.report.formulas import rows
-from memmodel.units import formula_text
 
 SIZES = {"B": 2, "H": 3, "N": 1024, "D": 64}
 CASE = {"batch": 2, "heads": 3, "head_dim": 64, "dtype": "bf16"}

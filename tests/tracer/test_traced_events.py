@@ -9,12 +9,12 @@ from traced_events import events, recorded_program, traced_events, traced_progra
 
 from memmodel import recording
 from memmodel.algorithms import record
-from memmodel.case import make_case
-from memmodel.device import CPU, CUDA
+from memmodel.attention.case import make_case
+from memmodel.attention.masks import Mask
+from memmodel.base.device import CPU, CUDA
+from memmodel.events.liveness import phase_peaks, saved_bytes
+from memmodel.events.program import Alloc, Program
 from memmodel.gpus import load_gpu
-from memmodel.liveness import phase_peaks, saved_bytes
-from memmodel.masks import Mask
-from memmodel.program import Alloc, Program
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.timing.known import community

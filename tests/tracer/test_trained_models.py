@@ -9,8 +9,8 @@ from traced_events import traced_events
 from trained_models import MODELS, B, C, N, Step, checkpointed
 
 import memmodel
-from memmodel.device import CPU
-from memmodel.program import Mark
+from memmodel.base.device import CPU
+from memmodel.events.program import Mark
 from memmodel_validate.events import in_order
 from torch_events import real_events, without
 

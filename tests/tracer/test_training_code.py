@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn, optim
 
 import memmodel
-from memmodel.errors import UsageError
-from memmodel.program import Alloc
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Alloc
 
 F32 = 4
 

@@ -22,7 +22,7 @@ print(json.dumps([imported, left, compiled, same]))
 GARBAGE = """
 import gc, json
 from traced_functions import INPUTS, SIZES, in_chunks
-from memmodel.device import CUDA
+from memmodel.base.device import CUDA
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.formulas.symbolic import hints, traced_in_letters

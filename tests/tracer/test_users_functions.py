@@ -8,11 +8,11 @@ import torch
 from users_functions import AT, ELSEWHERE, FUNCTIONS
 
 import memmodel
-from memmodel.device import CPU
-from memmodel.errors import UsageError
+from memmodel.base.device import CPU
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Alloc, Mark, Program
 from memmodel.gpus import load_gpu
-from memmodel.liveness import phase_peaks
-from memmodel.program import Alloc, Mark, Program
 from memmodel.tracer.forms import forms_of
 from memmodel.tracer.job import Job
 from memmodel.tracer.specs import inputs_of, letters_of

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from memmodel import recording
-from memmodel.device import Device
-from memmodel.program import Program
+from memmodel.base.device import Device
+from memmodel.events.program import Program
 from memmodel.tracer.watch.watcher import Watcher
 from memmodel.tracer.watch.watching import watching
 from memmodel_validate.events import in_order, program_events

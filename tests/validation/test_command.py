@@ -11,8 +11,8 @@ import pytest
 from answers import Job
 from click.testing import CliRunner
 
+from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.errors import UsageError
 from memmodel_validate import environment, validation
 from memmodel_validate.suite import trials
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from memmodel.algorithms import record
-from memmodel.case import make_case
-from memmodel.cublas import workspace
-from memmodel.liveness import phase_peaks
+from memmodel.allocator.cublas import workspace
+from memmodel.attention.case import make_case
+from memmodel.events.liveness import phase_peaks
 from memmodel.recording import CPU
 from memmodel_validate.events import (
     MemoryEvent,

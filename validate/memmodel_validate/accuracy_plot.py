@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from memmodel.base.units import bytes_text, seconds_text
 from memmodel.pictures.picture import SERIES, SHAPES, Entry, Line, Look, Mark, Picture, log_axis
-from memmodel.units import bytes_text, seconds_text
 from memmodel_validate.comparison import Comparison
 
 _LEAST = 512  # bytes: the allocator's smallest block

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from memmodel.errors import unknown
+from memmodel.base.errors import unknown
 
 QUANTITIES = (
     "memory",

@@ -3,9 +3,9 @@
 import platform
 from dataclasses import replace
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
+from memmodel.attention.tiles import Tile
 from memmodel.gpus import Gpu
-from memmodel.tiles import Tile
 from memmodel_kernels.flash import FlashTiles
 
 WATCHED = 0.5  # seconds

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from os.path import exists
 from typing import Any
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel_validate.cpu import cpu_name
 from memmodel_validate.ledger import Source

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from memmodel.cublas import Taken, Workspace
-from memmodel.liveness import states
-from memmodel.program import Event, Launch, Mark, Program
-from memmodel.units import bytes_text
+from memmodel.allocator.cublas import Taken, Workspace
+from memmodel.base.units import bytes_text
+from memmodel.events.liveness import states
+from memmodel.events.program import Event, Launch, Mark, Program
 
 NO_WORKSPACE = Workspace(0, False)
 UNSEEN = "unseen free"
@@ -168,7 +168,7 @@ def with_unseen_frees(measured: Iterable[MemoryEvent], predicted: Iterable[Memor
 
 
 def live_peaks(events: Iterable[MemoryEvent]) -> dict[str, int]:
-    """The peak of live bytes in each phase, as `memmodel.liveness.phase_peaks` counts them."""
+    """The peak of live bytes in each phase, as `memmodel.events.liveness.phase_peaks` counts them."""
     live, phase = 0, "start"
     peaks: dict[str, int] = {}
     for kind, _, nbytes in events:

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct, field
 
-from memmodel.case import SIZES
-from memmodel.checked import MOST, Text, checked, decoded
-from memmodel.errors import UsageError, unknown
-from memmodel.files import read_bytes
+from memmodel.attention.case import SIZES
+from memmodel.base.checked import MOST, Text, checked, decoded
+from memmodel.base.errors import UsageError, unknown
+from memmodel.base.files import read_bytes
 
 SCHEMA = 1
 MOST_BYTES = 1 << 28  # of a file: some 100,000 runs

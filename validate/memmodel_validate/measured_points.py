@@ -9,7 +9,7 @@ from functools import cache
 
 import msgspec
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
 from memmodel.pictures.roofline import MeasuredPoint
 from memmodel_validate.validation_runs import DATA
 

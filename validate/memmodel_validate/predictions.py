@@ -6,16 +6,16 @@ from typing import Any
 
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import CachingAllocator
-from memmodel.case import Case
-from memmodel.cublas import parse_torch_version, workspace
-from memmodel.dtypes import short_name
-from memmodel.errors import UsageError
+from memmodel.allocator.cublas import parse_torch_version, workspace
+from memmodel.attention.case import Case
+from memmodel.base.dtypes import short_name
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import phase_peaks, saved_bytes
+from memmodel.events.program import Program
+from memmodel.events.replay import replay
 from memmodel.gpus import Gpu, Value, load_gpu
-from memmodel.liveness import phase_peaks, saved_bytes
 from memmodel.predictor import on_gpu
-from memmodel.program import Program
 from memmodel.recording import CPU, CUDA
-from memmodel.replay import replay
 from memmodel.step import STEPS, fits, time_of
 from memmodel.thresholds import threshold
 from memmodel.timing import Calibration, Machine

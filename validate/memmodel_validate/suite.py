@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memmodel.algorithms import ALGORITHMS
-from memmodel.case import SIZES, Case, make_case
-from memmodel.dtypes import short_name
-from memmodel.errors import UsageError, choice
-from memmodel.masks import mask
-from memmodel.units import GiB
+from memmodel.attention.case import SIZES, Case, make_case
+from memmodel.attention.masks import mask
+from memmodel.base.dtypes import short_name
+from memmodel.base.errors import UsageError, choice
+from memmodel.base.units import GiB
 
 SUITES = ("quick", "full")
 DEVICES = ("cpu", "cuda")

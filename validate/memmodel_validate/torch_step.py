@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from memmodel.algorithms import algorithm
-from memmodel.case import Case
-from memmodel.errors import UsageError
+from memmodel.attention.case import Case
+from memmodel.base.errors import UsageError
 from memmodel_validate.suite import PROGRAMS
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -74,7 +74,7 @@ def _triton(case: Case, deterministic: bool) -> Attention:
 
 
 def _decode(case: Case) -> Attention:
-    from memmodel.masks import NO_MASK
+    from memmodel.attention.masks import NO_MASK
     from memmodel_kernels import decode_eager
 
     mask = NO_MASK if case.seq == 1 and case.mask.window is None else case.mask

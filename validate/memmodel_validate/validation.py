@@ -8,10 +8,10 @@ from os import PathLike, fspath
 from os.path import exists
 from typing import Any, NamedTuple, Protocol
 
+from memmodel.base.units import bytes_text
 from memmodel.thresholds import resized
 from memmodel.timing.calibration import Calibration, mismatches
 from memmodel.timing.known import community, local
-from memmodel.units import bytes_text
 from memmodel_validate import ledger
 from memmodel_validate.cpu import available_bytes, busy
 from memmodel_validate.environment import (

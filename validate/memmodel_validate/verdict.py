@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 from statistics import median, quantiles
 
-from memmodel.units import bytes_text
+from memmodel.base.units import bytes_text
 from memmodel_validate.events import EventMatch, compared, unpacked
 from memmodel_validate.ledger import Run
 from memmodel_validate.predictions import TrialPrediction

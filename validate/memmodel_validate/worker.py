@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_validate.suite import Trial, case_of
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

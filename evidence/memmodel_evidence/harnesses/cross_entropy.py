@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from memmodel import recording as t
-from memmodel.program import Program
+from memmodel.events.program import Program
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.losses import chunk_rows, cross_entropy_in_place
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from memmodel.groups import GRADIENTS, OPTIMIZER, PARAMETERS
+from memmodel.events.groups import GRADIENTS, OPTIMIZER, PARAMETERS
 from memmodel_kernels.namespace import moved, namespace
 from memmodel_kernels.optimizers import Optimizer
 from memmodel_kernels.parallel.flat import Place, places

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from memmodel.groups import COMMUNICATION, GATHERED, GRADIENTS
+from memmodel.events.groups import COMMUNICATION, GATHERED, GRADIENTS
 from memmodel_kernels.namespace import at_end_of_backward, namespace, on_stream, same_version, scope, stream_waits
 from memmodel_kernels.parallel.group import Group, all_reduce_mean, gather_into, reduce_scatter_mean
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from memmodel.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS
+from memmodel.events.groups import COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS
 from memmodel_kernels.namespace import at_end_of_backward, moved, namespace, scope
 from memmodel_kernels.optimizers import Optimizer
 from memmodel_kernels.parallel.flat import Place, places

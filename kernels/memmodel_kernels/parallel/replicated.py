@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from memmodel.groups import COMMUNICATION
+from memmodel.events.groups import COMMUNICATION
 from memmodel_kernels.namespace import at_end_of_backward, namespace, scope
 from memmodel_kernels.parallel.group import Group, start_all_reduce
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 import triton
 
-from memmodel import tiles
-from memmodel.dtypes import float32
-from memmodel.tiles import Pass, Row
+from memmodel.attention import tiles
+from memmodel.attention.tiles import Pass, Row
+from memmodel.base.dtypes import float32
 from memmodel_kernels.triton_flash.problem import Problem
 
 INTERPRETED_ARCH = 90  # the interpreter runs the sm_90 path

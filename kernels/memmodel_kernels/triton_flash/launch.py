@@ -19,8 +19,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from memmodel import tiles
-from memmodel.tiles import Row, Tile
+from memmodel.attention import tiles
+from memmodel.attention.tiles import Row, Tile
 from memmodel_kernels.triton_flash import choice
 from memmodel_kernels.triton_flash.backward import delta_kernel, fused_kernel, split_kernel
 from memmodel_kernels.triton_flash.blocks import Counts, Heads, Tiling

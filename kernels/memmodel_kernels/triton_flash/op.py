@@ -15,7 +15,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import Problem, checked, described
 

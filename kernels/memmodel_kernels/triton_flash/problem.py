@@ -9,10 +9,10 @@ import torch
 import triton
 from torch import Tensor
 
-from memmodel import tiles
-from memmodel.dtypes import DType
-from memmodel.dtypes import dtype as named
-from memmodel.errors import UsageError, unknown
+from memmodel.attention import tiles
+from memmodel.base.dtypes import DType
+from memmodel.base.dtypes import dtype as named
+from memmodel.base.errors import UsageError, unknown
 from memmodel_kernels.triton_flash.blocks import Band
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -19,11 +19,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from memmodel import tiles
-from memmodel.dtypes import DType, bfloat16, float32, short_name
-from memmodel.tiles import Pass, Row
+from memmodel.attention import tiles
+from memmodel.attention.tiles import Pass, Row
+from memmodel.base.dtypes import DType, bfloat16, float32, short_name
 
-# Registers, warps and shared memory of one multiprocessor (CUDA C++ Programming Guide, as in memmodel.tiles).
+# Registers, warps and shared memory of one multiprocessor (CUDA C++ Programming Guide, as in memmodel.attention.tiles).
 REGISTERS_PER_SM = 65_536
 WARPS_PER_SM = {80: 64, 89: 48, 90: 64, 100: 64, 120: 48}
 DRIVER_SHARED = 1024  # bytes per block that the driver keeps

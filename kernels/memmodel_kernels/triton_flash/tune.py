@@ -11,9 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from memmodel import tiles
-from memmodel.errors import UsageError
-from memmodel.tiles import Pass, Row, Tile
+from memmodel.attention import tiles
+from memmodel.attention.tiles import Pass, Row, Tile
+from memmodel.base.errors import UsageError
 from memmodel_kernels.triton_flash import choice, launch
 from memmodel_kernels.triton_flash.problem import Problem, checked
 

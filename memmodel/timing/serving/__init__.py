@@ -3,7 +3,7 @@
 What says whether a case and a GPU have such a time is here; the models, which few commands need, are in `call.py`.
 """
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
 from memmodel.gpus import Gpu
 
 SERVED = ("flash", "decode")  # algorithms that stacks have a kernel for

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.case import Case
+from memmodel.attention.case import Case
 from memmodel.gpus import Gpu
 from memmodel.timing.ceiling import Ceiling, KernelTime, at_slowest
 from memmodel.timing.serving.chip import Chip, chip_of

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from memmodel.base.units import MiB
 from memmodel.gpus import Gpu
-from memmodel.units import MiB
 
 EXP_PER_CLOCK = (
     16.0  # exponentials of one SM, where no source gives them: as on every NVIDIA GPU before Blackwell Ultra

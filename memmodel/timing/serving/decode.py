@@ -13,8 +13,8 @@ do these times. Cubes stand for an overlap that is nearly whole: the longer of t
 
 from typing import NamedTuple
 
-from memmodel.case import Case
-from memmodel.dims import ceil_div, maximum, minimum
+from memmodel.attention.case import Case
+from memmodel.sizes.dims import ceil_div, maximum, minimum
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.parts import Parts, Seconds, bytes_of_a_key, bytes_of_queries
 

@@ -8,8 +8,8 @@ import os
 from functools import cache
 from typing import Any, NamedTuple
 
-from memmodel.errors import unknown
-from memmodel.files import DATA, read_bytes
+from memmodel.base.errors import unknown
+from memmodel.base.files import DATA, read_bytes
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.timing.intervals import in_band
 from memmodel.timing.nearest import by_likeness, relation

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from memmodel.dims import maximum
+from memmodel.sizes.dims import maximum
 
 Seconds = Any
 

@@ -7,8 +7,8 @@ gives a program to every query head, or by the one that packs the query heads of
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from memmodel.case import Case
-from memmodel.dims import maximum
+from memmodel.attention.case import Case
+from memmodel.sizes.dims import maximum
 from memmodel.timing.serving.chip import Chip
 
 Truth = Any  # a bool, or an array of them

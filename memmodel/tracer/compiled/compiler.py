@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.compiled import moving
 from memmodel.tracer.compiled.plan import Plan
 from memmodel.tracer.compiled.watching import PlanWatcher

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.private.compiler import errors, leaves_to_eager
 
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in ')

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from memmodel.program import Launch
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.rules import flex
 from memmodel.rules.operator import Call
 from memmodel.tracer.compiled.plan import Buffer
 from memmodel.tracer.operators import Traced
 from memmodel.tracer.private.dispatch import tensors_in, tree_map
 from memmodel.tracer.private.flex import FLEX_ATTENTION, FLEX_ATTENTION_BACKWARD
-from memmodel.work import Work
 
 if TYPE_CHECKING:
     from memmodel.tracer.compiled.watching import PlanWatcher

@@ -11,12 +11,12 @@ from typing import Any
 
 import sympy
 
-from memmodel.errors import UsageError
-from memmodel.liveness import places
-from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.base.errors import UsageError
+from memmodel.events.liveness import places
+from memmodel.events.program import Alloc, Event, Launch, Program
+from memmodel.events.work import Work
 from memmodel.tracer.formulas.closed import Forms, closed_forms
 from memmodel.tracer.formulas.symbolic import Symbolic, without_shared_scratch
-from memmodel.work import Work
 
 Run = Callable[[Mapping[str, int]], Program]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from memmodel.program import Site
+from memmodel.events.program import Site
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>\S+)')
 _TORCH = str(Path(torch.__file__).parent)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from memmodel.origin import origin
-from memmodel.program import Site
+from memmodel.events.origin import origin
+from memmodel.events.program import Site
 from memmodel.tracer.compiled.places import site_of
 from memmodel.tracer.compiled.summary import Graph
 from memmodel.tracer.operators import is_view

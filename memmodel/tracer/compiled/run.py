@@ -7,9 +7,9 @@ from unittest import mock
 
 import torch
 
-from memmodel.errors import UsageError, unknown
-from memmodel.liveness import alive_at
-from memmodel.program import Mark, Program
+from memmodel.base.errors import UsageError, unknown
+from memmodel.events.liveness import alive_at
+from memmodel.events.program import Mark, Program
 from memmodel.tracer.compiled.compiler import Compiler
 from memmodel.tracer.compiled.errors import compiler_errors_explained, first_line
 from memmodel.tracer.compiled.plan import Plan

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.device import Device
-from memmodel.program import Program, Site
+from memmodel.base.device import Device
+from memmodel.events.program import Program, Site
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.private.dispatch import HigherOrderOperator

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from memmodel.program import Launch
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.tracer.compiled.flex import attention_of, attention_work
 from memmodel.tracer.compiled.plan import Buffer, Plan
 from memmodel.tracer.corrections.torch_types import count, kind_of
 from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.compiler import names_in_wrappers
 from memmodel.tracer.private.dispatch import OpOverload, tree_map
-from memmodel.work import Work
 
 if TYPE_CHECKING:
     from memmodel.tracer.compiled.watching import PlanWatcher

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from memmodel import dtypes
-from memmodel.dims import Shape
-from memmodel.dtypes import DType
-from memmodel.errors import unknown
+from memmodel.base import dtypes
+from memmodel.base.dtypes import DType
+from memmodel.base.errors import unknown
+from memmodel.sizes.dims import Shape
 
 _SHORT = {
     "fp64": torch.float64,

@@ -1,7 +1,7 @@
 """Closed forms of a traced step: live peaks, saved bytes and work in letters, checked against a run on numbers.
 
-Which moments can be a phase's peak is decided by `memmodel.moments`. Where layers repeat, the forms are in the number
-of layers too, as far as no other moment outgrows them in a larger model.
+Which moments can be a phase's peak is decided by `memmodel.events.moments`. Where layers repeat, the forms are in the
+number of layers too, as far as no other moment outgrows them in a larger model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import alive_at, births_and_deaths, last_step, phase_peaks, saved_storages, step_phases
-from memmodel.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
-from memmodel.polynomials import short, terms
-from memmodel.program import Program
+from memmodel.base.units import formula_text
+from memmodel.events.liveness import alive_at, births_and_deaths, last_step, phase_peaks, saved_storages, step_phases
+from memmodel.events.moments import Branch, Moment, Sum, condition, expression_of, largest_moments, moments_of
+from memmodel.events.program import Program
+from memmodel.events.work import Work
+from memmodel.sizes.polynomials import short, terms
 from memmodel.tracer.formulas.layers import Layers, layers_of, progress
 from memmodel.tracer.formulas.symbolic import Symbolic, in_multiples, without_shared_scratch
-from memmodel.units import formula_text
-from memmodel.work import Work
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
 _MOST_LAYERED = 32  # moments, the largest, that are followed to more layers

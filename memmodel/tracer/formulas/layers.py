@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import states, uncounted
-from memmodel.origin import LAYER_NUMBER, wildcard
-from memmodel.polynomials import terms
-from memmodel.program import Alloc, Launch, Mark, Program, Site
+from memmodel.events.liveness import states, uncounted
+from memmodel.events.origin import LAYER_NUMBER, wildcard
+from memmodel.events.program import Alloc, Launch, Mark, Program, Site
+from memmodel.events.work import Work
+from memmodel.sizes.polynomials import terms
 from memmodel.tracer.formulas.repeats import own_runs, runs
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.run import Traced
-from memmodel.work import Work
 
 _LayerOf = dict[int | None, int]  # parameter -> layer
 FEW = 4  # layers: with fewer, all but one can be read as one or two

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sympy
 import torch
 
-from memmodel.program import Program
+from memmodel.events.program import Program
 from memmodel.tracer.private.fake import (
     FakeTensorMode,
     expression_of,

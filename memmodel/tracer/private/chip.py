@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from memmodel.device import threads_per_sm
+from memmodel.base.device import threads_per_sm
 
 _REGISTERS_PER_SM = 65536
 _BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16

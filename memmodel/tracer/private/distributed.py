@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.private.dispatch import inner, tensors_in, without_modes
 from memmodel.tracer.private.fake import FakeTensor
 

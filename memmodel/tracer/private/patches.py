@@ -15,7 +15,7 @@ import torch
 import torch.utils.checkpoint
 from torch.nn.utils import clip_grad
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.private.autograd import (
     kept_by,
     label_of,

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from memmodel.groups import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
-from memmodel.origin import wildcard
-from memmodel.program import Alloc, Event, Save, Site
+from memmodel.events.groups import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, OPTIMIZER, PARAMETERS
+from memmodel.events.origin import wildcard
+from memmodel.events.program import Alloc, Event, Save, Site
 from memmodel.tracer.private.dispatch import name_of, tensors_in
 from memmodel.tracer.watch.storages import Storages
 
@@ -27,7 +27,7 @@ _CASTS = ("_to_copy", "copy")
 
 
 class Belonging:
-    """Notes of a run, from which the groups of `memmodel.groups` follow.
+    """Notes of a run, from which the groups of `memmodel.events.groups` follow.
 
     Attributes:
         said: storage -> its group, where it is known by itself.

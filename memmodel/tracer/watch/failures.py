@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from memmodel.errors import UsageError
-from memmodel.origin import is_library
+from memmodel.base.errors import UsageError
+from memmodel.events.origin import is_library
 from memmodel.tracer.watch.watcher import is_users, run_users_code
 
 _SOURCE = re.compile(r"^/\S+:\d+: ")  # where PyTorch was built

@@ -7,7 +7,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from memmodel.masks import NO_MASK, Mask
+from memmodel.attention.masks import NO_MASK, Mask
 from memmodel.rules.flex import Visits, visits
 from memmodel.tracer.corrections.autocast import Autocast
 from memmodel.tracer.corrections.flex import flex_attention

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memmodel.errors import UsageError, unknown
+from memmodel.base.errors import UsageError, unknown
 from memmodel.tracer.private.dispatch import tensors_in, tree_leaves
 
 ALL = "all"  # asks for every result that needs a gradient

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memmodel.program import Site
+from memmodel.events.program import Site
 from memmodel.tracer.corrections.torch_types import plain_dims
 from memmodel.tracer.private.autograd import next_number, number_of
 from memmodel.tracer.private.dispatch import tensors_in

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from memmodel.liveness import step_start
-from memmodel.program import Alloc, Event, Launch, Program
+from memmodel.events.liveness import step_start
+from memmodel.events.program import Alloc, Event, Launch, Program
 from memmodel.tracer.watch.owners import Owners
 
 T = TypeVar("T")

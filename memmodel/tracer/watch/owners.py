@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from memmodel.device import Device
-from memmodel.program import Launch
+from memmodel.base.device import Device
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.tracer.operators import work_of
 from memmodel.tracer.private.dispatch import name_of, tensors_in
 from memmodel.tracer.watch.storages import Storages
-from memmodel.work import Work
 
 _ON_LISTS = ("_foreach", "_fused_adam")
 

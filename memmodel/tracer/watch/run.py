@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memmodel.device import Device
-from memmodel.errors import UsageError, unknown
-from memmodel.program import Program, Release, Save, Site
+from memmodel.base.device import Device
+from memmodel.base.errors import UsageError, unknown
+from memmodel.events.program import Program, Release, Save, Site
 from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode

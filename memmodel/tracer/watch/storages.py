@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from memmodel.program import Site
+from memmodel.events.program import Site
 from memmodel.tracer.private.dispatch import address_of, storage_of
 
 

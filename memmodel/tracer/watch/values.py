@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.errors import UsageError
-from memmodel.origin import line_of, users_frame
+from memmodel.base.errors import UsageError
+from memmodel.events.origin import line_of, users_frame
 from memmodel.tracer.corrections.torch_types import number
 from memmodel.tracer.private.dispatch import tree_leaves, tree_map_only
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake

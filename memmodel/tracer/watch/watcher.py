@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memmodel.device import Device
-from memmodel.errors import UsageError
-from memmodel.origin import is_library
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
+from memmodel.base.device import Device
+from memmodel.base.errors import UsageError
+from memmodel.events.origin import is_library
+from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
 from memmodel.rules.sdpa import Choice
 from memmodel.tracer.corrections.composites import COMPOSITES
@@ -66,7 +66,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the events of the operators that run inside, with the allocations of `device`'s kernels.
 
     Attributes:
-        events: of the program, as in `memmodel.program.Program`.
+        events: of the program, as in `memmodel.events.program.Program`.
         unknown: operator -> what is not known about it ("work", "scratch").
         notes: what to know about how the code was taken, each once.
         choices: the kernels that attention took, each with the place of its first call on a line.

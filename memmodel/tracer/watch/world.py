@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.tracer.corrections import reducer
 from memmodel.tracer.private import distributed
 from memmodel.tracer.private.dispatch import address_of

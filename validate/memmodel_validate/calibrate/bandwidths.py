@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from memmodel.base.units import MiB
 from memmodel.timing import Constant
-from memmodel.units import MiB
 from memmodel_validate.calibrate.clock import Clock
 from memmodel_validate.calibrate.samples import Samples, curve, net, rate
 

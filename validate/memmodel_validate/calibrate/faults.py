@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import torch
 
+from memmodel.base.units import MiB
 from memmodel.timing import Constant
-from memmodel.units import MiB
 from memmodel_validate.calibrate.clock import Clock
 from memmodel_validate.calibrate.samples import spread, typical
 

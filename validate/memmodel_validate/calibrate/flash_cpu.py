@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from memmodel.algorithms import record
-from memmodel.case import make_case
-from memmodel.errors import UsageError
-from memmodel.program import Launch
+from memmodel.attention.case import make_case
+from memmodel.base.errors import UsageError
+from memmodel.events.program import Launch
+from memmodel.events.work import Work
 from memmodel.recording import CPU
 from memmodel.timing import Constant
 from memmodel.timing.fused import is_flash
-from memmodel.work import Work
 from memmodel_validate.calibrate.clock import Clock
 from memmodel_validate.calibrate.samples import Samples, spread, typical
 from memmodel_validate.cpu import with_cpu_blocks

@@ -5,10 +5,10 @@ from math import log
 from statistics import median
 
 from memmodel.algorithms import record
-from memmodel.case import Case, make_case
+from memmodel.attention.case import Case, make_case
+from memmodel.events.program import Launch
 from memmodel.gpus import Gpu
 from memmodel.predictor import on_gpu
-from memmodel.program import Launch
 from memmodel.timing import Calibration, Constant, Machine, kernel_times
 from memmodel_validate.calibrate.clock import Clock
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import psutil  # noqa: F401 - named at once where it is missing
 import torch
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu, local_gpu
 from memmodel_validate import nvml
 from memmodel_validate.cpu import busy, cpu, cpu_name

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from memmodel.errors import UsageError, choice
+from memmodel.base.errors import UsageError, choice
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel.timing.calibration import CONSTANTS

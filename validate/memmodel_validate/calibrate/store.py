@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 from memmodel.timing import Calibration
 
 

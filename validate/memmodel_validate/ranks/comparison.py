@@ -17,7 +17,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
-from memmodel.device import CPU, CUDA
+from memmodel.base.device import CPU, CUDA
 from memmodel_validate.events import MemoryEvent, compared, live_peaks, program_events, with_unseen_frees
 from memmodel_validate.ranks import decoders
 from memmodel_validate.ranks.cases import RankCase

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest import mock
 
-from memmodel.device import CPU, CUDA, Device
-from memmodel.dtypes import bfloat16, float32
+from memmodel.base.device import CPU, CUDA, Device
+from memmodel.base.dtypes import bfloat16, float32
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layout import Layout
 from memmodel.models.run import Handles, Label, training

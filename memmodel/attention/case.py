@@ -4,15 +4,15 @@ from math import isqrt
 from operator import index
 from typing import Any
 
-from memmodel.cache import MOST_SPLITS, PLAIN, Cache
-from memmodel.device import CUDA, Device
-from memmodel.dims import Dim, Size
-from memmodel.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
-from memmodel.errors import UsageError, check_kind, choice, shortened
-from memmodel.frozen import Frozen
-from memmodel.masks import NO_MASK, Mask
-from memmodel.scores import UNCHANGED, Scores
-from memmodel.units import parse_size
+from memmodel.attention.cache import MOST_SPLITS, PLAIN, Cache
+from memmodel.attention.masks import NO_MASK, Mask
+from memmodel.attention.scores import UNCHANGED, Scores
+from memmodel.base.device import CUDA, Device
+from memmodel.base.dtypes import DType, bfloat16, cache_dtype, dtype, short_name
+from memmodel.base.errors import UsageError, check_kind, choice, shortened
+from memmodel.base.frozen import Frozen
+from memmodel.base.units import parse_size
+from memmodel.sizes.dims import Dim, Size
 
 PHASES = ("inference", "forward", "train")
 MOST_LENGTHS = 4096  # sequences whose lengths are told one by one
@@ -124,7 +124,7 @@ def make_case(
 
     Raises UsageError for sizes that are no positive ints, kv heads that do not divide heads, or an unknown name.
     """
-    from memmodel.cublas import parse_torch_version
+    from memmodel.allocator.cublas import parse_torch_version
 
     parse_torch_version(torch)
     lengths = make_lengths(lengths)

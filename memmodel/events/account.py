@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Shape
-from memmodel.dtypes import DType
-from memmodel.liveness import at_peak, states, step_start, uncounted
-from memmodel.origin import names, origin
-from memmodel.program import Alloc, Program, Save
+from memmodel.base.dtypes import DType
+from memmodel.events.liveness import at_peak, states, step_start, uncounted
+from memmodel.events.origin import names, origin
+from memmodel.events.program import Alloc, Program, Save
+from memmodel.sizes.dims import Shape
 
 _POWERS = {2: "²", 3: "³"}
 

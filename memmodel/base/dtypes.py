@@ -1,7 +1,7 @@
 """Element types: name, bytes per element, and type promotion."""
 
-from memmodel.errors import UsageError, unknown
-from memmodel.frozen import Frozen
+from memmodel.base.errors import UsageError, unknown
+from memmodel.base.frozen import Frozen
 
 
 class DType(Frozen):

@@ -1,7 +1,7 @@
 """Arithmetic on dimensions: ints, numpy integer arrays, polynomials in columns, or positive sympy expressions.
 
-Recording tensors run the same code on all: ints give a prediction, columns (`memmodel.columns`) a sweep, symbols a
-closed form. The functions here are the few places where they differ; none of them imports numpy or sympy for ints.
+Recording tensors run the same code on all: ints give a prediction, columns (`memmodel.sizes.columns`) a sweep, symbols
+a closed form. The functions here are the few places where they differ; none of them imports numpy or sympy for ints.
 
 Arrays and symbols are sizes of at least two; a size of one must be the literal 1, since it changes PyTorch's layout
 rules (a dimension of one is contiguous with anything).

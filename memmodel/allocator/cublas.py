@@ -11,7 +11,7 @@ and autograd's make two.
 
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
 DEFAULT_TORCH = "2.13"
 _FIRST, _LAST = (2, 4), (2, 15)

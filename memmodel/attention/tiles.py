@@ -10,8 +10,8 @@ Architectures are compute capabilities as one number: 90 is 9.0.
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from memmodel.dtypes import DType, float32
-from memmodel.errors import UsageError
+from memmodel.base.dtypes import DType, float32
+from memmodel.base.errors import UsageError
 
 Pass = Literal["forward", "dkdv", "dq", "fused"]
 FORWARD: Pass = "forward"

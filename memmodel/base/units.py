@@ -2,7 +2,7 @@
 
 import re
 
-from memmodel.errors import UsageError, shortened
+from memmodel.base.errors import UsageError, shortened
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 GIGA, TERA = 10**9, 10**12

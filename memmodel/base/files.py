@@ -1,7 +1,7 @@
 """Read files: those that users name, with one clear error for anything but a regular file of a bounded size, and data.
 
 The package's own tables are written in TOML, and read from `data/tables.jsonl`, which holds the same as JSON: to parse
-the TOML took a quarter of the time of `memmodel predict`. `python -m memmodel.files` writes it after a change.
+the TOML took a quarter of the time of `memmodel predict`. `python -m memmodel.base.files` writes it after a change.
 """
 
 import json
@@ -11,9 +11,10 @@ from os import PathLike, fspath
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-from memmodel.errors import UsageError
+from memmodel.base.errors import UsageError
 
-DATA = os.path.join(os.path.dirname(__file__), "data")  # pathlib takes longer to import than a GPU to read
+# By os.path: pathlib takes longer to import than a GPU to read.
+DATA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data")
 _TABLES = os.path.join(DATA, "tables.jsonl")
 MOST_BYTES = 16 << 20  # a GPU file or a calibration has a few thousand bytes
 

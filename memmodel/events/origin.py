@@ -13,7 +13,7 @@ from itertools import islice
 from types import CodeType
 from typing import NamedTuple
 
-from memmodel.program import Program, Site
+from memmodel.events.program import Program, Site
 
 LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
 _OWN_NAMES = {

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
-from memmodel.errors import UsageError, shortened, unknown
+from memmodel.base.errors import UsageError, shortened, unknown
 
 T = TypeVar("T")
 

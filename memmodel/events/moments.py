@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.liveness import states
-from memmodel.origin import names
-from memmodel.polynomials import Terms, around_ones, exact, lies_below, short, terms, wins_where
-from memmodel.program import Mark, Program
+from memmodel.events.liveness import states
+from memmodel.events.origin import names
+from memmodel.events.program import Mark, Program
+from memmodel.sizes.polynomials import Terms, around_ones, exact, lies_below, short, terms, wins_where
 
 Sum = frozenset[tuple[Any, Any]]  # the terms of the bytes alive: (monomial, coefficient)
 Sizes = Mapping[Any, Any]  # symbol -> number

@@ -6,8 +6,8 @@ may be ints, arrays or symbols (taken as multiples of the tile); tiles are ints.
 
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, ceil_div, exact_div, maximum, minimum, same, symbolic
-from memmodel.errors import UsageError, choice
+from memmodel.base.errors import UsageError, choice
+from memmodel.sizes.dims import Dim, ceil_div, exact_div, maximum, minimum, same, symbolic
 
 
 class Mask(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import CodeType
 from typing import NamedTuple
 
-from memmodel.dims import Dim, Shape
-from memmodel.dtypes import DType
-from memmodel.work import Work
+from memmodel.base.dtypes import DType
+from memmodel.events.work import Work
+from memmodel.sizes.dims import Dim, Shape
 
 COLLECTIVE = "collective"  # kind of a launch
 
@@ -22,7 +22,7 @@ class Site(NamedTuple):
 
 
 class Alloc(NamedTuple):
-    """An allocation of a storage, with the operator and the place in the user's code (see `memmodel.origin`).
+    """An allocation of a storage, with the operator and the place in the user's code (see `memmodel.events.origin`).
 
     `stream`: the one that its block belongs to; 0 is the default stream.
     """
@@ -127,7 +127,7 @@ class Program(NamedTuple):
         events: in order.
         names: storage key -> name, for those named explicitly (inputs).
         gradients: key of a gradient's storage -> key of the storage that it is the gradient of.
-        groups: storage key -> what it belongs to (see `memmodel.groups`), where its maker says so.
+        groups: storage key -> what it belongs to (see `memmodel.events.groups`), where its maker says so.
     """
 
     events: list[Event]

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from memmodel.dims import Dim, ceil_div
-from memmodel.dtypes import DType, short_name
+from memmodel.base.dtypes import DType, short_name
+from memmodel.sizes.dims import Dim, ceil_div
 
 MOST_SPLITS = 128  # of flash-attention: csrc/flash_attn/flash_api.cpp, set_params_splitkv
 

@@ -4,9 +4,9 @@ from collections import deque
 from typing import NamedTuple
 
 from memmodel.allocator import CachingAllocator, OutOfMemory
+from memmodel.allocator.cublas import Workspace
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
-from memmodel.cublas import Workspace
-from memmodel.program import Alloc, Free, Launch, Mark, Program
+from memmodel.events.program import Alloc, Free, Launch, Mark, Program
 
 
 class Usage(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from memmodel.program import COLLECTIVE, Launch
+from memmodel.events.program import COLLECTIVE, Launch
 
 
 class Collective(NamedTuple):

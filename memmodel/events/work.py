@@ -6,7 +6,7 @@ One fused multiply-add counts as 2 FLOP, here and everywhere.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from memmodel.dims import Dim
+from memmodel.sizes.dims import Dim
 
 
 class Work(NamedTuple):

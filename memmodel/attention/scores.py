@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.errors import UsageError, choice
+from memmodel.base.errors import UsageError, choice
 
 BIASES = ("none", "fixed", "learned", "alibi")
 BIAS_SHAPES = ("1,h", "b,1", "b,h", "1,1")  # of a bias tensor, before (queries, keys)

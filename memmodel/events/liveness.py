@@ -10,8 +10,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from memmodel.dims import Dim, maximum
-from memmodel.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save
+from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save
+from memmodel.sizes.dims import Dim, maximum
 
 OUTSIDE_A_STEP = ("start", "inputs", "after")  # phases whose memory is no part of the step's peak
 

@@ -6,8 +6,8 @@ says in `Program.groups` what it knows of a storage; the rest follows from the e
 
 from collections.abc import Collection, Iterable, Mapping
 
-from memmodel.liveness import at_peak
-from memmodel.program import Alloc, Program, Save
+from memmodel.events.liveness import at_peak
+from memmodel.events.program import Alloc, Program, Save
 
 PARAMETERS = "parameters"
 GRADIENTS = "gradients"

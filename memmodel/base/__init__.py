@@ -1,0 +1,1 @@
+"""What everything stands on: errors, units, dtypes, frozen data, files read within limits."""
