@@ -38,6 +38,7 @@ def sigmoid(grad: Tensor, result: Tensor) -> Tensor:
 @elementwise("result")
 def sqrt(grad: Tensor, result: Tensor) -> Tensor:
     """The square root."""
+    # A `del` is the end of the C++ expression, where temporaries die in reverse of their order.
     double = aten("mul", result, 2, temporary=True)
     out = aten("div", grad, double)
     del double
@@ -47,6 +48,7 @@ def sqrt(grad: Tensor, result: Tensor) -> Tensor:
 @elementwise("result")
 def rsqrt(grad: Tensor, result: Tensor) -> Tensor:
     """1 / sqrt(x)."""
+    # -0.5 * grad * result.pow(3) in derivatives.yaml: C++ evaluates the right factor first.
     cube = aten("pow", result, 3, temporary=True)
     half = aten("mul", grad, -0.5, temporary=True)
     out = aten("mul", half, cube)
@@ -94,6 +96,7 @@ class Pow(Op):
 @method("gelu")
 def _gelu(self: Tensor, approximate: str = "none") -> Any:
     """Elementwise: x * Phi(x); by erf or by tanh (`approximate`), it saves its input alone."""
+    # gelu is one kernel with either approximation, and its FLOP in `pointwise` do not tell them apart.
     return gelu.apply(self)
 
 

@@ -46,6 +46,7 @@ class Mul(Op):
 
     def forward(self, x: Any, y: Any, inplace: bool = False) -> Tensor:
         """Elementwise, with broadcasting."""
+        # A number lives in the node itself: saving it takes no device memory.
         self.scalar = None if isinstance(y, Tensor) else y
         if self.needs[0] and isinstance(y, Tensor):
             self.save(other=y)
@@ -55,6 +56,7 @@ class Mul(Op):
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient times the other factor."""
+        # Nodes compute their gradients in the alphabetical order of operands' names (torchgen, load_derivatives.py).
         other = aten("mul", grad, self.unpack("self")) if self.needs[1] else None
         factor = self.unpack("other") if self.needs[0] and self.scalar is None else self.scalar
         return aten("mul", grad, factor) if self.needs[0] else None, other
@@ -118,6 +120,7 @@ def in_place(op: type[Op], x: Tensor, *others: Any) -> Tensor:
     tracked = x.storage.tape.grad_enabled and any(isinstance(t, Tensor) and t.requires_grad for t in (x, *others))
     if tracked and x.requires_grad and x.is_leaf:
         raise UsageError("an in-place operation on a leaf that requires a gradient: use the out-of-place form")
+    # A view's history would be rebuilt on its base (CopySlices), which recording tensors do not have.
     if tracked and x.grad_fn is not None and x.grad_fn.is_view:
         raise UsageError("an in-place operation on a view under autograd is not modelled: clone() it first")
     result: Tensor = op.apply(x, *others, inplace=True)
@@ -129,6 +132,7 @@ for _name, _op in {"add": Add, "sub": Sub, "mul": Mul, "div": Div}.items():
     def _forward(self: Tensor, other: Any, op: type[Op] = _op) -> Any:
         return op.apply(self, other)
 
+    # `alpha` scales `other` inside the kernel: it changes neither launches nor memory.
     def _in_place(self: Tensor, other: Any, op: type[Op] = _op, alpha: Any = 1) -> Any:
         return in_place(op, self, other)
 
@@ -250,7 +254,6 @@ def _compared(name: str, doc: str) -> Any:
 for _name in COMPARISONS:
     for _alias in (_name, f"__{_name}__"):
         method(_alias)(_compared(_name, "Elementwise comparison; the result is bool."))
-Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
 for _name, _alias in {"logical_and": "", "logical_or": "", "bitwise_and": "__and__", "bitwise_or": "__or__"}.items():
     method(_alias or _name)(_compared(_name, "Elementwise on bool tensors."))
 for _name, _alias in {"logical_not": "logical_not", "bitwise_not": "__invert__", "abs": "abs"}.items():

@@ -12,7 +12,16 @@ from typing import NamedTuple
 from memmodel.attention.masks import triangle
 from memmodel.base.dtypes import float32, uint8
 from memmodel.events.program import Launch
-from memmodel.rules.flash_buffers import Sizes, gradient_sums, rounded, row_dots, split_outputs, summed_heads, width_of
+from memmodel.rules.flash_buffers import (
+    LARGE_SHARED_MEMORY,
+    Sizes,
+    gradient_sums,
+    rounded,
+    row_dots,
+    split_outputs,
+    summed_heads,
+    width_of,
+)
 from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import FREED, RESULTS, Call, Result, Scratch, Step, Steps, kernel, rule, scratch_like
 from memmodel.sizes.dims import Dim, ceil_div, each, minimum, same, symbolic
@@ -29,7 +38,7 @@ _SHARED_GRADIENTS = "dK and dV per query head, before those that share a key hea
 def flash(call: Call) -> Steps:
     """Allocate the output and its log-sum-exp, then fp32 partial results if the keys are split."""
     yield RESULTS
-    if not call.named.get("dropout_p"):
+    if not call.named.get("dropout_p"):  # set_params_splitkv never splits under dropout
         yield from split_outputs(_sizes(*call.args[:2]).decoding, call.device)
     yield _forward(call)
 
@@ -50,7 +59,7 @@ def efficient(call: Call) -> Steps:
 @rule(CUDNN_OP)
 def cudnn(call: Call) -> Steps:
     """Allocate the output, RNG state and, if a gradient is needed, the log-sum-exp (run_cudnn_SDP_fprop)."""
-    trains = call.args[4]
+    trains = call.args[4]  # compute_log_sumexp, which SDPA sets where a gradient is needed
     yield from (Result(i) for i in range(len(call.results)) if trains or i != 1)
     yield left_out(_CUDNN_WORKSPACE)
     yield _forward(call)
@@ -60,6 +69,7 @@ def _forward(call: Call) -> Launch:
     q, k, v = call.args[:3]
     pairs = _pairs(call, q, k)
     matmul = 2 * pairs * (q.shape[-1] + v.shape[-1])
+    # Flash writes its log-sum-exp also in inference; the others, where a gradient needs it.
     written = call.results[:2] if call.op == FLASH_OP or call.args[4] else call.results[:1]
     name = _KERNELS[call.op]
     return kernel(name, call.tensors(), written, q.dtype, matmul=matmul, exp=pairs, kind="fused")
@@ -70,6 +80,7 @@ def attention_backward(call: Call) -> Steps:
     """Allocate dQ, dK, dV and the gradient of the bias, then the scratch of the backend."""
     forward = call.op.removesuffix("_backward")
     q, k, v = call.args[1:4]
+    # attention_backward.cu makes dO contiguous as (b, n, h, d), before it allocates anything else.
     if forward == EFFICIENT_OP and not heads_inside(call.args[0]):
         yield scratch_like(call.args[0], name="copy of dO")
     yield from (Result(i) for i in range(3))
@@ -84,6 +95,7 @@ def attention_backward(call: Call) -> Steps:
     else:
         yield left_out(_CUDNN_WORKSPACE)
     pairs = _pairs(call, q, k)
+    # Q K^T, dQ and dK run over the keys' head dim, dP and dV over the values'.
     matmul = 2 * pairs * (3 * q.shape[-1] + 2 * v.shape[-1])
     yield kernel(
         f"{_KERNELS[forward]}_backward", call.tensors(), call.results, q.dtype, matmul=matmul, exp=pairs, kind="fused",
@@ -137,13 +149,14 @@ def efficient_tile(capability: int, half: bool, head_dim: int, dropout: bool) ->
         head_dim: the larger head dim of keys and values.
         dropout: whether there is dropout, which the kernel for 96 columns lacks.
     """
-    roomy = capability in (80, 87, 90, 100, 103)  # more than 99 KiB of shared memory a thread block
+    roomy = capability in LARGE_SHARED_MEMORY
     if head_dim <= 64:
         return Tile(64, 64, half)
-    if not half or capability < 70:
+    if not half or capability < 70:  # a 128 x 64 tile of fp32 takes 119 KiB
         return Tile(128 if roomy else 64, 64, False)
     if head_dim > 128:
         return Tile(128, 64, False)
+    # 128 x 128 takes 131 KiB or more; cutlassB.h has none before 8.0, and one for 96 columns on 8.6 and 8.9 alone.
     if roomy or capability < 80:
         return Tile(128, 128 if roomy else 64, True)
     return Tile(128, 64, True) if head_dim <= 96 and capability in (86, 89) and not dropout else Tile(64, 64, False)
@@ -154,15 +167,16 @@ def _efficient_scratch(call: Call) -> Iterator[Step]:
     dout, q, _, v = call.args[:4]
     b, h, n, d = q.shape
     half, capability = q.dtype.itemsize == 2, call.device.capability
+    # kMaxK of the kernels; the one for any head dim has 65536.
     head_dim = next((x for x in (64, 96, 128) if q.at_most(x, -1) and v.at_most(x, -1)), 65536)
     tile = efficient_tile(capability, half, head_dim, bool(call.named.get("dropout_p")))
-    if not half or (capability == 70 and not tile.in_registers):
+    if not half or (capability == 70 and not tile.in_registers):  # not kKernelComputesDelta
         yield from _row_dots(dout)
     yield Scratch((b, h, n), float32, "row dots")
     sums = 0
     if half and not tile.in_registers:
         sums += _key_splits(call, tile) * tile.keys * (rounded(d, tile.rows) + rounded(v.shape[-1], tile.rows))
-    if half or capability >= 70:
+    if half or capability >= 70:  # a tile of dQ, and 16 bytes before it (GradQTempStorage: lock, counter, padding)
         sums += ceil_div(n, tile.rows) * ceil_div(d, tile.keys) * (4 + tile.rows * tile.keys)
     yield Scratch((b * h * rounded(sums, 4) * 4,), uint8, "workspace")
 

@@ -17,6 +17,7 @@ from memmodel.rules.copies import to
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, method, methods
 
+# The parts that recording tensors have of autocast's lists, which differ by device (autocast_mode.h, AT_FORALL_*).
 LOWERED = ("linear", "matmul", "mm", "bmm", "baddbmm", "scaled_dot_product_attention")
 _WIDENED = ("pow", "rsqrt", "exp", "log", "reciprocal", "layer_norm", "softmax", "log_softmax")
 _WIDENED_ON_CPU = ("cross_entropy",)
@@ -36,6 +37,7 @@ def cast(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         wanted = tape.autocast and _wanted(name, tape)
         if not wanted:
             return function(*args, **named)
+        # The wrapper excludes the autocast key for the call (WrapFunction_), so operators inside cast nothing.
         before, tape.autocast = tape.autocast, None
         try:
             given = [_cast(x, wanted, tape) for x in reversed(args)]  # C++ casts the last one first
@@ -69,6 +71,7 @@ def _cast(x: Any, wanted: DType, tape: Tape) -> Any:
     """The operand in the type wanted: the cast that is kept, or a new one."""
     if not isinstance(x, Tensor) or not x.dtype.floating or x.dtype is wanted:
         return x
+    # cached_cast: weights are cast once for all their uses; a cast to fp32, or of an activation, is not kept.
     if not (wanted is not float32 and x.dtype is float32 and x.requires_grad and x.is_leaf):
         return to(x, wanted)
     if id(x) not in tape.casts:
@@ -76,6 +79,7 @@ def _cast(x: Any, wanted: DType, tape: Tape) -> Any:
     return tape.casts[id(x)]
 
 
+# Methods are wrapped here; functions, such as `linear`, where the namespace is made (`memmodel.recording`).
 for _name in (*LOWERED, *_WIDENED):
     if _name in methods:
         _function = cast(_name, methods[_name])

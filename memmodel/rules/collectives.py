@@ -44,6 +44,7 @@ def functional(call: Call) -> Steps:
     """Make the results, then communicate."""
     yield RESULTS
     given = call.tensors()
+    # The larger side is what NCCL counts: an all-gather's output, a reduce-scatter's input.
     yield _communicated(call, given, call.results, max(_bytes(given), _bytes(call.results)))
 
 
@@ -100,7 +101,7 @@ def flat_copies(call: Call) -> Steps:
 def _cpu_copies(given: Sequence[Strided], dim: int, chunks: int, out: Strided) -> Steps:
     padded = [_padded(x, dim, chunks) for x in given]
     yield from (scratch_like(x, name="padded copy") for x, y in zip(padded, given, strict=True) if x is not y)
-    for x in padded if out.dtype is not given[0].dtype else ():
+    for x in padded if out.dtype is not given[0].dtype else ():  # converted one after another, each copy freed
         yield scratch_like(x, name="copy")
         yield FREED
 

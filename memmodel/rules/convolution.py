@@ -32,7 +32,7 @@ def convolution_backward(call: Call) -> Steps:
 
 
 def _flop(x: Strided, out: Strided, weight: Strided, transposed: bool) -> Dim:
-    places = x if transposed else out
+    places = x if transposed else out  # a transposed convolution lays its window on every element of its input
     return 2 * places.shape[0] * product(places.shape[2:]) * product(weight.shape)
 
 

@@ -32,8 +32,9 @@ _DRAWN = ("randn", "rand", "randn_like", "rand_like", "randint", "uniform", "nor
 
 @rule("clone", "_to_copy", "copy", "lift_fresh_copy", "_reshape_copy")
 def copied(call: Call) -> Steps:
-    """One read, one write; `copy_` writes its first operand. A number of the host is read from there."""
+    """One read, one write; a number of the host is read from there."""
     yield RESULTS
+    # copy_(self, source): its first operand is the one written.
     source = call.args[1 if call.op == "copy_" else 0]
     yield moves("copy", [source] if isinstance(source, Strided) else [], [call.out])
 
@@ -194,6 +195,7 @@ def clone_contiguous(self: Tensor) -> Any:
 @method
 def clone_like(self: Tensor, other: Tensor) -> Tensor:
     """A copy in the strides of `other`, of the same shape (torch/csrc/autograd/utils/grad_layout_contract.h)."""
+    # AccumulateGrad gives a gradient the layout of its parameter where that is dense, else row-major.
     strides = other.strides if is_dense(other.shape, other.strides) else contiguous_strides(other.shape)
     return copy_(aten("new_empty_strided", self, self.shape, strides, label="clone"), self)
 

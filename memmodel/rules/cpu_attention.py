@@ -12,7 +12,7 @@ from memmodel.sizes.dims import Dim, minimum
 from memmodel.tensors.layout import Strided
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
-_KEYS = 512
+_KEYS = 512  # kvSplitSize
 
 
 @rule(_FORWARD)
@@ -22,14 +22,14 @@ def flash_forward(call: Call) -> Steps:
     rows, keys = _block(q, k)
     yield RESULTS
     yield _buffer(call, rows * keys + 2 * rows + rows * q.shape[-1])
-    if q.dtype.itemsize == 2:
+    if q.dtype.itemsize == 2:  # probabilities in half precision, the left operand of the second product
         yield Scratch((call.device.threads, rows, keys), q.dtype)
     yield _launch(call, q, k, products=2)
 
 
 @rule(f"{_FORWARD}_backward")
 def flash_backward(call: Call) -> Steps:
-    """dQ, dK and dV; each thread has scores and their gradients, and row dots (those of one thread are seen)."""
+    """dQ, dK and dV; each thread has scores and their gradients, and row dots."""
     q, k = call.args[1:3]
     rows, keys = _block(q, k)
     yield RESULTS
@@ -38,11 +38,13 @@ def flash_backward(call: Call) -> Steps:
     yield _buffer(call, 2 * rows * keys)
     if q.dtype.itemsize == 2:
         yield Scratch((call.device.threads, 2, rows, keys), q.dtype)
+    # Made inside of the parallel loop, so that a profile on the calling thread has them once.
     yield Scratch((rows,), float32)
     yield _launch(call, q, k, products=5)
 
 
 def _block(q: Strided, k: Strided) -> tuple[Dim, Dim]:
+    """Queries and keys of a block (qSplitSize, kvSplitSize)."""
     rows = 32 if q.at_most(191, -2) else 64 if q.at_most(767, -2) else 256
     return minimum(rows, q.shape[-2]), minimum(_KEYS, k.shape[-2])
 

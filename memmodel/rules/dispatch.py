@@ -52,6 +52,7 @@ def several(
     Raises UsageError for an operator without a rule.
     """
     tape = tape or _tape_of(args)
+    # A second run under selective checkpointing takes back what the first kept, and launches nothing.
     if tape.selected is not None and into is None:
         kept: tuple[Tensor, ...] | None = tape.selected.given_back(op)
         if kept is not None:
@@ -68,7 +69,7 @@ def several(
     births.after = after
     made: tuple[Tensor, ...] = births.play(steps)
     for x in mutated:
-        x.storage.version += 1
+        x.storage.version += 1  # backward refuses a saved tensor that was written since
     if tape.selected is not None and not mutated:
         tape.selected.keep(op, made)
     return mutated or made
@@ -94,6 +95,7 @@ def _asked(
         raise UsageError(f"there is no shape function for the operator {op}: add one in memmodel/rules")
     made: Any = [] if mutated or shaper is None else shaper(*args, **named)
     specs = made if isinstance(made, list) else [made]
+    # Rules get the layouts of results alone: tensors are made when the steps are played, in their order.
     kind = OnChip if fused else Strided
     results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
     return specs, tuple(rule(Call(op, args, named, results, device, mutated)))
@@ -111,7 +113,7 @@ def _described(operands: Sequence[Any]) -> list[tuple[Any, ...]]:
     ids = [id(x) for x in operands]
     for i, x in enumerate(operands):
         if not isinstance(x, Strided):
-            found.append((type(x), _number(x)))
+            found.append((type(x), _number(x)))  # with its type, since 1, 1.0 and True are equal keys
         elif ids.index(ids[i]) < i:
             found.append((_SAME, ids.index(ids[i])))
         else:
@@ -139,7 +141,7 @@ class _Births:
 
     def __init__(self, tape: Tape, op: str, specs: list[Spec], label: str | tuple[str, ...], role: str) -> None:
         self.tape, self.specs, self.role = tape, specs, role
-        self.name = op.strip("_").removesuffix("_data")
+        self.name = op.strip("_").removesuffix("_data")  # "_softmax_backward_data" is "softmax_backward" in accounts
         self.labels = label if isinstance(label, tuple) else (label or self.name,) * len(specs)
         self.tensors: list[Tensor | None] = [None] * len(specs)
         self.scratch: list[int] = []
@@ -158,12 +160,14 @@ class _Births:
                 self.tape.free(self.scratch.pop())
             else:
                 self.tape.unknown[self.name] = step.words  # type: ignore[union-attr]
+        # What is left are locals of the operator, which C++ destroys in reverse.
         while self.scratch:
             self.tape.free(self.scratch.pop())
         return tuple(self.tensors)
 
     def _born(self, step: Result) -> None:
         before = self.tape.scope
+        # RESULTS after a `Result(i)` makes the others: each is made once.
         for i in range(len(self.specs)) if step.place < 0 else (step.place,):
             if self.after:
                 self.tape.enter(before._replace(layer=self.tape.layers.get(self.after[i].storage.key)))

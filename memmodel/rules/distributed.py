@@ -22,10 +22,10 @@ class ReduceOp:
 
 
 class Work:
-    """What is already over."""
+    """The handle of a collective; it is over when its launch is recorded."""
 
     def wait(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Group = (), async_op: bool = False) -> Work:
@@ -81,7 +81,11 @@ def get_global_rank(group: Group, rank: int) -> int:
 
 
 def _passed(name: str, x: Tensor, peer: int, group: Group) -> None:
-    """Of a group, all ranks are named: each of them passes something on at that time."""
+    """Record a send or a receive.
+
+    With a group, all of its ranks take part, as in a ring: each of them passes something on at that time, and they
+    share the links.
+    """
     reads, writes = ([x], []) if name == "send" else ([], [x])
     sent = x.numel() * x.dtype.itemsize
     x.storage.tape.launch(kernel(name, reads, writes, x.dtype, kind=COLLECTIVE, sizes=(sent,), ranks=group or (peer,)))

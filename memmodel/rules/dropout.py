@@ -54,6 +54,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
         return input
     if input.storage.tape.device.fused_dropout:
         return NativeDropout.apply(input, p=p)
+    # _dropout_impl without the fused kernel: noise of ones and zeros, scaled, then a product that saves it.
     noise = aten("empty_like", input, label="dropout noise")
     aten("bernoulli_", noise, into=noise)
     aten("div_", noise, 1 - p, into=noise)

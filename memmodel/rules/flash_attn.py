@@ -13,6 +13,7 @@ from memmodel.base.dtypes import bfloat16, float16, float32, int64
 from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_buffers import (
+    LARGE_SHARED_MEMORY,
     ROWS,
     Sizes,
     gradient_sums,
@@ -34,7 +35,7 @@ _FORWARD, _BACKWARD = "flash_attn_forward", "flash_attn_backward"
 class Packed(NamedTuple):
     """The number of sequences in packed tensors, and their length in queries and keys.
 
-    `lengths`: of each sequence, where they are unlike; `queries` and `keys` are then the longest.
+    `lengths`: the length of each sequence, where these differ; `queries` and `keys` are then the longest.
     """
 
     sequences: Dim
@@ -70,7 +71,9 @@ def forward(call: Call) -> Steps:
     q, k, v = call.args[:3]
     mask, packed = call.named["mask"], call.named["packed"]
     sizes = sizes_of(q, k, packed)
-    swaps = mask.window is None and not call.named["slopes"]  # slopes are of heads, which are then no rows
+    # seqlenq_ngroups_swapped makes rows of a group's heads: a window counts rows, slopes differ by head, so with
+    # either nothing is swapped. Packed sequences split their keys only when swapped (mha_varlen_fwd).
+    swaps = mask.window is None and not call.named["slopes"]
     if not call.named["dropout_p"] and (packed is None or (swaps and sizes.decoding is not sizes)):
         yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
     pairs = sizes.h * _pairs(mask, sizes, packed)
@@ -91,7 +94,7 @@ def _row_dots(grad: Any, q: Any, *_: Any, packed: Packed | None, **__: Any) -> S
 
 
 def _padded_tokens(q: Any, packed: Packed) -> Dim:
-    """Rows of accumulators: a block of rows more for each sequence."""
+    """Rows of accumulators: a block of rows more for each sequence, so that each may be rounded up."""
     return q.shape[0] + ROWS * packed.sequences
 
 
@@ -105,6 +108,7 @@ def backward(call: Call) -> Steps:
     yield RESULTS
     yield from gradient_sums(sizes, q.dtype, call.device, deterministic, tokens)
     pairs = sizes.h * _pairs(mask, sizes, packed)
+    # Arguments 6 to 8 are dQ, dK and dV, which are written; ten FLOP a pair and channel are five products.
     read = seen((*call.args[:6], *call.args[9:]), k, v, mask, sizes.n)
     yield kernel(
         "flash_attention_backward", read, call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
@@ -238,6 +242,6 @@ def _check(q: Tensor, v: Tensor, dropout_p: float) -> None:
         raise UsageError(
             "flash-attn needs compute capability 8.0: this GPU has {}.{}".format(*divmod(device.capability, 10))
         )
-    roomy = device.capability in (80, 87, 90, 100, 103)
+    roomy = device.capability in LARGE_SHARED_MEMORY
     if d > 192 and dropout_p and q.storage.tape.grad_enabled and q.requires_grad and not roomy:
         raise UsageError(f"flash-attn does not train a head dim of {d} with dropout on this GPU: take 192 or less")

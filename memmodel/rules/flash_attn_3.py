@@ -37,6 +37,7 @@ def forward(call: Call) -> Steps:
     q, k, v = call.args[:3]
     mask = call.named["mask"]
     if _masks(mask, q):
+        # int32 vectors over the batch: head_swizzle under any mask, varlen_sort_batches unless it is a window.
         vectors = 1 if mask.window is not None else 2
         count = 1 + vectors * rounded(q.shape[0], 4)
         yield from zeroed((count,), int32, "tile counter")
@@ -62,7 +63,7 @@ def width_of(head_dim: int) -> int:
 
 
 def tile_of(width: int, mask: Mask, capped: bool) -> tuple[int, int]:
-    """Queries and keys of a tile of the backward on sm_90."""
+    """Queries and keys of a tile of the backward on sm_90 (flash_api.cpp, mha_bwd: kBlockM, kBlockN)."""
     narrow = 96 if capped and mask.causal and mask.window is None else 128
     rows = {64: narrow, 128: 64 if mask.causal or capped else 80}.get(width, 64)
     return rows, 128 if width <= 128 else 96 if width <= 192 else 80

@@ -16,6 +16,7 @@ from memmodel.rules.operator import Scratch, kernel, zeroed
 from memmodel.sizes.dims import Dim, ceil_div, each, exact_div, minimum, same, symbolic
 from memmodel.tensors.layout import Strided
 
+LARGE_SHARED_MEMORY = (80, 87, 90, 100, 103)  # compute capabilities with more than 99 KiB a thread block
 ROWS = 128  # of a query block in backward, to which rows are rounded
 
 
@@ -68,11 +69,12 @@ def split_outputs(sizes: Sizes, device: Device) -> Iterator[Scratch]:
     if symbolic(*sizes):
         return
     b, h, _, n, m, d, width = sizes
+    # Keys of a block in the splitting kernel, by head dim; two of its thread blocks run on an SM (set_params_splitkv).
     columns = 256 if d <= 64 else 128 if d <= 128 else 64
     slots = 2 * device.sms
     parts = each(splits, minimum(b * h * ceil_div(n, 64), slots), slots, ceil_div(m, columns))
     if not same(parts, 1):
-        rows = (parts * (parts > 1), b, h, n)
+        rows = (parts * (parts > 1), b, h, n)  # in arrays, 0 where there is a single split
         yield Scratch(rows, float32, "log-sum-exp of each split")
         yield Scratch((*rows, width), float32, "output of each split")
 
@@ -88,6 +90,7 @@ def splits(tiles: int, slots: int, blocks: int) -> int:
     if tiles >= 0.8 * slots:
         return 1
     parts = range(1, min(128, slots, blocks) + 1)
+    # 64 blocks in 12 splits are 6 each, which fill 11 splits: a count like 12 is passed over.
     waves = {s: tiles * s / slots for s in parts if s == 1 or ceil_div(blocks, s) != ceil_div(blocks, s - 1)}
     filled = {s: wave / math.ceil(wave) for s, wave in waves.items()}
     return next((s for s in filled if filled[s] >= 0.85 * max(filled.values())), 1)
@@ -102,6 +105,7 @@ def gradient_sums(
     and keys of all sequences, where these lie behind one another.
     """
     b, h, g, n, m, d, width = sizes
+    # dQ is added to by all blocks of keys at once, in fp32; dK and dV belong to one thread block, in their dtype.
     rows, keys = ((b, rounded(n, ROWS)), (b, m)) if packed is None else (packed[:1], packed[1:])
     parts = ceil_div(device.sms, b * h) if deterministic else 1
     shape = (parts, *rows, h, width)

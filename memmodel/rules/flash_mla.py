@@ -45,7 +45,7 @@ def forward(call: Call) -> Steps:
     yield Scratch((parts, h * n), float32, "log-sum-exp of each part")
     yield Scratch((parts, h * n, VALUE_DIM), float32, "output of each part")
     pairs = b * h * mask.pairs(n, keys)
-    seen = Strided((b, mask.keys(n, keys), 1, d), cache.dtype)
+    seen = Strided((b, mask.keys(n, keys), 1, d), cache.dtype)  # of the pages, the rows inside the mask
     matmul = 2 * pairs * (d + VALUE_DIM)
     yield kernel(_OP, (q, seen, *others), call.results, q.dtype, matmul=matmul, exp=pairs, kind="fused")
 

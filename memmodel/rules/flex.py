@@ -73,7 +73,7 @@ def create_block_mask(mask: Mask, n: Dim, m: Dim) -> BlockMask:
     Numbers and indices of the blocks that a row sees in part and whole, and the same by column, in the order of
     BlockMask's fields; no tensors without a mask. What making it takes is not counted.
     """
-    if not mask.causal:
+    if not mask.causal:  # flex_attention without a block mask visits every block
         return BlockMask(mask, ())
     rows, columns = ceil_div(n, BLOCK), ceil_div(m, BLOCK)
     by_row, by_column = ((1, 1, rows), (1, 1, rows, columns)), ((1, 1, columns), (1, 1, columns, rows))
@@ -112,6 +112,7 @@ def _decoding(call: Call) -> Steps:
     q, k, v = call.args[:3]
     b, h, n, d = q.shape
     e, visited = v.shape[-1], call.named["visited"]
+    # get_split_k: two splits an SM, shared out among the key heads of all sequences.
     splits = maximum(call.device.sms // (b * k.shape[1]) * 2, 1)
     parts, rows = Strided((b, splits, h, n, e), float32), Strided((b, splits, h, n), float32)
     yield Scratch(rows.shape, float32, "row maxima of each split")

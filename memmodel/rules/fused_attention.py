@@ -33,7 +33,7 @@ def _flash(q: Strided, k: Strided, v: Strided, **_: Any) -> list[Spec]:
 def _efficient(q: Strided, k: Strided, v: Strided, bias: Any, trains: bool, **_: Any) -> list[Spec]:
     """The output in (b, n, h, e) order; the log-sum-exp, rows up to 32s, is empty without a gradient."""
     b, h, n, _ = q.shape
-    rows = ceil_div(n, 32) * 32 if trains else 0
+    rows = ceil_div(n, 32) * 32 if trains else 0  # kAlignLSE
     return [_rows_outside((b, h, n, v.shape[-1]), q), Spec((b, h, rows), float32), Spec((), int64), Spec((), int64)]
 
 
@@ -104,6 +104,7 @@ class SdpaFlash(Op):
         self.options: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal}
         labels = ("output", "log-sum-exp", "rng state", "unused")
         out, lse, rng, unused = several(FLASH_OP, q, k, v, label=labels, **self.options)
+        # Two tensors of a few bytes, but a block of 512 bytes each in the allocator.
         self.save(key=k, logsumexp=lse, output=out, query=q, rng_state=rng, unused=unused, value=v)
         return out
 

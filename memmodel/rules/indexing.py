@@ -56,7 +56,7 @@ def scattered(call: Call) -> Steps:
     """In place, only the elements written count; out of place, the whole input is copied."""
     yield RESULTS
     if call.in_place:
-        given = call.tensors()
+        given = call.tensors()  # the last one, the values, is as large as what is written
         yield moves("scatter", given[1:], given[-1:], in_place=True)
     else:
         yield moves("scatter", call.tensors(), [call.out])
@@ -110,6 +110,7 @@ def embedding_backward(call: Call) -> Steps:
 def _summed_by_parts(call: Call) -> Steps:
     grad, indices, vocabulary, _, by_frequency = call.args
     n, kind = indices.numel(), indices.dtype
+    # Upper bounds: the host does not wait for the numbers of different indices and of parts, which the GPU finds.
     segments = minimum(n, vocabulary)
     parts = n // _ROWS_PER_PART + segments
     yield from _sorted_with_places(n, kind)
@@ -145,6 +146,7 @@ def masked_scatter_backward(call: Call) -> Steps:
 def multinomial(call: Call) -> Steps:
     """A single draw, or draws without replacement, divide by a random number per element."""
     yield RESULTS
+    # The largest of p / q with q exponential is a draw from p, so that argmax or topk replaces prefix sums.
     if len(call.args) > 2 and call.args[2] and call.args[1] != 1:
         if call.device.name == "cuda":
             yield left_out("the prefix sums of draws with replacement")

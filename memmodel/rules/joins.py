@@ -6,7 +6,6 @@ from typing import Any
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, Spec, Steps, makes, moves, rule
 from memmodel.rules.pointwise import result_dtype
-from memmodel.sizes.dims import Dim
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import axis
 from memmodel.tensors.tensor import Tensor, method
@@ -21,15 +20,8 @@ def joined(call: Call) -> Steps:
 
 @makes("cat")
 def _joined(pieces: Sequence[Tensor], dim: int) -> Spec:
-    first, total = pieces[0], _total(x.shape[dim] for x in pieces)
+    first, total = pieces[0], sum((x.shape[dim] for x in pieces), start=0)
     return Spec((*first.shape[:dim], total, *first.shape[dim + 1 :]), result_dtype(pieces))
-
-
-def _total(sizes: Any) -> Dim:
-    total: Dim = 0
-    for size in sizes:
-        total = total + size
-    return total
 
 
 class Cat(Op):

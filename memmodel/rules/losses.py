@@ -38,6 +38,7 @@ def resized_loss(call: Call) -> Steps:
     """The result is made per element and then resized, which keeps its memory; another loss per element beside it."""
     x = call.args[0]
     if _reduces(call):
+        # The meta function shapes the result like the input, then resizes it to one number: storages never shrink.
         yield Result(0, x.nbytes)
         yield scratch_like(x)
     yield RESULTS

@@ -22,6 +22,7 @@ def masked_fill_kernels(call: Call) -> Steps:
     out = call.out
     if not call.in_place:
         yield moves("copy", [x], [out])
+    # A broadcast mask is read with computed addresses, which has its own rate (`Launch.sizes`).
     sizes = (out.numel(),) if spreads(mask, out) else ()
     yield moves("masked_fill", [mask], [out], kind="masked_fill", sizes=sizes, in_place=True)
 

@@ -38,6 +38,7 @@ def on_lists(call: Call) -> Steps:
     vector = _VECTOR.get(call.op.rstrip("_"), 1)
     written = call.written()
     written_ids = set(map(id, written))
+    # These alone do not read what they write over.
     fills = call.op.startswith(("_foreach_copy", "_foreach_zero"))
     read = [x for x in call.tensors() if not (fills and id(x) in written_ids)]
     dtype = (written or call.tensors())[0].dtype

@@ -96,6 +96,7 @@ def elementwise(
     out = written[0]
     n = out.numel()
     kind, sizes = ("broadcast", (n,)) if any(spreads(x, out) for x in read) else ("elementwise", ())
+    # A comparison writes bools but computes in its operands' type, whose rate counts.
     dtype = next((x.dtype for x in (out, *read) if x.dtype.floating), out.dtype)
     facts = {"kind": kind, "sizes": sizes, "in_place": call.in_place} | facts
     return kernel(name, read, written, dtype, vector=vector * n if vector else 0, exp=exp * n if exp else 0, **facts)
@@ -139,7 +140,7 @@ def result_dtype(operands: Any) -> DType:
     common = wide[0]
     for kind in wide[1:]:
         common = promote(common, kind)
-    if not common.floating and any(
+    if not common.floating and any(  # float32 is torch's default dtype
         isinstance(x, float) or (isinstance(x, Strided) and x.dtype.floating) for x in operands
     ):
         return float32

@@ -212,6 +212,8 @@ def matmul(self: Tensor, other: Tensor) -> Any:
         raise UsageError(f"matmul of shapes {self.shape} and {other.shape}: both need at least two dimensions")
     if self.ndim == 2 and other.ndim == 2:
         return mm(self, other)
+    # should_fold: rows are merged for one mm where that copies nothing, and always for a matrix that requires a
+    # gradient, which bmm would make once for each batch and sum.
     if other.ndim == 2 and (other.requires_grad or self.is_contiguous()):
         rows = reshape(self, -1, self.shape[-1])
         return UnsafeView.apply(mm(rows, other), shape=(*self.shape[:-1], other.shape[-1]))

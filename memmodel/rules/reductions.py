@@ -154,6 +154,7 @@ class MaxDim(Op):
     def backward(self, grad: Tensor, _: Any) -> tuple[Any, ...]:
         """Zeros of the input's size, the gradient scattered to the indices (value_selecting_reduction_backward)."""
         indices = self.unpack("indices")
+        # In place on plain tensors; on fake ones PyTorch scatters out of place (areAnyTensorSubclassLike).
         whole: Tensor = grad.new_zeros(self.shape, dtype=grad.dtype)
         aten("scatter_", whole, self.dim, indices, grad, into=whole)
         return (whole,)

@@ -108,6 +108,7 @@ class Clamp(Op):
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient where x lies within the bounds, else 0."""
         x, (low, high) = self.unpack("self"), self.bounds
+        # where((x >= low).logical_and_(x <= high), grad, 0); the 0.0 stand for bounds, whose values change nothing.
         within = aten("le" if low is None else "ge", x, 0.0)
         below = None
         if low is not None and high is not None:

@@ -111,7 +111,7 @@ def _bias(q: Tensor, k: Tensor, mask: Tensor | None, backend: str) -> Tensor | N
     m = mask.shape[-1]
     _, strides, _ = mask.numbers()
     if backend == EFFICIENT and (strides[-1] != 1 or any(step % 8 for step in strides[:-1])):
-        mask = mask.padded(8 - hint(m) % 8)[..., :m]
+        mask = mask.padded(8 - hint(m) % 8)[..., :m]  # a full 8 where only other strides are no multiple
     expanded: Tensor = mask.expand(*q.shape[:3], k.shape[2])
     return expanded
 

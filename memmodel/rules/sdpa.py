@@ -292,6 +292,7 @@ def _efficient_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
     """check_head_dim_size_mem_efficient, with minimum_gemm_alignment."""
     q, k, v = call.head_dims
     half = call.dtype.itemsize == 2
+    # Tensor cores load 16 bytes at a time: from 8.0 on also of fp32 (as TF32); before 7.0 there are none.
     unit = (8 if half else 4) if backends.arch >= 80 else (8 if half and backends.arch >= 70 else 1)
     if q == k and not (q % unit or v % unit) and q and v:
         return None

@@ -21,6 +21,7 @@ def softmax_kernels(call: Call) -> Steps:
     yield RESULTS
     source = yield from contiguous(x)
     n = x.numel()
+    # Four FLOP: the maximum, the subtraction, the sum, the division.
     yield kernel(
         "softmax", [source], [call.out], x.dtype, vector=4 * n, exp=n, kind="softmax", sizes=_rows(x, dim)
     )  # fmt: skip

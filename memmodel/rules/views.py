@@ -152,6 +152,7 @@ class Split(Op):
 
     def backward(self, *grads: Tensor | None) -> tuple[Any, ...]:
         """The pieces joined; zeros for those without a gradient (split_backward)."""
+        # split_backward joins whole pieces: one without a gradient costs zeros of its size.
         given = next(grad for grad in grads if grad is not None)
         pieces = [
             given.new_zeros(shape, dtype=given.dtype) if grad is None else grad
@@ -302,6 +303,7 @@ def chunk(self: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 def getitem(self: Tensor, index: Any) -> Tensor:
     """Basic indexing: slices, ints, None and `...`; or one tensor of indices."""
     items = list(index) if isinstance(index, tuple) else [index]
+    # `in` compares by ==, which a tensor answers with a tensor.
     if Ellipsis in [i for i in items if not isinstance(i, Tensor)]:
         at = items.index(Ellipsis)
         given = sum(1 for i in items if i is not None and i is not Ellipsis)
@@ -322,6 +324,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
             raise UsageError(
                 f"indexing with {item!r}: recording tensors take slices, ints, None, ... and one tensor of indices"
             )
+    # x[:] is a new tensor also where nothing was selected (python_variable_indexing.cpp, alias).
     return Alias.apply(self) if result is self else result
 
 
