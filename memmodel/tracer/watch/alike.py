@@ -57,6 +57,7 @@ def with_layers(function: Any, kept: int | None) -> Iterator[None]:
         remaining = {id(x) for children in stacks for module in children.values() for x in module.parameters()}
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             stack.callback(group.__setitem__, "params", group["params"])
+            # Weights that a remaining layer shares stay.
             group["params"] = [x for x in group["params"] if id(x) not in before - remaining]
         yield
 

@@ -50,6 +50,7 @@ class Belonging:
         """Within, modules and optimizers are followed."""
         hooks = (
             register_module_forward_pre_hook(self._enters),
+            # Also after an exception: a checkpoint leaves layers by one (torch/utils/checkpoint.py, early_stop).
             register_module_forward_hook(self._leaves, always_call=True),
             register_optimizer_step_post_hook(self._stepped),
         )
@@ -110,6 +111,7 @@ class Belonging:
         births = [event for event in events if type(event) is Alloc]
         saved = {event.key for event in events if type(event) is Save} | self.kept
         sizes = {birth.key: birth.shape for birth in births if self.said.get(birth.key) == PARAMETERS}
+        # A copy of a parameter, of its shape: the same weight in another type.
         casts = {b.key for b in births if b.op in _CASTS and sizes.get(owners.get(b.key, -1)) == b.shape}
         found = dict.fromkeys(casts, f"{PARAMETERS} cast") | self.said
         for birth in births:
@@ -124,6 +126,7 @@ class Belonging:
             return GRADIENTS
         if len(birth.shape) > 1 and birth.role != "input" and birth.shape[-1] in self._classes:
             return LOGITS if birth.shape[-1] >= _FEWEST_CLASSES else None
+        # Before modules, as caches grow within the forward of attention.
         if made_by_a_cache(birth.site):
             return KV_CACHE
         place = self.made_in.get(birth.key)

@@ -42,6 +42,7 @@ def counted(mask: MaskFunction, shape: tuple[int, int, int, int], rows: int, col
     b, h, n, m = shape
     total = -(-n // rows)
     taken = max(1, min(total, _MOST_PAIRS // (b * h * rows * m)))
+    # The middles of equal stretches, whose mean is exact where rows grow evenly, as a causal mask's do.
     starts = [(2 * i + 1) * total // (2 * taken) * rows for i in range(taken)]
     blocks = pairs = 0
     with _with_data() as standing:
@@ -112,5 +113,6 @@ class _Standing(TorchFunctionMode):
             self.assumed |= known is None or bool(assumed_of(x))
             shape = tuple(map(number, x.shape))
             stands = torch.full(shape, x.dtype is torch.bool, dtype=x.dtype) if known is None else known
+            # With x itself, so that its id stays its own.
             self._values[id(x)] = x, stands
         return self._values[id(x)][1]

@@ -68,6 +68,7 @@ class Functions(TorchFunctionMode):
         super().__init__()
         self.watcher = watcher
         self.cuda = watcher.device.name == "cuda"
+        # 0 is the CPU, which has backends of its own (`memmodel.rules.sdpa.order`).
         self.backends = backends if self.cuda else backends._replace(arch=0)
         self.autocast = Autocast()
         self.flex = Flex(watcher, self.autocast)
@@ -96,6 +97,7 @@ class Functions(TorchFunctionMode):
         if self.redirects:
             host = self.watcher.host
             if func in _PLACES:
+                # On the host both answers are the other way round.
                 return _PLACES[func] is not host.has(args[0])
             if func in _MOVES:
                 moved = self._moved(func, args, kwargs)
@@ -108,8 +110,10 @@ class Functions(TorchFunctionMode):
         if self.aside:
             return func(*args, **kwargs)
         if func in _INDEXING:
+            # A known mask sizes what is read through it, and nothing where it is written through.
             args = args[0], plain_index(args[1], self._own[torch.Tensor.__index__], masks=len(args) == 2), *args[2:]
         out = self._result(func, args, kwargs)
+        # What is computed from a stand-in is no known value.
         if not stands_for_values((args, kwargs)):
             remember(func, args, kwargs, out)
         return out
@@ -192,6 +196,7 @@ class Functions(TorchFunctionMode):
                 return run(call, str(choice.backend))
         self._chosen = True  # where Python code called it, the mode is asked about this call too
         try:
+            # PyTorch would choose among the CPU's kernels, which have a flash attention of their own.
             with self._adding_in_place(call), sdpa_kernel(SDPBackend.MATH) if self.cuda else nullcontext():
                 return _SDPA(*args, **kwargs)
         finally:
@@ -319,6 +324,7 @@ def indexed(x: Tensor, index: Any) -> Tensor:
             dim += 1
         else:
             found = found.select(dim, item)
+    # Indexing gives an alias where it takes everything (torch/csrc/autograd/python_variable_indexing.cpp).
     return found.view(found.shape) if found is x else found
 
 

@@ -35,6 +35,7 @@ class Host:
 
     def has(self, x: Tensor) -> bool:
         """Whether a tensor is on the host."""
+        # Asked of every operand, and most traces have nothing on the host.
         return bool(self._alive) and address_of(storage_of(x)) in self._alive
 
     def takes(self, operands: list[Tensor]) -> bool:
@@ -48,6 +49,7 @@ class Host:
         storage = storage_of(x)
         address, nbytes = address_of(storage), number(storage.nbytes())
         if address not in self._alive:
+            # Held here, as a weak reference that is gone calls nobody.
             self._alive[address] = weakref.ref(storage, partial(self._died, address, nbytes))
             self.live_bytes += nbytes
             self.peak_bytes = max(self.peak_bytes, self.live_bytes)
@@ -89,6 +91,7 @@ def named_place(args: Any, kwargs: Any) -> str:
         if isinstance(given, torch.device | str) and str(given):
             kind = str(given).partition(":")[0]
             return kind if kind in ("cpu", "cuda") else ""
+        # `x.to(0)`: the GPU of that index.
         if isinstance(given, int) and not isinstance(given, bool):
             return "cuda"
     return ""

@@ -23,6 +23,7 @@ from memmodel.tracer.private.dispatch import tensors_in, tree_map_only, without_
 from memmodel.tracer.private.fake import is_fake
 
 _RECIPE = "recipe"  # an attribute of tensors whose value is known
+# Larger values are not computed to answer a question, and larger buffers and batches not remembered.
 _MOST_ELEMENTS = 1 << 24
 _MOST_GIVEN = 1 << 16
 
@@ -37,6 +38,7 @@ _ALIKE = {  # makers that read a tensor's shape alone -> the value that they fil
     **dict.fromkeys(_named("ones_like", "new_ones"), 1),
     **dict.fromkeys(_named("zeros_like", "new_zeros"), 0),
 }
+# Beginnings of the names of functions whose results are not determined by their operands.
 _NOT_COMPUTED = (
     "empty",
     "new_empty",
@@ -117,6 +119,7 @@ def _recipe_of(func: Any, args: Any, kwargs: Any, out: Any) -> Recipe | None:
     if func in _DRAWS:
         return Recipe(_drawn_once(func, out), args, kwargs)
     if func in _MAKERS:
+        # The value is computed on this machine, whatever device the code named.
         return Recipe(func, args, kwargs | {"device": "cpu"} if "device" in kwargs else kwargs)
     if getattr(func, "__name__", "").startswith(_NOT_COMPUTED):
         return None
@@ -177,6 +180,7 @@ def value_of(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def _evaluated(recipe: Recipe | None) -> Any:
     if recipe is not None:
+        # A function that fails on plain tensors leaves the value unknown; the trace itself goes on.
         with suppress(RuntimeError, TypeError), without_modes(), without_function_modes(), torch.no_grad():
             return recipe.value({})
     return None
@@ -210,4 +214,5 @@ def _recipe(x: Tensor, written: bool = False) -> Recipe | None:
 
 
 def _version(x: Tensor) -> int | None:
+    # Inference tensors have no version counter.
     return None if x.is_inference() else version_of(x)

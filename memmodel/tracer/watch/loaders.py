@@ -24,6 +24,7 @@ def loading(beside: Callable[[], AbstractContextManager[None]]) -> Iterator[tupl
     really = loader.__iter__
 
     def batches(self: Any) -> Iterator[Any]:
+        # Workers would be other processes; a loader without them takes no timeout (torch/utils/data/dataloader.py).
         with beside(), mock.patch.multiple(self, num_workers=0, timeout=0, pin_memory=False):
             iterator = really(self)
         while True:
@@ -31,6 +32,7 @@ def loading(beside: Callable[[], AbstractContextManager[None]]) -> Iterator[tupl
                 batch = next(iterator, _DONE)
             if batch is _DONE:
                 return
+            # The code alone is to hold the batch, so that it dies when the code lets it go.
             batch = _traced(batch)
             yield batch
             del batch
@@ -40,6 +42,7 @@ def loading(beside: Callable[[], AbstractContextManager[None]]) -> Iterator[tupl
 
 def _traced(batch: Any) -> Any:
     """The batch with tensors of the trace in place of its own."""
+    # Such as transformers' BatchEncoding, which PyTorch's trees take for a leaf.
     if isinstance(batch, MutableMapping) and not isinstance(batch, dict):
         for name, value in batch.items():
             batch[name] = _traced(value)

@@ -33,6 +33,7 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
         for name, module in reached:
             if isinstance(module, torch.nn.Module):
                 _swap_module(module, "" if module is function else f"{name}.", fakes, watcher, stack)
+        # After all modules: an optimizer's parameters are found among those that were swapped.
         for _, each in reached:
             if isinstance(each, torch.optim.Optimizer):
                 _swap_optimizer(each, fakes, stack)
@@ -131,6 +132,7 @@ def _swap_optimizer(optimizer: torch.optim.Optimizer, fakes: dict[int, Tensor], 
         stack.callback(group.__setitem__, "params", given)
         group["params"] = [fakes.get(id(parameter), parameter) for parameter in given]
     stack.callback(setattr, optimizer, "state", optimizer.state)
+    # As `Optimizer.__init__` makes it.
     optimizer.state = defaultdict(dict)
 
 

@@ -44,6 +44,7 @@ class Nodes:
         for x in tensors_in(out):
             key = self.storages.key_of(x)
             if key is not None and key in born:
+                # A formula's operator does not say whose gradient it computes: the first input's of that shape.
                 of = next((k for k, shape in self._behind(node) if plain_dims(shape) == plain_dims(x.shape)), None)
                 if of is not None:
                     self.storages.gradients[key] = of

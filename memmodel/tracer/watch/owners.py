@@ -40,6 +40,7 @@ class Owners:
         """Note an operator's results and kernels."""
         kernels = [event for event in events if isinstance(event, Launch)]
         elements = _elements(args) if any(kind in name_of(func) for kind in _ON_LISTS) else []
+        # One kernel updates all layers' parameters: formulas in the number of layers need each one's share.
         if elements:
             self._note_elements(func, elements, out, born)
         owner = self._owner(args)
@@ -67,6 +68,7 @@ class Owners:
     def _owner(self, args: Any) -> int | None:
         keys = [self.storages.key_of(x) for x in tensors_in(args)]
         named = next((key for key in keys if key in self.storages.names and key not in self.given), None)
+        # Keys begin at 1, so that none is taken for None.
         return named or next((self.of[key] for key in keys if key in self.of), None)
 
 

@@ -28,6 +28,7 @@ from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_cod
 from memmodel.tracer.watch.watching import watching
 from memmodel.tracer.watch.world import World, in_world
 
+# Assumptions under which Hugging Face's code takes its usual branches.
 _MASK = "a mask that is an input hides nothing"
 _TOKENS = "tokens that are an input are no special ones, such as padding"
 STEPS = ("inference", "forward", "train", "own")
@@ -94,12 +95,14 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
         watcher.mark("inputs")
         stack.enter_context(watcher.belonging.watching())
+        # Before parameters become fake and inputs: layers that are left out are neither.
         stack.enter_context(with_layers(setting.function, setting.layers))
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
                 run.step()
+                # A rank takes two steps at least: in the first, FSDP2 and DistributedDataParallel set themselves up.
                 if setting.until_it_repeats and run.steps > (setting.world is not None) and run.repeats():
                     break
         found = Traced(
@@ -167,6 +170,7 @@ class Run:
         tensor = torch.empty(given.shape(sizes), dtype=given.dtype, requires_grad=wanted)
         if given.dtype in (torch.int64, torch.int32):
             of_mask = "mask" in given.name
+            # No vocabulary has a token -1, so that none of them equals one that pads or ends.
             given_as(tensor, 1 if of_mask else -1, _MASK if of_mask else _TOKENS)
         self.watcher.name_input(tensor, given.name, given=True)
         return tensor
@@ -180,6 +184,7 @@ class Run:
         watcher.mark("forward")
         out = run_users_code(self.function, self.arguments)
         if inspect.iscoroutine(out):
+            # Else Python warns that it was never awaited.
             out.close()
             raise UsageError("the function is a coroutine (async def), which a trace does not run: trace a plain one")
         if inspect.isgenerator(out):
@@ -187,7 +192,9 @@ class Run:
         if self.setting.step == "train":
             self._backward(out)
         elif self.setting.step == "forward":
+            # No backward runs: this notes what it would find saved.
             self.backward_begins(leaves_of(out), mark=False)
+        # The result dies after the step, as it would with a caller that drops it.
         watcher.mark("after")
         self._release()
         del out
@@ -201,6 +208,7 @@ class Run:
     def _backward(self, out: Any) -> None:
         roots, note = roots_of(out, self.setting.loss)
         self.watcher.note(note)
+        # Of a scalar, PyTorch makes the gradient (one) itself; of a tensor, the next layer hands it over.
         if not any(x.dim() for x in roots):
             torch.autograd.backward(roots)
             return
@@ -216,6 +224,7 @@ class Run:
         self.inputs_end += 1
         if key is not None:
             self.watcher.names[key] = name
+            # It stays from step to step without having been left behind by one.
             self._before |= {key}
         return gradient
 

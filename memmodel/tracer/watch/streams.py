@@ -68,9 +68,8 @@ class Streams:
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher
-        Stream.made = 0
+        Stream.made = -1  # in each trace, the default stream is number 0
         self.default = Stream()
-        self.default.number = Stream.made = 0
         self.current = self.default
 
     @contextmanager

@@ -28,7 +28,7 @@ _ASKS = (
     "arguments instead"
 )
 _GENERATION = "transformers.generation."
-_MOST_LISTED = 1 << 20
+_MOST_LISTED = 1 << 20  # elements that a list or array of stand-ins may have
 _ARITHMETIC = {  # functions of which a number changes no size
     *(f"{r}{name}" for r in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")), "clamp",
     "clamp_min", "clamp_max", "fill", "full_like", "masked_fill", "lerp", "setitem",
@@ -66,6 +66,7 @@ class Given(float):
         return float.__hash__(self)
 
     def __format__(self, spec: str) -> str:
+        # A count is formatted as an integer, which a float refuses.
         return format(1, spec) if spec.endswith("d") else float.__format__(self, spec)
 
 
@@ -97,6 +98,7 @@ def _comparing(name: str) -> Callable[..., Any]:
     return compared
 
 
+# Arithmetic on a subclass of float gives plain floats, by which code could then branch.
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod"):
     setattr(Given, f"__{_name}__", _computing(f"__{_name}__"))
     setattr(Given, f"__r{_name}__", _computing(f"__r{_name}__"))
@@ -133,10 +135,12 @@ class Values:
         if value is not None:
             return value
         with suppress(DataDependentOutputException):
+            # A fake tensor of a number in the code has its value; else there is an error or an unbacked symbol.
             known = x.item()
             if not isinstance(known, torch.SymInt | torch.SymFloat | torch.SymBool):
                 return known
         asking = asking_module()
+        # GradScaler counts the infinite gradients that it found.
         if asking.startswith("torch.amp."):
             return 0.0  # no gradient is infinite
         if asking.startswith("torch.optim."):
@@ -187,6 +191,7 @@ class Values:
         return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
 
     def _decided(self, x: Tensor) -> bool:
+        # It compares the mask with a causal one (torch/nn/modules/transformer.py, _detect_is_causal_mask).
         if asking_module() == "torch.nn.modules.transformer":
             self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
             return True

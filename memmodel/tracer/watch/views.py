@@ -29,6 +29,7 @@ def following(watcher: Watcher, args: Sequence[Any]) -> Iterator[None]:
         before = next_number()
         if view.grad_fn is not None and next_number() > before:  # asked for, it is made anew
             _read_as_strided(view, watcher)
+        # Held any longer, it would stay alive through the call.
         del view
     del views
     first = args[0] if args and isinstance(args[0], Tensor) and is_view(args[0]) else None
@@ -44,6 +45,7 @@ def _read_as_strided(view: Tensor, watcher: Watcher) -> None:
     repeated = _nodes_to_write(view.grad_fn)
     if not repeated or base.dtype is not view.dtype:
         return
+    # The buffer that both are read from, from its first element on, as as_strided_backward makes it.
     start = min(view.storage_offset(), base.storage_offset())
     into = view.shape, view.stride(), view.storage_offset() - start
     out_of = base.shape, base.stride(), base.storage_offset() - start

@@ -50,7 +50,9 @@ from memmodel.tracer.watch.storages import Storages
 
 DEPTH = 8  # frames of the user's code kept per allocation: enough to see through modules
 MOST_OPERATORS = 400_000
+# Modules whose frames are never the user's; contextlib stands between a context manager of theirs and its body.
 _OUTSIDE = ("torch.", "memmodel.", "contextlib")
+# Tensors without data answer these through Python (torch/csrc/PyInterpreter.cpp): they are questions, not kernels.
 _LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
 _QUERIES = frozenset(
     {*_LAYOUT, "prim::device", "prim::layout", "aten::sym_size", "aten::sym_stride", "aten::sym_numel"}
@@ -77,7 +79,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, device: Device, most_operators: int = MOST_OPERATORS) -> None:
         Storages.__init__(self)
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+        # Read now, as inside an operator there is no autograd to read it from.
         use_counts_alone()
+        # A CPU's kernel has buffers per thread (backward of layer norm): those of this machine.
         self.device = device if device.name == "cuda" else device._replace(threads=torch.get_num_threads())
         self.most_operators = most_operators
         self.used_elsewhere = False  # whether another thread used a tensor: it is not watched
@@ -179,6 +183,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         key = self._new_key()
         self._keys[address] = key
+        # PyTorch keeps a storage's Python object for as long as C++ holds the storage (pyobject_preservation.h).
         self._references[key] = weakref.ref(storage, partial(self._died, address, key))
         self.belonging.born(key, self.backward)
         shape = plain_dims(tensor.shape)
@@ -219,6 +224,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._constants.append(Alloc(key, tensor.untyped_storage().nbytes(), shape, kind, "constant", None, "input"))
         self.names[key] = "constant"
         fake = fake_of(tensor)  # whose views are views of it
+        # PyTorch finds this fake tensor again, next time the constant is used, only while somebody holds it.
         self._fakes.append(fake)
         self._keys[address_of(fake.untyped_storage())] = key
         if tensor.requires_grad and tensor.is_leaf:
@@ -247,6 +253,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = name_of(func)
         if name in _QUERIES or self.paused:
             if name == "prim::device":
+                # The engine checks each gradient that a node hands over (engine.cpp, validate_outputs).
                 self._handed_over.add(id(args[0]))
             elif name in _LAYOUT:
                 return _bynumber(name, args[0])
@@ -256,6 +263,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._count()
         check_types(func, args)
         if func in COMPOSITES:
+            # A mode is off within its own dispatch; on again, it sees the operators that this one is made of.
             with self:
                 whole = COMPOSITES[func](*args, **kwargs)
             if whole is not NotImplemented:
@@ -272,6 +280,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
             out = laid_out(func, args, computed(func, args, kwargs))
+        # No event: the host's copies take none of the GPU's memory.
         if self.host.takes(tensors_in((args, kwargs))):
             for x in tensors_in(out):
                 if self.key_of(x) is None:
@@ -314,6 +323,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif isinstance(step, Scratch):
                 scratch += self._scratch(step, label)
             elif isinstance(step, Freed):
+                # What a kernel made last goes first, as C++ destroys locals in reverse.
                 self.events.append(Free(scratch.pop()))
             elif isinstance(step, NotKnown):
                 before = self.unknown.get(name, "")
@@ -418,6 +428,7 @@ _entry = run_users_code.__code__
 def is_users(frame: FrameType) -> bool:
     """Whether a frame is the user's code, not PyTorch's (what it generates has no module's name) or the tracer's."""
     name: str = frame.f_globals.get("__name__", "")
+    # "<frozen ...": the importer's frames, where the function imports something.
     return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
 
 

@@ -78,6 +78,7 @@ def _own_gpu(world: World) -> Iterator[tuple[Any, str, Any]]:
 
 def _for_the_user(device: torch.device, really: Any) -> Any:
     def current(*args: Any, **kwargs: Any) -> Any:
+        # PyTorch's own code goes on with the CPU, on which the tensors that stand for the GPU's are.
         asking = sys._getframe(1).f_globals.get("__name__", "")
         return really(*args, **kwargs) if asking.startswith("torch.") else device
 
