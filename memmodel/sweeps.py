@@ -18,12 +18,13 @@ from memmodel.attention.case import LARGEST, SIZES, TWINS, Case, check_case
 from memmodel.attention.tiles import ceilings
 from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError, check_kind, shortened
+from memmodel.cases import on_gpu
 from memmodel.events.liveness import moments, saved_bytes
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.prediction import columns_on_gpu
-from memmodel.predictor import on_gpu, predict_case
+from memmodel.predictor import predict_case
 from memmodel.rules.flex import BLOCK
 from memmodel.rules.sdpa import MOST_BLOCKS
 from memmodel.sizes.columns import Table

@@ -28,8 +28,8 @@ def command(asked: Inputs, algorithm: str, tensors: bool, latex: bool, as_json: 
         at_most_one(model=True, tensors=tensors, latex=latex)
         _of_model(asked, as_json)
         return
+    from memmodel.cases import cases_of, on_gpu
     from memmodel.closed_forms import formulas
-    from memmodel.predictor import cases_of, on_gpu
     from memmodel.report.formulas import formula_parts, latex_lines
 
     at_most_one(latex=latex, json=as_json)

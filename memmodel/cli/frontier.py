@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @pictures
 def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: bool) -> "list[Frontier] | list[HeatMap]":
     """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (several with commas)."""
+    from memmodel.cases import cases_of
     from memmodel.pictures.frontier import AGAINST, frontier, heat_map
-    from memmodel.predictor import cases_of
 
     against = choice("size", against, AGAINST)
     for name in ("seq", against):

@@ -22,7 +22,7 @@ def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
     if "model" in asked.given:
         _of_model(asked, over, step, as_json)
         return
-    from memmodel.predictor import cases_of
+    from memmodel.cases import cases_of
     from memmodel.thresholds import threshold
 
     cases = cases_of(asked.algorithms, **asked.case)

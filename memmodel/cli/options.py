@@ -346,7 +346,7 @@ class Inputs:
 
     def cases(self, gpu: "Gpu") -> "list[Case]":
         """The case of each algorithm, on a GPU."""
-        from memmodel.predictor import cases_of, on_gpu
+        from memmodel.cases import cases_of, on_gpu
 
         return on_gpu(cases_of(self.algorithms, **self.case), gpu)
 

@@ -92,7 +92,7 @@ def command(asked: Inputs, style: str | None, as_json: bool, output: str | None,
 def _swept(asked: Inputs) -> list[Any]:
     if "model" in asked.given:
         return _of_model(asked)
-    from memmodel.predictor import cases_of
+    from memmodel.cases import cases_of
     from memmodel.sweeps import grid, sweep
 
     given, gpus = asked.case, asked.any_gpus

@@ -1,6 +1,6 @@
 """The functions of the model that the page runs, and their substitutes in JavaScript."""
 
-from memmodel import algorithms, closed_forms, prediction, predictor
+from memmodel import algorithms, cases, closed_forms, prediction, predictor
 from memmodel.attention import case, masks
 from memmodel.base import errors, frozen, rendering
 from memmodel.base.dtypes import DType, short_name
@@ -30,7 +30,7 @@ RUN = {  # by name in the page's scripts: functions, classes, and constants as "
     "short_name": short_name,
     "flash_tiles": flash_tiles,
     "supported": algorithms.supported,
-    "on_gpu": predictor.on_gpu,
+    "on_gpu": cases.on_gpu,
     "predict_case": predictor.predict_case,
     "timeline": timeline,
     "roofline": roofline.roofline,

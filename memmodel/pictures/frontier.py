@@ -10,8 +10,8 @@ from memmodel.attention.case import LARGEST, Case
 from memmodel.base.errors import UsageError, choice
 from memmodel.base.rendering import Drawing
 from memmodel.base.search import last_true
+from memmodel.cases import on_gpu
 from memmodel.gpus import Gpu
-from memmodel.predictor import on_gpu
 from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import resized
 

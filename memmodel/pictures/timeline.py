@@ -92,7 +92,7 @@ def model_timeline(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None = N
 
 
 def timeline(case: Case, gpu: Gpu, config: AllocatorConfig | None = None) -> Timeline:
-    """The picture of a checked case (see `memmodel.predictor.cases_of`) on a GPU."""
+    """The picture of a checked case (see `memmodel.cases.cases_of`) on a GPU."""
     program = record(case.lettered(), sites=True)
     figures = memory_of(program, case.torch, gpu, config)
     usage = usage_by_event(program, case.torch, gpu, figures, config)

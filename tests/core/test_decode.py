@@ -9,8 +9,9 @@ import torch
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import NO_MASK, Mask
 from memmodel.base.errors import UsageError
+from memmodel.cases import cases_of
 from memmodel.gpus import load_gpu
-from memmodel.predictor import cases_of, predict
+from memmodel.predictor import predict
 from memmodel.step import room_bytes
 from memmodel.thresholds import threshold
 from memmodel_kernels import decode

@@ -14,11 +14,12 @@ import pytest
 from memmodel.algorithms import record
 from memmodel.attention.case import SIZES, Case, make_case
 from memmodel.attention.masks import Mask
+from memmodel.cases import on_gpu
 from memmodel.closed_forms import Formulas, formulas
 from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
-from memmodel.predictor import on_gpu, predict_case
+from memmodel.predictor import predict_case
 from memmodel.step import fits
 from memmodel.sweeps import QUANTITIES, sweep
 from memmodel.thresholds import resized, threshold

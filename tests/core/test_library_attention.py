@@ -18,7 +18,7 @@ from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
 from memmodel.base.device import CUDA
 from memmodel.base.dtypes import bool_
-from memmodel.predictor import on_gpu
+from memmodel.cases import on_gpu
 from memmodel.report.json import document
 from memmodel.rules.sdpa import Backends, SdpaCall, choose
 from memmodel.rules.sdpa import Mask as AttentionMask

@@ -9,9 +9,10 @@ from memmodel.algorithms import ALGORITHMS, record
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import mask as mask_named
 from memmodel.base.dtypes import short_name
+from memmodel.cases import on_gpu
 from memmodel.explorer.programs import OFFERED
 from memmodel.gpus import Gpu, all_gpus
-from memmodel.predictor import on_gpu, predict_case
+from memmodel.predictor import predict_case
 from memmodel.step import fits
 
 GPUS = [gpu for gpu in all_gpus() if "capacity" in gpu.values]

@@ -14,10 +14,10 @@ from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import PHASES, Case, make_case
 from memmodel.attention.masks import mask as mask_named
 from memmodel.base.search import last_true
+from memmodel.cases import on_gpu
 from memmodel.events.replay import replay
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.predictor import on_gpu
 from memmodel.step import STEPS, room_bytes
 
 COUNT = 1000

@@ -9,11 +9,12 @@ from explorer_cases import as_json, random_states, resized_to, runs, state_of
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import mask as mask_named
 from memmodel.base.errors import UsageError
+from memmodel.cases import on_gpu
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.pictures.roofline import roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.prediction import Report
-from memmodel.predictor import TimeOptions, on_gpu, predict_case
+from memmodel.predictor import TimeOptions, predict_case
 from memmodel.thresholds import threshold
 
 STEP = 128

@@ -6,9 +6,9 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from memmodel.attention.case import Case
+from memmodel.cases import cases_of, on_gpu
 from memmodel.cli import cli
 from memmodel.gpus import load_gpu
-from memmodel.predictor import cases_of, on_gpu
 
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("A100", "naive", {"seq": 16384}),

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from picture_cases import cases
 
+from memmodel.cases import cases_of
 from memmodel.gpus import load_gpu
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.frontier import frontier, heat_map
 from memmodel.pictures.roofline import roofline
 from memmodel.pictures.timeline import timeline
-from memmodel.predictor import cases_of, predict
+from memmodel.predictor import predict
 
 pytest.importorskip("matplotlib")
 

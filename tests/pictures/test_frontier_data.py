@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from memmodel.base.errors import UsageError
 from memmodel.base.search import last_true
+from memmodel.cases import cases_of, on_gpu
 from memmodel.gpus import load_gpu
 from memmodel.pictures.frontier import frontier, heat_map
-from memmodel.predictor import cases_of, on_gpu
 from memmodel.thresholds import resized, threshold
 
 

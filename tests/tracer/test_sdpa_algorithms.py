@@ -10,8 +10,8 @@ from memmodel.algorithms import recorded
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import Mask
 from memmodel.attention.scores import Scores
+from memmodel.cases import on_gpu
 from memmodel.gpus import load_gpu
-from memmodel.predictor import on_gpu
 from memmodel.rules.sdpa import Backends
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine

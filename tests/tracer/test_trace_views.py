@@ -13,10 +13,10 @@ from traced_functions import INPUTS
 import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.base.units import formula_text
+from memmodel.cases import cases_of, on_gpu
 from memmodel.cli import cli
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
-from memmodel.predictor import cases_of, on_gpu
 from memmodel.report.formulas import rows
 
 SIZES = {"B": 2, "H": 3, "N": 1024, "D": 64}

@@ -10,11 +10,11 @@ from memmodel.allocator.cublas import parse_torch_version, workspace
 from memmodel.attention.case import Case
 from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError
+from memmodel.cases import on_gpu
 from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Program
 from memmodel.events.replay import replay
 from memmodel.gpus import Gpu, Value, load_gpu
-from memmodel.predictor import on_gpu
 from memmodel.recording import CPU, CUDA
 from memmodel.step import STEPS, fits, time_of
 from memmodel.thresholds import threshold

@@ -6,9 +6,9 @@ from statistics import median
 
 from memmodel.algorithms import record
 from memmodel.attention.case import Case, make_case
+from memmodel.cases import on_gpu
 from memmodel.events.program import Launch
 from memmodel.gpus import Gpu
-from memmodel.predictor import on_gpu
 from memmodel.timing import Calibration, Constant, Machine, kernel_times
 from memmodel_validate.calibrate.clock import Clock
 
