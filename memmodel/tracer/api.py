@@ -148,6 +148,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         if formulas
         else (None, None, "not asked for" if job.setting.world is None else "formulas are of one GPU", None)
     )
+    # Letters that allocate otherwise may only show that no two calls of the function allocate alike.
     if drew or why == OTHERWISE:
         check_alike(program, lambda: job.steady().traced.program, times=4 if drew else 1)
     shown = lettered(program, symbolic, few) if forms else program
@@ -215,6 +216,7 @@ def _largest(job: Job, over: str, program: Program, forms: Forms | None) -> Larg
 
     guess = job.sizes[over] // step
     if forms is not None and over not in forms.fixed:
+        # Twice: what the allocator adds is read at a known size, the second time near the answer.
         guess = by_formula(by_formula(guess, forms) or guess, forms)
     count = last_true(lambda count: reserved(count) <= room, end, guess)
     return Largest(over, count * step, None if count >= end else (count + 1) * step)

@@ -79,6 +79,7 @@ class Finder(TorchFunctionMode):
             found = role, chain, of
         elif name in _DIFFERENCE and second[0] == "max" and second[2] is first and second[1]:
             found = "difference", second[1], first
+        # Softmax is also written without its maximum.
         elif name in _POWER and role in ("", "difference"):
             found = "powers", chain or Chain([], None), first
         elif name == "sum" and role == "powers" and chain and dim is not None and chain.dim in (None, dim):

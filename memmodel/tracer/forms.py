@@ -52,6 +52,7 @@ def _in_letters(job: Job, program: Program, layers: int | None = None, count: in
         except UsageError as error:
             why = why or f"the code does not run in letters: {error}"
             continue
+        # Forms for sizes of which one divides another read better with the one as a multiple of the other.
         if forms.checked and not divides_letters(forms.conditions):
             return symbolic, forms, ""
         if forms.checked:

@@ -26,6 +26,7 @@ class Growth:
         self.fewer, self.few = fewer, few
         self.events = few.program.events
         self.before = fewer.program.events
+        # One numbering of signs for both runs.
         known: dict[Hashable, int] = {}
         theirs, ours = signs_of(fewer, known), signs_of(few, known)
         self.series, self._of = aligned(theirs, ours)
@@ -66,6 +67,7 @@ class Growth:
         def before(at: int) -> int:
             return self.fewer.last_use[_key(self.before[at])] - 1
 
+        # A use is counted in events before it: it belongs to the event in front.
         known = ((self.births[key], use - 1) for key, use in self.few.last_use.items() if key in self.births and use)
         return self._of_rounds({place: self._reference(place, to, before) for place, to in known})
 
@@ -84,6 +86,7 @@ class Growth:
                 raise Unlike
             return Reference(None, to, 0, False)
         start = series.start - self._shift_before(series)
+        # That run has one round less: what has the same number there counts from the start, one less from the end.
         rounds, other = divmod(there - start, series.period)
         if other != part or rounds not in (round_, round_ - 1):
             raise Unlike
@@ -177,6 +180,7 @@ class Grown:
         series = reference.series
         if series is None:
             return reference.round, 0
+        # Rounds up to 0 are those before the copies, then come the copies, then those behind.
         at = reference.round + copy * reference.step + (self.more if reference.from_end else 0)
         if 0 < at <= self.more:
             return series.start + reference.part, at
@@ -231,6 +235,7 @@ class Grown:
             return name
         more = copy if round_ == 0 else self.more
         parts, numbers = name.split("."), zip(like.split("."), before.split("."), strict=True)
+        # The number in the name that is not the same one round earlier is the layer's.
         grows = next((i for i, (here, there) in enumerate(numbers) if here != there), None)
         if grows is None or not parts[grows].isdigit():
             raise Unlike

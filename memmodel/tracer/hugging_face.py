@@ -115,6 +115,7 @@ def _offline() -> Iterator[None]:
             raise UsageError(
                 f"a Hugging Face model needs {error.name}, which is not installed: pip install memmodel[hf]"
             ) from None
+        # The variables are read at import, which may have been before.
         with mock.patch.object(settings, "HF_HUB_OFFLINE", True):
             yield
 
@@ -244,6 +245,7 @@ def _forward(model: Any, train: bool, last: bool) -> Callable[..., Any]:
     """
     options = {"logits_to_keep": 1} if last and "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     labelled = train and "labels" in inspect.signature(model.forward).parameters
+    # One label for an image or a whole sequence, else one for each token.
     of_whole = model.main_input_name == "pixel_values" or "SequenceClassification" in type(model).__name__
 
     def forward(**given: Tensor) -> Any:

@@ -73,6 +73,7 @@ def call_of(
     writes = (named.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
     mutated = [x for x in tree_leaves(list(writes)) if isinstance(x, Strided)]
     operands = [x for x in tree_leaves(list(named.values())) if isinstance(x, Strided)]
+    # Operators that a real run makes in place (corrections/in_place.py) return their operand.
     mutated = mutated or [x for x in results if any(x is y for y in operands)]
     space, _, op = name_of(func).partition("::")
     op = C10D + op if space == "c10d" else op
@@ -83,6 +84,7 @@ def _plain(x: Any, seen: dict[int, Traced], is_number: Callable[[Tensor], bool] 
     """An argument without PyTorch: tensors as kernels see them, each once; symbols as expressions."""
     if isinstance(x, Tensor):
         if is_number is not None and not x.dim() and is_number(x):
+            # Any value: it changes no allocation.
             return 1.0 if x.dtype.is_floating_point else 1
         if id(x) not in seen:
             seen[id(x)] = Traced(x)

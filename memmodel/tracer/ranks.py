@@ -44,6 +44,7 @@ def largest_mesh(size: int, made: Iterable[Mesh]) -> Mesh:
 def to_trace(mesh: Mesh, sends: bool) -> list[int]:
     """The ranks that stand for all. `sends`: whether ranks send to one another, as stages do."""
     staged = [name.lower() in _STAGES for name in mesh.names]
+    # A row of ranks that send to one another is a pipeline, whatever its dimension is called.
     if sends and not any(staged) and len(mesh.shape) == 1:
         staged = [True]
     places = product(*(_places(n, stage) for n, stage in zip(mesh.shape, staged, strict=True)))

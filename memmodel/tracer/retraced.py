@@ -49,6 +49,7 @@ def _rewritten(job: Job, program: Program) -> list[tuple[str, Setting]]:
 def _library_softmax(job: Job, program: Program) -> list[tuple[str, Setting]]:
     """The function with the library's softmax where it writes softmax out."""
     setting = job.setting._replace(iterations=1)
+    # A second trace is made only of code that has such kernels.
     if job.compiled or not {"exp", "div"} <= {launch.name.rstrip("_") for launch in program.launches()}:
         return []
     if not _parameters_known(setting.function):

@@ -53,6 +53,7 @@ def signs_of(found: Traced, known: dict[Hashable, int]) -> Signs:
             sign = event._replace(work=Work(), sizes=(), needed=None)
             amounts = event.work, event.sizes, event.needed
         else:
+            # A storage is known by the sign of its birth: its number is another in each round.
             key = getattr(event, "key", -1)
             born = births.get(key, (-1, -1))
             sign = type(event).__name__, *(x for x in event if x != key), born[1]
@@ -77,9 +78,11 @@ def aligned(a: Signs, b: Signs) -> tuple[list[Series], dict[int, int]]:
             continue
         period = _period(a, b, i, j)
         if period:
+            # One event would be of two series.
             if series and j - period < series[-1].end:
                 raise Unlike
             series.append(Series(j, period))
+            # The round before counts as the one that is added, so that this one is the shorter run's last.
             of.update((j + part, i - period + part) for part in range(period))
             for part in range(j - period, j):
                 del of[part]
@@ -102,6 +105,7 @@ def _period(a: Signs, b: Signs, i: int, j: int) -> int:
     for period in range(1, min(j // 2, behind - left) + 1):
         goes_on = left == 0 if period == behind else left and a.loose[i] == b.loose[j + period]
         if goes_on and signs[j - period : j] == signs[j : j + period] == signs[j - 2 * period : j - period]:
+            # Of several lengths the one behind which the runs agree longest, else the shortest.
             best = max(best, (_common(a.loose, b.loose, i, j + period) + (period == behind), -period))
     return -best[1]
 

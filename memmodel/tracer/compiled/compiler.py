@@ -61,6 +61,7 @@ class Compiler:
     def _always(self, places: Places) -> Iterator[tuple[Any, str, Any]]:
         """(where, name, what it becomes) of what every trace replaces."""
         yield *places.module, lambda lowered: self._module(lowered)
+        # PyTorch's own check compiles a program and loads it (torch/_inductor/cpu_vec_isa.py).
         yield *places.vectors, lambda *_: True
         yield *places.compile_fx, self._compiling(places.compile_fx.now)
 

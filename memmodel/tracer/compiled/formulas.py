@@ -26,6 +26,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
 
     `run` compiles at other sizes. Raises UsageError where another size is planned otherwise.
     """
+    # A size of 1 stays a number: PyTorch lays tensors out otherwise there.
     free = [x for x, n in sizes.items() if n > 1]
     base = without_shared_scratch(program)
     doubled = {x: _matching(base, run({**sizes, x: 2 * sizes[x]}), f"{x}={2 * sizes[x]}") for x in free}

@@ -33,6 +33,7 @@ def on_gpu(value: Any) -> Any:
     with mode, torch.no_grad():
         if not offset:
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=GPU)
+        # A view that begins later than its storage needs the storage around it.
         elements = value.untyped_storage().nbytes() // value.element_size()
         whole = torch.empty_strided((elements,), (1,), dtype=value.dtype, device=GPU)
         return aten.as_strided.default(whole, value.shape, value.stride(), offset)
@@ -49,7 +50,7 @@ def moved(gm: Any) -> None:
     """Values and the places where tensors are made are the GPU's."""
     said_to_be_on_gpu(gm)
     for node in gm.graph.nodes:
-        if node.op == "call_function" and node.target is not aten.lift_fresh_copy.default:
+        if node.op == "call_function":
             node.args = tree_map(_place_on_gpu, node.args)
             node.kwargs = tree_map(_place_on_gpu, node.kwargs)
 

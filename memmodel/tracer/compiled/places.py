@@ -54,6 +54,7 @@ def _codes(file: str) -> tuple[CodeType, ...]:
         found = [compile(text, file, "exec", dont_inherit=True)]
     except (OSError, SyntaxError, ValueError):
         return ()
+    # The list grows as it is read: functions within functions too.
     for code in found:
         found += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return tuple(found)

@@ -41,6 +41,7 @@ class Plan:
         self.title = f"graph {number}, {self.kind}"
         self.backward = bool(lowered.is_backward)
         self.source = source
+        # No two alike: the watcher knows the plan that runs by the file of a frame.
         self.file = f"<compiled {self.title}, {id(self):x}>"
         self.constants: dict[str, Any] = {**lowered.constants, **lowered.torchbind_constants}
         self.buffers = _buffers(lowered)
@@ -72,10 +73,12 @@ class Plan:
         first: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                # `buf5 = buf0`, or a reinterpret_tensor of it (torch/_inductor/codegen/wrapper.py, make_buffer_reuse).
                 source = node.value
                 if isinstance(source, ast.Call) and _called(source) == "reinterpret_tensor":
                     source = source.args[0]
                 if isinstance(source, ast.Name) and source.id.startswith("buf"):
+                    # Of a chain of reuses, the first buffer is the one that was allocated.
                     kept = first[node.targets[0].id] = first.get(source.id, source.id)
                     found.setdefault(kept, []).append(node.targets[0].id)
         return found
@@ -87,6 +90,7 @@ class Plan:
         for statement in self.tree.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
                 call, name = statement.value, statement.targets[0]
+                # The name comes before the source.
                 texts = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
                 if ast.unparse(call.func).startswith("async_compile.") and texts and isinstance(name, ast.Name):
                     found[name.id] = texts[-1]
@@ -112,6 +116,7 @@ def _called(call: ast.Call) -> str:
 
 def _buffers(lowered: Any) -> dict[str, Buffer]:
     order = {node: i for i, node in enumerate(lowered.module.graph.nodes)}
+    # The last operator of a line makes what the name on its left stands for.
     last = {_line(node): node for node in order if not _is_view(node)}
     found = {}
     for nodes, names in _kernels(lowered):

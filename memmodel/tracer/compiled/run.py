@@ -56,6 +56,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         run = Run(setting, watcher)
         stack.enter_context(watched_backward(watcher, run.backward_begins, run.backward_ends))
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        # The compiler is imported already, so that nothing is to be kept from importing it (see `fake_mode`).
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)
         stack.enter_context(Compiler(watcher, Functions(watcher, setting.backends), chip).installed())
@@ -63,6 +64,7 @@ def traced_compiled(setting: Setting, sizes: Mapping[str, int], chip: Chip) -> C
         stack.enter_context(made_fake(setting.function, watcher))
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
+            # The first step compiles.
             for _ in range(1 + setting.iterations):
                 run.step()
         breaks, fused = tuple(map(first_line, graph_breaks())), fused_attention()

@@ -34,6 +34,7 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         self.masks = Masks(self.note)
         self._called: dict[int, str] = {}  # storage -> what its buffer is called
 
+    # Else PyTorch refuses operators that run others, such as a repeated dropout's (torch/_ops.py).
     supports_higher_order_operators = True
 
     @classmethod
@@ -93,6 +94,7 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, node: str) -> None:
         before = self.last_key
+        # A compiled backward is one node: its kernels have the names of their operators.
         super()._record(func, args, kwargs, out, "" if node == _NODE else node)
         self._credit(before)
 

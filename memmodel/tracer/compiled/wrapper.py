@@ -33,6 +33,7 @@ _PARAMETER = re.compile(r"\b(in_out_ptr|in_ptr|out_ptr|ws_ptr)\d*\b")
 def callable_of(plan: Plan, watcher: "PlanWatcher") -> Callable[[list[Any]], Any]:
     """The graph as a function of a list of tensors, which it empties."""
     scope = _scope(plan, watcher)
+    # Imports and kernels' sources are left out: the scope has what stands for their names.
     body = [s for s in plan.tree.body if isinstance(s, ast.FunctionDef | ast.ClassDef) or _is_plain(s)]
     exec(compile(ast.Module(body, []), plan.file, "exec"), scope)
     call: Callable[[list[Any]], Any] = scope["call"]
@@ -64,6 +65,7 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
         "inf": math.inf,
         "nan": math.nan,
         "device": torch.device,
+        # Tensors without data have no address.
         "assert_alignment": lambda *_: None,
         "copy_if_misaligned": copy_if_misaligned,
         "get_raw_stream": lambda *_: 0,
@@ -113,6 +115,7 @@ class _Library:
         self._watcher = watcher
 
     def __getattr__(self, name: str) -> Any:
+        # Inductor's bias_addmm is addmm by another kernel of cuBLAS (torch/_inductor/kernel/mm.py).
         operator = getattr(torch.ops.aten, name.removeprefix("bias_")).default
 
         def call(*args: Any, out: Tensor | None = None, **kwargs: Any) -> Any:

@@ -121,6 +121,7 @@ class Autocast:
         if not (weight and wanted is low_precision() and torch.is_autocast_cache_enabled()):
             return x.to(wanted)
         if id(x) not in self.kept:
+            # With the weight, so that its id stays its own.
             self.kept[id(x)] = x, x.to(wanted)
         return self.kept[id(x)][1]
 
@@ -140,6 +141,7 @@ def _wanted(operator: Any, args: Any) -> torch.dtype:
 
 
 def _is_eligible(x: Tensor) -> bool:
+    # As autocast_mode.h has it (is_eligible).
     return x.is_floating_point() and x.dtype is not torch.float64
 
 

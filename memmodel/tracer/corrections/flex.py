@@ -36,6 +36,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, read: Sequence[Tensor], visited: i
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, read: Sequence[Tensor], visited: int) -> tuple[Tensor, Tensor]:
     shape = (*q.shape[:3], v.shape[3])
+    # The output's strides follow the query's (torch/_inductor/kernel/flex/flex_attention.py, out_strides).
     out = torch.empty_like(q) if q.shape[3] == v.shape[3] else q.new_empty(shape)
     return out, q.new_empty(q.shape[:3], dtype=torch.float32)
 
@@ -53,6 +54,7 @@ def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, read: Sequence[Tensor],
     learned: Sequence[Tensor], visited: int,
 ) -> list[Tensor]:  # fmt: skip
+    # Keys that sequences share get a gradient for each, summed later; the value's is made first (same file, backward).
     of_v, of_k = (x.new_empty((q.shape[0], *x.shape[1:])) if x.shape[0] != q.shape[0] else x for x in (v, k))
     return [torch.empty_like(x) for x in (q, of_v, of_k, *learned)]
 
@@ -83,6 +85,7 @@ class FlexAttention(torch.autograd.Function):
         out, lse = torch.ops.memmodel_trace._flex_attention(q, k, v, read, visited)
         ctx.save_for_backward(q, k, v, out, lse, *read)
         ctx.visited = visited
+        # Without it zeros would be made for the log-sum-exp, whose gradient is seldom asked for.
         ctx.set_materialize_grads(False)
         return out, lse
 

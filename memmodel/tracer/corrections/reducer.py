@@ -85,6 +85,7 @@ class Reducer:
 
     def _make_used_maps(self) -> None:
         count = len(self.parameters)
+        # One on the host, one on the parameters' device (initialize_local_used_map).
         self.used = [torch.empty(count, dtype=torch.int32) for _ in range(1 if self.on_gpu else 2)]
 
     def prepare_for_forward(self) -> None:
@@ -92,6 +93,7 @@ class Reducer:
         self.iterations += 1
 
     def _rebuild_buckets(self) -> bool:
+        # Where unused parameters are searched for, the order of gradients may be another each time.
         if not self.order or (self.finds_unused and not self.static):
             return False
         order, self.order = self.order, None
@@ -104,6 +106,7 @@ class Reducer:
     def _share(self, buckets: Sequence[Sequence[int]]) -> None:
         """Rank 0 tells the others its buckets, by way of small tensors."""
         kept = []
+        # The indices and their number in one tensor, the sizes of buckets in another (sync_bucket_indices).
         for count in (sum(map(len, buckets)) + 1, len(buckets)):
             kept += [torch.empty(count, dtype=torch.int32) for _ in range(1 if self.on_gpu else 2)]
 
@@ -130,6 +133,7 @@ class Reducer:
             self.order.append(index)
         self._copy_in(index)
         self.bucket_of[index][0].waiting -= 1
+        # Buckets are reduced in order on every rank: a full one waits for those before it (mark_bucket_ready).
         while self.reduced < len(self.buckets) and not self.buckets[self.reduced].waiting:
             self._reduce(self.buckets[self.reduced])
             self.reduced += 1
@@ -141,6 +145,7 @@ class Reducer:
         view, size = bucket.views[place], self.group.size()
         if parameter.grad is None:
             view.zero_()
+        # Gradients are divided first, so that the sum over ranks is the mean (mark_variable_ready_dense).
         elif _same(parameter.grad, view):
             view.div_(size)
         else:
@@ -235,6 +240,7 @@ def _broadcast_coalesced(group: Any, tensors: Sequence[Tensor], most: int, sourc
 def replacements(on_gpu: bool) -> Iterator[Replacement]:
     """What DistributedDataParallel calls in C++."""
     dist: Any = torch.distributed
+    # A class, as DistributedDataParallel makes its reducer by name.
     own = type("Reducer", (Reducer,), {"on_gpu": on_gpu})
 
     def hook(reducer: Reducer, state: Any, function: Callable[..., Any]) -> None:

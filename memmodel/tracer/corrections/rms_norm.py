@@ -28,6 +28,7 @@ def _forward(x: Tensor, weight: Tensor | None, dims: int) -> tuple[Tensor, Tenso
 
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor | None, dims: int) -> tuple[Tensor, Tensor]:
+    # Statistics in the accumulation type (cuda/layer_norm_kernel.cu, acc_type).
     kind = torch.float64 if x.dtype is torch.float64 else torch.float32
     return x.new_empty(x.shape), x.new_empty((*x.shape[:-dims], *[1] * dims), dtype=kind)
 
@@ -56,6 +57,7 @@ class FusedRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Both gradients by one kernel."""
         x, rows, weight = ctx.saved_tensors
+        # The operator takes a tensor; an empty one counts as none.
         scale = x.new_empty(0) if weight is None else weight
         of_x, of_weight = torch.ops.memmodel_trace._fused_rms_norm_backward(grad, x, rows, scale)
         return of_x, None if weight is None else of_weight, None

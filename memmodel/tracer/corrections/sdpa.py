@@ -47,6 +47,7 @@ class Call(NamedTuple):
             self.enable_gqa,
             needs_grad=self.needs_grad,
             deterministic=deterministic(),
+            # What the filters of sdp_utils.cpp read of the tensors: their last stride and their alignment.
             unit_stride=all(number(x.stride(-1)) == 1 for x in given),
             aligned=all(number(x.storage_offset()) * x.element_size() % 16 == 0 for x in given),
         )
@@ -91,6 +92,7 @@ def run(call: Call, kernel: str) -> Tensor:
     if kernel == EFFICIENT:
         out = aten._scaled_dot_product_efficient_attention(*shared, scale=call.scale)[0]
     else:
+        # False: no debug mask is returned.
         out = aten._scaled_dot_product_cudnn_attention(*shared, False, scale=call.scale)[0]
     return out
 
@@ -102,6 +104,7 @@ def _flash(call: Call) -> Tensor:
     missing = -head_dim % 8
     scale = call.scale
     if missing:
+        # Padding changes no score: the scale is that of the head dim before.
         scale = head_dim**-0.5 if scale is None else scale
         q, k, v = (torch.nn.functional.pad(x, (0, missing)) for x in (q, k, v))
     out: Tensor = aten._scaled_dot_product_flash_attention(q, k, v, call.dropout_p, call.is_causal, False, scale=scale)[
@@ -120,6 +123,7 @@ def _bias(call: Call, kernel: str) -> Tensor | None:
         return None
     if kernel == EFFICIENT and not _rows_aligned(mask):
         keys = mask.shape[-1]
+        # Rows that end on a multiple get 8 more elements too, as pad_bias has it.
         mask = torch.nn.functional.pad(mask, (0, 8 - _sizes(mask)[-1] % 8))[..., :keys]
     return mask.expand(call.query.shape[0], call.query.shape[1], call.query.shape[2], call.key.shape[2])
 

@@ -85,6 +85,7 @@ def _of_input(gradient: Tensor, output_size: Any, input_size: Sequence[Any], *_:
 def _to_complex(x: Tensor, dims: Sequence[int], _: int, one_sided: bool) -> Tensor:
     sizes = list(x.shape)
     if one_sided:
+        # A real signal's spectrum is symmetric: half of it is kept.
         sizes[dims[-1]] = sizes[dims[-1]] // 2 + 1
     return x.new_empty(sizes, dtype=x.dtype.to_complex())
 

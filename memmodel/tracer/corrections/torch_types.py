@@ -64,4 +64,5 @@ def count(tensor: torch.Tensor) -> Any:
 
 def number(size: Any) -> int:
     """A size as a number, by its hint where it is symbolic: layouts do not depend on the sizes."""
+    # int(size) would fix the symbol at its hint.
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)

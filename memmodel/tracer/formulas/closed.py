@@ -106,6 +106,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
         _work(step, layers, lambda work: work.flops),
         _work(step, layers, lambda work: work.hbm_bytes),
         unproven,
+        # The forms as traced, and those for sizes that divide evenly.
         _agrees(whole.program, concrete, numbers) and _agrees(symbolic.program, concrete, numbers),
         model,
     )
@@ -152,6 +153,7 @@ def _agrees(program: Program, concrete: Program, numbers: Mapping[Any, Any]) -> 
     try:
         ours = births_and_deaths(program, lambda birth: number(birth.nbytes))
         return ours == births_and_deaths(without_shared_scratch(concrete), lambda birth: int(birth.nbytes))
+    # A size that is still an expression at these numbers.
     except TypeError:
         return False
 
@@ -176,6 +178,7 @@ def _branches(
     shown = best if len(best) <= _MOST_BRANCHES else [max(moments, key=lambda m: bytes_here[m])]
     forms = {m: _form(m, moments[m], step, phase, layers) for m in shown}
     if layers is not None:
+        # Forms in L are given up where one has no L, or where another moment would be the peak of a deeper model.
         largest = sorted(moments, key=lambda m: bytes_here[m])[-_MOST_LAYERED:]
         if not all(layers.counts(forms[m]) for m in shown) or _outgrown(
             step, phase, [moments[m] for m in largest], [forms[m] for m in shown], numbers, layers

@@ -101,6 +101,7 @@ class Layers:
         each: Any = Integer(0)
         rest: Any = sum((size for key, size in sizes.items() if key not in self.places), start=Integer(0))
         for part, alive in rounds.items():
+            # Backward goes through what forward made from the last layer on: early in it, the end is near.
             late = (progress > 0.5) == (part[2] == phase)
             times, more = self._counted(alive, part[3], late) if later.get(part) == alive else (0, len(alive))
             each += times * nbytes[part]
@@ -163,6 +164,7 @@ def layers_of(program: Program, run: Traced, letters: Iterable[str]) -> Layers |
         births = [(birth.key, layer.get(owner.get(birth.key))) for birth in section.births]
         signs = [_sign(program, birth, run.forward_of) for birth in section.births]
         for start, period, rounds in own_runs(signs, [of for _, of in births], count):
+            # What earlier steps made is there when the last one begins.
             phase, number = section.phase if i >= last else "inputs", len(places)
             for k, (key, _) in enumerate(births[start : start + rounds * period]):
                 places[key] = Place(number, k % period, k // period, phase, rounds)
@@ -180,11 +182,13 @@ def _work(section: "_Section", owners: Owners, layer: Mapping[int | None, int], 
     for number, launch in section.launches:
         parts = owners.parts.get(number, [(launch.work, owners.launches[number])])
         kernels += [(_launched(launch, work), work, layer.get(owner)) for work, owner in parts]
+        # What a kernel on lists does beyond its elements.
         left += launch.work + sum((work for work, _ in parts), start=Work()) * -1
     repeated: set[int] = set()
     each = Work()
     for start, period, rounds in own_runs([sign for sign, _, _ in kernels], [of for _, _, of in kernels], count):
         one = sum((work for _, work, _ in kernels[start : start + period]), start=Work())
+        # Where all layers but one are alike, L layers of this work are one too many.
         each, left = each + one, left + one * (rounds - count)
         repeated |= {*range(start, start + rounds * period)}
     return each, sum((work for i, (_, work, _) in enumerate(kernels) if i not in repeated), start=left)
@@ -239,6 +243,7 @@ def _layer_of(program: Program, sections: Sequence[_Section]) -> tuple[_LayerOf,
             children[name[: match.start()]][match[0]].append(birth)
     alike = {prefix: _alike(program, found) for prefix, found in children.items()}
     weight = {n: sum(len(x) for f in alike.values() if len(f) == n for x in f) for n in map(len, alike.values())}
+    # Of several numbers of children (layers, experts), the one whose children have the most parameters together.
     most = max((n for n in weight if n > 1), key=lambda n: weight[n], default=0)
     if most:
         chosen = {prefix: found for prefix, found in alike.items() if len(found) == most}
@@ -264,6 +269,7 @@ def _rounds(program: Program, sections: Sequence[_Section], inputs: Sequence[All
     signs = [(birth.site, birth.op, _canonical(birth.nbytes)) for birth in forward]
     held = [birth for birth in inputs if program.names.get(birth.key) == "constant"]
     own = [(_canonical(birth.nbytes), birth.dtype.name) for birth in held]
+    # The most rounds that both the constants and what forward allocates repeat.
     for count in range(len(own), 1, -1):
         found = runs(own, count)
         if found and runs(signs, count):

@@ -10,6 +10,7 @@ def own_runs(signs: Sequence[Hashable], of: Sequence[int | None], count: int) ->
     """
     found: list[tuple[int, int, int]] = []
     for rounds in (count, count - 1):
+        # Forward takes the layers in order, backward in reverse.
         orders = [[*range(i, i + rounds)][::step] for i in range(count - rounds + 1) for step in (1, -1)]
         for start, end in _gaps(found, len(signs)) if rounds > 1 else ():
             for offset, period in runs(signs[start:end], rounds):
@@ -30,11 +31,13 @@ def runs(signs: Sequence[Hashable], count: int) -> list[tuple[int, int]]:
     best = (0, 0)
     for period in range(1, len(signs) // count + 1):
         streak = 0
+        # One place more than can be compared, which ends the last streak.
         for i in range(len(signs) - period + 1):
             same = i + period < len(signs) and signs[i] == signs[i + period]
             if same:
                 streak += 1
                 continue
+            # So many places in a row that are as one period later: one round more than they fill.
             long_enough = (streak + period) // period == count and period > best[1]
             if long_enough and not _repeats(signs[i - streak : i - streak + period]):
                 best = i - streak, period

@@ -24,6 +24,7 @@ from memmodel.tracer.private.fake import (
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179)
+# By multiples hints stay divisible by what divides the sizes asked for.
 _FACTORS = (1, 3, 5, 7, 11, 13, 17, 19, 23)
 _SAMPLES = (2, 3, 4, 7, 8, 16, 37, 64, 128, 1000, 4096)
 _MOST_SAMPLES = 60
@@ -58,6 +59,7 @@ def hints(letters: Iterable[str], at: Mapping[str, int]) -> dict[str, int]:
     primes = iter(_PRIMES)
     for letter in letters:
         wanted = at.get(letter) or next(primes)
+        # Nor a product of two others: H·D would be taken for a letter of that value.
         taken = set(found.values()) | {a * b for a, b in itertools.combinations(found.values(), 2)}
         values = (wanted * factor for factor in _FACTORS)
         found[letter] = 1 if wanted == 1 else next(v for v in values if v not in taken)
@@ -233,6 +235,7 @@ def _is_said_plainer(condition: Any, broken: Mapping[Any, set[int]]) -> bool:
 
 def _samples(symbols: list[sympy.Symbol]) -> Iterable[dict[sympy.Symbol, sympy.Integer]]:
     for i in range(_MOST_SAMPLES):
+        # A walk through the samples in which each letter has a pace of its own.
         picks = (_SAMPLES[(i * (2 * j + 1) + j * (i // len(_SAMPLES))) % len(_SAMPLES)] for j in range(len(symbols)))
         yield {s: sympy.Integer(n) for s, n in zip(symbols, picks, strict=True)}
 

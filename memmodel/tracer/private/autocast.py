@@ -45,6 +45,7 @@ def _operator(name: str) -> Any:
 @contextmanager
 def cast_by(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """Within, autocast of CPU tensors, which traced ones are, does what these kernels do and nothing else."""
+    # Kernels of other names fall through: the CPU's own lists of what is cast do not hold on CUDA.
     library: Any = Library("aten", "IMPL", _OF_CPU)  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
@@ -85,6 +86,7 @@ def contexts(
     def entered(self: Any) -> Any:
         if self.device != "cuda":
             return self
+        # Made before the trace: without a GPU PyTorch has set `_enabled` to False, whatever was asked.
         if not hasattr(self, "memmodel_asked") and not torch.cuda.is_available():
             unknown()
             self._enabled = True
@@ -112,6 +114,7 @@ def contexts(
 
 
 def _mirror() -> None:
+    # Regions set the state for CUDA; traced tensors, which are the CPU's, read that of the CPU.
     torch.set_autocast_enabled("cpu", torch.is_autocast_enabled("cuda"))
     torch.set_autocast_dtype("cpu", torch.get_autocast_dtype("cuda"))
 
@@ -121,6 +124,7 @@ def renewed(scaler: torch.amp.GradScaler) -> Iterator[None]:
     """Within, a GradScaler is as before its first step, and enabled."""
     before = dict(vars(scaler))
     with mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False):
+        # Made again where a GPU seems to be there, as it turns itself off without one.
         torch.amp.GradScaler.__init__(scaler, scaler._device)
     try:
         yield

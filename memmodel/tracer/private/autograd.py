@@ -63,6 +63,7 @@ def _graph(roots: Iterable[Any]) -> dict[Any, None]:
 
 def nodes_behind(roots: Iterable[Any]) -> list[Any]:
     """The nodes behind these tensors in the order of forward, without those that fill `grad`."""
+    # AccumulateGrad saves nothing, and has the largest number there is, to run at once (function.h).
     return sorted((node for node in _graph(roots) if "AccumulateGrad" not in node.name()), key=number_of)
 
 

@@ -66,6 +66,7 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
         "max_threads_per_block": 1024,
         "warp_size": 32,
     }
+    # Versions of PyTorch differ in the fields that they have.
     made = properties(**{key: value for key, value in wanted.items() if key in properties._fields})  # type: ignore[arg-type]
     replaced: list[tuple[Any, str, Any]] = [
         (torch.Tensor, "__invert__", lambda x: torch.bitwise_not(x)),  # `~x` asks for the GPU itself

@@ -28,6 +28,7 @@ _INDUCTOR = {
     "triton.cudagraphs": False,
 }
 _FUNCTORCH = {"enable_autograd_cache": False, "enable_remote_autograd_cache": False, "bundled_autograd_cache": False}
+# The first would skip torch.compile while a dispatch mode is on, as the watcher is; errors are to be raised.
 _DYNAMO = {"inline_torch_dispatch_torch_compile": False, "automatic_dynamic_local_pgo": False, "suppress_errors": False}
 
 
@@ -108,6 +109,7 @@ def fresh_dynamo() -> Iterator[None]:
         torch._dynamo.reset()
         stack.callback(torch._dynamo.reset)
         torch._dynamo.utils.counters.clear()
+        # Dynamo skips the tracer's own frames, rather than compile them.
         torch._dynamo.trace_rules.add("memmodel.tracer")
         yield
 

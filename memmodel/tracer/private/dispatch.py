@@ -124,6 +124,7 @@ def address_of(storage: torch.UntypedStorage) -> int:
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage:
     """The storage of a tensor; where torch.func or torch.distributed wraps one, that of the innermost."""
+    # Transforms nest: vmap of grad wraps twice.
     while is_wrapped(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return inner(tensor).untyped_storage()
@@ -132,6 +133,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage:
 def inner(tensor: Tensor) -> Tensor:
     """The tensor of this rank inside one of torch.distributed's (DTensor, AsyncCollectiveTensor), else itself."""
     while type(tensor).__module__.startswith("torch.distributed."):
+        # AsyncCollectiveTensor has `elem`, DTensor `_local_tensor`.
         tensor = tensor.elem if hasattr(tensor, "elem") else tensor._local_tensor  # type: ignore[attr-defined]
     return tensor
 

@@ -57,6 +57,7 @@ def fake_group(rank: int, size: int, node: int) -> Iterator[None]:
         "GROUP_RANK": rank // local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500,
     }  # fmt: skip
     with mock.patch.dict(os.environ, {name: str(value) for name, value in variables.items()}):
+        # Torchrun's address is for scripts that read it: a FakeStore connects to nothing.
         init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
         try:
             yield
@@ -164,6 +165,7 @@ def replacements(
     held = {name: _holding(getattr(c10d, name), on_gpu) for name in _ASYNCHRONOUS if hasattr(c10d, name)}
     replaced = {
         **held,
+        # The group is there already; objects and barriers would wait for other processes.
         **dict.fromkeys(("init_process_group", "destroy_process_group", *_OBJECTS_ONLY), lambda *_, **__: None),
         "all_gather_object": _gathered_objects,
         "is_nccl_available": lambda: True,
@@ -172,6 +174,7 @@ def replacements(
     for name, function in replaced.items():
         if hasattr(c10d, name):
             yield from _wherever(name, getattr(c10d, name), function)
+    # Under a fake mode collectives would behave as in torch.compile, whose results are no AsyncCollectiveTensor.
     asks = dist._functional_collectives._are_we_tracing
     yield from _wherever("_are_we_tracing", asks, lambda: False)
     yield from _numbered_works()

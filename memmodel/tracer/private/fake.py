@@ -57,6 +57,7 @@ def shape_environment() -> Any:
 
     does_without_compiler()
     with _in_place_of(_VALIDATOR, translation_validation_enabled=lambda: False):
+        # Else sizes with equal hints would share one symbol.
         return ShapeEnv(duck_shape=False)
 
 
@@ -125,6 +126,7 @@ def uncompiled(*modes: type[TorchDispatchMode]) -> Iterator[None]:
 
 @contextmanager
 def _marked(*modes: type[TorchDispatchMode]) -> Iterator[None]:
+    # What carries the mark counts as made uncompiled already (torch/_compile.py): nothing asks the compiler.
     marked = [f for f in {*_kept(mode.__torch_dispatch__ for mode in modes), *_references()} if not hasattr(f, _MARK)]
     for function in marked:
         setattr(function, _MARK, function)
@@ -220,6 +222,7 @@ def _in_place_of(name: str, **contents: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        # Modules imported from the stand-in go with it, so that the real package is imported whole later.
         for each in [n for n in sys.modules if f"{n}.".startswith(f"{name}.")]:
             del sys.modules[each]
 

@@ -123,6 +123,7 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
     for name in ("synchronize", "set_device", "reset_peak_memory_stats"):
         yield torch.cuda, name, _nothing()
+    # Without CUDA its functions raise errors.
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     hooked = torch.autograd.graph.saved_tensors_hooks
     yield hooked, "__enter__", _packing(hooked.__enter__, hooks.mode)
@@ -171,9 +172,12 @@ def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
     tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is not None:  # a shard: where its local tensor is
         yield tensors.DTensor, "device", property(lambda x: seen(x._local_tensor, _caller()))
+    # Optimizers compare exact types (torch/optim/optimizer.py, _default_to_fused_or_foreach).
     yield _OPTIMIZER, "_foreach_supported_types", _Extended(_OPTIMIZER._foreach_supported_types)
+    # So that a GradScaler made within the trace stays enabled.
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
     yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)
+    # Before compute capability 8.0 too, by emulation, unless asked without (torch/cuda/__init__.py).
     yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
     yield clip_grad, "_has_foreach_support", lambda *_, **__: True
     yield clip_grad, "_device_has_foreach_support", lambda *_, **__: True
@@ -245,6 +249,7 @@ def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
             if applied is not table[name]:
                 wanted = table[name].requires_grad
                 table[name] = torch.nn.Parameter(applied, wanted) if table is parameters else applied
+            # Else it would live until the next parameter is made.
             del applied
     return self
 
