@@ -7,7 +7,8 @@ from memmodel.base.errors import choice
 
 _OF_TWO = (
     "ddp", "ddp_views", "fsdp", "fsdp_kept", "fsdp_bf16", "fsdp_recomputed", "fsdp_accumulated", "tp", "tp_sp",
-    "pp_gpipe", "pp_1f1b", "pp_interleaved", "cp_ring", "decoder_tp", "decoder_sp", "decoder_gpt_tp", "decoder_gpt_sp",
+    "pp_gpipe", "pp_1f1b", "pp_interleaved", "pp_zero_bubble", "pp_zero_bubble_v", "pp_dual_v",
+    "cp_ring", "decoder_tp", "decoder_sp", "decoder_gpt_tp", "decoder_gpt_sp",
     "decoder_gpipe", "decoder_1f1b", "decoder_interleaved", "decoder_cp", "decoder_gpt_cp",
     "decoder_gpt_1f1b", "decoder_lora_1f1b", "decoder_autocast_1f1b",
     "decoder_moe_sp", "decoder_lora_tp", "decoder_lora_sp", "decoder_mla_tp", "decoder_mla_sp",

@@ -13,7 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleDualPipeV,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
+)
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -185,12 +193,14 @@ def cp_ring() -> Step:
     return _step(Attention())
 
 
-def _pipeline(schedule: Any, stages_each: int = 1) -> Step:
+def _pipeline(schedule: Any, stages_each: int = 1, back: bool = False) -> Step:
+    """`back`: whether the second stage of each rank is on the way back, so that the first rank has the last one."""
     rank, world = dist.get_rank(), dist.get_world_size()
     count = world * stages_each
+    numbers = (rank, count - 1 - rank) if back else range(rank, count, world)
     example = torch.empty(BATCH, LENGTH, WIDTH, device=DEVICE, requires_grad=True)
     stages = []
-    for number in range(rank, count, world):
+    for number in numbers:
         part = nn.Sequential(*[Block() for _ in range(2)])
         given: dict[str, Any] = {"input_args": (example,), "output_args": (example,)}
         stages.append(PipelineStage(part, number, count, torch.device(DEVICE), **given))
@@ -200,7 +210,8 @@ def _pipeline(schedule: Any, stages_each: int = 1) -> Step:
 
     def step() -> None:
         batch = [torch.randn(4 * BATCH, LENGTH, WIDTH, device=DEVICE)] if rank == 0 else []
-        target = {"target": torch.randn(4 * BATCH, LENGTH, WIDTH, device=DEVICE)} if rank == world - 1 else {}
+        last = count - 1 in numbers
+        target = {"target": torch.randn(4 * BATCH, LENGTH, WIDTH, device=DEVICE)} if last else {}
         runs.step(*batch, **target)
         optimizer.step()
         optimizer.zero_grad()
@@ -221,6 +232,21 @@ def pp_1f1b() -> Step:
 def pp_interleaved() -> Step:
     """A pipeline of two stages a rank, forward and backward passes in turn."""
     return _pipeline(ScheduleInterleaved1F1B, stages_each=2)
+
+
+def pp_zero_bubble() -> Step:
+    """The same, with the gradients of weights computed later than those of inputs."""
+    return _pipeline(ScheduleInterleavedZeroBubble, stages_each=2)
+
+
+def pp_zero_bubble_v() -> Step:
+    """The same, the second stage of each rank on the way back."""
+    return _pipeline(ScheduleZBVZeroBubble, stages_each=2, back=True)
+
+
+def pp_dual_v() -> Step:
+    """The same, a forward and a backward pass of two micro-batches at a time."""
+    return _pipeline(ScheduleDualPipeV, stages_each=2, back=True)
 
 
 def named(name: str) -> Callable[[], Step]:
