@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
@@ -88,7 +89,7 @@ class _Room:
     def __init__(self, ax: Axes, lines: Sequence[Line]) -> None:
         self.ax, self.size, self.scale = ax, _size(ax), ax.figure.dpi / 72
         self.taken: list[Bbox] = []
-        self.dots = [dot for line in lines for dot in self._dots(line)]
+        self.dots = np.array([dot for line in lines for dot in self._dots(line)]).reshape(-1, 2)
 
     def _dots(self, line: Line) -> Iterator[tuple[float, float]]:
         """Points along a line, closer than a letter is wide."""
@@ -127,7 +128,8 @@ class _Room:
                 if box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1:
                     continue
                 if not box.count_overlaps(self.taken):
-                    yield 2 * ring + sum(box.contains(*dot) for dot in self.dots) + 0.01 * turn, at_x, at_y
+                    crossed = np.all((self.dots >= box.min) & (self.dots <= box.max), axis=1).sum()
+                    yield 2 * ring + float(crossed) + 0.01 * turn, at_x, at_y
 
 
 def _box(size: Bbox, x: float, y: float) -> Bbox:
