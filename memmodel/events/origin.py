@@ -101,6 +101,7 @@ def line_of(frame: tuple[CodeType, int]) -> int:
     return span[0] if span else 0
 
 
+@cache
 def _span(code: CodeType, instruction: int) -> Span | None:
     position = next(islice(code.co_positions(), instruction // 2, None), None)
     if position is None or None in position:

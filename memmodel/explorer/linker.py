@@ -63,6 +63,7 @@ class _Linker:
     def __init__(self, natives: Mapping[str, str], attributes: set[str], taken: frozenset[str]) -> None:
         self.natives, self.attributes, self.taken = natives, attributes, taken
         self.definitions: dict[str, Any] = {}  # JavaScript's name -> function or class
+        self._methods: dict[str, list[FunctionType]] = {}  # those of the classes among them, by name
         self.constants: dict[int, tuple[str, Any]] = {}  # id -> name, object
         self.called: set[str] = set()
         self.expressions: dict[str, tuple[ast.expr, ModuleType]] = {}  # name -> what it is, where
@@ -81,8 +82,13 @@ class _Linker:
     def name(self, obj: Any) -> str:
         """The JavaScript name of a function or class, which is then part of the page."""
         name = f"${obj.__name__}"
-        while self.definitions.setdefault(name, obj) is not obj:
+        while self.definitions.get(name, obj) is not obj:
             name += "_"
+        if name not in self.definitions:
+            self.definitions[name] = obj
+            for member, method in vars(obj).items() if isinstance(obj, type) else ():
+                if isinstance(method, FunctionType) and self.is_own(method):
+                    self._methods.setdefault(member, []).append(method)
         return name
 
     def code(self) -> str:
@@ -123,8 +129,7 @@ class _Linker:
 
     def methods(self, name: str) -> list[FunctionType]:
         """Methods of that name of the classes so far."""
-        found = (vars(obj).get(name) for obj in self.definitions.values() if isinstance(obj, type))
-        return [method for method in found if isinstance(method, FunctionType) and self.is_own(method)]
+        return self._methods.get(name, [])
 
     def value(self, obj: Any, name: str = "") -> str:
         """An object as JavaScript; one with a name is a constant of the page."""

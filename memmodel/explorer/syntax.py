@@ -1,8 +1,8 @@
 """Python's functions and statements as JavaScript: the subset that the model's rules are written in."""
 
 import ast
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import cache
 
 from memmodel.explorer.expressions import Expressions, own_name
 
@@ -14,9 +14,9 @@ class Syntax(Expressions):
 
     def function(self, node: ast.FunctionDef, head: str, own: str = "") -> str:
         """A function after its `head` ("function name", a method's name); `own` is a method's first parameter."""
-        inner = {n.name for n in _nodes(node.body) if isinstance(n, ast.FunctionDef)}
+        inner = {n.name for n in _nodes(node) if isinstance(n, ast.FunctionDef)}
         given = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
-        names = sorted(set(_assigned(node.body)) - given - inner)
+        names = sorted(set(_assigned(node)) - given - inner)
         self.scopes.append({*given, *inner, *names})
         parameters = ", ".join(self._parameters(node.args, own))
         lines = ["super();"] if head == "constructor" else []
@@ -82,21 +82,27 @@ class Syntax(Expressions):
 
 def star(node: ast.FunctionDef) -> str:
     """JavaScript's sign of a generator, for one."""
-    return "*" * any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _nodes(node.body))
+    return "*" * any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _nodes(node))
 
 
-def _nodes(body: list[Any]) -> Iterator[ast.AST]:
+@cache
+def _nodes(function: ast.FunctionDef) -> tuple[ast.AST, ...]:
     """The nodes of a function without those of functions in it."""
-    for node in body:
+    return tuple(_below(function.body))
+
+
+def _below(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    for node in nodes:
         yield node
         if not isinstance(node, _FUNCTIONS):
-            yield from _nodes(list(ast.iter_child_nodes(node)))
+            yield from _below(ast.iter_child_nodes(node))
 
 
-def _assigned(body: list[Any]) -> Iterator[str]:
+def _assigned(function: ast.FunctionDef) -> Iterator[str]:
     """The names that a function makes its own; functions in it declare themselves."""
-    outer = {name for node in _nodes(body) if isinstance(node, ast.Nonlocal) for name in node.names}
-    for node in _nodes(body):
+    nodes = _nodes(function)
+    outer = {name for node in nodes if isinstance(node, ast.Nonlocal) for name in node.names}
+    for node in nodes:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in outer:
             yield node.id
         elif isinstance(node, ast.ExceptHandler) and node.name:

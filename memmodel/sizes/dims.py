@@ -131,12 +131,18 @@ def maximum(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return max(a, b)
     if symbolic(a, b):
-        from sympy import Max
-
-        return Max(a, b)
+        return _larger(a, b)
     import numpy as np
 
     return np.maximum(a, b)
+
+
+@lru_cache
+def _larger(a: Dim, b: Dim) -> Dim:
+    """`Max` of two expressions, which sympy takes milliseconds to compare."""
+    from sympy import Max
+
+    return Max(a, b)
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
