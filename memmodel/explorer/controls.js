@@ -121,7 +121,7 @@ function put(id, html) {
 
 function draw() {
   clearTimeout(pending);
-  if (!result) return;
+  if (!result || !byId("bar").clientWidth) return; // a window without a width is drawn when it has one
   const {pictures, prediction} = result;
   const [width, half] = [byId("bar").clientWidth, byId("roofline").clientWidth];
   put("figures", figures(result));

@@ -39,7 +39,7 @@ function svg(width, height, title, body) {
 // Where the axes stand in so many pixels, and where values do; what is above the picture is at its upper edge.
 function placeOf({x, y, aspect}, width) {
   const left = 12 + LETTER * Math.max(...y.ticks.map(([, text]) => text.length));
-  const [right, top] = [width - 10, 20];
+  const [right, top] = [width - 14, 20];
   const bottom = Math.round(top + (right - left) * (width < 500 ? Math.max(aspect, 0.75) : aspect));
   const share = (axis, value) => Math.min(Math.max(axis.share(value), 0), 1);
   return {
@@ -51,11 +51,12 @@ function placeOf({x, y, aspect}, width) {
 
 function drawn(picture, width) {
   const place = placeOf(picture, width);
-  const room = new Room(place);
-  for (const {look, x, y} of picture.marks) if (look.shape) room.take(place.x(x) - 5, place.y(y) - 5, 10, 10);
+  const room = new Room(place, picture.lines);
+  for (const {look, x, y} of marksOf(picture)) if (look.shape) room.take(place.x(x) - 5, place.y(y) - 5, 10, 10);
   const parts = [axes(picture, place), ...picture.areas.map((area) => stack(area, place))];
   parts.push(...picture.areas.map((area) => areaKey(area, place)), ...picture.lines.map((each) => trace(each, place)));
-  parts.push(...picture.marks.map(({look, x, y}) => mark(look, place.x(x), place.y(y))), labels(picture, place, room));
+  parts.push(...picture.marks.map(({look, x, y}) => mark(look, place.x(x), place.y(y))));
+  parts.push(levels(picture, place), labels(picture, place, room));
   return svg(width, place.height, `${picture.title}: ${picture.subtitle}`, `${parts.join("")}<g class="over"></g>`);
 }
 
@@ -97,61 +98,85 @@ function trace({look, points, step}, place) {
   return path(d, `line ${stroke(look)}`) + (look.shape ? ends.map(([x, y]) => mark(look, x, y)).join("") : "");
 }
 
-// Names of lines and keys of marks, each where it covers no mark and no other text.
-function labels({lines, marks}, place, room) {
-  const found = [];
-  for (const {look, points, name, level} of lines.filter((each) => each.name)) {
+// The marks of a picture, those at the points of its lines among them.
+function marksOf({lines, marks}) {
+  const along = lines.filter(({look}) => look.shape).flatMap(({look, points}) => points.map(([x, y]) => ({look, x, y})));
+  return [...marks, ...along];
+}
+
+// Keys of level lines right of the axes, the highest first and none on another; the legend has their names.
+function levels({lines}, place) {
+  const named = lines.filter(({name, level}) => name && level).sort((a, b) => b.points[0][1] - a.points[0][1]);
+  let at = 0;
+  return named.map(({look, points: [[, y]]}) => {
+    at = Math.max(place.y(y) + 4, at + 12);
+    return words(place.right + 4, at, look.key, "tick");
+  }).join("");
+}
+
+// Keys of marks, of a line's at its first point, and names of sloping lines.
+function labels(picture, place, room) {
+  const firsts = picture.lines.filter(({look}) => look.shape).map(({look, points: [[x, y]]}) => ({look, x, y}));
+  const keyed = [...picture.marks, ...firsts].filter(({look}) => look.key !== look.shape && look.key.length < 4);
+  const found = keyed.map(({look, x, y}) => room.label(place.x(x), place.y(y), look.key, "number halo"));
+  for (const {look, points, name, level} of picture.lines.filter((each) => each.name && !each.level)) {
     const [[x0, y0], [x1, y1]] = [points[0], points.at(-1)].map(([x, y]) => [place.x(x), place.y(y)]);
-    const bold = look.width > 1 ? " strong" : "";
-    const where = level ? [place.right - (name.length * LETTER) / 2 - 2, y1 - 9] : [(x0 + x1) / 2, (y0 + y1) / 2];
-    found.push(room.label(...where, name, `halo${bold}`, level ? 8 : 30));
-  }
-  for (const {look, x, y} of marks.filter((each) => each.look.key !== each.look.shape)) {
-    found.push(room.label(place.x(x), place.y(y), look.key, "number halo"));
+    found.push(room.label((x0 + x1) / 2, (y0 + y1) / 2, name, `halo${look.width > 1 ? " strong" : ""}`));
   }
   return found.join("");
 }
 
 class Room {
-  constructor(place) {
-    Object.assign(this, {place, taken: []});
+  constructor(place, lines) {
+    const dots = lines.flatMap(({points}) => points.slice(1).flatMap((end, i) => this.dots(points[i], end, place)));
+    Object.assign(this, {place, taken: [], lines: dots});
+  }
+  // Points along a line, closer than a letter is wide.
+  dots(from, to, place) {
+    const [[x0, y0], [x1, y1]] = [from, to].map(([x, y]) => [place.x(x), place.y(y)]);
+    const count = Math.ceil(Math.hypot(x1 - x0, y1 - y0) / 4) || 1;
+    return Array.from({length: count + 1}, (_, i) => [x0 + ((x1 - x0) * i) / count, y0 + ((y1 - y0) * i) / count]);
   }
   take(x, y, width, height) {
     this.taken.push([x, y, x + width, y + height]);
   }
-  // Text near a place: beside it, ever farther away; nothing where there is no room.
-  label(x, y, text, look, farthest = 30) {
-    const [width, height] = [text.length * LETTER + 2, 13];
-    for (let away = 0; away <= farthest; away += 3) {
-      for (const [turnX, turnY] of [[0, 0], [1, 1], [1, -1], [-1, 1], [-1, -1], [0, -1], [0, 1], [1, 0], [-1, 0]]) {
+  // Text near a place, where it is free and crosses fewest lines: a step away costs as much as two dots; or nothing.
+  label(x, y, text, look) {
+    const [width, height] = [text.length * LETTER + 4, 13];
+    let [best, least] = [null, Infinity];
+    for (let away = 6; away <= 30; away += 3) {
+      for (const [turnX, turnY] of [[1, 1], [1, -1], [-1, 1], [-1, -1], [0, -1], [0, 1], [1, 0], [-1, 0]]) {
         const [left, top] = [x + turnX * (away + width / 2) - width / 2, y + turnY * (away + 6) - height / 2];
-        if (!this.free(left, top, left + width, top + height)) continue;
-        this.take(left, top, width, height);
-        return words(left + width / 2, top + 10, text, look, "middle");
+        const crossed = this.lines.filter(([a, b]) => a > left && a < left + width && b > top && b < top + height);
+        const cost = (2 * away) / 3 + crossed.length;
+        if (cost < least && this.free(left, top, left + width, top + height)) [best, least] = [[left, top], cost];
       }
     }
-    return "";
+    if (!best) return "";
+    this.take(...best, width, height);
+    return words(best[0] + width / 2, best[1] + 10, text, look, "middle");
   }
   free(x0, y0, x1, y1) {
     const {left, right, top, bottom} = this.place;
-    if (x0 < left || x1 > right || y0 < top - 12 || y1 > bottom) return false;
+    if (x0 < left || x1 > right || y0 < top || y1 > bottom) return false;
     return this.taken.every(([a0, b0, a1, b1]) => x1 <= a0 || x0 >= a1 || y1 <= b0 || y0 >= b1);
   }
 }
 
-// The legend: a row for each entry in the columns of the picture, then what there is to know.
-function legend({columns, legend: entries, notes}) {
+// The legend: a row for each entry in the columns of the picture, then the names of lines and what there is to know.
+function legend({columns, legend: entries, lines = [], notes}) {
+  const named = lines.filter(({name}) => name).map(({look, name}) => ({look, cells: [name]}));
   const cells = (row, name) => row.map((text) => `<${name}>${escaped(text)}</${name}>`).join("");
   const rows = entries.map(({look, cells: row}) => `<tr><td>${sample(look)}</td>${cells(row, "td")}</tr>`);
   const table = entries.length ? `<table><tr><th></th>${cells(columns, "th")}</tr>${rows.join("")}</table>` : "";
-  return table + notes.map(({look, cells: [text]}) => `<p>${sample(look)} ${escaped(text)}</p>`).join("");
+  return table + [...named, ...notes].map(({look, cells: [text]}) => `<p>${sample(look)} ${escaped(text)}</p>`).join("");
 }
 
 // What the legend shows of a look.
 function sample(look) {
   if (look.dash || look.shape) {
     const drawn = (look.dash ? path("M0 7h28", `line ${stroke(look)}`) : "") + (look.shape ? mark(look, 14, 7) : "");
-    const key = look.shape && look.key !== look.shape ? look.key : "";
+    const key = look.key !== look.shape && /\w/.test(look.key) ? look.key : "";
     return `<svg class="sample" width="28" height="14" aria-hidden="true">${drawn}</svg>${escaped(key)}`;
   }
   const filled = look.fill === "hatched" ? "k-hatched" : look.tone === "ink" ? "" : `key ${tone(look)}`;

@@ -225,7 +225,7 @@ def _ceilings(shown: Roofline, x: Axis, y: Axis) -> Iterator[Line]:
         low = max(x.low, y.low / roof.rate)
         ends = ((low, low * roof.rate), (highest / roof.rate, highest))
         yield Line(_roof_look("/", main), ends, f"{roof.name}: {decimal_text(roof.rate, 'B/s')}")
-    for number, roof in enumerate(_flat(shown), start=1):
+    for number, roof in enumerate(_flat(shown), 1):
         unit = "exp/s" if roof.name == "exp units" else "FLOP/s"
         start = max(roof.rate / shown.memory.rate, x.low)
         look = _roof_look(f"{number}", roof == shown.peak)

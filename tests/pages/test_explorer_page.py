@@ -88,7 +88,7 @@ def test_the_policy_forbids_a_request(explorer: Any) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_is_wider_than_the_window(explorer: Any, page: Path, width: int, dark: bool) -> None:
+def test_nothing_is_wider_than_the_window_and_no_text_covers_another_or_a_mark(explorer: Any, page: Path, width: int, dark: bool) -> None:
     for state in ("", "#algorithm=naive-by-hand&mask=window&seq=65536&heads=8", "#algorithm=flash&gpu=t4&dtype=bf16"):
         browser.screen(explorer, width, dark=dark)
         ready(explorer, page, state)
@@ -107,6 +107,27 @@ def test_nothing_is_wider_than_the_window(explorer: Any, page: Path, width: int,
             """
         )
         assert cut == []
+        assert covered(explorer) == []
+
+
+def covered(driver: Any) -> list[str]:
+    """Texts of the pictures that touch a mark or another text, or that have another colour than the page's words."""
+    found: list[str] = driver.execute_script(
+        """
+        const ink = getComputedStyle(document.body).color;
+        return [...document.querySelectorAll(".plot svg")].flatMap((svg) => {
+          const texts = [...svg.querySelectorAll("text")].filter((text) => text.textContent);
+          const boxes = [...texts, ...svg.querySelectorAll(".mark")].map((e) => [e, e.getBoundingClientRect()]);
+          const touch = (a, b) =>
+            a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 4 && b.top < a.bottom - 4;
+          const over = boxes.filter(([e, a], i) =>
+            boxes.some(([f, b], j) => i < j && (e.tagName === "text" || f.tagName === "text") && touch(a, b)));
+          const pale = texts.filter((e) => e.classList.contains("halo") && getComputedStyle(e).fill !== ink);
+          return [...over.map(([e]) => e), ...pale].map((e) => e.textContent);
+        });
+        """
+    )
+    return found
 
 
 def test_a_link_restores_the_state(explorer: Any, page: Path) -> None:
