@@ -27,7 +27,9 @@ const words = (x, y, text, look = "", anchor = "start") =>
   tag("text", {x, y, class: look, "text-anchor": anchor}, escaped(text));
 const tone = (look) => `tone-${look.tone}`;
 const stroke = (look) => `stroke-${look.tone} ${look.dash}${look.width > 1 ? " wide" : ""}`;
-const mark = (look, x, y) => path(SHAPES[look.shape], `mark ${tone(look)} ${look.fill}`, `translate(${px(x)} ${px(y)})`);
+const up = (look) => (look.key === "▼" ? 4.5 : 0); // it stands on its point, which it does not cover
+const mark = (look, x, y) =>
+  path(SHAPES[look.shape], `mark ${tone(look)} ${look.fill}`, `translate(${px(x)} ${px(y - up(look))})`);
 
 function svg(width, height, title, body) {
   const hatch = '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">';

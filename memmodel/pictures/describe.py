@@ -39,7 +39,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @singledispatch
 def pictures_of(shown: object) -> list[Picture]:
-    """The pictures of a result: one, or one per GPU for a frontier of several algorithms."""
+    """The pictures of a result: one, or one per GPU or algorithm where their series would hide each other."""
     raise TypeError(f"no picture is known of {type(shown).__name__}")
 
 
@@ -172,24 +172,35 @@ def _layouts(shown: FitReport) -> list[Picture]:
 
 @pictures_of.register
 def _roofline(shown: Roofline) -> list[Picture]:
-    x, y = _roofline_axes(shown)
-    expected = any(point.expected_seconds is not None for point in shown.points)
+    """One picture for all algorithms; one for each, on the same axes, if there are so many that points hide others."""
+    axes = _roofline_axes(shown)
     algorithms = list(dict.fromkeys(point.algorithm for point in shown.points))
-    looks = [_point_look(i, algorithms.index(point.algorithm)) for i, point in enumerate(shown.points)]
-    return [
-        Picture(
-            f"{shown.gpu}: roofline",
-            shown.case,
-            x,
-            y,
-            aspect=0.6,
-            lines=(*_ceilings(shown, x, y), *_joins(shown, looks)),
-            marks=tuple(_points(shown, looks)),
-            columns=("kernel", "at least", *(("expected",) if expected else ()), "FLOP/B", "FLOP/s", "limited by"),
-            legend=tuple(Entry(look, _kernel(p, expected)) for p, look in zip(shown.points, looks, strict=True)),
-            notes=tuple(_roofline_notes(shown, expected)),
-        )
-    ]
+    if len(algorithms) <= _TOGETHER:
+        return [_kernels(shown, shown.points, axes, f"{shown.gpu}: roofline")]
+    panels = [[point for point in shown.points if point.algorithm == name] for name in algorithms]
+    return [_kernels(shown, panel, axes, f"{shown.gpu}: roofline of {panel[0].algorithm}") for panel in panels]
+
+
+_TOGETHER = 3  # algorithms in one roofline
+
+
+def _kernels(shown: Roofline, points: Sequence[Point], axes: tuple[Axis, Axis], title: str) -> Picture:
+    x, y = axes
+    expected = any(point.expected_seconds is not None for point in points)
+    algorithms = list(dict.fromkeys(point.algorithm for point in points))
+    looks = [_point_look(i, algorithms.index(point.algorithm)) for i, point in enumerate(points)]
+    return Picture(
+        title,
+        shown.case,
+        x,
+        y,
+        aspect=0.6,
+        lines=(*_ceilings(shown, x, y), *_joins(shown, points, looks)),
+        marks=tuple(_points(shown, points, looks)),
+        columns=("kernel", "at least", *(("expected",) if expected else ()), "FLOP/B", "FLOP/s", "limited by"),
+        legend=tuple(Entry(look, _kernel(p, expected)) for p, look in zip(points, looks, strict=True)),
+        notes=tuple(_roofline_notes(shown, algorithms, expected)),
+    )
 
 
 _BALANCE = Look(":", "limit", "dotted")
@@ -242,9 +253,9 @@ def _point_look(i: int, algorithm: int) -> Look:
     return Look(key, _tone(algorithm), shape=SHAPES[algorithm % len(SHAPES)])
 
 
-def _joins(shown: Roofline, looks: Sequence[Look]) -> Iterator[Line]:
+def _joins(shown: Roofline, points: Sequence[Point], looks: Sequence[Look]) -> Iterator[Line]:
     """Thin lines from each kernel's datasheet rate to its expected one, and from predicted to measured rates."""
-    for point, look in zip(shown.points, looks, strict=True):
+    for point, look in zip(points, looks, strict=True):
         if point.expected_rate is not None:
             thin = Look("", look.tone, "solid", 0.8)
             yield Line(thin, ((point.intensity, point.rate), (point.intensity, point.expected_rate)))
@@ -253,9 +264,9 @@ def _joins(shown: Roofline, looks: Sequence[Look]) -> Iterator[Line]:
         yield Line(thin, ((one.intensity, one.predicted_rate), (one.intensity, one.rate)))
 
 
-def _points(shown: Roofline, looks: Sequence[Look]) -> Iterator[Mark]:
+def _points(shown: Roofline, points: Sequence[Point], looks: Sequence[Look]) -> Iterator[Mark]:
     yield from (Mark(_MEASURED, one.intensity, one.rate) for one in shown.measured)
-    for point, look in zip(shown.points, looks, strict=True):
+    for point, look in zip(points, looks, strict=True):
         if point.expected_rate is not None:
             small = Look(look.key.lower(), look.tone, shape=look.shape, fill="hollow")
             yield Mark(small, point.intensity, point.expected_rate)
@@ -274,12 +285,12 @@ def _kernel(point: Point, expected: bool) -> tuple[str, ...]:
     )
 
 
-def _roofline_notes(shown: Roofline, expected: bool) -> Iterator[Entry]:
+def _roofline_notes(shown: Roofline, algorithms: Sequence[str], expected: bool) -> Iterator[Entry]:
     words = f"balance point {shown.balance:.0f} FLOP/B for {shown.dtype}"
     yield _note(f"{words}: left of it memory limits, right of it arithmetic", _BALANCE)
     small = "; small and hollow: as expected" if expected else ""
     yield _note(f"capital letters: by the datasheet, a lower bound of the time{small}")
-    for step in shown.steps:
+    for step in (step for step in shown.steps if step.algorithm in algorithms):
         ends = "" if step.low is None or step.high is None else f", 90 % of runs {range_text(step.low, step.high)}"
         yield _note(f"{step.algorithm}, one step: expected {seconds_text(step.seconds)}{ends}")
     if shown.above:
@@ -424,8 +435,11 @@ def _ends(row: OnGpu) -> tuple[float, float]:
     return row.calibrated.low or seconds, row.calibrated.high or seconds
 
 
+_FITS = {True: "", False: " NO", None: " ?"}  # after a GPU's name
+
+
 def _gpu_rows(rows: Sequence[OnGpu]) -> Axis:
-    names = (f"{row.gpu.id}{' NO' if row.memory.fits is False else ''}" for row in reversed(rows))
+    names = (f"{row.gpu.id}{_FITS[row.memory.fits]}" for row in reversed(rows))
     return Axis("", -1, len(rows), False, tuple((float(at), name) for at, name in enumerate(names)))
 
 
@@ -455,3 +469,5 @@ def _comparison_notes(rows: Sequence[OnGpu]) -> Iterator[Entry]:
     yield _note("at least: no run is faster", _BOUND)
     if any(row.memory.fits is False for row in rows):
         yield _note("NO: the step does not fit")
+    if any(row.memory.fits is None for row in rows):
+        yield _note("?: the GPU's memory is not known")

@@ -22,8 +22,8 @@ How a drawer draws it, from back to front:
   `name` is written at the line's end outside the axes if the line is level, beside it otherwise;
 - marks stand at points. Without keys they are a cloud, and may cover each other. With keys, those of one look that
   would cover each other are one, with all keys; those of other looks stand side by side. A key that is not the shape
-  itself is written beside the mark, of a line beside its first one. A hollow mark is another state of the full one that
-  a line joins it to, and its key is written only where marks are characters;
+  itself is written beside the mark, of a line beside its first one. A mark with the key ▼ stands on its point. A hollow
+  mark is another state of the full one that a line joins it to, and its key is written only where marks are characters;
 - cells fill a unit square around (x, y), coloured by a share from 0 to 1; without a share they are hatched;
 - no text covers a mark or another text; a text without room is left out, as it is in the legend too.
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ from memmodel.pictures.picture import COLORS, Area, Line, Look, Mark, Picture
 from memmodel.report.style import SIZE, SMALL, mark_look
 
 _FEW = 5.0  # inches: axes that are narrower have small marks
+_POINTER = "▼"  # a mark with this key stands on its point, which it does not cover
 _ON_WHITE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
 
 
@@ -25,6 +26,8 @@ def write_labels(ax: Axes, picture: Picture) -> None:
     groups = list(_beside(ax, [*marks, *(mark for line in picture.lines for mark in _marks(line))]))
     room = _Room(ax, picture.lines)
     for look, _, place in groups:
+        if look.key == _POINTER:
+            place = (place[0], place[1] + room.size * room.scale / 2)
         x, y = ax.transData.inverted().transform(place)
         ax.plot(x, y, linestyle="none", clip_on=False, zorder=5, **mark_look(look, _size(ax)))
         room.take(*place)
@@ -63,24 +66,42 @@ def _size(ax: Axes) -> float:
 def _beside(ax: Axes, marks: Iterable[Mark]) -> Iterator[tuple[Look, list[str], tuple[float, float]]]:
     """(look, keys, place) of marks on paper: those that touch are one for each look, the looks side by side."""
     size = _size(ax) * ax.figure.dpi / 72
-    groups: list[list[tuple[Mark, tuple[float, float]]]] = []
+    groups: list[_Together] = []
     for mark in marks:
-        place = tuple(ax.transData.transform((mark.x, mark.y)))
-        near = next(
-            (g for g in groups if math.dist(g[0][1], place) < size and g[0][0].look.fill == mark.look.fill), None
-        )
-        if near is None:
-            groups.append([(mark, place)])
-        else:
-            near.append((mark, place))
+        place = ax.transData.transform((mark.x, mark.y))
+        groups.append(_Together([(mark, (float(place[0]), float(place[1])))]))
+        while near := next((group for group in groups[:-1] if group.touches(groups[-1], size)), None):
+            groups.remove(near)
+            groups[-1].marks[:0] = near.marks
     for group in groups:
-        looks: dict[tuple[str, str], list[Mark]] = {}
-        for mark, _ in group:
-            looks.setdefault((mark.look.tone, mark.look.shape), []).append(mark)
-        x, y = (sum(place[i] for _, place in group) / len(group) for i in (0, 1))
-        for i, same in enumerate(looks.values()):
-            keys = list(dict.fromkeys(mark.look.key for mark in same))
-            yield same[0].look, keys, (x + (i - (len(looks) - 1) / 2) * 1.1 * size, y)
+        x, y = group.middle
+        for i, (look, keys) in enumerate(group.looks()):
+            yield look, keys, (x + (i - (len(group.looks()) - 1) / 2) * 1.1 * size, y)
+
+
+class _Together(NamedTuple):
+    """Marks that would touch on paper, with their places: drawn as one for each look, the looks in a row."""
+
+    marks: list[tuple[Mark, tuple[float, float]]]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        xs, ys = zip(*(place for _, place in self.marks), strict=True)
+        return sum(xs) / len(xs), sum(ys) / len(ys)
+
+    def looks(self) -> list[tuple[Look, list[str]]]:
+        """Each look, and the keys of its marks."""
+        found: dict[tuple[str, str], list[Look]] = {}
+        for mark, _ in self.marks:
+            found.setdefault((mark.look.tone, mark.look.shape), []).append(mark.look)
+        return [(same[0], list(dict.fromkeys(look.key for look in same))) for same in found.values()]
+
+    def touches(self, other: "_Together", size: float) -> bool:
+        """Whether the rows of two groups would cover each other; a hollow mark may be behind a full one."""
+        (x0, y0), (x1, y1) = self.middle, other.middle
+        row = (len(self.looks()) + len(other.looks())) / 2 * 1.1 * size
+        same = self.marks[0][0].look.fill == other.marks[0][0].look.fill
+        return same and (math.dist((x0, y0), (x1, y1)) < size or (abs(x1 - x0) < row - size and abs(y1 - y0) < size))
 
 
 class _Room:
@@ -106,7 +127,7 @@ class _Room:
     def label(self, words: str, x: float, y: float, **look: Any) -> None:
         """Write near a place, where it crosses fewest lines; leave the text out if there is no room."""
         text = self.ax.text(0.5, 0.5, words, transform=self.ax.transAxes, va="center", ha="center", zorder=6, **look)
-        size = text.get_window_extent()
+        size = text.get_window_extent().padded(2 * self.scale, 0)
         best = min(self._places(size, x, y), default=None)
         if best is None:
             text.remove()

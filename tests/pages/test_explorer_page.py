@@ -88,7 +88,7 @@ def test_the_policy_forbids_a_request(explorer: Any) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_is_wider_than_the_window_and_no_text_covers_another_or_a_mark(explorer: Any, page: Path, width: int, dark: bool) -> None:
+def test_pages_fit_the_window_and_no_text_covers_another(explorer: Any, page: Path, width: int, dark: bool) -> None:
     for state in ("", "#algorithm=naive-by-hand&mask=window&seq=65536&heads=8", "#algorithm=flash&gpu=t4&dtype=bf16"):
         browser.screen(explorer, width, dark=dark)
         ready(explorer, page, state)

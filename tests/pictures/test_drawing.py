@@ -1,5 +1,6 @@
 """What is drawn can be read: no text covers a mark or another text, and nothing is drawn twice in one place."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -9,10 +10,13 @@ import pytest
 from picture_cases import cases
 
 from memmodel.cases import cases_of
+from memmodel.gpu_comparison import compare
 from memmodel.gpus import load_gpu
+from memmodel.models.predict import model
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.frontier import frontier, heat_map
-from memmodel.pictures.roofline import roofline
+from memmodel.pictures.picture import PAPER
+from memmodel.pictures.roofline import model_roofline, roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import predict
 
@@ -42,6 +46,8 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "frontier of one on three": lambda: frontier(
         cases_of(["flash"]), [load_gpu(name) for name in ("A100", "H100", "B200")], sizes=(1, 2, 3)
     ),
+    "roofline of a model": lambda: model_roofline(model("smollm2-135m", "H100", seq=512)),
+    "times on many GPUs": lambda: compare(("A100", "H100", "B200", "L4", "B100")),
     "heat map": lambda: heat_map(cases_of(["naive"])[0], load_gpu("A100")),
 }
 
@@ -66,7 +72,7 @@ def shown(name: str) -> Any:
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("name", SHOWN)
-def test_texts_cover_neither_marks_nor_each_other(name: str, width: float) -> None:
+def test_texts_cover_neither_marks_nor_each_other_and_marks_are_side_by_side(name: str, width: float) -> None:
     from matplotlib.text import Text
 
     with styled():
@@ -80,6 +86,11 @@ def test_texts_cover_neither_marks_nor_each_other(name: str, width: float) -> No
             for mark in (mark for ax in drawn.axes for mark in marks_of(ax)):
                 assert not boxes[id(text)].overlaps(mark), text.get_text()
             assert boxes[id(text)].x1 <= drawn.bbox.x1, text.get_text()
+        for ax in drawn.axes:
+            full = [line for line in ax.lines if line.get_zorder() == 5 and line.get_markerfacecolor() != PAPER]
+            places = [ax.transData.transform(line.get_xydata())[0] for line in full]
+            for one, other in combinations(places, 2):
+                assert math.dist(one, other) > 0.9 * full[0].get_markersize() * drawn.dpi / 72
 
 
 def test_lines_that_coincide_are_one_under_both_names() -> None:
