@@ -307,7 +307,7 @@ def _expected(
     if case.dtype in FP8:
         return None, ["no expected time: no run in fp8 is on record"]
     hosts = None if options.host is None else around(host_of(options.host))
-    time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), told=hosts))
+    time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), known_hosts=hosts))
     return time, [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
 
 

@@ -54,7 +54,9 @@ def times_as_seen(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison
 
 def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
     quantity, size, roofline = quantity_of(timed), itemsize(timed), roofline_error(timed, source)
-    machine = machine_as_seen(source, rates(source.gpu_id, source.name, size))._replace(told=hosts_without(source.name))
+    machine = machine_as_seen(source, rates(source.gpu_id, source.name, size))._replace(
+        known_hosts=hosts_without(source.name)
+    )
     parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
     yield _compared(timed, source, machine, parts, quantity, source.name, roofline)
     if quantity in _TRANSFERRED:
@@ -62,7 +64,7 @@ def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
         parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
         yield _compared(timed, source, machine, parts, _TRANSFERRED[quantity], source.gpu_id, roofline)
     elif (host := host_of_script(source.name)) and timed.run.case["seq"] != DISPATCH_N:
-        machine = machine._replace(told=around(host))
+        machine = machine._replace(known_hosts=around(host))
         yield _compared(timed, source, machine, parts, "short time, host told", source.name, roofline)
 
 

@@ -73,7 +73,7 @@ def _calibrations(timed: Timed, source: Source) -> Iterator[Calibration]:
 def _error(timed: Timed, source: Source, calibration: Calibration) -> list[Error]:
     try:
         program, machine = restated(timed.run, source)(), machine_as_seen(source, calibration)
-        machine = machine._replace(told=hosts_without(source.name))
+        machine = machine._replace(known_hosts=hosts_without(source.name))
         seconds = predicted_seconds(program, timed.phase, source, machine)
     except UsageError:
         return []

@@ -77,6 +77,7 @@ class CachingAllocator:
         if block.size != size and self.source.splits(block, size):
             pool.add(block.split(size))
         block.allocated, block.requested = True, requested
+        # A rest that was too small to split off counts: memory_allocated adds up blocks, not requests.
         self.allocated += block.size
         if self.allocated > self.allocated_peak:
             self.allocated_peak = self.allocated
@@ -125,7 +126,7 @@ class CachingAllocator:
     def segments(self, in_use: Iterable[Block]) -> Iterator[list[Block]]:
         """The blocks of each segment, or run of mapped pages, in address order. `in_use` are the allocated blocks."""
         for block in (*in_use, *self.small.blocks(), *self.large.blocks()):
-            if block.prev is None or not block.prev.mapped:
+            if block.prev is None or not block.prev.mapped:  # the first of its segment or run
                 run, behind = [block], block.next
                 while behind is not None and behind.mapped:
                     run.append(behind)
@@ -141,6 +142,7 @@ class CachingAllocator:
         index = self.source.prefer(index, free)
         block = free[index][2]
         limit = self.config.max_split_size
+        # A block that is never split serves only requests as large, of which it wastes little.
         if limit is not None and block.size >= limit:
             rounding = self.config.max_non_split_rounding
             if size < limit or (rounding is not None and block.size >= size + rounding):
@@ -169,7 +171,7 @@ class CachingAllocator:
         if index < len(free):
             self.source.release_block(free[index][2], pool)
             return True
-        released = 0
+        released = 0  # no single block is large enough: the largest of all, until they add up
         for bytes_, _, block in reversed(free.copy()):
             if released >= wanted or not self.config.unsplittable(bytes_):
                 break

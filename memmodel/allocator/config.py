@@ -74,5 +74,5 @@ def _interval(requested: int) -> int:
 def _next_division(size: int, divisions: int) -> int:
     """The next multiple of 1/divisions of the power of two below (roundup_power2_next_division)."""
     floor = 1 << (size.bit_length() - 1)
-    step = floor >> (divisions.bit_length() - 1)
+    step = floor >> (divisions.bit_length() - 1)  # divisions are a power of two, whose logarithm this is
     return floor << 1 if step == 0 else round_up(size, step)

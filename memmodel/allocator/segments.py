@@ -123,7 +123,7 @@ class ExpandableSegments:
         block = self._candidate(size, stream, pool)
         if not block.mapped and not self._map(block, min(block.size, size), pool):
             return None
-        while block.size < size:
+        while block.size < size:  # a mapped block that ends before the free address space behind it
             unmapped = block.next
             assert unmapped is not None
             if not self._map(unmapped, min(size - block.size, unmapped.size), pool):
@@ -179,6 +179,7 @@ class ExpandableSegments:
         """Unmap the whole pages inside one free block."""
         base, page = block.base, self.page(pool.small)
         assert base is not None
+        # Pages that the block shares with its neighbours stay mapped: both ends are rounded inwards.
         start = base + round_up(block.address - base, page)
         end = base + (block.address + block.size - base) // page * page
         if end <= start:

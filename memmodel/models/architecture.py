@@ -70,7 +70,7 @@ class Mixture(NamedTuple):
 
     def holds(self, layer: int) -> bool:
         """Whether a layer, counted from 0, is a mixture."""
-        return layer >= self.first_dense and (layer + 1) % self.every == 0
+        return layer >= self.first_dense and (layer + 1) % self.every == 0  # as decoder_sparse_step counts, from 1
 
 
 class Latent(NamedTuple):
@@ -247,6 +247,7 @@ def active_parameters(arch: Architecture) -> Dim:
     total = sum(parameters(arch).values(), start=0)
     if arch.moe is None:
         return total
+    # Multiplied before it is divided: sizes may be symbols, and the experts' share of their stack is whole.
     unused = sum(weight.numel for weight in _experts(arch, arch.moe)) * (arch.moe.experts - arch.moe.top_k)
     return total - sum(kind.mixture for kind in arch.kinds()) * (unused // arch.moe.experts)
 
@@ -296,7 +297,7 @@ def _of_patches(arch: Architecture, patches: Patches) -> list[Weight]:
 
 def layer_weights(arch: Architecture, kind: LayerKind) -> list[Weight]:
     """The tensors of one layer."""
-    count = arch.parallel_norms or PLACEMENTS[arch.placement]
+    count = arch.parallel_norms or PLACEMENTS[arch.placement]  # blocks side by side may share the norm before them
     found = [weight for index in range(count) for weight in _norm(arch, f"norm{index + 1}")]
     found += _latent(arch, arch.mla) if arch.mla else _projections(arch)
     found += _linear("attention", "output", arch.heads * arch.value_dim, arch.hidden, arch.output_bias)
@@ -374,7 +375,7 @@ def _mixture(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
 
 def _experts(arch: Architecture, moe: Mixture) -> Iterator[Weight]:
     """The experts' weights, stacked, with gate and up together (as transformers 5 and grouped products have them)."""
-    inner = 2 * moe.width if arch.gated else moe.width
+    inner = 2 * moe.width if arch.gated else moe.width  # gate and up behind one another, for one grouped product
     experts = moe.own or moe.experts
     yield Weight("experts", "experts.gate_up", (experts, inner, arch.hidden), linear=True)
     if moe.bias:

@@ -63,6 +63,7 @@ def model_threshold(
     def memory_at(count: int) -> Memory | None:
         return memory_of(program_of(resized(case, over, count * step)), case.torch, gpu, config) if count else None
 
+    # Extrapolation is quick but only near: the size that it finds is recorded, and the one above it.
     count = _count(case, gpu, over, step, end, config)
     memory = memory_at(count)
     if (memory is not None and not memory.fits) or (count < end and runs(count + 1)):
@@ -76,11 +77,12 @@ def _count(case: ModelCase, gpu: Gpu, over: str, step: int, end: int, config: Al
     """The largest count of steps that fits, where every storage grows by the same bytes with each."""
     small = 1 if over == "batch" else min(max(1024, 2 * case.arch.window), end * step // 2)
     first, second = (program_of(resized(case, over, size)) for size in (small, 2 * small))
-    if len(first.events) != len(second.events):
+    if len(first.events) != len(second.events):  # other operators run at twice the size: nothing to extrapolate from
         return min(small, end * step) // step
     start, growth = _live(first), _live(second) - _live(first)
     room = room_bytes(gpu)
     assert room is not None
+    # Where live bytes fill the room: a good start for the search, which replays the allocator.
     near = small + (room - start) * small // growth if growth > 0 else small
 
     def runs(count: int) -> bool:

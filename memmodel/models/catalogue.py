@@ -102,6 +102,7 @@ def _listed(name: str, row: dict[str, Any]) -> Listed:
 
 def _whole(config: dict[str, Any]) -> dict[str, Any]:
     """A row's configuration as config.json has it: null for 0, and a type for each layer."""
+    # TOML has no null, for which 0 stands here, and layer_types hold one period.
     found = {key: None if value == 0 and not isinstance(value, bool) else value for key, value in config.items()}
     if types := found.get("layer_types"):
         layers = found["num_hidden_layers"]

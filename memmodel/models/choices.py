@@ -50,6 +50,7 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
         for name in DROPOUTS:
             values.setdefault(name, getattr(arch, name))
     if arch.positions == "learned":
+        # A table of positions ends; and of an image there is no more, nor less.
         values.setdefault("seq", arch.max_pos if arch.patches else min(ModelCase(arch).seq, arch.max_pos))
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
@@ -63,7 +64,7 @@ def _layout(given: dict[str, Any], gpus: int | None) -> Layout:
     values = {name: _of_layout(name, value) for name, value in given.items() if value is not None}
     others = Layout(**{name: values[name] for name in ("tp", "pp", "dp", "cp") if name in values}).world
     if gpus and gpus % others == 0:
-        values.setdefault("dp_shard", gpus // others)
+        values.setdefault("dp_shard", gpus // others)  # FSDP, which needs least memory
     if values.get("schedule") == "interleaved":
         values.setdefault("virtual_stages", 2)
     return Layout(**values)

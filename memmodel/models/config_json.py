@@ -49,6 +49,7 @@ class ConfigJson:
         try:
             return check_size(key, found)
         except UsageError as problem:
+            # `check_size` names options, with hyphens; this is a key of the file.
             raise self.error(str(problem).replace(key.replace("_", "-"), key, 1)) from None
 
     def optional_size(self, key: str, default: int | None = None) -> int:
@@ -105,6 +106,7 @@ class ConfigJson:
 
     def turning(self, head_dim: int, default: float = 1.0, key: str = "partial_rotary_factor") -> int:
         """Channels of a head with rotary positions."""
+        # transformers 5 moved the factor into the table of rotary positions, and older files have it outside.
         tables = [self.document.get(name) for name in ("rope_parameters", "rope_scaling")]
         inner = [table["partial_rotary_factor"] for table in tables if isinstance(table, dict) and key in table]
         part = self.number(key, inner[0] if inner and isinstance(inner[0], int | float) else default)

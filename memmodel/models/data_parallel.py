@@ -27,8 +27,9 @@ class Sharder:
         self.of_experts: Sharding | None = None
         if case.layout.fully_sharded:
             self.sharding, self.of_experts = _sharding(xp, case, handles), _sharding_of_experts(xp, case, handles)
-        self.shards: list[Shard] = []  # of the unit whose parameters are being made
-        self.experts: list[Shard] = []  # likewise, of experts that are gathered by themselves
+        # Of the unit whose parameters are being made; experts that ranks share are gathered among fewer ranks.
+        self.shards: list[Shard] = []
+        self.experts: list[Shard] = []
         self.units: Any = None
 
     def parameter(self, kept: Stored) -> Any:
@@ -41,7 +42,7 @@ class Sharder:
         apart = self.of_experts is not None and kept.name.startswith(_EXPERTS)
         group = (self.of_experts if apart and self.of_experts else self.sharding).shards
         rows = rows_of(kept.shape[0], group.size)
-        kind = float32 if self.case.masters else kept.dtype
+        kind = float32 if self.case.masters else kept.dtype  # FSDP2 keeps shards in fp32, and gathers in 16 bits
         padded = self.xp.zeros(rows, *kept.shape[1:], dtype=getattr(self.xp, kind.name))
         shard = Shard(kept.name, kept.shape, padded, group.rank)
         (self.experts if apart else self.shards).append(shard)
@@ -81,6 +82,7 @@ def _sharding(xp: Any, case: ModelCase, handles: Mapping[str, Any]) -> "Sharding
     from memmodel_kernels.parallel.fully_sharded import Sharding
 
     layout = case.layout
+    # `compute` and `reduce` are MixedPrecisionPolicy's param_dtype and reduce_dtype.
     return Sharding(
         ranks_along(case, handles, *SHARING),
         ranks_along(case, handles, "replica") if layout.dp > 1 else None,
@@ -127,6 +129,7 @@ def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -
     from memmodel_kernels.parallel.replicated import Replicated, average
 
     if case.layout.replicated and not case.masters:
+        # DDP fills its buckets in the order in which gradients were ready in the first step.
         named = list(reversed(_in_order_of_use(model)))
         apart = {name for name, _ in named if case.layout.ep > 1 and name.startswith(_EXPERTS)}
         rest = [x for name, x in named if x.requires_grad and name not in apart]
@@ -151,7 +154,7 @@ def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handl
 
 
 def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], Any] | None:
-    """Of the square of a rank's norm of gradients, the sum over the ranks that have others; None where none do."""
+    """A function that adds up the squared norm of gradients over the ranks that hold others; None where none do."""
     from memmodel_kernels.parallel.group import all_reduced
 
     layout = case.layout
@@ -161,7 +164,7 @@ def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], A
 
 
 def assumed(case: ModelCase) -> Iterator[str]:
-    """Whose rules a rank's data parallelism follows, in words."""
+    """A sentence for each assumption on data parallelism: whose rules it follows."""
     layout = case.layout
     if layout.fully_sharded:
         dtypes = f", gathered in {short_name(case.dtype)} and reduced in fp32" if case.masters else ""

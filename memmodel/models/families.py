@@ -75,6 +75,7 @@ def _qwen_window(c: ConfigJson) -> Fields:
     """Qwen's window: off by default, and of the layers from max_window_layers on."""
     if not c.flag("use_sliding_window"):
         return {}
+    # A file may say any number of layers; so many letters would fill memory before `check_architecture` refuses it.
     full, layers = c.optional_size("max_window_layers", 28), min(c.size("num_hidden_layers"), MOST_LAYERS)
     return _window(c, 4096, "F" * min(full, layers) + "S" * max(layers - full, 0))
 
@@ -175,6 +176,7 @@ def _gpt2(c: ConfigJson) -> Fields:
             **{"n_positions": "max_position_embeddings", "n_inner": "intermediate_size"},
         },
     )
+    # n_inner is null in GPT-2's own files, which stands for four times the width.
     c.document = {**c.document, "intermediate_size": c.document.get("intermediate_size") or 4 * c.size("hidden_size")}
     act = c.activation(False, "activation_function", default="gelu_new")
     own = {**_biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0}
@@ -271,6 +273,7 @@ def _falcon(c: ConfigJson) -> Fields:
     c = _named_as(c, {"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"})
     new, parallel = c.flag("new_decoder_architecture"), c.flag("parallel_attn", True)
     heads = c.size("num_attention_heads")
+    # The new architecture (40B on) has grouped heads; before it there was one for all, or one for each.
     few = c.size("num_kv_heads", heads) if new else 1 if c.flag("multi_query", True) else heads
     ffn = c.document.get("ffn_hidden_size") or 4 * c.size("hidden_size")
     c.document = {**c.document, "num_key_value_heads": few, "intermediate_size": ffn}
@@ -472,6 +475,7 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
     family = _family(config)
     fields = {**_dropouts(config), **family(config)}
     arch = Architecture(name or _name(document), **fields)
+    # Counting parameters goes through the layers: of too many, that there are too many is said without.
     if arch.layers <= MOST_LAYERS:
         check_architecture(arch, where, sum(parameters(arch).values()))
     check_architecture(arch, where, 0)

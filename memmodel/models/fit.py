@@ -162,6 +162,7 @@ def _candidates(
     """The case in every layout of so many GPUs that is tried; some of them cannot be."""
     arch, megatron = case.arch, case.framework == "megatron"
     choices: dict[str, Iterable[Any]] = {
+        # Tensor parallelism exchanges activations in every layer, which only a machine's own links carry fast enough.
         "tp": [n for n in _powers(min(node.gpus, gpus)) if int(arch.kv_heads) % n == 0],
         "pp": [n for n in _powers(gpus) if arch.layers % n == 0],
         "cp": [n for n in _powers(max(int(case.seq) // _SHORTEST, 1)) if n <= gpus],
@@ -189,6 +190,7 @@ def _data_parallel(data: int, node: Node, megatron: bool, given: Mapping[str, An
         return
     zeros = [given["zero"]] if "zero" in given else [1] if megatron else [0, 3]
     for zero in zeros:
+        # The state shared by all, or (HSDP) within a machine, whose copies then average their gradients.
         whole = (data, 1) if zero == 0 else (1, data)
         hybrid = (data // node.gpus, node.gpus) if zero == 3 and data > node.gpus and data % node.gpus == 0 else whole
         for dp, shards in dict.fromkeys((whole, hybrid)):
@@ -288,6 +290,7 @@ class _Peers:
         found = self._known.get(ranks)
         if found is None:
             places = [self.small.rank(number) for number in ranks]
+            # The ranks differ along the dimensions of their group: the same dimensions are longer in the layout.
             along = [name for name in Rank._fields if len({getattr(place, name) for place in places}) > 1]
             found = self._known[ranks] = self.layout.peers(Rank(), *along)
         return found
@@ -298,6 +301,7 @@ def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1)
     stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
     micro = stages if stages > 1 else min(case.microbatches, 2)
     given = case.layout
+    # Two replicas show what replicas add; ranks that share experts have to be as many as they are.
     layout = replace(given, pp=stages, dp=given.dp if given.ep > 1 else min(given.dp, 2), dp_shard=shards)
     rank = Rank(stage=stages - 1 if place == "last" else 0)
     arch = replace(case.arch, layers=layers * stages)
@@ -353,7 +357,7 @@ def _judged(
 
 def _replayed(laid: Laid, gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None) -> Laid:
     """A layout with the memory of its fullest rank."""
-    stages = {0, laid.case.layout.pp - 1}
+    stages = {0, laid.case.layout.pp - 1}  # the first holds most micro-batches, the last one the logits
     programs: list[tuple[Program, Memory]] = []
     for stage in stages:
         program = recorded(replace(laid.case, rank=Rank(stage=stage)))

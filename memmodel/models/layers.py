@@ -184,6 +184,7 @@ class _Expansion:
             return key
         periods = (layer - self.first) // self.period  # from the period recorded
         number = copy + periods
+        # Before the first copy and after the last one the neighbour is a layer that is not repeated.
         if number < 0:
             return self._at(layer + copy * self.period, key)
         if number > times:

@@ -14,8 +14,9 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradients too, parameters too
 
 
-# Ranks along several dimensions: that share gradients, or have batches of their own; of these and of one, all that have
-# other gradients.
+# Dimensions along which ranks act together. SHARING: those that split the state (zero 3) and have other tokens.
+# ALL_BATCHES: all with other tokens. MODEL: those with other parts of the model. TOGETHER: every group of several
+# dimensions that some collective runs in, with those of clipping, which adds up over all with other gradients.
 SHARING, ALL_BATCHES = ("shard", "context"), ("replica", "shard", "context")
 MODEL = ("tensor", "stage")
 TOGETHER = (SHARING, ALL_BATCHES, MODEL, (*SHARING, *MODEL), (*ALL_BATCHES, *MODEL))
@@ -188,6 +189,7 @@ def check_layout(
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch, microbatches)
     _check_experts(layout, arch)
+    # Load-balanced rings give a rank two pieces, of the start and of the end, whose causal work adds up to the same.
     if seq % (2 * layout.cp) and layout.cp > 1:
         raise UsageError(f"seq {seq} on cp {layout.cp}: expected a multiple of {2 * layout.cp}, two pieces a rank")
 

@@ -42,6 +42,7 @@ def lettered(case: ModelCase) -> ModelCase:
     arch = case.arch
     names = ("vocab", "hidden", "ffn", "heads", "kv_heads", "head_dim", "value_dim")
     sizes: dict[str, Any] = {name: Size(int(getattr(arch, name)), LETTERS[name]) for name in names}
+    # Equal sizes get one letter: a shape does not tell which of the two it means.
     if sizes["value_dim"] == sizes["head_dim"]:
         sizes["value_dim"] = sizes["head_dim"]
     if arch.kv_heads == arch.heads:
@@ -145,7 +146,7 @@ def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tupl
             letter, times = known[int(size) // multiple], multiple
         letters += _split(letter)
         number, total = number * times, total * int(size)
-    if total != int(birth.nbytes):
+    if total != int(birth.nbytes):  # more bytes than its shape has: the rounded rows of a kernel, or packed weights
         return (), int(birth.nbytes)
     return tuple(sorted(letters, key=_ORDER.index)), number
 
@@ -181,6 +182,7 @@ def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, a
     shown = []
     for letters in ordered[:_TERMS]:
         if letters or size[()]:
+            # What does not grow evenly with the layers is a number, and not multiplied by L.
             growth, rest = divmod(with_more[letters] - terms[letters], added)
             shown.append(_term(terms[letters], 0 if rest else growth, letters, layers, case.layout.pp))
     left = sum(size[letters] for letters in ordered[_TERMS:])

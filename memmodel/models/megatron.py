@@ -69,6 +69,7 @@ def _chunks(made: "_Made", handles: Any) -> list[Any]:
 def share_of(case: ModelCase) -> Architecture:
     """The sizes of a rank's share: projections fused, the vocabulary padded, all over the ranks of tp."""
     arch, tp = case.arch, case.layout.tp
+    # Padded as a whole and then split: every rank has a multiple of 128 rows (vocab_size_with_padding).
     rows = ceil_div(arch.vocab, _VOCABULARY * tp) * _VOCABULARY
     sizes = {name: getattr(arch, name) // tp for name in ("ffn", "heads", "kv_heads")}
     return replace(arch, fused_qkv=True, fused_gate_up=arch.gated, vocab=rows, **sizes)
@@ -141,7 +142,7 @@ class _Buffers:
         self.shards = len(peers) if shared else 1
         self.aligned = shared and case.layout.shares_optimizer
         total = _padded(sizes, self.shards, self.aligned)
-        summed = case.dtype if case.dtype is float16 else float32
+        summed = case.dtype if case.dtype is float16 else float32  # arguments.py sums in fp32 for bf16
         self.totals = made.kept("main_grad", GRADIENTS, total, dtype=summed)
         self.values = made.kept("param_data", PARAMETERS, total) if self.aligned else None
         self.start, self.loose = 0, list[Any]()
@@ -215,6 +216,8 @@ class _Made:
             workspace = _WORKSPACE if case.device.capability >= 90 else _WORKSPACE_BEFORE_HOPPER
             for _ in range(1 + (_STREAMS if experts else 0)):
                 self.kept("", f"{WORKSPACE} TransformerEngine", workspace, dtype=uint8)
+        # get_dummy_wgrad: autograd expects a gradient also of a weight whose kernel has added it to main_grad; of each
+        # shape TransformerEngine keeps one tensor for that.
         if not case.local_modules and not case.separate_gradients:
             for shape in dict.fromkeys(weight.shape[-2:] for weight in weights if weight.linear):
                 self.kept("", f"{GRADIENTS} stand-ins", *shape)

@@ -35,7 +35,7 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
         else:
             peak, fits = allocated_peak(program, case.torch, gpu, settings)
             less = before.allocated_peak_bytes - peak
-        if less > 0 or (fits and before.fits is False):
+        if less > 0 or (fits and before.fits is False):  # other settings of the allocator leave the peak as it is
             found.append(Mitigation(change, peak, less, fits))
     return sorted(found, key=lambda one: one.allocated_peak_bytes)
 

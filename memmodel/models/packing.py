@@ -77,6 +77,7 @@ def _changed(event: Event, names: Mapping[int, str], changes: _Changes) -> Event
     if not isinstance(event, Launch):
         return event
     less = changes.attention if event.kind == "fused" else 0
+    # A product of one matrix is a linear layer's; batched ones are attention's, whose operands are not packed.
     if event.kind == "gemm" and event.sizes[0] == 1:
         less = changes.products.get((event.sizes[2], event.sizes[3]), 0)
     if not less or less >= event.work.read:

@@ -158,6 +158,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
     with_formulas = case.framework != "megatron"
     kinds = memory_by_kind(case, gpu, config)
     case, memory = fullest(kinds, case)
+    # Sizes with letters equal their numbers: one recording serves memory, work, time and formulas.
     program = program_of(lettered(case) if with_formulas else case)
     memory = memory or memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program, memory.live_peak_bytes)

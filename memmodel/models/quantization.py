@@ -29,6 +29,7 @@ class Format(NamedTuple):
 
 
 def _blocks(outputs: Dim, inputs: Dim) -> Dim:
+    """A byte an element, and an fp32 scale for each block of 128 x 128."""
     return outputs * inputs + 4 * ceil_div(outputs, _GROUP) * ceil_div(inputs, _GROUP)
 
 
@@ -48,10 +49,12 @@ def _micro(block: int) -> Callable[[Dim, Dim], Dim]:
 
 
 def _nf4(outputs: Dim, inputs: Dim) -> Dim:
+    """Two elements a byte, and an fp32 scale for each 64."""
     return ceil_div(outputs * inputs, 2) + 4 * ceil_div(outputs * inputs, 64)
 
 
 def _nf4_double(outputs: Dim, inputs: Dim) -> Dim:
+    """The same with scales of one byte, of which 256 share one in fp32."""
     blocks = ceil_div(outputs * inputs, 64)
     return ceil_div(outputs * inputs, 2) + blocks + 4 * ceil_div(blocks, 256)
 

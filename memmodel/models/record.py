@@ -95,6 +95,7 @@ def _groups(tape: Tape) -> dict[int, str]:
     starts = [*tape.scopes, (len(tape.events), tape.scope)]
     for (first, scope), (end, _) in pairwise(starts):
         for event in tape.events[first:end] if scope.part else ():
+            # A parameter's gradient, or that of a gathered one, is no part of what the scope computes.
             of = tape.gradients.get(event.key) if type(event) is Alloc else None
             if type(event) is Alloc and of not in tape.names and groups.get(of or 0) != GATHERED:
                 if scope.part in _GROUPS:

@@ -33,10 +33,10 @@ from memmodel.models.share import whole_weights
 from memmodel.models.weights import stored
 from memmodel.sizes.dims import Dim
 
-Label = Callable[[Any, str, str], None]  # is told a tensor that is made, its name and its group; "" for none
+Label = Callable[[Any, str, str], None]  # called with each tensor that is made, its name and its group ("": none)
 Handles = Mapping[str, Any]
 NO_HANDLES: Handles = {}
-Mark = Callable[[str], None]  # is told where phases begin
+Mark = Callable[[str], None]  # called with a phase's name where it begins
 
 
 def train(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1) -> Any:
@@ -80,6 +80,7 @@ def training(
     if case.layout.pp > 1:
         pipeline = _pipeline(xp, case, label, handles, models, in_short)
         return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward, clipping)
+    # The second micro-batch adds to gradients, and all after it do the same; it reads the same tokens.
     batches = [(tokens, targets)] * min(case.microbatches, 2)
     after = [] if case.in_backward else updates
     low = _low_precision(xp, case)
@@ -108,9 +109,10 @@ def _ends(case: ModelCase, handles: Handles) -> Any:
 
 
 def _clipping(case: ModelCase, handles: Handles, models: list[Any]) -> Any:
-    """What is clipped by; of parameters that several ranks have, the first of them counts the gradient."""
+    """How gradients are clipped; of a parameter that several ranks hold, the first rank alone counts the gradient."""
     from memmodel_kernels.training import Clipping
 
+    # Counted on another rank: norms and the like on the first of tp, a tied embedding on the first stage.
     elsewhere = whole_weights(case) if case.rank.tensor else frozenset()
     copied = {"embedding.weight"} if case.arch.tied and case.rank.stage else set()
     weights = [item for model in models for of in (model.outer, *model.layers) for item in of.items()]
@@ -245,6 +247,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
     ]
     if arch.positions == "rotary":
         turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
+        # inv_freq, a buffer of the rotary module in fp32: one frequency for each pair of channels.
         outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
     context = ranks_along(case, handles, "context") if layout.cp > 1 else None

@@ -33,7 +33,7 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
     backwards = [Action("B", chunks - 1 - chunk, m) for chunk, m in _places(chunks, stages, micro_batches)]
     if layout.schedule == "gpipe":
         ahead = len(forwards)
-    elif chunks == 1:
+    elif chunks == 1:  # the first passes that many stages before its backward comes back
         ahead = min(stages - stage - 1, len(forwards))
     else:
         ahead = min((chunks - 1) * stages + 2 * (stages - stage - 1), len(forwards))
@@ -72,6 +72,7 @@ def makespan(layout: Layout, costs: Sequence[Sequence[Cost]], micro_batches: int
     orders = [order(layout, stage, micro_batches) for stage in range(layout.pp)]
     done: dict[tuple[int, Action], float] = {}
     places, clocks = [0] * layout.pp, [0.0] * layout.pp
+    # Each stage runs its list as far as what it needs is there; the next round comes back to those that wait.
     while any(place < len(actions) for place, actions in zip(places, orders, strict=True)):
         for stage, actions in enumerate(orders):
             while places[stage] < len(actions):

@@ -46,6 +46,7 @@ def serving(case: ModelCase, gpu: Gpu, machine: Machine, config: AllocatorConfig
     arch, itemsize = case.arch, case.dtype.itemsize
     weights = int(sum(weight_bytes(arch, case.quantize, itemsize).values()))
     count = sum(parameters(arch).values(), start=0)
+    # The bytes of one token more: none in layers whose window is full.
     kept = [int(cache_bytes(arch, case.seq + more, case.kv_cache, itemsize)) for more in (0, 1)]
     decoding = replace(case, phase="decode")
     known = room_bytes(gpu) is not None

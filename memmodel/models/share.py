@@ -14,8 +14,8 @@ from memmodel.sizes.dims import Dim, Shape, Size
 TENSOR = "t"  # letter of the ranks that share each layer
 CONTEXT = "c"  # of those that share each sequence
 EXPERTS = "x"  # of those that share the experts
-_WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 SHARDS = "s"  # of those that share parameters by rows
+_WHOLE = ("muon", "adafactor")  # optimizers that need whole matrices
 
 
 def share(case: ModelCase) -> ModelCase:
@@ -35,7 +35,7 @@ def share(case: ModelCase) -> ModelCase:
 
 
 def assumed_of_shares(case: ModelCase) -> Iterator[str]:
-    """Whose rules the sharing of layers and stages follows, in words."""
+    """A sentence for each assumption on how layers, experts, sequences and stages are shared."""
     if case.layout.tp > 1:
         yield "layers and vocabulary shared as Megatron-LM shares them"
     if case.layout.tp > 1 and case.adapter is not None:
@@ -55,6 +55,7 @@ def assumed_of_shares(case: ModelCase) -> Iterator[str]:
 def whole_weights(case: ModelCase) -> frozenset[str]:
     """The names of the parameters that every one of `tp` ranks has whole, from the case of one of them."""
     tp, arch = case.layout.tp, case.arch
+    # Parameters with the same shape in a model of `tp` times the widths do not depend on the share.
     whole = replace(case, arch=_sized(arch, lambda size: tp * size))
     return frozenset(dict(_shapes(case).items() & _shapes(whole).items()))
 

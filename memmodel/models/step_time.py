@@ -144,7 +144,7 @@ class Clock:
         if launch.name == "receive":  # while this rank sends, or in the time of another's send
             return 0.0
         ranks = self.peers(launch.ranks) if self.peers else launch.ranks
-        nodes = len({rank // self.node.gpus for rank in ranks})
+        nodes = len({rank // self.node.gpus for rank in ranks})  # ranks fill machines in order of their numbers
         time = collective_time(launch.name, max(len(ranks), 1), max(nodes, 1), float(launch.sizes[0]), self.node)
         found: float = getattr(time, self.end)
         return found
@@ -153,6 +153,7 @@ class Clock:
         """The times of these events; kernels wait for their launch by the host where that takes longer."""
         found = overlap(events, self.seconds)
         kernels = sum(isinstance(event, Launch) and event.kind != COLLECTIVE for event in events)
+        # No phase is over before the host has launched its last kernel.
         launched = self.host.launches(phase, kernels)
         computing = max(found.computing, launched[-1] if launched else 0.0)
         return Run(computing, found.communicating, max(found.seconds, computing) - computing)

@@ -86,6 +86,7 @@ def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) ->
     batch, seq = (column.ravel() for column in np.meshgrid(batches, seqs, indexing="ij"))
     peak = np.zeros(len(batch), dtype=np.int64)
     few, window = batch * seq <= FEW_TOKENS, case.arch.window or int(seq.max())
+    # A batch of one makes views contiguous; few tokens, and sequences within the window, take other operators.
     for single, of_few, within in product((True, False), repeat=3):
         rows = ((batch == 1) == single) & (few == of_few) & ((seq <= window) == within)
         if rows.any():
@@ -98,6 +99,7 @@ def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: boo
     known = _moments(case, *_corners(case, single, few, within))
     if known:
         found = _peaks(known, batch, seq)
+        # Three recordings say whether bytes are bilinear here: where one differs, none of the rows is trusted.
         if all(int(found[i]) == _exact(case, batch[i], seq[i]) for i in {0, len(batch) // 2, len(batch) - 1}):
             return found
     if len(batch) > _MOST_ALONE:

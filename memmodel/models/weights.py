@@ -8,10 +8,8 @@ from memmodel.models.architecture import Weight
 from memmodel.models.setting import Adapter, ModelCase
 from memmodel.sizes.dims import Dim, Shape, ceil_div, product
 
-_NF4_BLOCK, _SCALE_BLOCK = (
-    64,
-    256,
-)  # elements of a block; blocks whose scales share a scale (bitsandbytes, nn/modules.py)
+# Elements that share a scale, and scales that share one of their own (bitsandbytes, nn/modules.py).
+_NF4_BLOCK, _SCALE_BLOCK = 64, 256
 
 
 class Stored(NamedTuple):
@@ -49,6 +47,7 @@ def _four_bit(weight: Weight) -> Iterator[Stored]:
         "packed": (ceil_div(product(weight.shape), 2), uint8),
         "absmax": (blocks, uint8),
         "absmax_scales": (ceil_div(blocks, _SCALE_BLOCK), float32),
+        # Tables of a QuantState and of its nested one: the 16 values of NF4, the 256 of quantized scales, their mean.
         "codes": (16, float32),
         "absmax_codes": (256, float32),
         "offset": (1, float32),

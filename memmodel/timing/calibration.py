@@ -66,7 +66,7 @@ class Curve(tuple[tuple[float, float], ...]):
         if size <= points[0][0]:
             return points[0][1]
         for (x0, r0), (x1, r1) in pairwise(points):
-            if size <= x1:
+            if size <= x1:  # time is linear in size (Hockney: t0 + size / bandwidth), which a rate is not
                 t0, t1 = x0 / r0, x1 / r1
                 return size / (t0 + (t1 - t0) * (size - x0) / (x1 - x0))
         return points[-1][1]
@@ -150,7 +150,7 @@ def mismatches(calibration: Calibration, gpu_id: str, torch: str | None = None) 
     made_for = calibration.machine.get("gpu_id", "")
     if made_for != gpu_id:
         found.append(f"the calibration is of {made_for or 'an unnamed machine'}, not of {gpu_id}")
-    seen = calibration.machine.get("torch", "")
+    seen = calibration.machine.get("torch", "")  # patch releases run the same kernels, minor ones may not
     if torch is not None and seen and _minor(seen) != _minor(torch):
         found.append(f"the calibration was made with torch {seen}, not {torch}")
     return found

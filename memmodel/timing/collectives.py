@@ -50,7 +50,7 @@ def collective_time(kind: str, ranks: int, nodes: int, nbytes: float, node: Node
         return CollectiveTime(0.0, 0.0, 0.0, 0.0, "none", "none")
     least = bound(group, float(nbytes))
     chosen = min(_choices(kind, group, float(nbytes)), key=lambda candidate: candidate.seconds)
-    seconds = max(chosen.seconds, least)
+    seconds = max(chosen.seconds, least)  # NCCL's model does not know the vendor's peak
     return CollectiveTime(
         seconds, max(least, seconds / FASTEST), seconds / SLOWEST, least, chosen.algorithm, chosen.protocol
     )
@@ -105,6 +105,7 @@ def _gathered(group: Group, nbytes: float) -> float:
 
 def _reduced(group: Group, nbytes: float) -> float:
     """All-reduce: 2 (n - 1) / n of the buffer (Patarasu and Yuan, 2009), or once where switches reduce."""
+    # NVLink SHARP: a rank sends its buffer to the switches once, and they add (NCCL's NVLS).
     by_switch = group.node.switched and group.node.capability >= 90 and group.per_node > 1
     times = 1.0 if by_switch else 2 * (group.ranks - 1) / group.ranks
     crossing = 2 * (group.nodes - 1) / group.nodes * nbytes / _peak_across(group) if group.nodes > 1 else 0.0

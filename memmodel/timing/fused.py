@@ -45,7 +45,7 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
     exposed = (1 - machine.number(f"{prefix}.overlap", 1.0)) * rest
     whole = _scheduled(launch, machine, prefix, longest + exposed)
     beyond = max(whole - max(longest, memory.seconds), 0.0)  # seconds that the slowest ceiling does not cover
-    exposed = min(exposed, beyond)
+    exposed = min(exposed, beyond)  # where memory is slowest, it hides what the pipes do not hide of each other
     beside = {"no overlap": exposed, "waves": beyond - exposed, "launch": machine.number("launch", LAUNCH_SECONDS)}
     return at_slowest(launch.name, (*pipes, memory), beside)
 
@@ -112,7 +112,7 @@ def _softmax_rate(launch: Launch, machine: Machine, prefix: str) -> Rate | None:
     if not {"sm_count", "exp_per_clock_per_sm", "tensor_clock", "boost_clock"} <= values.keys():
         return None
     gpu, work = machine.gpu, launch.work
-    slower = gpu.tensor_clock / gpu.boost_clock
+    slower = gpu.tensor_clock / gpu.boost_clock  # both rates are listed at the boost clock, which products lower
     seconds = float(work.exp) / gpu.exp_rate + float(work.vector) / fp32_rate(machine).value
     return Rate(float(work.exp) / seconds * slower, gpu.source("exp_per_clock_per_sm"))
 
@@ -130,6 +130,7 @@ def _scheduled(launch: Launch, machine: Machine, prefix: str, body: float) -> fl
     cycles = machine.number(f"{prefix}.prologue", 0.0)
     grids = [launch.sizes[i : i + GRID] for i in range(0, len(launch.sizes), GRID)]
     blocks = float(sum(grid[1] for grid in grids))
+    # `body` is of all SMs together, always busy; here it is dealt out to programs, block by block.
     block = body * sms / blocks if blocks else 0.0  # seconds of one block on one SM
     total = longest = 0.0
     uniform = len(grids) == 1

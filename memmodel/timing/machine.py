@@ -22,14 +22,15 @@ class Machine(NamedTuple):
     """A GPU and its calibration; without one, times are bounds from the datasheet.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
-    version whose kernels run. `told`: the fastest, usual and slowest host, if known better than by the calibration.
+    version whose kernels run. `known_hosts`: the fastest, usual and slowest host, if known better than by the
+    calibration.
     """
 
     gpu: Gpu
     calibration: Calibration | None = None
     tf32: bool = False
     torch: tuple[int, int] = parse_torch_version(DEFAULT_TORCH)
-    told: Hosts | None = None
+    known_hosts: Hosts | None = None
 
     @property
     def hosts(self) -> Hosts:
@@ -39,8 +40,8 @@ class Machine(NamedTuple):
         """
         if self.calibration is None or self.gpu.id == CPU:
             return NO_HOST, NO_HOST, NO_HOST
-        if self.told is not None:
-            return self.told
+        if self.known_hosts is not None:
+            return self.known_hosts
         if self.constant("dispatch") is None:
             return ANY_HOST
         backward = self.number("dispatch_backward", 0.0)

@@ -84,6 +84,7 @@ def step_interval(
     """
     fast, usual, slow = (host.launches(phase, len(kernels), compiled) for host in machine.hosts)
     expected = queued(kernels, usual)
+    # The kernels' deviation behind the usual host, and the host's with the usual kernels.
     ends = [
         math.hypot(queued(kernels, usual, scale) - expected, queued(kernels, host) - expected)
         for host, scale in ((fast, 1 / factor), (slow, factor))

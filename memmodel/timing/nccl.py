@@ -129,7 +129,7 @@ def _ring(kind: str, group: Group, protocol: str, nbytes: float) -> tuple[float,
     """(latency, bytes of the collective over time) of a ring through all ranks."""
     channels, n = _channels(group), group.ranks
     bus = channels.number * (channels.within if group.nodes <= 2 else channels.across)
-    if protocol == "LL":
+    if protocol == "LL":  # 4 bytes of flag with each 4 of data
         bus = min(_LL_MOST[group.generation if group.nodes == 1 else 0][group.spread], bus / 2)
     elif protocol == "LL128":
         bus = min(bus * 0.92, channels.number * _RING_LL128[group.generation])
@@ -142,7 +142,7 @@ def _ring(kind: str, group: Group, protocol: str, nbytes: float) -> tuple[float,
     between = (group.nodes - 1) * (2 if kind == "all_reduce" else 1)
     latency = _BASE["Ring"][PROTOCOLS.index(protocol)] + (steps - between) * within + between * across
     if protocol == "Simple" and group.nodes > 1 and kind == "all_reduce" and nbytes >= 64 * channels.number * n:
-        latency *= 1.9 if group.generation == 0 else 1.4
+        latency *= 1.9 if group.generation == 0 else 1.4  # "Plateau effect of ring" in ncclTopoGetAlgoTime
     return latency, bus * n / steps
 
 
@@ -163,6 +163,7 @@ def _tree(group: Group, protocol: str, nbytes: float) -> tuple[float, float]:
     correction, doublings = _TREE_CORRECTION[protocol], int(nbytes) >> 6
     if doublings and doublings.bit_length() <= len(correction):
         bus *= correction[doublings.bit_length() - 1]
+    # Up and down: twice the steps of one way, and half the channels' rate.
     step, across = _steps(group, "Tree", protocol)
     latency = 2 * ((group.per_node - 1) * step + floor(log2(group.nodes)) * across)
     return _BASE["Tree"][PROTOCOLS.index(protocol)] + latency, bus / 2
@@ -176,7 +177,7 @@ def _nvls(kind: str, group: Group) -> Iterator[tuple[str, tuple[float, float]]]:
     generation = group.generation
     fastest = max((s for s in _speeds(group, within=True) if s * heads <= group.within), default=0)
     rate = fastest * _NVLS_EFFICIENCY[generation] * (heads - 1) / heads
-    ratio = group.ranks / (2 * (group.ranks - 1))
+    ratio = group.ranks / (2 * (group.ranks - 1))  # from nccl-tests' bus bandwidth to bytes over time
     step, across = _steps(group, "NVLSTree" if group.nodes > 1 else "NVLS", "Simple")
     if kind != "all_reduce":
         if group.nodes == 1:
@@ -193,6 +194,7 @@ def _nvls(kind: str, group: Group) -> Iterator[tuple[str, tuple[float, float]]]:
 def _pat(group: Group) -> tuple[float, float]:
     """Parallel aggregated trees, for one rank a machine."""
     channels = _channels(group)
+    # 3.5 and 2.8 are ncclTopoTuneModel's: a logarithmic part, and one that is still linear in the ranks.
     latency = _BASE["PAT"][2] + floor(log2(group.nodes)) * _STEP["network"]["Tree"][2] / 3.5 + group.ranks * 2.8
     return latency, channels.number * channels.across
 
@@ -224,7 +226,7 @@ def _held(group: Group, speed: float) -> int:
 
 
 def _doubled(channels: Channels, group: Group) -> Channels:
-    """Fast channels are cut in two."""
+    """Fast channels are cut in two (ncclTopoDupChannels)."""
     few = channels.number <= 4 or channels.within >= 50 or group.node.capability <= 80
     if channels.within < 25 or not few:
         return channels

@@ -45,11 +45,13 @@ def _steps(arch: str, other: str) -> int:
     for line in (_STACKED, _OTHERS):
         if arch in line and other in line:
             return abs(line.index(arch) - line.index(other))
+    # Another kind of memory is farther than any architecture; an unknown architecture is the farthest.
     return len(_STACKED) + (0 if arch in (*_STACKED, *_OTHERS) else 1)
 
 
 def _balance(gpu: Gpu) -> float:
     """FLOP per byte in 16 bits; that of an A100 where it is not known."""
+    # Before Ampere there is no bf16, and fp16's peak stands for 16 bits.
     kind = "tensor.bf16" if "tensor.bf16" in gpu.values else "tensor.fp16"
     known = kind in gpu.values and "bandwidth" in gpu.values
     return gpu.value(kind) / gpu.bandwidth if known else 153.0

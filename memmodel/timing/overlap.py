@@ -33,6 +33,7 @@ class Overlap(NamedTuple):
 def overlap(events: Sequence[Event], seconds: Callable[[Launch], float]) -> Overlap:
     """The kernels among these events, each taking so many seconds."""
     whole = end(events, seconds)
+    # Exposed is what collectives add to the end, so the same streams are timed once more without them.
     computing = end(events, lambda launch: 0.0 if launch.kind == COLLECTIVE else seconds(launch))
     collectives = (event for event in events if isinstance(event, Launch) and event.kind == COLLECTIVE)
     return Overlap(whole, computing, sum(map(seconds, collectives)))

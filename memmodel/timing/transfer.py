@@ -21,6 +21,7 @@ RELATED = {"architecture": "same architecture", "other": "another architecture"}
 SHARES = ", by shares of the datasheet's rates"
 _BY_TYPE = {2: ("matmul.bf16.values", "matmul.fp16.values"), 4: ("matmul.fp32.values", "matmul.tf32.values")}
 _ELEMENTWISE = "elementwise"
+# Rates of a processor, which no GPU's datasheet scales.
 _OF_THE_HOST = ("dispatch", "dispatch_backward", "fault", "fault_from", "exp")
 
 
@@ -34,10 +35,14 @@ def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], 
     measured = [id_ for id_ in by_likeness(gpu, others) if id_ != gpu.id]
     found: list[tuple[dict[str, Constant], str]] = [] if own is None else [(dict(own.constants), gpu.id)]
     found += [(_transferred(gpu, id_), id_) for id_ in measured]
+    # Elementwise kernels, sums and softmax are those of the nearest GPU that was measured in this type.
     base, source = next((one for one in found if _measured_in(one[0], itemsize)), found[0])
     constants = {name: constant for name, constant in base.items() if _group(name) == _ELEMENTWISE}
-    for flash, ordered in ((True, found), (False, [(base, source), *found])):  # a flash kernel is the nearest GPU's
-        for more, _ in (*found[: own is not None], *ordered):
+    # A flash kernel is the nearest GPU's, other groups the base's if it has them; what was measured of the GPU itself
+    # comes before both.
+    measured_here = found[:1] if own is not None else []
+    for flash, ordered in ((True, found), (False, [(base, source), *found])):
+        for more, _ in (*measured_here, *ordered):
             known = {_group(name) for name in constants}
             of_kind = (name for name in more if name.startswith("flash") == flash and _group(name) not in known)
             constants |= {name: more[name] for name in of_kind}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from memmodel.attention.case import Case
 from memmodel.gpus import Gpu
 from memmodel.timing.ceiling import Ceiling, KernelTime, at_slowest
-from memmodel.timing.serving.chip import Chip, chip_of
+from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import decode_parts
 from memmodel.timing.serving.kernels import ServingKernel, serving_kernel
 from memmodel.timing.serving.parts import Parts, bytes_of_a_key, bytes_of_queries
@@ -50,7 +50,7 @@ def serving_call(case: Case, gpu: Gpu, name: str | None = None) -> Call:
         if head_dim != case.head_dim:
             notes.append(f"{kernel.name} was not measured with head dim {case.head_dim}: its constants of {head_dim}")
     factor = kernel.factor(phase, parts.seconds)
-    time = _kernel_time(run, chip, kernel, phase, parts)
+    time = _kernel_time(run, kernel, phase, parts)
     return Call(time, time.seconds / factor, time.seconds * factor, phase, kernel, tuple(notes))
 
 
@@ -63,11 +63,13 @@ def as_run(case: Case, kernel: str) -> Case:
     """The case as a stack runs it: SGLang's head dim 192 has narrower values."""
     if not kernel.startswith("sglang"):
         return case
+    # A product, not an `if`: fits use arrays of head dims, one for each row of a table.
     narrower: Any = (case.head_dim == 192) * (case.value_dim - VALUES_OF_192)
     return case.replace(value_dim=case.value_dim - narrower)
 
 
-def _kernel_time(case: Case, chip: Chip, kernel: ServingKernel, phase: str, parts: Parts) -> KernelTime:
+def _kernel_time(case: Case, kernel: ServingKernel, phase: str, parts: Parts) -> KernelTime:
+    # `Parts` has seconds; ceilings want a rate, which is then that of this call.
     flops = 2.0 * case.batch * case.heads * (case.head_dim + case.value_dim) * case.mask.pairs(case.seq, case.kv_seq)
     moved = float(bytes_of_queries(case) + bytes_of_a_key(case) * case.kv_seq)
     ceilings = (

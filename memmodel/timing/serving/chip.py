@@ -5,13 +5,10 @@ from typing import NamedTuple
 from memmodel.base.units import MiB
 from memmodel.gpus import Gpu
 
-EXP_PER_CLOCK = (
-    16.0  # exponentials of one SM, where no source gives them: as on every NVIDIA GPU before Blackwell Ultra
-)
-L2_BYTES = {
-    "hopper": 50 * MiB,
-    "blackwell_ultra": 126.5 * MiB,
-}  # where it is not known: that of the same chip elsewhere
+# Exponentials of one SM, where no source gives them: as on every NVIDIA GPU before Blackwell Ultra.
+EXP_PER_CLOCK = 16.0
+# Where a GPU's L2 is not known: that of the same chip elsewhere, else the last line's.
+L2_BYTES = {"hopper": 50 * MiB, "blackwell_ultra": 126.5 * MiB}
 _SMALL_L2 = 32 * MiB
 
 

@@ -91,6 +91,7 @@ def decode_parts(case: Case, chip: Chip, kernel: Decode) -> Parts:
     busy, moved = _busy(case, keys, missed, grid, chip, kernel), _overlapped(hbm + l2 * (1 - missed), l2 * missed)
     split, group = grid.splits > 1, case.heads // case.kv_heads
     partial = grid.splits * case.batch * case.heads * case.seq * case.value_dim * _PARTIAL_BYTES
+    # Groups of one KV head become rows by a view; of several, q and out are copied (FlashAttention-2).
     swapped = kernel.swap * ((group > 1) & (case.kv_heads > 1)) * (1 + (case.batch > 1)) / 2
     beside = {
         "no overlap": _overlapped(busy, moved) - maximum(busy, moved),
@@ -103,6 +104,7 @@ def decode_parts(case: Case, chip: Chip, kernel: Decode) -> Parts:
 
 
 def _overlapped(a: Seconds, b: Seconds) -> Seconds:
+    """The longer of two, and more where they are alike: 1.26 times either if they are equal."""
     return (a**3 + b**3) ** (1 / 3)
 
 
@@ -144,6 +146,7 @@ def whole_waves(programs: Seconds, blocks: Seconds, places: int, most_splits: in
     Dao-AILab/flash-attention, csrc/flash_attn/flash_api.cpp, num_splits_heuristic, whose places are two an SM.
     """
     most = minimum(minimum(most_splits, places), blocks)
+    # `flash_buffers.splits` for arrays: a loop over splits, each step for all rows of a table at once.
     fullness: list[Seconds] = []
     for splits in range(1, most_splits + 1):
         waves = programs * splits / places

@@ -49,6 +49,7 @@ class ServingKernel(NamedTuple):
 
     def factor(self, phase: str, seconds: float) -> float:
         """The factor from the expected time to the ends of its interval, by time; on another GPU no less than there."""
+        # A transferred time cannot be surer than the one that it is transferred from.
         own = in_band(self.document[phase]["intervals"], seconds)
         return own if self.relation == "measured" else max(own, in_band(transfers()[phase][self.relation], seconds))
 

@@ -69,7 +69,7 @@ def _programs(case: Case, chip: Chip, kernel: Prefill) -> tuple[Seconds, Seconds
     prologue = kernel.prologue * rows * head / 128**2
     heads = case.batch * case.heads
     programs = heads * ceil_div(case.seq, rows)
-    sharing = maximum(1, chip.sms // programs) if kernel.splits else 1
+    sharing = maximum(1, chip.sms // programs) if kernel.splits else 1  # idle SMs take keys of others' tiles
     visited = heads * case.mask.blocks(case.seq, case.kv_seq, rows, cols)
     most = case.mask.most_keys(case.seq, case.kv_seq, rows, cols)
     total = visited * rows * cols * pair + programs * prologue

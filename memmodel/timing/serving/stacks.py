@@ -19,7 +19,7 @@ def _group(case: Case) -> Any:
 
 
 def _never(case: Case, chip: Chip) -> Truth:
-    return _group(case) < 1
+    return _group(case) < 1  # not `False`: of a table it is an array
 
 
 def _one_head(case: Case, chip: Chip) -> Truth:
@@ -35,6 +35,7 @@ def _above_32(case: Case, chip: Chip) -> Truth:
 
 
 def _masked_attention(case: Case, chip: Chip) -> Truth:
+    # kEnableMinBlockFactor and kMinHistoryTokensPerBlock: 4 blocks an SM, of 128 tokens of the cache.
     few = 4 * case.batch * case.kv_heads * maximum(1, case.kv_seq // 128) < chip.sms
     return _one_head(case, chip) | _above_32(case, chip) | few
 
