@@ -126,6 +126,7 @@ class Command:
         options = {word: one for one in self.parameters for word in one.words if word.startswith("-")}
         found = {one.name: one.default() for one in self.parameters}
         left = iter(words)
+        # Whatever is not plain (abbreviations, -h, a flag with a value, a missing value) is click's to judge.
         for word in left:
             spelling, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
             option = options.get(spelling)
@@ -135,7 +136,7 @@ class Command:
                 found[option.name] = True
                 continue
             text = value if equals else next(left, "")
-            if not text or (text.startswith("-") and not equals):
+            if not text or (text.startswith("-") and not equals):  # an option's value was forgotten, perhaps
                 return None
             try:
                 read = option.read(text)

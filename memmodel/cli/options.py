@@ -380,7 +380,7 @@ def _settings(pairs: Iterable[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     if text.casefold() in ("true", "false"):
         return text.casefold() == "true"
-    try:
+    try:  # a size first: 16k is one, and what is neither a size nor a number is a name
         return parse_size(text)
     except UsageError:
         try:

@@ -59,18 +59,18 @@ def busy(words: str) -> Iterator[Callable[[str], None]]:
         return
     import threading
 
-    shown = _Shown(words, threading.Lock())
-    timer = threading.Timer(_SILENT, shown.start)
+    status = _Status(words, threading.Lock())
+    timer = threading.Timer(_SILENT, status.start)
     timer.daemon = True
     timer.start()
     try:
-        yield shown.say
+        yield status.say
     finally:
         timer.cancel()
-        shown.stop()
+        status.stop()
 
 
-class _Shown:
+class _Status:
     """Words beside a moving mark, between `start` and `stop`; both may come at once, from two threads."""
 
     def __init__(self, words: str, lock: Any) -> None:
@@ -81,7 +81,7 @@ class _Shown:
         from rich.console import Console
 
         with self.lock:
-            if not self.stopped:
+            if not self.stopped:  # the work may have ended while the timer was about to call
                 self.status = Console(stderr=True).status(self.words)
                 self.status.start()
 

@@ -103,6 +103,7 @@ def _swept(asked: Inputs) -> list[Any]:
     total = 1
     for name in SIZES:
         if name in given:
+            # Divided by what is there already: a list that would be too long with the others is not even made.
             swept[name] = ranges(given[name], f"--{name.replace('_', '-')}", most // total)
             total *= len(swept[name])
     cases = cases_of(asked.algorithms, **{**given, **{name: sizes[0] for name, sizes in swept.items()}})

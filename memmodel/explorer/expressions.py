@@ -159,6 +159,7 @@ class Expressions:
     def _boolop(self, node: ast.BoolOp) -> str:
         if _is_bool(node):
             return self.truth(node)
+        # The value is one of the operands, and && would take an empty list for true.
         first, *rest = node.values
         other = self.translated(ast.BoolOp(node.op, rest) if rest[1:] else rest[0])
         return f"{'both' if isinstance(node.op, ast.And) else 'either'}({self.translated(first)}, () => {other})"
@@ -181,6 +182,7 @@ class Expressions:
             return f"{'!' * isinstance(op, ast.NotEq)}equal({a}, {b})"
         if isinstance(left, ast.Set):
             return f"subset({a}, {b})"
+        # JavaScript compares arrays as texts.
         if any(isinstance(side, ast.Tuple) or isinstance(self._global(side), tuple) for side in (left, right)):
             return f"compare({a}, {b}) {_COMPARED[type(op)]} 0"
         return f"{a} {_COMPARED[type(op)]} {b}"

@@ -110,6 +110,7 @@ class _Linker:
             }
             if size == self._size():
                 break
+        # Classes cannot be used above their definition, as functions can; a base has fewer bases than what it is of.
         classes = {name: obj for name, obj in self.definitions.items() if isinstance(obj, type)}
         ordered = sorted(classes, key=lambda name: len(classes[name].__mro__))
         constants = [f"const {name} = {text};" for name, text in _in_order(values)]
@@ -153,7 +154,7 @@ class _Linker:
         """A constant as JavaScript."""
         if isinstance(value, bool | str | None):
             return json.dumps(value, ensure_ascii=False)
-        if isinstance(value, int | float):
+        if isinstance(value, int | float):  # JavaScript has floats alone, whole up to 2^53
             return repr(value if abs(value) < 1 << 53 else float(value)).replace("inf", "Infinity")
         if isinstance(value, Mapping):
             return f"new Dict([{', '.join(f'[{self.value(k)}, {self.value(v)}]' for k, v in value.items())}])"

@@ -35,6 +35,7 @@ def explorer_page() -> str:
     """The file: HTML that computes predictions by itself."""
     style = re.sub(r"\n +", "\n", _asset("page.css"))  # the file is sent around: no indents
     script = _packed(_script(tables())) + _asset("loader.js")
+    # Nothing may be loaded or run but this style, this script, and the blob that it unpacks itself into.
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)} blob:"
     parts = {
         "policy": f"{policy}; base-uri 'none'; form-action 'none'",

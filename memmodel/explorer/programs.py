@@ -77,7 +77,7 @@ def structures() -> Iterator[Structure]:
     for algorithm, phase, kind, mask, grouped in product(EAGER, PHASES, DTYPES, MASKS, (False, True)):
         for held in product((False, True), repeat=len(ONES)):
             ones = tuple(name for name, holds in zip(ONES, held, strict=True) if holds)
-            if not (grouped and "b*h=1" in ones):
+            if not (grouped and "b*h=1" in ones):  # heads that share keys are at least two
                 yield Structure(algorithm, phase, kind, mask, grouped, ones)
     for algorithm, phase, kind, mask, grouped in product(FUSED, PHASES, ("bf16", "fp32"), MASKS, (False, True)):
         yield Structure(algorithm, phase, kind, mask, grouped)

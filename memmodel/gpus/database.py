@@ -24,7 +24,7 @@ def load_gpu(name: str) -> Gpu:
     """
     whole, _, profile = normal(str(name)).partition(" mig ")
     ids = ids_named(whole if profile else name)
-    if profile:
+    if profile:  # of several GPUs of a name, the slice tells which: an A100 with 80 GB has no 4g.20gb
         ids = tuple(id_ for id_ in ids if profile in profiles(id_)) or ids[:1]
     taken, *others = ids
     gpu = instance(_gpu(taken), profile) if profile else _gpu(taken)

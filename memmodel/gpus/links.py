@@ -83,7 +83,7 @@ def node_of(gpu: Gpu, link: str | None = None, gpus_per_node: int | None = None)
             node = node._replace(network=found, ports=number or node.ports, source=_GIVEN)
         else:
             of_gpu = number or (node.links if found.kind == node.link.kind else 1)
-            switched = node.switched and found.kind == "nvlink"
+            switched = node.switched and found.kind == "nvlink"  # NVSwitch joins NVLinks alone
             node = node._replace(link=found, links=of_gpu, switched=switched, source=_GIVEN)
     if gpus_per_node is not None:
         if gpus_per_node < 1:

@@ -31,6 +31,7 @@ def instance(gpu: Gpu, profile: str) -> Gpu:
     known = profiles(gpu.id)
     if not known:
         raise UsageError(f"no MIG profiles are known for {gpu.name}: describe the slice in a file, for --gpu-file")
+    # "1g.10gb+me" is the same slice with media engines, which compute nothing here.
     profile = choice(f"MIG profile of {gpu.name}", profile.split("+")[0], known)
     gib, sms, memory, l2 = known[profile]
     estimated = _document()["estimated"].get(gpu.id)

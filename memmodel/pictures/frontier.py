@@ -113,6 +113,7 @@ def _line(case: Case, gpu: Gpu, against: str, sizes: Sequence[int], step: int, c
     for size in sizes:
         sized = resized(case, against, size)
         before = walls[-1] if walls else None
+        # Memory grows about as size times sequence, so that the next wall is near where their product stays.
         guess = before.largest * before.size // size // step if before else 0
         walls.append(Wall(size, step * last_true(_runs(sized, gpu, step, config), LARGEST // step, guess)))
     return Line(case.algorithm, algorithm(case.algorithm).title, gpu.name, gpu.id, tuple(walls))

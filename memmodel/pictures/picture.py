@@ -188,6 +188,7 @@ def memory_axis(top: float, about: int = 5) -> Axis:
 
 def log_axis(label: str, low: float, high: float, text: Callable[[float], str], base: int = 10, most: int = 8) -> Axis:
     """A logarithmic axis with ticks at powers of a base, of which at most so many are labelled."""
+    # The logarithm of a power may come out a little beside a whole number.
     powers = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
     ticks = tuple((float(base) ** power, text(float(base) ** power)) for power in powers)
     return Axis(label, low, high, True, ticks[:: 1 + (len(ticks) - 1) // most])

@@ -207,6 +207,7 @@ def roofs(gpu: Gpu) -> Iterator[Roof]:
 
 
 def _is_float_peak(quantity: str) -> bool:
+    """Whether it is a tensor peak of a float type, not that of products which accumulate in fp16."""
     return quantity.startswith("tensor.") and "acc" not in quantity and quantity != "tensor.int8"
 
 
@@ -233,7 +234,7 @@ def _points(prediction: Prediction | ModelPrediction, name: str, program: Progra
         expected = [kernel.seconds for kernel in prediction.calibrated.kernels]
     counts: dict[Point, int] = {}
     for launch, kernel, calibrated in zip(launches, prediction.time.kernels, expected, strict=True):
-        work = launch.least
+        work = launch.least  # the datasheet's time is a bound, which counts that work alone
         flops, moved = float(work.flops), float(work.hbm_bytes)
         point = Point(
             *(name, kernel.name, 1, flops, moved, flops / moved),

@@ -201,7 +201,7 @@ def _bands(stack: _Stack) -> Iterator[Band]:
     """Bands from the lowest: inputs, tensors saved for backward, other large tensors, the rest."""
     tensors = [name for name in stack.live if name != _INPUTS]
     largest = sorted(tensors, key=lambda name: -stack.most(name))
-    shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest
+    shown = largest[:NAMED] if len(largest) > NAMED + 1 else largest  # "1 more tensor" would take its place
     of_inputs = dict.fromkeys(stack.labels[key] for key in stack.inputs)
     yield stack.band(_listed(list(of_inputs)), "inputs", [_INPUTS])
     for name in sorted((name for name in tensors if name in shown), key=lambda name: name not in stack.saved):

@@ -30,6 +30,7 @@ def drawn(results: Iterable[object], kind: str, width: float = WIDE, words: bool
     pictures = [picture for result in results for picture in pictures_of(result)]
     with styled():
         file = io.BytesIO()
+        # Without a date and a version the same numbers give the same bytes.
         nothing = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
         figure = figure_of(pictures, width, words)
         figure.savefig(file, format=kind, dpi=_DOTS_PER_INCH, metadata=nothing, facecolor=PAPER)
@@ -139,6 +140,7 @@ def _cells(ax: Axes, picture: Picture) -> None:
     for cell in picture.cells:
         look: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#777777", "hatch": "xxx", "linewidth": 0.0}
         if cell.share is not None:
+            # Logarithmic from 0.2 % to all of the memory: shares of a few per cent stay apart.
             scaled = 1 + math.log10(max(cell.share, 0.002)) / -math.log10(0.002)
             color = mpl.colormaps["cividis"](scaled)
             look = {"facecolor": color, "edgecolor": color, "linewidth": 0.5}
@@ -156,7 +158,7 @@ def _areas(ax: Axes, areas: Sequence[Area]) -> None:
 
 def _filled(ax: Axes, lower: Sequence[float], upper: Sequence[float], **look: Any) -> None:
     """Areas where the upper level is above the lower, from each step to the next."""
-    steps = list(_told_apart(lower, upper))
+    steps = list(_visible_steps(lower, upper))
     where = [high > low for _, _, low, high in steps for _ in range(2)]
     if any(where):
         edges = [edge for start, end, _, _ in steps for edge in (start, end)]
@@ -164,8 +166,8 @@ def _filled(ax: Axes, lower: Sequence[float], upper: Sequence[float], **look: An
         ax.fill_between(edges, low, high, where=where, antialiased=len(lower) <= _CROWDED, **look)
 
 
-def _told_apart(lower: Sequence[float], upper: Sequence[float]) -> Iterator[tuple[int, int, float, float]]:
-    """(start, end, lower, upper) of each step; of stretches from lowest to highest, where steps are too many to see."""
+def _visible_steps(lower: Sequence[float], upper: Sequence[float]) -> Iterator[tuple[int, int, float, float]]:
+    """(start, end, lower, upper) of each step; of too many steps to see, of stretches from lowest to highest."""
     size = -(-len(lower) // _FINEST)
     if size <= 1:
         yield from ((i, i + 1, low, high) for i, (low, high) in enumerate(zip(lower, upper, strict=True)))

@@ -52,6 +52,7 @@ def html_page(page: Page | ModelPage) -> str:
     """The page as HTML, with all text escaped. Needs matplotlib."""
     title = escape(page.title)
     body = "\n".join((f"<h1>{title}</h1>", *map(_written, parts(page))))
+    # matplotlib's ids follow from a salt that all drawings share.
     body = "<svg".join(_own_ids(piece, number) for number, piece in enumerate(body.split("<svg")))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -29,7 +29,7 @@ def encoded(value: Any) -> Any:
 @cache
 def _form_of(kind: type) -> Callable[[Any], Any]:
     """The encoding of values of a type."""
-    if issubclass(kind, bool | str | float | type(None)):
+    if issubclass(kind, bool | str | float | type(None)):  # bool before int, of which it is a kind
         return lambda value: value
     if issubclass(kind, int):
         return int  # drops the letter of a `Size`

@@ -198,7 +198,7 @@ def move_apart(ax: Axes, names: Sequence[Annotation]) -> None:
 def spread(places: Sequence[float], gap: float) -> list[float]:
     """Falling places moved apart, as little as needed, until they are `gap` from each other."""
     found = list(places)
-    for _ in range(50):
+    for _ in range(50):  # two that move apart may touch their neighbours; some rounds settle all
         for i in range(len(found) - 1):
             lacking = gap - (found[i] - found[i + 1])
             if lacking > 1e-9:

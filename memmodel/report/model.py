@@ -76,6 +76,7 @@ def time_table(report: ModelReport) -> Sheet:
     """The step's work, its time, and what that makes of the GPU."""
     prediction = report.prediction
     time, expected, efficiency = prediction.time, prediction.calibrated, prediction.efficiency
+    # On many GPUs the work is that of one rank.
     here = " on this GPU" if prediction.case.layout.world > 1 else ""
     rows = [
         ("FLOP", f"{decimal_text(prediction.work.flops, 'FLOP')}{here}; {_needed(prediction)}"),

@@ -12,8 +12,8 @@ from memmodel.pictures.picture import COLORS, INK, PAPER, Look
 _MARKERS = dict(zip("●■▲◆▼✚✖★", "os^DvPx*", strict=True))
 SIZE, SMALL = 7.0, 5.0  # points: a mark's width, and where there is little room
 _STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "memmodel",
-    "svg.fonttype": "none",
+    "svg.hashsalt": "memmodel",  # ids of clips and markers are random without one
+    "svg.fonttype": "none",  # texts stay texts: small files, which can be searched
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.monospace": ["DejaVu Sans Mono"],

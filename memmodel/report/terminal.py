@@ -95,6 +95,7 @@ def _grid(picture: Picture) -> Iterator[RenderableType]:
 
 def _chart(picture: Picture, width: int, ascii_only: bool) -> Iterator[RenderableType]:
     chart = _Chart(width, round(_TALL * picture.aspect), picture.x, picture.y, ascii_only)
+    # From back to front: slanted lines, areas with stepped lines, level lines, marks, names.
     level = [line for line in picture.lines if line.points and line.points[0][1] == line.points[-1][1]]
     for line in picture.lines:
         if line not in level and not line.step:
@@ -105,7 +106,7 @@ def _chart(picture: Picture, width: int, ascii_only: bool) -> Iterator[Renderabl
     for line in level:
         if not line.step:
             chart.line(line)
-    for mark in reversed(picture.marks):
+    for mark in reversed(picture.marks):  # the first is the one to be seen where several share a cell
         chart.mark(mark.x, mark.y, _key(mark.look, ascii_only)[:1], mark.look.tone)
     _names(chart, picture)
     yield Text(picture.y.label)

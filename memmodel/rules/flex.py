@@ -98,7 +98,7 @@ def forward(call: Call) -> Steps:
         return
     yield RESULTS
     yield Scratch(tuple(q.shape[:3]), float32, "row maxima")
-    yield _launch(call, "flex_attention", q, k, products=(1, 1), needed=(1, 1), v=v)
+    yield _launch(call, "flex_attention", q, v, products=(1, 1), needed=(1, 1))
 
 
 def _splits_keys(q: Strided, k: Strided) -> bool:
@@ -146,7 +146,7 @@ def backward(call: Call) -> Steps:
 
     The gradient of a bias is added up in fp32, and cast.
     """
-    grad, q, k, v, out = call.args[:5]
+    grad, q, _, v, out = call.args[:5]
     learned = call.results[3:]
     rows = Strided(tuple(q.shape[:3]), float32)
     yield Scratch(rows.shape, float32, "row dots")
@@ -154,14 +154,14 @@ def backward(call: Call) -> Steps:
     yield from (Result(i) for i in range(3))
     for bias in learned:
         yield from zeroed(tuple(bias.shape), float32, "sums of the bias' gradient")
-    yield _launch(call, "flex_attention_backward", q, k, products=(4, 3), needed=(3, 2), v=v, gradient=True)
+    yield _launch(call, "flex_attention_backward", q, v, products=(4, 3), needed=(3, 2), gradient=True)
     for place, bias in enumerate(learned, start=3):
         yield Result(place)
         yield moves("copy", [Strided(bias.shape, float32)], [bias])
 
 
 def _launch(
-    call: Call, name: str, q: Strided, k: Strided, products: tuple[int, int], needed: tuple[int, int], v: Strided,
+    call: Call, name: str, q: Strided, v: Strided, products: tuple[int, int], needed: tuple[int, int],
     gradient: bool = False,
 ) -> Any:  # fmt: skip
     """A kernel over the blocks that the mask leaves, whole; what is necessary are the pairs that it leaves.

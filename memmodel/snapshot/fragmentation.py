@@ -32,6 +32,7 @@ class Fragmentation:
 def fragmentation(pool: str, segments: Iterable[Pieces]) -> Fragmentation:
     """The fragmentation of segments, whether recorded or replayed."""
     listed = list(segments)
+    # A free block that is its segment's only one goes back to the driver when the cache is emptied.
     free = [(size, len(segment) > 1) for segment in listed for size, in_use in segment if not in_use]
     return Fragmentation(
         pool,

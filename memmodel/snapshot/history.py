@@ -50,6 +50,7 @@ def recorded_blocks(snapshot: Snapshot) -> Recorded:
     }
     granted: dict[int, int] = {}
     block_size = snapshot.config.block_size
+    # Backwards in time a free begins the life of a block, and its allocation ends it.
     for index in range(len(snapshot.events) - 1, -1, -1):
         action, address, size, stream = snapshot.events[index]
         if action == ALLOC:

@@ -61,6 +61,7 @@ def known_capacity(snapshot: Snapshot, usage: History) -> Capacity | None:
     refused = list(_refused(snapshot, usage))
     if not refused and not snapshot.device_free:
         return None
+    # An error says how much the driver had left, which makes the capacity exact; a release only bounds it from above.
     left = [usage.reserved[index] + free for index, free in snapshot.device_free.items()]
     at_least = max(*left, *usage.reserved)
     at_most = at_least if left else min(refused) - 1

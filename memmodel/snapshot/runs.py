@@ -81,6 +81,7 @@ def recorded_run(snapshot: Snapshot, usage: History, end: Fragmentation) -> Run:
 
 def replay_exactly(snapshot: Snapshot, recorded: Recorded) -> tuple[Run, Addresses, Recorded]:
     """Replay under the recorded settings; if every address is equal, its block sizes replace the estimated ones."""
+    # Without a limit: what the driver refused, and when, is in the recording.
     replay = _Replay(snapshot, snapshot.config, None, exact=True)
     replay.start_as_recorded(recorded.start)
     sizes = {address: block.size for address, block in replay.in_use()}

@@ -96,6 +96,7 @@ def _otherwise(snapshot: Snapshot, recorded: Recorded, conf: AllocConf | None, l
     for name, same in names:
         run = within(name, same, limits and limits.at_least_bytes)
         if run.fits is False and limits is not None and limits.at_most_bytes not in (None, limits.at_least_bytes):
+            # It does not fit for certain only if it does not at the upper bound of the capacity either.
             most = within(name, same, limits.at_most_bytes)
             run = most if most.fits is False else replace(run, fits=None)
         runs.append(run)
