@@ -125,9 +125,9 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--attention",
             "NAME",
-            "sdpa (PyTorch's choice), eager (Hugging Face's operators), {names}. "
-            "[default: sdpa; eager where it lacks the model's soft cap or sinks]",
-            _ALGORITHMS,
+            "{names}; eager is Hugging Face's operators. [default: sdpa, PyTorch's choice; eager where it lacks the "
+            "model's soft cap or sinks]",
+            "memmodel.models.choices:attentions",
         ),
         Option(
             "--loss",

@@ -116,10 +116,15 @@ def _names(field: str) -> Iterable[str]:
 
         return OPTIMIZERS
     if field == "attention":
-        from memmodel.algorithms import ALGORITHMS
-
-        return (SDPA, EAGER, *(name for name in ALGORITHMS if name != "decode"))
+        return attentions()
     return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES, "framework": FRAMEWORKS}.get(field, ())
+
+
+def attentions() -> Iterable[str]:
+    """The names of a model's attention: its class's own, and the algorithms that take its q, k and v as they are."""
+    from memmodel.algorithms import ALGORITHMS
+
+    return dict.fromkeys((SDPA, EAGER, *(name for name, one in ALGORITHMS.items() if not (one.cached or one.packed))))
 
 
 def _adapter(

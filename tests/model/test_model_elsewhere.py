@@ -1,6 +1,7 @@
 """A whole model in the other commands: the largest size, sweeps and pictures."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,12 @@ from click.testing import CliRunner
 import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.cli import cli
+from memmodel.events.liveness import summary
 from memmodel.models.catalogue import listed
-from memmodel.models.choices import model_case
+from memmodel.models.choices import attentions, model_case
 from memmodel.models.letters import model_formulas
+from memmodel.models.predict import architecture
+from memmodel.models.record import record
 
 TINY = {
     **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},
@@ -127,3 +131,21 @@ def test_eager_attention_is_the_default_of_capped_scores_and_a_fused_one_is_advi
         memmodel.model("gemma-2-2b", "A100", attention="sdpa")
     with pytest.raises(UsageError, match="gpt-oss-20b has attention sinks"):
         memmodel.model("gpt-oss-20b", "A100", attention="flash-attn")
+
+
+@pytest.mark.parametrize("phase", ["train", "prefill", "decode"])
+def test_a_model_runs_with_every_attention_that_it_offers(phase: str) -> None:
+    found = {}
+    for name in attentions():
+        with suppress(UsageError):
+            case = model_case(architecture(None, TINY), attention=name, phase=phase, seq=2048)
+            found[name] = summary(record(case)).peaks["peak"]
+    assert {"sdpa", "eager", "naive", "chunked", "flash-attn", "flex"} <= set(found)
+    if phase != "decode":  # the scores of one layer's 4 heads, and their softmax, in bf16
+        assert found["naive"] - found["flash-attn"] > 2 * 4 * 2048**2
+
+
+@pytest.mark.parametrize("name", ["decode-eager", "flash-mla", "flash-attn-varlen"])
+def test_attention_over_a_cache_or_packed_sequences_is_no_models(name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown attention '{name}'"):
+        peak(attention=name)
