@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memmodel.thresholds import Threshold
 
 _SIDE_BY_SIDE = 3  # algorithms in one table: more exceed 80 columns
-SCOPE = "one layer's attention from q, k and v: no weights, projections or optimizer"
+SCOPE = "one layer's attention: no weights, no optimizer (whole models: memmodel model)"
 
 
 def scope(report: Report) -> list[str]:

@@ -105,7 +105,7 @@ def test_tensors_that_exceed_what_the_context_leaves_are_no_fragmentation() -> N
 
 def test_the_first_screen_says_what_is_counted_and_which_values_are_defaults() -> None:
     shown = text(predict("A100", heads=16, seq=512))
-    assert "no weights, projections or optimizer" in shown.split("\n\n")[0]
+    assert "no weights, no optimizer (whole models: memmodel model)" in shown.split("\n\n")[0]
     assert "- defaults: train, bf16, batch 1, head dim 128, no mask, no dropout\n" in shown
     of_model = text(predict("A100", like="llama-3-8b", dtype="fp16"))
     assert "- defaults: train, batch 1, seq 4096, no dropout; heads, head dim and mask of llama-3-8b" in of_model

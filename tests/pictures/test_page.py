@@ -72,7 +72,7 @@ def test_a_page_has_the_numbers_of_the_tables(write: Any) -> None:
             assert bytes_text(number) in written
     assert "does not fit in 79.26 GiB" in written
     assert "20.0 %" in written
-    assert "no weights, projections or optimizer" in written
+    assert "no weights, no optimizer (whole models: memmodel model)" in written
     for heading in ("One step", "What would make it fit", "Formulas of naive", "How accurate this is", "Assumed"):
         assert heading in written
 
