@@ -55,7 +55,7 @@ def _function(xp: Any) -> Any:
                 rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
                 probs = scores.new_empty(scores.shape)
                 dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
-            _softmax_kernel(xp, [scores] * (3 if by_hand else 2), [probs, *rows, *dropped])
+            _softmax_kernel([scores] * (3 if by_hand else 2), [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
             if not learns:
                 kept = []
@@ -80,16 +80,16 @@ def _function(xp: Any) -> Any:
             del dout  # a copy of an expanded gradient, of a sum, is stolen by the graph and dies at its last use
             if ctx.by_hand and _scatters_apart(xp, dprobs):
                 sums = dprobs.new_empty(*dprobs.shape[:-1], 1)
-                _softmax_kernel(xp, [dprobs] * 6, [dprobs, sums], gradient=True)
+                _softmax_kernel([dprobs] * 6, [dprobs, sums], gradient=True)
                 del kept
                 scattered = dprobs.new_empty(dprobs.shape)
-                _softmax_kernel(xp, [dprobs] * 2, [scattered] * 2 + [dprobs], gradient=True)
+                _softmax_kernel([dprobs] * 2, [scattered] * 2 + [dprobs], gradient=True)
                 del sums, scattered
                 dscores = dprobs
             else:
                 dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
                 reads, writes = (8, 4) if ctx.by_hand else (4, 1)
-                _softmax_kernel(xp, [dprobs] * reads, [dscores] * writes, gradient=True)
+                _softmax_kernel([dprobs] * reads, [dscores] * writes, gradient=True)
                 del kept  # each buffer dies with its last use
             del dprobs
             dq = dscores @ k
@@ -107,7 +107,7 @@ def _scatters_apart(xp: Any, scores: Any) -> bool:
     return scores.dtype is xp.bfloat16 and scores.storage.tape.device.capability < 90
 
 
-def _softmax_kernel(xp: Any, scores: list[Any], outputs: list[Any], gradient: bool = False) -> None:
+def _softmax_kernel(scores: list[Any], outputs: list[Any], gradient: bool = False) -> None:
     """Scale, mask, softmax (or its gradient) and dropout of whole rows; tensors as often as they are read or written.
 
     A row of more than 1024 elements is not kept on chip (torch/_inductor, persistent reductions), and

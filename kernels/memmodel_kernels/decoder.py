@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind
+from memmodel.sizes.dims import same
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import columns, linear, row
@@ -222,10 +223,10 @@ def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
         windows = {kind for kind in model.arch.pattern if kind != "F"}
         if cached or not windows or tokens.shape[1] <= model.arch.window:
             return {}
-        return dict.fromkeys(windows, _seen(model, tokens, model.arch.window))
+        return dict.fromkeys(windows, _seen(tokens, model.arch.window))
 
 
-def _seen(model: Decoder, tokens: Any, window: Any) -> Any:
+def _seen(tokens: Any, window: Any) -> Any:
     """True where a key is seen, (b, 1, n, n)."""
     b, n = tokens.shape
     blocked = Mask(True, window).blocked(namespace(tokens), tokens, n, n)
@@ -234,7 +235,7 @@ def _seen(model: Decoder, tokens: Any, window: Any) -> Any:
 
 def _added_mask(model: Decoder, tokens: Any, x: Any, kind: str) -> Any:
     """0 where a key is seen, else -inf, (b, 1, n, n) in the dtype of x."""
-    seen = _seen(model, tokens, None if kind == "F" else model.arch.window)
+    seen = _seen(tokens, None if kind == "F" else model.arch.window)
     return namespace(x).where(seen, x.new_zeros(()), float("-inf"))
 
 
@@ -318,7 +319,7 @@ def _cached(k: Any, v: Any, cache: Cache) -> Cache:
     n, m = k.shape[2], cache[0].shape[2]
     for new, kept in zip((k, v), cache, strict=True):
         kept.narrow(2, m - n, n).copy_(new)
-    return (k, v) if n is m or n == m else cache
+    return (k, v) if same(n, m) else cache
 
 
 def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]:

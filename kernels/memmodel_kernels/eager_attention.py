@@ -47,5 +47,6 @@ def _beside_sinks(scores: Any, sinks: Any) -> Any:
     """Softmax of each row and its head's sink; less the sink's column, a view."""
     columns = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], -1)
     both = namespace(scores).cat([scores, columns], -1)
+    # Against overflow in half precision, says the class.
     both = both - both.max(-1, keepdim=True)[0]
     return both.softmax(-1)[..., :-1]

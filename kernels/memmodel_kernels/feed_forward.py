@@ -44,6 +44,7 @@ def feed_forward(
     if f"{name}.gate_up.weight" in weights:
         gate, through = up("gate_up")[0].chunk(2, dim=-1)
         return down(through * activated(gate, activation))
+    # The gate is activated before the other exists, as by Hugging Face's act_fn(gate_proj(x)) * up_proj(x).
     if tensor is None:
         return down(activated(up("gate")[0], activation) * up("up")[0])
     gate, through = up("gate", "up")  # one input, gathered once

@@ -37,13 +37,10 @@ def flash_tiles(arch: int, dtype: DType, head_dim: int) -> FlashTiles:
             f"flash attention of {dtype} with head dim {head_dim}: there are kernels for fp16, bf16 and fp32 up to "
             f"head dim {tiles.MAX_HEAD_DIM}; choose another algorithm with --algorithm"
         )
-    fused = tiles.tile(arch, dtype, head_dim, tiles.FUSED) if _has_fused(arch, dtype, head_dim) else None
+    has_fused = tiles.supports(arch, dtype, head_dim, tiles.FUSED)
+    fused = tiles.tile(arch, dtype, head_dim, tiles.FUSED) if has_fused else None
     forward, dkdv, dq = (tiles.tile(arch, dtype, head_dim, p) for p in (tiles.FORWARD, tiles.DKDV, tiles.DQ))
     return FlashTiles(forward, dkdv, dq, fused)
-
-
-def _has_fused(arch: int, dtype: DType, head_dim: int) -> bool:
-    return tiles.supports(arch, dtype, head_dim, tiles.FUSED)
 
 
 def flash(
@@ -100,6 +97,7 @@ def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) 
     probs = (scores - new_max).exp()
     correction = (row_max - new_max).exp()
     row_sum = row_sum * correction + probs.sum(-1, keepdim=True)
+    # Tensor cores multiply in the operands' type and add in fp32.
     total = total * correction + (probs.to(v.dtype) @ v).to(xp.float32)
     return total, new_max, row_sum
 
@@ -151,6 +149,7 @@ def flash_backward_split(
     with kernel("flash_backward", reads=reads, writes=(dq, dk, dv), gradient=True) as on_chip:
         for cols in on_chip.tiles(m, tile.cols):
             k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
+            # Sums over all query tiles stay in fp32 on chip; the scores' scale comes once, at the end.
             dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
             dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
             for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
@@ -205,6 +204,7 @@ def row_dots(dout: Any, out: Any, dlse: Any = None) -> Any:
     """delta (b, h, n) in fp32: each row's sum of dO * O, less the gradient of its LSE; softmax's gradient needs it."""
     xp = namespace(dout)
     delta = dout.new_empty(*dout.shape[:-1], dtype=xp.float32)
+    # dS = P (dP - delta) + P dLSE, row by row: taken off delta, the second term costs nothing.
     reads = (dout, out) if dlse is None else (dout, out, dlse)
     with kernel("flash_delta", reads=reads, writes=(delta,)) as on_chip:
         for rows in on_chip.tiles(dout.shape[2], _DELTA_ROWS):

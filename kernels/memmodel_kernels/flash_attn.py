@@ -44,8 +44,7 @@ def flash_attn_varlen(
     `offsets` (b + 1,) in int32 are where sequences begin, of queries and of keys alike where they are as many.
     `queries` and `keys` are the length of each, or the longest where `lengths` tells them, of recording tensors.
     """
-    window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
-    options: dict[str, Any] = {"dropout_p": dropout, "causal": mask.causal, "window_size": window}
+    options: dict[str, Any] = {"dropout_p": dropout, "causal": mask.causal, "window_size": _window_size(mask)}
     if namespace(q).__name__ != "torch":
         from memmodel.recording import flash_attn_varlen_func
 
@@ -56,19 +55,21 @@ def flash_attn_varlen(
     return library(q, k, v, offsets, of_keys, queries, keys, **options)
 
 
-def flash_attn_3(
-    q: Any, k: Any, v: Any, mask: Mask = NO_MASK, deterministic: bool = False, softcap: float | None = None
-) -> Any:
+def flash_attn_3(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, softcap: float | None = None) -> Any:
     """`flash_attn_func` of version 3. Shapes as for `naive`, values of a head dim of their own where it takes them."""
     if namespace(q).__name__ == "torch":
         from flash_attn_interface import flash_attn_func as flash_attn_3_func
     else:
         from memmodel.recording import flash_attn_3_func
-    return _called(flash_attn_3_func, q, k, v, mask, softcap=softcap or 0.0, deterministic=deterministic)
+    return _called(flash_attn_3_func, q, k, v, mask, softcap=softcap or 0.0)
 
 
 def _called(function: Any, q: Any, k: Any, v: Any, mask: Mask, **options: Any) -> Any:
-    window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
     tensors = (x.transpose(1, 2) for x in (q, k, v))
-    output = function(*tensors, causal=mask.causal, window_size=window, **options)
+    output = function(*tensors, causal=mask.causal, window_size=_window_size(mask), **options)
     return output.transpose(1, 2)
+
+
+def _window_size(mask: Mask) -> tuple[int, int]:
+    """How many keys a query sees before and after its own, which the packages do not count; -1 for all."""
+    return (-1, -1) if mask.window is None else (mask.window - 1, 0)

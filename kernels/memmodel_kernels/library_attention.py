@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from memmodel.sizes.dims import same
 from memmodel_kernels.namespace import functional
 
 
@@ -15,7 +16,7 @@ def library_attention(
     """
     attention = functional(q).scaled_dot_product_attention
     if window_mask is None:
-        shared = k.shape[1] is not q.shape[1] and k.shape[1] != q.shape[1]
+        shared = not same(k.shape[1], q.shape[1])
         return attention(q, k, v, dropout_p=dropout, is_causal=causal and q.shape[2] != 1, enable_gqa=shared)
     return attention(q, repeated(k, q), repeated(v, q), attn_mask=window_mask, dropout_p=dropout)
 

@@ -82,10 +82,12 @@ def _by_magnitude(x: Any, out: Any, weights: Mapping[str, Any], name: str, magni
     """DoRA's part: the direction of weight and adapter together, scaled by a learned magnitude a row."""
     f, xp = functional(x), namespace(x)
     down, up = weights[f"{name}.lora_a"], weights[f"{name}.lora_b"]
+    # PEFT has B A by sending the identity through both matrices (tuners/lora/dora.py).
     unit = xp.eye(down.shape[1], device=x.device, dtype=x.dtype)
     product = f.linear(f.linear(unit, down), up).T.detach()
     weight = _frozen(weights, name, x.shape[-1], out.dtype).to(x.dtype)
     weight = weight + 2.0 * product
+    # A constant to autograd, as in the paper's section 4.3 (DoRA, arXiv 2402.09353).
     norm = weight.norm(2, 1).detach()
     scale = (magnitude / norm).view(1, -1)
     added = f.linear(f.linear(x, down), up)

@@ -44,6 +44,7 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
     if "logits" in model.arch.scaled:
         logits = logits * 0.5
     if model.arch.logit_cap:
+        # Each step frees the one before it, as in transformers' classes, where they have one name.
         logits = logits / model.arch.logit_cap
         logits = logits.tanh()
         logits = logits * model.arch.logit_cap
@@ -108,6 +109,7 @@ def _in_place(xp: Any) -> Any:
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
+            # The gradient of the loss itself is 1, by which Liger does not multiply.
             return ctx.saved_tensors[0], None
 
     return CrossEntropyInPlace
@@ -119,6 +121,7 @@ def chunked_loss(model: Decoder, hidden: Any, targets: Any, chunks: int = 8) -> 
         total: Any = 0
         for part, wanted in zip(hidden.chunk(chunks, 1), targets.chunk(chunks, 1), strict=True):
             total = total + checkpoint(_summed, part, model, wanted)
+        # Any divisor: it stands for the number of tokens.
         return total / 2.0, None
 
 
@@ -157,6 +160,7 @@ def fused_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
 
 def chunk_rows(rows: int, width: int, vocabulary: int) -> int:
     """Tokens of a chunk of the fused loss."""
+    # inc_factor and chunk_size of Liger's ops/fused_linear_cross_entropy.py.
     wanted = -(-rows // -(-vocabulary // width))
     return min(rows, 1 << (wanted - 1).bit_length())
 

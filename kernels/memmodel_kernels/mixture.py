@@ -62,6 +62,7 @@ def _experts(
         products = partial(_products, weights=weights, activation=activation)
         hidden = shared.run(selected, _counts(by_expert, moe.experts), products)
     weighed = hidden * scores_sorted.unsqueeze(-1)
+    # The inverse permutation.
     back = xp.empty_like(order)
     back.index_put_((order,), xp.arange(order.shape[0], device=rows.device))
     weighed = weighed[back]
@@ -83,6 +84,7 @@ def _products(rows: Any, ends: Any, weights: Mapping[str, Any], activation: str,
 
 def _counts(by_expert: Any, count: int) -> Any:
     """How many rows each expert has."""
+    # The CPU's histc takes no integers.
     counted = by_expert.float() if str(by_expert.device) == "cpu" else by_expert.int()
     return namespace(by_expert).histc(counted, bins=count, min=0, max=count - 1)
 

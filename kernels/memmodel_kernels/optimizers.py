@@ -75,6 +75,7 @@ def adamw_foreach(parameters: Tensors, gradients: Tensors, first: Tensors, secon
     xp._foreach_mul_(second, 0.999)
     xp._foreach_addcmul_(second, gradients, gradients, 0.001)
     roots = xp._foreach_sqrt(second)
+    # By the root of the bias correction, a number.
     xp._foreach_div_(roots, 0.5)
     xp._foreach_add_(roots, 1e-8)
     xp._foreach_addcdiv_(parameters, first, roots, -0.001)
@@ -184,9 +185,11 @@ def adafactor(parameters: Tensors, gradients: Tensors, rows: Tensors, columns: T
     """Adafactor, one tensor after the other (_single_tensor_adafactor of torch/optim/_adafactor.py)."""
     for parameter, gradient, row, column in zip(parameters, gradients, rows, columns, strict=True):
         with same_scope(parameter):
+            # The host reads both norms: the step is relative to the parameter's, and limited by the update's.
             parameter.norm(2)
             parameter.mul_(0.999)
             if column is not None:
+                # A mean of squares by way of the norm, which makes no tensor of the gradient's size.
                 row_mean = gradient.norm(2, -1, True).square_().div_(2)
                 row.lerp_(row_mean, 0.5)
                 column_mean = gradient.norm(2, -2, True).square_().div_(2)
@@ -219,11 +222,13 @@ def _orthogonal(gradient: Any) -> Any:
     xp = namespace(gradient)
     result = gradient.bfloat16()
     tall = gradient.shape[0] > gradient.shape[1]
+    # The Gram matrix is then the smaller of the two.
     if tall:
         result = result.T
     result.div_(result.norm().clamp(min=1e-7))
     for _ in range(5):
         gram = result @ result.T
+        # DEFAULT_A, DEFAULT_B and DEFAULT_C there.
         mixed = xp.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
         result = xp.addmm(result, mixed, result, beta=3.4445)
     return result.T if tall else result

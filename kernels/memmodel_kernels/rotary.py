@@ -6,6 +6,7 @@ channel i is paired with channel i + d/2.
 
 from typing import Any
 
+from memmodel.sizes.dims import same
 from memmodel_kernels.namespace import namespace
 
 
@@ -16,6 +17,7 @@ def angles(frequencies: Any, positions: Any, dtype: Any) -> tuple[Any, Any]:
     where = positions[:, None, :].float()
     turns = (inverse @ where).transpose(1, 2)
     both = xp.cat((turns, turns), -1)
+    # By attention_scaling, which is 1 for positions that are not stretched.
     cos, sin = both.cos() * 1.0, both.sin() * 1.0
     return cos.to(dtype), sin.to(dtype)
 
@@ -24,7 +26,7 @@ def turned(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     """q and k (b, heads, n, d), turned by cos and sin (1, n, r); channels beyond the first r stay as they are."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     width = cos.shape[-1]
-    if width is q.shape[-1] or width == q.shape[-1]:
+    if same(width, q.shape[-1]):
         return (q * cos) + (_half_turned(q) * sin), (k * cos) + (_half_turned(k) * sin)
     return _partly(q, cos, sin), _partly(k, cos, sin)
 

@@ -42,6 +42,7 @@ def _as_they_are(scores: Any, moe: Any) -> tuple[Any, Any]:
 def _by_sigmoid(logits: Any, moe: Any) -> tuple[Any, Any]:
     """Scores that are chosen by their sum with a bias, which no gradient reaches (DeepSeek-V3)."""
     scores = logits.sigmoid()
+    # 0.0 stands for e_score_correction_bias, a number an expert.
     chosen = scores + 0.0
     if moe.groups:
         of_groups = _by_group(chosen, moe).topk(2, dim=-1)[0].sum(-1)

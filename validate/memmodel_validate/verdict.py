@@ -90,7 +90,7 @@ def judge(trial: Trial, run: Run, prediction: TrialPrediction) -> Verdict:
     memory = tuple(_memory(run, prediction)) if ran else ()
     events = _events(run, prediction) if ran else None
     boundary = _boundary(run)
-    broken = tuple(_broken(trial, run, prediction, memory, events, boundary)) if trial.promised else ()
+    broken = tuple(_broken(run, prediction, memory, events, boundary)) if trial.promised else ()
     times = tuple(_times(run, prediction))
     context = int(run.measured["context"].value) if "context" in run.measured else None
     return Verdict(trial, run, memory, times, events, context, boundary, prediction, broken)
@@ -145,7 +145,6 @@ def _boundary(run: Run) -> tuple[int, int] | None:
 
 
 def _broken(
-    trial: Trial,
     run: Run,
     prediction: TrialPrediction,
     memory: tuple[Memory, ...],

@@ -73,6 +73,7 @@ def _functions(xp: Any) -> Any:
             logits = product(x, weight.t())
             scores, auxiliary = (x.new_empty(tokens, experts, dtype=xp.float32) for _ in range(2))
             taken = x.new_empty(tokens, experts, dtype=xp.bool)
+            # TransformerEngine's row_id_map: the rows of each token, their experts, and how many there are.
             places = x.new_empty(tokens, 2 * experts + 1, dtype=xp.int32)
             chosen = x.new_empty(experts * capacity, dtype=xp.int64)
             probabilities = x.new_empty(experts * capacity, dtype=xp.float32)

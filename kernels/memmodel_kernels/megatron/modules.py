@@ -264,6 +264,7 @@ def functions(xp: Any, local: bool = False) -> Any:
         def forward(ctx: Any, x: Any, sharing: Sharing) -> Any:
             ctx.sharing = sharing
             out = sharing.summed(x)
+            # As a view, which PyTorch makes of an input that a function returns.
             return out.view(out.shape)
 
         @staticmethod
@@ -314,6 +315,7 @@ def functions(xp: Any, local: bool = False) -> Any:
             of_x = x.new_empty(x.shape)
 
             def compute() -> None:
+                # sqrt(2 / pi), and three times 0.044715 of it (fused_bias_gelu.py, bias_gelu_back).
                 t = xp.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
                 slope = 0.5 * x * (1 - t * t) * (0.79788456 + 0.1070322243 * x * x) + 0.5 * (1 + t)
                 of_x.copy_(slope * grad)
@@ -440,6 +442,7 @@ def _exchanged(x: Any, group: Group, to_heads: bool) -> Any:
     b, n, heads, d = x.shape
     size = group.size
     if to_heads:
+        # Pieces for one rank must lie together.
         sent = x.view(b, n, size, heads // size, d).permute(2, 0, 1, 3, 4).contiguous()
     else:
         sent = x.view(b, size, n // size, heads, d).permute(1, 0, 2, 3, 4).contiguous()

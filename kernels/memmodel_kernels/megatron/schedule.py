@@ -36,6 +36,7 @@ def run(
             started.add(action.kind)
         model, first, last = chunks[action.chunk]
         if action.kind == "F":
+            # A leaf, whose gradient goes to the stage before.
             given = None if first else like.new_empty(like.shape).requires_grad_()
             x = through_layers(model, embedded(model, tokens) if first else given)
             out = loss(model, x, targets) if last else x
@@ -48,15 +49,10 @@ def run(
         if last:
             out.backward()
         else:
-            out.backward(_received(out, like))
+            out.backward(like.new_empty(like.shape))  # the gradient that the stage after sends
         sent = None if first else given.grad
         del given, out
     del sent
-
-
-def _received(out: Any, like: Any) -> Any:
-    """The gradient of an output, from the stage after."""
-    return like.new_empty(like.shape)
 
 
 def _shrink(out: Any) -> None:

@@ -34,8 +34,10 @@ class DistributedOptimizer:
     ) -> None:
         self.group, self.shared = group, shared
         start, end = (_START, math.lcm(group.size, _END)) if shared else (1, 1)
+        # In about the order in which gradients come, as _ParamAndGradBuffer has it.
         listed, total = places(list(reversed(parameters)), start, end)
         first = parameters[0]
+        # Parameters move into the buffer only where ranks gather each other's parts of it.
         self.values = first.new_zeros(total) if shared else None
         self.sums = first.new_zeros(total, dtype=namespace(first).float32 if masters else None)
         if shared:
@@ -108,6 +110,7 @@ class DistributedOptimizer:
         self.update.optimizer.update(
             self.update.masters or self.parameters, self.update.gradients(), *self.update.states
         )
+        # The fp32 copies were updated: the parameters take their values over.
         if self.update.masters:
             namespace(self.sums)._foreach_copy_(self.parameters, self.update.masters)
         if self.values is not None:

@@ -27,6 +27,7 @@ class ExpertParallel(NamedTuple):
         """
         ranks, experts = self.group.size, counts.shape[0] // self.group.size
         coming = counts.new_empty(counts.shape)
+        # Sizes first: the host needs them to make room for what comes.
         namespace(rows).distributed.all_to_all_single(coming, counts, group=self.group.handle)
         sent, received = (_on_host(x, rows.shape[0]) for x in (counts, coming))
         splits = [sum(of[rank * experts : (rank + 1) * experts]) for of in (received, sent) for rank in range(ranks)]
@@ -37,6 +38,7 @@ class ExpertParallel(NamedTuple):
         here = _in_order(here, received, by_expert)
         out = products(here, ends)
         del here
+        # The inverse permutation.
         by_rank = sorted(range(len(by_expert)), key=by_expert.__getitem__)
         out = _in_order(out, [received[piece] for piece in by_expert], by_rank)
         return self._exchanged(out, back, there)

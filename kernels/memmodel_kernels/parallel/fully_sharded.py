@@ -106,6 +106,7 @@ class Unit:
 
     def __init__(self, weights: dict[str, Any], shards: Sequence[Shard], how: Sharding, shared: Communication) -> None:
         self.weights, self.shards, self.how, self.shared = weights, shards, how, shared
+        # The root is the first unit: backward would gather it again at once (_fsdp_state.py, _lazy_init).
         self.reshards = how.reshard and bool(shared.units)
         shared.units.append(self)
         self.coming: Any = None  # the flat tensor of a gather under way

@@ -98,6 +98,7 @@ def start_passing_on(tensors: Sequence[Any], group: Group) -> Coming:
     """Start to send tensors to the next rank, and to receive those of the rank before."""
     library = namespace(tensors[0])
     distributed, handle = library.distributed, group.handle
+    # What is sent must stay as it is until it has arrived: it is received into buffers of its own.
     received = [library.empty_like(x) for x in tensors]
     after, before = (distributed.get_global_rank(handle, (group.rank + step) % group.size) for step in (1, -1))
     sends = [distributed.P2POp(distributed.isend, x, after, handle) for x in tensors]

@@ -76,6 +76,7 @@ class PartitionedGradients:
         with namespace(parameter).no_grad():
             if not self.bucket and self.partition is None:
                 at_end_of_backward(parameter, self._after_backward)
+            # A gradient that does not fit any more closes the bucket before it.
             if self.filled + count > self.most:
                 self._reduce()
             if count <= self.most:
@@ -166,6 +167,7 @@ class PartitionedGradients:
         """Update the rank's part in fp32, and give the ranks each other's parts."""
         xp, pieces = namespace(self.values), self.gradients()
         left = self.each - sum(x.numel() for x in pieces)
+        # The last rank's part ends in padding, which no parameter fills.
         pieces += [self.values.new_zeros(left)] if left else []
         with scope(self.values, part=GRADIENTS):
             flat = xp.cat(pieces) if len(pieces) > 1 else pieces[0]

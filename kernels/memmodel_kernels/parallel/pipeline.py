@@ -41,6 +41,7 @@ class Pipeline(NamedTuple):
         """All micro-batches of a step, each of token indices and targets (b, n)."""
         held: dict[tuple[int, int], Any] = {}  # outputs until their backward, by chunk and micro-batch
         sending: dict[Action, Any] = {}
+        # What the first action reads.
         self._exchange(None, None, self.actions[0], batch[0])
         phases = _phases(self.actions)
         for number, (action, following) in enumerate(zip(self.actions, [*self.actions[1:], None], strict=True)):
@@ -94,6 +95,7 @@ class Pipeline(NamedTuple):
             operations.append(self._operation(distributed, "isend", sent, 1 if done.kind == "F" else -1))
         works = distributed.batch_isend_irecv(operations) if operations else []
         if received is not None:
+            # The receive is the first of the operations.
             works.pop(0).wait()
         return works
 

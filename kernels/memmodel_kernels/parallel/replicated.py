@@ -28,15 +28,15 @@ class Bucket:
         self.wait: Callable[[], None] = lambda: None
 
 
-def by_size(parameters: Iterable[Any], first: int = FIRST, cap: int = CAP) -> Iterator[list[Any]]:
+def by_size(parameters: Iterable[Any]) -> Iterator[list[Any]]:
     """Parameters in pieces that each end when they have so many bytes (compute_bucket_assignment_by_size)."""
-    limit, found, nbytes = first, [], 0
+    limit, found, nbytes = FIRST, [], 0
     for x in parameters:
         found.append(x)
         nbytes += x.numel() * x.element_size()
         if nbytes >= limit:
             yield found
-            limit, found, nbytes = cap, [], 0
+            limit, found, nbytes = CAP, [], 0
     if found:
         yield found
 
@@ -74,8 +74,10 @@ class Replicated:
         """Copy a gradient into its bucket, and reduce the buckets that are full, in order."""
         xp = namespace(parameter)
         with xp.no_grad():
+            # Divided first, so that the sum over ranks is the mean (mark_variable_ready_dense).
             xp.mul(parameter.grad, 1 / self.of, out=bucket.views[place])
         bucket.waiting -= 1
+        # Every rank reduces the buckets in the same order: a full one waits for those before it.
         while self.reduced < len(self.buckets) and not self.buckets[self.reduced].waiting:
             full = self.buckets[self.reduced]
             full.wait = start_all_reduce(full.flat, self.group)

@@ -82,6 +82,7 @@ def _functions(xp: Any) -> _Functions:
         def forward(ctx: Any, x: Any, tensor: TensorParallel, count: int, *parameters: Any) -> Any:
             weights, biases = parameters[:count], parameters[count:]
             ctx.learns = ctx.needs_input_grad[3 : 3 + count]
+            # Frozen weights, as under adapters, take no gradient, and so no input of theirs is kept.
             ctx.save_for_backward(*([x] if any(ctx.learns) else []), *weights)
             ctx.tensor, ctx.biased = tensor, ctx.needs_input_grad[3 + count :]
             whole = tensor.gathered(x) if tensor.sequence else x
@@ -98,6 +99,7 @@ def _functions(xp: Any) -> _Functions:
                 tokens = whole.view(-1, width)
             rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
             if ctx.needs_input_grad[0]:
+                # The gradients of one input are added up, and summed over the ranks once.
                 of_x = rows[0] @ weights[0]
                 for row, weight in zip(rows[1:], weights[1:], strict=True):
                     of_x.addmm_(row, weight)
@@ -115,6 +117,7 @@ def _functions(xp: Any) -> _Functions:
             ctx.tensor = tensor
             if tensor.sequence:
                 return tensor.scattered(x)
+            # As a view, which PyTorch makes of an input that a function returns (custom_function.cpp).
             return all_reduced(x, tensor.group).view(x.shape)
 
         @staticmethod
@@ -133,6 +136,7 @@ def _functions(xp: Any) -> _Functions:
         def backward(ctx: Any, grad: Any) -> Any:
             if ctx.tensor.sequence:
                 return ctx.tensor.scattered(grad), None
+            # The sum is made in place, and the gradient may be another function's too.
             return all_reduced(grad.clone(), ctx.tensor.group), None
 
     class OwnTokens(base):  # type: ignore[misc]

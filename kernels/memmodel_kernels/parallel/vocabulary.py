@@ -39,6 +39,7 @@ def _function(xp: Any) -> Any:
 
         @staticmethod
         def forward(ctx: Any, logits: Any, targets: Any, group: Group) -> Any:
+            # Each row's maximum, sum and wanted logit take one small all-reduce each: no rank sees the others' logits.
             logits.sub_(all_reduced(logits.amax(-1), group, "MAX").unsqueeze(-1))
             local, outside = _local(targets, group, logits.shape[-1])
             wanted = logits.gather(1, local.unsqueeze(1)).squeeze(1).masked_fill(outside, 0.0)
@@ -54,6 +55,7 @@ def _function(xp: Any) -> Any:
         def backward(ctx: Any, grad: Any) -> Any:
             softmax, local, outside = ctx.saved_tensors
             rows = xp.arange(local.shape[0], device=local.device)
+            # One is taken off the target's probability, on the rank that has it.
             wanted = softmax.gather(1, local.unsqueeze(1)).squeeze(1) - (~outside).to(softmax.dtype)
             softmax.index_put_((rows, local), wanted)
             return softmax.mul_(grad.unsqueeze(-1)), None, None

@@ -57,6 +57,7 @@ def _function(xp: Any) -> Any:
             here = [k, v]
             for step in range(ring.size):
                 last = step == ring.size - 1
+                # Keys travel while attention runs on them.
                 coming = None if last else start_passing_on(here, ring)
                 part = part_of(ring, step, causal)
                 queries, keys, values = _late(q, part), _early(here[0], part), _early(here[1], part)
@@ -92,6 +93,7 @@ def _function(xp: Any) -> Any:
                 del found
                 here = here if coming is None else coming.wait()
                 if ring.size > 1:
+                    # After the last step too, with which they come home.
                     kept = start_passing_on(kept, ring).wait()
             return dq.to(q.dtype), kept[0].to(k.dtype), kept[1].to(v.dtype), None, None
 

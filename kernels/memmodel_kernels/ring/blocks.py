@@ -29,6 +29,7 @@ def block_backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, causal
         found = _attention(q, "_for_cpu_backward")(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=causal)
         return found[0], found[1], found[2]
     xp, rows, columns = namespace(q), q.shape[2], k.shape[2]
+    # Random numbers for dropout, of which there is none.
     state = xp.zeros(2, dtype=xp.uint64, device=q.device)
     found = _attention(q, "_backward")(
         grad, q, k, v, out, lse, None, None, rows, columns, dropout_p=0.0, is_causal=causal,

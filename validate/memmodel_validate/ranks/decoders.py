@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest import mock
 
-from memmodel.base.device import CPU, CUDA, Device
+from memmodel.base.device import CPU, CUDA
 from memmodel.base.dtypes import bfloat16, float32
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layout import Layout
@@ -71,12 +71,12 @@ PROGRAMS = {
 }
 
 
-def whole_case(program: str, world: int, device: Device = CPU) -> ModelCase:
+def whole_case(program: str, world: int) -> ModelCase:
     """The case that the ranks share."""
     arch, laid_out, setting = PROGRAMS[program]
     layout = laid_out(world)
     setting = {"dtype": float32, "microbatches": 4 if layout.pp > 1 else 1, **setting}
-    return ModelCase(arch, batch=2, seq=16, layout=layout, device=device, **setting)
+    return ModelCase(arch, batch=2, seq=16, layout=layout, device=CPU, **setting)
 
 
 def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:
