@@ -57,9 +57,10 @@ class Table:
 
     def _undominated(self, sizes: Iterable[Any]) -> list[Any]:
         """The sizes without those that are nowhere larger than another."""
-        known = list(dict.fromkeys(size if isinstance(size, Polynomial | int) else self.size(size) for size in sizes))
+        listed = (size if isinstance(size, Polynomial | int) else self.size(size) for size in sizes)
+        known = {_key(size): size for size in listed}
         found: list[Any] = []
-        for size in sorted(known, key=_first, reverse=True):
+        for size in sorted(known.values(), key=_first, reverse=True):
             if not any(self._never_less(other, size) for other in found):
                 found.append(size)
         return found
@@ -150,7 +151,7 @@ class Polynomial:
         return self._applied(function, *sizes)
 
     def _applied(self, function: Callable[..., Any], *operands: Any) -> Any:
-        key = function, operands
+        key = function, tuple(map(_key, operands))
         if key not in self.table.known:
             result = function(*(x.array if isinstance(x, Polynomial) else x for x in operands))
             self.table.known[key] = self.table.size(result) if result.dtype.kind in "iO" else result
@@ -241,10 +242,11 @@ class Polynomial:
         return f"{self.first}, ..."
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and self.table is other.table and self.terms == other.terms
+        return self is other or (
+            isinstance(other, Polynomial) and self.table is other.table and self.terms == other.terms
+        )
 
-    def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
+    __hash__ = None  # type: ignore[assignment]  # as a key in a cache it would keep its table's columns alive
 
     def __lt__(self, other: Any) -> Any:
         return self.array < np.asarray(other)
@@ -271,6 +273,11 @@ def _terms_of(size: Any) -> dict[Monomial, Number]:
     if isinstance(size, Polynomial):
         return size.terms
     return {(): size} if size else {}
+
+
+def _key(size: Any) -> Any:
+    """What tells a size from others of its table."""
+    return frozenset(size.terms.items()) if isinstance(size, Polynomial) else size
 
 
 def _first(size: Any) -> int:

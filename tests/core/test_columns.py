@@ -1,8 +1,12 @@
 """Polynomials in the columns of a sweep: the same numbers as numpy's, and no moment lost that can be the largest."""
 
+import gc
+
 import numpy as np
 
+from memmodel.attention.case import make_case
 from memmodel.sizes.columns import Polynomial, Table
+from memmodel.sweeps import grid, sweep
 
 A, B = np.array([2, 3, 7, 11]), np.array([5, 2, 64, 3])
 
@@ -29,3 +33,10 @@ def test_of_the_moments_those_are_left_that_can_be_the_largest() -> None:
     assert {id(one) for one in table._undominated(highest)} == {id(one) for one in highest[:1] + highest[2:4]}
     (largest,) = table.evaluated([], highest)
     assert largest.tolist() == np.max([A * B, A + B, 4 * A, 4 * B, np.full(4, 6)], axis=0).tolist()
+
+
+def test_no_cache_keeps_the_columns_of_a_sweep() -> None:
+    case = make_case("flash")
+    sweep(case, grid(case, {"seq": range(2, 99), "head_dim": [64, 128]}))
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Table)]
