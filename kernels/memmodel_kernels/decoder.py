@@ -108,7 +108,7 @@ class Decoder:
 
 
 class Shared(NamedTuple):
-    """What all layers of one pass share: cos and sin of the rotary positions, and a mask by the kind of attention."""
+    """Tensors that all layers of a pass share: cos and sin of the rotary positions, and a mask by kind of attention."""
 
     rotary: tuple[Any, Any] | None
     masks: Mapping[str, Any]

@@ -21,9 +21,9 @@ def head_weight(model: Decoder) -> Any:
 
 
 def before_head(model: Decoder, hidden: Any) -> Any:
-    """What the head is multiplied by: the residual stream, in BERT through a linear layer, activation and norm.
+    """The operand of the head: the residual stream; in BERT, after a linear layer, activation and norm.
 
-    Of images it is the token of their class.
+    Of images, the class token alone.
     """
     if model.arch.patches:
         return hidden[:, 0, :]
@@ -55,6 +55,7 @@ def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once: a decoder's in fp32 (ForCausalLMLoss of transformers), an encoder's as they are."""
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
+        # The upcast makes a second copy of all logits, beside those that the caller has in the output.
         return _entropy(model, logits.float() if model.arch.causal else logits, targets), logits
 
 
@@ -142,6 +143,7 @@ def chunked_logits_loss(model: Decoder, hidden: Any, targets: Any, chunks: int =
         parts = [logits_of(model, part) for part in hidden.chunk(chunks, 1)]
         total: Any = 0
         for logits, wanted in zip(parts, targets.chunk(chunks, 1), strict=True):
+            # Recomputed, so that backward too upcasts one part at a time.
             total = total + checkpoint(_of_logits, logits, model, wanted)
         return total / 2.0, None
 
@@ -194,6 +196,7 @@ def _function(xp: Any) -> Any:
                 if of_bias is not None:
                     of_bias.add_(logits.sum(0))
             del buffer, logits
+            # The gradients themselves: backward has nothing left to compute.
             ctx.save_for_backward(of_x, *(x for x in (of_weight, of_bias) if x is not None))
             ctx.has_weight, ctx.has_bias = of_weight is not None, of_bias is not None
             return losses.sum()

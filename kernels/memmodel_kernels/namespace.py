@@ -101,7 +101,7 @@ def on_stream(x: Any, number: int) -> AbstractContextManager[Any]:
 
 
 def stream_waits(x: Any, number: int, other: int) -> None:
-    """What is put on a stream from now on runs after what is on another one now."""
+    """Have a stream wait: its later kernels run after those that are on another stream now."""
     xp = namespace(x)
     if xp.__name__ != "torch":
         x.storage.tape.waits(number, other)

@@ -29,7 +29,7 @@ def rms_norm(x: Any, weight: Any) -> Any:
 
 
 def rms_norm_in_fp32(x: Any, weight: Any) -> Any:
-    """The same, with the product by the weight in fp32 too (Olmo2RMSNorm)."""
+    """RMS norm, with the product by the weight in fp32 too (Olmo2RMSNorm)."""
     dtype = x.dtype
     return (weight * _over_root_mean_square(x)).to(dtype)
 
@@ -41,7 +41,7 @@ def _over_root_mean_square(x: Any) -> Any:
 
 
 def rms_norm_plus_one(x: Any, weight: Any) -> Any:
-    """The same times 1 + weight, in fp32 throughout (Gemma2RMSNorm)."""
+    """RMS norm times 1 + weight, in fp32 throughout (Gemma2RMSNorm)."""
     wide = x.float()
     output = wide * (wide.pow(2).mean(-1, keepdim=True) + EPS).rsqrt()
     output = output * (1.0 + weight.float())

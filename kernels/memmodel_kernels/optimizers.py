@@ -46,6 +46,7 @@ def _momentum(parameter: Any) -> tuple[Any, ...]:
     return (parameter.new_zeros(parameter.shape),)
 
 
+# In the parameter's own dtype (zeros_like in torch/optim/adam.py), also where that is bf16.
 def _moments(parameter: Any) -> tuple[Any, ...]:
     return parameter.new_zeros(parameter.shape), parameter.new_zeros(parameter.shape)
 
@@ -95,6 +96,7 @@ def adamw_loop(parameters: Tensors, gradients: Tensors, first: Tensors, second: 
 def adamw_fused(parameters: Tensors, gradients: Tensors, first: Tensors, second: Tensors, steps: Tensors) -> None:
     """AdamW in one kernel (_fused_adam), with step counters on the device."""
     xp = namespace(parameters[0])
+    # The kernel reads the step on the device, where other variants read a number on the host.
     xp._foreach_add_(steps, 1)
     xp._fused_adamw_(
         parameters, gradients, first, second, [], steps, amsgrad=False, lr=0.001, beta1=0.9, beta2=0.999,

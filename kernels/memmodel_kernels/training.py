@@ -151,7 +151,7 @@ def training_step(
 
 
 def update_all(updates: Sequence[Update], mark: Callable[[str], None], clipping: "Clipping | None" = None) -> None:
-    """Run the updates; gradients are clipped before, if so asked."""
+    """Run the updates, after clipping the gradients where `clipping` is given."""
     if updates:
         mark("optimizer")
         with namespace(updates[0].parameters[0]).no_grad():

@@ -21,7 +21,7 @@ _WORTH_IT = 3 * FEW  # layers that the three runs have together
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """A run told from one with few layers.
+    """A run extrapolated from runs with few layers.
 
     Attributes:
         whole: the run with all `count` layers. few: with `FEW`.
@@ -34,7 +34,7 @@ class Alike:
     count: int
 
     def note(self) -> str:
-        """What was assumed."""
+        """The assumption, in words."""
         traced = f"{FEW - 1}, {FEW} and {FEW + 1}"
         return f"of {self.count} equal layers {traced} were traced; the others are taken to be like these"
 
@@ -45,8 +45,8 @@ class Alike:
         return program.reshaped({b.key: given[b.key] for b in program.births() if given[b.key] == b.shape})
 
 
-def told(setting: Setting, run: Callable[[Setting], Traced]) -> Alike | None:
-    """The run with all layers from runs with few; None where it has to be made. `run` makes one."""
+def extrapolated(setting: Setting, run: Callable[[Setting], Traced]) -> Alike | None:
+    """The run with all layers, from runs with few; None where it has to be made. `run` makes one."""
     count = alike_layers(setting.function) if setting.world is None and setting.layers is None else 0
     if count <= _WORTH_IT:
         return None

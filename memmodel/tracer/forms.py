@@ -40,7 +40,7 @@ def forms_of(job: Job, steady: Steady) -> tuple[Symbolic | None, Forms | None, s
 
 
 def _in_letters(job: Job, program: Program, layers: int | None = None, count: int | None = None) -> _Forms:
-    """The same with so many layers, whose numbers are this program's, for a model of `count`."""
+    """The run in letters with so many layers, and its forms for a model of `count`; or why there are none."""
     same = _enough(program)
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
     setting = job.setting._replace(iterations=repeats, layers=layers)
@@ -87,7 +87,7 @@ def _fitted(job: Job, program: Program) -> _Forms:
 def lettered(program: Program, symbolic: Symbolic | None, alike: Alike | None = None) -> Program:
     """The program with sizes that show as letters, where the run in letters has the same storages.
 
-    `alike`: what the program is told from, where the run in letters has few of its layers.
+    `alike`: the runs that the program is extrapolated from, where the run in letters has few of its layers.
     """
     if symbolic is None:
         return program

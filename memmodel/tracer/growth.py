@@ -17,9 +17,9 @@ from memmodel.tracer.watch.run import Traced
 
 
 class Growth:
-    """What a run with one layer more has more.
+    """The difference of two runs, of which the second has one layer more.
 
-    Raises Unlike where that is not known.
+    Raises Unlike where it is not one round of each series.
     """
 
     def __init__(self, fewer: Traced, few: Traced) -> None:
@@ -40,7 +40,7 @@ class Growth:
         self.uses = self._of_last_uses()
 
     def _of_events(self) -> dict[int, "Reference"]:
-        """What frees, saves and releases refer to: the birth of their storage."""
+        """From frees, saves and releases to the birth of their storage."""
 
         def before(at: int) -> int:
             return self._births[_key(self.before[at])]
@@ -135,7 +135,7 @@ class Growth:
 
 
 class Reference(NamedTuple):
-    """To what an event refers: a part of a round, counted from the first or the last; a place where there is no series.
+    """The event that another refers to: part of a round, counted from the first or the last; else a place of its own.
 
     Attributes:
         series, round, part: round 0 is the repeated one. from_end: whether the last round is the fixed point; None
@@ -207,7 +207,7 @@ class Grown:
         )
 
     def _known(self, known: Mapping[int, Any], births: Sequence[tuple[int, int]]) -> dict[int, Any]:
-        """What is known by storage, of copies as of the storage itself."""
+        """A mapping by storage, extended to the copies, which have the value of the storage that they are like."""
         keys = {place: key for key, place in self.growth.births.items() if key in known}
         return {self.keys[p, c]: known[keys[p]] for p, c in births if p in keys}
 

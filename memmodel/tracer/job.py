@@ -8,13 +8,13 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
-from memmodel.tracer.alike import Alike, told
+from memmodel.tracer.alike import Alike, extrapolated
 from memmodel.tracer.compiled import Chip, Graphs
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
 class Steady(NamedTuple):
-    """A steady step; what torch.compile made of it; the few layers that tell it, where its layers are alike."""
+    """A steady step, the graphs that torch.compile made of it, and the few layers from which it is extrapolated."""
 
     traced: Traced
     graphs: Graphs | None = None
@@ -30,7 +30,7 @@ class Job:
         sizes: letter -> size.
         gpu, version, config: the GPU, torch's version and the allocator's settings.
         compiled: whether the function is passed to torch.compile.
-        say: told what is traced next.
+        say: called with what is traced next.
     """
 
     setting: Setting
@@ -55,7 +55,7 @@ class Job:
 
     def _run(self, setting: Setting, sizes: Mapping[str, int]) -> Steady:
         if not self.compiled:
-            alike = told(setting, lambda shorter: self._steady(shorter, sizes))
+            alike = extrapolated(setting, lambda shorter: self._steady(shorter, sizes))
             return Steady(self._steady(setting, sizes) if alike is None else alike.whole, alike=alike)
         from memmodel.tracer.compiled.run import steady_compiled
 

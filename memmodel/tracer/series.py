@@ -28,14 +28,14 @@ class Series(NamedTuple):
 
 
 class Signs(NamedTuple):
-    """What is alike in all rounds, of each event, as a number; `loose`: without its amounts."""
+    """A number for each event, the same for events that are alike in all rounds; `loose`: whatever their amounts."""
 
     full: list[int]
     loose: list[int]
 
 
 def signs_of(found: Traced, known: dict[Hashable, int]) -> Signs:
-    """The signs of a run's events; `known`: signs that have a number."""
+    """The signs of a run's events. `known`: sign -> its number, which gets the new ones."""
 
     def number(sign: Hashable) -> int:
         return known.setdefault(sign, len(known))

@@ -1,4 +1,4 @@
-"""Models with many alike layers: the run told from a few of them is, event for event, the run of all."""
+"""Models with many alike layers: the run extrapolated from a few of them is, event for event, the run of all."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import memmodel
 from memmodel.base.device import CUDA
 from memmodel.events.program import Program
-from memmodel.tracer.alike import told
+from memmodel.tracer.alike import extrapolated
 from memmodel.tracer.growth import in_order
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, Traced, traced
@@ -89,9 +89,9 @@ def by_birth(program: Program, known: dict[int, Any]) -> dict[int, Any]:
     ],
     ids=["clipped", "checkpointed", "inference"],
 )
-def test_the_run_that_is_told_is_the_run_of_all_layers(function: Any, step: str, inputs: dict[str, str]) -> None:
+def test_the_extrapolated_run_is_the_run_of_all_layers(function: Any, step: str, inputs: dict[str, str]) -> None:
     setting = setting_of(function, step, inputs)
-    found, whole = told(setting, run), run(setting)
+    found, whole = extrapolated(setting, run), run(setting)
     assert found is not None
     ours, theirs = found.whole.program, whole.program
     assert in_order(ours) == in_order(theirs)
@@ -105,7 +105,7 @@ def test_the_run_that_is_told_is_the_run_of_all_layers(function: Any, step: str,
 
 @pytest.mark.parametrize("made", [Alternating, Numbered, lambda: Model(5)], ids=["alternating", "numbered", "few"])
 def test_other_models_are_traced_whole(made: Callable[[], nn.Module]) -> None:
-    assert told(setting_of(made(), "train", {"x": "B,N,48"}), run) is None
+    assert extrapolated(setting_of(made(), "train", {"x": "B,N,48"}), run) is None
 
 
 def test_few_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ def profiled(body: Callable[[], object]) -> list[MemoryEvent]:
     assert profiler.profiler is not None
     found: list[_Raw] = []
     _collect(profiler.profiler.kineto_results.experimental_event_tree(), (), found)
+    # The tree is ordered by parents; what threads do beside one another is put in the order of time.
     found.sort(key=lambda raw: raw.start_ns)
     return _numbered(found)
 

@@ -46,6 +46,7 @@ CUDA_PROTOCOL = {
 
 def default_device() -> str:
     """The name "cuda" if torch can use a GPU of this machine, else "cpu"; torch is imported only if one is there."""
+    # A process that imports torch to ask takes seconds.
     if not any(map(exists, _DEVICE_FILES)):
         return "cpu"
     return "cpu" if "gpu" not in probed() else "cuda"

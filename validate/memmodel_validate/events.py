@@ -159,6 +159,7 @@ def with_unseen_frees(measured: Iterable[MemoryEvent], predicted: Iterable[Memor
     found: list[MemoryEvent] = []
     births = 0
     for event in real:
+        # Born, and at the model's moment; at the latest where its address is given out again.
         due = [s for s in moved if s < births and (births >= clock.get(s, math.inf) or event == moved[s])]
         found += [moved.pop(s)._replace(kind="free") for s in due]
         births += event.kind == "alloc"

@@ -73,6 +73,7 @@ def target(environment: Mapping[str, str], calibration: Calibration | None, tota
     major, _, minor = text.partition(".")
     if not (major.isdecimal() and minor.isdecimal()):
         raise UsageError(f"the compute capability of {name} is {text!r}, expected one such as 9.0")
+    # What fits is asked of this GPU, not of its datasheet.
     read = {} if total is None else {"capacity": Value(total, "torch.cuda.mem_get_info")}
     found = replace(gpu, compute_capability=(int(major), int(minor)), values={**gpu.values, **read})
     return Target("cuda", found, environment["torch"], calibration)

@@ -131,7 +131,7 @@ def _check_ledger(path: str | PathLike[str]) -> None:
 
 
 def _threads(device: str, calibration: Calibration | None) -> int:
-    """On a CPU the calibration's number, for which its rates hold, or 1, which scatters least; all beside a GPU."""
+    """Threads: on a CPU those of the calibration, whose rates hold for them, or 1, which scatters least; else all."""
     if device != "cpu":
         return len(os.sched_getaffinity(0))
     made_with = "" if calibration is None else calibration.machine.get("threads", "")
@@ -193,6 +193,7 @@ def _too_large(plan: Plan, trial: Trial) -> str:
     """Why a trial is left out: more memory than is free now. One too large for an empty GPU is run, to see it fail."""
     if plan.free is None:
         return ""
+    # On a CPU, torch itself takes of the same memory.
     needed = trial.cap or needed_bytes(trial, plan.target) + (_PROCESS_BYTES if plan.total is None else 0)
     fills_an_empty_gpu = plan.total is not None and needed > plan.total and trial.cap is None
     if needed <= plan.free or fills_an_empty_gpu:

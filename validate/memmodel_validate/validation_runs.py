@@ -61,11 +61,13 @@ def _peaks(calibration: Calibration | None, source: Source) -> Calibration | Non
     """The rates of a plain roofline: a GPU's datasheet; of a processor its square products and largest transfers."""
     if calibration is None or source.gpu_id != "cpu":
         return None
+    # One dot: matmul.fp32, of square matrices, without matmul.fp32.scores and the like.
     constants = {n: c for n, c in calibration.constants.items() if n.startswith("matmul.") and n.count(".") == 1}
     bandwidth, products = calibration.constants.get("bandwidth"), constants.get("matmul.fp32")
     if bandwidth is not None:
         constants["bandwidth"] = bandwidth._replace(value=bandwidth.at(math.inf))
     if products is not None:
+        # A roofline knows no kernels: flash attention runs at the rate of products.
         constants |= {"flash.flops": products, "flash_backward.flops": products}
     return calibration._replace(constants=constants)
 
@@ -73,6 +75,7 @@ def _peaks(calibration: Calibration | None, source: Source) -> Calibration | Non
 def _trial(run: Run, source: Source) -> Trial:
     """The trial of a record; a search for the longest sequence has a capacity in the place of a sequence."""
     cap = run.case.get("capacity")
+    # A search has no length of its own: any serves.
     sizes = {"seq": 64, "kv_seq": 64, **run.case}
     case = case_of(sizes, TIME_PROGRAMS.get(run.implementation, "naive"), source.environment["torch"])
     return Trial(str(run.detail.get("name", run.implementation)), run.implementation, case, cap)
@@ -91,6 +94,7 @@ def _memory(verdict: Verdict, source: Source) -> Iterator[Comparison]:
         ends = zip(("longest", "first that fails"), verdict.boundary, verdict.prediction.boundary, strict=True)
         found += [(*end, "") for end in ends]
     if verdict.events is not None:
+        # Those that are equal stand for the prediction: all of them, or the row is not exact.
         found.append(("events", verdict.events.measured, verdict.events.equal, ""))
     for quantity, measured, predicted, unit in found:
         if measured is not None and predicted is not None:

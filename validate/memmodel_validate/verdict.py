@@ -80,6 +80,7 @@ class Verdict:
     @property
     def badness(self) -> tuple[int, bool, float]:
         """The sort key of outcomes, worst first: broken promises, no measurement, large errors of times."""
+        # Twice as long and half as long are equally wrong.
         off = [abs(log(t.ratio)) for t in self.times if t.ratio]
         return len(self.broken), bool(self.failed), max(off, default=0.0)
 

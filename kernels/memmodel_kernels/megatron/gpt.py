@@ -83,6 +83,7 @@ def loss(model: Gpt, x: Any, targets: Any) -> Any:
     with scope(x, part="norms"):
         x = f.Norm(x, *_pair(model.outer, "final_norm"))
     with scope(x, part="logits"):
+        # The output layer is Megatron's own ColumnParallelLinear, beside TransformerEngine's modules too.
         head = model.outer["embedding.weight" if model.arch.tied else "head.weight"]
         logits = f.ColumnLinear(x, head.value, head.into, None, model.sharing, model.gathered)
         if model.loss == "fused":
@@ -98,7 +99,7 @@ def _layer(x: Any, model: Gpt, weights: Weights) -> Any:
 
 
 def _added(out: Any, residual: Any, model: Gpt, bias: Weight | None) -> Any:
-    """The residual stream plus the output and its bias, dropped out: fused there (bias_dropout_add), so no copy."""
+    """The residual stream plus the output, with its bias and dropout: one fused kernel there (bias_dropout_add)."""
     if bias is not None:
         out.add_(bias.value)
     if model.dropout:
@@ -117,11 +118,14 @@ def _attention(x: Any, model: Gpt, weights: Weights) -> Any:
         out = _unfused(q, k, v, model.attention_dropout)
     else:
         out = library_attention(q, k, v, dropout=model.attention_dropout)
+    # From here on they live by what attention saved of them.
     del q, k, v
     out = out.transpose(1, 2)
     if model.attention == "flash":
+        # From (b, h, n, e) as the package has it to (tokens, h e), while autograd keeps the former too.
         out = out.clone()
     if model.context is not None:
+        # Autograd keeps it beside what comes back, which the layer after keeps.
         out = f.Exchanged(out.contiguous(), model.context, False)
     out = out.reshape(out.shape[0] * out.shape[1], -1)
     return f.RowLinear(out, weights["output.weight"].value, weights["output.weight"].into, model.sharing)

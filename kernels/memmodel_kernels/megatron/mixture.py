@@ -27,6 +27,7 @@ def mixture(x: Any, weights: Mapping[str, Weight], top_k: int, experts: Group | 
     probabilities, chosen = of_experts.Router(x, router.value, top_k, capacity)
     rows = of_experts.Permuted(x, chosen)
     ranks, here = (1, up.value.shape[0]) if experts is None else (experts.size, up.value.shape[0])
+    # From (rank, expert) to (expert, rank): the rows of one expert lie together for its product.
     rows, probabilities = (_sorted(_sent(y, experts), ranks, here) for y in (rows, probabilities.unsqueeze(1)))
     wide = of_experts.GroupedLinear(rows.view(here, -1, rows.shape[-1]), up.value, up.into)
     del rows
@@ -34,6 +35,7 @@ def mixture(x: Any, weights: Mapping[str, Weight], top_k: int, experts: Group | 
     del probabilities
     rows = of_experts.GroupedLinear(wide, down.value, down.into)
     del wide
+    # And back, before they return to their ranks.
     rows = _sent(_sorted(rows.view(-1, rows.shape[-1]), here, ranks), experts)
     out = of_experts.Unpermuted(rows, chosen, x.shape[0])
     del rows, chosen

@@ -63,6 +63,7 @@ def fused(
 
 def product(a: Any, b: Any, into: Any = None, local: bool = False) -> Any:
     """a b in TransformerEngine's workspace, or in PyTorch's (`local`); added to `into` where that is given."""
+    # TransformerEngine's products share a workspace of the device; PyTorch's have cuBLAS's, one a thread.
     xp = namespace(a)
     if xp.__name__ != "torch" and not (local and into is None):
         return xp.te_gemm(a, b, into)
@@ -151,6 +152,7 @@ def functions(xp: Any, local: bool = False) -> Any:
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             x, rows, norm, weight, *statistics = ctx.saved_tensors
+            # Of other ranks' tokens nothing was kept: they are gathered again.
             whole = ctx.sharing.gathered(rows)
             of_rows = ctx.sharing.summed(product(grad, weight))
             of_weight = gradient_of_weight(grad, whole, ctx.into)
@@ -186,6 +188,7 @@ def functions(xp: Any, local: bool = False) -> Any:
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             x, weight = ctx.saved_tensors
+            # The output was shared out by tokens: its gradient is gathered again.
             whole = ctx.sharing.gathered(grad)
             of_x = product(whole, weight, local=local)
             return of_x, gradient_of_weight(whole, x, ctx.into, local), None, None
@@ -338,6 +341,7 @@ def functions(xp: Any, local: bool = False) -> Any:
             x, weight = ctx.saved_tensors
             whole = _into(ctx.buffer, x, ctx.sharing)
             of_whole = grad @ weight
+            # `of_whole` is alive until the end, as the local variable there.
             of_x = ctx.sharing.summed(of_whole)
             of_weight = gradient_of_weight(grad, whole, ctx.into, local=True)
             if ctx.into is not None:
@@ -357,6 +361,7 @@ def functions(xp: Any, local: bool = False) -> Any:
                 logits.copy_(wide.softmax(-1) - xp.nn.functional.one_hot(targets, logits.shape[-1]))
 
             fused("cross_entropy", (logits, targets), (logits, losses), compute)
+            # Nothing but the gradient, in the place of the logits.
             ctx.save_for_backward(logits)
             return losses.sum()
 

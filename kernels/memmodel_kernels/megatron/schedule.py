@@ -31,6 +31,7 @@ def run(
     tokens, targets = batch
     started, sent = set[str](), None
     for action in order:
+        # A stage alone runs one micro-batch after the other, each with its phases.
         if action.kind not in started or alone:  # several in flight are one forward and one backward
             mark("forward" if action.kind == "F" else "backward")
             started.add(action.kind)
@@ -50,6 +51,7 @@ def run(
             out.backward()
         else:
             out.backward(like.new_empty(like.shape))  # the gradient that the stage after sends
+        # Held until the next assignment, as input_tensor_grad there.
         sent = None if first else given.grad
         del given, out
     del sent

@@ -17,6 +17,7 @@ from memmodel_kernels.parallel.flat import Place, places
 from memmodel_kernels.parallel.group import Group, all_reduce_mean, gather_into, reduce_scatter_mean
 from memmodel_kernels.training import Update, adding_to, copied
 
+# 128 and 256 bytes of 16-bit elements (_pad_start_of_param_if_needed, _pad_end_of_bucket_if_needed).
 _START, _END = 64, 128  # elements: where parameters start, and what a rank's part ends at, where states are shared
 Label = Callable[[Any, str, str], None]
 
@@ -71,6 +72,7 @@ class DistributedOptimizer:
                 sums = self.sums.narrow(0, start, parameter.numel())
                 yield parameter, parameter.detach(), sums.view(*parameter.shape)
             return
+        # Equal parts, whatever the borders of parameters: the first and the last piece may be parts of one.
         each = total // self.group.size
         low, high = each * self.group.rank, each * (self.group.rank + 1)
         for place in listed:
@@ -86,12 +88,12 @@ class DistributedOptimizer:
         return copy
 
     def gradients(self, without: Collection[int] = ()) -> list[Any]:
-        """As of `Update`."""
+        """The gradients that the optimizer sees, but for those of parameters with these ids."""
         pairs = zip(self.owners, self.update.gradients(), strict=True)
         return [gradient for owner, gradient in pairs if id(owner) not in without]
 
     def before_backward(self) -> None:
-        """Nothing: gradients are averaged after the last backward."""
+        """Do nothing: gradients are averaged after the last backward."""
 
     def reduce(self) -> None:
         """Average the gradients over the ranks: in the whole buffer, or in this rank's part of it."""

@@ -34,6 +34,7 @@ class ExpertParallel(NamedTuple):
         there, back = tuple(splits[:ranks]), tuple(splits[ranks:])
         here = self._exchanged(rows, there, back)
         by_expert = [rank * experts + expert for expert in range(experts) for rank in range(ranks)]
+        # Of each own expert, over the ranks that send to it.
         ends = coming.view(ranks, experts).sum(0).cumsum(0, dtype=namespace(rows).int32)
         here = _in_order(here, received, by_expert)
         out = products(here, ends)
@@ -44,12 +45,12 @@ class ExpertParallel(NamedTuple):
         return self._exchanged(out, back, there)
 
     def _exchanged(self, rows: Any, received: Sequence[int], sent: Sequence[int]) -> Any:
-        """The rows that the ranks send here, so many from each, for as many as go to each."""
+        """The rows that come from the ranks, for those that go to them; `received` and `sent` count them by rank."""
         return _function(namespace(rows)).apply(rows, received, sent, self.group)
 
 
 def _on_host(counts: Any, rows: Any) -> list[int]:
-    """Counts as numbers; of tensors without data, those of so many rows spread evenly."""
+    """Counts as numbers; of tensors without data, the rows are spread evenly."""
     if namespace(counts).__name__ == "torch":
         return [int(count) for count in counts.tolist()]
     every = counts.shape[0]

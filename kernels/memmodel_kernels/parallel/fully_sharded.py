@@ -78,7 +78,7 @@ def _part(flat: Any, shape: Sequence[Any], start: Any = 0) -> Any:
 
 
 class Communication:
-    """What the units of a model share: which buffers are under way."""
+    """State that the units of a model share: the buffers that are under way."""
 
     def __init__(self) -> None:
         self.units: list[Unit] = []  # all of them, the root first
@@ -232,8 +232,9 @@ class Unit:
             unit.gather()
 
     def _before(self, place: int) -> "list[Unit]":
-        """The unit that ran before this one; a layer's second says so of both: all units of the layer before."""
+        """The units to gather next: the one that ran before; of layers with two, both of the layer before."""
         order = self.shared.order
+        # Of a layer's two units, the second gathers for both.
         if place == 0 or not order or (len(self.layer) > 1 and self is not self.layer[1]):
             return []
         if len(self.layer) == 1:

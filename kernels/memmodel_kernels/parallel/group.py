@@ -61,6 +61,7 @@ def all_reduce_mean(x: Any, group: Group) -> None:
 def _mean(out: Any, group: Group, run: Callable[[Any, Any], None]) -> None:
     """Run a collective that takes the mean, which gloo does not know: there, a sum, divided after."""
     library = namespace(out)
+    # Recording tensors do as NCCL does.
     divides = library.__name__ != "torch" or out.is_cuda
     run(library.distributed, library.distributed.ReduceOp.AVG if divides else library.distributed.ReduceOp.SUM)
     if not divides:

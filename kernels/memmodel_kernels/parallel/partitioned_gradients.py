@@ -100,7 +100,7 @@ class PartitionedGradients:
         self.bucket, self.filled = [], 0
 
     def _slices(self) -> Iterator[Slice]:
-        """What each rank needs of the bucket, in order."""
+        """The parts of the bucket that the ranks need, in order."""
         found, at = Slice(-1, 0, 0), 0
         for place in self.bucket:
             for rank in self._ranks(place):
@@ -150,7 +150,7 @@ class PartitionedGradients:
             parameter.grad = None
 
     def reduce(self) -> None:
-        """Nothing: gradients are averaged within each backward."""
+        """Do nothing: gradients are averaged within each backward."""
 
     def gradients(self, without: Collection[int] = ()) -> list[Any]:
         """The rank's part of the gradients, in pieces, but for those of parameters with these ids."""

@@ -112,7 +112,7 @@ class Pipeline(NamedTuple):
         return None if model.last else self.gradients[action.chunk][action.micro_batch]
 
     def _made(self, action: Action, out: Any) -> Any:
-        """What an action makes for another rank; None at the ends."""
+        """The tensor that an action makes for another rank; None at the ends."""
         model = self.chunks[action.chunk]
         if action.kind == "F":
             return None if model.last else out.detach()

@@ -101,7 +101,7 @@ def _function(xp: Any) -> Any:
 
 
 def part_of(ring: Group, step: int, causal: bool) -> str:
-    """What takes part with the keys of the rank `step` places before: "all", "early" keys or "late" queries."""
+    """The share of the keys of the rank `step` places before: "all", "early" keys or "late" queries alone."""
     if not causal or step == 0:
         return "all"
     return "early" if step <= ring.rank else "late"

@@ -107,7 +107,7 @@ class TorchOnCpu(ModuleType):
 
     @staticmethod
     def empty_strided(*args: Any, **kwargs: Any) -> Tensor:
-        """On the CPU."""
+        """`torch.empty_strided`, on the CPU."""
         return torch.empty_strided(*args, **kwargs | {"device": _CPU})
 
 

@@ -45,7 +45,7 @@ def _cross_entropy_of_logits(
 
 
 def _roll(x: Tensor, shifts: Any, dims: Any = ()) -> Any:
-    """Along several dimensions one after the other, along none in the flattened tensor."""
+    """Roll along one dimension after the other; without dimensions, roll the flattened tensor."""
     if len(dims) == 1:
         return NotImplemented
     if not dims:

@@ -81,7 +81,7 @@ class FlexAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visited: int, *read: Tensor) -> tuple[Tensor, Tensor]:
-        """One kernel."""
+        """The output and the log-sum-exp, by one kernel."""
         out, lse = torch.ops.memmodel_trace._flex_attention(q, k, v, read, visited)
         ctx.save_for_backward(q, k, v, out, lse, *read)
         ctx.visited = visited

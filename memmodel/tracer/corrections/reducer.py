@@ -33,7 +33,7 @@ class Bucket:
         self.work: Any = None
 
     def buffer(self) -> Tensor:
-        """What a communication hook reduces."""
+        """The flat tensor, which a communication hook reduces."""
         return self.flat
 
     def gradients(self) -> list[Tensor]:
@@ -238,7 +238,7 @@ def _broadcast_coalesced(group: Any, tensors: Sequence[Tensor], most: int, sourc
 
 
 def replacements(on_gpu: bool) -> Iterator[Replacement]:
-    """What DistributedDataParallel calls in C++."""
+    """Replacements of the C++ that DistributedDataParallel calls."""
     dist: Any = torch.distributed
     # A class, as DistributedDataParallel makes its reducer by name.
     own = type("Reducer", (Reducer,), {"on_gpu": on_gpu})

@@ -150,7 +150,7 @@ def _maxima(expression: Any) -> list[Any]:
 
 
 def in_multiples(symbolic: Symbolic, at: Mapping[str, int]) -> tuple[Symbolic, dict[str, int]]:
-    """The same run for sizes that divide evenly, where those asked for do: without roundings, and by which numbers.
+    """The run for sizes that divide evenly, without roundings, if those asked for do; and by which numbers they divide.
 
     Divisions that divide what another rounded come out once that one is even: so it goes from the inside out.
     """

@@ -31,7 +31,7 @@ def _stacks(function: Any) -> list[dict[str, nn.Module]]:
 
 
 def _kind(module: nn.Module) -> Hashable:
-    """What is the same of alike layers: class, and names, shapes and types of what they hold."""
+    """A module's class, and the names, shapes and types of its tensors, which are equal in alike layers."""
     tensors = (*module.named_parameters(), *module.named_buffers())
     return type(module), tuple((name, tuple(x.shape), x.dtype, x.requires_grad) for name, x in tensors)
 

@@ -1,4 +1,4 @@
-"""What a block mask leaves of the scores, counted by running its mask function on positions.
+"""Counts of the scores that a block mask leaves, by running its mask function on positions.
 
 Tensors that the function reads and whose data a trace does not have are taken as zeros, so that all positions are alike
 (one document), and as true, so that they hide nothing.
@@ -24,10 +24,10 @@ _ROWS = 128
 
 
 class Counted(NamedTuple):
-    """What a mask leaves.
+    """Counts of a mask.
 
     Attributes:
-        blocks: with a pair in them. pairs: that it leaves. sampled: whether rows of blocks stand for others.
+        blocks: those with a pair in them. pairs: those that are seen. sampled: whether rows of blocks stand for others.
         assumed: whether the mask function read tensors without data.
     """
 

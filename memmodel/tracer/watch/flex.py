@@ -62,7 +62,7 @@ class Masks:
         self._known: dict[Any, Counted] = {}  # by mask function and sizes
 
     def visits(self, q: Tensor, k: Tensor, block_mask: Any) -> Visits:
-        """What a block mask, as flex_attention hands it to its operator, leaves of queries and keys."""
+        """Count the blocks and pairs that a block mask leaves, as flex_attention hands it to its operator."""
         rows, columns, mask = block_mask[-3:]
         if rows >= _EVERYTHING:
             return visits(NO_MASK, Traced(q), Traced(k))
@@ -90,7 +90,7 @@ def _kept(numbers: Sequence[Tensor]) -> int | None:
 
 
 def _in_letters(q: Tensor, k: Tensor, block_mask: Any) -> Visits:
-    """The same as expressions, for no mask and a causal one; nan for others, which no formula is known for."""
+    """The visits as expressions: without a mask, and of a causal one. Of others no formula is known: nan."""
     rows, columns, mask = block_mask[-3:]
     n, m = number(q.shape[2]), number(k.shape[2])
     if rows >= _EVERYTHING:

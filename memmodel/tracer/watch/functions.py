@@ -232,7 +232,7 @@ class Functions(TorchFunctionMode):
 
     @contextmanager
     def _adding_in_place(self, given: Iterable[Any]) -> Iterator[None]:
-        """Not where torch.func wraps an operand: then PyTorch too adds into a new tensor."""
+        """Within, additions are taken as in place, unless torch.func wraps an operand: then PyTorch makes a copy."""
         wrapped = any(is_wrapped(x) for x in given if isinstance(x, Tensor))
         before, self.watcher.adds_in_place = self.watcher.adds_in_place, not wrapped
         try:

@@ -98,7 +98,7 @@ def _remember_each(func: Any, args: Any, kwargs: Any, out: Sequence[Any]) -> Non
 
 
 def _remember_written(x: Tensor, index: Any, value: Any) -> None:
-    """What `x[index] = value` leaves in x."""
+    """Note how x is computed after `x[index] = value`."""
     before = _recipe(x, written=True) if is_fake(x) else None
     given = {id(each): _recipe(each) for each in tensors_in((index, value))}
     if before and all(given.values()):

@@ -71,7 +71,7 @@ class Given(float):
 
 
 class GivenWhole(Given):
-    """The same of a tensor of integers."""
+    """A number that stands for the value of a tensor of integers."""
 
     whole = True
 

@@ -20,7 +20,7 @@ from memmodel.tracer.watch.watcher import Watcher
 
 @contextmanager
 def following(watcher: Watcher, args: Sequence[Any]) -> Iterator[None]:
-    """Around a call, which may read views of what was written into, and may write into its first argument."""
+    """Around a call: correct the gradients of views that it reads, and of its first argument if it writes there."""
     if not torch.is_grad_enabled():
         yield
         return

@@ -1,8 +1,8 @@
 """The watcher: sees every operator that PyTorch dispatches, and every storage that is born and dies around it.
 
 A storage's death is a weak reference's callback, so Python's names, autograd's saved tensors and C++'s temporaries
-count exactly as long as they hold on to it. What fake tensors do otherwise than plain ones, and what a kernel takes
-inside, comes from `memmodel.rules`; what fake tensors do otherwise is put right by `memmodel.tracer.corrections`.
+count exactly as long as they hold on to it. What a kernel allocates inside comes from `memmodel.rules`; where fake
+tensors behave otherwise than plain ones, `memmodel.tracer.corrections` puts it right.
 """
 
 import sys
@@ -256,7 +256,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 # The engine checks each gradient that a node hands over (engine.cpp, validate_outputs).
                 self._handed_over.add(id(args[0]))
             elif name in _LAYOUT:
-                return _bynumber(name, args[0])
+                return _at_hints(name, args[0])
             return func(*args, **kwargs)
         if name in WITHOUT_COPY:
             return WITHOUT_COPY[name](args[0])  # as in a run; a fake result would be another tensor
@@ -432,7 +432,7 @@ def is_users(frame: FrameType) -> bool:
     return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
 
 
-def _bynumber(name: str, x: Tensor) -> Any:
+def _at_hints(name: str, x: Tensor) -> Any:
     """Sizes by their hints, for operators in C++ that ask for plain numbers (torch 2.11 and before)."""
     if name == "aten::storage_offset":
         return number(x.storage_offset())

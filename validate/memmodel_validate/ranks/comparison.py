@@ -80,6 +80,7 @@ def _predicted(case: RankCase, rank: int) -> list[MemoryEvent]:
         kept = training(programs.named(case.program), watcher.mark)
         program = watcher.program
         watcher.close()
+    # Held until the watcher was closed, so that nothing dies among the events.
     del kept
     return program_events(program)
 
@@ -101,6 +102,7 @@ def measure(case: RankCase, timeout: float) -> list[list[MemoryEvent]]:
 
 
 def _started(case: RankCase, files: Sequence[Path], said: int) -> "list[subprocess.Popen[bytes]]":
+    # A port that is free now; the first rank binds it in a moment.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

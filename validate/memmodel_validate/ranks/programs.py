@@ -235,17 +235,17 @@ def pp_interleaved() -> Step:
 
 
 def pp_zero_bubble() -> Step:
-    """The same, with the gradients of weights computed later than those of inputs."""
+    """A pipeline of two stages a rank, which computes gradients of weights later than those of inputs."""
     return _pipeline(ScheduleInterleavedZeroBubble, stages_each=2)
 
 
 def pp_zero_bubble_v() -> Step:
-    """The same, the second stage of each rank on the way back."""
+    """A zero-bubble pipeline, in which the second stage of each rank is on the way back."""
     return _pipeline(ScheduleZBVZeroBubble, stages_each=2, back=True)
 
 
 def pp_dual_v() -> Step:
-    """The same, a forward and a backward pass of two micro-batches at a time."""
+    """DualPipeV, which runs the forward pass of one micro-batch with the backward pass of another."""
     return _pipeline(ScheduleDualPipeV, stages_each=2, back=True)
 
 
