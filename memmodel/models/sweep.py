@@ -28,6 +28,7 @@ from memmodel.timing import Calibration
 
 FEW_TOKENS = 3072  # more are sorted (aten/src/ATen/native/cuda/Embedding.cu)
 _MOST_ALONE = 500
+_RECORDED = 7  # steps that the moments of a regime take, with their check: fewer are recorded themselves
 Array = np.ndarray[Any, Any]
 
 
@@ -96,7 +97,7 @@ def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) ->
 
 def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: bool, within: bool) -> Array:
     """The peaks of configurations whose steps are alike; of few that are not, one by one."""
-    known = _moments(case, *_corners(case, single, few, within))
+    known = _moments(case, *_corners(case, single, few, within)) if len(batch) > _RECORDED else []
     if known:
         found = _peaks(known, batch, seq)
         # Three recordings say whether bytes are bilinear here: where one differs, none of the rows is trusted.
