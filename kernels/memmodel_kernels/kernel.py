@@ -59,6 +59,7 @@ class LoopedKernel:
 
     def parts(self, first: int, last: int, step: int, count: int) -> Iterator[tuple[int, slice]]:
         """The numbers of `count` parts of the keys, and their keys: whole blocks of `step`, or none."""
+        # Parts are of whole blocks, so that no block is cut but at the ends of the keys.
         start, blocks = first // step, -(-last // step) - first // step
         each = -(-blocks // count)
         for part in range(count):

@@ -111,6 +111,7 @@ def stream_waits(x: Any, number: int, other: int) -> None:
 
 @cache
 def _stream(xp: Any, number: int) -> Any:
+    # FSDP2's streams have a high priority too (_fsdp_param_group.py, lazy_init).
     return xp.cuda.Stream(priority=-1) if number else xp.cuda.default_stream()
 
 

@@ -96,6 +96,7 @@ def trace(
     asked = checked_at(parse_at(at) if isinstance(at, str) else dict(at or {}), letters)
     device = load_gpu(gpu) if isinstance(gpu, str) else gpu
     version = torch_version or _installed()
+    # A GPU whose file lists no compute capability has the rules of 8.0.
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
@@ -118,6 +119,7 @@ def _of_ranks(job: Job, unset: list[str], world: World, rank: int | None) -> Tra
         at = waiting.pop(0)
         each = world.at(at)._replace(meshes=(meshes,))
         found[at] = _result(replace(job, setting=job.setting._replace(world=each)), unset, None, formulas=False)
+        # The meshes that the first rank makes tell which others differ from it.
         if rank is None and len(found) == 1:
             mesh = largest_mesh(world.size, meshes)
             sends = any(each.kind == "send" for each in found[at].communication)

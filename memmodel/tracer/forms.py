@@ -42,6 +42,7 @@ def forms_of(job: Job, steady: Steady) -> tuple[Symbolic | None, Forms | None, s
 def _in_letters(job: Job, program: Program, layers: int | None = None, count: int | None = None) -> _Forms:
     """The run in letters with so many layers, and its forms for a model of `count`; or why there are none."""
     same = _enough(program)
+    # As many steps as the run on numbers, whose events are to be the same.
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
     setting = job.setting._replace(iterations=repeats, layers=layers)
     why, second_best = "", None

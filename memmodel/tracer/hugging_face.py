@@ -182,6 +182,7 @@ def _class_of(data: dict[str, Any]) -> Any:
     own = _HEADS.get(data["model_type"], "CAUSAL_LM")
     for mapping in (f"MODEL_FOR_{own}_MAPPING_NAMES", "MODEL_MAPPING_NAMES"):
         names.append(getattr(modeling_auto, mapping).get(data["model_type"]))
+    # First the class that the weights were saved from, then that of its kind, then the model without a head.
     found = next((name for name in names if isinstance(name, str) and hasattr(transformers, name)), None)
     if found is None:
         raise UsageError(f"transformers has no class for model_type {data['model_type']}")

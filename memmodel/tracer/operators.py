@@ -118,6 +118,7 @@ def _unruled(func: Any, call: Call, args: Any, kwargs: Any, out: Any) -> Steps:
     if counted is None:
         yield _NO_ARITHMETIC
     written = call.written()
+    # Times go by the type that is computed in: a floating one where there is one.
     typed = next((x for x in (*written, *call.tensors()) if x.dtype.floating), None) or (*written, *call.tensors())[0]
     yield kernel(call.op, call.tensors(), written, typed.dtype, matmul=matmul, in_place=call.in_place)
 

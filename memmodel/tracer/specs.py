@@ -43,6 +43,7 @@ class Input(NamedTuple):
 def _product(factors: Iterable[Any]) -> Any:
     total: Any = 1
     for factor in factors:
+        # A single factor stays itself: a product with 1 would be another expression.
         total = factor if isinstance(total, int) and total == 1 else total * factor
     return total
 

@@ -75,6 +75,7 @@ def _module(name: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise unknown("module", name, _modules_here()) from error
         raise UsageError(f"{name} cannot be imported: it imports {error.name}, which is not installed") from error
+    # SystemExit too, by which a script ends when it is imported.
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise

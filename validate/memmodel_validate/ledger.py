@@ -232,6 +232,7 @@ def append(path: str | os.PathLike[str], records: Iterable[Source | Run]) -> Non
     try:
         if not S_ISREG(os.fstat(handle).st_mode):
             raise UsageError(f"cannot write the ledger {os.fspath(path)} (it is not a regular file): name another file")
+        # Released when the file is closed, also by a process that is killed.
         fcntl.flock(handle, fcntl.LOCK_EX)
         _append(handle, data, os.fspath(path))
     finally:

@@ -56,6 +56,7 @@ def _function(xp: Any) -> Any:
                 parts = of_kv.view(b, n, heads, -1)
                 parts[..., : d - r] = of_k[..., : d - r]
                 parts[..., d - r :] = of_v
+                # All heads read these channels: their gradients are added up.
                 of_shared.copy_(turned(of_k[..., d - r :].sum(2, keepdim=True), ctx.table, -1).view(b * n, r))
 
             fused("rope_backward", (of_q, of_k, of_v), (of_q, of_kv, of_shared), compute, gradient=True)

@@ -83,6 +83,7 @@ def _functions(xp: Any) -> Any:
             def compute() -> None:
                 scores.copy_(logits.float().softmax(-1))
                 taken.zero_().scatter_(1, scores.topk(top_k, -1).indices, True)
+                # An expert with more tokens than it takes drops those of least probability (drop policy "probs").
                 by_expert = (scores * taken).t().topk(capacity, -1)
                 chosen.copy_(by_expert.indices.flatten())
                 probabilities.copy_(by_expert.values.flatten())

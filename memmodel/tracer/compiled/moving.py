@@ -70,6 +70,7 @@ def requests_on_cpu(create_proxy: Callable[..., Any]) -> Callable[..., Any]:
     """Dynamo's `create_proxy`, for code that asks for "cuda"."""
 
     def created(self: Any, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        # `x.cuda()`, which a build for the CPU refuses.
         if kind == "call_method" and target == "cuda":
             target, args, kwargs = "to", (args[0], "cpu"), {}
         return create_proxy(self, kind, target, tree_map(on_cpu, args), tree_map(on_cpu, kwargs), *rest, **more)
@@ -81,6 +82,7 @@ def joint_passes_for_gpu(passes: Callable[..., Any]) -> Callable[..., Any]:
     """Inductor's passes over the joint graph, as for the GPU: their patterns are traced and compared on the CPU."""
 
     def passed(gm: Any, *args: Any, **kwargs: Any) -> Any:
+        # Passes ask where values are; what makes tensors moves after them, as their patterns are traced on the CPU.
         said_to_be_on_gpu(gm)
         gm = passes(gm, *args, **kwargs | ({"input_device": _CPU} if "input_device" in kwargs else {}))
         moved(gm)
