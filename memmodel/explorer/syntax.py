@@ -16,6 +16,7 @@ class Syntax(Expressions):
         """A function after its `head` ("function name", a method's name); `own` is a method's first parameter."""
         inner = {n.name for n in _nodes(node) if isinstance(n, ast.FunctionDef)}
         given = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
+        # Declared at the top: Python's locals are of the whole function, JavaScript's of their block.
         names = sorted(set(_assigned(node)) - given - inner)
         self.scopes.append({*given, *inner, *names})
         parameters = ", ".join(self._parameters(node.args, own))
@@ -43,6 +44,7 @@ class Syntax(Expressions):
     def _assign(self, node: ast.Assign) -> str:
         value, target = self.translated(node.value), node.targets[0]
         if isinstance(target, ast.Tuple) and any(isinstance(part, ast.Subscript) for part in target.elts):
+            # a, b[i] = x, y: the right side is evaluated before anything is written.
             parts = (self._assigned(part, f"given[{i}]") for i, part in enumerate(target.elts))
             return f"{{ const given = {value}; {'; '.join(parts)}; }}"
         for target in reversed(node.targets):
@@ -61,6 +63,7 @@ class Syntax(Expressions):
         return f"{self.pattern(target)} = {value}"
 
     def _delete(self, node: ast.Delete) -> str:
+        # `del name` is for recordings, where it ends a tensor's life.
         gone = (target for target in node.targets if isinstance(target, ast.Subscript))
         return " ".join(f"drop({self.translated(target.value)}, {self.translated(target.slice)});" for target in gone)
 

@@ -153,7 +153,7 @@ class Architecture:
         pattern: a letter a layer, repeated: F all keys, S the last `window` keys, C chunks of `window` keys.
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "logits".
-        patches: of a model of images; its vocabulary are the classes, which it tells by a token of their own.
+        patches: of a model of images. Its vocabulary is the classes; it reads the class off one more token.
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
         before: layers before these, which another pipeline stage has.

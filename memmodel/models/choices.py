@@ -210,7 +210,7 @@ def _check_together(case: ModelCase) -> None:
 
 
 def _check_encoder(case: ModelCase) -> None:
-    """What needs a next token does not go with an encoder."""
+    """Raise UsageError for choices that need a next token, which an encoder does not have."""
     for name, of_cache in (("phase", case.phase == "decode"), ("kv_cache", case.kv_cache != "auto")):
         if of_cache:
             raise UsageError(
@@ -229,7 +229,7 @@ def images_as_tokens(arch: Architecture, patches: Patches) -> str:
 
 
 def _check_updates(case: ModelCase) -> None:
-    """What needs all gradients at once does not go with updates in backward."""
+    """Raise UsageError for choices that need all gradients at once, which updates in backward never have."""
     whole = {
         "clip": case.clip,
         "microbatches": case.microbatches > 1,

@@ -49,7 +49,7 @@ class Sharder:
         return learns(shard.rows)
 
     def unit(self, weights: dict[str, Any], layer: int | None) -> None:
-        """What was made since the last unit is gathered together; `layer` is None for what is outside of the layers."""
+        """Gather together the parameters made since the last unit; `layer` is None outside of the layers."""
         if self.sharding is None:
             return
         from memmodel_kernels.parallel.fully_sharded import FullySharded
@@ -62,7 +62,7 @@ class Sharder:
 
     @property
     def around(self) -> Any:
-        """What runs the layers (`memmodel_kernels.decoder.Around`)."""
+        """The function that runs the layers (`memmodel_kernels.decoder.Around`)."""
         from memmodel_kernels.decoder import directly
 
         return directly if self.units is None else self.units.around

@@ -114,7 +114,7 @@ def _qwen3(c: ConfigJson) -> Fields:
 
 def _sparse(c: ConfigJson) -> Fields:
     """Router and layers of a Qwen mixture: each decoder_sparse_step-th layer, but for those in mlp_only_layers."""
-    dense = c.value("mlp_only_layers", None) or []
+    dense = c.value("mlp_only_layers", None) or []  # a Mixture holds the number of dense layers at the start: [0, 1, 2]
     if not isinstance(dense, list) or sorted(map(str, dense)) != sorted(map(str, range(len(dense)))):
         raise c.error(f"mlp_only_layers is {shortened(dense)}: only dense layers at the start are modelled")
     return {"first_dense": len(dense), "every": c.size("decoder_sparse_step", 1), "scores": "softmax-cast"}
@@ -346,6 +346,7 @@ def _llama4_text(c: ConfigJson) -> Fields:
     moe = Mixture(
         *(_experts(c, 16), c.size("num_experts_per_tok", 1), width), shared=width, every=every, scores="sigmoid"
     )
+    # intermediate_size is an expert's; dense layers are wider, intermediate_size_mlp.
     chunk, no_rotary = c.optional_size("attention_chunk_size", 8192), _no_rotary(c)
     pattern = c.pattern("C" * (no_rotary["no_rotary_every"] - 1) + "F" if chunk else "F")
     shared = _decoder(c, kv_heads=8, head_dim=128, longest=131072)

@@ -64,7 +64,7 @@ class Laid(NamedTuple):
 
     @property
     def limits(self) -> str:
-        """What fills most of a memory that does not suffice, or takes most of the time."""
+        """The group that fills most of a memory that is too small, else the part that takes most of the time."""
         if not self.fits:
             group = max(self.groups, key=lambda name: self.groups[name])
             return f"{group.replace('_', ' ')} {percent_text(self.groups[group], sum(self.groups.values()))}"
@@ -327,7 +327,7 @@ def _held(case: ModelCase) -> int:
 
 
 def _extrapolated(at: Callable[..., Any], mixed: Callable[[Any, Any, float], Any], sizes: Sizes) -> Any:
-    """What `at` says at some sizes, from what it says at two of each: in proportion; of shards, to their inverse."""
+    """`at` some sizes, from its values at two of each: linear in layers and micro-batches, and in 1 / shards."""
     if not sizes:
         return at()
     (name, (size, (low, high))), *rest = sizes.items()
@@ -345,7 +345,7 @@ def _extrapolated(at: Callable[..., Any], mixed: Callable[[Any, Any, float], Any
 def _judged(
     laid: Sequence[Laid], gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None
 ) -> tuple[tuple[Laid, ...], tuple[Laid, ...]]:
-    """Those that fit, fastest first, and the others; the first few replayed as they are."""
+    """The layouts that fit, fastest first, and the others; the first few are replayed themselves."""
     fitting = sorted((one for one in laid if one.fits), key=lambda one: -one.tokens_per_second)
     others = [one for one in laid if not one.fits]
     sure: list[Laid] = []

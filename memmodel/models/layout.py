@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def words(self) -> str:
-        """What is not as on one GPU: tp 8, sequence parallel, pp 2, ..."""
+        """The dimensions that differ from one GPU's, in words: tp 8, sequence parallel, pp 2, ..."""
         sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep")]
         parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
         parts += ["sequence parallel"] if self.sequence_parallel else []

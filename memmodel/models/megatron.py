@@ -105,7 +105,7 @@ def check_megatron(case: ModelCase) -> None:
 
 
 def _attention(case: ModelCase) -> str:
-    """Whose attention TransformerEngine takes (dot_product_attention/utils.py): from Hopper on cuDNN's, unless said."""
+    """TransformerEngine's choice of attention (dot_product_attention/utils.py): from Hopper on cuDNN's, by default."""
     if case.attention == EAGER:
         return "unfused"
     return "flash" if case.attention == FLASH or case.device.capability < 90 else "fused"
@@ -223,7 +223,7 @@ class _Made:
                 self.kept("", f"{GRADIENTS} stand-ins", *shape)
 
     def buffers(self) -> list[_Buffers]:
-        """Those of the dense parameters, and of the experts."""
+        """The buffers of the dense parameters, and of the experts."""
         return [self.dense, self.experts] if self.experts else [self.dense]
 
     def _peers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -283,7 +283,7 @@ class _Made:
         return outer, [[self._share(weight) for weight in layer_weights(arch, kinds[index])] for index in mine]
 
     def _share(self, weight: Weight) -> Weight:
-        """Of the experts' weights, those of this rank."""
+        """A weight with the experts of this rank alone."""
         if not _of_experts(weight):
             return weight
         experts, *shape = weight.shape

@@ -63,7 +63,7 @@ def _products(case: ModelCase) -> Iterable[tuple[tuple[Dim, ...], Dim]]:
 
 
 def _of_attention(case: ModelCase) -> Dim:
-    """What one layer's attention need not read of the cache while decoding; layers with windows are taken as others."""
+    """Bytes of the cache that a layer's attention is spared while decoding; all layers are taken to see all keys."""
     if case.phase != "decode" or case.kv_cache == "auto":
         return 0
     kind = next((kind for kind in case.arch.kinds() if kind.attention == "F"), case.arch.kind(0))

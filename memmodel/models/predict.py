@@ -247,7 +247,7 @@ def _with_more_layers(case: ModelCase) -> Taken:
 
 
 def title_of(case: ModelCase) -> str:
-    """What the step is called."""
+    """The step's name."""
     return _TITLES[case.phase] if case.arch.causal or case.phase == "train" else "the forward pass"
 
 
@@ -291,14 +291,14 @@ def model_flops(case: ModelCase) -> int:
 
 
 def efficiency_of(case: ModelCase, gpu: Gpu, seconds: float) -> Efficiency:
-    """What a step of so many seconds makes of all GPUs."""
+    """Tokens a second and MFU of a step of so many seconds."""
     known = f"tensor.{short_name(case.dtype)}" in gpu.values
     peak = case.layout.world * gpu.peak_by_name(short_name(case.dtype)) if known else None
     return Efficiency(tokens_of(case) / seconds, model_flops(case) / seconds / peak if peak else None)
 
 
 def assumptions_of(case: ModelCase, config: AllocatorConfig | None = None) -> Iterator[str]:
-    """What is assumed of a step on any GPU."""
+    """The assumptions on a step, on any GPU."""
     on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
     modules = "Megatron-LM 0.14 on TransformerEngine 2.11" if case.framework == "megatron" else "Hugging Face's classes"
     yield f"torch {case.torch}, eager, {on}; modules as {modules} have them"

@@ -89,7 +89,7 @@ def _label(tape: Tape, tensor: Tensor, name: str, group: str) -> None:
 
 
 def _groups(tape: Tape) -> dict[int, str]:
-    """What storages belong to: as said when they were made, else by the part of the model that made them."""
+    """The group of each storage: the one given when it was made, else that of the part of the model that made it."""
     saved = {event.key for event in tape.events if type(event) is Save}
     groups = dict(tape.groups)
     starts = [*tape.scopes, (len(tape.events), tape.scope)]

@@ -76,7 +76,7 @@ class ModelPrediction(Renderable):
         efficiency: of the time to expect, else of the lower bound; None without a time.
         tensors: the account of the step, largest first. notes: what else to know.
         step: on many GPUs, what the time to expect (else the bound) is made of. node: the machine that they are in.
-        ranks: on many GPUs, the memory of each kind of rank; what else is told of memory and work is the fullest one's.
+        ranks: on many GPUs, the memory of each kind of rank; `memory` and `work` are those of the fullest.
     """
 
     case: ModelCase

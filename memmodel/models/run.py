@@ -197,7 +197,7 @@ def _cached(arch: Architecture) -> tuple[tuple[str, Dim, Dim], tuple[str, Dim, D
 
 
 def _read(xp: Any, case: ModelCase, label: Label, seq: Dim | None = None) -> Any:
-    """What the model reads: indices of tokens, or images."""
+    """The model's inputs: indices of tokens, or images."""
     patches = case.arch.patches
     if patches is None:
         return _indices(xp, label, "tokens", case.batch, case.seq if seq is None else seq)
@@ -222,7 +222,7 @@ def _indices(xp: Any, label: Label, name: str, *shape: Dim) -> Any:
 
 
 def _layer(xp: Any, layer: int | None) -> AbstractContextManager[Any]:
-    """What is made inside is of a layer, where the library remembers that."""
+    """A context whose tensors belong to a layer, where the library records that."""
     return xp.scope(layer) if layer is not None and hasattr(xp, "Tape") else nullcontext()
 
 

@@ -22,7 +22,7 @@ class Cost(NamedTuple):
 
 
 def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
-    """What a rank of a stage runs, one after the other.
+    """The actions of a rank of a stage, one after the other.
 
     "gpipe": all forwards, then all backwards (Huang et al., 2019). "1f1b": as few forwards ahead as keep the stages
     busy (Narayanan et al., 2019). "interleaved": the same with several chunks of layers a rank (Narayanan et al.,
@@ -43,7 +43,7 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
 
 
 def shown_micro_batches(layout: Layout, stage: int, micro_batches: int) -> int:
-    """As many of a step's micro-batches as show all that a stage holds at a time: those between repeat what these do.
+    """The fewest micro-batches with which a stage reaches all that it ever holds at a time: others repeat these.
 
     In "1f1b" the second backward, which adds to gradients, comes with all forwards ahead.
     """

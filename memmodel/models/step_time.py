@@ -131,7 +131,7 @@ class Clock:
         self._collectives: dict[Launch, float] = {}
 
     def seconds(self, launch: Launch) -> float:
-        """Of a kernel or a collective."""
+        """Seconds of a kernel or a collective."""
         known = self._collectives if launch.kind == COLLECTIVE else self._kernels
         found = known.get(launch)
         if found is None:
@@ -257,6 +257,7 @@ def combined(case: ModelCase, stages: Sequence[StageRuns], node: Node, basis: st
         costs = [
             [Cost(*(stage.each[phase].seconds / chunks for phase in _BY_MICRO_BATCH))] * chunks for stage in stages
         ]
+        # What the pipeline takes beyond the work of its busiest stage.
         busy = sum(stages[busiest].each[phase].seconds for phase in _BY_MICRO_BATCH) * count
         bubble = max(makespan(layout, costs, count, _sending(case, node)) - busy, 0.0)
     whole = reduce(Run.__add__, phases.values())

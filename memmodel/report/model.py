@@ -181,6 +181,6 @@ def serving_table(serving: Serving, case: ModelCase) -> Sheet:
 
 
 def _needed(prediction: ModelPrediction) -> str:
-    """What the step needs of a GPU; of several, on average."""
+    """The FLOP that the step needs of a GPU; of several, on average."""
     gpus = prediction.case.layout.world
     return f"{decimal_text(prediction.model_flops / gpus, 'FLOP')}{' a GPU' if gpus > 1 else ''} by weights and scores"

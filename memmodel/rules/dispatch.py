@@ -46,7 +46,7 @@ def several(
         label: name of its results in accounts (a tuple: one for each); by default the operator's.
         temporary: whether the result is a C++ temporary, which dies at the end of its expression.
         tape: the tape to record on; by default that of the operands.
-        after: tensors, for an operator on a list: each result is of the layer of its own.
+        after: tensors, for an operator on a list: each result belongs to the layer of the tensor in its place.
         **named: arguments by their names in the schema.
 
     Raises UsageError for an operator without a rule.
@@ -65,9 +65,9 @@ def several(
         specs, steps = _remembered(*call, *described, tuple((name, _number(x)) for name, x in named.items()))
     except TypeError:  # sizes that cannot be a key: arrays, letters
         specs, steps = _asked(*call, args, mutated, named)
-    births = _Births(tape, op, specs, label, "temporary" if temporary else "tensor")
-    births.after = after
-    made: tuple[Tensor, ...] = births.play(steps)
+    player = _StepPlayer(tape, op, specs, label, "temporary" if temporary else "tensor")
+    player.after = after
+    made: tuple[Tensor, ...] = player.play(steps)
     for x in mutated:
         x.storage.version += 1  # backward refuses a saved tensor that was written since
     if tape.selected is not None and not mutated:
@@ -134,7 +134,7 @@ def _operand(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_
     return (OnChip if on_chip else Strided)(shape, dtype, strides, offset)
 
 
-class _Births:
+class _StepPlayer:
     """Plays the steps of a rule: makes the results, and records scratch and kernels on the tape."""
 
     __slots__ = ("after", "labels", "name", "role", "scratch", "specs", "tape", "tensors")
@@ -153,9 +153,9 @@ class _Births:
             if type(step) is Launch:
                 self.tape.launch(step)
             elif type(step) is Result:
-                self._born(step)
+                self._make(step)
             elif type(step) is Scratch:
-                self._take(step)
+                self._allocate(step)
             elif type(step) is Freed:
                 self.tape.free(self.scratch.pop())
             else:
@@ -165,7 +165,7 @@ class _Births:
             self.tape.free(self.scratch.pop())
         return tuple(self.tensors)
 
-    def _born(self, step: Result) -> None:
+    def _make(self, step: Result) -> None:
         before = self.tape.scope
         # RESULTS after a `Result(i)` makes the others: each is made once.
         for i in range(len(self.specs)) if step.place < 0 else (step.place,):
@@ -175,7 +175,7 @@ class _Births:
                 self.tensors[i] = new(self.tape, self.specs[i], self.labels[i], self.role, step.nbytes)
         self.tape.enter(before)
 
-    def _take(self, step: Scratch) -> None:
+    def _allocate(self, step: Scratch) -> None:
         nbytes = step.nbytes
         if not (self.tape.fused or (isinstance(nbytes, int) and nbytes == 0)):
             key = self.tape.alloc(nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)

@@ -39,7 +39,7 @@ _FORWARD, _BACKWARD = "flex_attention", "flex_attention_backward"
 
 
 class Visits(NamedTuple):
-    """What a block mask leaves of the scores, of all sequences and heads together.
+    """The scores that a block mask leaves, of all sequences and heads together.
 
     Attributes:
         blocks: how many are visited, each of `rows` queries by `columns` keys.
@@ -53,7 +53,7 @@ class Visits(NamedTuple):
 
 
 def visits(mask: Mask, q: Strided, k: Strided, rows: int = BLOCK, columns: int = BLOCK) -> Visits:
-    """What a mask that all sequences and heads share leaves; q (b, h, n, d), k (b, g, m, d)."""
+    """The visits under a mask that all sequences and heads share; q (b, h, n, d), k (b, g, m, d)."""
     b, h, n, _ = q.shape
     m = k.shape[2]
     blocks, pairs = product((b, h, mask.blocks(n, m, rows, columns))), product((b, h, mask.pairs(n, m)))
@@ -142,7 +142,7 @@ def _gradients(
 
 @rule(_BACKWARD)
 def backward(call: Call) -> Steps:
-    """Row dots by a kernel of their own; then dQ, dV and dK by one kernel, without sums in fp32 beside them.
+    """One kernel for the row dots; then dQ, dV and dK by one kernel, without sums in fp32 beside them.
 
     The gradient of a bias is added up in fp32, and cast.
     """

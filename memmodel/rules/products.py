@@ -29,6 +29,7 @@ def gemm(call: Call) -> Steps:
     right = b if not packs or has_unit_stride(b) else (yield from copy_of(b))
     added = [call.args[0]] if call.op in _ADDED and call.named.get("beta", 1) != 0 else []
     n = b.shape[-1]
+    # A vector to add is a bias, which addmm leaves to an epilogue of cuBLASLt; a matrix goes through cuBLAS.
     yield kernel(
         call.op, [*added, left, right], [call.out], a.dtype, matmul=2 * product(a.shape) * n, kind="gemm",
         sizes=(product(a.shape[:-2]), a.shape[-2], n, a.shape[-1]), cublas=call.device.streams_gemm,
@@ -101,6 +102,7 @@ class Mm(Op):
             self.save(mat2=b)
         if self.needs[1]:
             self.save(self=a)
+        # As PyTorch's node, it keeps sizes and strides of both, also where it saves only one of them.
         self.column_major = [_column_major(x) for x in (a, b)]
         return aten("mm", a, b)
 

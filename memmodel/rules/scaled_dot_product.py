@@ -55,7 +55,7 @@ def scaled_dot_product_attention(
     call = _described(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     choice = choose(call, Backends(device.capability if on_cuda else 0, device.torch), enabled)
     check(choice, call)
-    tape.choices.append(choice)
+    tape.choices.append(choice)  # reports say which kernel ran, and why not those tried before it
     if choice.backend == FLASH and not on_cuda:
         bias = _bias(query, key, attn_mask, FLASH)
         return SdpaOnCpu.apply(query, key, value, bias, causal=is_causal)

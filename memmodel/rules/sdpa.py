@@ -127,6 +127,7 @@ def order(backends: Backends) -> tuple[str, ...]:
     first = (90, 100, 103) if torch >= (2, 11) else (90, 100) if torch == (2, 9) else ()
     if arch in first:
         return CUDNN, FLASH, EFFICIENT, MATH
+    # Before 2.5 an environment variable had to turn cuDNN on (pytorch/pytorch#128539).
     return (FLASH, EFFICIENT, MATH) if torch < (2, 5) else (FLASH, EFFICIENT, MATH, CUDNN)
 
 
@@ -254,7 +255,7 @@ def _uneven(q: int, k: int, v: int) -> Refusal:
 
 
 def _equal_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
-    """As many heads of each; from torch 2.14 on also one of key and value, without enable_gqa."""
+    """Equal head counts; from torch 2.14 on, a single key and value head too, without enable_gqa."""
     q, k, v = (shape[1] for shape in (call.query, call.key, call.value))
     if q == k == v or (k == v == 1 and backends.arch and backends.torch >= (2, 14)):
         return _batches(call)
@@ -277,6 +278,7 @@ def _lengths(call: SdpaCall, _: Backends) -> Refusal | None:
 
 
 def _unit_stride(call: SdpaCall, backends: Backends) -> Refusal | None:
+    # Of one channel the stride is never used (check_last_dim_stride_equals_1_dense, ignore_singleton_dim).
     return None if call.query[-1] == 1 and not call.mask else _unit_stride_always(call, backends)
 
 
@@ -363,6 +365,8 @@ def _cudnn_training(call: SdpaCall, backends: Backends) -> Refusal | None:
 
 
 def _cudnn_most(head_dim: int, value_dim: int, backends: Backends) -> int:
+    # 256 channels need cuDNN's kernels for them (pytorch/pytorch#149904, #152076); 192 with values of 128 are
+    # DeepSeek's (#172621).
     if backends.arch == 90 and backends.torch >= (2, 8):
         return 256
     if backends.arch // 10 == 10 and backends.torch >= (2, 14):

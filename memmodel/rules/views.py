@@ -57,6 +57,7 @@ class View(Op):
         strides = None if x.is_contiguous() else view_strides(x.shape, x.strides, shape)
         if strides is None and not x.is_contiguous():
             raise UsageError(f"view of shape {shape} on {x.shape} with strides {x.strides}: use reshape, which copies")
+        # _unsafe_view shares the storage, but autograd lets its result be written in place as one without a base.
         return x.viewed(shape, strides) if self.is_view else Tensor(x.storage, shape, strides, x.dtype, offset=x.offset)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
@@ -207,6 +208,7 @@ def reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same elements under another shape: a view if strides allow it, else a contiguous copy."""
     wanted = resolve(self.shape, listed_sizes(shape))
     if not self.is_contiguous() and view_strides(self.shape, self.strides, wanted) is None:
+        # at::reshape views its clone by _unsafe_view: nobody else holds the clone.
         copied: Tensor = UnsafeView.apply(self.clone_contiguous(), shape=wanted)
         return copied
     if same_shape(wanted, self.shape):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from memmodel.snapshot.history import Recorded
 from memmodel.snapshot.snapshot import ALLOC, FREED, Snapshot
 
+# PyTorch's own files; <eval_with_key> is code that torch.fx generates, <frozen ...> the importer's.
 _TORCH = re.compile(r"(^|[/\\])(site|dist)-packages[/\\](torch|triton)[/\\]|^<(frozen |eval_with_key)")
 _LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]|^<")
 _PYTHON = re.compile(r"\.py$|^<|ipykernel")
@@ -51,7 +52,7 @@ class Owner(NamedTuple):
 
 def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
     """The blocks in use before event `at`, by the user's line and the library's that it calls; the largest first."""
-    without = NO_STACK if not snapshot.events else BEFORE
+    without = NO_STACK if not snapshot.events else BEFORE  # a block from before the recording has no event with frames
     kept = _kept_frames(snapshot)
     live = {address: (block.size, kept.get(address), without) for address, block in recorded.start.items()}
     for index, event in enumerate(snapshot.events[:at]):

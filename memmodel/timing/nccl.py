@@ -104,10 +104,10 @@ class Group(NamedTuple):
 
 
 def candidates(kind: str, group: Group, nbytes: float) -> Iterator[Candidate]:
-    """What NCCL chooses from for a collective: an all-reduce, all-gather, reduce-scatter, broadcast or reduce.
+    """The candidates among which NCCL chooses for a collective, but not for messages from rank to rank.
 
-    `nbytes` is the buffer of an all-reduce, broadcast or reduce, the whole output of an all-gather, the whole input of
-    a reduce-scatter.
+    `kind` is an all-reduce, all-gather, reduce-scatter, broadcast or reduce. `nbytes` is the buffer of an all-reduce,
+    broadcast or reduce, the whole output of an all-gather, the whole input of a reduce-scatter.
     """
     low_latency = group.node.link.kind == "nvlink"  # LL128 needs stores of 128 B in order, which PCIe does not promise
     for protocol in PROTOCOLS:

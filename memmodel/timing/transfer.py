@@ -87,7 +87,7 @@ def _scaled(constant: Constant, ratio: float) -> float | Curve:
 
 
 def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:
-    """What a rate is multiplied by between two GPUs; None where one of them lacks a value."""
+    """The factor of a rate between two GPUs; None where one of them lacks a value."""
     unit, _ = CONSTANTS[name]
     try:
         if unit == "B/s":

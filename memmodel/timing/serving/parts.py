@@ -22,7 +22,7 @@ class Parts(NamedTuple):
 
     @property
     def seconds(self) -> Seconds:
-        """Of the whole call."""
+        """Seconds of the whole call."""
         return maximum(self.units, self.memory) + sum(self.beside.values())
 
 
