@@ -271,7 +271,7 @@ def outer_weights(arch: Architecture) -> list[Weight]:
             *_linear("head", "head_dense", arch.hidden, arch.hidden, bias=True),
             *_norm(arch, "head_norm", "head"),
         ]
-    if not arch.tied:
+    if not arch.tied:  # a tied head is the embedding's weight, counted there
         found.append(Weight("head", "head.weight", (arch.vocab, arch.hidden)))
     if arch.head_bias:
         found.append(Weight("head", "head.bias", (arch.vocab,)))

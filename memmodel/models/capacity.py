@@ -66,8 +66,9 @@ def model_threshold(
     # Extrapolation is quick but only near: the size that it finds is recorded, and the one above it.
     count = _count(case, gpu, over, step, end, config)
     memory = memory_at(count)
+    # Some storage's bytes do not grow in proportion: every step of the search is then recorded.
     if (memory is not None and not memory.fits) or (count < end and runs(count + 1)):
-        count = last_true(runs, end, count)  # the bytes of some storage do not grow in proportion
+        count = last_true(runs, end, count)
         memory = memory_at(count)
     at = resized(case, over, max(count, 1) * step)
     return ModelThreshold(gpu, at, over, step, count * step, (count + 1) * step if count < end else None, memory)

@@ -173,6 +173,7 @@ def _candidates(
     for tp, pp, cp, ep, checkpoint in product(*choices.values()):
         data, rest = divmod(gpus, tp * pp * cp)
         micro, unequal = divmod(sequences, max(data, 1) * int(case.batch))
+        # GPUs, sequences or experts that do not divide; a pipeline with more stages than micro-batches stands idle.
         if rest or unequal or micro < pp or (data * cp) % ep:
             continue
         for dp, shards, zero in _data_parallel(data, node, megatron, given):

@@ -296,6 +296,7 @@ def _pipeline(xp: Any, case: ModelCase, label: Label, handles: Handles, models: 
 
 def _stream(xp: Any, case: ModelCase, learns: bool) -> Any:
     """A residual stream between stages, with all tokens of a rank."""
+    # Sequence parallelism cuts all tokens of the batch, so that batch and sequence are one dimension.
     shared = case.layout.sequence_parallel
     shape = (1, case.batch * case.seq // case.layout.tp) if shared else (case.batch, case.seq)
     dtype = float32 if case.autocast else case.dtype

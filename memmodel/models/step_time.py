@@ -163,6 +163,7 @@ class Stage:
     """The events of a stage: of micro-batches in forward and backward, and after all of them."""
 
     def __init__(self, case: ModelCase, recorded: Recorded) -> None:
+        # Without stages a second one too: the first makes gradients, those after it add to them.
         count = 1 if case.layout.pp > 1 else min(case.microbatches, 2)
         self.case = case
         self.program = recorded(replace(case, microbatches=count))

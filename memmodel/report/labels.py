@@ -148,7 +148,7 @@ class _Room:
                 box = _box(size, at_x, at_y)
                 if box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1:
                     continue
-                if not box.count_overlaps(self.taken):
+                if not box.count_overlaps(self.taken):  # of equal costs the first turn wins: above, to the right
                     crossed = np.all((self.dots >= box.min) & (self.dots <= box.max), axis=1).sum()
                     yield 2 * ring + float(crossed) + 0.01 * turn, at_x, at_y
 

@@ -169,6 +169,7 @@ class SdpaCudnn(Op):
 def _masked_forward(node: Any, op: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """The forward operator of either, and what it keeps."""
     labels = ("output", "log-sum-exp", "seed", "offset")
+    # should_compute_logsumexp looks at q, k and v: a mask that alone gets a gradient does not count.
     out, lse, seed, offset = several(
         op, q, k, v, bias, node.recorded and any(node.needs[:3]), label=labels, **node.options
     )

@@ -224,6 +224,7 @@ def matmul(self: Tensor, other: Tensor) -> Any:
         if other.ndim > 2 and self.ndim > 2
         else (self.shape[:-2] or other.shape[:-2])
     )
+    # reshape copies an operand whose leading dimensions cannot be merged, and bmm then saves the copy.
     a = reshape(expand(self, (*batch, *self.shape[-2:])), merged(batch), *self.shape[-2:])
     b = reshape(expand(other, (*batch, *other.shape[-2:])), merged(batch), *other.shape[-2:])
     out = UnsafeView.apply(Bmm.apply(a, b), shape=(*batch, self.shape[-2], other.shape[-1]))

@@ -38,6 +38,7 @@ def reduction(call: Call) -> Steps:
     yield from _shared(call)
     rows, n = out.numel(), x.numel()
     finds_places = call.op.startswith("arg") or (call.op in ("max", "min") and len(call.results) > 1)
+    # An int64 index beside each value makes it slower than memory on GPUs with few SMs: it has a rate of its own.
     kind = "argmax" if finds_places else "reduction"
     sizes = rows, exact_div(n, rows)
     yield kernel(call.op, [source], call.results, x.dtype, vector=_VECTOR.get(call.op, 1) * n, kind=kind, sizes=sizes)
@@ -127,6 +128,7 @@ class Sum(Op):
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradient, expanded without a copy."""
+        # Strides of 0, for which cuBLAS has no layout: a product that reads it copies it first (`gemm_packs_operands`).
         return (expand(_restored(grad, self.axes, self.keepdim), self.shape),)
 
 

@@ -35,6 +35,7 @@ def _best(x: Strided, k: Dim, dim: int) -> list[Spec]:
 def _grouped(a: Strided, b: Strided, offs: Strided) -> Spec:
     """Rows that are padded to 16 bytes."""
     sizes: Shape = (a.shape[0], b.shape[-1]) if len(b.shape) == 3 else (offs.shape[0], a.shape[0], b.shape[1])
+    # Hopper's kernels write by TMA, whose strides are multiples of 16 bytes.
     step = _ALIGNED // a.dtype.itemsize
     row = ceil_div(sizes[-1], step) * step
     return Spec(sizes, a.dtype, (row, 1) if len(sizes) == 2 else (sizes[1] * row, row, 1))
@@ -76,6 +77,7 @@ class Index(Op):
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """Zeros of the input's size, to which rows are added."""
         whole: Tensor = grad.new_zeros(self.shape)
+        # accumulate, and unsafe: the indices were checked in forward.
         aten("_index_put_impl_", whole, [self.unpack("indices")], grad, True, True, into=whole)
         return whole, None
 

@@ -45,7 +45,7 @@ class _Layout:
     def whole_segments(self) -> Iterator[list[Block]]:
         """The blocks of each segment held before the first event."""
         known = {segment.address: segment for segment in self.segments}
-        for event in reversed(self.events):
+        for event in reversed(self.events):  # undone from the end: what was made was not there, what was freed was
             if event.action == "segment_alloc":
                 known.pop(event.address, None)
             elif event.action == "segment_free":
@@ -123,7 +123,7 @@ class _Layout:
     def size(self, segment: Segment, address: int, following: int) -> int:
         """Bytes of a block in use, given the address of the next one or of the segment's end."""
         block = self.live[address]
-        if segment.small or self.config.expandable_segments:
+        if segment.small or self.config.expandable_segments:  # there every rest of a block is split off
             return block.size
         if following - (address + block.size) <= SMALL or self.config.unsplittable(segment.size):
             return following - address
