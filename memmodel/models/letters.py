@@ -6,6 +6,7 @@ t ranks share each layer: h/t are the heads of one of them; c ranks share each s
 rows, p layers.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -25,6 +26,12 @@ LETTERS = {
     **{"batch": "b", "seq": "n", "vocab": "V", "hidden": "H", "ffn": "F"},
     **{"heads": "h", "kv_heads": "g", "head_dim": "d", "value_dim": "e"},
     **{"experts": "E", "width": "W", "top_k": "K"},
+}
+WORDS = {
+    **{"b": "sequences", "n": "tokens of each", "L": "layers", "V": "vocabulary", "H": "hidden size"},
+    **{"F": "feed-forward size", "h": "heads", "g": "kv heads", "d": "head dim", "e": "value dim", "E": "experts"},
+    **{"W": "width of one", "K": "experts of a token", "t": "tensor parallel", "c": "context parallel"},
+    **{"x": "expert parallel", "s": "shards", "p": "stages"},
 }
 # What divides, and the field of a layout that says by how much.
 _OVER = {"/t": "tp", "/c": "cp", "/x": "ep", "/s": "shards", "/p": "pp"}
@@ -54,6 +61,12 @@ def lettered(case: ModelCase) -> ModelCase:
         sizes["moe"] = arch.moe._replace(**of_moe)
     batch, seq = Size(int(case.batch), "b"), Size(int(case.seq), "n")
     return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq)
+
+
+def in_words(formulas: Iterable[str]) -> str:
+    """The letters of formulas and what they stand for: "b sequences, n tokens of each, L layers"."""
+    used = {letter for formula in formulas for letter in re.findall(r"\b[A-Za-z]\b", formula)}
+    return ", ".join(f"{letter} {words}" for letter, words in WORDS.items() if letter in used)
 
 
 class Taken(NamedTuple):

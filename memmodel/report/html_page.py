@@ -11,7 +11,7 @@ from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.page import ModelPage, Page
 from memmodel.pictures.picture import COLORS, INK, PAPER, Entry, Look, Picture
 from memmodel.report.page import parts, provenance
-from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text
+from memmodel.report.sheet import Bullets, Cell, Formula, Sheet, Verdict, cell_text, indented
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --faint: #666; --line: #d0d0d0; --yes: #00694c;
@@ -113,12 +113,12 @@ def _row(tag: str, cells: Sequence[Cell | Look], right: Sequence[bool]) -> str:
 
 
 def _cell(cell: Cell | Look) -> str:
-    """A cell; a number and its unit stay on one line."""
+    """A cell; a number and its unit stay on one line, and spaces before its words stay."""
     if isinstance(cell, Look):
         return _key(cell)
     if isinstance(cell, Formula):
         return typeset(cell.expression)
-    return re.sub(r"(?<=\d) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", escape(cell_text(cell)))
+    return re.sub(r"(?<=\d) (?=[A-Za-z%])", "\N{NO-BREAK SPACE}", escape(indented(cell_text(cell))))
 
 
 def typeset(expression: Any) -> str:

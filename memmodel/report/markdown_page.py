@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from memmodel.pictures.page import ModelPage, Page
 from memmodel.report.console import text
 from memmodel.report.page import Part, parts, provenance
-from memmodel.report.sheet import Bullets, Sheet, Verdict, cell_text
+from memmodel.report.sheet import Bullets, Sheet, Verdict, cell_text, indented
 
 _SPECIAL = "\\`*_{}[]<>#|$~&"
 
@@ -44,7 +44,7 @@ def _table(sheet: Sheet) -> Iterator[str]:
     yield f"| {' | '.join(map(escaped, sheet.names))} |"
     yield f"| {' | '.join('---:' if right else '---' for right in sheet.right)} |"
     for row in sheet.rows:
-        yield f"| {' | '.join(escaped(cell_text(cell)) for cell in row)} |"
+        yield f"| {' | '.join(escaped(indented(cell_text(cell))) for cell in row)} |"
 
 
 def escaped(words: str) -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 from memmodel.base.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.models.capacity import ModelThreshold
-from memmodel.models.letters import ModelFormulas
+from memmodel.models.letters import ModelFormulas, in_words
 from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
@@ -34,7 +34,7 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
     if len(prediction.ranks) > 1:
         yield below(rank_table(prediction))
     yield below(group_table(prediction.memory, prediction.formulas))
-    yield Text(f"The peak is {prediction.peak.words}.")
+    yield Text(peak_words(prediction))
     yield below(time_table(report))
     if report.serving:
         yield below(serving_table(report.serving, prediction.case))
@@ -48,6 +48,12 @@ def model_parts(report: ModelReport) -> Iterator[Any]:
 def prediction_parts(prediction: ModelPrediction) -> Iterator[Any]:
     """What fills the peak of one prediction."""
     yield group_table(prediction.memory, prediction.formulas)
+
+
+def peak_words(prediction: ModelPrediction) -> str:
+    """Where the peak is, and what the letters of its formulas stand for."""
+    letters = in_words(prediction.formulas.values())
+    return f"The peak is {prediction.peak.words}." + (f" Letters: {letters}." if letters else "")
 
 
 def _of_parameters(prediction: ModelPrediction) -> Phrases:

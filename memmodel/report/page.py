@@ -7,7 +7,7 @@ from memmodel.base.rendering import Drawing
 from memmodel.pictures.page import Known, ModelPage, Page
 from memmodel.report.formulas import rows, symbol_names
 from memmodel.report.groups import group_table
-from memmodel.report.model import serving_table, time_table
+from memmodel.report.model import peak_words, serving_table, time_table
 from memmodel.report.sheet import Bullets, Formula, Sheet, Verdict
 from memmodel.report.tables import account, comparison, mitigations, notes_of, scope, verdict, verdicts
 
@@ -25,7 +25,7 @@ def _of_model(page: ModelPage) -> Iterator[Part]:
     """The verdict, what fills the peak, the step's time, what would lower it, pictures, and what was assumed."""
     report, prediction = page.report, page.report.prediction
     yield verdict(prediction.memory, f"{prediction.title} ")
-    yield replace(group_table(prediction.memory, prediction.formulas), caption=f"The peak is {prediction.peak.words}.")
+    yield replace(group_table(prediction.memory, prediction.formulas), caption=peak_words(prediction))
     yield replace(time_table(report), title="One step")
     if report.serving:
         yield serving_table(report.serving, prediction.case)

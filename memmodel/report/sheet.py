@@ -137,6 +137,11 @@ def cell_text(cell: Cell) -> str:
     return cell.plain if isinstance(cell, Text) else cell
 
 
+def indented(words: str) -> str:
+    """Words with the spaces before them kept, where a page would drop them."""
+    return "\N{NO-BREAK SPACE}" * (len(words) - len(words.lstrip(" "))) + words.lstrip(" ")
+
+
 def below(part: Any) -> Padding:
     """A part after an empty line."""
     return Padding(part, (1, 0, 0, 0))

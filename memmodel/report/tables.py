@@ -314,6 +314,8 @@ def threshold_table(thresholds: Sequence["Threshold"]) -> Sheet:
     if any(t.all_layers is not None for t in thresholds):
         cells[">all layers"] = lambda t: f"{t.all_layers:,}"
         caption += "; all layers: the largest at which their K and V caches fit, without weights"
+    if over == "seq" and any(t.case.algorithm == "chunked" for t in thresholds):
+        caption += "; chunked: smaller sizes may fail too, where the last chunk is short"
     return Sheet(
         title, tuple(cells), [tuple(cell(t) for cell in cells.values()) for t in thresholds], caption, wrap=True
     )

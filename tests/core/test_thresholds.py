@@ -1,12 +1,17 @@
 """The largest size that fits is exactly that, on both sides; and the closed form is near it."""
 
+from dataclasses import replace
+
 import pytest
 
 from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.base.errors import UsageError
+from memmodel.cases import cases_of
 from memmodel.events.liveness import phase_peaks
 from memmodel.gpus import load_gpu
+from memmodel.report.console import text
+from memmodel.report.tables import threshold_table
 from memmodel.step import fits, room_bytes
 from memmodel.thresholds import resized, threshold
 
@@ -119,3 +124,13 @@ def test_unknown_size_and_unknown_capacity() -> None:
         threshold(case, load_gpu("A100"), "rows")
     with pytest.raises(UsageError, match="capacity"):
         threshold(case, load_gpu("B100"))
+
+
+@pytest.mark.slow
+def test_sizes_below_the_largest_may_fail_and_the_table_says_so() -> None:
+    """Of chunked attention, by fragmentation: blocks of a short last chunk fit into no block of the others."""
+    gpu, (case,) = load_gpu("T4"), cases_of(["chunked"], dtype="fp16")
+    found = threshold(case, gpu)
+    smaller = (replace(found.case, seq=n, kv_seq=n) for n in range(found.largest - 1024, found.largest, 128))
+    assert not all(fits(record(one), one.torch, gpu) for one in smaller)
+    assert "chunked: smaller sizes may fail too" in text(threshold_table([found])).replace("\n", " ")

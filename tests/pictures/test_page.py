@@ -130,6 +130,9 @@ def test_a_page_of_a_model_has_its_groups_its_time_and_what_helps() -> None:
         assert f"## {title}" in written or title in written
     assert bytes_text(report.prediction.memory.live_peak_bytes) in written
     shown = html_page(page)
+    for form in (written, shown):
+        assert "Letters: b sequences, n tokens of each, L layers" in form
+        assert "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}feed" in form  # a part of the group above
     parser = Balance()
     parser.feed(shown)
     assert parser.open == []
