@@ -12,7 +12,6 @@ from memmodel.allocator.caching import CachingAllocator
 MALLOC, FREE = "malloc", "free"
 KEEP = "keep"  # allocate unless the key holds a block: cuBLAS requests a workspace once and keeps it
 EMPTY_CACHE = "empty cache"
-GIVE_BACK = "give back"  # `nbytes` of the free segment at the address `key` return to the driver
 
 
 class Request(NamedTuple):
@@ -44,7 +43,4 @@ def serve(requests: Iterable[Request], allocator: CachingAllocator, blocks: Bloc
             free(blocks.pop(key))
         elif action == EMPTY_CACHE:
             allocator.empty_cache()
-        elif action == GIVE_BACK:
-            assert isinstance(key, int)
-            allocator.give_back(key, nbytes, stream)
         yield allocator.allocated, driver.reserved

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from memmodel.base.errors import UsageError
 from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Snapshot
 
+_SEGMENTS = frozenset({*GROW, *SHRINK})
+
 
 class StartBlock(NamedTuple):
     """A block in use before the first event: bytes requested, its bytes, and the event that frees it, or None."""
@@ -80,7 +82,7 @@ def history(snapshot: Snapshot, recorded: Recorded) -> History:
             allocated += recorded.granted[index]
         elif action == FREED:
             allocated -= in_use.pop(address)
-        else:
+        elif action in _SEGMENTS:
             reserved += growth(action, size)
         after_allocated.append(allocated)
         after_reserved.append(reserved)
@@ -89,7 +91,7 @@ def history(snapshot: Snapshot, recorded: Recorded) -> History:
 
 def reserved_before(snapshot: Snapshot) -> int:
     """Bytes held from the driver before the first event."""
-    grown = sum(growth(event.action, event.size) for event in snapshot.events)
+    grown = sum(growth(action, size) for action, _, size, _ in snapshot.events if action in _SEGMENTS)
     return sum(segment.size for segment in snapshot.segments) - grown
 
 

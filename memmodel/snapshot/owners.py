@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from memmodel.snapshot.history import Recorded
@@ -89,18 +90,24 @@ def calls(frames: Any, without: str = NO_STACK) -> tuple[CodeLine, ...]:
     known = [frame for frame in map(_frame, frames if isinstance(frames, list) else ()) if frame]
     if not known:
         return (CodeLine("", 0, without),)
-    found = tuple(frame for frame in known if _PYTHON.search(frame.filename) and not _TORCH.search(frame.filename))
+    found = tuple(frame for frame in known if _is_shown(frame.filename))
     if found:
         return found
     node = next((match[1] for frame in known if (match := _NODE.search(frame.function))), None)
     return (CodeLine("", 0, f"{NO_FRAMES} ({node})" if node else NO_FRAMES),)
 
 
+@lru_cache(maxsize=1 << 12)
+def _is_shown(filename: str) -> bool:
+    """Whether a file holds Python code that is neither PyTorch's nor generated."""
+    return bool(_PYTHON.search(filename)) and not _TORCH.search(filename)
+
+
 def _frame(frame: Any) -> CodeLine | None:
     """A recorded frame, with its names cut to a safe length; None for malformed data."""
     if not isinstance(frame, dict):
         return None
-    filename, line, name = (frame.get(key) for key in ("filename", "line", "name"))
+    filename, line, name = frame.get("filename"), frame.get("line"), frame.get("name")
     if not (isinstance(filename, str) and isinstance(line, int) and isinstance(name, str) and 0 <= line < 1 << 32):
         return None
     return CodeLine(filename[-_LONGEST:], line, name[:_LONGEST])

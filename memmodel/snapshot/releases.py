@@ -10,7 +10,7 @@ from itertools import groupby, islice, takewhile
 from typing import Any, NamedTuple
 
 from memmodel.snapshot.history import History
-from memmodel.snapshot.snapshot import GROW, OUT_OF_MEMORY, SHRINK, Snapshot
+from memmodel.snapshot.snapshot import GROW, OUT_OF_MEMORY, Snapshot
 
 
 class Release(NamedTuple):
@@ -35,9 +35,8 @@ def releases(snapshot: Snapshot) -> list[Release]:
     ask the driver again, so that a new segment or an out-of-memory error follows; otherwise it was the program.
     """
     events = snapshot.events
-    given_back = [index for index, event in enumerate(events) if event.action in SHRINK]
     found = []
-    for _, adjacent in groupby(enumerate(given_back), key=lambda numbered: numbered[1] - numbered[0]):
+    for _, adjacent in groupby(enumerate(snapshot.given_back), key=lambda numbered: numbered[1] - numbered[0]):
         run = [index for _, index in adjacent]
         following = events[run[-1] + 1].action if run[-1] + 1 < len(events) else ""
         named = any(_names_empty_cache(snapshot.frames[index]) for index in run)

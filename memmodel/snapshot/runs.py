@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from memmodel.allocator import AllocatorConfig, Block, CachingAllocator
-from memmodel.allocator.replay import EMPTY_CACHE, FREE, GIVE_BACK, MALLOC, Blocks, Request, serve
+from memmodel.allocator.replay import MALLOC, Blocks, Request, serve
 from memmodel.snapshot.fragmentation import Fragmentation, fragmentation
 from memmodel.snapshot.history import History, Recorded, StartBlock, reserved_before
 from memmodel.snapshot.releases import releases, retries
-from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, OUT_OF_MEMORY, SHRINK, Event, Snapshot
+from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, OUT_OF_MEMORY, SHRINK, Snapshot
 from memmodel.snapshot.start import start
 
 BEFORE_THE_FIRST = -1
@@ -147,11 +147,9 @@ class _Replay:
 
     def run(self, name: str, start: str) -> Run:
         """Serve every event, until one does not fit, and return the memory used."""
-        model, events = self.allocator, self.snapshot.events
+        model = self.allocator
         if model.failed is None:
-            for _ in serve(self.requests(), model, self.blocks):
-                if events[self.at].action == ALLOC:
-                    self.compare(events[self.at])
+            self.serve_events()
         out, capacity = model.failed, model.driver.capacity
         segments = model.segments(block for _, block in self.in_use())
         return Run(
@@ -168,36 +166,40 @@ class _Replay:
             fragmentation("all", ([(block.size, block.allocated) for block in run] for run in segments)),
         )
 
-    def requests(self) -> Iterator[Request]:
-        """The events as allocator requests.
+    def serve_events(self) -> None:
+        """Serve every event, until one does not fit.
 
         Releases by the allocator are left to the model, except in an exact replay. A request that ran out is freed at
         once, since the recorded program went on without it.
         """
+        model, blocks = self.allocator, self.blocks
         emptied = {release.last for release in releases(self.snapshot) if release.by_program}
         for index, (action, address, size, stream) in enumerate(self.snapshot.events):
             self.at = index
             if action == ALLOC:
-                yield Request(MALLOC, address, size, stream)
+                block = model.malloc(size, stream)
+                if block is None:
+                    return
+                blocks[address] = block
+                self.compare(block, address)
             elif action == FREED:
-                yield Request(FREE, address)
+                model.free(blocks.pop(address))
             elif action in GROW:
                 self.placed.append(address)
             elif action in SHRINK and self.following:
-                yield Request(GIVE_BACK, address, size, stream)
+                model.give_back(address, size, stream)
             elif index in emptied:
-                yield Request(EMPTY_CACHE, address)
-            elif action == OUT_OF_MEMORY and self.allocator.driver.capacity is not None:
-                yield Request(MALLOC, OUT_OF_MEMORY, size, stream)
-                yield Request(FREE, OUT_OF_MEMORY)
+                model.empty_cache()
+            elif action == OUT_OF_MEMORY and model.driver.capacity is not None:
+                model.free(model.malloc(size, stream))
+                if model.failed is not None:
+                    return
 
-    def compare(self, event: Event) -> None:
-        """Compare the address of the request just served with the recorded one."""
+    def compare(self, block: Block, address: int) -> None:
+        """Compare the address of the block just served with the recorded one."""
         self.placed.clear()
-        block = self.blocks[event.address]
-        assert block is not None
         self.granted[self.at] = block.size
-        if block.address == event.address:
+        if block.address == address:
             self.equal += 1
         elif self.first_different is None:
             self.first_different, self.following = self.at, False

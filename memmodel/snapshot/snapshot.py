@@ -6,6 +6,7 @@ Source: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py, torch 2.1 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar
 
@@ -65,7 +66,7 @@ class Segment(NamedTuple):
     blocks: tuple[BlockState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """One device of a snapshot.
 
@@ -98,7 +99,12 @@ class Snapshot:
     def kept_streams(self) -> frozenset[int]:
         """Streams of private pools that returned no segment: PyTorch keeps a pool's segments while the pool lives."""
         private = {segment.stream for segment in self.segments} | {event.stream for event in self.events}
-        return frozenset(n for n in private if n < 0) - {e.stream for e in self.events if e.action in SHRINK}
+        return frozenset(n for n in private if n < 0) - {self.events[index].stream for index in self.given_back}
+
+    @cached_property
+    def given_back(self) -> list[int]:
+        """The indices of the events that return memory to the driver."""
+        return [index for index, event in enumerate(self.events) if event.action in SHRINK]
 
     @property
     def allocations(self) -> int:
@@ -287,7 +293,7 @@ def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams
     """The events, with streams of private pools numbered separately."""
     private = [segment for segment in segments if segment.pool != DEFAULT_POOL]
     for index, given in enumerate(listed):
-        action, address, size, stream = given.action, given.addr, given.size, given.stream
+        action, address, size, stream, pool = given.action, given.addr, given.size, given.stream, given.pool_id
         if action not in _MEMORY:
             yield Event(action, 0, 0, 0)
             continue
@@ -296,8 +302,11 @@ def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams
         if not (0 <= address < _ADDRESSES and 0 < size < _SIZES and stream >= 0):
             given_as = f"{action} with address {address}, size {size} and stream {stream} (-1: none)"
             raise UsageError(f"{path}: event {index} is {given_as}, expected 1 byte to 4 TiB at an address: {_ADVICE}")
-        pool = given.pool_id or (_pool_at(address, private) if private else DEFAULT_POOL)
-        yield Event(action, address, size, stream if pool == DEFAULT_POOL else streams.number(stream, pool))
+        if pool is None and private:
+            pool = _pool_at(address, private)
+        if pool is not None and pool != DEFAULT_POOL:
+            stream = streams.number(stream, pool)
+        yield Event(action, address, size, stream)
 
 
 def _pool_at(address: int, private: Sequence[Segment]) -> tuple[int, int]:

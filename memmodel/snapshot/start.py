@@ -7,6 +7,7 @@ free block. Otherwise the block is assumed to have had no rest.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
@@ -39,8 +40,16 @@ class _Layout:
         self.events, self.segments = snapshot.events, snapshot.segments
         self.live = blocks
         self.addresses = sorted(blocks)
-        self.freed = sorted((event.address, event.size) for event in snapshot.events if event.action == FREED)
-        self.placed = sorted((event.address, i) for i, event in enumerate(snapshot.events) if event.action == ALLOC)
+
+    @cached_property
+    def freed(self) -> list[tuple[int, int]]:
+        """(address, size) of each block that is freed."""
+        return sorted((event.address, event.size) for event in self.events if event.action == FREED)
+
+    @cached_property
+    def placed(self) -> list[tuple[int, int]]:
+        """(address, event) of each request."""
+        return sorted((event.address, i) for i, event in enumerate(self.events) if event.action == ALLOC)
 
     def whole_segments(self) -> Iterator[list[Block]]:
         """The blocks of each segment held before the first event."""

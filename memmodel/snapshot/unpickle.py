@@ -30,9 +30,9 @@ _LENGTHS = b"|".join(b"\\x%02x.{%d}" % (length, length) for length in (6, 7, 5, 
 _WHOLE = rb"(?>K.|M..|J.{4}|\x8a(?>" + _LENGTHS + rb"))(?>\x95.{8})?"  # BININT1, BININT2, BININT, LONG1; FRAME
 _WHOLES = b"%b(?>\\x85|%b(?>\\x86|%b\\x87))?" % (_WHOLE, _WHOLE, _WHOLE)  # and TUPLE1, TUPLE2, TUPLE3
 _RUN = re.compile(
-    rb"(?>[hq].|[(N\x88\x89\x94aesu]|"  # BINGET, BINPUT; MARK, NONE, NEWTRUE, NEWFALSE, MEMOIZE, APPEND(S), SETITEM(S)
-    + _WHOLES
-    + rb"|j.{4}|G.{8}|\x95.{8}|\x80.)*+",  # LONG_BINGET, BINFLOAT, FRAME, PROTO
+    rb"(?>" + 8 * b"j...." + rb"|j....|[hq].|"  # LONG_BINGET, of which a stack has many; BINGET, BINPUT
+    rb"[(N\x88\x89\x94aesu]++|"  # MARK, NONE, NEWTRUE, NEWFALSE, MEMOIZE, APPEND(S), SETITEM(S)
+     + _WHOLES + rb"|G.{8}|\x95.{8}|\x80.)*+",  # BINFLOAT, FRAME, PROTO
     re.DOTALL,
 )
 _CONTAINERS = b"]})"  # EMPTY_LIST, EMPTY_DICT, EMPTY_TUPLE
