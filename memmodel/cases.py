@@ -70,7 +70,7 @@ def cases_of(
         window = of_model[1]
     elif window is not None and named == "none":
         raise UsageError(f"--mask none and --window {window}: give one of them")
-    sink_keys = given.pop("sink_keys", None) or 0
+    sink_keys = given.pop("sink_keys", None)
     cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
     scores = make_scores(*(given.pop(name, None) for name in ("bias", "bias_shape", "softcap", "sinks")))
     arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
@@ -78,7 +78,7 @@ def cases_of(
         cache=cache,
         scores=scores,
         dtype_name=arguments.pop("dtype"),
-        mask=mask if isinstance(mask, Mask) else mask_named(mask, window, sink_keys),
+        mask=mask if isinstance(mask, Mask) else mask_named(mask, window, 0 if sink_keys is None else sink_keys),
         **arguments,
     )
     cases = [case.replace(algorithm=name) for name in names]

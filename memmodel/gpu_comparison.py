@@ -186,7 +186,7 @@ def _price(gpu: Gpu) -> float | None:
 
 def _sorted(found: GpuComparison, prices: Mapping[str, float] | None, sort: str | None) -> GpuComparison:
     """The rows with the prices given, those that the step fits on first, the best of each first."""
-    of_gpu = {row.gpu.id: None for row in found} | _by_id(prices or {}, [row.gpu for row in found])
+    of_gpu = {row.gpu.id: None for row in found} | _by_id({} if prices is None else prices, [row.gpu for row in found])
     rows = [row._replace(dollars_per_hour=of_gpu[row.gpu.id] or row.dollars_per_hour) for row in found]
     priced = any(row.dollars_per_hour is not None for row in rows)
     by = choice("order", sort, SORTS) if sort is not None else "cost" if priced else "time"

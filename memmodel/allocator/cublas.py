@@ -51,7 +51,7 @@ def parse_torch_version(text: str) -> tuple[int, int]:
     """(2, 11) from "2.11.0+cu130". Raises UsageError for text that is no version, or one that was not checked."""
     parts = str(text).split("+")[0].split(".")
     try:
-        version = int(parts[0]), int(parts[1])
+        version = int(parts[0].encode("ascii")), int(parts[1].encode("ascii"))
     except (ValueError, IndexError):
         raise UsageError(f"torch version {text!r}: expected one like 2.11 or 2.11.0+cu130") from None
     if not _FIRST <= version <= _LAST:

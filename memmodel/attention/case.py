@@ -153,6 +153,7 @@ def make_case(
             f"such as {_divisor(sizes['heads'], sizes['kv_heads'])}"
         )
     check_kind("mask", mask, Mask)
+    check_kind("deterministic", deterministic, bool, "True or False")
     chosen = mask or NO_MASK
     chosen.check(sizes["seq"], sizes["kv_seq"])
     if chosen.causal and sizes["seq"] > sizes["kv_seq"]:
@@ -174,7 +175,7 @@ def check_case(case: object) -> None:
 
 def make_lengths(given: Any) -> tuple[int, ...]:
     """Checked lengths of sequences, from numbers or from text such as "100,2k". Raises UsageError for others."""
-    if given is None or given == "":
+    if given is None or (isinstance(given, str) and not given):
         return ()
     try:
         listed = [parse_size(part) for part in given.split(",")] if isinstance(given, str) else list(given)
@@ -191,7 +192,7 @@ def make_cache(page_size: Any = None, of_type: Any = None, num_splits: Any = Non
     splits = None if num_splits is None else check_size("num_splits", num_splits)
     if splits is not None and splits > MOST_SPLITS:
         raise UsageError(f"num-splits {splits}: flash-attention reads the keys in at most {MOST_SPLITS} parts")
-    return Cache(page, None if of_type in (None, "auto") else cache_dtype(of_type), splits)
+    return Cache(page, None if of_type is None or str(of_type) == "auto" else cache_dtype(of_type), splits)
 
 
 def check_size(name: str, value: Any) -> int:

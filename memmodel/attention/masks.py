@@ -151,7 +151,8 @@ def mask(name: str | None, window: int | None = None, sinks: int = 0) -> Mask:
 
     Raises UsageError for another name, and for a window without its size.
     """
-    name = choice("mask", name or ("none" if window is None else "window"), ("none", "causal", "window"))
+    unnamed = "none" if window is None else "window"
+    name = choice("mask", unnamed if name is None else name, ("none", "causal", "window"))
     if window is None and name == "window":
         raise UsageError("mask 'window' needs its size: add --window")
     return Mask(name == "causal" or window is not None, window, sinks)

@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.base.errors import UsageError, choice
+from memmodel.base.errors import UsageError, check_kind, choice, shortened
 
 BIASES = ("none", "fixed", "learned", "alibi")
 BIAS_SHAPES = ("1,h", "b,1", "b,h", "1,1")  # of a bias tensor, before (queries, keys)
+_LEAST_CAP, _MOST_CAP = 1e-6, 1e6  # models have 15 to 50
 
 
 class Scores(NamedTuple):
@@ -43,7 +44,7 @@ UNCHANGED = Scores()
 def make_scores(bias: Any = None, bias_shape: Any = None, softcap: Any = None, sinks: bool = False) -> Scores:
     """Checked changes of scores.
 
-    Raises UsageError for an unknown bias or shape, a shape of no tensor, or a soft cap that is no positive number.
+    Raises UsageError for an unknown bias or shape, a shape of no tensor, or a soft cap that no model has.
     """
     named = "" if bias is None else choice("bias", bias, BIASES)
     shape = BIAS_SHAPES[0]
@@ -52,7 +53,10 @@ def make_scores(bias: Any = None, bias_shape: Any = None, softcap: Any = None, s
         if named not in ("fixed", "learned"):
             raise UsageError(f"bias-shape {bias_shape}: it is of a tensor, add --bias fixed or --bias learned")
     number = isinstance(softcap, int | float) and not isinstance(softcap, bool)
-    if softcap is not None and not (number and 0 < softcap < float("inf")):
-        raise UsageError(f"softcap {softcap}: expected a positive number, such as 50")
+    if softcap is not None and not (number and _LEAST_CAP <= softcap <= _MOST_CAP):
+        raise UsageError(
+            f"softcap {shortened(softcap)}: expected a number from {_LEAST_CAP:g} to {_MOST_CAP:g}, such as 50"
+        )
+    check_kind("sinks", sinks, bool, "True or False")
     cap = None if softcap is None else float(softcap)
     return Scores("" if named == "none" else named, shape, cap, bool(sinks))

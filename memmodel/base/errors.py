@@ -2,9 +2,18 @@
 
 from collections.abc import Iterable
 
+_LONGEST_WORD = 300  # a path may be as long
+
 
 class UsageError(ValueError):
-    """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2."""
+    """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2.
+
+    Very long words in it are cut: they are what was given, and say no more in full.
+    """
+
+    def __init__(self, message: str) -> None:
+        words = (word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in message.split(" "))
+        super().__init__(" ".join(words))
 
 
 def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> str:

@@ -1,5 +1,6 @@
 """Numbers and formulas as text, and the one place that knows 1000 and 1024: memory is binary, rates are decimal."""
 
+import math
 import re
 
 from memmodel.base.errors import UsageError, shortened
@@ -15,12 +16,31 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DECIMAL = ("", "K", "M", "G", "T", "P", "E", "Z")
 
 
+def finite(text: str) -> float:
+    """The finite number that a text writes in ASCII digits.
+
+    Raises ValueError for others: float() reads 1_0, nan, inf and the digits of every script.
+    """
+    number = float(text) if text.isascii() and "_" not in text else math.inf
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def parse_number(text: str, name: str = "number") -> float:
+    """A number from text: 0.1 or 1e-3. Raises UsageError that names `name`."""
+    try:
+        return finite(text)
+    except ValueError:
+        raise UsageError(f"{name} {shortened(text)}: expected a number such as 0.1") from None
+
+
 def parse_size(text: str, name: str = "size") -> int:
     """A size from text: 4096, 4_096, 16k (= 16384) or 1M (= 1048576). Raises UsageError that names `name`."""
     given = text.strip().casefold()
     digits = given.removesuffix(given[-1:]) if given[-1:] in ("k", "m") else given
     try:
-        return int(digits) * _FACTORS[given[len(digits) :]]
+        return int(digits.encode("ascii")) * _FACTORS[given[len(digits) :]]  # a text may hold digits of any script
     except ValueError:
         shown = text if text.strip() and len(text) <= 80 else shortened(text)
         raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
@@ -31,7 +51,7 @@ def parse_bytes(text: str, name: str) -> int:
     given = text.replace(" ", "").upper()
     digits = given.rstrip("BIKMGT")
     try:
-        size = -1.0 if "_" in digits else float(digits) * _BYTES[given[len(digits) :]]  # float() reads 1_0 as 10
+        size = finite(digits) * _BYTES[given[len(digits) :]]
     except (KeyError, ValueError):
         size = -1.0
     if not 0 < size <= 1 << 50:
@@ -44,7 +64,7 @@ def parse_seconds(text: str, name: str) -> float:
     given = text.replace(" ", "").casefold()
     digits = given.rstrip("nmus")
     try:
-        seconds = -1.0 if "_" in digits else float(digits) * _SECONDS[given[len(digits) :]]
+        seconds = finite(digits) * _SECONDS[given[len(digits) :]]
     except (KeyError, ValueError):
         seconds = -1.0
     if not 0 <= seconds <= 1:

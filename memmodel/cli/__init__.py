@@ -14,8 +14,6 @@ from memmodel.cli.output import end_by_closed_pipe, make_printable
 if TYPE_CHECKING:
     from memmodel.cli.clicked import cli as cli
 
-_LONGEST_WORD = 300
-
 
 def main() -> None:
     """Entry point: run the command and end with its status."""
@@ -59,7 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         end_by_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}: see that there is room and permission to read and write")
+        problem = f"{where}{error.strerror or error}: see that there is room and permission to read and write"
+        return _fail(str(UsageError(problem)))
 
 
 def _ran(words: Sequence[str]) -> Any:
@@ -80,12 +79,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    """Write an error, as one line without control characters, and return the status.
-
-    Words longer than a path may be are cut: they are what was given, and say no more in full.
-    """
-    words = (word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in message.split(" "))
+    """Write an error, as one line without control characters, and return the status."""
     with suppress(OSError):  # if standard error is closed, the status alone must do
-        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in ' '.join(words))}\n")
+        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in message)}\n")
         sys.stderr.flush()
     return status

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from memmodel.base.errors import UsageError
-from memmodel.cli.commands import option, subcommand
+from memmodel.cli.commands import SIZE, option, subcommand
 from memmodel.cli.options import json_option
 from memmodel.cli.output import check_free, force_option, print_json, show
 
@@ -19,7 +19,7 @@ from memmodel.cli.output import check_free, force_option, print_json, show
 @option("--device", default=None, metavar="cpu|cuda", help="What to measure. [default: cuda where there is one]")
 @option("-o", "--out", metavar="FILE", help="Where to save. [default: where --gpu local looks]")
 @force_option
-@option("--threads", type=int, default=1, show_default=True, help="Threads of PyTorch, on a CPU.")
+@option("--threads", type=SIZE, default="1", show_default=True, help="Threads of PyTorch, on a CPU.")
 @option("--even-if-busy", is_flag=True, help="Measure beside other work; the file says so.")
 @json_option
 def command(device: str | None, out: str | None, force: bool, threads: int, even_if_busy: bool, as_json: bool) -> None:

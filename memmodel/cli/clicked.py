@@ -1,7 +1,8 @@
 """The commands as click's: for help, completion, the book, and command lines that are more than options with values."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
@@ -94,6 +95,15 @@ def _parameter(one: Parameter) -> click.Parameter:
     return click.Argument(one.words, **settings) if one.kind == "argument" else TitledOption(one.words, **settings)
 
 
+@contextmanager
+def closed_pipe_ends() -> Iterator[None]:
+    """A closed pipe ends the process here, where click would exit with status 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        end_by_closed_pipe()
+
+
 class LazyGroup(click.Group):
     """A group that imports a command only when it runs."""
 
@@ -115,12 +125,15 @@ class LazyGroup(click.Group):
             raise unknown("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        """Parse, and print the help where it is asked for."""
+        with closed_pipe_ends():
+            return super().make_context(*args, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a closed pipe ends the process here, where click would exit with status 1."""
-        try:
+        """Run the command."""
+        with closed_pipe_ends():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            end_by_closed_pipe()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError
-from memmodel.base.units import parse_bytes, parse_size
+from memmodel.base.units import parse_bytes, parse_number, parse_size
 
 COMMANDS = {
     "predict": "Predict memory, work and time of attention, and what limits it.",
@@ -45,6 +45,7 @@ class Kind(NamedTuple):
 
 
 SIZE = Kind("size", parse_size)  # a whole number, written 4096, 16k (= 16384) or 1M (= 1048576)
+NUMBER = Kind("number", parse_number)
 BYTES = Kind("bytes", parse_bytes)  # an amount of memory: 40GiB (= 40 x 2**30 bytes), 40GB (= 40 x 10**9), or bytes
 
 
@@ -79,11 +80,7 @@ class Parameter(NamedTuple):
     def read(self, text: str) -> Any:
         """The value of a text. Raises ValueError, or UsageError, for one that has none."""
         kind = self.settings.get("type", str)
-        if isinstance(kind, Kind):
-            return kind.read(text, self.words[0])
-        if kind not in (str, int, float):
-            raise ValueError(f"{kind} is read by click")
-        return kind(text)
+        return kind.read(text, self.words[0]) if isinstance(kind, Kind) else kind(text)
 
 
 class Option(Parameter):

@@ -1,8 +1,9 @@
 """`memmodel compare`."""
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from memmodel.base.errors import UsageError
+from memmodel.base.units import finite
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import Inputs, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, save, show, tell
@@ -65,13 +66,9 @@ def _compared(asked: Inputs, prices: dict[str, float], sort: str | None) -> "Gpu
 
 def _price(text: str) -> tuple[str, float]:
     name, _, amount = text.rpartition("=")
-    if not name.strip() or "_" in amount:  # float() reads 1_0 as 10
-        _refuse(text)
     try:
-        return name.strip(), float(amount)
+        if name.strip():
+            return name.strip(), finite(amount)
     except ValueError:
-        _refuse(text)
-
-
-def _refuse(text: str) -> NoReturn:
+        pass
     raise UsageError(f"--price {text}: expected GPU=DOLLARS an hour, such as H100=2.50")

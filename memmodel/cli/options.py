@@ -5,8 +5,8 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 from memmodel.base.errors import UsageError
-from memmodel.base.units import parse_seconds, parse_size
-from memmodel.cli.commands import SIZE, Decorator, Function, Option, option
+from memmodel.base.units import finite, parse_seconds, parse_size
+from memmodel.cli.commands import NUMBER, SIZE, Decorator, Function, Option, option
 
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
@@ -49,7 +49,7 @@ _KIND = (
     Option("--mask", "MASK", "none, causal or window. [default: none]"),
     Option("--window", SIZE, "Keys a query sees, itself included."),
     Option("--sink-keys", SIZE, "First keys that stay seen beside the window. [default: 0]"),
-    Option("--dropout", float, "Probability of dropout. [default: 0]"),
+    Option("--dropout", NUMBER, "Probability of dropout. [default: 0]"),
     Option("--phase", "PHASE", "inference, forward or train. [default: train]"),
     Option("--chunk", SIZE, "Queries at a time in `chunked`. [default: 1024]"),
     Option("--page-size", SIZE, "Keys in a page of `decode`'s KV cache. [default: no pages]"),
@@ -57,7 +57,7 @@ _KIND = (
     Option("--num-splits", SIZE, "Parts in which `decode` reads the keys. [default: by SMs]"),
     Option("--bias", "KIND", "Added to scores: fixed, learned or alibi. [default: none]"),
     Option("--bias-shape", "B,H", "Of that tensor before queries and keys: 1,h b,1 b,h or 1,1. [default: 1,h]"),
-    Option("--softcap", float, "c in c tanh(scores / c). [default: none]"),
+    Option("--softcap", NUMBER, "c in c tanh(scores / c). [default: none]"),
     Option("--sinks", bool, "A learned logit a head in every row's softmax, as in gpt-oss."),
     Option("--deterministic", bool, "As torch.use_deterministic_algorithms(True)."),
     _TORCH,
@@ -138,7 +138,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--lora", SIZE, "Freeze the model; adapters of this rank learn.", metavar="RANK"),
         Option("--lora-targets", "NAMES", "Linear layers with an adapter, or all. [default: q,v]"),
         Option("--lora-dtype", "TYPE", "Of adapters: fp32, or the model's. [default: fp32]"),
-        Option("--lora-dropout", float, "Its probability, on adapters' inputs. [default: 0]"),
+        Option("--lora-dropout", NUMBER, "Its probability, on adapters' inputs. [default: 0]"),
         Option("--dora", bool, "With DoRA's magnitudes."),
         Option("--qlora", bool, "With the frozen linear layers in NF4."),
         Option("--masters", bool, "fp32 copies of parameters and of gradients."),
@@ -161,9 +161,9 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--clip", bool, "Clip gradients by their norm."),
         Option("--fused-norms", bool, "RMS norms by PyTorch's one function."),
-        Option("--dropout", float, "Its probability on residual branches. [default: the configuration's]"),
-        Option("--attention-dropout", float, "Its probability on the scores. [default: the configuration's]"),
-        Option("--embedding-dropout", float, "Its probability on embeddings. [default: the configuration's]"),
+        Option("--dropout", NUMBER, "Its probability on residual branches. [default: the configuration's]"),
+        Option("--attention-dropout", NUMBER, "Its probability on the scores. [default: the configuration's]"),
+        Option("--embedding-dropout", NUMBER, "Its probability on embeddings. [default: the configuration's]"),
         Option("--autocast", bool, "Weights in fp32, products in --dtype."),
         _TORCH,
     ),
@@ -174,7 +174,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         _layout("--pp", SIZE, "Ranks that share the layers (pipeline stages). [default: 1]"),
         _layout("--dp", SIZE, "Replicas of the model (DDP). [default: 1]"),
         _layout("--dp-shard", SIZE, "Ranks of a replica that share its state (FSDP). [default: 1]"),
-        _layout("--zero", int, "What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
+        _layout("--zero", SIZE, "What these share: 0 nothing, 1 optimizer, 2 gradients, 3 all. [default: 3]"),
         _layout("--reshard/--no-reshard", bool, "Zero 3: gather again in backward. [default: reshard]"),
         _layout("--cp", SIZE, "Ranks that share each sequence (context parallel). [default: 1]"),
         _layout("--ep", SIZE, "Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
@@ -208,7 +208,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         ),
     ),
 }
-_CASE, _SETTING = (
+_CASE, MODEL_SETTINGS = (
     tuple(str(option.name) for group in groups for option in _GROUPS[group])
     for groups in (("case", "lengths"), ("setting", "layout"))
 )
@@ -241,6 +241,8 @@ class Inputs:
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.given = {name: value for name, value in given.items() if value is not None}
+        if self.given.get("settings") and "model" not in self.given:
+            raise UsageError(f"--set {self.given['settings'][0]}: it is of a whole model, give --model too")
 
     @property
     def algorithms(self) -> list[str] | None:
@@ -300,7 +302,7 @@ class Inputs:
     @property
     def setting(self) -> dict[str, Any]:
         """The setting of a model's step, as the arguments of `memmodel.model`."""
-        return {name: self.given[name] for name in _SETTING if name in self.given}
+        return {name: self.given[name] for name in MODEL_SETTINGS if name in self.given}
 
     @property
     def model_case(self) -> "ModelCase":
@@ -308,10 +310,9 @@ class Inputs:
         from memmodel.models.choices import model_case
         from memmodel.models.predict import named_architecture
 
-        given = {name: self.given[name] for name in _SETTING if name in self.given}
-        others = [
-            name for name in (*_CASE, "algorithms") if self.given.get(name, False) is not False and name not in _SETTING
-        ]
+        given = {name: self.given[name] for name in MODEL_SETTINGS if name in self.given}
+        own = [name for name in (*_CASE, "algorithms") if name not in MODEL_SETTINGS]
+        others = [name for name in own if self.given.get(name, False) is not False]
         if others:
             raise UsageError(f"--model and {_flag(others[0])}: a whole model has its own, leave one of them out")
         return model_case(named_architecture(self.given["model"]), **given, **_settings(self.given.get("settings", ())))
@@ -384,7 +385,7 @@ def _value(text: str) -> Any:
         return parse_size(text)
     except UsageError:
         try:
-            return float(text)
+            return finite(text)
         except ValueError:
             return text
 

@@ -170,9 +170,11 @@ def check_output(output: str, force: bool, suffixes: Sequence[str]) -> None:
 
 
 def check_free(output: str, force: bool) -> None:
-    """Raise UsageError for a file that exists, unless `force` lets it be overwritten."""
+    """Raise UsageError for a file that exists, unless `force` lets it be overwritten, and for what is no file."""
     if os.path.exists(output) and not force:
         raise UsageError(f"{output} exists: add --force to overwrite it, or choose another name")
+    if "\0" in output or (os.path.exists(output) and not os.path.isfile(output)):  # to open a pipe waits for a reader
+        raise UsageError(f"{output} is not a regular file: choose another name")
 
 
 def check_plotting() -> None:
@@ -194,9 +196,16 @@ def kind_of(output: str) -> str:
 
 def write(output: str, content: bytes) -> None:
     """Write a whole file. Raises UsageError if it cannot be written."""
+    with opened(output, "wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def opened(output: str, mode: str = "w") -> Iterator[Any]:
+    """A file to write. Raises UsageError if it cannot be written."""
     try:
-        with open(output, "wb") as file:
-            file.write(content)
+        with open(output, mode, **{} if "b" in mode else {"encoding": "utf-8", "newline": ""}) as file:
+            yield file
     except OSError as error:
         raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with -o") from None
 

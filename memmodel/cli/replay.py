@@ -1,7 +1,7 @@
 """`memmodel replay`."""
 
 from memmodel.base.errors import UsageError
-from memmodel.cli.commands import BYTES, argument, option, subcommand
+from memmodel.cli.commands import BYTES, SIZE, argument, option, subcommand
 from memmodel.cli.options import chosen_gpu, json_option
 from memmodel.cli.output import busy, print_json, show
 
@@ -13,7 +13,7 @@ from memmodel.cli.output import busy, print_json, show
     "memmodel replay snapshot.pickle --gpu A100-40GB",
 )
 @argument("snapshot", metavar="SNAPSHOT")
-@option("--device", type=int, metavar="N", help="Which device of several. [default: the one with events]")
+@option("--device", type=SIZE, metavar="N", help="Which device of several. [default: the one with events]")
 @option("--alloc-conf", metavar="SETTINGS", help="Replay under these, written as in PYTORCH_ALLOC_CONF.")
 @option("--torch", metavar="VERSION", default="2.13", help="The PyTorch that reads SETTINGS. [default: 2.13]")
 @option("--gpu", metavar="NAME", help="Replay on this GPU: with its capacity, less that of a CUDA context.")

@@ -9,7 +9,7 @@ from memmodel.base.errors import UsageError, choice, shortened
 from memmodel.base.units import parse_size
 from memmodel.cli.commands import option, subcommand
 from memmodel.cli.options import SIZES, Inputs, inputs
-from memmodel.cli.output import busy, check_free, force_option, kind_of, print_json, progress_bar, tell
+from memmodel.cli.output import busy, check_free, force_option, kind_of, opened, print_json, progress_bar, tell
 
 _FORMATS = ("csv", "json")
 _ROWS_BEFORE_PROGRESS, _PREDICTIONS_BEFORE_PROGRESS = 200_000, 100  # well below two seconds
@@ -84,7 +84,7 @@ def command(asked: Inputs, style: str | None, as_json: bool, output: str | None,
     if output is None:
         write_rows(rows, style, sys.stdout)
         return
-    with _opened(output) as target:
+    with opened(output) as target:
         write_rows(rows, style, target)
     tell(output)
 
@@ -133,13 +133,6 @@ def _of_model(asked: Inputs) -> list[Any]:
     pairs = list(zip(gpus, asked.calibrations, strict=True))
     with progress_bar(len(pairs) * len(found.batch), "steps", _STEPS_BEFORE_PROGRESS) as done:
         return [swept_on(found, gpu, asked.allocator, rates, done) for gpu, rates in pairs]
-
-
-def _opened(output: str) -> IO[str]:
-    try:
-        return open(output, "w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with --output") from None
 
 
 def write_rows(rows: Iterator[dict[str, Any]], style: str, target: IO[str]) -> None:

@@ -6,10 +6,8 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from memmodel.base.errors import UsageError
-from memmodel.cli.commands import argument, option, subcommand
+from memmodel.cli.commands import SIZE, argument, option, subcommand
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
 from memmodel.cli.output import busy, check_picture, force_option, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
@@ -41,9 +39,9 @@ if TYPE_CHECKING:
 @option("--loss", metavar="NAME", help="With --train, the result that backward starts from. [default: the loss]")
 @option("--forward", is_flag=True, help="Forward alone, kept for backward.")
 @option("--step", "own", is_flag=True, help="The function runs backward and its optimizer itself.")
-@option("--world", type=click.IntRange(min=1), help="Of many GPUs, how many: the file runs as each rank would.")
-@option("--rank", type=click.IntRange(min=0), help="The rank to trace. [default: those that differ]")
-@option("--gpus-per-node", type=click.IntRange(min=1), help="GPUs of a machine. [default: 8]")
+@option("--world", type=SIZE, help="Of many GPUs, how many: the file runs as each rank would.")
+@option("--rank", type=SIZE, help="The rank to trace. [default: those that differ]")
+@option("--gpus-per-node", type=SIZE, help="GPUs of a machine. [default: 8]")
 @option("--compiled", is_flag=True, help="The function after torch.compile, as its compiler plans the buffers.")
 @option("--at", metavar="SIZES", help="The sizes that numbers are for: N=16384,B=8 or N=16k.")
 @option("--over", metavar="LETTER", help="Find the largest value of this size that fits on the GPU.")
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
     "--torch", "torch_version", metavar="VERSION", help="PyTorch version, 2.4 to 2.15. [default: the one installed]"
 )
 @option("--no-formulas", is_flag=True, help="Numbers alone: one run, not a second in letters.")
-@option("--most-operators", type=click.IntRange(min=1), help="Give up after so many. [default: 400,000]")
+@option("--most-operators", type=SIZE, help="Give up after so many. [default: 400,000]")
 @inputs("gpu", "allocator")
 @option("--sweep", metavar="LETTER=SIZES", help="Many sizes, as CSV or JSON: N=1k:64k:*2.")
 @option("--stack", is_flag=True, help="The calls that led to each line of the peak.")

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from memmodel.base.errors import UsageError, choice
-from memmodel.cli.commands import SIZE, option, subcommand
+from memmodel.cli.commands import NUMBER, SIZE, option, subcommand
 from memmodel.cli.options import json_option
 from memmodel.cli.output import print_json, show
 
@@ -45,7 +45,7 @@ _DEVICES, _SUITES = ("cpu", "cuda"), ("quick", "full", "parallel")
 @option("--again", is_flag=True, help="Run cases again that are on record for this environment and protocol.")
 @option("--calibration", metavar="FILE", help="Rates to predict times by. [default: those of this machine]")
 @option("--threads", type=SIZE, help="Threads of PyTorch on a CPU. [default: the calibration's, else 1]")
-@option("--timeout", type=float, default=300.0, show_default=True, help="Seconds for one case.")
+@option("--timeout", type=NUMBER, default="300", show_default=True, help="Seconds for one case.")
 @json_option
 def command(
     device: str | None,

@@ -118,7 +118,7 @@ def _capability(gpu: Gpu) -> int:
 
 def _link(text: str) -> tuple[int | None, Link]:
     """The number and the link of "8xib-ndr"; no number where none is given."""
-    parts = re.fullmatch(r"(?:(\d+)\s*x\s*)?(.+)", text)
+    parts = re.fullmatch(r"(?:([0-9]{1,6})\s*x\s*)?(.+)", text)
     known = links()
     name = parts[2].casefold() if parts else text
     if parts is None or name not in known:

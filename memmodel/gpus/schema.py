@@ -45,7 +45,7 @@ class _Described(Strict):
     measured: tuple[_Measured, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\d+\.\d+", str(self.compute_capability)):
+        if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", str(self.compute_capability)):
             raise ValueError(f'compute_capability is {self.compute_capability!r}, expected one such as "9.0"')
 
 

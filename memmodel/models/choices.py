@@ -18,6 +18,7 @@ from memmodel.models.setting import CHECKPOINTS, EAGER, FRAMEWORKS, LOSSES, PHAS
 from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "chunks", "microbatches")
+MOST_CHUNKS = 1 << 10
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
@@ -90,6 +91,8 @@ def _check_on_many(case: ModelCase, gpus: int | None) -> None:
 
 
 def _checked(name: str, value: Any) -> Any:
+    if name == "chunks" and check_size(name, value) > MOST_CHUNKS:
+        raise UsageError(f"chunks {value}: each is recorded, expected at most {MOST_CHUNKS}")
     if name in _SIZES:
         return check_size(name, value)
     if name in _FLAGS:
@@ -138,9 +141,12 @@ def _adapter(
 ) -> Adapter | None:
     """Adapters of rank `lora`; None without one. Raises UsageError for parts of adapters where there are none."""
     if lora is None:
-        parts = {"lora-targets": lora_targets, "lora-dtype": lora_dtype, "dora": dora, "qlora": qlora}
+        parts = {
+            **{"lora-targets": lora_targets, "lora-dtype": lora_dtype, "lora-dropout": lora_dropout},
+            **{"dora": dora, "qlora": qlora},
+        }
         for name, value in parts.items():
-            if value:
+            if value is not None and value is not False:
                 raise UsageError(f"--{name} without adapters: give their rank too, such as --lora 16")
         return None
     names = lora_targets.split(",") if isinstance(lora_targets, str) else lora_targets

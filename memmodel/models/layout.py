@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 ZERO = (0, 1, 2, 3)  # sharded over dp_shard: nothing, optimizer states, gradients too, parameters too
+MOST_LAYERS = 1 << 16  # of all micro-batches together: a minute, and half a gigabyte
+MOST_GPUS = 1 << 17  # a rank's peers are listed: half a minute
 
 
 # Dimensions along which ranks act together. SHARING: those that split the state (zero 3) and have other tokens.
@@ -184,6 +186,8 @@ def check_layout(
     `microbatches`: of a step. `gpus`: how many there are, where that was said. `framework`: "megatron" models all kinds
     of parallelism.
     """
+    if max(gpus or 1, layout.world) > MOST_GPUS:
+        raise UsageError(f"{max(gpus or 1, layout.world)} GPUs: expected at most {MOST_GPUS}")
     if gpus is not None and gpus != layout.world:
         raise UsageError(_other_world(layout, gpus))
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
@@ -226,6 +230,12 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) ->
 
 
 def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> None:
+    most = MOST_LAYERS * layout.pp // arch.layers
+    if microbatches > max(most, 1):
+        raise UsageError(
+            f"microbatches {microbatches}: the kernels of each are timed, for {arch.layers} layers of at most {most}; "
+            "memory is the same from two on"
+        )
     if layout.schedule == "interleaved" and layout.virtual_stages == 1:
         raise UsageError("schedule interleaved with one stage a rank: give virtual-stages of 2 or more")
     if layout.virtual_stages > 1 and layout.schedule != "interleaved":

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from memmodel.algorithms import algorithm, record
 from memmodel.allocator import AllocatorConfig
-from memmodel.attention.case import LARGEST, Case
+from memmodel.attention.case import LARGEST, Case, check_size
 from memmodel.base.errors import UsageError, choice
 from memmodel.base.rendering import Drawing
 from memmodel.base.search import last_true
@@ -83,7 +83,7 @@ def frontier(
     Raises UsageError for sizes that do not rise, heads that are not whole groups, or a GPU without a known capacity.
     """
     against = choice("size", against, AGAINST)
-    _check(cases[0], gpus, against, sizes)
+    _check(cases[0], gpus, against, sizes, step)
     lines = [_line(case, gpu, against, sizes, step, config) for gpu in gpus for case in on_gpu(cases, gpu)]
     return Frontier(_words(cases[0], against), against, step, tuple(lines))
 
@@ -97,7 +97,8 @@ def _names(part: str, against: str) -> bool:
     return part.startswith("batch ") if against == "batch" else part.endswith("heads")
 
 
-def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int]) -> None:
+def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int], step: int) -> None:
+    check_size("step", step)
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
     group = case.heads // case.kv_heads
@@ -137,7 +138,7 @@ def heat_map(
 ) -> HeatMap:
     """The memory of one algorithm at sizes and sequences around the longest that fit. Raises as `frontier`."""
     against = choice("size", against, AGAINST)
-    _check(case, [gpu], against, sizes)
+    _check(case, [gpu], against, sizes, step)
     (sized,) = on_gpu([case], gpu)
     line = _line(sized, gpu, against, sizes, step, config)
     seqs = _sequences(line, step)

@@ -2,12 +2,17 @@
 
 import contextlib
 import importlib
+import inspect
 import io
 import json
 import math
+import os
 import random
+import resource
+import signal
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +20,36 @@ import numpy as np
 import pytest
 
 import memmodel
-from memmodel import predict
 from memmodel.base.errors import UsageError
 from memmodel.base.files import DATA
 from memmodel.cli import run
 from memmodel.cli.commands import COMMANDS, Parameter
+from memmodel.cli.options import MODEL_SETTINGS
 
-ROOT = Path(__file__).parents[2]
-ODD = ["0", "-1", "4096.9", "1e308", "-1e-308", "nan", "inf", "0x10", "1_", "2147483648", "2147483649", "½", "٣", "😀"]
-ODD += [
-    "",
-    " ",
-    "\n",
-    "-",
-    "--",
-    ",",
-    ":",
-    "*",
-    "1:",
-    "1:2:0",
-    "1:9:*1",
-    "flash,,naive",
-    "{}",
-    "{names}",
-    "%s",
-    "~",
-    "/",
+ODD = [
+    "0",
+    "-1",
+    "4096.9",
+    "1e308",
+    "-1e-308",
+    "1e400",
+    "5e-324",
+    "nan",
+    "inf",
+    "0x10",
+    "1_",
+    "\u00bd",
+    "\u0663",
+    "\uff11\uff12",
 ]
-ODD += ["{names}", "\x1b[31m", "\udcff", "a\0b", "A" * 5000, "9" * 5000, "[red]x[/b]"]
+ODD += ["2147483648", "2147483649", "1180591620717411303424", "-", "--", ",", ":", "*", "1:", "1:2:0", "1:9:*1"]
+ODD += ["flash,,naive", "{}", "{names}", "%s", "~", "/", "[red]x[/b]"]
+ODD += ["", " ", "\n", "\x1b[31m", "\udcff", "a\0b", "A" * 5000, "9" * 5000, "\N{GRINNING FACE}"]
 SIZES = ["1", "2", "7", "64", "1k", "4097", " 3 ", "1M"]
 FILES = {
     "empty": b"",
     "bytes": bytes(range(256)),
+    "name\x1b[31m": b"{}",
     "truncated.json": b'{"schema": 1, "kind": "calibration", "gpu":',
     "deep.json": b"[" * 100_000,
     "big.json": b"9" * 5000,
@@ -56,7 +59,8 @@ FILES = {
     "code.pickle": b"cos\nsystem\n(S'touch ran'\ntR.",
     "int.pickle": b"\x80\x02K\x01.",
 }
-PATHS = [*FILES, "folder.toml", "loop.json", "missing", "/dev/zero", "/dev/null", "no/x.svg", "out.html", "out.md"]
+PATHS = [*FILES, "folder.toml", "loop.json", "pipe", "pipe.svg", "/dev/zero", "/dev/full", "/dev/stdin"]
+PATHS += ["missing", "no/x.svg", "out.html", "out.md", "a\0b.svg", "x" * 5000]
 MANY = ["gpus", "tp", "pp", "dp", "dp-shard", "cp", "ep", "world", "rank"]
 WORDS = {  # values that the options take, more or less
     "--gpu": ["A100", "T4", "B100", "mi300x", "gb10", "local", "A100,H100", "H100 MIG 1g.10gb"],
@@ -111,7 +115,7 @@ WORDS = {  # values that the options take, more or less
     **dict.fromkeys(("--gpu-file", "--calibration", "--config", "--ledger", "--output", "--plot"), PATHS),
 }
 ARGUMENTS_OF = {
-    "trace": [f"{ROOT / 'examples' / 'trace_your_own.py'}:in_place", "x:y", "os:getcwd", *PATHS],
+    "trace": ["x:y", "os:getcwd", "pipe:f", "/dev/zero:f", *PATHS],
     "formulas": ["naive", "flash", "sdpa", "chunked"],
     "replay": PATHS,
     "gpus": ["A100", *PATHS],
@@ -120,17 +124,18 @@ ARGUMENTS_OF = {
 }
 LONG = ("accuracy", "validate", "calibrate", "explore")  # right, they work for minutes: of these only what is wrong
 NEEDED = {"model": ["--like", "gpt2"], "trace": [], "report": ["-o", "out.md", "--force"]}
+MOST_BYTES, MOST_SECONDS = 1 << 30, 30  # of a command: memory beyond that of this process, and CPU time
 
 
 def hostile_line(draw: random.Random) -> list[str]:
-    """A command with some of its options, most with values that they take, and one in five with something odd."""
+    """A command with some of its options, half of them with values that they take, half with something odd."""
     name = draw.choice(list(COMMANDS))
     parameters = importlib.import_module(f"memmodel.cli.{name}").command.parameters
     options = [one for one in parameters if one.kind == "option"]
     words = [name]
     for one in draw.sample(options, min(draw.randint(0, 5), len(options))):
         word = draw.choice([word for spelling in one.words for word in spelling.split("/") if word.startswith("-")])
-        words += [word] if one.settings.get("is_flag") else [word, draw.choice(values_of(one, draw.random() < 0.8))]
+        words += [word] if one.settings.get("is_flag") else [word, draw.choice(values_of(one, draw.random() < 0.5))]
     if any(one.kind == "argument" for one in parameters) and draw.random() < 0.9:
         words.append(draw.choice([*ARGUMENTS_OF[name], *ODD]))
     elif draw.random() < 0.8:
@@ -144,8 +149,23 @@ def values_of(option: Parameter, right: bool) -> list[str]:
     return (known or SIZES) if right else ODD
 
 
-VALUES: list[Any] = [None, True, 0, -1, 1, 2.5, math.nan, math.inf, 10**30, "", "x", b"x", [], ["naive"], {}, set(), ()]
-VALUES += [object(), ("flash", 3), 1j, "bf16", "causal", "64", range(3), int, "local", "inference"]
+VALUES: list[Any] = [None, True, 0, -1, 1, 2.5, math.nan, math.inf, 2**31, 10**30, "", "x", b"x", [], ["naive"], {}]
+VALUES += [
+    object(),
+    ("flash", 3),
+    1j,
+    "bf16",
+    "causal",
+    "64",
+    "\uff11\uff12",
+    range(3),
+    int,
+    "local",
+    "inference",
+    (),
+    set(),
+]
+VALUES += [[None], np.array([1, 2]), np.float32(3), "A" * 5000, "a\0b", "/dev/zero", "pipe", "folder.toml"]
 WRONG: list[Any] = [
     None,
     True,
@@ -164,8 +184,6 @@ WRONG: list[Any] = [
     [[1]],
     {},
 ]
-ARGUMENTS = ["gpu", "algorithms", "like", "batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "dtype", "mask"]
-ARGUMENTS += ["window", "dropout", "phase", "chunk", "torch", "config", "calibration"]
 
 
 @pytest.fixture(autouse=True)
@@ -176,15 +194,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, content in FILES.items():
         Path(name).write_bytes(content)
     Path("folder.toml").mkdir()
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.svg")
     Path("loop.json").symlink_to("loop.json")
     yield
     assert not Path("ran").exists()
 
 
 def answered(words: list[str]) -> None:
-    """Run a command; it must answer with numbers, or refuse with one sentence."""
+    """Run a command; within the limits it must answer with numbers, or refuse with one sentence."""
     out, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), limited(words):
         status = run(words)
     said, answer = error.getvalue(), out.getvalue()
     assert status in (0, 2), words
@@ -195,21 +215,81 @@ def answered(words: list[str]) -> None:
     assert not {"nan", "inf"} & set(answer.casefold().replace(",", " ").split()), words
 
 
+@contextlib.contextmanager
+def limited(what: object) -> Iterator[None]:
+    """Within, allocating more than MOST_BYTES is a MemoryError, and more than MOST_SECONDS of work fails."""
+
+    def late(*_: object) -> None:
+        pytest.fail(f"more than {MOST_SECONDS} s: {what}")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    before = signal.signal(signal.SIGPROF, late)
+    resource.setrlimit(resource.RLIMIT_DATA, (own_bytes() + MOST_BYTES, hard))
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def own_bytes() -> int:
+    """The bytes that RLIMIT_DATA counts, of this process now."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    return int(line.split()[1]) << 10
+
+
+def test_the_limits_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryError), limited("memory"):
+        bytearray(2 * MOST_BYTES)
+    monkeypatch.setitem(globals(), "MOST_SECONDS", 0.01)
+    with pytest.raises(pytest.fail.Exception, match=r"more than 0.01 s: time"), limited("time"):
+        any(False for _ in range(1 << 40))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_hostile_command_lines(seed: int) -> None:
     draw = random.Random(seed)
-    for _ in range(40):
+    for _ in range(100):
         answered(hostile_line(draw))
+
+
+CASE = memmodel.make_case("flash", seq=64)
+FUNCTIONS: list[tuple[Any, dict[str, Any], Sequence[str]]] = [  # arguments that are right, and names of more
+    (memmodel.predict, {"seq": 64, "algorithms": "flash"}, ()),
+    (memmodel.make_case, {"algorithm": "flash"}, ()),
+    (memmodel.compare, {"gpus": "A100", "seq": 64}, ("batch", "heads", "mask", "dtype", "lengths")),
+    (memmodel.threshold, {"case": CASE, "gpu": "A100", "step": 1 << 14}, ()),
+    (memmodel.sweep, {"case": CASE, "sizes": {}}, ()),
+    (memmodel.formulas, {"case": CASE}, ()),
+    (memmodel.load_gpu, {"name": "A100"}, ()),
+    (memmodel.model, {"like": "gpt2", "gpu": "A100", "seq": 64}, MODEL_SETTINGS),
+]
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The sentence that a call is refused with; "" for one that is answered."""
+    try:
+        call()
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.slow
 def test_hostile_calls() -> None:
+    """Functions of the package with one or two arguments that are something else."""
     draw = random.Random(0)
-    for _ in range(400):
-        given = {name: draw.choice(VALUES) for name in draw.sample(ARGUMENTS, draw.randint(1, 2))}
-        with contextlib.suppress(UsageError):
-            assert len(predict(**given)) > 0, given
+    for _ in range(1000):
+        function, right, more = draw.choice(FUNCTIONS)
+        parameters = inspect.signature(function).parameters.values()
+        names = [*(one.name for one in parameters if one.kind is not one.VAR_KEYWORD), *more]
+        given = {name: draw.choice(VALUES) for name in draw.sample(names, min(len(names), draw.randint(1, 2)))}
+        with limited((function.__name__, given)):
+            said = refusal(partial(function, **{**right, **given}))
+        assert (said.count("\n"), len(said) < 1000) == (0, True), given
 
 
 def spoilt(value: Any, draw: random.Random) -> Any:

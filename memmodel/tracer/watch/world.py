@@ -9,7 +9,9 @@ from unittest import mock
 
 import torch
 
+from memmodel.attention.case import check_size
 from memmodel.base.errors import UsageError
+from memmodel.models.layout import MOST_GPUS
 from memmodel.tracer.corrections import reducer
 from memmodel.tracer.private import distributed
 from memmodel.tracer.private.dispatch import address_of
@@ -33,9 +35,10 @@ class World(NamedTuple):
 
 def checked_world(size: int, rank: int | None, node: int) -> World:
     """The first or the given rank of a world. Raises UsageError for sizes that make none."""
-    if size < 1 or node < 1:
-        raise UsageError(f"a world of {size} ranks, {node} a machine: expected 1 or more of both")
-    if rank is not None and not 0 <= rank < size:
+    if check_size("world", size) > MOST_GPUS:
+        raise UsageError(f"world {size}: expected at most {MOST_GPUS} ranks")
+    check_size("gpus-per-node", node)
+    if rank is not None and rank not in range(size):
         raise UsageError(f"rank {rank} of a world of {size}: expected one from 0 to {size - 1}")
     return World(size, rank or 0, node)
 
