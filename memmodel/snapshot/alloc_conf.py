@@ -16,13 +16,9 @@ from memmodel.base.errors import UsageError, unknown
 from memmodel.base.units import MiB
 
 _HINT = "as in expandable_segments:True,max_split_size_mb:128"
-_NO_DEVICE_MEMORY = (
+_FLAGS = (  # these and the next settings change no memory of the device
     "graph_capture_record_stream_reuse",
     "pinned_free_catch_all",
-    "pinned_max_cached_size_mb",
-    "pinned_max_round_threshold_mb",
-    "pinned_num_register_threads",
-    "pinned_reserve_segment_size_mb",
     "pinned_use_background_threads",
     "pinned_use_cuda_host_register",
     "pinned_use_hip_host_register",
@@ -30,13 +26,19 @@ _NO_DEVICE_MEMORY = (
     "release_lock_on_hipmalloc",
     "throw_on_cudamalloc_oom",
 )
+_COUNTS = {  # setting -> the values that it takes
+    "pinned_max_cached_size_mb": range(1 << 64),
+    "pinned_max_round_threshold_mb": range(1 << 64),
+    "pinned_num_register_threads": [1 << power for power in range(8)],
+    "pinned_reserve_segment_size_mb": range(1, 1 << 64),
+}
 _NOT_MODELLED = {
     "garbage_collection_threshold": "it acts only below a limit set with set_per_process_memory_fraction",
     "per_process_memory_fraction": "--capacity sets such a limit",
 }
 _SIZES = ("large_segment_size_mb", "max_split_size_mb", "max_non_split_rounding_mb")
 _DIVISIONS = "roundup_power2_divisions"
-KEYS = ("backend", "expandable_segments", _DIVISIONS, *_SIZES, *_NOT_MODELLED, *_NO_DEVICE_MEMORY)
+KEYS = ("backend", "expandable_segments", _DIVISIONS, *_SIZES, *_NOT_MODELLED, *_FLAGS, *_COUNTS)
 _WHOLE = re.compile(r"[+-]?[0-9]+")  # like C++'s stoi, which reads leading digits and ignores the rest
 _FRACTION = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ENDLESS = 1 << 62  # no limit: PyTorch's default, and negative numbers wrapped to 64 bits, lie above it
@@ -80,12 +82,20 @@ def _items(text: str) -> list[str]:
     """The settings between the commas outside brackets."""
     if text.count("[") != text.count("]"):
         raise UsageError(f"{text[:80]!r}: expected a closing bracket, as in roundup_power2_divisions:[256:1,>:4]")
-    return [item for item in re.split(r",(?![^\[]*\])", text) if item]
+    return _filled(re.split(r",(?![^\[]*\])", text), text)
+
+
+def _filled(items: list[str], text: str) -> list[str]:
+    """Items of a list, of which the last may be empty."""
+    filled = items if items[-1] else items[:-1]
+    if not all(filled):
+        raise UsageError(f"{text[:80]!r}: expected something between two commas, {_HINT}")
+    return filled
 
 
 def _pair(item: str) -> tuple[str, str]:
     key, colon, value = item.partition(":")
-    if not colon or not value:
+    if not colon or not value or (":" in value and not value.startswith("[")):
         raise UsageError(f"allocator setting {item[:80]!r}: expected key:value, {_HINT}")
     return key, value
 
@@ -127,6 +137,12 @@ def _sizes(given: Mapping[str, str]) -> dict[str, Any]:
 
 def _not_modelled(given: Mapping[str, str]) -> Iterator[str]:
     """A note for each setting that is not modelled. Raises UsageError for values out of PyTorch's bounds."""
+    for key in given.keys() & set(_FLAGS):
+        _flag(given, key)
+    for key in given.keys() & _COUNTS.keys():
+        if _whole(key, given[key]) not in _COUNTS[key]:
+            expected = "a power of two up to 128" if "threads" in key else "a whole number above 0"
+            raise UsageError(f"{key}:{given[key][:40]}: expected {expected}")
     for key, why in _NOT_MODELLED.items():
         if key not in given:
             continue
@@ -147,9 +163,9 @@ def _divisions(value: str, steps: tuple[int, ...], overlaps: bool) -> tuple[int,
     if not value.startswith("["):
         return (_power(value),) * INTERVALS
     found, last, first = list(steps), 0, True
-    for item in (part for part in value.strip("[]").split(",") if part):
+    for item in _filled(value.strip("[]").split(","), value):
         start, colon, count = item.partition(":")
-        if not colon:
+        if not colon or ":" in count:
             raise UsageError(f"{_DIVISIONS}:{value[:40]}: expected entries such as 256:4")
         divisions = 0 if _whole(_DIVISIONS, count) == 0 else _power(count)
         if start == ">":

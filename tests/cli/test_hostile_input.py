@@ -1,5 +1,6 @@
 """Files that never end, streams that are closed, text that drives a terminal: one sentence, or the shell's status."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.base.files import read_bytes
+from memmodel.cli.commands import COMMANDS
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
 from memmodel.report.console import text
@@ -75,6 +77,7 @@ def test_a_reader_that_goes_away_ends_a_command_by_the_signal() -> None:
         ("predict --seq x", "2>/dev/full", 2, b""),
         ("predict --seq x", "2> >(true)", 2, b""),
         ("predict", "<&- >&- 2>&-", 2, b""),
+        ("predict --json", "<&-", 0, b""),
         ("predict --help", ">/dev/full", 2, b"memmodel: No space left on device"),
     ],
 )
@@ -83,6 +86,61 @@ def test_closed_and_full_streams(arguments: str, redirected: str, status: int, s
     assert done.returncode == status
     assert done.stderr.startswith(said)
     assert done.stderr.count(b"\n") == (1 if said else 0)
+
+
+# Each line runs in a fork of one process that has imported the commands; -13 is an end by SIGPIPE.
+EVERY_COMMAND = """
+import json, os, sys
+from click.testing import CliRunner
+from memmodel.cli import main
+from memmodel.cli.clicked import cli
+from memmodel.cli.commands import COMMANDS
+
+def ended(words, closes):
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    closes()
+    sys.argv = ["memmodel", *words]
+    main()
+
+def close(number, name):
+    os.close(number)
+    setattr(sys, name, None)
+
+def output_to(number):
+    os.dup2(number, 1)
+    sys.stdout = open(1, "w")
+
+def no_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    output_to(writer)
+
+STREAMS = {
+    "closed output": lambda: close(1, "stdout"),
+    "closed error": lambda: close(2, "stderr"),
+    "no reader": no_reader,
+    "full": lambda: output_to(os.open("/dev/full", os.O_WRONLY)),
+}
+answers = ["gpus", "models", "predict --seq 64 --json", "sweep", "formulas naive", "completion bash"]
+lines = [["--version"], *([name, "--help"] for name in COMMANDS), *map(str.split, answers)]
+for line in lines:  # what these import, no fork has to
+    CliRunner().invoke(cli, line)
+kept = os.dup(2)
+found = {name: {" ".join(line): ended(line, closes) for line in lines} for name, closes in STREAMS.items()}
+os.write(kept, json.dumps(found).encode())
+"""
+
+
+@pytest.mark.slow
+def test_every_command_ends_with_the_status_of_the_stream() -> None:
+    done = subprocess.run([sys.executable, "-c", EVERY_COMMAND], capture_output=True, env=ENVIRONMENT, check=True)
+    expected = {"closed output": 2, "closed error": 0, "no reader": -signal.SIGPIPE, "full": 2}
+    for stream, of_lines in json.loads(done.stderr.splitlines()[-1]).items():
+        assert of_lines == dict.fromkeys(of_lines, expected.pop(stream)), stream
+        assert len(of_lines) > len(COMMANDS)
+    assert expected == {}
+    assert b"Traceback" not in done.stderr
 
 
 def test_closed_output_does_not_end_up_in_the_next_file(tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ BAD = [
     ("garbage_collection_threshold:1", "expected a number between 0 and 1"),
     ("garbage_collection_threshold:0", "expected a number between 0 and 1"),
     ("backend:cudaMallocAsync", "only backend:native is modelled"),
+    ("pinned_use_background_threads:maybe", "expected True or False"),
+    ("pinned_max_cached_size_mb:some", "expected a whole number"),
+    ("pinned_num_register_threads:3", "expected a power of two up to 128"),
+    ("pinned_reserve_segment_size_mb:0", "expected a whole number above 0"),
+    ("max_split_size_mb:30,,", "expected something between two commas"),
+    ("max_split_size_mb:30;large_segment_size_mb:12", "expected key:value"),
+    ("max_split_size_mb:64 expandable_segments:True", "expected key:value"),  # spaces are passed over
+    ("roundup_power2_divisions:[,256:1]", "expected something between two commas"),
+    ("roundup_power2_divisions:[256:1:2]", "expected entries such as 256:4"),
 ]
 
 
@@ -68,7 +77,10 @@ def test_wrong_settings_are_refused(text: str, message: str) -> None:
         parse_alloc_conf(text)
 
 
-ANOTHER_DEVICE = "backend:cudaMallocAsync", "expandable_segment:True"  # a build for CUDA judges these
+ANOTHER_DEVICE = [  # a build for CUDA judges these
+    *("backend:cudaMallocAsync", "expandable_segment:True"),
+    *("pinned_num_register_threads:3", "pinned_reserve_segment_size_mb:0"),
+]
 
 
 @pytest.fixture
