@@ -204,7 +204,8 @@ def write(output: str, content: bytes) -> None:
 def opened(output: str, mode: str = "w") -> Iterator[Any]:
     """A file to write. Raises UsageError if it cannot be written."""
     try:
-        with open(output, mode, **{} if "b" in mode else {"encoding": "utf-8", "newline": ""}) as file:
+        encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+        with open(output, mode, encoding=encoding, newline=newline) as file:
             yield file
     except OSError as error:
         raise UsageError(f"{output} can't be written ({error.strerror}): choose another place with -o") from None

@@ -88,7 +88,7 @@ def test_the_picture_has_each_interval_and_bound_where_the_numbers_are() -> None
         (("--gpu", "A100", "--price", "H100=2"), "which is not compared"),
         (("--gpu", "A100", "--price", "A100=free"), "expected GPU=DOLLARS"),
         (("--gpu", "A100", "--price", "A100=0"), r"expected \$ an hour"),
-        (("--gpu", "A100", "--price", "A100=nan"), r"expected \$ an hour"),
+        (("--gpu", "A100", "--price", "A100=nan"), r"expected GPU=DOLLARS an hour"),
         (("--gpu", "A100", "--price", "=2"), "expected GPU=DOLLARS"),
         (("--gpu", "A100", "--sort", "cost"), "without a price"),
         (("--gpu", "A100", "--sort", "speed"), "unknown order"),

@@ -69,7 +69,6 @@ def test_values(line: str, expected: dict[str, Any]) -> None:
         "predict --gpu ''",
         "predict --gpu=",
         "predict --seq -5",
-        "predict --dropout much",
         "predict --json=yes",
         "predict -anaive",
         "predict A100",
