@@ -12,6 +12,7 @@ and autograd's make two.
 from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError
+from memmodel.base.units import whole
 
 DEFAULT_TORCH = "2.13"
 _FIRST, _LAST = (2, 4), (2, 15)
@@ -51,7 +52,7 @@ def parse_torch_version(text: str) -> tuple[int, int]:
     """(2, 11) from "2.11.0+cu130". Raises UsageError for text that is no version, or one that was not checked."""
     parts = str(text).split("+")[0].split(".")
     try:
-        version = int(parts[0].encode("ascii")), int(parts[1].encode("ascii"))
+        version = whole(parts[0]), whole(parts[1])
     except (ValueError, IndexError):
         raise UsageError(f"torch version {text!r}: expected one like 2.11 or 2.11.0+cu130") from None
     if not _FIRST <= version <= _LAST:

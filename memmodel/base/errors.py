@@ -11,9 +11,9 @@ class UsageError(ValueError):
     Very long words in it are cut: they are what was given, and say no more in full.
     """
 
-    def __init__(self, message: str) -> None:
-        words = (word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in message.split(" "))
-        super().__init__(" ".join(words))
+    def __str__(self) -> str:
+        words = str(self.args[0]).split(" ")
+        return " ".join([word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in words])
 
 
 def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> str:

@@ -27,6 +27,13 @@ def finite(text: str) -> float:
     return number
 
 
+def whole(text: str) -> int:
+    """The whole number in ASCII digits that a text writes. Raises ValueError: int() reads digits of every script."""
+    if any(digit > "_" for digit in text):
+        raise ValueError(text)
+    return int(text)
+
+
 def parse_number(text: str, name: str = "number") -> float:
     """A number from text: 0.1 or 1e-3. Raises UsageError that names `name`."""
     try:
@@ -40,7 +47,7 @@ def parse_size(text: str, name: str = "size") -> int:
     given = text.strip().casefold()
     digits = given.removesuffix(given[-1:]) if given[-1:] in ("k", "m") else given
     try:
-        return int(digits.encode("ascii")) * _FACTORS[given[len(digits) :]]  # a text may hold digits of any script
+        return whole(digits) * _FACTORS[given[len(digits) :]]
     except ValueError:
         shown = text if text.strip() and len(text) <= 80 else shortened(text)
         raise UsageError(f"{name} {shown}: expected a whole number such as 4096 or 16k") from None
