@@ -209,6 +209,7 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
         return None
     with scope(tokens, part="positions"):
         where = places(tokens, model.context).unsqueeze(0)
+        # Positions times frequencies stay in fp32, though they are a matrix product here.
         with autocast(tokens, dtype, enabled=False):
             return angles(model.outer[FREQUENCIES], where, dtype)
 

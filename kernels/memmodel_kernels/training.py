@@ -193,4 +193,5 @@ class Clipping(NamedTuple):
         if self.total is not None:
             norm = self.total(norm.pow(2)).sqrt()
         factor = most / (norm + 1e-6)
+        # Multiplied also where the factor is 1: to branch, the host would wait for the norm.
         xp._foreach_mul_(gradients, factor.clamp(max=1.0))

@@ -333,6 +333,7 @@ def functions(xp: Any, local: bool = False) -> Any:
         def forward(ctx: Any, x: Any, weight: Any, into: Any, bias: Any, sharing: Sharing, buffer: Any) -> Any:
             ctx.save_for_backward(x, weight)
             ctx.into, ctx.sharing, ctx.buffer, ctx.biased = into, sharing, buffer, bias is not None
+            # Megatron's GlobalMemoryBuffer ("mpu"): one for all micro-batches, kept for ever.
             out = _into(buffer, x, sharing) @ weight.t()
             return out if bias is None else out.add_(bias)
 

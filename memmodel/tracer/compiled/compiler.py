@@ -48,6 +48,7 @@ class Compiler:
 
     def _install(self, stack: ExitStack) -> None:
         places = compiler.places()
+        # Read before anything is replaced, as replacements call what was there.
         replaced = list(self._always(places))
         if self.cuda:
             stack.enter_context(seen_by_inductor(self.chip))

@@ -107,6 +107,7 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         plan, _, buffer = self._buffer()
         if plan is None:
             return super().site()
+        # What a backward graph makes gets its line from `_credit`.
         return None if plan.backward or buffer is None else buffer.site
 
     def _buffer(self) -> tuple[Plan | None, str, Buffer | None]:

@@ -54,6 +54,7 @@ def _scope(plan: Plan, watcher: "PlanWatcher") -> dict[str, Any]:
 
     def viewed(x: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
         with watcher.unseen():
+            # The offset counts from that of x (torch/csrc/inductor/inductor_ops.cpp, _reinterpret_tensor).
             return torch.as_strided(x, size, stride, x.storage_offset() + offset).data  # no view of x to autograd
 
     scope = {
@@ -147,6 +148,7 @@ class _Kernel:
     def _count(self, args: tuple[Any, ...], names: tuple[str, ...]) -> None:
         tensors = [(i, x) for i, x in enumerate(args) if isinstance(x, Tensor)]
         roles = dict(zip((i for i, _ in tensors), self.roles, strict=False))
+        # in_out_ptr is among both: such a kernel writes over what it reads.
         read = sum(count(x) * x.element_size() for i, x in tensors if not roles.get(i, "in").startswith("out"))
         made = [(i, x) for i, x in tensors if "out" in roles.get(i, "in")]
         written = sum(count(x) * x.element_size() for _, x in made)
