@@ -38,7 +38,9 @@ def other_kernels(gpu: Gpu) -> str:
     """A note where the libraries' attention kernels are not those of NVIDIA's GPUs; "" where they are."""
     if gpu.vendor == "NVIDIA":
         return ""
-    return f"libraries have attention kernels of their own for {gpu.name}, not modelled: the figures are an A100's"
+    # sdp_utils.cpp (aotriton_max_hdim, check_flash_attention_hardware_support): AOTriton's, or CK's where asked for.
+    kernels = f"PyTorch's flash and efficient kernels for {gpu.name} are AOTriton's"
+    return f"{kernels} (flash to head dims of 512), not modelled: choice and figures are an A100's"
 
 
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:

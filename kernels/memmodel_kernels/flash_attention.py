@@ -46,19 +46,19 @@ def flash_attention(
     On recording tensors the call allocates and computes what the kernels do on an A100; `scale` and `precision` change
     neither.
     """
-    _check_options(causal, window, scale, deterministic)
     if namespace(q).__name__ == "torch":
         from memmodel_kernels.triton_flash.op import attention
 
         o, lse = attention(q, k, v, causal, window, scale, precision, deterministic)
         return (o, lse) if return_lse else o
+    check_options(causal, window, scale, deterministic)
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
     tiles = flash_tiles(80, q.dtype, q.shape[-1])
     return flash(q, k, v, Mask(causal, window), tiles, deterministic, return_lse)
 
 
-def _check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
+def check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
     """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
     for name, value in (("causal", causal), ("deterministic", deterministic)):
         if not isinstance(value, bool):

@@ -1,19 +1,22 @@
 """A grid of small problems against fp64: tiles of 16 and 32 rows, so that few numbers cross many edges of blocks.
 
-In 16 bits nothing is added to twice PyTorch's own error. In fp32 that error is a rounding or two, and the kernels make
-some more: they take exponentials to base 2, and the LSE back to base e.
+In 16 bits nothing is added to twice PyTorch's own error. In fp32 that error can be nought by luck: plain operators
+compute a score once and subtract it from itself where a row sees one key, while a kernel computes it again, and
+dP - delta cancels between two products. There, rounding every number once is added, `rounded_once`.
 
-One case in nine runs by default, in which every value of every axis occurs; MEMMODEL_EXHAUSTIVE=1 runs them all.
+One case in 29 runs by default, in which every value of every axis occurs; MEMMODEL_EXHAUSTIVE=1 runs them all.
 """
 
 import itertools
 import os
 
 import pytest
+import torch
 from test_flash_correctness import flash
 
-from attention_reference import DTYPES, Case, assert_close
+from attention_reference import Case, assert_close, rounded_once
 from memmodel.attention.tiles import DKDV, DQ, FORWARD, FUSED, Tile
+from memmodel_kernels.triton_flash import problem
 from memmodel_kernels.triton_flash.choice import forced
 
 pytestmark = [
@@ -24,6 +27,7 @@ pytestmark = [
 LENGTHS = [(1, 1), (1, 50), (50, 1), (16, 32), (32, 16), (33, 47), (47, 33), (48, 48)]
 MASKS = [(False, None), (True, None), (True, 1), (True, 17), (False, 17)]
 HEAD_DIMS = [16, 24, 40, 64]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 # (batch, query heads, key/value heads) and (rows, cols) of the tiles go round, so that each meets each of the others.
 HEADS = [(1, 1, 1), (1, 2, 2), (2, 2, 1), (1, 3, 1), (1, 4, 2)]
 SIDES = [(16, 16), (16, 32), (32, 16)]
@@ -33,7 +37,7 @@ CASES = [
     for i, ((n, m), (causal, window), d, dtype, deterministic) in enumerate(
         itertools.product(LENGTHS, MASKS, HEAD_DIMS, DTYPES, (True, False))
     )
-][:: 1 if os.environ.get("MEMMODEL_EXHAUSTIVE") == "1" else 9]
+][:: 1 if os.environ.get("MEMMODEL_EXHAUSTIVE") == "1" else 29]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +45,11 @@ CASES = [
     CASES,
     ids=[f"{case}-{rows}x{cols}-{'split' if form else 'fused'}" for case, (rows, cols), form in CASES],
 )
-def test_at_most_twice_the_error_of_pytorch(case: Case, sides: tuple[int, int], deterministic: bool) -> None:
+def test_at_most_twice_the_error_of_pytorch(
+    case: Case, sides: tuple[int, int], deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problem, "_check_support", lambda *_: None)  # bf16, which the tests' interpreter computes
     tile = Tile(*sides, 4, 2)
     with forced((FORWARD,), (tile,)), forced((DKDV, DQ), (tile, tile)), forced((FUSED,), (tile,)):
-        roundings = 0 if case.dtype.itemsize == 2 else 4
-        assert_close(flash(case, deterministic), case, gradient_factor=2, roundings=roundings)
+        extra = {} if case.dtype.itemsize == 2 else rounded_once(case)
+        assert_close(flash(case, deterministic), case, gradient_factor=2, extra=extra)

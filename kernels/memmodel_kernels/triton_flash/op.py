@@ -16,6 +16,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from memmodel.base.errors import UsageError
+from memmodel_kernels.flash_attention import check_options
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import Problem, checked, described
 
@@ -50,6 +51,7 @@ def attention(
             return results
         if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
+    check_options(causal, window, scale, deterministic)
     return flash_attention_op(q, k, v, causal, window, scale, precision, deterministic)  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ from memmodel.attention import tiles
 from memmodel.base.dtypes import DType
 from memmodel.base.dtypes import dtype as named
 from memmodel.base.errors import UsageError, unknown
+from memmodel_kernels.flash_attention import check_options
 from memmodel_kernels.triton_flash.blocks import Band
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -127,6 +128,7 @@ def default_precision() -> str:
 def _described(
     facts: tuple[Any, ...], causal: bool, window: int | None, scale: float | None, precision: str, deterministic: bool
 ) -> Problem:
+    check_options(causal, window, scale, deterministic)
     q, k, _, dtype, _, _, device, _, _ = facts
     _check_shapes(*facts[:3])
     _check_devices(*facts[6:])
@@ -144,7 +146,8 @@ def _described(
     return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic)
 
 
-_remembered = functools.lru_cache(maxsize=1024)(_described)  # a model calls with few shapes, many times
+# A model calls with few shapes, many times. By type too: a window of 1 is no window=True.
+_remembered = functools.lru_cache(maxsize=1024, typed=True)(_described)
 
 
 def _check_shapes(q: Any, k: Any, v: Any) -> None:
