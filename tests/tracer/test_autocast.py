@@ -27,7 +27,6 @@ from memmodel_validate.cpu_events import profiled
 from memmodel_validate.events import in_order
 from torch_events import without
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
 BF16, F32 = 2, 4
 B, N = 8, 32
 

@@ -14,8 +14,6 @@ from memmodel_validate.events import in_order
 from spellings import B, D, H, N
 from torch_events import real_events
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
-
 
 def step(spelling: Callable[..., Any], phase: str) -> Callable[[Any], None]:
     """Two steps, from upstream gradients that are made at first."""

@@ -11,8 +11,6 @@ from memmodel.base.device import CPU
 from memmodel_validate.events import in_order
 from torch_events import real_events
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
-
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_calls_are_as_the_cpu_allocator_saw_them(call: Any) -> None:

@@ -20,9 +20,6 @@ from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
-
-
 MODES = (torch.no_grad, torch.inference_mode)
 
 

@@ -14,8 +14,6 @@ from memmodel.events.program import Mark
 from memmodel_validate.events import in_order
 from torch_events import real_events, without
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
-
 
 def trained(made: Callable[[], Step]) -> Callable[[Any], None]:
     """Two steps of plain gradient descent, the model made inside."""

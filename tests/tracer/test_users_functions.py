@@ -21,8 +21,6 @@ from memmodel_validate.cpu_events import mark, profiled
 from memmodel_validate.events import MemoryEvent, in_order, live_peaks, program_events
 from torch_events import without
 
-pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11, at first use
-
 
 def real_steps(made: Callable[[], Any], inputs: Any, sizes: Any, steps: int) -> list[MemoryEvent]:
     """Forward and backward in a real run; the gradients go after each step."""

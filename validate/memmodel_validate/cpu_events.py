@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._C._profiler import _EventType  # noqa: TID251  # the only name of an event's kind
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from memmodel_validate.events import MemoryEvent, Numbering, live_peaks, packed
 from memmodel_validate.suite import Trial
@@ -71,12 +71,14 @@ def _marked_step(run: Attention, trial: Trial, alive: list[Inputs]) -> None:
 
 
 def profiled(body: Callable[[], object]) -> list[MemoryEvent]:
-    """The events of PyTorch's CPU allocator while `body` ran, and the phases that it marked with `mark`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    """The events of PyTorch's CPU allocator while `body` ran, and the phases that it marked with `mark`.
+
+    `torch.profiler` would make its tables of operators too, which takes many times as long as the run.
+    """
+    with profile(profile_memory=True) as profiler:
         body()
-    assert profiler.profiler is not None
     found: list[_Raw] = []
-    _collect(profiler.profiler.kineto_results.experimental_event_tree(), (), found)
+    _collect(profiler.kineto_results.experimental_event_tree(), (), found)
     # The tree is ordered by parents; what threads do beside one another is put in the order of time.
     found.sort(key=lambda raw: raw.start_ns)
     return _numbered(found)
