@@ -47,7 +47,7 @@ _MARK = "__dynamo_disable"  # where `torch._disable_dynamo` keeps the uncompiled
 def fake_mode(environment: Any = None, **options: Any) -> FakeTensorMode:
     """A mode whose tensors have no data; with a shape environment their sizes can be symbols."""
     does_without_compiler()
-    with _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
+    with _settings_at_hand(), _importable_settings():
         return FakeTensorMode(shape_env=environment, **options)
 
 
@@ -106,7 +106,7 @@ def _trial() -> bool:
 
     with _in_place_of(_VALIDATOR, translation_validation_enabled=lambda: False):
         environment = ShapeEnv(duck_shape=False)
-    with _marked(FakeTensorMode), _settings_at_hand(), _in_place_of(_COMPILER, __path__=_FOLDER):
+    with _marked(FakeTensorMode), _settings_at_hand(), _importable_settings():
         mode = FakeTensorMode(shape_env=environment)
     symbolic = sys.modules[ShapeEnv.__module__]
     with _marked(FakeTensorMode), _without_lines(symbolic), _settings_at_hand(), mode:
@@ -209,6 +209,18 @@ def _config() -> ModuleType:
     """`torch._dynamo.config` without the package around it."""
     with _in_place_of(_COMPILER, __path__=_FOLDER):
         return importlib.import_module(f"{_COMPILER}.config")
+
+
+@contextmanager
+def _importable_settings() -> Iterator[None]:
+    """Within, `import torch._dynamo.config` finds the settings as they are: to read their file takes 10 ms."""
+    if _COMPILER in sys.modules:
+        yield
+        return
+    config = _config()
+    with _in_place_of(_COMPILER, __path__=_FOLDER):
+        sys.modules[config.__name__] = config
+        yield
 
 
 @contextmanager

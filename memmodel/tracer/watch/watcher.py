@@ -39,6 +39,7 @@ from memmodel.tracer.private.dispatch import (
     name_of,
     storage_of,
     tensors_in,
+    without_function_modes,
 )
 from memmodel.tracer.private.distributed import WITHOUT_COPY
 from memmodel.tracer.private.fake import fake_of, is_fake
@@ -246,7 +247,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.is_inference_mode_enabled() and not self.paused and _is_composite(func):
             with self:  # autograd's keys, which take it apart, are left out
                 return func.decompose(*args, **(kwargs or {}))
-        with without_autocast():  # PyTorch restores it here, but an operator's inside is not cast
+        # PyTorch restores both here, but an operator's inside is not cast, and asks no mode of functions
+        with without_autocast(), without_function_modes():
             return self._dispatched(func, args, kwargs or {})
 
     def _dispatched(self, func: Any, args: Any, kwargs: Any) -> Any:
