@@ -87,9 +87,8 @@ def command(
     settings: dict[str, Any] = {"gpu": asked.gpu, "config": asked.allocator, "step": step}
     settings |= {name: value for name, value in given.items() if value is not None}
     try:
-        from memmodel.tracer.api import trace
+        from memmodel.tracer.api import imported, trace
         from memmodel.tracer.specs import parse_at
-        from memmodel.tracer.target import target
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -112,7 +111,8 @@ def command(
         settings |= {"inputs": built.inputs, "step": built.step}
     else:
         named = _named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype)
-        called = target(named) if given["world"] is None else named
+        with redirect_stdout(sys.stderr):  # what the user's code prints
+            called = imported(named, asked.gpu) if given["world"] is None else named
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
         with redirect_stdout(sys.stderr), busy("tracing") as say:  # what the user's code prints

@@ -1,6 +1,6 @@
 """`memmodel.trace`: from a function and its inputs to memory, lines, formulas, work and advice."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -31,13 +31,16 @@ from memmodel.tracer.formulas.closed import Forms
 from memmodel.tracer.formulas.symbolic import hints
 from memmodel.tracer.job import Job
 from memmodel.tracer.lines import lines_of
-from memmodel.tracer.random_draws import RandomDraws, check_alike
+from memmodel.tracer.private.chip import Chip
+from memmodel.tracer.private.seen import import_seen
+from memmodel.tracer.random_draws import RandomDraws, check_alike, spread
 from memmodel.tracer.ranks import Mesh, largest_mesh, spans, table, to_trace
 from memmodel.tracer.result import Largest, Trace
 from memmodel.tracer.retraced import advice_of
 from memmodel.tracer.specs import checked_at, inputs_of, letters_of, parse_at
-from memmodel.tracer.target import Script
-from memmodel.tracer.watch.run import Setting
+from memmodel.tracer.target import Script, target
+from memmodel.tracer.watch.run import Setting, Traced
+from memmodel.tracer.watch.streams import Event, Stream
 from memmodel.tracer.watch.watcher import MOST_OPERATORS
 from memmodel.tracer.watch.world import World, checked_world
 
@@ -100,7 +103,9 @@ def trace(
     major, minor = device.compute_capability or (8, 0)
     backends = Backends(10 * major + minor, parse_torch_version(version))
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
-    setting = Setting(fn, wanted, step, device_of(device), backends, most_operators=most_operators, loss=loss)
+    setting = Setting(
+        fn, wanted, step, device_of(device), backends, most_operators=most_operators, loss=loss, chip=_chip_of(device)
+    )
     job = Job(setting, sizes, device, version, config, compiled, progress or (lambda _: None))
     if over is not None and over not in letters:
         raise UsageError(f"over {over}: no input has a size {over}; the letters are {', '.join(letters) or 'none'}")
@@ -108,6 +113,18 @@ def trace(
     if world is None:
         return _result(job, unset, over, formulas)
     return _of_ranks(job, unset, checked_world(world, rank, gpus_per_node), rank)
+
+
+def imported(function: str, gpu: Gpu) -> Any:
+    """The function, by the name that `memmodel trace` takes, of a module imported as on a machine with the GPU."""
+    with import_seen(_chip_of(gpu), ((torch.cuda, kind.__name__, kind) for kind in (Stream, Event))):
+        return target(function)
+
+
+def _chip_of(gpu: Gpu) -> Chip:
+    major, minor = gpu.compute_capability or (8, 0)
+    memory = gpu.capacity_bytes if "capacity" in gpu.values else 0
+    return Chip(10 * major + minor, device_of(gpu).sms, gpu.name, memory)
 
 
 def _of_ranks(job: Job, unset: list[str], world: World, rank: int | None) -> Trace:
@@ -150,9 +167,10 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         if formulas
         else (None, None, "not asked for" if job.setting.world is None else "formulas are of one GPU", None)
     )
+    drawn = spread(program, lambda: job.steady().traced.program) if drew else ""
     # Letters that allocate otherwise may only show that no two calls of the function allocate alike.
-    if drew or why == OTHERWISE:
-        check_alike(program, lambda: job.steady().traced.program, times=4 if drew else 1)
+    if why == OTHERWISE and not drew:
+        check_alike(program, lambda: job.steady().traced.program)
     shown = lettered(program, symbolic, few) if forms else program
     labels = names(shown)
     step = last_step(shown)
@@ -178,8 +196,9 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         found.unknown,
         found.operators,
         (
-            *_notes(job, program, unset, drew, graphs, bool(found.choices)),
+            *_notes(job, program, unset, drawn, graphs, bool(found.choices)),
             *found.notes,
+            *(_other_way(job, found) if found.branched else ()),
             *([steady.alike.note()] if steady.alike else ()),
             *_left_out(job, program, forms),
             *no_time,
@@ -224,6 +243,18 @@ def _largest(job: Job, over: str, program: Program, forms: Forms | None) -> Larg
     return Largest(over, count * step, None if count >= end else (count + 1) * step)
 
 
+def _other_way(job: Job, found: Traced) -> Iterator[str]:
+    """What the step takes where branches on values go the other way."""
+    most = min(4 * found.operators, job.setting.most_operators)
+    try:
+        other = job.run(job.setting._replace(otherwise=True, most_operators=most), job.sizes)
+    except UsageError:
+        yield "where these go the other way, the code raises an error or does not end"
+        return
+    peak, others = (max(phase_peaks(each.program).values()) for each in (found, other))
+    yield f"where these go the other way, the live peak is {'the same' if others == peak else bytes_text(others)}"
+
+
 def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
     """The bytes of each phase's peak that formulas leave out: scratch that depends on the number of SMs."""
     found: list[str] = []
@@ -237,7 +268,7 @@ def _left_out(job: Job, program: Program, forms: Forms | None) -> list[str]:
     return found
 
 
-def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Graphs | None, attends: bool) -> list[str]:
+def _notes(job: Job, program: Program, unset: list[str], drawn: str, graphs: Graphs | None, attends: bool) -> list[str]:
     steps = {
         "inference": "third call, under no_grad, that drops its result",
         "forward": "third forward pass that drops its result",
@@ -257,6 +288,4 @@ def _notes(job: Job, program: Program, unset: list[str], drew: bool, graphs: Gra
         notes.append(f"numbers are for {given}: no other sizes were given")
     if not summary(program).closed and world is None and job.setting.step != "own":
         notes.append("the function keeps tensors from one call to the next")
-    if drew:
-        notes.append("the code draws numbers in Python (random, numpy); several traces of it allocated alike")
-    return notes
+    return [*notes, *filter(None, [drawn])]

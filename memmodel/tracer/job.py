@@ -9,7 +9,7 @@ from memmodel.allocator.cublas import parse_torch_version
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
 from memmodel.tracer.alike import Alike, extrapolated
-from memmodel.tracer.compiled import Chip, Graphs
+from memmodel.tracer.compiled import Graphs
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
@@ -59,7 +59,7 @@ class Job:
             return Steady(self._steady(setting, sizes) if alike is None else alike.whole, alike=alike)
         from memmodel.tracer.compiled.run import steady_compiled
 
-        return Steady(*steady_compiled(setting, sizes, Chip(setting.backends.arch, self.gpu.sm_count)))
+        return Steady(*steady_compiled(setting, sizes, setting.chip))
 
     def _steady(self, setting: Setting, sizes: Mapping[str, int]) -> Traced:
         """The step once where it leaves nothing behind, else three times over: its caches are filled by the last.

@@ -10,10 +10,6 @@ import torch
 from torch import Tensor, nn
 
 
-def decides_by_numpy(x: Tensor) -> Tensor:
-    return x * 2 if x.cpu().numpy()[0, 0] > 0 else x
-
-
 def picks_by_mask(x: Tensor) -> Tensor:
     return x[x > 0]
 

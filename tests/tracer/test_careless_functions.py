@@ -23,12 +23,7 @@ ROOT = Path(memmodel.__file__).parents[1]
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (careless.decides_by_numpy, "asks for the value of a tensor"),
-        (careless.picks_by_mask, "asks for the value of a tensor"),
         (careless.sparse, "makes a sparse tensor"),
-        (careless.draws, "two traces of the function allocate differently"),
-        (careless.draws_by_numpy, "two traces of the function allocate differently"),
-        (careless.RandomWidth, "two traces of the function allocate differently"),
         (careless.Counting(), "two traces of the function allocate differently"),
         (careless.NeedsWidth, "a class whose instances need width"),
         (careless.in_a_thread, "tensors in a thread of its own"),
@@ -48,6 +43,15 @@ def test_what_is_refused_is_one_clear_sentence(function: Any, words: str) -> Non
         memmodel.trace(function, {"x": "N,8"}, at={"N": 8})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_code_that_draws_numbers_is_traced_several_times() -> None:
+    def said(function: Any) -> str:
+        notes = memmodel.trace(function, {"x": "N,8"}, at={"N": 8}, formulas=False).notes
+        return next(note for note in notes if "draws numbers" in note)
+
+    assert said(careless.draws).endswith("several traces of it have the same live peak")
+    assert "5 traces of it have live peaks from" in said(careless.RandomWidth)
 
 
 def test_a_value_that_is_printed_is_taken_as_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Training scripts ask for values: those that take no data are known, others serve prints and refuse to decide."""
+"""Training scripts ask for values: those that take no data are known, others are assumed, and said; none is a size."""
 
 import io
 from collections.abc import Callable
@@ -103,17 +103,81 @@ def test_values_serve_reports_and_buffers_have_theirs(capsys: pytest.CaptureFixt
 
 
 def decides(x: Tensor) -> Tensor:
-    return x * 2 if x.mean().item() < 0.1 else x
+    return torch.cat((x, x)) if x.mean().item() < 0.1 else x * 2
+
+
+def decides_by_a_tensor(x: Tensor) -> Tensor:
+    return torch.cat((x, x)) if x.mean() < 0.1 else x * 2
+
+
+def decides_alike(x: Tensor) -> Tensor:
+    return x * 2 if x.argmax() == 1 else x + 1
+
+
+def stops(x: Tensor) -> Tensor:
+    if x.mean().item() > 1e4:
+        raise ArithmeticError
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (decides, "the live peak is 144 B"),  # x, and twice as much
+        (decides_by_a_tensor, "the live peak is 144 B"),
+        (decides_alike, "the live peak is the same"),
+        (stops, "the code raises an error or does not end"),
+    ],
+)
+def test_a_branch_on_a_value_is_said_with_what_the_other_way_takes(function: Any, said: str) -> None:
+    found = memmodel.trace(function, {"x": "N"}, at={"N": N}, formulas=False)
+    (branch,) = (note for note in found.notes if "what a branch asks of a tensor's value is taken as False" in note)
+    assert "test_known_values.py, line" in branch
+    assert f"where these go the other way, {said}" in found.notes
+    assert function is decides_alike or found.memory.live_peak_bytes >= 2 * N * 4
 
 
 def sizes(x: Tensor) -> Tensor:
     return torch.zeros(x.argmax().item())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("function", [decides, sizes])
-def test_values_that_decide_are_refused(function: Callable[[Tensor], Tensor]) -> None:
+def range_of(x: Tensor) -> list[Tensor]:
+    return [x + i for i in range(int(x.sum()))]
+
+
+def test_no_size_is_taken_from_a_value() -> None:
     with pytest.raises(UsageError, match=r"asks for the value of a tensor.*test_known_values.py, line \d+"):
-        memmodel.trace(function, {"x": "N"}, at={"N": N}, formulas=False)
+        memmodel.trace(sizes, {"x": "N"}, at={"N": N}, formulas=False)
+    with pytest.raises(UsageError, match=r"makes an int of a tensor's value.*by \.item.*test_known_values.py, line"):
+        memmodel.trace(range_of, {"x": "N"}, at={"N": N}, formulas=False)
+
+
+EXPERTS, CHOICES, WIDTH = 4, 2, 8
+
+
+def routed(x: Tensor) -> list[Tensor]:
+    """What each expert of a mixture is given."""
+    _, taken = torch.topk(x @ torch.zeros(WIDTH, EXPERTS), CHOICES)
+    return [x[torch.where(taken == expert)[0]] for expert in range(EXPERTS)]
+
+
+def picks(x: Tensor) -> Tensor:
+    return x[x > 0]
+
+
+def test_masks_of_data_keep_all_and_experts_take_equal_shares() -> None:
+    def sizes_of(function: Any) -> tuple[list[int], str]:
+        found = memmodel.trace(function, {"x": f"{N},{WIDTH}"}, formulas=False)
+        results = [event.nbytes for event in found.program.births() if event.op == "index"]
+        return results, next(note for note in found.notes if "test_known_values.py" in note)
+
+    tokens = N * CHOICES // EXPERTS
+    results, said = sizes_of(routed)
+    assert results == [tokens * WIDTH * 4] * EXPERTS
+    assert "the load is balanced" in said
+    results, said = sizes_of(picks)
+    assert results == [N * WIDTH * 4]
+    assert "keeps every element, the most that there can be" in said
 
 
 def test_a_data_loader_gives_its_batches() -> None:

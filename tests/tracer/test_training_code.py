@@ -11,6 +11,8 @@ from torch import Tensor, nn, optim
 import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Alloc
+from memmodel.gpus import load_gpu
+from memmodel.tracer.api import imported
 
 F32 = 4
 
@@ -135,3 +137,49 @@ def test_code_for_cuda_counts_integers() -> None:
 
     found = memmodel.trace(run, {"ids": "N:int64"}, at={"N": 64}, formulas=False)
     assert found.memory.live_peak_bytes == 64 * 8 + 64 * 4 + 8 * 4  # a histogram of int32
+
+
+SCRIPT = """
+import torch
+assert torch.cuda.is_available() and torch.cuda.device_count() == 1
+device = torch.device("cuda", torch.cuda.current_device())
+print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).multi_processor_count)
+model = torch.nn.Linear(64, 64, bias=False).to(device)
+noise = torch.Generator(device=device)
+side = torch.cuda.Stream()
+region = torch.autocast(device.type, torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+
+
+def run(x):
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    with region:
+        loss = model(x.to(place)).sum()
+    scaler.scale(loss).backward()
+    print(f"{torch.cuda.max_memory_allocated() / 2**20:.1f} MiB", x.device, place, torch.device(place).type)
+"""
+
+
+def test_a_script_finds_the_gpu_that_is_modelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "script_for_a_gpu.py"
+    path.write_text(SCRIPT)
+    gpu = load_gpu("H100")
+    found = memmodel.trace(imported(f"{path}:run", gpu), {"x": "8,64"}, step="own", gpu=gpu, formulas=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{gpu.name} {gpu.sm_count}"
+    assert printed[1] == "0.0 MiB cuda:0 cuda cuda"
+    assert any(event.shape == (64, 64) and event.dtype.name == "bfloat16" for event in found.program.births())
+    assert not any("GradScaler made before the trace" in note for note in found.notes)
+    assert any("statistic of the GPU's memory is taken as 1" in note for note in found.notes)
+    assert not torch.cuda.is_available()  # undone
+
+
+place = "cpu"
+
+
+def test_a_device_that_was_chosen_without_a_gpu_is_said() -> None:
+    def run(x: Tensor) -> Tensor:
+        return x.half() if place == "cuda" else x * 2
+
+    notes = memmodel.trace(run, {"x": "N"}, at={"N": 8}, formulas=False).notes
+    assert any(note.startswith("place in the code is the CPU") for note in notes)

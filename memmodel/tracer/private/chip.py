@@ -21,10 +21,14 @@ _BFLOAT16_ATOMICS = 90  # and from this one on adds to it atomically: before, sc
 
 
 class Chip(NamedTuple):
-    """A GPU as Inductor sees it: compute capability as one number (80 is 8.0), and SMs."""
+    """A GPU as code sees it: compute capability as one number (80 is 8.0), SMs, name, memory; which of how many."""
 
     arch: int = 80
     sms: int = 108
+    name: str = "GPU"
+    memory_bytes: int = 80 << 30
+    ordinal: int = 0
+    gpus: int = 1
 
     @property
     def threads_per_sm(self) -> int:

@@ -24,10 +24,10 @@ from memmodel.tracer.private.autograd import (
     number_of,
     running_node,
 )
+from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.dispatch import tables_of
 from memmodel.tracer.private.fake import FakeTensor
-
-Replacement = tuple[Any, str, Any]  # where, the name there, what it becomes
+from memmodel.tracer.private.seen import GPU, Replacement, answers, caller
 
 
 class Hooks(NamedTuple):
@@ -39,6 +39,7 @@ class Hooks(NamedTuple):
             function that left the mode.
         elsewhere: a tensor is used in another thread.
         on_host: whether a tensor is on the host rather than on the GPU.
+        chip: the GPU that code sees. statistic: the value of a statistic of its memory.
     """
 
     begins: Callable[[Sequence[Any]], None]
@@ -46,10 +47,11 @@ class Hooks(NamedTuple):
     mode: AbstractContextManager[Any]
     elsewhere: Callable[[], None]
     on_host: Callable[[Any], bool]
+    chip: Chip
+    statistic: Callable[[], Any]
 
 
 _OURS = ("torch.", "memmodel.")
-_GPU = torch.device("cuda", 0)
 # Parts of PyTorch in Python that act on what device a tensor has.
 _ASKING = ("torch.optim", "torch.amp", "torch.autograd.graph")
 _OPTIMIZER = import_module("torch.optim.optimizer")  # torch.optim does not show it
@@ -57,17 +59,16 @@ packed: list[tuple[int, int]] = []  # sequence numbers of nodes made while hooks
 
 
 @contextmanager
-def patched(hooks: Hooks, more: Iterable[Replacement], arch: int) -> Iterator[None]:
+def patched(hooks: Hooks, more: Iterable[Replacement], on_gpu: bool) -> Iterator[None]:
     """Phases are seen, square roots of sizes keep them symbolic, and what cannot be traced says so.
 
-    `more`: what else is replaced. `arch`: compute capability of the GPU that tensors say they are on, as one number
-    (80 is 8.0); 0 where they are on the CPU.
+    `more`: what else is replaced. `on_gpu`: whether tensors say that they are on the GPU.
     """
     packed.clear()
     with ExitStack() as stack:
         for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
             stack.enter_context(_silent(logging.getLogger(name)))
-        replacements = [*_replacements(hooks), *more, *(_places(arch, hooks.on_host) if arch else ())]
+        replacements = [*_replacements(hooks), *more, *(_places(hooks) if on_gpu else ())]
         for target, name, replacement in replacements:
             stack.enter_context(mock.patch.object(target, name, replacement, create=not hasattr(target, name)))
         yield
@@ -121,8 +122,6 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
     yield torch.SymInt, "sqrt", _square_root  # numpy.sqrt of a size asks the size itself
-    for name in ("synchronize", "set_device", "reset_peak_memory_stats"):
-        yield torch.cuda, name, _nothing()
     # Without CUDA its functions raise errors.
     yield torch.cuda.nvtx, "_nvtx", _Annotations()
     hooked = torch.autograd.graph.saved_tensors_hooks
@@ -152,33 +151,25 @@ class _Extended(list[type]):
         self._types.append(kind)
 
 
-def _caller() -> str:
-    """The module that asks a property."""
-    name: str = sys._getframe(2).f_globals.get("__name__", "")
-    return name
-
-
-def _places(arch: int, on_host: Callable[[Any], bool]) -> Iterator[Replacement]:
+def _places(hooks: Hooks) -> Iterator[Replacement]:
     """The modelled GPU as the device of tensors, for the user's code and PyTorch's optimizers."""
     really = FakeTensor.device.fget  # type: ignore[attr-defined]
 
     def seen(x: Any, asking: str) -> torch.device:
         place: torch.device = really(x)
         if place.type == "cpu" and (asking.startswith(_ASKING) or not asking.startswith("torch.")):
-            return place if on_host(x) else _GPU
+            return place if hooks.on_host(x) else GPU
         return place
 
-    yield FakeTensor, "device", property(lambda x: seen(x, _caller()))
+    yield FakeTensor, "device", property(lambda x: seen(x, caller()))
     tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is not None:  # a shard: where its local tensor is
-        yield tensors.DTensor, "device", property(lambda x: seen(x._local_tensor, _caller()))
+        yield tensors.DTensor, "device", property(lambda x: seen(x._local_tensor, caller()))
     # Optimizers compare exact types (torch/optim/optimizer.py, _default_to_fused_or_foreach).
     yield _OPTIMIZER, "_foreach_supported_types", _Extended(_OPTIMIZER._foreach_supported_types)
     # So that a GradScaler made within the trace stays enabled.
     yield torch.cuda.amp.common, "amp_definitely_not_available", lambda: False
-    yield torch.cuda, "get_device_capability", lambda *_: divmod(arch, 10)
-    # Before compute capability 8.0 too, by emulation, unless asked without (torch/cuda/__init__.py).
-    yield torch.cuda, "is_bf16_supported", lambda *_, **__: True
+    yield from answers(hooks.chip, hooks.statistic)
     yield clip_grad, "_has_foreach_support", lambda *_, **__: True
     yield clip_grad, "_device_has_foreach_support", lambda *_, **__: True
 
@@ -208,11 +199,6 @@ _sqrt = math.sqrt
 def _square_root(x: Any) -> float:
     """A scale's value changes no allocation: it is taken at the hint, without fixing the size."""
     return _sqrt(x.node.hint if isinstance(x, torch.SymInt | torch.SymFloat) else x)
-
-
-def _nothing() -> Callable[..., None]:
-    """A request to the GPU that changes no memory; each is its own function, as dynamo's table of functions asks."""
-    return lambda *_, **__: None
 
 
 class _Annotations:

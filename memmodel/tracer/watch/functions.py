@@ -27,14 +27,17 @@ from memmodel.tracer.private.dispatch import (
     converting_log_softmax,
     converting_softmax,
     is_wrapped,
+    tensors_in,
     without_modes,
 )
+from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.private.flex import FLEX_ATTENTION, called_plainly
+from memmodel.tracer.private.seen import on_cpu, on_cpu_named
 from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import remember
 from memmodel.tracer.watch.loaders import loading
-from memmodel.tracer.watch.sized import SIZED_BY_VALUES, plain_index, sized_by_values
+from memmodel.tracer.watch.sized import SIZED_BY_VALUES, note_shares, plain_index, sized_as_assumed, sized_by_values
 from memmodel.tracer.watch.values import Values, answered, asking_module, check_given, stands_for_values
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
@@ -42,7 +45,7 @@ from memmodel.tracer.watch.watcher import Watcher
 aten = torch.ops.aten
 _PLACES: dict[Any, Any] = {IS_CUDA: True, IS_CPU: False}  # what Python code sees when it asks where a tensor is
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
-_MOVES = (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to)
+_MOVES = (torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.to, torch.Tensor.pin_memory)
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _DROPOUT, _LINEAR = torch.dropout, torch.nn.functional.linear
@@ -76,7 +79,8 @@ class Functions(TorchFunctionMode):
         self.redirects = self.cuda  # requests for "cuda" go to the CPU
         self.aside = False  # whether the code is at what a data loader does on the host
         self._own: dict[Any, Any] = {_SDPA: self.attention, _LINEAR: self._linear, _ONE_HOT: _one_hot}
-        self._own |= Values(watcher).answers
+        self.values = Values(watcher)
+        self._own |= self.values.answers
         if self.cuda:
             self._own[FLEX_ATTENTION] = self.flex.attention
             self._own |= {_DROPOUT: _dropout, torch.histc: _histc, torch.Tensor.histc: _histc}
@@ -94,8 +98,10 @@ class Functions(TorchFunctionMode):
             return self._called(func, args, dict(kwargs or {}))
 
     def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.redirects:
+        if self.redirects and func is not torch.device:
             host = self.watcher.host
+            if func is torch.Tensor.get_device:
+                return -1 if host.has(args[0]) else 0
             if func in _PLACES:
                 # On the host both answers are the other way round.
                 return _PLACES[func] is not host.has(args[0])
@@ -103,15 +109,21 @@ class Functions(TorchFunctionMode):
                 moved = self._moved(func, args, kwargs)
                 if moved is not None:
                     return moved
-            args, kwargs = _on_cpu(args), _on_cpu_named(kwargs)
+            args, kwargs = on_cpu(args), on_cpu_named(kwargs)
             if _is_pinned(func, kwargs):
                 with host.made_here():
                     return func(*args, **{**kwargs, "pin_memory": False})
         if self.aside:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            remember(func, args, kwargs, out)
+            return out
         if func in _INDEXING:
             # A known mask sizes what is read through it, and nothing where it is written through.
-            args = args[0], plain_index(args[1], self._own[torch.Tensor.__index__], masks=len(args) == 2), *args[2:]
+            args = (
+                args[0],
+                plain_index(args[1], self._own[torch.Tensor.__index__], self._places if len(args) == 2 else None),
+                *args[2:],
+            )
         out = self._result(func, args, kwargs)
         # What is computed from a stand-in is no known value.
         if not stands_for_values((args, kwargs)):
@@ -122,7 +134,7 @@ class Functions(TorchFunctionMode):
         """The tensor on the host, or back from there; None where the call moves nothing."""
         x, host = args[0], self.watcher.host
         to = {torch.Tensor.cpu: "cpu", torch.Tensor.cuda: "cuda"}.get(func) or named_place(args, kwargs)
-        if func is torch.Tensor.cpu:
+        if func in (torch.Tensor.cpu, torch.Tensor.pin_memory):
             return host.copied_here(x)
         # PyTorch's own code asks for where another tensor is, which to it is the CPU
         if to == "cpu" and self.watcher.is_made(x) and not asking_module().startswith("torch."):
@@ -133,7 +145,10 @@ class Functions(TorchFunctionMode):
 
     def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in self._own:
-            return self._own[func](*args, **kwargs)
+            own = self._own[func](*args, **kwargs)
+            if func is _ONE_HOT:
+                note_shares(func, args, own)
+            return own
         if PLAIN_SIZES and func in _PRODUCTS and not kwargs and folds(*args):
             return folded(*self.autocast.cast(aten.matmul.default, args, {})[0])
         if func is torch.Tensor.__getitem__ and _has_symbols(args[0]) and _is_basic(args[1]):
@@ -142,10 +157,24 @@ class Functions(TorchFunctionMode):
             self.watcher.unknown[f"aten::{func.__name__}"] = _RECURRENT[func.__name__]
         check_given(func, args, kwargs)
         if func in SIZED_BY_VALUES:
-            known = sized_by_values(func, args, kwargs)
-            if known is not None:
-                return known
-        return answered(func, args, func(*args, **kwargs))
+            sized = self._sized(func, args, kwargs)
+            if sized is not None:
+                return sized
+        out = answered(func, args, func(*args, **kwargs))
+        note_shares(func, args, out)
+        return out
+
+    def _sized(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of a function that values size; None of one that they do not, or with tensors that have data."""
+        if (func.__name__ == "where" and len(args) + len(kwargs) > 1) or not any(
+            map(is_fake, tensors_in((args, kwargs)))
+        ):
+            return None
+        known = sized_by_values(func, args, kwargs)
+        return sized_as_assumed(func, args, kwargs, self.values.note) if known is None else known
+
+    def _places(self, mask: Tensor) -> Any:
+        return self._sized(torch.nonzero, (mask,), {})
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """(where, name, replacement) for calls inside PyTorch's own Python functions, which this mode does not see."""
@@ -275,27 +304,11 @@ def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tenso
     return _LOG_SOFTMAX(x, dim, dtype)
 
 
-def _is_cuda(value: Any) -> bool:
-    if isinstance(value, torch.device):
-        return value.type == "cuda"
-    return isinstance(value, str) and (value == "cuda" or value.startswith("cuda:"))
-
-
 def _is_pinned(func: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a call makes a buffer of the host: PyTorch's save_on_cpu makes its own plain ones without a GPU."""
     if kwargs.get("pin_memory"):
         return True
     return func is torch.empty and "pin_memory" in kwargs and asking_module() == "torch.autograd.graph"
-
-
-def _on_cpu(args: Any) -> Any:
-    return tuple("cpu" if _is_cuda(x) else x for x in args)
-
-
-def _on_cpu_named(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if _is_cuda(kwargs.get("device")):
-        kwargs["device"] = "cpu"
-    return kwargs
 
 
 def _has_symbols(x: Any) -> bool:

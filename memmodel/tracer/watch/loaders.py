@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from memmodel.tracer.private.dispatch import tree_map_only
-from memmodel.tracer.watch.known import has_value
+from memmodel.tracer.private.fake import is_fake
+from memmodel.tracer.watch.known import computed_value, has_value
 
 _DONE = object()
 
@@ -52,5 +53,7 @@ def _traced(batch: Any) -> Any:
 
 def _alike(x: Tensor) -> Tensor:
     made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
-    has_value(made, x)
+    value = computed_value(x) if is_fake(x) else x
+    if value is not None:
+        has_value(made, value)
     return made

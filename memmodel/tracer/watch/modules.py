@@ -52,6 +52,16 @@ def name_held(function: Any, watcher: Watcher) -> None:
                     watcher.leaves.append(tensor)
 
 
+def note_cpu(function: Any, watcher: Watcher) -> None:
+    """Say which of the code's names is the CPU: what it decides by them is decided as on a machine without a GPU."""
+    for name, value in in_reach(function, (str, torch.device)):
+        if str(value) == "cpu" and watcher.device.name == "cuda":
+            watcher.note(
+                f"{name} in the code is the CPU, and what it decides by that is as on the CPU: set it to 'cuda', or "
+                "name the function by its file, whose import then finds the GPU"
+            )
+
+
 def held(function: Any) -> Iterator[tuple[str, Any]]:
     """(name, object) of the modules and optimizers in reach."""
     if isinstance(function, torch.nn.Module):

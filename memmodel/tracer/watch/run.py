@@ -12,6 +12,7 @@ from memmodel.base.device import Device
 from memmodel.base.errors import UsageError, unknown
 from memmodel.events.program import Program, Release, Save, Site
 from memmodel.rules.sdpa import Backends, Choice
+from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.dispatch import tensors_in
 from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.private.patches import saved_tensors
@@ -21,7 +22,7 @@ from memmodel.tracer.watch.alike import with_layers
 from memmodel.tracer.watch.failures import users_errors_explained
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
-from memmodel.tracer.watch.modules import made_fake, name_held
+from memmodel.tracer.watch.modules import made_fake, name_held, note_cpu
 from memmodel.tracer.watch.once_more import Again
 from memmodel.tracer.watch.owners import Owners
 from memmodel.tracer.watch.watcher import MOST_OPERATORS, Watcher, run_users_code
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
         most_operators: a run of more is given up. loss: the result that backward starts from, by name.
         world: the rank that runs it, None for one GPU alone.
         layers: how many of its alike layers are kept; None: all.
+        chip: the GPU that the code sees. otherwise: whether branches on values go the other way.
     """
 
     function: Any
@@ -58,6 +60,8 @@ class Setting(NamedTuple):
     world: World | None = None
     until_it_repeats: bool = False
     layers: int | None = None
+    chip: Chip = Chip()
+    otherwise: bool = False
 
 
 class Traced(NamedTuple):
@@ -70,7 +74,7 @@ class Traced(NamedTuple):
         owners: which parameter each storage and kernel comes from.
         notes: what to know about how the code was taken.
         choices: the kernels that attention takes, and where.
-        host_peak_bytes: of copies on the host, at most.
+        host_peak_bytes: of copies on the host, at most. branched: whether a branch depends on a value.
     """
 
     program: Program
@@ -82,6 +86,7 @@ class Traced(NamedTuple):
     notes: tuple[str, ...] = ()
     choices: Sequence[tuple[Choice, Site | None]] = ()
     host_peak_bytes: int = 0
+    branched: bool = False
 
 
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
@@ -89,15 +94,18 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
     watcher = Watcher(setting.device, setting.most_operators)
+    watcher.otherwise = setting.otherwise
     run = Run(setting, watcher)
+    chip = setting.chip if setting.world is None else setting.world.seen(setting.chip)
     with users_errors_explained(), ExitStack() as stack:
         stack.enter_context(in_world(setting.world, watcher))
-        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends))
+        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends, chip))
         watcher.mark("inputs")
         stack.enter_context(watcher.belonging.watching())
         # Before parameters become fake and inputs: layers that are left out are neither.
         stack.enter_context(with_layers(setting.function, setting.layers))
         stack.enter_context(made_fake(setting.function, watcher))
+        note_cpu(setting.function, watcher)
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
@@ -115,6 +123,7 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
             tuple(watcher.notes),
             watcher.choices,
             watcher.host.peak_bytes,
+            watcher.branched,
         )
         watcher.close()
     if watcher.used_elsewhere:

@@ -1,6 +1,11 @@
-"""Functions whose result has as many elements as values say: traced where the values take no data."""
+"""Functions whose result has as many elements as values say: known where the values take no data, else assumed.
+
+Of a mask every element is kept, the most that there can be. Of the elements that equal one of E choices (the expert
+that a router took) it is one in E: the load is balanced.
+"""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -10,7 +15,17 @@ from memmodel.tracer.private.dispatch import tensors_in, tree_map_only
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.watch.known import has_value, value_of
 
-_NAMES = ("argwhere", "bincount", "masked_select", "nonzero", "repeat_interleave", "unique", "unique_consecutive")
+_EVERY = "a mask of data keeps every element, the most that there can be"
+_BALANCED = "as many take each of the choices of a router: the load is balanced"
+_CHOICES = "number_of_choices"  # an attribute of indices that a router took
+_SHARE = "share_of_ones"  # an attribute of masks
+_KEEPING = frozenset((
+    "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "t", "transpose", "permute", "movedim",
+    "contiguous", "to", "long", "int", "bool", "clone", "detach", "__getitem__", "expand", "unbind", "split", "chunk",
+))  # fmt: skip
+_NAMES = (
+    "argwhere", "bincount", "masked_select", "nonzero", "repeat_interleave", "unique", "unique_consecutive", "where",
+)  # fmt: skip
 SIZED_BY_VALUES = {each for where in (torch, Tensor) for name in _NAMES if (each := getattr(where, name, None))}
 
 
@@ -22,20 +37,70 @@ def sized_by_values(func: Any, args: Any, kwargs: Any) -> Any:
     return None if value is None else tree_map_only(Tensor, _made_as, value)
 
 
+def sized_as_assumed(func: Any, args: Any, kwargs: Any, note: Callable[[str], None]) -> Any:
+    """The result of a size that is assumed, which `note` is told; None where nothing is."""
+    name = func.__name__
+    if name == "masked_select":
+        x, mask = args
+        return x.expand(mask.shape)[_places(mask, note).unbind(1)] if x.dim() <= mask.dim() else x[mask]
+    if name in ("nonzero", "argwhere") or (name == "where" and len(args) == 1 and not kwargs):
+        places = _places(args[0], note)
+        as_tuple = name == "where" or kwargs.get("as_tuple", False)
+        return places.unbind(1) if as_tuple else places
+    return None
+
+
+def _places(mask: Tensor, note: Callable[[str], None]) -> Tensor:
+    """(ones, dimensions): where a mask's ones are."""
+    share: Fraction | None = getattr(mask, _SHARE, None)
+    note(_EVERY if share is None else _BALANCED)
+    share = share or Fraction(1)
+    ones = -(-mask.numel() * share.numerator // share.denominator)
+    return torch.empty((ones, mask.dim()), dtype=torch.int64)
+
+
+def note_shares(func: Any, args: Any, out: Any) -> None:
+    """Remember which indices are a router's choices, and how many ones a comparison with one of them has."""
+    name = getattr(func, "__name__", "")
+    x = args[0] if args else None
+    if not isinstance(x, Tensor):
+        return
+    if name in _KEEPING:
+        for attribute in (_CHOICES, _SHARE):
+            if hasattr(x, attribute):
+                for each in tensors_in(out):
+                    setattr(each, attribute, getattr(x, attribute))
+    elif name == "topk":
+        _is_choice(out[1], x)
+    elif name in ("argmax", "multinomial") and out.dim():
+        _is_choice(out, x)
+    elif name in ("eq", "__eq__"):
+        choices = [n for n in (getattr(each, _CHOICES, None) for each in args) if n]
+        if len(choices) == 1:
+            setattr(out, _SHARE, Fraction(1, choices[0]))
+    elif name == "one_hot" and isinstance(args[-1], int):
+        setattr(out, _SHARE, Fraction(1, args[-1]))
+
+
+def _is_choice(indices: Tensor, x: Tensor) -> None:
+    if isinstance(x.shape[-1], int):
+        setattr(indices, _CHOICES, x.shape[-1])
+
+
 def _made_as(value: Tensor) -> Tensor:
     made = torch.empty(value.shape, dtype=value.dtype)
     has_value(made, value)
     return made
 
 
-def plain_index(index: Any, number: Callable[[Tensor], Any], masks: bool) -> Any:
-    """An index as PyTorch reads it: numbers in slices for tensors; with `masks` a known one's places of its ones."""
+def plain_index(index: Any, number: Callable[[Tensor], Any], masks: Callable[[Tensor], Any] | None) -> Any:
+    """An index as PyTorch reads it: numbers in slices for tensors; with `masks` for a mask the places of its ones."""
     items = index if isinstance(index, tuple) else (index,)
     found: list[Any] = []
     for item in items:
         places = None
         if masks and isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) and is_fake(item):
-            places = sized_by_values(torch.nonzero, (item,), {})
+            places = masks(item)
         if places is not None:
             found += places.unbind(1)
         elif isinstance(item, slice):

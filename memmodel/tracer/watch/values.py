@@ -1,15 +1,16 @@
 """Values of tensors that the code asks for: known, given one, or refused.
 
 A trace has no data. Step counters are known; optimizers take values as factors, which change no memory; GradScaler
-finds no infinity. The value of a loss that is only printed and summed up is 1: a number that refuses to decide
-anything. Whether something is finite has a usual answer: yes.
+finds no infinity. The value of a loss that is printed and summed up is 1. Whether something is finite has a usual
+answer: yes. Other branches go as for 1, which equals no other number; a note says so, and another trace takes them the
+other way. A size is never taken from such a value.
 """
 
 import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from operator import index
+from operator import eq, ge, gt, index, le, lt, ne
 from typing import Any
 
 import torch
@@ -27,13 +28,21 @@ _ASKS = (
     "the code asks for the value of a tensor: a trace has sizes but no data; take branches and sizes from shapes or "
     "arguments instead"
 )
+_AS_INT = (
+    "the code makes an int of a tensor's value, which could be a size, and a trace has no data: take sizes from shapes "
+    "or arguments, and counts for prints by .item()"
+)
+_LBFGS = (
+    "L-BFGS goes on for as long as values say: trace a step of its closure alone, and add the vectors that it keeps, "
+    "2 * history_size (100) + 4 times the parameters"
+)
 _GENERATION = "transformers.generation."
 _MOST_LISTED = 1 << 20  # elements that a list or array of stand-ins may have
 _ARITHMETIC = {  # functions of which a number changes no size
     *(f"{r}{name}" for r in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")), "clamp",
-    "clamp_min", "clamp_max", "fill", "full_like", "masked_fill", "lerp", "setitem",
+    "clamp_min", "clamp_max", "fill", "full_like", "masked_fill", "lerp", "setitem", "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
-_USUAL = "usual_answer"  # an attribute of tensors of bools
+_USUAL = "usual_answer"  # an attribute of tensors of bools: (the answer, whether it is that numbers are finite)
 
 
 def _named(*names: str) -> list[Any]:
@@ -47,20 +56,37 @@ _ANSWERS = {
 }
 _SAME = _named("any", "all", "__or__", "__and__", "logical_or", "logical_and", "bitwise_or", "bitwise_and", "clone")
 _OPPOSITE = _named("logical_not", "__invert__", "bitwise_not")
+_COMPARED: dict[Any, Callable[[Any, Any], bool]] = {
+    each: compare
+    for compare, names in {
+        lt: ("lt", "less", "__lt__"), le: ("le", "less_equal", "__le__"), gt: ("gt", "greater", "__gt__"),
+        ge: ("ge", "greater_equal", "__ge__"), eq: ("eq", "__eq__"), ne: ("ne", "not_equal", "__ne__"),
+    }.items()
+    for each in _named(*names)
+}  # fmt: skip
 
 
 class Given(float):
-    """A number that stands for the value of a tensor: it may be printed and computed with, and decides nothing.
+    """A number that stands for the value of a tensor: it may be printed, computed with and compared, and is no size.
 
     Compared with its like (the best loss so far), all of them are 1.
     """
 
     whole = False  # whether the tensor's numbers are
+    decided: Callable[[bool], bool] = bool  # told of a branch, and which way it goes
+
+    def by(self, decided: Callable[[bool], bool]) -> "Given":
+        """The same, which tells of branches on it."""
+        self.decided = decided
+        return self
 
     def __bool__(self) -> bool:
-        raise UsageError(_ASKS)
+        return self.decided(float.__bool__(self))
 
-    __int__ = __index__ = __trunc__ = __floor__ = __ceil__ = __bool__
+    def __int__(self) -> int:
+        raise UsageError(_AS_INT)
+
+    __index__ = __trunc__ = __floor__ = __ceil__ = __int__
 
     def __hash__(self) -> int:
         return float.__hash__(self)
@@ -82,7 +108,7 @@ def _computing(name: str) -> Callable[..., Any]:
     def computed(self: Given, *others: Any) -> Any:
         result = really(self, *others)
         whole = self.whole and "truediv" not in name and all(isinstance(x, int | GivenWhole) for x in others)
-        return (GivenWhole if whole else Given)(result) if isinstance(result, float) else result
+        return (GivenWhole if whole else Given)(result).by(self.decided) if isinstance(result, float) else result
 
     return computed
 
@@ -92,8 +118,8 @@ def _comparing(name: str) -> Callable[..., Any]:
 
     def compared(self: Given, other: Any) -> Any:
         if isinstance(other, Given) or (isinstance(other, float) and not math.isfinite(other)):
-            return really(self, other)  # the best so far; whether it is finite
-        raise UsageError(_ASKS)
+            return bool(really(self, other))  # the best so far; whether it is finite
+        return self.decided(name == "__ne__" if name in ("__eq__", "__ne__") else really(self, other))
 
     return compared
 
@@ -145,15 +171,29 @@ class Values:
             return 0.0  # no gradient is infinite
         if asking.startswith("torch.optim."):
             if asking == "torch.optim.lbfgs":  # decides by them
-                raise UsageError(_ASKS)
+                raise UsageError(_LBFGS)
             return 1.0
         if x.dtype is torch.bool:
             return self._usual(x)
         return self._given(x)
 
+    def statistic(self) -> Given:
+        """`torch.cuda.memory_allocated()` and its like."""
+        self.note("a statistic of the GPU's memory is taken as 1, for prints")
+        return GivenWhole(1.0)
+
     def _given(self, x: Tensor) -> Given:
-        self._note("a tensor's value is taken as 1, for prints and counters")
-        return (Given if x.is_floating_point() else GivenWhole)(1.0)
+        self.note("a tensor's value is taken as 1, for prints and counters")
+        return (Given if x.is_floating_point() else GivenWhole)(1.0).by(self._branch)
+
+    def _branch(self, answer: bool) -> bool:
+        """The way that a branch on a value goes."""
+        if asking_module() == "torch.optim.lbfgs":
+            raise UsageError(_LBFGS)
+        answer = answer is not self.watcher.otherwise
+        self.note(f"what a branch asks of a tensor's value is taken as {answer}")
+        self.watcher.branched = True
+        return answer
 
     def _listed(self, x: Tensor) -> Any:
         """The values in lists, as many as there are, also where they are not known."""
@@ -184,16 +224,18 @@ class Values:
         if assumed and not asking_module().startswith("transformers."):
             return None
         value = _only(known_value(x))
-        self._note(assumed if value is not None else "")
+        self.note(assumed if value is not None else "")
         return value
 
     def _formatted(self, x: Tensor, spec: str) -> str:
         return format(self.item(x), spec) if not x.dim() and is_fake(x) else object.__format__(x, spec)
 
     def _decided(self, x: Tensor) -> bool:
+        if number(x.numel()) > 1:
+            raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
         # It compares the mask with a causal one (torch/nn/modules/transformer.py, _detect_is_causal_mask).
         if asking_module() == "torch.nn.modules.transformer":
-            self._note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
+            self.note("a mask of the shape of a causal one is taken as causal; is_causal=False says that it is not")
             return True
         value = self._known(x)
         if value is not None:
@@ -205,23 +247,26 @@ class Values:
     def _usual(self, x: Tensor) -> bool:
         """The way that a branch usually goes. Raises UsageError where there is no such way."""
         if asking_module().startswith(_GENERATION):
-            self._note("a branch of generate() is not taken")
+            self.note("a branch of generate() is not taken")
             return False
-        usual = getattr(x, _USUAL, None)
-        if usual is None:
-            raise UsageError(_ASKS)
-        self._note("a branch goes the way of finite numbers")
-        return bool(usual)
+        if asking_module().startswith("torch.distributions."):  # whether its arguments are valid
+            return True
+        answer, finite = getattr(x, _USUAL, (True, False))
+        if not finite:
+            return self._branch(answer)
+        self.note("a branch goes the way of finite numbers")
+        return bool(answer)
 
     def _among(self, *args: Any, **kwargs: Any) -> Tensor:
         """Whether tokens are those that end a sequence: while one generates, none is."""
         found = torch.isin(*args, **kwargs)
         if asking_module().startswith(_GENERATION) and any(known_value(x) is None for x in args):
             given_as(found, 0)
-            self._note("generation: every sequence grows to the largest length")
+            self.note("generation: every sequence grows to the largest length")
         return found
 
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
+        """Say what was assumed, and on which line."""
         if not what:
             return
         site = self.watcher.site()
@@ -268,12 +313,23 @@ def answered(func: Any, args: Any, out: Any) -> Any:
     if not isinstance(out, Tensor) or out.dtype is not torch.bool:
         return out
     if func in _ANSWERS:
-        setattr(out, _USUAL, _ANSWERS[func])
+        setattr(out, _USUAL, (_ANSWERS[func], True))
+    elif func in _COMPARED:
+        setattr(out, _USUAL, (as_one(_COMPARED[func], *args), False))
     elif func in _SAME or func in _OPPOSITE:
         known = {getattr(x, _USUAL, None) for x in args if isinstance(x, Tensor)}
-        if len(known) == 1 and None not in known:
-            setattr(out, _USUAL, known.pop() is not (func in _OPPOSITE))
+        (usual,) = known if len(known) == 1 else (None,)
+        if usual is not None:
+            setattr(out, _USUAL, (usual[0] is not (func in _OPPOSITE), usual[1]))
     return out
+
+
+def as_one(compare: Callable[[Any, Any], bool], *operands: Any) -> bool:
+    """How values compare where each is 1; two that are not known, or one and a number, are not equal."""
+    if compare in (eq, ne):
+        return compare is ne
+    first, second = (1.0 if isinstance(x, Tensor) else x for x in operands)
+    return bool(compare(first, second))
 
 
 def asking_module() -> str:

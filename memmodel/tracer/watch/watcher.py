@@ -75,6 +75,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         choices: the kernels that attention took, each with the place of its first call on a line.
         backward: whether autograd's engine runs now.
         operators: how many were seen.
+        otherwise: whether branches on values that are not known go the other way; branched: whether there was one.
     """
 
     def __init__(self, device: Device, most_operators: int = MOST_OPERATORS) -> None:
@@ -93,6 +94,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.backward = False
         self.operators = 0
         self.paused = False
+        self.otherwise = self.branched = False
         self.stream = 0  # that blocks are allocated on
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._references: dict[int, weakref.ref[Any]] = {}

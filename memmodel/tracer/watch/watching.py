@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from memmodel.rules.sdpa import Backends
+from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.fake import FakeTensorMode, fake_mode, uncompiled
 from memmodel.tracer.private.patches import Hooks, patched
 from memmodel.tracer.watch.functions import Functions
@@ -20,6 +21,7 @@ def watching(
     mode: FakeTensorMode | None = None,
     begins: Callable[[Sequence[Any]], None] | None = None,
     ends: Callable[[], None] | None = None,
+    chip: Chip | None = None,
 ) -> Iterator[None]:
     """Within, PyTorch code runs on tensors without data, and `watcher` records it.
 
@@ -34,10 +36,13 @@ def watching(
         watcher.backward = False
 
     functions = Functions(watcher, backends or Backends())
-    hooks = Hooks(begins or backward, ends or forward, functions, watcher.note_thread, watcher.host.has)
+    hooks = Hooks(
+        begins or backward, ends or forward, functions, watcher.note_thread, watcher.host.has, chip or Chip(),
+        functions.values.statistic,
+    )  # fmt: skip
     with uncompiled(FakeTensorMode, Watcher), ExitStack() as stack:
         stack.enter_context(functions.autocast.installed())
-        stack.enter_context(patched(hooks, functions.replacements(), functions.backends.arch))
+        stack.enter_context(patched(hooks, functions.replacements(), functions.cuda))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(mode or fake_mode(allow_non_fake_inputs=True))
         stack.enter_context(watcher)

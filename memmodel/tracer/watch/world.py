@@ -1,6 +1,5 @@
 """One rank of a world of many GPUs: torch.distributed's fake process group, streams, and storages that are resized."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from memmodel.base.errors import UsageError
 from memmodel.models.layout import MOST_GPUS
 from memmodel.tracer.corrections import reducer
 from memmodel.tracer.private import distributed
+from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.dispatch import address_of
 from memmodel.tracer.ranks import Mesh
 from memmodel.tracer.watch.streams import Streams
@@ -27,6 +27,10 @@ class World(NamedTuple):
     rank: int = 0
     node: int = 8
     meshes: tuple[list[Mesh], ...] = ()  # one list, which those are added to that the code makes
+
+    def seen(self, chip: Chip) -> Chip:
+        """A GPU as this rank's code finds it: one of its machine's."""
+        return chip._replace(ordinal=self.rank % self.node, gpus=min(self.node, self.size))
 
     def at(self, rank: int) -> "World":
         """Another rank of it."""
@@ -55,7 +59,6 @@ def in_world(world: World | None, watcher: Watcher) -> Iterator[None]:
             on_gpu = watcher.device.name == "cuda"
             replacements += distributed.replacements(watcher.unseen, on_gpu, partial(_note_mesh, world))
             replacements += reducer.replacements(on_gpu)
-            replacements += _own_gpu(world)
         for where, name, value in replacements:
             stack.enter_context(mock.patch.object(where, name, value, create=not hasattr(where, name)))
         yield
@@ -64,28 +67,6 @@ def in_world(world: World | None, watcher: Watcher) -> Iterator[None]:
 def _note_mesh(world: World, ranks: list[int], shape: Iterable[int], names: Iterable[str]) -> None:
     for meshes in world.meshes:
         meshes.append(Mesh(tuple(ranks), tuple(shape), tuple(names)))
-
-
-def _own_gpu(world: World) -> Iterator[tuple[Any, str, Any]]:
-    """A rank's GPU, as its code asks for it."""
-    count, device = min(world.node, world.size), torch.device("cuda", world.rank % world.node)
-    yield torch.cuda, "set_device", lambda *_: None
-    yield torch.cuda, "device_count", lambda: count
-    yield torch.cuda, "current_device", lambda: device.index
-    if hasattr(torch, "accelerator"):  # since torch 2.6
-        yield torch.accelerator, "current_accelerator", _for_the_user(device, torch.accelerator.current_accelerator)
-        yield torch.accelerator, "device_count", lambda: count
-        yield torch.accelerator, "set_device_index", lambda *_: None
-        yield torch.accelerator, "current_device_index", lambda: device.index
-
-
-def _for_the_user(device: torch.device, really: Any) -> Any:
-    def current(*args: Any, **kwargs: Any) -> Any:
-        # PyTorch's own code goes on with the CPU, on which the tensors that stand for the GPU's are.
-        asking = sys._getframe(1).f_globals.get("__name__", "")
-        return really(*args, **kwargs) if asking.startswith("torch.") else device
-
-    return current
 
 
 def _resizing(watcher: Watcher) -> Iterator[tuple[Any, str, Any]]:
