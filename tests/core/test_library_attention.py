@@ -347,7 +347,7 @@ def test_a_soft_cap_is_three_operators_or_none() -> None:
         ("naive", {"lengths": [0, 5]}, "lengths 0: expected a whole number of at least 1"),
         ("naive", {"lengths": [5, 7], "batch": 3}, "leave out --batch"),
         ("flash-mla", {"phase": "inference"}, "one head of 576 channels, 512 of them the values"),
-        ("naive", {"softcap": -1.0}, "softcap -1.0: expected a number from 1e-06 to 1e+06"),
+        ("naive", {"softcap": -1.0}, "softcap -1.0: expected a number from 1e-06 to"),
         ("flash-attn", {"softcap": 50.0, "dropout": 0.1}, "together with dropout"),
     ],
 )
