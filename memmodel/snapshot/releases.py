@@ -45,9 +45,14 @@ def releases(snapshot: Snapshot) -> list[Release]:
 
 
 def retries(snapshot: Snapshot) -> int:
-    """How many times the allocator released its cache to make room, including before each out-of-memory error."""
-    made_room = (not r.by_program and snapshot.events[r.last + 1].action in GROW for r in releases(snapshot))
-    return sum(made_room) + len(snapshot.device_free)
+    """How many times the allocator released its whole cache to make room, also before each out-of-memory error.
+
+    With max_split_size it first gives back unsplittable blocks alone, which PyTorch counts as no retry.
+    """
+    events, config = snapshot.events, snapshot.config
+    made_room = (r for r in releases(snapshot) if not r.by_program and events[r.last + 1].action in GROW)
+    whole = (not all(config.unsplittable(event.size) for event in events[r.first : r.last + 1]) for r in made_room)
+    return sum(whole) + len(snapshot.device_free)
 
 
 def _names_empty_cache(frames: Any) -> bool:
@@ -60,10 +65,11 @@ def known_capacity(snapshot: Snapshot, usage: History) -> Capacity | None:
     refused = list(_refused(snapshot, usage))
     if not refused and not snapshot.device_free:
         return None
-    # An error says how much the driver had left, which makes the capacity exact; a release only bounds it from above.
+    # An error says how much the driver had left, which makes the capacity exact, unless other processes took or left
+    # some of it between two errors; a release only bounds it from above.
     left = [usage.reserved[index] + free for index, free in snapshot.device_free.items()]
-    at_least = max(*left, *usage.reserved)
-    at_most = at_least if left else min(refused) - 1
+    at_least = max(min(left, default=0), *usage.reserved)
+    at_most = max(left) if left else min(refused) - 1
     return Capacity(at_least, at_most if at_most >= at_least else None)
 
 

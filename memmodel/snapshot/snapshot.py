@@ -134,7 +134,8 @@ def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     trace = whole.device_traces[chosen] if chosen < len(whole.device_traces) else []
     listed = _checked(trace, list[_Event], f"{path}, device_traces[{chosen}]")
     events = list(_events(listed, segments, streams, path))
-    settings = recorded_settings(whole.allocator_settings)
+    expandable = any(segment.is_expandable for segment in whole.segments)
+    settings = recorded_settings(whole.allocator_settings, expandable)
     notes = [
         f"events of kind {name!r} have no part in the model"
         for name in sorted({event.action[:30] for event in events} - _MEMORY - _OTHER)
@@ -153,19 +154,24 @@ def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     )
 
 
-def recorded_settings(settings: Any) -> AllocConf:
-    """The settings in a snapshot: its settings string, overridden by its fields, which were in force at the end."""
+def recorded_settings(settings: Any, expandable: bool = False) -> AllocConf:
+    """The settings in a snapshot: its settings string, overridden by its fields, which were in force at the end.
+
+    Of one without settings `expandable` says whether its segments are.
+    """
     if not isinstance(settings, Mapping):
-        return AllocConf(AllocatorConfig(), ("the snapshot holds no settings of the allocator: defaults are assumed",))
+        assumed = "defaults but for expandable segments, which it lists," if expandable else "defaults"
+        note = f"the snapshot holds no settings of the allocator: {assumed} are assumed"
+        return AllocConf(AllocatorConfig(expandable_segments=expandable), (note,))
     text = settings.get("PYTORCH_ALLOC_CONF") or settings.get("PYTORCH_CUDA_ALLOC_CONF") or ""
     try:
         read = parse_alloc_conf(text if isinstance(text, str) else "")
     except UsageError as error:
         read = AllocConf(AllocatorConfig(), (f"the recorded settings are not all understood: {error}",))
     config = read.config
-    expandable, limit = settings.get("expandable_segments"), settings.get("max_split_size")
-    if isinstance(expandable, bool):
-        config = replace(config, expandable_segments=expandable)
+    in_force, limit = settings.get("expandable_segments"), settings.get("max_split_size")
+    if isinstance(in_force, bool):
+        config = replace(config, expandable_segments=in_force)
     if _is_whole(limit):
         config = replace(config, max_split_size=limit if 0 < limit < 1 << 62 else None)
     steps = settings.get("roundup_power2_divisions")
@@ -213,6 +219,7 @@ class _Segment(msgspec.Struct):
     blocks: list[_Block]
     segment_pool_id: Pool = DEFAULT_POOL
     device: Whole | None = None
+    is_expandable: Any = False
 
 
 class _Event(msgspec.Struct):

@@ -178,6 +178,14 @@ def test_recorded_settings() -> None:
     assert "defaults are assumed" in recorded_settings(None).notes[0]
 
 
+def test_segments_say_whether_they_are_expandable_where_no_settings_do() -> None:
+    run = Recording(AllocatorConfig(expandable_segments=True))
+    run.malloc(25 * MiB)
+    data = run.data()
+    del data["allocator_settings"]
+    assert parse_snapshot(data, "x.pickle").config.expandable_segments
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in nested data."""
     found = [path] if path else []

@@ -202,6 +202,29 @@ def test_a_released_cache_bounds_the_capacity() -> None:
     assert [run.retries for run in found.runs] == [1, 1]
 
 
+def test_errors_that_found_other_amounts_left_bound_the_capacity() -> None:
+    """30 of 50 MiB were held when 20 MiB were left and when 5 were: another process had taken 15."""
+    run = Recording(capacity=50 * MiB)
+    run.malloc(30 * MiB)
+    run.malloc(30 * MiB)
+    data = run.data()
+    events = data["device_traces"][0]
+    events.append(events[-1] | {"device_free": 5 * MiB})
+    assert study(parse_snapshot(data, "x.pickle")).capacity == Capacity(35 * MiB, 50 * MiB)
+
+
+def test_unsplittable_blocks_given_back_alone_are_no_retry() -> None:
+    """60 MiB go back for 36 with 100 in all, and the 20 stay (release_available_cached_blocks)."""
+    run = Recording(AllocatorConfig(max_split_size=32 * MiB), capacity=100 * MiB)
+    for address in [run.malloc(60 * MiB), run.malloc(20 * MiB)]:
+        run.free(address)
+    run.malloc(36 * MiB)
+    assert run.allocator.retries == 0
+    found = study(snapshot_of(run))
+    assert [each.retries for each in found.runs] == [0, 0]
+    assert found.capacity == Capacity(80 * MiB, 116 * MiB - 1)
+
+
 def test_a_cache_that_the_program_emptied_bounds_nothing() -> None:
     run = Recording()
     run.free(run.malloc(12 * MiB))
