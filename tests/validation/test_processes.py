@@ -52,9 +52,8 @@ def test_a_worker_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> No
 
 def test_a_worker_ends_with_the_process_that_asked_it() -> None:
     """That one is killed, so that it can end nothing itself."""
-    work = (
-        "import os, time, memmodel_validate.worker as w; w.end_with(os.getppid()); print(os.getpid()); time.sleep(60)"
-    )
+    watched = "import os, time, memmodel_validate.processes as p; p.end_with(os.getppid()); "
+    work = f"{watched}print(os.getpid()); time.sleep(60)"
     asks = f"import subprocess, sys; subprocess.run([sys.executable, '-uc', {work!r}])"
     process = subprocess.Popen([sys.executable, "-c", asks], stdout=subprocess.PIPE, text=True, env=PATHS)
     assert process.stdout is not None
@@ -62,6 +61,15 @@ def test_a_worker_ends_with_the_process_that_asked_it() -> None:
     process.kill()
     process.communicate(timeout=30)
     assert not _runs(pid)
+
+
+@pytest.mark.parametrize("module", ["worker", "ranks.process"])
+def test_every_process_that_works_for_another_ends_with_it(module: str) -> None:
+    """Told that process 1 asked, which is not its parent, it takes its own for gone."""
+    command = [sys.executable, "-m", f"memmodel_validate.{module}", "program", "file"]
+    env = PATHS | {"MEMMODEL_PARENT": "1", "RANK": "0"}
+    done = subprocess.run(command, input='{"parent": 1}', capture_output=True, text=True, env=env, timeout=200)
+    assert (done.returncode, done.stderr) == (1, "the process that asked is gone\n")
 
 
 def _runs(pid: int) -> bool:

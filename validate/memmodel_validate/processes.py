@@ -1,5 +1,6 @@
 """Run a job in a worker process. A crash, a hang and unreadable output are answers, with the reason."""
 
+import ctypes
 import json
 import os
 import re
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 WORKER = (sys.executable, "-P", "-m", "memmodel_validate.worker")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOISE = re.compile(r"^(USDT:|\[W|STAGE:)")  # messages of libraries on stderr, which are no errors
 _PATH = re.compile(r"(?<![\w.])/[^\s:'\"]*/")  # folders can name the machine's user; a file's name is enough
 
@@ -30,6 +33,14 @@ def ask(job: Mapping[str, Any], timeout: float, command: Sequence[str] = WORKER)
     finally:
         _end(process)
     return _answer(process.returncode, out, said.decode(errors="replace"))
+
+
+def end_with(parent: int) -> None:
+    """Have Linux kill this process when its parent ends, even by SIGKILL; elsewhere it ends with its trial."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it was watched
+        raise SystemExit("the process that asked is gone")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

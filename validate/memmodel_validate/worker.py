@@ -4,18 +4,14 @@
 of a crash the parent sees the exit status.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
-from contextlib import suppress
 from typing import Any
 
 from memmodel.base.errors import UsageError
+from memmodel_validate.processes import end_with
 from memmodel_validate.suite import Trial, case_of
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -52,14 +48,6 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     from memmodel_validate import cpu_events
 
     return cpu_events.measure(trial, job["threads"], job["protocol"])
-
-
-def end_with(parent: int) -> None:
-    """Have Linux kill this process when its parent ends, even by SIGKILL; elsewhere it ends with its trial."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it was watched
-        raise SystemExit("the process that asked is gone")
 
 
 def main() -> None:

@@ -109,6 +109,7 @@ def _started(case: RankCase, files: Sequence[Path], said: int) -> "list[subproce
     common = {
         **os.environ, "WORLD_SIZE": str(case.ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1",
+        "MEMMODEL_PARENT": str(os.getpid()),
     }  # fmt: skip
     command = [sys.executable, "-P", "-m", "memmodel_validate.ranks.process", case.program]
     return [

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from memmodel_validate.events import MemoryEvent, Position, entries, trace_events
+from memmodel_validate.processes import end_with
 from memmodel_validate.ranks.programs import ON_GPU
 
 STEPS = ("step 1", "step 2")
@@ -32,6 +33,7 @@ def training(program: Callable[[], Callable[[], None]], mark: Callable[[str], No
 def main() -> None:
     """Run and write."""
     program, path = sys.argv[1:]
+    end_with(int(os.environ["MEMMODEL_PARENT"]))  # ranks wait for one another: without it, for ever
     rank = int(os.environ["RANK"])
     found = _on_cuda(program, rank) if ON_GPU else _on_cpu(program, rank)
     with open(path, "w", encoding="utf-8") as file:
