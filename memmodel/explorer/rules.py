@@ -55,6 +55,7 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     dims.same: "equal",
     dims.symbolic: "(() => false)",
     errors.unknown: "unknown",
+    errors.UsageError: "ValueError",
     source_text: "String",
     origin.names: "namesOf",
     rendering.Drawing: "",
