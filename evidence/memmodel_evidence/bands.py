@@ -9,7 +9,7 @@ import numpy as np
 
 COVERAGE = 0.9  # of intervals
 _BANDS = 3  # of predicted times, each with a factor of its own
-_ENDLESS = 1e9  # seconds: the end of the last band
+ENDLESS = 1e9  # seconds: the end of the last band
 
 Bands = list[tuple[float, float]]  # (seconds up to, factor of the interval)
 
@@ -18,7 +18,7 @@ def bands_of(predicted: Any, errors: Any) -> Bands:
     """A factor for each third of the predicted seconds, by the log errors of these."""
     edges = np.quantile(predicted, np.arange(1, _BANDS) / _BANDS)
     band = np.searchsorted(edges, predicted)
-    ends = [*(float(f"{edge:.4g}") for edge in edges), _ENDLESS]
+    ends = [*(float(f"{edge:.4g}") for edge in edges), ENDLESS]
     return [(ends[i], factor_around(errors[band == i])) for i in range(_BANDS)]
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import memmodel
 from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Constant
+from memmodel_evidence.speeds import wide_products
 
 SHIPPED = Path(memmodel.__file__).parent / "data" / "calibrations"
 
 # By GPU: the fits whose constants it takes.
 MADE_OF = {
-    "h100-sxm": ("h100-sxm", "h100-sxm.triton-nightly-2024"),
+    "h100-sxm": ("h100-sxm", "h100-sxm.triton-nightly-2024", "h100-sxm.cudnn-9"),
     "h20": ("h20", "h100-sxm.flashattention-2"),
     "b200": ("b200", "h100-sxm.flashattention-2"),
     "rtx-pro-6000-blackwell": ("rtx-pro-6000-blackwell",),
@@ -31,16 +32,26 @@ def shipped_calibration(gpu_id: str, parts: list[Calibration]) -> Calibration:
     """The calibration of a GPU from its fits and its published GEMM rates."""
     constants: dict[str, Constant] = {}
     for part in parts:
-        constants |= part.constants
-    constants = {**published_products(gpu_id), **constants}
+        constants |= _named(part)
+    best = published_products(gpu_id)
+    constants = {**best, **wide_products(gpu_id, best), **constants}
     constants = {name: found for name, found in constants.items() if not name.startswith("dispatch")}  # of a host
-    kernels = [part.machine["implementation"] for part in parts if part.machine.get("implementation")]
+    kernels = [of for part in parts if (of := part.machine.get("implementation")) and not of.startswith(_CUDNN)]
     notes = [note for part in parts for note in part.notes]
     notes += [f"flash kernels are taken to be as fast as {kernel}" for kernel in kernels]
     name = f"other people's runs on {parts[0].machine['gpu']}"
     return Calibration(
         name, "community", {**parts[0].machine, "implementation": ", ".join(kernels)}, constants, tuple(notes)
     )
+
+
+_CUDNN = "cuDNN"
+
+
+def _named(part: Calibration) -> dict[str, Constant]:
+    """The constants of a part; those of cuDNN's attention have names of their own."""
+    of_cudnn = part.machine.get("implementation", "").startswith(_CUDNN)
+    return {name.replace("flash", "cudnn") if of_cudnn else name: of for name, of in part.constants.items()}
 
 
 def published_products(gpu_id: str) -> dict[str, Constant]:

@@ -16,15 +16,16 @@ import numpy as np
 from memmodel.base.errors import UsageError
 from memmodel.base.files import DATA as SHIPPED
 from memmodel.timing import Calibration, kernel_times
-from memmodel.timing.intervals import kind_of, origin_of
+from memmodel.timing.intervals import STEP, kind_of, origin_of
 from memmodel.timing.known import shipped_ids
 from memmodel.timing.nearest import relation
 from memmodel.timing.transfer import RELATED
 from memmodel_evidence.as_seen import WITHOUT, rates, rates_elsewhere
-from memmodel_evidence.bands import Bands, bands_of, factor_around
+from memmodel_evidence.bands import ENDLESS, Bands, bands_of, factor_around
 from memmodel_evidence.fits import FITTED_N
 from memmodel_evidence.hosts import hosts_without
 from memmodel_evidence.judging import times_by_table
+from memmodel_evidence.models_judging import step_factor
 from memmodel_evidence.programs import launches, restated
 from memmodel_evidence.records import everything
 from memmodel_evidence.times import PHASES, Timed, gpu_of, machine_as_seen, predicted_seconds
@@ -133,7 +134,8 @@ def _rows(found: list[Error], kind: str, origin: str) -> list[Error]:
 def main() -> None:
     """Write the intervals that are shipped, and those without each table and each GPU."""
     found = errors() + flash_errors()
-    _SHIPPED.write_text(json.dumps(table_of(found), indent=1) + "\n")
+    of_steps = {STEP: {origin: [(ENDLESS, step_factor())] for origin in ORIGINS}}  # too few rows to tell times apart
+    _SHIPPED.write_text(json.dumps(table_of(found) | of_steps, indent=1) + "\n")
     programs = [one for one in found if one.kind != "flash"]
     left = {name: table_of([e for e in found if e.table != name]) for name in sorted({e.table for e in programs})}
     left |= {gpu: table_of([e for e in found if e.gpu != gpu]) for gpu in sorted({e.gpu for e in programs})}

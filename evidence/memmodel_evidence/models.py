@@ -82,19 +82,12 @@ def figure(name: str) -> Figure:
 
 
 class Speed(NamedTuple):
-    """A published step's seconds, and the model's with the ends of its interval.
-
-    Attributes:
-        name: of the run. gpu: its id. compiled: whether its layers were, which the time model takes for eager ones.
-    """
+    """A published step's seconds, and the model's; `name` of the run, and the id of its GPU."""
 
     name: str
     gpu: str
     measured: float
     predicted: float
-    low: float | None
-    high: float | None
-    compiled: bool
 
     @property
     def error(self) -> float:
@@ -115,7 +108,7 @@ def _speed(name: str) -> Speed:
     _, time, missing = times_of(kernels, case, gpu, expected_rates(gpu, case.dtype.itemsize))
     assert time is not None, missing
     measured = int(case.batch) * int(case.seq) / float(run["tokens_a_second"])
-    return Speed(name, gpu.id, measured, time.seconds, time.low, time.high, run.get("compiled", False))
+    return Speed(name, gpu.id, measured, time.seconds)
 
 
 def left_out() -> dict[str, str]:
@@ -204,8 +197,7 @@ def main() -> int:
         if figure.note:
             print(f"{'':11}{figure.note}")
     for speed in speeds():
-        as_run = " (compiled there, eager here)" if speed.compiled else ""
-        print(f"{speed.name:32} {speed.measured:9.3f} {speed.predicted:9.3f} s   {speed.error:+6.2f} %{as_run}")
+        print(f"{speed.name:42} {speed.measured:9.3f} {speed.predicted:9.3f} s   {speed.error:+6.2f} %")
     for run, why in left_out().items():
         print(f"not judged: {run}: {why}")
     return 0 if all(figure.holds for figure in figures()) else 1

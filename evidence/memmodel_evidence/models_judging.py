@@ -1,14 +1,18 @@
 """Whole models and their steps, judged: what `memmodel accuracy` says of them.
 
 "model memory": numbers that scripts printed, digit by digit. "step memory" and "step time": published steps, generation
-and losses, and steps of Megatron-LM on eight GPUs; "compiled step time": steps of compiled layers, which the time model
-takes for eager ones.
+and losses, and steps of Megatron-LM on eight GPUs.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
 
 from memmodel.gpus import load_gpu
-from memmodel_evidence import models, steps, whole_models
+from memmodel_evidence import models, speeds, steps, whole_models
+from memmodel_evidence.bands import factor_around
 from memmodel_validate.comparison import Comparison
 
 MEGATRON = "Megatron-LM on 8 GPUs"
@@ -19,6 +23,7 @@ def judge_models() -> Iterator[Comparison]:
     yield from printed()
     yield from published()
     yield from _of_megatron()
+    yield from _timed()
 
 
 def printed() -> Iterator[Comparison]:
@@ -32,35 +37,65 @@ def printed() -> Iterator[Comparison]:
 
 
 def published() -> Iterator[Comparison]:
-    """Published memory and speed."""
+    """Published memory."""
     runs = models.runs()
     for name in runs:
         found = models.figure(name)
         gpu = load_gpu(runs[name]["gpu"]).name
         what = f"{name}: measured {found.measured / 2**30:.2f} GiB, predicted {found.predicted / 2**30:.2f} GiB"
         yield Comparison(gpu, "step memory", found.source, what, found.measured, found.predicted, "B")
-    for speed in models.speeds():
-        quantity = "compiled step time" if speed.compiled else "step time"
-        what = f"{speed.name}: measured {speed.measured:.3f} s, predicted {speed.predicted:.3f} s"
-        yield Comparison(
-            load_gpu(speed.gpu).name, quantity, speed.name.split()[0], what, speed.measured, speed.predicted, "s",
-            low=speed.low, high=speed.high,
-        )  # fmt: skip
 
 
 def _of_megatron() -> Iterator[Comparison]:
-    """Peaks of every rank, allocated and reserved, and the time of every case's step."""
-    gpu, timed = load_gpu(steps.GPU).name, set[str]()
+    """Peaks of every rank, allocated and reserved."""
+    gpu, mib = load_gpu(steps.GPU).name, 2**20
     for row in (*steps.dense(), *steps.mixtures()):
         where = f"{row.case}, rank {row.rank}"
         for kind, measured, predicted in zip(
             ("allocated", "reserved"), (row.allocated, row.reserved), steps.peaks(row), strict=True
         ):
             what = f"{where}, {kind}: measured {measured / 2**10:.2f} GiB, predicted {predicted / 2**10:.2f} GiB"
-            mib = 2**20
             yield Comparison(gpu, "step memory", MEGATRON, what, measured * mib, predicted * mib, "B")
-        if row.case not in timed:
-            timed.add(row.case)
-            took, predicted = row.milliseconds, steps.milliseconds(row)
-            what = f"{row.case}: measured {took / 1e3:.3f} s, predicted {predicted / 1e3:.3f} s"
-            yield Comparison(gpu, "step time", MEGATRON, what, took / 1e3, predicted / 1e3, "s")
+
+
+class Step(NamedTuple):
+    """A published step: whose table it is in, on which GPU, what it is, and its seconds, measured and predicted."""
+
+    table: str
+    gpu: str
+    what: str
+    measured: float
+    predicted: float
+
+
+@cache
+def timed_steps() -> tuple[Step, ...]:
+    """Every published step that no constant is fitted to, on one GPU and on many."""
+    found = [Step(one.name.split()[0], one.gpu, one.name, one.measured, one.predicted) for one in models.speeds()]
+    found += [
+        Step(row.table.split()[0], row.gpu, str(row), row.seconds, speeds.predicted(row).seconds)
+        for row in speeds.judged()
+    ]
+    first = {row.case: row for row in reversed((*steps.dense(), *steps.mixtures()))}
+    found += [
+        Step(MEGATRON, steps.GPU, case, row.milliseconds / 1e3, steps.milliseconds(row) / 1e3)
+        for case, row in sorted(first.items())
+    ]
+    return tuple(found)
+
+
+def step_factor(without: str = "") -> float:
+    """The factor around the expected time of a whole step that holds 9 of 10, by all tables or without one of them."""
+    return factor_around(np.log([step.measured / step.predicted for step in timed_steps() if step.table != without]))
+
+
+def _timed() -> Iterator[Comparison]:
+    """The steps, each with an interval by the errors of other tables."""
+    factors = {table: step_factor(table) for table in dict.fromkeys(step.table for step in timed_steps())}
+    for step in timed_steps():
+        what = f"{step.what}: measured {step.measured:.3f} s, predicted {step.predicted:.3f} s"
+        low, high = step.predicted / factors[step.table], step.predicted * factors[step.table]
+        yield Comparison(
+            load_gpu(step.gpu).name, "step time", step.table, what, step.measured, step.predicted, "s",
+            low=low, high=high,
+        )  # fmt: skip

@@ -21,16 +21,12 @@ from memmodel.models.ranks import memory_by_kind
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import stages_of, step_time
 from memmodel.step import device_of
-from memmodel.timing import Constant, Machine
+from memmodel.timing import Machine
 from memmodel.timing.transfer import expected_rates
 from memmodel_evidence.records import DATA
 
 GPU, GPUS = "B200", 8
 TORCH = "2.10"  # of NVIDIA's container 26.01
-# What products of training shapes reach there of the peak of 2,250 TFLOP/s, by SimuMax's own measurements of kernels
-# (configs/system/b200_bf16_ceperm.json, efficient_factor of matmul): that machine is slower than other B200 on record.
-PRODUCTS = 0.4878 * 2250e12
-_OF_PRODUCTS = ("matmul.bf16", "matmul.bf16.values", "matmul.bf16.scores")
 
 
 class Row(NamedTuple):
@@ -89,10 +85,10 @@ def peaks(row: Row) -> tuple[float, float]:
     return _kinds(_case(row, gpu), gpu)[row.stage]
 
 
-def milliseconds(row: Row, own: bool = False) -> float:
-    """The time to expect of a row's step: with usual rates, or with that machine's `own` of products."""
+def milliseconds(row: Row) -> float:
+    """The time to expect of a row's step."""
     gpu = load_gpu(GPU)
-    return 1e3 * _seconds(_case(row, gpu), gpu, own)
+    return 1e3 * _seconds(_case(row, gpu), gpu)
 
 
 def _case(row: Row, gpu: Gpu) -> ModelCase:
@@ -115,12 +111,8 @@ def _kinds(case: ModelCase, gpu: Gpu) -> tuple[tuple[float, float], ...]:
 
 
 @cache
-def _seconds(case: ModelCase, gpu: Gpu, own: bool) -> float:
-    rates = expected_rates(gpu)
-    if own:
-        constants = {name: Constant(PRODUCTS, "SimuMax's measurements of products") for name in _OF_PRODUCTS}
-        rates = rates._replace(constants={**rates.constants, **constants})
-    return step_time(case, Machine(gpu, rates), node_of(gpu), stages_of(case, program_of)).seconds
+def _seconds(case: ModelCase, gpu: Gpu) -> float:
+    return step_time(case, Machine(gpu, expected_rates(gpu)), node_of(gpu), stages_of(case, program_of)).seconds
 
 
 def off(predicted: float, measured: float) -> float:
@@ -130,7 +122,7 @@ def off(predicted: float, measured: float) -> float:
 
 def main() -> None:
     """Print each case with its largest residuals, and the medians of their absolute values."""
-    print(f"{'case':52} allocated  reserved   step   with that machine's products")
+    print(f"{'case':52} allocated  reserved   step")
     for found in (dense(), mixtures()):
         _show(found)
 
@@ -142,22 +134,18 @@ def _show(found: list[Row]) -> None:
         by_case.setdefault(row.case, []).append(row)
     allocated = {row: off(peaks(row)[0], row.allocated) for row in found}
     reserved = {row: off(peaks(row)[1], row.reserved) for row in found}
-    times = {
-        case: [off(milliseconds(ranks[0], own), ranks[0].milliseconds) for own in (False, True)]
-        for case, ranks in by_case.items()
-    }
+    times = {case: off(milliseconds(ranks[0]), ranks[0].milliseconds) for case, ranks in by_case.items()}
     for case, ranks in by_case.items():
         memory = (max((residual[row] for row in ranks), key=abs) for residual in (allocated, reserved))
-        print("{:52} {:+8.4f} % {:+7.2f} %".format(case, *memory), *(f"{time:+7.1f} %" for time in times[case]))
+        print("{:52} {:+8.4f} % {:+7.2f} %".format(case, *memory), f"{times[case]:+7.1f} %")
     print(
         f"{len(by_case)} cases, {len(allocated)} ranks of {found[0].model}; medians of absolute residuals, and largest:"
     )
     for name, residuals in (("allocated", allocated), ("reserved", reserved)):
         sizes = sorted(abs(residual) for residual in residuals.values())
         print(f"{name:9} {median(sizes):.4f} %, {sizes[-1]:.4f} %")
-    for index, words in enumerate(("usual rates", "that machine's products")):
-        sizes = sorted(abs(pair[index]) for pair in times.values())
-        print(f"step time {median(sizes):.1f} %, {sizes[-1]:.1f} %: {words}")
+    sizes = sorted(map(abs, times.values()))
+    print(f"step time {median(sizes):.1f} %, {sizes[-1]:.1f} %")
     print()
 
 

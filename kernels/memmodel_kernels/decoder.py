@@ -14,6 +14,7 @@ from memmodel.attention.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind
 from memmodel.sizes.dims import same
 from memmodel_kernels.feed_forward import feed_forward
+from memmodel_kernels.fused import fused
 from memmodel_kernels.latent import latent_projections
 from memmodel_kernels.linear import columns, linear, row
 from memmodel_kernels.mixture import mixture
@@ -25,7 +26,7 @@ from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
 from memmodel_kernels.ring.zigzag import places
-from memmodel_kernels.rotary import angles, turned
+from memmodel_kernels.rotary import TURNING, angles, turned
 
 Weights = Mapping[str, Any]
 # Runs a layer, or all of them (None), on x: a place for what comes before and after.
@@ -51,8 +52,9 @@ class Decoder:
             mask of such layers where there is one, and the layer's sinks.
         masks: what masks the layers of a kind share: "windows" (bool, where a window hides keys), "added" (numbers, in
             every kind of layer) or "none" (`attend` sees to it). A mask is (b, 1, n, n).
-        fused_norms: RMS norms by the library's one function. dropout: probability, on the residual branches;
-            embedding_dropout: on the embeddings.
+        fused_norms: RMS norms by the library's one function. compiled: whether layers and loss are: norms, rotary
+            positions, activations and the cross-entropy are one kernel each.
+        dropout: probability, on the residual branches; embedding_dropout: on the embeddings.
         recompute: what is computed again in backward: "none", "block" (each layer), "selective" (each layer but
             attention and every other matrix product) or "attention".
         adapter_dropout: probability, on the inputs of low-rank adapters.
@@ -71,6 +73,7 @@ class Decoder:
     attend: Attend
     masks: str = "windows"
     fused_norms: bool = False
+    compiled: bool = False
     dropout: float = 0.0
     embedding_dropout: float = 0.0
     recompute: str = "none"
@@ -99,12 +102,15 @@ class Decoder:
     def feed(self, x: Any, weights: Weights) -> Any:
         """The feed-forward of a layer, or its mixture of experts."""
         if "router.weight" in weights:
-            return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts)
-        return feed_forward(x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor)
+            return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts, self.compiled)
+        return feed_forward(
+            x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor,
+            compiled=self.compiled,
+        )  # fmt: skip
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
         """One of the model's norms."""
-        return norm(x, weights, name, self.arch.norm, self.fused_norms)
+        return norm(x, weights, name, self.arch.norm, self.fused_norms, self.compiled)
 
 
 class Shared(NamedTuple):
@@ -302,7 +308,7 @@ def self_attention(
     else:
         q, k, v = _projected(x, model, weights)
         if kind.rotary and shared.rotary:
-            q, k = turned(q, k, *shared.rotary)
+            q, k = fused(turned, q, k, *shared.rotary, **TURNING) if model.compiled else turned(q, k, *shared.rotary)
         if cache is not None:
             k, v = _cached(k, v, cache)
     mask, sinks = shared.masks.get(kind.attention), weights.get("sinks")

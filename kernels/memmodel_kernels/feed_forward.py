@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from memmodel_kernels.fused import fused
 from memmodel_kernels.linear import columns, row
 from memmodel_kernels.namespace import functional
 from memmodel_kernels.parallel.tensor import TensorParallel
@@ -30,8 +31,12 @@ def feed_forward(
     name: str = "ffn",
     adapter_dropout: float = 0.0,
     tensor: TensorParallel | None = None,
+    compiled: bool = False,
 ) -> Any:
-    """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h). `tensor`: ranks that share the weights."""
+    """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h). `tensor`: ranks that share the weights.
+
+    `compiled`: what is between the products is one kernel.
+    """
 
     def up(*parts: str) -> list[Any]:
         return columns(x, weights, [f"{name}.{part}" for part in parts], tensor, adapter_dropout)
@@ -40,24 +45,39 @@ def feed_forward(
         return row(value, weights, f"{name}.down", tensor, adapter_dropout)
 
     if not activation.endswith("glu"):
-        return down(activated(up("up")[0], activation))
+        return down(activated(up("up")[0], activation, compiled))
     if f"{name}.gate_up.weight" in weights:
         gate, through = up("gate_up")[0].chunk(2, dim=-1)
-        return down(through * activated(gate, activation))
+        return down(gated(gate, through, activation, compiled) if compiled else through * activated(gate, activation))
     # The gate is activated before the other exists, as by Hugging Face's act_fn(gate_proj(x)) * up_proj(x).
-    if tensor is None:
+    if tensor is None and not compiled:
         return down(activated(up("gate")[0], activation) * up("up")[0])
     gate, through = up("gate", "up")  # one input, gathered once
-    return down(activated(gate, activation) * through)
+    return down(gated(gate, through, activation, compiled))
 
 
-def activated(x: Any, activation: str) -> Any:
-    """The activation of x, by its name in an architecture."""
+def activated(x: Any, activation: str, compiled: bool = False) -> Any:
+    """The activation of x, by its name in an architecture; `compiled`: in one kernel."""
+    if compiled:
+
+        def activation_of(x: Any) -> Any:
+            return activated(x, activation)
+
+        return fused(activation_of, x)
     return ACTIVATION[activation.removesuffix("-glu")](functional(x), x)
 
 
-def gated(gate: Any, up: Any, activation: str) -> Any:
-    """The activation of a gate times what it lets through; gpt-oss clamps both, and adds one to that."""
+def gated(gate: Any, up: Any, activation: str, compiled: bool = False) -> Any:
+    """The activation of a gate times what it lets through; gpt-oss clamps both, and adds one to that.
+
+    `compiled`: in one kernel.
+    """
+    if compiled:
+
+        def gated_unit(gate: Any, up: Any) -> Any:
+            return gated(gate, up, activation)
+
+        return fused(gated_unit, gate, up)
     if activation != "clamped-swiglu":
         return activated(gate, activation) * up
     gate = gate.clamp(max=7.0)

@@ -5,9 +5,10 @@ DeepSeek-AI, "DeepSeek-V2" (2024), as transformers' DeepseekV3Attention writes i
 
 from typing import Any
 
+from memmodel_kernels.fused import fused
 from memmodel_kernels.namespace import namespace
-from memmodel_kernels.norms import rms_norm
-from memmodel_kernels.rotary import turned_pairs
+from memmodel_kernels.norms import norm
+from memmodel_kernels.rotary import TURNING, turned_pairs
 
 
 def latent_projections(x: Any, model: Any, weights: Any, rotary: Any, cache: Any) -> tuple[Any, Any, Any]:
@@ -23,13 +24,14 @@ def latent_projections(x: Any, model: Any, weights: Any, rotary: Any, cache: Any
     queries = queries.view(b, n, -1, arch.head_dim).transpose(1, 2)
     q_plain, q_turned = queries.split([plain, mla.rope], dim=-1)
     latent, k_turned = model.linear(x, weights, "kv_down").split([mla.kv_rank, mla.rope], dim=-1)
-    latent = rms_norm(latent, weights["kv_norm.weight"])
+    latent = _normed(latent, model, weights, "kv_norm")
     if model.tensor is None:
         latent = latent.view(b, 1, n, mla.kv_rank)
     else:
         k_turned = model.tensor.entered(k_turned)
     k_turned = k_turned.view(b, 1, n, mla.rope)
-    q_turned, k_turned = turned_pairs(q_turned, k_turned, *rotary)
+    turning = (q_turned, k_turned, *rotary)
+    q_turned, k_turned = fused(turned_pairs, *turning, **TURNING) if model.compiled else turned_pairs(*turning)
     if cache is not None:
         latent, k_turned = cache(latent, k_turned)
     q = xp.cat((q_plain, q_turned), dim=-1)
@@ -40,7 +42,12 @@ def latent_projections(x: Any, model: Any, weights: Any, rotary: Any, cache: Any
 def _queries(x: Any, model: Any, weights: Any) -> Any:
     if not model.arch.mla.q_rank:
         return model.columns(x, weights, "q")[0]
-    return model.columns(rms_norm(model.linear(x, weights, "q_down"), weights["q_norm.weight"]), weights, "q_up")[0]
+    latent = _normed(model.linear(x, weights, "q_down"), model, weights, "q_norm")
+    return model.columns(latent, weights, "q_up")[0]
+
+
+def _normed(latent: Any, model: Any, weights: Any, name: str) -> Any:
+    return norm(latent, weights, name, "rmsnorm", compiled=model.compiled)
 
 
 def _expanded(latent: Any, k_turned: Any, model: Any, weights: Any, plain: Any) -> tuple[Any, Any]:

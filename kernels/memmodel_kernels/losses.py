@@ -53,6 +53,8 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
 
 def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once: a decoder's in fp32 (ForCausalLMLoss of transformers), an encoder's as they are."""
+    if _compiled(model):
+        return in_place_loss(model, hidden, targets)
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
         # The upcast makes a second copy of all logits, beside those that the caller has in the output.
@@ -61,9 +63,16 @@ def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
 
 def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once, in the dtype of the model."""
+    if _compiled(model):
+        return in_place_loss(model, hidden, targets)
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
         return _entropy(model, logits, targets), logits
+
+
+def _compiled(model: Decoder) -> bool:
+    """Whether the cross-entropy is one kernel; that of a shared vocabulary has collectives within."""
+    return model.compiled and model.tensor is None
 
 
 def _entropy(model: Decoder, logits: Any, targets: Any, reduction: str = "mean") -> Any:
@@ -131,6 +140,8 @@ def _summed(hidden: Any, model: Decoder, targets: Any) -> Any:
 
 
 def _of_logits(logits: Any, model: Decoder, targets: Any) -> Any:
+    if _compiled(model):
+        return cross_entropy_in_place(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
     return _entropy(model, logits.float(), targets, "sum")
 
 
@@ -144,7 +155,8 @@ def chunked_logits_loss(model: Decoder, hidden: Any, targets: Any, chunks: int =
         total: Any = 0
         for logits, wanted in zip(parts, targets.chunk(chunks, 1), strict=True):
             # Recomputed, so that backward too upcasts one part at a time.
-            total = total + checkpoint(_of_logits, logits, model, wanted)
+            part = (logits, model, wanted)
+            total = total + (_of_logits(*part) if _compiled(model) else checkpoint(_of_logits, *part))
         return total / 2.0, None
 
 

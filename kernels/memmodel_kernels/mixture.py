@@ -3,7 +3,7 @@
 After transformers' grouped_mm_experts_forward: rows are sorted by expert, multiplied group by group, and sorted back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,19 +21,23 @@ def mixture(
     moe: Any,
     tensor: TensorParallel | None = None,
     shared: ExpertParallel | None = None,
+    compiled: bool = False,
 ) -> Any:
     """The experts' outputs of x (b, n, h), weighed by the router, and those of the shared experts.
 
     `moe`: a `memmodel.models.architecture.Mixture`. `tensor`: ranks that share the width of every expert, and of which
     each routes all tokens; `shared`: those that share the experts.
+    `compiled`: activations are one kernel.
     """
     if tensor is not None:
-        return tensor.summed(mixture(tensor.entered(x), weights, activation, moe, shared=shared))
+        entered = tensor.entered(x)
+        return tensor.summed(mixture(entered, weights, activation, moe, shared=shared, compiled=compiled))
     rows = x.view(-1, x.shape[-1])
     scores, experts = routed(rows, weights, moe)
-    out = _experts(rows, weights, activation, moe, scores, experts, shared).view(*x.shape)
+    products = partial(_products, weights=weights, activation=activation, compiled=compiled)
+    out = _experts(rows, products, moe, scores, experts, shared).view(*x.shape)
     if moe.shared:
-        every = feed_forward(x, weights, activation, "shared")
+        every = feed_forward(x, weights, activation, "shared", compiled=compiled)
         if moe.shared_gate:
             every = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * every
         out = out + every
@@ -42,8 +46,7 @@ def mixture(
 
 def _experts(
     rows: Any,
-    weights: Mapping[str, Any],
-    activation: str,
+    products: Callable[..., Any],
     moe: Any,
     scores: Any,
     experts: Any,
@@ -57,9 +60,8 @@ def _experts(
     scores_sorted = flat_scores[order]
     if shared is None:
         ends = _counts(by_expert, moe.experts).cumsum(0, dtype=xp.int32)
-        hidden = _products(selected, ends, weights, activation, by_expert)
+        hidden = products(selected, ends, by_expert=by_expert)
     else:
-        products = partial(_products, weights=weights, activation=activation)
         hidden = shared.run(selected, _counts(by_expert, moe.experts), products)
     weighed = hidden * scores_sorted.unsqueeze(-1)
     # The inverse permutation.
@@ -70,15 +72,17 @@ def _experts(
     return total.to(rows.dtype)
 
 
-def _products(rows: Any, ends: Any, weights: Mapping[str, Any], activation: str, by_expert: Any = None) -> Any:
+def _products(
+    rows: Any, ends: Any, weights: Mapping[str, Any], activation: str, compiled: bool = False, by_expert: Any = None
+) -> Any:
     """The experts' outputs of rows in their order; `by_expert`: which that is of each row, where they have biases."""
     hidden = _grouped(rows, weights, "gate_up", ends, by_expert)
     if activation.endswith("glu"):
         gate, up = hidden.chunk(2, dim=-1)
-        hidden = gated(gate, up, activation)
+        hidden = gated(gate, up, activation, compiled)
         del gate, up
     else:
-        hidden = activated(hidden, activation)
+        hidden = activated(hidden, activation, compiled)
     return _grouped(hidden, weights, "down", ends, by_expert)
 
 

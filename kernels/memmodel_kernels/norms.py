@@ -8,16 +8,17 @@ from memmodel_kernels.namespace import functional, namespace, scope
 EPS = 1e-6
 
 
-def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool = False) -> Any:
+def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool = False, compiled: bool = False) -> Any:
     """The norm called `name` of x (..., h), of a kind of `memmodel.models.architecture.NORMS`.
 
     `fused`: by the library's one function (F.rms_norm), instead of operators in fp32 as Hugging Face's classes.
+    `compiled`: every kind as that function, whose kernels read and write what the compiler's do.
     """
     with scope(x, part="norms"):
         if kind.startswith("layernorm"):
             return _layer_norm(x, weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
         weight = weights[f"{name}.weight"]
-        if fused and kind == "rmsnorm":
+        if compiled or (fused and kind == "rmsnorm"):
             return functional(x).rms_norm(x, weight.shape, weight, EPS)
         return RMS_NORMS[kind](x, weight)
 

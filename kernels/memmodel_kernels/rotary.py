@@ -22,6 +22,9 @@ def angles(frequencies: Any, positions: Any, dtype: Any) -> tuple[Any, Any]:
     return cos.to(dtype), sin.to(dtype)
 
 
+TURNING: Any = {"results": 2, "kept": (2, 3)}  # compiled: queries and keys, whose gradient depends on cos and sin alone
+
+
 def turned(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     """q and k (b, heads, n, d), turned by cos and sin (1, n, r); channels beyond the first r stay as they are."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)

@@ -24,7 +24,7 @@ DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configur
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
 _FLAGS = (
-    *("clip", "fused_norms", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward"),
+    *("clip", "fused_norms", "compiled", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward"),
     *_MEGATRON,
 )
 

@@ -91,6 +91,7 @@ def check_megatron(case: ModelCase) -> None:
         "adapters": case.adapter is not None,
         f"checkpoint {case.checkpoint}": case.checkpoint not in ("none", "block"),
         "autocast": case.autocast,
+        "compiled layers": case.compiled,
         "offload": case.offload,
         f"phase {case.phase}": case.phase != "train",
         f"zero {layout.zero}": layout.dp_shard > 1 and layout.zero != 1,

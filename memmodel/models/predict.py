@@ -39,10 +39,7 @@ from memmodel.timing import Calibration, Machine
 from memmodel.timing.calibration import mismatches
 from memmodel.timing.transfer import expected_rates
 
-_AS_ATTENTION = "90 % of runs: as steps of attention alone spread"
-SPREAD = f"{_AS_ATTENTION}; no whole step on record has judged it"
-# python -m memmodel_evidence.steps
-_STEPS_ON_RECORD = "on eight B200, whole steps took 1.7 to 2.2 times as long as expected: slower products"
+SPREAD = "90 % of runs: as published steps of whole models spread"
 _TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
 
 
@@ -301,7 +298,10 @@ def assumptions_of(case: ModelCase, config: AllocatorConfig | None = None) -> It
     """The assumptions on a step, on any GPU."""
     on = "one GPU" if case.layout.world == 1 else f"{case.layout.world:,} GPUs"
     modules = "Megatron-LM 0.14 on TransformerEngine 2.11" if case.framework == "megatron" else "Hugging Face's classes"
-    yield f"torch {case.torch}, eager, {on}; modules as {modules} have them"
+    yield f"torch {case.torch}, {'compiled' if case.compiled else 'eager'}, {on}; modules as {modules} have them"
+    if case.compiled:
+        yield "compiled: norms, rotary positions, activations and the loss are a kernel each, which keep their inputs"
+        yield "not known: what else Inductor fuses, and what its partitioner keeps in place of these inputs"
     if case.framework != "megatron":
         yield from assumed(case)
         yield from assumed_of_shares(case)
@@ -331,5 +331,5 @@ def _assumptions(
     yield "time, at least: from datasheet rates; real kernels take longer"
     if rates is not None:
         yield f"time, expected: {rates.described}"
-        yield SPREAD if node is None else f"{_AS_ATTENTION}; {_STEPS_ON_RECORD}"
+        yield SPREAD
         yield from mismatches(rates, gpu.id, case.torch if rates.basis == "local" else None)

@@ -14,8 +14,9 @@ CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
-    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "microbatches"),
-    *("autocast", "masters", "in_backward", "clip", "dropout", "attention_dropout", "embedding_dropout"),
+    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "compiled"),
+    *("microbatches", "autocast", "masters", "in_backward", "clip"),
+    *("dropout", "attention_dropout", "embedding_dropout"),
     *("quantize", "kv_cache", "local_modules", "separate_gradients", "attention_mask"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
@@ -69,6 +70,7 @@ class ModelCase:
         repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
+        compiled: whether the layers and the loss are, by torch.compile: see `memmodel_kernels.fused`.
         microbatches: of `batch` sequences each, before the optimizer runs; through stages, where there are some.
         autocast: whether forward and loss run under autocast: parameters and gradients in fp32, products in `dtype`.
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
@@ -103,6 +105,7 @@ class ModelCase:
     repeat_kv: bool = False
     keep_logits: bool = False
     fused_norms: bool = False
+    compiled: bool = False
     microbatches: int = 1
     autocast: bool = False
     masters: bool = False

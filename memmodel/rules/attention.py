@@ -16,6 +16,7 @@ from memmodel.rules.flash_buffers import (
     LARGE_SHARED_MEMORY,
     Sizes,
     gradient_sums,
+    grid,
     rounded,
     row_dots,
     split_outputs,
@@ -72,7 +73,8 @@ def _forward(call: Call) -> Launch:
     # Flash writes its log-sum-exp also in inference; the others, where a gradient needs it.
     written = call.results[:2] if call.op == FLASH_OP or call.args[4] else call.results[:1]
     name = _KERNELS[call.op]
-    return kernel(name, call.tensors(), written, q.dtype, matmul=matmul, exp=pairs, kind="fused")
+    sizes = grid(q.shape[0] * q.shape[1], q.shape[2], k.shape[2], q.shape[-1], pairs)
+    return kernel(name, call.tensors(), written, q.dtype, matmul=matmul, exp=pairs, kind="fused", sizes=sizes)
 
 
 @rule(*(f"{name}_backward" for name in _KERNELS))
@@ -97,9 +99,10 @@ def attention_backward(call: Call) -> Steps:
     pairs = _pairs(call, q, k)
     # Q K^T, dQ and dK run over the keys' head dim, dP and dV over the values'.
     matmul = 2 * pairs * (3 * q.shape[-1] + 2 * v.shape[-1])
+    sizes = grid(q.shape[0] * q.shape[1], k.shape[2], q.shape[2], q.shape[-1], pairs)
     yield kernel(
         f"{_KERNELS[forward]}_backward", call.tensors(), call.results, q.dtype, matmul=matmul, exp=pairs, kind="fused",
-        gradient=True,
+        gradient=True, sizes=sizes,
     )  # fmt: skip
     if forward == FLASH_OP:
         yield from summed_heads(_sizes(q, k), q.dtype)

@@ -17,6 +17,7 @@ from memmodel.rules.flash_buffers import (
     ROWS,
     Sizes,
     gradient_sums,
+    grid,
     row_dots,
     seen,
     split_outputs,
@@ -78,7 +79,17 @@ def forward(call: Call) -> Steps:
         yield from split_outputs(sizes.decoding if swaps else sizes, call.device)
     pairs = sizes.h * _pairs(mask, sizes, packed)
     reads = seen(call.tensors(), k, v, mask, sizes.n)
-    yield kernel("flash_attention", reads, call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused")
+    yield kernel(
+        "flash_attention", reads, call.results, q.dtype, matmul=4 * pairs * sizes.d, exp=pairs, kind="fused",
+        sizes=_grid(sizes, pairs, packed, mask),
+    )  # fmt: skip
+
+
+def _grid(sizes: Sizes, pairs: Dim, packed: Packed | None, mask: Mask) -> tuple[Dim, ...]:
+    if packed is not None:  # whose rows are of sequences of unlike lengths
+        return ()
+    keys = sizes.m if mask.window is None else mask.window
+    return grid(sizes.b * sizes.h, sizes.n, keys, sizes.d, pairs)
 
 
 def _pairs(mask: Mask, sizes: Sizes, packed: Packed | None) -> Dim:
@@ -112,7 +123,7 @@ def backward(call: Call) -> Steps:
     read = seen((*call.args[:6], *call.args[9:]), k, v, mask, sizes.n)
     yield kernel(
         "flash_attention_backward", read, call.args[6:9], q.dtype, matmul=10 * pairs * sizes.d, exp=pairs,
-        kind="fused", gradient=True,
+        kind="fused", gradient=True, sizes=_grid(sizes._replace(n=sizes.m, m=sizes.n), pairs, packed, mask),
     )  # fmt: skip
     yield from summed_heads(sizes if packed is None else sizes._replace(b=1, m=k.shape[0]), q.dtype)
 

@@ -51,6 +51,19 @@ def _last_keys(x: Strided, keys: Dim) -> Strided:
     return Strided((b, keys, g, d), x.dtype)
 
 
+def grid(heads: Dim, rows: Dim, keys: Dim, head_dim: Dim, pairs: Dim) -> tuple[Dim, ...]:
+    """`Launch.sizes` of a library's kernel, whose programs own 128 rows each and visit `pairs` in blocks of 128.
+
+    `heads` are of all sequences, `rows` those that programs own: queries, in backward keys; of the others the longest
+    row sees `keys`. Empty for sizes that are not numbers: only the time of a kernel depends on it.
+    """
+    if not all(isinstance(size, int) for size in (heads, rows, keys, head_dim, pairs)):
+        return ()
+    height = min(int(rows), ROWS)
+    blocks = int(pairs) / (height * ROWS)
+    return int(heads) * ceil_div(int(rows), height), blocks, ceil_div(int(keys), ROWS), height, int(head_dim)
+
+
 def width_of(x: Strided) -> Dim:
     """The head dim of accumulators: that of `x` rounded up to a multiple of 32, or of 64 above 128."""
     return rounded(x.shape[-1], 32 if x.at_most(128, -1) else 64)

@@ -31,6 +31,7 @@ CONSTANTS: dict[str, tuple[str, str]] = {
     "dispatch": ("s", "host time for a forward operation"),
     "dispatch_backward": ("s", "host time for a backward operation"),
     **{f"matmul.{t}": ("FLOP/s", "matrix products of large square matrices") for t in _DTYPES},
+    **{f"matmul.{t}.wide": ("FLOP/s", "products of a whole model's step, wider than any head") for t in _DTYPES},
     **{f"matmul.{t}.scores": ("FLOP/s", "products with a small inner size; a curve over it") for t in _DTYPES},
     **{f"matmul.{t}.values": ("FLOP/s", "products with a narrow result; a curve over its width") for t in _DTYPES},
     **{f"tile.{t}.{side}": ("", f"{side} of a matrix product's tile") for t in _DTYPES for side in ("rows", "cols")},
@@ -40,7 +41,7 @@ CONSTANTS: dict[str, tuple[str, str]] = {
     },
     **{
         f"{flash}.{name}": (unit, meaning)
-        for flash in ("flash", "flash_backward")
+        for flash in ("flash", "flash_backward", "cudnn", "cudnn_backward")
         for name, unit, meaning in (
             ("matmul", "", "share of the tensor cores' peak that the kernel's products reach by themselves"),
             ("flop_per_clock", "FLOP", "most of one SM in a clock that `matmul` is a share of; else the GPU's peak"),

@@ -24,9 +24,15 @@ def is_flash(launch: Launch) -> bool:
     return launch.kind == "fused" and bool(launch.work.matmul) and len(launch.sizes) >= GRID
 
 
-def constants_of(launch: Launch) -> str:
-    """The prefix of the launch's calibrated constants: forward, backward and decoding have different ones."""
-    return "flash_backward" if launch.gradient else "flash_decoding" if launch.name == "flash_decoding" else "flash"
+def constants_of(launch: Launch, machine: Machine) -> str:
+    """The prefix of the launch's calibrated constants: forward, backward and decoding have different ones.
+
+    cuDNN's attention has its own, where they are known.
+    """
+    if launch.name == "flash_decoding":
+        return launch.name
+    of_cudnn = launch.name.startswith("cudnn") and machine.constant("cudnn.matmul") is not None
+    return ("cudnn" if of_cudnn else "flash") + ("_backward" if launch.gradient else "")
 
 
 def flash_time(launch: Launch, machine: Machine) -> KernelTime:
@@ -34,7 +40,7 @@ def flash_time(launch: Launch, machine: Machine) -> KernelTime:
 
     Raises UsageError without such constants: a time at the peak would be a bound, not an expectation.
     """
-    prefix = constants_of(launch)
+    prefix = constants_of(launch, machine)
     if machine.constant(f"{prefix}.matmul") is None and machine.constant(f"{prefix}.flops") is None:
         how = "" if prefix == "flash_decoding" else ": `memmodel calibrate` on such a GPU measures them"
         raise UsageError(f"the calibration has no {prefix}.* constants{how}")

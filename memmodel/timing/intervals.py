@@ -14,14 +14,18 @@ from memmodel.base.files import DATA, read_bytes
 from memmodel.events.program import Launch
 from memmodel.timing.ceiling import KernelTime
 from memmodel.timing.fused import is_flash
+from memmodel.timing.products import WIDEST_HEAD, shape_class
 from memmodel.timing.transfer import RELATED, relation_of
 
+STEP = "step"
 _ENOUGH = 0.1  # share of the time at transferred rates from which the whole counts as transferred
 
 
 def kind_of(launches: Iterable[Launch]) -> str:
-    """The kind of a program: "flash", "compiled" or "eager", in "fp32" or "16 bits"."""
+    """The kind of a program: "step" of a whole model, else "flash", or "compiled" or "eager" in "fp32" or "16 bits"."""
     listed = list(launches)
+    if any(launch.kind == "gemm" and shape_class(launch.sizes)[1] > WIDEST_HEAD for launch in listed):
+        return STEP
     if any(map(is_flash, listed)):
         return "flash"
     form = "compiled" if is_compiled(listed) else "eager"

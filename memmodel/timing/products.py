@@ -12,6 +12,9 @@ SIMT_TILES = (*_COMMON, (128, 32), (32, 128))  # GenerateSM80_Simt_f32
 TENSOR_TILES = (*_COMMON, (256, 64), (64, 256))  # GenerateSM80_TensorOp_16816, _1688
 
 
+WIDEST_HEAD = 256  # channels: the widest head that a flash kernel has; attention's products are as thin as a head
+
+
 def tile_menu(kind: str) -> tuple[Tile, ...]:
     """The tiles for products of an element type: fp32 without TF32 runs on the fp32 units."""
     return SIMT_TILES if kind in ("fp32", "fp64") else TENSOR_TILES

@@ -14,7 +14,7 @@ from memmodel.gpus import Gpu
 from memmodel.sizes.dims import Dim
 from memmodel.timing.ceiling import LAUNCH_SECONDS, Ceiling
 from memmodel.timing.machine import Machine, Rate
-from memmodel.timing.products import narrow_tiles, padded, quantised, shape_class, tile_menu
+from memmodel.timing.products import WIDEST_HEAD, narrow_tiles, padded, quantised, shape_class, tile_menu
 
 IN_FLIGHT_PER_SM = 2048 * 16  # bytes: every thread of an SM waits for one 16-byte load
 LATENCY_SECONDS = 0.8e-6  # of HBM under load: 0.8 to 1 us on an H20 (assumption)
@@ -58,13 +58,14 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
     return Ceiling("HBM", moved, *machine.listed("bandwidth"))
 
 
-# Of the bandwidth of elementwise kernels, what a kernel that the compiler fused reaches, in forward and in backward:
-# medians over 11 recorded tables (`memmodel_evidence.compiled`). Inductor's forward has two reductions over a row.
+# Of the bandwidth of elementwise kernels, what a kernel over rows that the compiler fused reaches, in forward and in
+# backward: medians over 11 recorded tables (`memmodel_evidence.compiled`). Inductor's forward has two reductions over
+# a row. A kernel without rows (no grid) is an elementwise one.
 FUSED = {False: 0.72, True: 1.2}
 
 
 def _share(launch: Launch, machine: Machine) -> float:
-    if launch.kind != "fused" or launch.work.matmul:
+    if launch.kind != "fused" or launch.work.matmul or not launch.sizes:
         return 1.0
     return machine.number("fused_backward" if launch.gradient else "fused", FUSED[launch.gradient])
 
@@ -164,13 +165,16 @@ def matmul(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
 
 
 def _matmul_rate(launch: Launch, machine: Machine, kind: str) -> Rate | None:
-    """The calibrated rate for the shape class and thin size, or else for large square matrices."""
-    if launch.kind == "gemm":
-        name, thin = shape_class(launch.sizes)
-        found = machine.calibrated(f"matmul.{kind}.{name}", float(thin))
-        if found is not None:
-            return found
-    return machine.calibrated(f"matmul.{kind}")
+    """The calibrated rate for the shape class and thin size, or else for large square matrices.
+
+    Rates of thin products are of attention: they say nothing of those that are wider than any head.
+    """
+    if launch.kind != "gemm":
+        return machine.calibrated(f"matmul.{kind}")
+    name, thin = shape_class(launch.sizes)
+    of_thin = machine.calibrated(f"matmul.{kind}.{name}", float(thin))
+    of_wide = machine.calibrated(f"matmul.{kind}.wide") or machine.calibrated(f"matmul.{kind}")
+    return (of_wide or of_thin) if thin > WIDEST_HEAD else (of_thin or of_wide)
 
 
 def tiles_and_waves(sizes: Sequence[Dim], kind: str, machine: Machine) -> float:

@@ -3,9 +3,9 @@
 What holds across GPUs is a share: of the bandwidth in reach, of the listed peak of a type, of SMs x clock. Shares of a
 peak, cycles and tile sizes of a kernel are its code's, and carry over as they are.
 
-Constants that were fitted to the same rows stand together, and come from one GPU: those of a flash kernel, of thin
-products of a type with their tiles, and of elementwise kernels, sums and softmax in fp32 or in 16 bits. A GPU measured
-in one of the two types takes the other's from the nearest GPU that has them.
+Constants that were fitted to the same rows stand together, and come from one GPU: those of a fused attention kernel, of
+thin or of wide products of a type with their tiles, and of elementwise kernels, sums and softmax in fp32 or in 16 bits.
+A GPU measured in one of the two types takes the other's from the nearest GPU that has them.
 """
 
 import math
@@ -21,6 +21,7 @@ RELATED = {"architecture": "same architecture", "other": "another architecture"}
 SHARES = ", by shares of the datasheet's rates"
 _BY_TYPE = {2: ("matmul.bf16.values", "matmul.fp16.values"), 4: ("matmul.fp32.values", "matmul.tf32.values")}
 _ELEMENTWISE = "elementwise"
+_FUSED = ("flash", "cudnn")  # how the names of constants of fused attention begin
 # Rates of a processor, which no GPU's datasheet scales.
 _OF_THE_HOST = ("dispatch", "dispatch_backward", "fault", "fault_from", "exp")
 
@@ -44,7 +45,7 @@ def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], 
     for flash, ordered in ((True, found), (False, [(base, source), *found])):
         for more, _ in (*measured_here, *ordered):
             known = {_group(name) for name in constants}
-            of_kind = (name for name in more if name.startswith("flash") == flash and _group(name) not in known)
+            of_kind = (name for name in more if name.startswith(_FUSED) == flash and _group(name) not in known)
             constants |= {name: more[name] for name in of_kind}
     if own is not None:
         return own._replace(constants=constants)
@@ -56,11 +57,11 @@ def completed_rates(gpu: Gpu, own: Calibration | None, others: tuple[str, ...], 
 def _group(name: str) -> str:
     """The constants that stand together with one: they were fitted to the same rows, and come from the same GPU."""
     part, _, rest = name.partition(".")
-    if part.startswith("flash"):
+    if part.startswith(_FUSED):
         return part
     if part in ("matmul", "tile"):
         kind, _, thin = rest.partition(".")
-        return f"{kind} thin" if thin else kind
+        return kind if not thin else f"{kind} wide" if thin == "wide" else f"{kind} thin"
     return _ELEMENTWISE
 
 
@@ -95,7 +96,7 @@ def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:
         if unit == "FLOP/s" and name.startswith("matmul."):
             kind = name.split(".")[1]
             return gpu.peak_by_name(kind) / source.peak_by_name(kind)
-        if unit == "op/s" and not name.startswith("flash"):
+        if unit == "op/s" and not name.startswith(_FUSED):
             return gpu.sm_count * gpu.boost_clock / (source.sm_count * source.boost_clock)
     except UsageError:
         return None

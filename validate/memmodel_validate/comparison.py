@@ -34,7 +34,6 @@ QUANTITIES = (
     "model memory",
     "step memory",
     "step time",
-    "compiled step time",
 )
 
 
