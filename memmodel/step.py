@@ -70,10 +70,13 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
 
 
 def allocated_peak(
-    program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None
+    program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None, read: Summary | None = None
 ) -> tuple[int, bool | None]:
-    """Allocated bytes at the peak and whether the step fits, as in `memory_of`, without the rest of it."""
-    result, fitting = _replayed(program, summary(program), torch, gpu, config)
+    """Allocated bytes at the peak and whether the step fits, as in `memory_of`, without the rest of it.
+
+    `read`: the program's summary, where it is known.
+    """
+    result, fitting = _replayed(program, read or summary(program), torch, gpu, config)
     return max(result.last(phase).allocated_peak for phase in step_phases(program)), fitting
 
 

@@ -73,8 +73,9 @@ def rows() -> tuple[Row, ...]:
     with (DATA / "steps" / "fsdp_speeds.csv").open() as file:
         return tuple(
             Row(
-                *(row[name] for name in Row._fields[:4]), *(int(row[name]) for name in Row._fields[4:8]),
-                row["checkpoint"], row["compiled"] == "1", row["reshard"] == "1", float(row["tokens_a_second"]),
+                row["table"], row["source"], row["gpu"], row["model"], int(row["seq"]), int(row["gpus"]),
+                int(row["batch"]), int(row["microbatches"]), row["checkpoint"], row["compiled"] == "1",
+                row["reshard"] == "1", float(row["tokens_a_second"]),
             )
             for row in csv.DictReader(file)
         )  # fmt: skip

@@ -4,7 +4,8 @@ Recording tensors and the tracer produce programs; liveness, the allocator model
 raw (no allocator rounding); sizes are ints, arrays or symbols.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import NamedTuple
 
@@ -170,6 +171,13 @@ class Program(NamedTuple):
                 current = parts[event.phase] = []
             current.append(event)
         return parts
+
+
+def total_work(launches: Iterable[Launch]) -> Work:
+    """The work of kernels together. Layers that are alike share their launches: these are counted, then added."""
+    kernels = list(launches)
+    times, known = Counter(map(id, kernels)), {id(launch): launch for launch in kernels}
+    return sum((known[key].work * count for key, count in times.items()), start=Work())
 
 
 def _mapped(event: Event, number: Callable[[Dim], Dim]) -> Event:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
-from memmodel.events.liveness import phase_peaks
+from memmodel.events.liveness import summary
 from memmodel.gpus import Gpu
 from memmodel.models.choices import usual_targets
 from memmodel.models.program import program_of
@@ -29,11 +29,12 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
         except UsageError:
             continue  # this setting does not allow the change
         fits: bool | None = False
-        live = int(phase_peaks(program)["peak"])
+        read = summary(program)
+        live = int(read.peaks["peak"])
         if room is not None and live > room:
             peak, less = live, before.live_peak_bytes - live
         else:
-            peak, fits = allocated_peak(program, case.torch, gpu, settings)
+            peak, fits = allocated_peak(program, case.torch, gpu, settings, read)
             less = before.allocated_peak_bytes - peak
         if less > 0 or (fits and before.fits is False):  # other settings of the allocator leave the peak as it is
             found.append(Mitigation(change, peak, less, fits))

@@ -13,7 +13,7 @@ from memmodel.base.files import read_bytes
 from memmodel.events.account import account
 from memmodel.events.groups import WORKSPACE, group_of
 from memmodel.events.liveness import at_peak, step_launches
-from memmodel.events.program import Alloc, Mark, Program, Save
+from memmodel.events.program import Alloc, Mark, Program, Save, total_work
 from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.links import Node, node_of
@@ -153,10 +153,10 @@ def predict_model(
 
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
     with_formulas = case.framework != "megatron"
-    kinds = memory_by_kind(case, gpu, config)
+    kinds = memory_by_kind(case, gpu, config, _recorded)
     case, memory = fullest(kinds, case)
     # Sizes with letters equal their numbers: one recording serves memory, work, time and formulas.
-    program = program_of(lettered(case) if with_formulas else case)
+    program = _recorded(case)
     memory = memory or memory_of(program, case.torch, gpu, config)
     index, alive = at_peak(program, memory.live_peak_bytes)
     kernels = kernels_of(program, case.microbatches)
@@ -171,7 +171,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
         with_workspace(memory),
         group_formulas(Taken(case, program, alive), _with_more_layers(case)) if with_formulas else {},
         peak_of(program, index),
-        sum((launch.work for launch in step_launches(kernels)), start=Work()) if alone else Work(),
+        total_work(step_launches(kernels)) if alone else Work(),
         model_flops(case),
         time,
         calibrated,
@@ -180,6 +180,11 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
         (*missing, *_notes(case)),
         ranks=kinds,
     )
+
+
+def _recorded(case: ModelCase) -> Program:
+    """The program of a case, with letters where it has formulas: memory, formulas and time read the same one."""
+    return program_of(case if case.framework == "megatron" else lettered(case))
 
 
 def step_on(
@@ -219,10 +224,10 @@ def _with_links(
 def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> ModelPrediction:
     """The prediction of a rank with the times of all ranks' step."""
     case = prediction.case
-    stages = stages_of(case, program_of)
+    stages = stages_of(case, _recorded)
     try:
         least = step_time(case, Machine(machine.gpu), node, stages)
-        expected = step_time(case, machine, node, stages) if machine.calibration else None
+        expected = step_time(case, machine, node, stages, least) if machine.calibration else None
     except UsageError as missing:
         return replace(
             prediction, time=None, calibrated=None, efficiency=None, notes=(f"no time: {missing}",), node=node
@@ -230,7 +235,7 @@ def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> Model
     rates = machine.calibration
     step, kernels = expected or least, stages[case.rank.stage].launches(case.microbatches)
     return replace(
-        prediction, work=sum((launch.work for launch in kernels), start=Work()),
+        prediction, work=total_work(kernels),
         time=least.as_time("datasheet"), step=step, node=node,
         calibrated=expected.as_time(rates.name).at_least(least.seconds) if expected and rates else None,
         efficiency=efficiency_of(case, machine.gpu, step.seconds),

@@ -15,7 +15,7 @@ from memmodel.prediction import Time
 from memmodel.timing import Machine, kernel_time
 from memmodel.timing.collectives import collective_time
 from memmodel.timing.intervals import factor_of, kind_of, origin_of
-from memmodel.timing.overlap import overlap
+from memmodel.timing.overlap import Streams
 
 Recorded = Callable[[ModelCase], Program]
 Peers = Callable[[tuple[int, ...]], tuple[int, ...]]  # who takes part in a collective, from what its launch says
@@ -149,13 +149,11 @@ class Clock:
         found: float = getattr(time, self.end)
         return found
 
-    def run(self, phase: str, events: Sequence[Event]) -> Run:
-        """The times of these events; kernels wait for their launch by the host where that takes longer."""
-        found = overlap(events, self.seconds)
-        kernels = sum(isinstance(event, Launch) and event.kind != COLLECTIVE for event in events)
+    def run(self, phase: str, streams: Streams) -> Run:
+        """The times of these kernels, which wait for their launch by the host where that takes longer."""
+        found = streams.overlapped(self.seconds)
         # No phase is over before the host has launched its last kernel.
-        launched = self.host.launches(phase, kernels)
-        computing = max(found.computing, launched[-1] if launched else 0.0)
+        computing = max(found.computing, self.host.launched(phase, streams.kernels))
         return Run(computing, found.communicating, max(found.seconds, computing) - computing)
 
 
@@ -177,6 +175,10 @@ class Stage:
         self.last = {phase: runs[phase][-1] for phase in _BY_MICRO_BATCH}
         self.each = {phase: self._without_sums(runs[phase][0]) for phase in _BY_MICRO_BATCH}
         self.after = [event for run in runs.get("optimizer", ()) for event in run]
+        self._streams = [
+            {phase: Streams(self._within(events)) for phase, events in of.items()} for of in (self.each, self.last)
+        ]
+        self._streams_after = Streams(self.after)
 
     def _without_sums(self, events: list[Event]) -> list[Event]:
         """Without collectives among ranks with other batches, where these reduce gradients after the last backward.
@@ -197,11 +199,8 @@ class Stage:
 
     def runs(self, clock: Clock) -> StageRuns:
         """Their times, without transfers between stages, which `makespan` has."""
-        each, last = (
-            {phase: clock.run(phase, self._within(events)) for phase, events in of.items()}
-            for of in (self.each, self.last)
-        )
-        return StageRuns(each, last, clock.run("optimizer", self.after))
+        each, last = ({phase: clock.run(phase, streams) for phase, streams in of.items()} for of in self._streams)
+        return StageRuns(each, last, clock.run("optimizer", self._streams_after))
 
     def _within(self, events: list[Event]) -> list[Event]:
         layout, rank = self.case.layout, self.case.rank
@@ -225,8 +224,10 @@ def stages_of(case: ModelCase, recorded: Recorded) -> list[Stage]:
     return [found[min(stage, 1) if stage < last else last] for stage in range(case.layout.pp)]
 
 
-def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[Stage]) -> StepTime:
-    """The time of a step of all ranks, from its stages.
+def step_time(
+    case: ModelCase, machine: Machine, node: Node, stages: Sequence[Stage], least: StepTime | None = None
+) -> StepTime:
+    """The time of a step of all ranks, from its stages. `least`: the lower bound, where it is known.
 
     Raises UsageError if the GPU's data lack a rate.
     """
@@ -242,7 +243,7 @@ def step_time(case: ModelCase, machine: Machine, node: Node, stages: Sequence[St
     launches = list(stages[busiest].program.launches())
     kernels = tuple(kernel_time(one, machine) for one in dict.fromkeys(launches) if one.kind != COLLECTIVE)
     factor = factor_of(kind_of(launches), origin_of(kernels), found.computing)
-    least, _ = combined(case, [stage.runs(Clock(Machine(machine.gpu), node)) for stage in stages], node, "datasheet")
+    least = least or step_time(case, Machine(machine.gpu), node, stages)
     ends = (at(0, 1 / factor)[0].seconds, at(2, factor)[0].seconds)
     return found._replace(low=max(ends[0], least.seconds), high=max(ends[1], found.seconds))
 

@@ -40,6 +40,12 @@ class Host(NamedTuple):
         each = self.backward if kind == "backward" else self.forward
         return [each * (START[kind] + i + 1) for i in range(count)]
 
+    def launched(self, phase: str, count: int) -> float:
+        """Seconds from a phase's start to the launch of the last of its `count` kernels."""
+        kind = "backward" if phase == "backward" else "forward"
+        each = self.backward if kind == "backward" else self.forward
+        return each * (START[kind] + count) if count else 0.0
+
 
 Hosts = tuple[Host, Host, Host]  # the fastest, the usual and the slowest to expect
 

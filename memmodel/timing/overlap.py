@@ -5,7 +5,7 @@ different streams are taken to run side by side at full speed: that NCCL's kerne
 not modelled.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from memmodel.events.program import COLLECTIVE, Event, Launch, Wait
@@ -30,21 +30,44 @@ class Overlap(NamedTuple):
         return self.seconds - self.computing
 
 
-def overlap(events: Sequence[Event], seconds: Callable[[Launch], float]) -> Overlap:
-    """The kernels among these events, each taking so many seconds."""
-    whole = end(events, seconds)
-    # Exposed is what collectives add to the end, so the same streams are timed once more without them.
-    computing = end(events, lambda launch: 0.0 if launch.kind == COLLECTIVE else seconds(launch))
-    collectives = (event for event in events if isinstance(event, Launch) and event.kind == COLLECTIVE)
-    return Overlap(whole, computing, sum(map(seconds, collectives)))
+class Streams:
+    """Kernels on their streams in the order in which they are put there, with each different kernel once.
 
+    Attributes:
+        launches: the different ones. kernels: how many run, without collectives.
+    """
 
-def end(events: Iterable[Event], seconds: Callable[[Launch], float]) -> float:
-    """When the last kernel is over."""
-    over: dict[int, float] = {}  # stream -> when what is on it is over
-    for event in events:
-        if isinstance(event, Launch):
-            over[event.stream] = over.get(event.stream, 0.0) + seconds(event)
-        elif isinstance(event, Wait):
-            over[event.stream] = max(over.get(event.stream, 0.0), over.get(event.other, 0.0))
-    return max(over.values(), default=0.0)
+    def __init__(self, events: Sequence[Event]) -> None:
+        known: dict[Launch, int] = {}
+        numbers: dict[int, int] = {}  # by id: layers that are alike share their launches
+        self._order: list[tuple[int, int]] = []  # (stream, kernel), or (stream, ~the stream that it waits for)
+        for event in events:
+            if type(event) is Launch:
+                number = numbers.get(id(event))
+                if number is None:
+                    number = numbers[id(event)] = known.setdefault(event, len(known))
+                self._order.append((event.stream, number))
+            elif type(event) is Wait:
+                self._order.append((event.stream, ~event.other))
+        self.launches = tuple(known)
+        self._collective = [launch.kind == COLLECTIVE for launch in self.launches]
+        self.kernels = sum(number >= 0 and not self._collective[number] for _, number in self._order)
+
+    def overlapped(self, seconds: Callable[[Launch], float]) -> Overlap:
+        """Their times, each kernel taking so many seconds."""
+        each = [seconds(launch) for launch in self.launches]
+        alone = [0.0 if collective else one for one, collective in zip(each, self._collective, strict=True)]
+        whole = self._end(each)
+        # Exposed is what collectives add to the end, so the same streams are timed once more without them.
+        communicating = sum(each[number] for _, number in self._order if number >= 0 and self._collective[number])
+        return Overlap(whole, self._end(alone) if communicating else whole, communicating)
+
+    def _end(self, each: Sequence[float]) -> float:
+        """When the last kernel is over."""
+        over: dict[int, float] = {0: 0.0}  # stream -> when what is on it is over
+        for stream, number in self._order:
+            if number >= 0:
+                over[stream] = over.get(stream, 0.0) + each[number]
+            else:
+                over[stream] = max(over.get(stream, 0.0), over.get(~number, 0.0))
+        return max(over.values())

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from memmodel import recording as xp
-from memmodel.liveness import saved_bytes
+from memmodel.events.liveness import saved_bytes
+from memmodel.events.program import Launch
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.program import program_of
-from memmodel.program import Launch
 from memmodel.recording import Tape
 from memmodel_kernels.feed_forward import gated
 

@@ -3,7 +3,7 @@
 from memmodel.base.dtypes import bfloat16
 from memmodel.events.program import COLLECTIVE, Launch, Wait
 from memmodel.events.work import Work
-from memmodel.timing.overlap import overlap
+from memmodel.timing.overlap import Streams
 
 SECONDS = {"multiply": 3.0, "gather": 2.0, "long": 10.0}
 
@@ -13,7 +13,7 @@ def kernel(name, stream=0):
 
 
 def found(*events):
-    return overlap(events, lambda launch: SECONDS[launch.name])
+    return Streams(events).overlapped(lambda launch: SECONDS[launch.name])
 
 
 def test_what_is_on_one_stream_runs_one_after_the_other():
