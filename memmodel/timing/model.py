@@ -50,15 +50,9 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
 
 
 def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:
-    """Every kernel's time, in order. Equal launches are computed once; layers that are alike share the same ones."""
-    kernels = list(launches)
+    """Every kernel's time, in order. Equal launches, as of a model's layers, are computed once."""
     known: dict[Launch, KernelTime] = {}
-    different = {id(launch): launch for launch in kernels}
-    found = {
-        key: known.get(launch) or known.setdefault(launch, kernel_time(launch, machine))
-        for key, launch in different.items()
-    }
-    return tuple(found[id(launch)] for launch in kernels)
+    return tuple(known.get(launch) or known.setdefault(launch, kernel_time(launch, machine)) for launch in launches)
 
 
 def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine, compiled: bool = False) -> float:
