@@ -68,14 +68,20 @@ class Step(NamedTuple):
     predicted: float
 
 
-@cache
-def timed_steps() -> tuple[Step, ...]:
-    """Every published step that no constant is fitted to, on one GPU and on many."""
+def published_times() -> list[Step]:
+    """The published steps of PyTorch's own libraries, on one GPU and on many, that no constant is fitted to."""
     found = [Step(one.name.split()[0], one.gpu, one.name, one.measured, one.predicted) for one in models.speeds()]
     found += [
         Step(row.table.split()[0], row.gpu, str(row), row.seconds, speeds.predicted(row).seconds)
         for row in speeds.judged()
     ]
+    return found
+
+
+@cache
+def timed_steps() -> tuple[Step, ...]:
+    """Every published step that no constant is fitted to."""
+    found = published_times()
     first = {row.case: row for row in reversed((*steps.dense(), *steps.mixtures()))}
     found += [
         Step(MEGATRON, steps.GPU, case, row.milliseconds / 1e3, steps.milliseconds(row) / 1e3)
