@@ -6,19 +6,26 @@ from typing import Any
 import pytest
 import torch
 from block import Block
-from gpt import AT, TOKENS, Gpt, training_step
+from gpt import AT, TOKENS, Gpt, Thin, training_step
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import memmodel
 from memmodel.base.device import CUDA
 from memmodel.events.program import Program
+from memmodel.tracer import alike
 from memmodel.tracer.alike import extrapolated
 from memmodel.tracer.growth import in_order
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
-LAYERS = 13
+LAYERS = 7
+
+
+@pytest.fixture(autouse=True)
+def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs of few layers are made for models that by themselves would be traced whole."""
+    monkeypatch.setattr(alike, "_WORTH_IT", LAYERS - 1)
 
 
 class Model(nn.Module):
@@ -53,7 +60,7 @@ class Numbered(Model):
 
 
 def clipped(layers: int) -> Callable[[Tensor, Tensor], None]:
-    model = Gpt(layers)
+    model = Gpt(layers, Thin)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step(tokens: Tensor, targets: Tensor) -> None:
@@ -109,20 +116,20 @@ def test_other_models_are_traced_whole(made: Callable[[], nn.Module]) -> None:
 
 
 def test_few_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, forward = [], Block.forward
+    calls, forward = [], Thin.forward
 
-    def counted(self: Block, x: Tensor) -> Any:
+    def counted(self: Thin, x: Tensor) -> Any:
         calls.append(1)
         return forward(self, x)
 
-    monkeypatch.setattr(Block, "forward", counted)
-    found = memmodel.trace(training_step(16), TOKENS, step="own", at=AT)
+    monkeypatch.setattr(Thin, "forward", counted)
+    found = memmodel.trace(training_step(16, Thin), TOKENS, step="own", at=AT)
     assert len(calls) <= 3 * (3 + 4 + 5 + 4)  # steps of three runs in numbers and one in letters
     assert found.forms is not None
     assert "L = 16 layers" in found.forms.region
     assert any("of 16 equal layers" in note for note in found.notes)
     assert found.forms.peak(AT) == found.memory.live_peak_bytes
-    assert len([name for name in found.program.names.values() if name.endswith("qkv.weight")]) == 16
+    assert len([name for name in found.program.names.values() if name.endswith("up.weight")]) == 16
 
 
 def test_the_largest_size_is_proved_on_each_side() -> None:
