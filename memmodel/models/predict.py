@@ -152,6 +152,7 @@ def predict_model(
 
 
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
+    # Megatron-LM's flat buffers hold weights of many shapes, of which no product of letters is left.
     with_formulas = case.framework != "megatron"
     kinds = memory_by_kind(case, gpu, config, _recorded)
     case, memory = fullest(kinds, case)

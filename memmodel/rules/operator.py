@@ -50,6 +50,7 @@ class Call(NamedTuple):
     def tensors(self) -> list[Strided]:
         """Every tensor among the arguments, each once."""
         found: list[Strided] = []
+        # A traced call has its positional arguments by their names too.
         _collect((*self.args, *(x for x in self.named.values() if not _among(x, self.args))), found)
         return found
 

@@ -118,7 +118,7 @@ def _trimmed(shape: Shape) -> Shape:
 def _converted(call: Call, read: list[Strided]) -> Steps:
     """Copies of operands in the dtype that the kernel computes in."""
     common = common_dtype(call)
-    for x in read:
+    for x in read:  # the copy of a tensor without dimensions, of a few bytes, is left out
         if x.shape and x.dtype is not common:
             yield scratch_like(x, common)
             yield kernel("copy", [x], [Strided(x.shape, common)], common)
