@@ -42,7 +42,7 @@ VARIED = ("tp", "pp", "cp", "ep", "dp", "dp_shard", "zero", "sequence_parallel",
 Sizes = dict[str, tuple[int, tuple[int, int]]]  # a size, and those that are recorded
 
 
-class Laid(NamedTuple):
+class TriedLayout(NamedTuple):
     """A layout of a model on all GPUs.
 
     Attributes:
@@ -87,8 +87,8 @@ class FitReport(Renderable):
     gpus: int
     node: Node
     sequences: int
-    fitting: tuple[Laid, ...]
-    others: tuple[Laid, ...]
+    fitting: tuple[TriedLayout, ...]
+    others: tuple[TriedLayout, ...]
     assumptions: tuple[str, ...]
 
 
@@ -123,17 +123,17 @@ def fit(
         gpu.listed("capacity")  # raises, naming the key
     assert room is not None
     sequences = sequences or max(TOKENS // int(case.seq), gpus)
-    found, why = _Search(machine, node, recorded), ""
-    laid = []
+    search, why = _Search(machine, node, recorded), ""
+    tried = []
     for one in _candidates(case, gpus, node, sequences, dict(given or {})):
         try:
             check_layout(one.layout, one.arch, int(one.seq), one.microbatches, gpus, one.framework)
-            laid.append(found.laid(one, room))
+            tried.append(search.tried(one, room))
         except UsageError as refused:
             why = str(refused)
-    if not laid:
+    if not tried:
         raise UsageError(f"no layout of {case.arch.name} on {gpus} GPUs{f': {why}' if why else ''}")
-    fitting, others = _judged(laid, gpu, recorded, config)
+    fitting, others = _judged(tried, gpu, recorded, config)
     return FitReport(case, gpu, gpus, node, sequences, fitting, others, tuple(_assumptions(case, node, sequences)))
 
 
@@ -237,7 +237,7 @@ class _Search:
         self._peaks: dict[ModelCase, _Small] = {}
         self._kernels: dict[Launch, float] = {}
 
-    def laid(self, case: ModelCase, room: int) -> Laid:
+    def tried(self, case: ModelCase, room: int) -> TriedLayout:
         """A layout's peak and time."""
         places = ("first", "last") if case.layout.pp > 1 else ("only",)
         fullest = max((self._peak(case, place) for place in places), key=lambda one: one.peak)
@@ -246,7 +246,7 @@ class _Search:
         time, _ = combined(case, stages, self.node, self.machine.basis)
         groups = by_kind({name: int(size) for name, size in fullest.groups.items()})
         efficiency = efficiency_of(case, self.machine.gpu, time.seconds)
-        return Laid(case, int(fullest.peak), fullest.peak <= room, groups, time, *efficiency)
+        return TriedLayout(case, int(fullest.peak), fullest.peak <= room, groups, time, *efficiency)
 
     def _peak(self, case: ModelCase, place: str) -> _Small:
         def at(**sizes: int) -> _Small:
@@ -344,27 +344,27 @@ def _extrapolated(at: Callable[..., Any], mixed: Callable[[Any, Any, float], Any
 
 
 def _judged(
-    laid: Sequence[Laid], gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None
-) -> tuple[tuple[Laid, ...], tuple[Laid, ...]]:
+    tried: Sequence[TriedLayout], gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None
+) -> tuple[tuple[TriedLayout, ...], tuple[TriedLayout, ...]]:
     """The layouts that fit, fastest first, and the others; the first few are replayed themselves."""
-    fitting = sorted((one for one in laid if one.fits), key=lambda one: -one.tokens_per_second)
-    others = [one for one in laid if not one.fits]
-    sure: list[Laid] = []
+    fitting = sorted((one for one in tried if one.fits), key=lambda one: -one.tokens_per_second)
+    others = [one for one in tried if not one.fits]
+    sure: list[TriedLayout] = []
     while fitting and len(sure) < EXACT:
         found = _replayed(fitting.pop(0), gpu, recorded, config)
         (sure if found.fits else others).append(found)
     return (*sure, *fitting), tuple(sorted(others, key=lambda one: one.peak_bytes))
 
 
-def _replayed(laid: Laid, gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None) -> Laid:
+def _replayed(tried: TriedLayout, gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None) -> TriedLayout:
     """A layout with the memory of its fullest rank."""
-    stages = {0, laid.case.layout.pp - 1}  # the first holds most micro-batches, the last one the logits
+    stages = {0, tried.case.layout.pp - 1}  # the first holds most micro-batches, the last one the logits
     programs: list[tuple[Program, Memory]] = []
     for stage in stages:
-        program = recorded(replace(laid.case, rank=Rank(stage=stage)))
-        programs.append((program, memory_of(program, laid.case.torch, gpu, config)))
+        program = recorded(replace(tried.case, rank=Rank(stage=stage)))
+        programs.append((program, memory_of(program, tried.case.torch, gpu, config)))
     memory = max((memory for _, memory in programs), key=lambda memory: memory.allocated_peak_bytes)
-    return laid._replace(
+    return tried._replace(
         peak_bytes=memory.allocated_peak_bytes, fits=all(memory.fits for _, memory in programs),
         groups=by_kind(memory.groups), exact=True,
     )  # fmt: skip

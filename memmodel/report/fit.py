@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from memmodel.base.units import bytes_text, number_text
-from memmodel.models.fit import FitReport, Laid
+from memmodel.models.fit import FitReport, TriedLayout
 from memmodel.report.sheet import Bullets, Sheet, below
 
 _SHOWN, _SHOWN_OTHERS = 10, 3
@@ -28,8 +28,8 @@ def fit_parts(report: FitReport) -> Iterator[Any]:
     yield below(Bullets("Assumed", report.assumptions))
 
 
-def _table(title: str, laid: Sequence[Laid], gpus: int) -> Sheet:
-    names = _varied(laid)
+def _table(title: str, layouts: Sequence[TriedLayout], gpus: int) -> Sheet:
+    names = _varied(layouts)
     columns = (*(f">{name}" for name in names), ">memory", ">tokens/s", ">MFU", ">comm", ">bubble")
     rows = [
         (
@@ -40,14 +40,14 @@ def _table(title: str, laid: Sequence[Laid], gpus: int) -> Sheet:
             f"{100 * one.time.exposed / one.time.seconds:.0f} %",
             f"{100 * one.time.bubble / one.time.seconds:.0f} %",
         )
-        for one in laid
+        for one in layouts
     ]
     return Sheet(f"{title}; tokens/s of a GPU, exposed communication and bubble of the step", columns, rows)
 
 
-def _without_room(laid: Sequence[Laid]) -> Sheet:
-    names = _varied(laid)
-    rows = [(*(_value(one, name) for name in names), bytes_text(one.peak_bytes), one.limits) for one in laid]
+def _without_room(layouts: Sequence[TriedLayout]) -> Sheet:
+    names = _varied(layouts)
+    rows = [(*(_value(one, name) for name in names), bytes_text(one.peak_bytes), one.limits) for one in layouts]
     return Sheet("Nearest to fitting", (*(f">{name}" for name in names), ">memory", "mostly"), rows)
 
 
@@ -57,15 +57,15 @@ _FIELDS = {
 }
 
 
-def _varied(laid: Sequence[Laid]) -> list[str]:
+def _varied(layouts: Sequence[TriedLayout]) -> list[str]:
     """The parts of a layout that one of them has: flags by their names, micro-batches, what is recomputed."""
-    found = [name for name in _FIELDS if name != "zero" and any(_value(one, name) != "1" for one in laid)]
+    found = [name for name in _FIELDS if name != "zero" and any(_value(one, name) != "1" for one in layouts)]
     if "shard" in found:
         found.insert(found.index("shard") + 1, "zero")
     return [*found, "ckpt"]
 
 
-def _value(one: Laid, name: str) -> str:
+def _value(one: TriedLayout, name: str) -> str:
     if name == "ckpt":
         return one.case.checkpoint
     return f"{one.case.microbatches if name == 'micro' else getattr(one.case.layout, _FIELDS[name])}"

@@ -195,7 +195,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "models.setting.ModelCase": _model_case,
     "models.step_time.StepTime": partial(_keys, also=["overlapped"], hidden=["low", "high", "phases", "basis"]),
     "models.capacity.ModelThreshold": partial(_keys, also=["case.attention"], attention="algorithm"),
-    "models.fit.Laid": partial(
+    "models.fit.TriedLayout": partial(
         _keys, also=["limits", "case.layout", "case.microbatches", "case.checkpoint"], hidden=["case"]
     ),
     "timing.ceiling.KernelTime": _kernel,
