@@ -110,7 +110,7 @@ class _Linker:
             }
             if size == self._size():
                 break
-        # Classes cannot be used above their definition, as functions can; a base has fewer bases than what it is of.
+        # Classes, unlike functions, have to stand above their use; a base's __mro__ is shorter than its subclass's.
         classes = {name: obj for name, obj in self.definitions.items() if isinstance(obj, type)}
         ordered = sorted(classes, key=lambda name: len(classes[name].__mro__))
         constants = [f"const {name} = {text};" for name, text in _in_order(values)]

@@ -247,7 +247,7 @@ def active_parameters(arch: Architecture) -> Dim:
     total = sum(parameters(arch).values(), start=0)
     if arch.moe is None:
         return total
-    # Multiplied before it is divided: sizes may be symbols, and the experts' share of their stack is whole.
+    # Multiplied before it is divided, so that symbols give no floor: all experts together are a multiple.
     unused = sum(weight.numel for weight in _experts(arch, arch.moe)) * (arch.moe.experts - arch.moe.top_k)
     return total - sum(kind.mixture for kind in arch.kinds()) * (unused // arch.moe.experts)
 

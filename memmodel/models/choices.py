@@ -51,7 +51,7 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
         for name in DROPOUTS:
             values.setdefault(name, getattr(arch, name))
     if arch.positions == "learned":
-        # A table of positions ends; and of an image there is no more, nor less.
+        # Learned positions end at max_pos, and an image always has that many tokens.
         values.setdefault("seq", arch.max_pos if arch.patches else min(ModelCase(arch).seq, arch.max_pos))
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))

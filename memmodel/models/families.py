@@ -476,7 +476,7 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
     family = _family(config)
     fields = {**_dropouts(config), **family(config)}
     arch = Architecture(name or _name(document), **fields)
-    # Counting parameters goes through the layers: of too many, that there are too many is said without.
+    # Counting parameters walks the layers: a model of too many is refused without it.
     if arch.layers <= MOST_LAYERS:
         check_architecture(arch, where, sum(parameters(arch).values()))
     check_architecture(arch, where, 0)

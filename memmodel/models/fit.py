@@ -302,7 +302,7 @@ def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1)
     stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
     micro = stages if stages > 1 else min(case.microbatches, 2)
     given = case.layout
-    # Two replicas show what replicas add; ranks that share experts have to be as many as they are.
+    # Two replicas show what replicas add; where ranks share experts, their number is kept.
     layout = replace(given, pp=stages, dp=given.dp if given.ep > 1 else min(given.dp, 2), dp_shard=shards)
     rank = Rank(stage=stages - 1 if place == "last" else 0)
     arch = replace(case.arch, layers=layers * stages)

@@ -33,7 +33,7 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
     backwards = [Action("B", chunks - 1 - chunk, m) for chunk, m in _places(chunks, stages, micro_batches)]
     if layout.schedule == "gpipe":
         ahead = len(forwards)
-    elif chunks == 1:  # the first passes that many stages before its backward comes back
+    elif chunks == 1:  # the first micro-batch passes that many stages before its backward returns
         ahead = min(stages - stage - 1, len(forwards))
     else:
         ahead = min((chunks - 1) * stages + 2 * (stages - stage - 1), len(forwards))

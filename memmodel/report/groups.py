@@ -12,7 +12,7 @@ def group_table(memory: Memory, formulas: Mapping[str, str]) -> Sheet:
     """The live peak by group, each with its formula where there are any, and what the allocator adds to it."""
     kinds = by_kind(memory.groups)
     rows = [row for kind in GROUPS if kind in kinds and kind != WORKSPACE for row in _rows(kind, memory, formulas)]
-    # The sum goes on below the live peak: what the allocator adds makes the reserved bytes of it.
+    # Rows below the live peak are what the allocator adds to it, up to the reserved bytes.
     live, allocated, reserved = memory.live_peak_bytes, memory.allocated_peak_bytes, memory.reserved_peak_bytes
     rows.append(("live peak", bytes_text(live), ""))
     for name, nbytes in (

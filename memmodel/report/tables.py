@@ -109,7 +109,7 @@ def _gpu_row(gpu: Gpu, prediction: Prediction) -> tuple[str, ...]:
 def _of_each_gpu(parts: Iterable[tuple[Gpu, Sequence[str]]]) -> list[str]:
     """Lines of all GPUs once, and the others with their GPU's id."""
     lines = [(gpu.id, line) for gpu, of_gpu in parts for line in of_gpu]
-    # A line that every GPU has is of the configuration.
+    # A line that every GPU has is about the configuration, and needs no GPU's name.
     gpus, count = {id_ for id_, _ in lines}, Counter(line for _, line in lines)
     return list(dict.fromkeys(line if count[line] == len(gpus) else f"{id_}: {line}" for id_, line in lines))
 

@@ -118,7 +118,7 @@ def _softmax_rate(launch: Launch, machine: Machine, prefix: str) -> Rate | None:
     if not {"sm_count", "exp_per_clock_per_sm", "tensor_clock", "boost_clock"} <= values.keys():
         return None
     gpu, work = machine.gpu, launch.work
-    slower = gpu.tensor_clock / gpu.boost_clock  # both rates are listed at the boost clock, which products lower
+    slower = gpu.tensor_clock / gpu.boost_clock  # both rates are the boost clock's; products lower it
     seconds = float(work.exp) / gpu.exp_rate + float(work.vector) / fp32_rate(machine).value
     return Rate(float(work.exp) / seconds * slower, gpu.source("exp_per_clock_per_sm"))
 
