@@ -62,6 +62,17 @@ def flash(
     return (out, lse) if return_lse else out
 
 
+def check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
+    """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
+    for name, value in (("causal", causal), ("deterministic", deterministic)):
+        if not isinstance(value, bool):
+            raise UsageError(f"{name}={value!r}: it must be True or False")
+    if isinstance(window, bool | float | str):
+        raise UsageError(f"window={window!r}: a window is a whole number of keys; None means no window")
+    if isinstance(scale, bool | str):
+        raise UsageError(f"scale={scale!r}: it must be a finite number; None means 1 / sqrt(head dim)")
+
+
 @cache
 def _function(xp: Any) -> Any:
     base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function

@@ -4,7 +4,7 @@ from typing import Any
 
 from memmodel.attention.masks import Mask
 from memmodel.base.errors import UsageError
-from memmodel_kernels.flash import flash, flash_tiles
+from memmodel_kernels.flash import check_options, flash, flash_tiles
 from memmodel_kernels.namespace import namespace
 
 
@@ -56,14 +56,3 @@ def flash_attention(
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
     tiles = flash_tiles(80, q.dtype, q.shape[-1])
     return flash(q, k, v, Mask(causal, window), tiles, deterministic, return_lse)
-
-
-def check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
-    """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
-    for name, value in (("causal", causal), ("deterministic", deterministic)):
-        if not isinstance(value, bool):
-            raise UsageError(f"{name}={value!r}: it must be True or False")
-    if isinstance(window, bool | float | str):
-        raise UsageError(f"window={window!r}: a window is a whole number of keys; None means no window")
-    if isinstance(scale, bool | str):
-        raise UsageError(f"scale={scale!r}: it must be a finite number; None means 1 / sqrt(head dim)")

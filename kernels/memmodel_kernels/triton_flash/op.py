@@ -16,7 +16,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from memmodel.base.errors import UsageError
-from memmodel_kernels.flash_attention import check_options
+from memmodel_kernels.flash import check_options
 from memmodel_kernels.triton_flash import launch
 from memmodel_kernels.triton_flash.problem import Problem, checked, described
 

@@ -13,7 +13,7 @@ from memmodel.attention import tiles
 from memmodel.base.dtypes import DType
 from memmodel.base.dtypes import dtype as named
 from memmodel.base.errors import UsageError, unknown
-from memmodel_kernels.flash_attention import check_options
+from memmodel_kernels.flash import check_options
 from memmodel_kernels.triton_flash.blocks import Band
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
