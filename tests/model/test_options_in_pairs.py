@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from pairs import Row, all_pairs, pairs_of
 from training import beyond_numbers, llama, small_case, two_steps
 
 from memmodel.models.architecture import Latent, Mixture
 from memmodel.models.setting import Adapter
+from pairs import Row, all_pairs, pairs_of
 from torch_events import real_events, recorded_events
 
 _GPT = {"norm": "layernorm", "activation": "gelu", "positions": "learned", "max_pos": 13, "tied": True}

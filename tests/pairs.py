@@ -12,12 +12,12 @@ Pair = frozenset[tuple[str, Any]]
 def all_pairs(options: Mapping[str, Sequence[Any]], allowed: Callable[[Row], bool], seed: int = 0) -> Iterator[Row]:
     """Rows of a value of each option, greedily: each is the best of some random ones that hold a pair yet to come.
 
-    Values are names. `allowed` refuses rows whose values exclude each other.
+    `allowed` refuses rows whose values exclude each other.
     """
     dice = random.Random(seed)
     waiting = {frozenset({(a, x), (b, y)}) for a, b in combinations(options, 2) for x in options[a] for y in options[b]}
     while waiting:
-        pair = min(waiting, key=sorted)
+        pair = min(waiting, key=lambda pair: sorted((name, str(value)) for name, value in pair))
         drawn = [{name: dice.choice(values) for name, values in options.items()} | dict(pair) for _ in range(60)]
         rows = [row for row in drawn if allowed(row)]
         if not rows:
