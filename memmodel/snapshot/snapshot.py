@@ -18,7 +18,7 @@ from memmodel.allocator.config import INTERVALS
 from memmodel.base.checked import checked
 from memmodel.base.errors import UsageError
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
-from memmodel.snapshot.unpickle import load_plain
+from memmodel.snapshot.unpickle import load_plain, uncollected
 
 ALLOC, FREED = "alloc", "free_completed"
 GROW, SHRINK = ("segment_alloc", "segment_map"), ("segment_free", "segment_unmap")
@@ -121,6 +121,7 @@ def read_snapshot(path: str, device: int | None = None) -> Snapshot:
     return parse_snapshot(load_plain(path), path, device)
 
 
+@uncollected()
 def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     """A snapshot from its plain data; `path` is for messages."""
     _limit_items(data, path)

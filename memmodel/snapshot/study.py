@@ -18,6 +18,7 @@ from memmodel.snapshot.runs import (
     starts_as_recorded,
 )
 from memmodel.snapshot.snapshot import Snapshot
+from memmodel.snapshot.unpickle import uncollected
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Study:
     notes: tuple[str, ...]
 
 
+@uncollected()
 def study(snapshot: Snapshot, conf: AllocConf | None = None, capacity: int | None = None) -> Study:
     """Read a snapshot's peak, replay it, and replay it under `conf` and with `capacity` bytes where they are given.
 

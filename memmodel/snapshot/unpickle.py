@@ -9,6 +9,8 @@ import io
 import pickle
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +54,19 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("refers to an object outside the file")
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: nothing that a snapshot makes is garbage, and looking takes as long as building."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@uncollected()
 def load_plain(path: str) -> Any:
     """The plain data in a pickle, which may be packed by gzip, xz or bzip2.
 
@@ -59,15 +74,10 @@ def load_plain(path: str) -> Any:
     """
     data = _bytes(path)
     _scan(path, data)
-    collecting = gc.isenabled()
-    gc.disable()  # nothing that is built here is garbage, and looking for some takes as long as building
     try:
         return _PlainUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # damaged bytes fail in as many ways as the machine has instructions
         raise _damaged(path, error) from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _bytes(path: str) -> bytes:
