@@ -62,7 +62,7 @@ def checkpointed(maker: Maker, reentrant: bool) -> Maker:
 
 def t5() -> Made:
     built = made(
-        "T5ForConditionalGeneration", "T5Config", vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2,
+        "T5ForConditionalGeneration", "T5Config", vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1,
         num_heads=4, decoder_start_token_id=0, use_cache=False,
     )  # fmt: skip
     return built, lambda tokens: built(input_ids=tokens, labels=tokens).loss
@@ -70,8 +70,8 @@ def t5() -> Made:
 
 def whisper() -> Made:
     built = made(
-        "WhisperForConditionalGeneration", "WhisperConfig", vocab_size=VOCABULARY, d_model=32, encoder_layers=2,
-        decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        "WhisperForConditionalGeneration", "WhisperConfig", vocab_size=VOCABULARY, d_model=32, encoder_layers=1,
+        decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48,
         num_mel_bins=8, max_source_positions=N, max_target_positions=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         decoder_start_token_id=1, use_cache=False,
     )  # fmt: skip
@@ -93,22 +93,23 @@ def clip() -> Made:
     return built, lambda tokens: built(input_ids=tokens, pixel_values=torch.zeros(B, 3, 32, 32), return_loss=True).loss
 
 
-LLAMA = text("LlamaForCausalLM", num_key_value_heads=2)
+LLAMA = text("LlamaForCausalLM", num_key_value_heads=2)  # two layers; models whose layers are alike have one
+ALONE = {"num_hidden_layers": 1}
 MODELS: dict[str, Maker] = {
     "llama": LLAMA,
     "llama, checkpoints": checkpointed(LLAMA, False),
     "llama, reentrant checkpoints": checkpointed(LLAMA, True),
-    "qwen3": text("Qwen3ForCausalLM", **GROUPED),
+    "qwen3": text("Qwen3ForCausalLM", **GROUPED, **ALONE),
     "gemma3": text("Gemma3ForCausalLM", "Gemma3TextConfig", **GROUPED, sliding_window=8),
-    "gpt-neox": text("GPTNeoXForCausalLM"),
-    "mistral": text("MistralForCausalLM", **GROUPED),
+    "gpt-neox": text("GPTNeoXForCausalLM", **ALONE),
+    "mistral": text("MistralForCausalLM", **GROUPED, **ALONE),
     "gemma2": text("Gemma2ForCausalLM", **GROUPED),
-    "gpt2": text("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=2, n_head=4, n_positions=64),
-    "falcon": text("FalconForCausalLM"),
-    "mixtral": text("MixtralForCausalLM", **GROUPED, **EXPERTS),
-    "qwen3 moe": text("Qwen3MoeForCausalLM", **GROUPED, **EXPERTS),
+    "gpt2": text("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=1, n_head=4, n_positions=64, **ALONE),
+    "falcon": text("FalconForCausalLM", **ALONE),
+    "mixtral": text("MixtralForCausalLM", **GROUPED, **EXPERTS, **ALONE),
+    "qwen3 moe": text("Qwen3MoeForCausalLM", **GROUPED, **EXPERTS, **ALONE),
     "deepseek v3": text("DeepseekV3ForCausalLM", **EXPERTS, **LATENT),
-    "bert": text("BertForMaskedLM"),
+    "bert": text("BertForMaskedLM", **ALONE),
     "t5": t5,
     "whisper": whisper,
     "vit": vit,
