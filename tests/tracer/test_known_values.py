@@ -33,6 +33,13 @@ def part_of_a_mask(x: Tensor) -> Tensor:
     return x[mask].exp()
 
 
+def what_is_left_of_a_table(x: Tensor) -> Tensor:
+    """As SimCLR's labels are: a mask picks from a table, and what it picked is a mask."""
+    same = (torch.arange(len(x)) % 3).unsqueeze(0) == (torch.arange(len(x)) % 3).unsqueeze(1)
+    others = same[~torch.eye(len(x), dtype=torch.bool)].view(len(x), -1)
+    return x[:, None].expand(-1, others.shape[1])[others].exp()
+
+
 def written_element(x: Tensor) -> Tensor:
     losses = torch.zeros(3)
     for i in range(3):
@@ -53,7 +60,8 @@ def clipped_by_value(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "function", [rates_in_a_list, part_of_a_mask, written_element, crops_at_random, clipped_by_value]
+    "function",
+    [rates_in_a_list, part_of_a_mask, what_is_left_of_a_table, written_element, crops_at_random, clipped_by_value],
 )
 def test_events_are_a_real_runs(function: Callable[[Tensor], Tensor]) -> None:
     def body(_: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memmodel.tracer.private.dispatch import tensors_in, tree_map_only
 from memmodel.tracer.private.fake import is_fake
-from memmodel.tracer.watch.known import has_value, value_of
+from memmodel.tracer.watch.known import remember, value_of
 
 _EVERY = "a mask of data keeps every element, the most that there can be"
 _BALANCED = "as many take each of the choices of a router: the load is balanced"
@@ -34,7 +34,11 @@ def sized_by_values(func: Any, args: Any, kwargs: Any) -> Any:
     if not any(is_fake(x) for x in tensors_in((args, kwargs))):
         return None  # PyTorch's own code, such as a mesh's on its ranks
     value = value_of(func, args, kwargs)
-    return None if value is None else tree_map_only(Tensor, _made_as, value)
+    if value is None:
+        return None
+    made = tree_map_only(Tensor, lambda x: torch.empty(x.shape, dtype=x.dtype), value)
+    remember(func, args, kwargs, made)
+    return made
 
 
 def sized_as_assumed(func: Any, args: Any, kwargs: Any, note: Callable[[str], None]) -> Any:
@@ -87,12 +91,6 @@ def _is_choice(indices: Tensor, x: Tensor) -> None:
         setattr(indices, _CHOICES, x.shape[-1])
 
 
-def _made_as(value: Tensor) -> Tensor:
-    made = torch.empty(value.shape, dtype=value.dtype)
-    has_value(made, value)
-    return made
-
-
 def plain_index(index: Any, number: Callable[[Tensor], Any], masks: Callable[[Tensor], Any] | None) -> Any:
     """An index as PyTorch reads it: numbers in slices for tensors; with `masks` for a mask the places of its ones."""
     items = index if isinstance(index, tuple) else (index,)
@@ -102,7 +100,9 @@ def plain_index(index: Any, number: Callable[[Tensor], Any], masks: Callable[[Te
         if masks and isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) and is_fake(item):
             places = masks(item)
         if places is not None:
-            found += places.unbind(1)
+            columns = places.unbind(1)
+            remember(Tensor.unbind, (places, 1), {}, columns)
+            found += columns
         elif isinstance(item, slice):
             ends = (item.start, item.stop, item.step)
             found.append(slice(*(number(end) if isinstance(end, Tensor) else end for end in ends)))
