@@ -13,6 +13,11 @@ from memmodel.events.origin import is_library
 
 def target(text: str) -> Any:
     """The object. Importing runs the module. Raises UsageError for what cannot be found, naming the nearest."""
+    if text.endswith(".py"):
+        raise UsageError(
+            f"{text}: name a function of it, {text}:step; a script whose statements train as it is run needs its "
+            "step in a function of the batch, and the rest below `if __name__ == '__main__'`"
+        )
     module_name, colon, path = text.rpartition(":")
     if not colon or not module_name or not path:
         raise UsageError(f"{text!r}: expected PACKAGE.MODULE:FUNCTION, such as model:attention, or FILE.py:FUNCTION")

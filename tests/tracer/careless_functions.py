@@ -14,6 +14,22 @@ def picks_by_mask(x: Tensor) -> Tensor:
     return x[x > 0]
 
 
+def packs(x: Tensor) -> Any:
+    return nn.utils.rnn.pack_padded_sequence(x[:, :, None], x[0].long(), batch_first=True)
+
+
+def steps_by_lbfgs(x: Tensor) -> None:
+    layer = nn.Linear(8, 1)
+
+    def closure() -> Any:
+        loss = layer(x).sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        torch.optim.LBFGS(layer.parameters()).step(closure)
+
+
 def sparse(x: Tensor) -> Tensor:
     return x.to_sparse() @ x
 

@@ -24,6 +24,8 @@ ROOT = Path(memmodel.__file__).parents[1]
     ("function", "words"),
     [
         (careless.sparse, "makes a sparse tensor"),
+        (careless.packs, "hand the layer the padded batch"),
+        (careless.steps_by_lbfgs, "trace a step of its closure alone"),
         (careless.Counting(), "two traces of the function allocate differently"),
         (careless.NeedsWidth, "a class whose instances need width"),
         (careless.in_a_thread, "tensors in a thread of its own"),

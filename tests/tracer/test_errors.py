@@ -25,10 +25,9 @@ def line_of(function: Callable[..., Any], text: str) -> int:
 @pytest.mark.parametrize(
     ("function", "text", "words"),
     [
-        (functions.branches_on_data, "if x.sum()", "asks for the value of a tensor"),
         (functions.asks_for_a_value, ".item()", "asks for the value of a tensor"),
         (functions.raises, "{}[1]", "raised KeyError"),
-        (functions.asks_cuda, "get_device_properties", "needs a GPU itself"),
+        (functions.asks_cuda, "CUDAGraph", "needs a GPU itself"),
     ],
 )
 def test_the_users_line_is_named(function: Any, text: str, words: str) -> None:
@@ -137,6 +136,7 @@ def test_what_cuda_code_says_about_devices_is_understood() -> None:
     ("text", "words"),
     [
         ("traced_functions", "expected PACKAGE.MODULE:FUNCTION"),
+        ("traced_functions.py", "name a function of it, traced_functions.py:step"),
         ("traced_functions:three_nams", "did you mean three_names"),
         ("no_such_module_here:f", "unknown module 'no_such_module_here'"),
         ("missing.py:f", "there is no such file"),

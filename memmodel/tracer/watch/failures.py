@@ -35,6 +35,11 @@ def _sentence(error: BaseException) -> str:
     where = f" at {place}" if place else ""
     kind, text = type(error).__name__, str(error).strip().splitlines()
     first = _SOURCE.sub("", text[0].strip().rstrip(".")) if text else ""
+    if "_pack_padded_sequence" in first:
+        return (
+            f"the code packs sequences by lengths that a trace does not have{where}: hand the layer the padded batch, "
+            "which is the most that it takes"
+        )
     if kind in _NEEDS_DATA or any(words in first for words in _ASKED):
         return (
             f"the code asks for the value of a tensor{where}: a trace has sizes but no data; take branches and sizes "
