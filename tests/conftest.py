@@ -10,6 +10,7 @@ from hypothesis import settings
 # ten times the work. Both read this when they are imported, later than here; what a test starts inherits it.
 for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a process of workers, which import PyTorch again
 
 # Programs that tests start read and write byte code, as those of an installed package do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
