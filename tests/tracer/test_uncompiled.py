@@ -6,22 +6,41 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CODE = """
-import json, sys, torch, memmodel
-from traced_functions import INPUTS, SIZES, three_names
+import pytest
 
-found = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
-imported = [name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules]
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all processes
+
+BEGIN = """
+import gc, importlib, json, sys, torch, memmodel
+from unittest import mock
+from memmodel.tracer.private import fake
+from traced_functions import INPUTS, SIZES, in_chunks, three_names
+
+def traced():
+    found = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
+    peaks = {phase: [str(b.expression) for b in branches] for phase, branches in found.forms.peaks.items()}
+    return [peaks, found.memory.phase_peaks]
+
+def imported():
+    return [name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules]
+"""
+COMPILER = """
+usual, before = traced(), imported()
 marked = torch._subclasses.fake_tensor.FakeTensorMode.__torch_dispatch__.__wrapped__
 left = "_dynamo" in vars(torch), "__dynamo_disable" in vars(marked)
 compiled = torch.compile(lambda x: x * 2 + 1, backend="eager")(torch.ones(3)).tolist()
-again = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
-same = again.forms.peaks == found.forms.peaks and again.memory == found.memory
-print(json.dumps([imported, left, compiled, same]))
+print(json.dumps([before, left, compiled, traced() == usual]))
+"""
+DECORATED = """
+@torch.compile
+def compiled(x):
+    return (x * 2).softmax(-1)
+
+found = memmodel.trace(compiled, {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
+plain = memmodel.trace(lambda x: (x * 2).softmax(-1), {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
+print(json.dumps(found.memory == plain.memory))
 """
 GARBAGE = """
-import gc, json
-from traced_functions import INPUTS, SIZES, in_chunks
 from memmodel.base.device import CUDA
 from memmodel.tracer.watch.run import Setting
 from memmodel.tracer.specs import inputs_of
@@ -36,8 +55,39 @@ traced_in_letters(setting, hints("BHND", SIZES))
 gc.collect()
 print(json.dumps(sum(type(x).__name__ == "FakeTensor" for x in gc.garbage)))
 """
+GONE = """
+gone = [
+    ("_asks", mock.Mock(side_effect=ImportError("_disable_dynamo"))),
+    ("_letters", mock.Mock(side_effect=AttributeError("GuardSource"))),
+    ("_config", mock.Mock(side_effect=ModuleNotFoundError("torch._dynamo.config"))),
+    ("_config", mock.Mock(return_value=sys)),  # it is there, and means something else
+    ("_references", mock.Mock(side_effect=ImportError("global_decomposition_table"))),
+]
 
+def asked(name, instead):
+    found, really = [], importlib.import_module
 
+    def imports(module):
+        return found.append(module) if module in (fake._COMPILER, fake._VALIDATOR) else really(module)
+
+    with mock.patch.object(fake, name, instead), mock.patch.object(importlib, "import_module", imports):
+        fake.does_without_compiler.__wrapped__()
+    return found
+"""
+ASKED = f"""{GONE}
+usual = traced()
+print(json.dumps([imported(), *(asked(*each) for each in gone)]))
+"""
+# In a process whose first trace finds that a name is gone, with the others gone after it.
+WITHOUT = f"""{GONE}
+found = []
+for name, instead in gone:
+    with mock.patch.object(fake, name, instead):
+        found.append(traced())
+print(json.dumps([imported(), found]))
+{GARBAGE}
+"""
+USUAL = "print(json.dumps([imported(), traced(), imported()]))\n"
 FORKS = """
 import json, os, sys, torch, memmodel.tracer.api
 
@@ -51,68 +101,39 @@ for code in json.load(sys.stdin):
 """
 
 
-def run(*codes: str) -> list[Any]:
+@pytest.fixture(scope="module")
+def printed() -> dict[str, list[Any]]:
     """What each code prints as JSON, in a process of its own: forks of one that has imported PyTorch."""
+    codes = {"compiler": COMPILER + DECORATED, "garbage": GARBAGE, "usual": USUAL, "asked": ASKED, "without": WITHOUT}
+    ends = "print()\n"  # an empty line
     command, folder = [sys.executable, "-c", FORKS], Path(__file__).parent
-    done = subprocess.run(command, input=json.dumps(codes), capture_output=True, text=True, cwd=folder)
+    given = json.dumps([BEGIN + code + ends for code in codes.values()])
+    done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    parts = done.stdout.removesuffix("\n\n").split("\n\n")
+    return {name: [*map(json.loads, part.splitlines())] for name, part in zip(codes, parts, strict=True)}
 
 
-def test_a_trace_imports_no_compiler_and_the_compiler_works_after_it() -> None:
-    assert run(CODE) == [[[], [False, False], [3.0, 3.0, 3.0], True]]
+def test_a_trace_imports_no_compiler_and_the_compiler_works_after_it(printed: dict[str, list[Any]]) -> None:
+    assert printed["compiler"][0] == [[], [False, False], [3.0, 3.0, 3.0], True]
 
 
-def test_no_tensor_waits_for_the_garbage_collector() -> None:
+def test_a_function_that_was_compiled_before_is_traced_as_it_is(printed: dict[str, list[Any]]) -> None:
+    assert printed["compiler"][1] is True
+
+
+def test_no_tensor_waits_for_the_garbage_collector(printed: dict[str, list[Any]]) -> None:
     """Else its death would come by chance. The compiler, once imported, changes nothing about it."""
-    beside_the_compiler = f"from memmodel.tracer.private import fake\nfake._trial = lambda: False\n{GARBAGE}"
-    assert run(GARBAGE, beside_the_compiler) == [0, 0]
+    assert [printed["garbage"][0], printed["without"][1]] == [0, 0]
 
 
-MISSING = """
-import json, sys, torch, memmodel
-import torch._compile
-from unittest import mock
-from memmodel.tracer.private import fake
-from traced_functions import INPUTS, SIZES, three_names
-
-with mock.patch.object(fake, NAME, GONE):
-    found = memmodel.trace(three_names, INPUTS, step="train", at=SIZES)
-peaks = {phase: [str(b.expression) for b in branches] for phase, branches in found.forms.peaks.items()}
-print(json.dumps(["torch._dynamo" in sys.modules, peaks, found.memory.phase_peaks]))
-"""
-
-
-GONE = [
-    ("_asks", "mock.Mock(side_effect=ImportError('_disable_dynamo'))"),
-    ("_letters", "mock.Mock(side_effect=AttributeError('GuardSource'))"),
-    ("_config", "mock.Mock(side_effect=ModuleNotFoundError('torch._dynamo.config'))"),
-    ("_config", "mock.Mock(return_value=sys)"),  # it is there, and means something else
-    ("_references", "mock.Mock(side_effect=ImportError('global_decomposition_table'))"),
-]
-
-
-def test_without_one_of_the_private_names_the_compiler_is_imported() -> None:
+def test_without_one_of_the_private_names_the_compiler_is_imported(printed: dict[str, list[Any]]) -> None:
     """Slower, and the same to the byte."""
-    usual = MISSING.replace("with mock.patch.object(fake, NAME, GONE):", "with mock.patch.dict({}):")
-    without = [MISSING.replace("NAME", repr(name)).replace("GONE", gone) for name, gone in GONE]
-    (imported, *expected), *found = run(usual, *without)
-    assert not imported
-    assert found == len(GONE) * [[True, *expected]]
-
-
-DECORATED = """
-import json, torch, memmodel
-
-@torch.compile
-def compiled(x):
-    return (x * 2).softmax(-1)
-
-found = memmodel.trace(compiled, {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
-plain = memmodel.trace(lambda x: (x * 2).softmax(-1), {"x": "N,8"}, step="train", at={"N": 100}, formulas=False)
-print(json.dumps(found.memory == plain.memory))
-"""
-
-
-def test_a_function_that_was_compiled_before_is_traced_as_it_is() -> None:
-    assert run(DECORATED) == [True]
+    ((before, *asked),) = printed["asked"]
+    assert before == []
+    assert asked == 5 * [["torch._dynamo", "torch.fx.experimental.validator"]]
+    ((none, usual, still_none),) = printed["usual"]
+    assert none == still_none == []
+    imported, found = printed["without"][0]
+    assert "torch._dynamo" in imported
+    assert found == 5 * [usual]
