@@ -121,7 +121,7 @@ def test_which_ranks_stand_for_all() -> None:
     ("given", "says"),
     [
         ({"rank": 4}, "rank 4 of a world of 4: expected one from 0 to 3"),
-        ({"gpus_per_node": 0}, "expected 1 or more"),
+        ({"gpus_per_node": 0}, "expected a whole number of at least 1"),
     ],
 )
 def test_impossible_worlds(script: Path, given: dict[str, int], says: str) -> None:
