@@ -62,7 +62,8 @@ def tiles_of(case: Case) -> Any:
     """The tiles of a fused kernel: those of the case, or by its architecture, dtype and head dim."""
     from memmodel_kernels.flash import flash_tiles
 
-    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim))
+    capped = case.scores.softcap is not None
+    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), capped)
 
 
 def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, sinks: Tensor | None = None) -> Any:
@@ -100,7 +101,7 @@ def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
 def _flash(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
     from memmodel_kernels.flash import flash
 
-    return flash(q, k, v, case.mask, tiles_of(case), deterministic)
+    return flash(q, k, v, case.mask, tiles_of(case), deterministic, softcap=case.scores.softcap)
 
 
 def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -232,13 +233,14 @@ _ADDED = ("fixed", "learned", "alibi")
 _ALL = (
     Algorithm("naive", "naive attention", _naive, dropout=True, sink_keys=True, scores=(*_ADDED, "softcap", "sinks")),
     Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True, sink_keys=True),
-    Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN),
+    Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN, scores=("softcap",)),
     Algorithm(
         "flash-deterministic",
         "FlashAttention-2 in Triton, deterministic",
         _flash_deterministic,
         fused=True,
         tiled=True,
+        scores=("softcap",),
         note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),
     Algorithm(

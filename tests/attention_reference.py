@@ -29,9 +29,11 @@ class Case:
     window: int | None = None
     scale: float | None = None
     dtype: torch.dtype = torch.float16
+    softcap: float | None = None
 
     def __str__(self) -> str:
         mask = ("-causal" if self.causal else "") + (f"-window{self.window}" if self.window else "")
+        mask += f"-cap{self.softcap:g}" if self.softcap else ""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"b{self.b}h{self.h}g{self.g}n{self.n}m{self.m}d{self.d}{mask}-{dtype}"
 
@@ -60,7 +62,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, case: Case) -> tuple[Tensor, Tens
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     scale = case.d**-0.5 if case.scale is None else case.scale
     visible = case.visible()
-    scores = (q @ k.mT * scale).masked_fill(~visible, -torch.inf)
+    scores = q @ k.mT * scale
+    if case.softcap is not None:
+        scores = (scores / case.softcap).tanh() * case.softcap
+    scores = scores.masked_fill(~visible, -torch.inf)
     alive = visible.any(-1)
     lse = scores.masked_fill(~alive[:, None], 0.0).logsumexp(-1)
     probabilities = (scores - lse[..., None]).exp()

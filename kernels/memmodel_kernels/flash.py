@@ -30,17 +30,22 @@ class FlashTiles(NamedTuple):
     fused: Tile | None
 
 
-def flash_tiles(arch: int, dtype: DType, head_dim: int) -> FlashTiles:
-    """The default tiles of an architecture (80 is sm_80). Raises UsageError for what the kernels do not support."""
+def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False) -> FlashTiles:
+    """The default tiles of an architecture (80 is sm_80), `capped` with a soft cap.
+
+    Raises UsageError for what the kernels do not support.
+    """
     if dtype.name == "float64" or head_dim > tiles.MAX_HEAD_DIM:
         raise UsageError(
             f"flash attention of {dtype} with head dim {head_dim}: there are kernels for fp16, bf16 and fp32 up to "
             f"head dim {tiles.MAX_HEAD_DIM}; choose another algorithm with --algorithm"
         )
-    has_fused = tiles.supports(arch, dtype, head_dim, tiles.FUSED)
-    fused = tiles.tile(arch, dtype, head_dim, tiles.FUSED) if has_fused else None
-    forward, dkdv, dq = (tiles.tile(arch, dtype, head_dim, p) for p in (tiles.FORWARD, tiles.DKDV, tiles.DQ))
-    return FlashTiles(forward, dkdv, dq, fused)
+
+    def tile(pass_: tiles.Pass) -> Tile:
+        return tiles.tile(arch, dtype, head_dim, pass_, capped=capped)
+
+    fused = tile(tiles.FUSED) if tiles.supports(arch, dtype, head_dim, tiles.FUSED) else None
+    return FlashTiles(tile(tiles.FORWARD), tile(tiles.DKDV), tile(tiles.DQ), fused)
 
 
 def flash(
@@ -51,18 +56,19 @@ def flash(
     tiles: FlashTiles | None = None,
     deterministic: bool = True,
     return_lse: bool = False,
+    softcap: float | None = None,
 ) -> Any:
     """Attention in one kernel. Shapes as for `naive`; `tiles` are those of sm_80 unless given.
 
     The backward of `deterministic` runs one program per key tile for dK and dV and one per query tile for dQ, seven
     matrix products in all; otherwise one per key tile with five, which adds to an fp32 dQ in memory.
     """
-    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1])
-    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic)
+    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None)
+    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap)
     return (out, lse) if return_lse else out
 
 
-def check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> None:
+def check_options(causal: Any, window: Any, scale: Any, softcap: Any, deterministic: Any) -> None:
     """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
     for name, value in (("causal", causal), ("deterministic", deterministic)):
         if not isinstance(value, bool):
@@ -71,6 +77,8 @@ def check_options(causal: Any, window: Any, scale: Any, deterministic: Any) -> N
         raise UsageError(f"window={window!r}: a window is a whole number of keys; None means no window")
     if isinstance(scale, bool | str):
         raise UsageError(f"scale={scale!r}: it must be a finite number; None means 1 / sqrt(head dim)")
+    if isinstance(softcap, bool | str):
+        raise UsageError(f"softcap={softcap!r}: it must be a positive number, such as 50; None means no cap")
 
 
 @cache
@@ -81,17 +89,19 @@ def _function(xp: Any) -> Any:
         """Forward and backward of the library that the tensors belong to."""
 
         @staticmethod
-        def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool) -> Any:
-            out, lse = flash_forward(q, k, v, mask, tiles.forward)
+        def forward(
+            ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool, softcap: float | None
+        ) -> Any:
+            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap)
             ctx.save_for_backward(q, k, v, out, lse)
             ctx.set_materialize_grads(False)
-            ctx.mask, ctx.tiles, ctx.deterministic = mask, tiles, deterministic
+            ctx.options = mask, tiles, deterministic, softcap
             return out, lse
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
-            grads = flash_backward((dout, dlse, *ctx.saved_tensors), ctx.mask, ctx.tiles, ctx.deterministic)
-            return *grads, None, None, None
+            grads = flash_backward((dout, dlse, *ctx.saved_tensors), *ctx.options)
+            return *grads, None, None, None, None
 
     return FlashAttention
 
@@ -113,11 +123,11 @@ def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) 
     return total, new_max, row_sum
 
 
-def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, Any]:
+def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None) -> tuple[Any, Any]:
     """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
     xp = namespace(q)
-    b, h, n, d = q.shape
-    m, scale = k.shape[2], d**-0.5
+    b, h, n, _ = q.shape
+    m = k.shape[2]
     out = xp.empty_like(q)
     lse = q.new_empty(b, h, n, dtype=xp.float32)
     with kernel("flash_forward", reads=(q, seen(k, mask, n), seen(v, mask, n)), writes=(out, lse)) as on_chip:
@@ -128,7 +138,7 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
             row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
             for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                 k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-                scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * scale
+                scores = _scores(q_i, k_j, softcap)
                 scores = on_chip.masked(scores, mask, rows, cols, n, m)
                 total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
             safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
@@ -138,18 +148,26 @@ def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile) -> tuple[Any, 
 
 
 def flash_backward(
-    tensors: tuple[Any, ...], mask: Mask, tiles: FlashTiles, deterministic: bool
+    tensors: tuple[Any, ...], mask: Mask, tiles: FlashTiles, deterministic: bool, softcap: float | None = None
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV. `tensors`: the gradients of O and of LSE (or None), then Q, K, V, O and LSE."""
     dout, dlse, q, k, v, out, lse = tensors
     delta = row_dots(dout, out, dlse)
     if deterministic or tiles.fused is None:
-        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles)
-    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused)
+        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap)
+    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap)
 
 
 def flash_backward_split(
-    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tiles: FlashTiles
+    dout: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    lse: Any,
+    delta: Any,
+    mask: Mask,
+    tiles: FlashTiles,
+    softcap: float | None,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
     xp = namespace(q)
@@ -165,9 +183,9 @@ def flash_backward_split(
             dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
             for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                 q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
-                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
+                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
                 dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
-                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows)
+                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows)
                 dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
             on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
             on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
@@ -177,15 +195,15 @@ def flash_backward_split(
             dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
             for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                 k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
-                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows)
+                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
+                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows)
                 dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
             on_chip.store(dq, rows, (dq_i * scale).to(q.dtype))
     return dq, dk, dv
 
 
 def flash_backward_fused(
-    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tile: Tile
+    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tile: Tile, softcap: float | None
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
     xp = namespace(q)
@@ -201,9 +219,9 @@ def flash_backward_fused(
             dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
             for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                 q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
-                probs = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, n, m)
+                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
                 dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
-                ds = _score_gradient(on_chip, probs, do_i, v_j, delta, rows).to(q.dtype)
+                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows).to(q.dtype)
                 dk_j = dk_j + (ds.transpose(-2, -1) @ q_i).to(xp.float32)
                 on_chip.accumulate(dq_sum, rows, (ds @ k_j).to(xp.float32) * scale)
             on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
@@ -225,19 +243,29 @@ def row_dots(dout: Any, out: Any, dlse: Any = None) -> Any:
     return delta
 
 
-def _probabilities(on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, n: Any, m: Any) -> Any:
-    """A block of probabilities, from the scores and the rows' LSE."""
-    xp = namespace(q_i)
-    scores = (q_i @ k_j.transpose(-2, -1)).to(xp.float32) * q_i.shape[-1] ** -0.5
-    scores = on_chip.masked(scores, mask, rows, cols, n, m)
-    return (scores - on_chip.load(lse, rows).unsqueeze(-1)).exp()
+def _scores(q_i: Any, k_j: Any, softcap: float | None) -> Any:
+    """A block of scaled scores in fp32, capped."""
+    scores = (q_i @ k_j.transpose(-2, -1)).to(namespace(q_i).float32) * q_i.shape[-1] ** -0.5
+    return scores if softcap is None else (scores / softcap).tanh() * softcap
 
 
-def _score_gradient(on_chip: Any, probs: Any, do_i: Any, v_j: Any, delta: Any, rows: Any) -> Any:
-    """A block of dS = P * (dP - delta)."""
-    xp = namespace(probs)
-    dprobs = (do_i @ v_j.transpose(-2, -1)).to(xp.float32)
-    return probs * (dprobs - on_chip.load(delta, rows).unsqueeze(-1))
+def _probabilities(
+    on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, softcap: float | None, n: Any, m: Any
+) -> tuple[Any, Any]:
+    """A block of probabilities, from the scores and the rows' LSE, and the same with the slope of the soft cap."""
+    scores = _scores(q_i, k_j, softcap)
+    seen = on_chip.masked(scores, mask, rows, cols, n, m)
+    probs = (seen - on_chip.load(lse, rows).unsqueeze(-1)).exp()
+    if softcap is None:
+        return probs, probs
+    tanh = scores / softcap
+    return probs, probs * (1.0 - tanh * tanh)
+
+
+def _score_gradient(on_chip: Any, slope: Any, do_i: Any, v_j: Any, delta: Any, rows: Any) -> Any:
+    """A block of dS = P * (dP - delta), where `slope` is P, with that of the soft cap."""
+    dprobs = (do_i @ v_j.transpose(-2, -1)).to(namespace(slope).float32)
+    return slope * (dprobs - on_chip.load(delta, rows).unsqueeze(-1))
 
 
 def _per_key_head(x: Any, g: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 from memmodel.attention.masks import Mask
 from memmodel.base.errors import UsageError
-from memmodel_kernels.flash import check_options, flash, flash_tiles
+from memmodel_kernels.flash import check_options, flash
 from memmodel_kernels.namespace import namespace
 
 
@@ -16,6 +16,7 @@ def flash_attention(
     causal: bool = False,
     window: int | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     deterministic: bool = True,
     precision: str | None = None,
     return_lse: bool = False,
@@ -34,6 +35,7 @@ def flash_attention(
         window: each query sees this many keys, its own position and those before it (and as many after it, unless
             causal).
         scale: of the scores; 1 / sqrt(d) unless given.
+        softcap: c in c tanh(scores / c), of scaled scores.
         deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
             seven, which adds up dQ in no fixed order, in an fp32 buffer.
         precision: how fp32 is multiplied: "ieee", "tf32" or "tf32x3"; as torch.matmul would now unless given.
@@ -49,10 +51,9 @@ def flash_attention(
     if namespace(q).__name__ == "torch":
         from memmodel_kernels.triton_flash.op import attention
 
-        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic)
+        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic, softcap)
         return (o, lse) if return_lse else o
-    check_options(causal, window, scale, deterministic)
+    check_options(causal, window, scale, softcap, deterministic)
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
-    tiles = flash_tiles(80, q.dtype, q.shape[-1])
-    return flash(q, k, v, Mask(causal, window), tiles, deterministic, return_lse)
+    return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap)

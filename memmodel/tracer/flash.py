@@ -17,8 +17,8 @@ from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, fl
 @rule("flash_attention")
 def forward(call: Call) -> Steps:
     """The output and its log-sum-exp."""
-    tiles, mask = _tiles(call, call.args[0]), _mask(call)
-    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tiles.forward), call.args[:3])
+    tiles, mask, cap = _tiles(call, call.args[0]), _mask(call), call.named.get("softcap")
+    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tiles.forward, cap), call.args[:3])
 
 
 @rule("flash_attention_backward")
@@ -27,13 +27,13 @@ def backward(call: Call) -> Steps:
     tiles, mask, deterministic = _tiles(call, call.args[2]), _mask(call), bool(call.named["deterministic"])
 
     def run(*given: Any) -> Any:
-        return flash_backward(given, mask, tiles, deterministic)
+        return flash_backward(given, mask, tiles, deterministic, call.named.get("softcap"))
 
     yield from _recorded(call, run, call.args[:7])
 
 
 def _tiles(call: Call, q: Strided) -> FlashTiles:
-    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1])
+    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], call.named.get("softcap") is not None)
 
 
 def _mask(call: Call) -> Mask:

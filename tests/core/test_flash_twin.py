@@ -41,6 +41,18 @@ def test_equals_naive(shape: tuple[int, ...], mask: Mask, deterministic: bool) -
         torch.testing.assert_close(tiled, reference, rtol=0, atol=2**-24 * 300)
 
 
+@pytest.mark.parametrize("deterministic", [True, False], ids=["split", "fused"])
+def test_soft_cap_equals_naive(deterministic: bool) -> None:
+    *qkv, dout = inputs(2, 4, 1, 33, 70, 8)
+    results = []
+    for attention in (naive, lambda *x, softcap: flash(*x, TILES, deterministic, softcap=softcap)):
+        leaves = [x.clone().requires_grad_() for x in qkv]
+        out = attention(*leaves, Mask(causal=True), softcap=0.5)
+        results.append((out, *torch.autograd.grad(out, leaves, dout)))
+    for reference, tiled in zip(*results, strict=True):
+        torch.testing.assert_close(tiled, reference, rtol=0, atol=2**-24 * 300)
+
+
 def test_lse_is_the_natural_logarithm_of_the_row_sum() -> None:
     q, k, v, _ = inputs(1, 2, 2, 20, 20, 8)
     _, lse = flash_forward(q, k, v, Mask(), TILE)

@@ -329,9 +329,10 @@ def test_a_soft_cap_is_three_operators_or_none() -> None:
     h, n = 8, 512
     capped, plain = (predicted("naive", heads=h, seq=n, softcap=cap, phase="forward").memory for cap in (50, None))
     assert capped.saved_bytes - plain.saved_bytes == 2 * h * n * n
-    for algorithm in ("flash-attn", "flex"):
-        capped, plain = (predicted(algorithm, heads=h, seq=n, softcap=cap).memory for cap in (50, None))
-        assert capped.live_peak_bytes == plain.live_peak_bytes
+    for algorithm in ("flash", "flash-deterministic", "flash-attn", "flex"):
+        capped, plain = (predicted(algorithm, heads=h, seq=n, softcap=cap) for cap in (50, None))
+        assert capped.memory.live_peak_bytes == plain.memory.live_peak_bytes
+        assert capped.work.matmul == plain.work.matmul
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ MADE_FOR_THIS_TRITON = f"Triton {triton.__version__}" in README.read_text()
 
 # The backward at head dim 256 keeps two 64 x 256 fp32 accumulators beside its operands: with tiles wide enough for
 # wgmma (64 keys) the default would spill, so it uses mma.sync there.
-WITHOUT_WGMMA = {"sm_90 bf16 d256 dkdv+dq 32x32+32x32 8w 2s"}
+WITHOUT_WGMMA = "sm_90 bf16 d256 dkdv+dq 32x32+32x32 8w 2s"
 
 pytestmark = [pytest.mark.compiler, pytest.mark.timeout(3600)]
 
@@ -116,7 +116,7 @@ def test_tensor_cores_and_copy_engine_are_used(results: list[Result]) -> None:
     half = [r for r in results if r["half"]]
     assert not failing(half, lambda r: r["tma"] != (r["tma_copies"] > 0))
     assert not failing(half, lambda r: r["arch"] in (80, 89, 120) and not r["mma"])
-    hopper = [r for r in half if r["arch"] == 90 and r["default"] and r["name"] not in WITHOUT_WGMMA]
+    hopper = [r for r in half if r["arch"] == 90 and r["default"] and not r["name"].startswith(WITHOUT_WGMMA)]
     assert not failing(hopper, lambda r: not r["wgmma"] or r["mma"])
     assert not failing(half, lambda r: r["arch"] == 100 and not r["tcgen05"])
 

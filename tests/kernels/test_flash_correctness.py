@@ -12,8 +12,8 @@ from memmodel_kernels import flash_attention
 def flash(case: Case, deterministic: bool = True, seed: int = 0, precision: str | None = None) -> Result:
     q, k, v = case.inputs(seed)
     o, lse = flash_attention(
-        q, k, v, causal=case.causal, window=case.window, scale=case.scale, deterministic=deterministic,
-        precision=precision, return_lse=True,
+        q, k, v, causal=case.causal, window=case.window, scale=case.scale, softcap=case.softcap,
+        deterministic=deterministic, precision=precision, return_lse=True,
     )  # fmt: skip
     gradients = torch.autograd.grad((o, lse), (q, k, v), upstream(case))
     return Result(o.detach(), lse.detach(), *gradients)
@@ -36,6 +36,21 @@ CASES = [
     *[Case(n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
     *[Case(n=40, m=50, d=32, scale=s, causal=True, dtype=t) for s in (-0.3, 0.0, 0.5) for t in DTYPES],
 ]
+CAPPED = [
+    *[
+        Case(h=4, g=2, n=n, m=m, d=32, causal=True, softcap=1.5, dtype=t)
+        for n, m in ((40, 70), (50, 40))
+        for t in DTYPES
+    ],
+    *[Case(n=40, m=50, d=24, window=17, scale=s, softcap=50.0, dtype=torch.float32) for s in (-0.3, 0.0, 15.0)],
+]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("case", CAPPED, ids=str)
+def test_soft_cap(case: Case, deterministic: bool) -> None:
+    """A cap in the midst of the scores and one far above them: tanh near 1, and where it is all but its argument."""
+    assert_close(flash(case, deterministic), case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -76,6 +76,8 @@ def test_wrong_shapes(shapes: dict[str, Any], message: str) -> None:
         ({"deterministic": None}, "deterministic=None: it must be True or False"),
         ({"scale": True}, "scale=True: it must be a finite number"),
         ({"scale": float("nan")}, "scale=nan: it must be a finite number"),
+        ({"softcap": True}, "softcap=True: it must be a positive number, such as 50"),
+        ({"softcap": 0.0}, "softcap=0.0: it must be a positive number, such as 50"),
         ({"precision": "tf32x4"}, "unknown precision 'tf32x4': did you mean tf32x3 or tf32"),
     ],
 )

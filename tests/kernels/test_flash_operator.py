@@ -11,15 +11,16 @@ from memmodel_kernels.triton_flash.op import flash_attention_backward_op, flash_
 CASE = Case(b=2, h=4, g=2, n=20, m=30, d=32, causal=True, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("window", [None, 3])
-def test_opcheck(window: int | None) -> None:
+@pytest.mark.parametrize(("window", "softcap"), [(None, 2.0), (3, None)])
+def test_opcheck(window: int | None, softcap: float | None) -> None:
     case = Case(h=2, g=1, n=5, m=6, d=16, causal=True, dtype=torch.float32)
     q, k, v = case.inputs()
-    torch.library.opcheck(flash_attention_op, (q, k, v, True, window, 0.2, "ieee", True))
-    o, lse = flash_attention_op(q, k, v, True, window, 0.2, "ieee", True)
+    options = (True, window, 0.2, "ieee", True, softcap)
+    torch.library.opcheck(flash_attention_op, (q, k, v, *options))
+    o, lse = flash_attention_op(q, k, v, *options)
     do, dlse = upstream(case)
     tensors = (x.detach() for x in (do, dlse, q, k, v, o, lse))
-    torch.library.opcheck(flash_attention_backward_op, (*tensors, True, window, 0.2, "ieee", True))
+    torch.library.opcheck(flash_attention_backward_op, (*tensors, *options))
 
 
 def test_fake_tensors_have_the_shapes_and_strides_of_real_ones() -> None:
@@ -39,7 +40,7 @@ def test_compile_without_graph_breaks(dynamic: bool) -> None:
     do, _ = upstream(CASE)
 
     def layer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return flash_attention(q * 2, k, v, causal=True)
+        return flash_attention(q * 2, k, v, causal=True, softcap=3.0)
 
     torch.compiler.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=dynamic)

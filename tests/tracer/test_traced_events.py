@@ -11,6 +11,7 @@ from memmodel import recording
 from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
+from memmodel.attention.scores import Scores
 from memmodel.base.device import CPU, CUDA
 from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Alloc, Program
@@ -184,10 +185,12 @@ def test_algorithms_are_as_recorded(row: Row) -> None:
 def test_flash_attention_by_its_registered_operator(phase: str, dtype: str, deterministic: bool) -> None:
     from memmodel_kernels import flash_attention
 
-    name = "flash-deterministic" if deterministic else "flash"
-    case = make_case(name, batch=2, heads=4, kv_heads=2, seq=200, head_dim=32, dtype_name=dtype, phase=phase)
+    name, cap = "flash-deterministic" if deterministic else "flash", 30.0 if dtype == "bf16" else None
+    sizes = {"batch": 2, "heads": 4, "kv_heads": 2, "seq": 200, "head_dim": 32}
+    case = make_case(name, dtype_name=dtype, phase=phase, scores=Scores(softcap=cap), **sizes)
     inputs = inputs_of([f"q=B,H,N,D:{dtype}", f"k=B,G,N,D:{dtype}", f"v=B,G,N,D:{dtype}"])
-    setting = Setting(lambda q, k, v: flash_attention(q, k, v, deterministic=deterministic), inputs, phase, CUDA)
+    options: dict[str, Any] = {"deterministic": deterministic, "softcap": cap}
+    setting = Setting(lambda q, k, v: flash_attention(q, k, v, **options), inputs, phase, CUDA)
     found, expected = traced(setting, {"B": 2, "H": 4, "G": 2, "N": 200, "D": 32}).program, record(case)
     assert events(found) == events(expected)
     assert list(found.launches()) == list(expected.launches())

@@ -26,8 +26,7 @@ from memmodel_kernels.triton_flash.schedule import (
     reach,
     visible,
 )
-
-LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+from memmodel_kernels.triton_flash.scores import LOG2E, capped, exponents, slope
 
 
 @triton.jit
@@ -53,14 +52,16 @@ def delta_kernel(o, do, dlse, delta, counts, n, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(lse, delta, i_bh, o_i, n):
-    """(LSE to base 2, delta) of the query rows o_i; rows past n get LSE +inf, so that P = exp2(S - LSE) is 0 there.
+def load_rows(lse, delta, i_bh, o_i, n, FP32: tl.constexpr):
+    """(LSE, delta) of the query rows o_i; rows past n get LSE +inf, so that P = exp(unit T - LSE) is 0 there.
 
-    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. The LSE is converted here,
-    one multiplication per row of a block: a converted copy would be one more allocation.
+    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. Unless FP32, the LSE is to
+    base 2, converted here, one multiplication per row of a block: a converted copy would be one more allocation.
     """
     p_row = tl.cast(i_bh, tl.int64) * n + o_i
-    b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf")) * LOG2E
+    b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf"))
+    if not FP32:
+        b_lse *= LOG2E
     b_delta = tl.load(delta + p_row, mask=o_i < n, other=0.0)
     return b_lse, b_delta
 
@@ -77,7 +78,7 @@ def add_dq(dq_sum, i_b, i_h, start, n, b_dq, TILE: tl.constexpr):
 
 @triton.jit
 def write_dk_dv(
-    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scale_log2, TILE: tl.constexpr
+    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores, TILE: tl.constexpr
 ):
     """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
 
@@ -102,6 +103,7 @@ def write_dk_dv(
     o_j = start_m + tl.arange(0, TILE.cols)
     b_k = load_block(k, i_b, i_g, start_m, band.m, TILE.cols, TILE)
     b_v = load_block(v, i_b, i_g, start_m, band.m, TILE.cols, TILE)
+    FP32: tl.constexpr = b_k.dtype == tl.float32
     b_dk = tl.zeros((TILE.cols, TILE.padded_d), tl.float32)
     b_dv = tl.zeros((TILE.cols, TILE.padded_d), tl.float32)
 
@@ -116,19 +118,19 @@ def write_dk_dv(
         o_i = start_n + tl.arange(0, TILE.rows)
         b_q = load_block(q, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
         b_do = load_block(do, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
-        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n)
-        b_s = tl.dot(b_k, b_q.T, input_precision=TILE.precision)
-        b_s = b_s * scale_log2 - b_lse[None, :]
+        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n, FP32)
+        b_t = capped(tl.dot(b_k, b_q.T, input_precision=TILE.precision), scores, FP32)
+        b_s = exponents(b_t, b_lse[None, :], scores, FP32)
         if dq_sum is not None:
             b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
         elif band.first is not None or band.last is not None:  # noqa: SIM102  (decided by the compiler)
             if (start_n < full) | (start_n >= end):
                 b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
         b_p = tl.math.exp2(b_s)
+        b_w = slope(b_p, b_t, scores)
         b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
         b_dp = tl.dot(b_v, b_do.T, input_precision=TILE.precision)
-        b_ds = b_p * (b_dp - b_delta[None, :])
-        b_ds = b_ds.to(b_q.dtype)
+        b_ds = (b_w * (b_dp - b_delta[None, :])).to(b_q.dtype)
         b_dk = tl.dot(b_ds, b_q, b_dk, input_precision=TILE.precision)
         if dq_sum is not None:
             b_dq = tl.dot(b_k.T, b_ds, input_precision=TILE.precision) * scale
@@ -139,47 +141,48 @@ def write_dk_dv(
 
 @triton.jit
 def add_keys(
-    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, start, band, scale_log2,
+    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, start, band, scores,
     MASKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Add the keys start..start+cols to b_dq (rows, padded_d)."""
     b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
     b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
-    b_s = tl.dot(b_q, b_k.T, input_precision=TILE.precision)
-    b_s = b_s * scale_log2 - b_lse[:, None]
+    FP32: tl.constexpr = b_q.dtype == tl.float32
+    b_t = capped(tl.dot(b_q, b_k.T, input_precision=TILE.precision), scores, FP32)
+    b_s = exponents(b_t, b_lse[:, None], scores, FP32)
     if MASKED:
         # Padded keys too: their score is 0, exp2(0 - LSE) may be infinite, and infinity times a zero of K is NaN.
         o_j = start + tl.arange(0, TILE.cols)
         b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
-    b_p = tl.math.exp2(b_s)
+    b_w = slope(tl.math.exp2(b_s), b_t, scores)
     b_dp = tl.dot(b_do, b_v.T, input_precision=TILE.precision)
-    b_ds = b_p * (b_dp - b_delta[:, None])
+    b_ds = b_w * (b_dp - b_delta[:, None])
     return tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=TILE.precision)
 
 
 @triton.jit
-def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, scale, scale_log2, TILE: tl.constexpr):
+def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, scale, scores, TILE: tl.constexpr):
     """One query block of one query head: b_q, b_do, b_dq are (rows, padded_d). Two phases, as in the forward."""
     i_b, i_h, i_g, start = query_block(i_program, counts, band, TILE.rows)
     o_i = start + tl.arange(0, TILE.rows)
     b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
     b_do = load_block(do, i_b, i_h, start, band.n, TILE.rows, TILE)
-    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n)
+    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n, b_q.dtype == tl.float32)
     b_dq = tl.zeros((TILE.rows, TILE.padded_d), tl.float32)
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
-        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scale_log2, False, TILE)
+        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scores, False, TILE)
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
-        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scale_log2, True, TILE)
+        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scores, True, TILE)
     store_block(dq, i_b, i_h, start, band.n, b_dq * scale, TILE.rows, TILE)
 
 
 @triton.jit
 def split_kernel(
     q, k, v, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
-    scale, scale_log2, DKDV: tl.constexpr, DQ: tl.constexpr,
+    scale, scores, DKDV: tl.constexpr, DQ: tl.constexpr,
 ):  # fmt: skip
     """The first batch * heads / group * ceil(m / DKDV.cols) programs write dK and dV, the others dQ.
 
@@ -189,24 +192,24 @@ def split_kernel(
     i_program = tl.program_id(0)
     if i_program < dkdv_programs:
         write_dk_dv(
-            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, scale, scale_log2,
+            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, scale, scores,
             DKDV,
         )  # fmt: skip
     else:
         write_dq(
-            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, scale, scale_log2, DQ
+            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, scale, scores, DQ
         )  # fmt: skip
 
 
 @triton.jit
 def fused_kernel(
-    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scale_log2, TILE: tl.constexpr
+    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores, TILE: tl.constexpr
 ):
     """One key block of one key/value head per program. dq_sum (b, h, n, d) is fp32 and zero at the start.
 
     x_stream and dq_sum are TMA descriptors where TILE.tma.
     """
     write_dk_dv(
-        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale,
-        scale_log2, TILE,
+        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores,
+         TILE,
     )  # fmt: skip

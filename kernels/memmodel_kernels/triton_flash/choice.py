@@ -18,8 +18,8 @@ from memmodel_kernels.triton_flash.problem import Problem
 
 INTERPRETED_ARCH = 90  # the interpreter runs the sm_90 path
 
-# arch, dtype, precision, head dim, whether there is a left and a right bound, group, log2 of n and m, passes
-Key = tuple[int, str, str, int, bool, bool, int, int, int, tuple[Pass, ...]]
+# arch, dtype, precision, head dim, whether there is a left and a right bound and a cap, group, log2 of n and m, passes
+Key = tuple[int, str, str, int, bool, bool, bool, int, int, int, tuple[Pass, ...]]
 
 chosen: dict[Key, Row] = {}  # by tuning, in this process
 _forced: dict[tuple[Pass, ...], Row] = {}
@@ -32,8 +32,9 @@ def row(problem: Problem, *passes: Pass) -> Row:
 
 def rows(problem: Problem, passes: tuple[Pass, ...]) -> tuple[Row, ...]:
     """Rows of the table that a launch for this problem may use on its device, default first."""
-    device = problem.device
-    return _rows(arch(device), problem.dtype, problem.d, passes, precision(problem, passes[0]), shared_limit(device))
+    device, capped = problem.device, problem.softcap is not None
+    how = precision(problem, passes[0]), shared_limit(device), capped
+    return _rows(arch(device), problem.dtype, problem.d, passes, *how)
 
 
 _rows = functools.cache(tiles.rows)
@@ -54,7 +55,7 @@ def has(problem: Problem, pass_: Pass) -> bool:
 def key(problem: Problem, passes: tuple[Pass, ...]) -> Key:
     """The key of a choice; lengths are rounded to powers of two."""
     lengths = problem.n.bit_length(), problem.m.bit_length()
-    bounds = problem.first is not None, problem.last is not None
+    bounds = problem.first is not None, problem.last is not None, problem.softcap is not None
     kind = arch(problem.device), problem.dtype.name, precision(problem, passes[0])
     return (*kind, problem.d, *bounds, problem.group, *lengths, passes)
 

@@ -15,21 +15,18 @@ import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import load_block, store_block
 from memmodel_kernels.triton_flash.schedule import partial_block, phases, query_block, visible
-
-LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+from memmodel_kernels.triton_flash.scores import LN2, capped, weights_so_far
 
 
 @triton.jit
-def attend(
-    b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scale_log2, MASKED: tl.constexpr, TILE: tl.constexpr
-):
+def attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scores, MASKED: tl.constexpr, TILE: tl.constexpr):
     """One step of the online softmax: fold the keys start..start+cols into (b_o, b_max, b_sum).
 
-    b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in unscaled scores: scaling and subtracting it are then
-    one FFMA per score.
+    b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in units of T (`scores.py`).
     """
     b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
-    b_s = tl.dot(b_q, b_k.T, input_precision=TILE.precision)
+    FP32: tl.constexpr = b_q.dtype == tl.float32
+    b_s = capped(tl.dot(b_q, b_k.T, input_precision=TILE.precision), scores, FP32)
     if MASKED:
         o_j = start + tl.arange(0, TILE.cols)
         b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
@@ -38,8 +35,8 @@ def attend(
     if MASKED:
         # A row that has seen no key yet has maximum -inf: measured from 0, its exp2(-inf) is 0 and never NaN.
         b_ref = tl.where(b_new == float("-inf"), 0.0, b_new)
-    b_p = tl.math.exp2(b_s * scale_log2 - (b_ref * scale_log2)[:, None])
-    b_decay = tl.math.exp2((b_max - b_ref) * scale_log2)
+    b_p = weights_so_far(b_s, b_ref, scores, FP32)
+    b_decay = tl.math.exp2((b_max - b_ref) * scores.unit_log2)
     b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
     b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_decay[:, None], input_precision=TILE.precision)
     b_sum = b_sum * b_decay + tl.sum(b_p, 1)
@@ -47,11 +44,11 @@ def attend(
 
 
 @triton.jit
-def forward_kernel(q, k, v, o, lse, counts, band, scale_log2, FLIP: tl.constexpr, TILE: tl.constexpr):
+def forward_kernel(q, k, v, o, lse, counts, band, scores, FLIP: tl.constexpr, TILE: tl.constexpr):
     """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
     What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TILE.tma.
-    scale_log2 = |scale| log2(e); FLIP says that the scale is negative, since a running maximum needs a positive one.
+    FLIP says that the scale is negative, since a running maximum needs a positive one; scores.unit is then its size.
     """
     i_b, i_h, i_g, start = query_block(tl.program_id(0), counts, band, TILE.rows)
     b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
@@ -64,15 +61,15 @@ def forward_kernel(q, k, v, o, lse, counts, band, scale_log2, FLIP: tl.constexpr
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
-        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scale_log2, False, TILE)
+        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scores, False, TILE)
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
-        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scale_log2, True, TILE)
+        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scores, True, TILE)
 
     # A row without any key has sum 0: divided by 1 instead, its output is 0, and its LSE is -inf.
     m_dead = b_sum == 0.0
     b_div = tl.where(m_dead, 1.0, b_sum)
-    b_lse = tl.where(m_dead, float("-inf"), (b_max * scale_log2 + tl.math.log2(b_div)) * LN2)
+    b_lse = tl.where(m_dead, float("-inf"), b_max * scores.unit + tl.math.log2(b_div) * LN2)
     p_lse = lse + tl.cast(i_b * counts.heads + i_h, tl.int64) * band.n + o_i
     tl.store(p_lse, b_lse, mask=o_i < band.n)
     store_block(o, i_b, i_h, start, band.n, b_o / b_div[:, None], TILE.rows, TILE)

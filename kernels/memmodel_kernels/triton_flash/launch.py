@@ -11,6 +11,7 @@ Nothing is copied: strides are passed on, and what the copy engine cannot read i
 description: `run` launches it, and `report.py` compiles the same one for an architecture that is not at hand.
 """
 
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from memmodel_kernels.triton_flash.backward import delta_kernel, fused_kernel, s
 from memmodel_kernels.triton_flash.blocks import Counts, Heads, Tiling
 from memmodel_kernels.triton_flash.forward import forward_kernel
 from memmodel_kernels.triton_flash.problem import Problem, check_strides
+from memmodel_kernels.triton_flash.scores import Scores
 
 DELTA_TILE = Tile(64, 0, warps=4)
 L2_BUDGET = 32 * 2**20  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
@@ -103,7 +105,7 @@ def forward_launch(
     (tile,) = row
     tiling = _tiling(problem, tile, tma, choice.precision(problem, tiles.FORWARD))
     streams = stream(k, tile.cols, tiling), stream(v, tile.cols, tiling)
-    sizes = _counts(problem), problem.band, abs(problem.scale_log2), problem.scale < 0
+    sizes = _counts(problem), problem.band, _scores(abs(problem.unit), problem), problem.unit < 0
     programs = problem.b * problem.h * triton.cdiv(problem.n, tile.rows)
     return Launch(forward_kernel, programs, (_heads(q), *streams, _heads(o), lse, *sizes, tiling), tile)
 
@@ -150,7 +152,11 @@ def fused_launch(
 
 
 def _backward_sizes(problem: Problem) -> tuple[Any, ...]:
-    return _counts(problem), problem.band, problem.mirror, problem.scale, problem.scale_log2
+    return _counts(problem), problem.band, problem.mirror, problem.scale, _scores(problem.unit, problem)
+
+
+def _scores(unit: float, problem: Problem) -> Scores:
+    return Scores(unit, unit * math.log2(math.e), problem.squeeze)
 
 
 def _counts(problem: Problem) -> Counts:

@@ -39,20 +39,22 @@ def attention(
     scale: float | None,
     precision: str | None,
     deterministic: bool,
+    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention, differentiable; under autocast in its dtype."""
     if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
         q, k, v = _autocast(q, k, v)
     if not torch.compiler.is_compiling():
         if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
-            problem = checked(q, k, v, causal, window, scale, precision, deterministic)
+            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap)
             function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
             results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem)
             return results
         if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
-    check_options(causal, window, scale, deterministic)
-    return flash_attention_op(q, k, v, causal, window, scale, precision, deterministic)  # type: ignore[no-any-return]
+    check_options(causal, window, scale, softcap, deterministic)
+    o, lse = flash_attention_op(q, k, v, causal, window, scale, precision, deterministic, softcap)
+    return o, lse
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
@@ -187,9 +189,10 @@ def flash_attention_op(
     scale: Optional[float],  # noqa: UP045
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
+    softcap: Optional[float] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
-    return launch.forward(q, k, v, checked(q, k, v, causal, window, scale, precision, deterministic))
+    return launch.forward(q, k, v, checked(q, k, v, causal, window, scale, precision, deterministic, softcap))
 
 
 @flash_attention_op.register_fake
@@ -212,9 +215,10 @@ def flash_attention_backward_op(
     scale: Optional[float],  # noqa: UP045
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
+    softcap: Optional[float] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap)
     return launch.backward(do, dlse, q, k, v, o, lse, problem)
 
 
@@ -226,7 +230,7 @@ def _(do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any)
 def _op_backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, o, lse = ctx.saved_tensors
     gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options)
-    return (*gradients, None, None, None, None, None)
+    return (*gradients, *[None] * len(ctx.options))
 
 
 flash_attention_op.register_autograd(_op_backward, setup_context=FlashAttention.setup_context)

@@ -30,7 +30,8 @@ class Problem:
     """Attention of q (b, h, n, d) on k, v (b, g, m, d), all of one dtype on one device.
 
     Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how fp32 is
-    multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit.
+    multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit. A `softcap` c
+    makes scores c tanh(scale S / c).
     """
 
     b: int
@@ -46,6 +47,7 @@ class Problem:
     dtype: DType
     device: torch.device
     deterministic: bool = True
+    softcap: float | None = None
 
     @property
     def group(self) -> int:
@@ -64,9 +66,14 @@ class Problem:
         return Band(self.m, self.n, first, last)
 
     @property
-    def scale_log2(self) -> float:
-        """Scale for exp2. A scale of 0 (uniform weights) is a tiny one here: -inf * 0 would be NaN."""
-        return (self.scale or 1e-30) * math.log2(math.e)
+    def unit(self) -> float:
+        """The factor of a score's T in the exponent. A scale of 0 (uniform weights) is a tiny one: -inf * 0 is NaN."""
+        return self.softcap or self.scale or 1e-30
+
+    @property
+    def squeeze(self) -> float | None:
+        """The factor of a score before tanh, if there is a soft cap."""
+        return self.scale / self.softcap if self.softcap else None
 
 
 def band(n: int, m: int, causal: bool, window: int | None) -> tuple[int | None, int | None]:
@@ -97,9 +104,10 @@ def checked(
     scale: float | None = None,
     precision: str | None = None,
     deterministic: bool = True,
+    softcap: float | None = None,
 ) -> Problem:
     """Describe the call; raises UsageError that says what was given and what is supported."""
-    return _remembered(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic)
+    return _remembered(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic, softcap)
 
 
 def described(
@@ -110,10 +118,11 @@ def described(
     window: int | None,
     scale: float | None,
     precision: str | None,
-    *_: Any,
+    deterministic: bool,
+    softcap: float | None = None,
 ) -> Problem:
     """Describe the call as `checked` does, also where sizes are symbols, which cannot be remembered."""
-    return _described(_facts(q, k, v), causal, window, scale, precision or default_precision(), True)
+    return _described(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic, softcap)
 
 
 def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
@@ -126,9 +135,15 @@ def default_precision() -> str:
 
 
 def _described(
-    facts: tuple[Any, ...], causal: bool, window: int | None, scale: float | None, precision: str, deterministic: bool
+    facts: tuple[Any, ...],
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+    precision: str,
+    deterministic: bool,
+    softcap: float | None,
 ) -> Problem:
-    check_options(causal, window, scale, deterministic)
+    check_options(causal, window, scale, softcap, deterministic)
     q, k, _, dtype, _, _, device, _, _ = facts
     _check_shapes(*facts[:3])
     _check_devices(*facts[6:])
@@ -138,12 +153,14 @@ def _described(
         raise UsageError(f"window={window}: a window holds at least 1 key; None means no window")
     if scale is not None and not math.isfinite(scale):
         raise UsageError(f"scale={scale}: it must be a finite number; None means 1 / sqrt(head dim)")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise UsageError(f"softcap={softcap}: it must be a positive number, such as 50; None means no cap")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     (b, h, n, d), (_, g, m, _) = q, k
     scale = d**-0.5 if scale is None else scale
     bounds, kind = band(n, m, causal, window), named(str(dtype))
-    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic)
+    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap)
 
 
 # A model calls with few shapes, many times. By type too: a window of 1 is no window=True.

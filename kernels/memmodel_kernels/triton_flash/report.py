@@ -28,6 +28,8 @@ REGISTERS_PER_SM = 65_536
 WARPS_PER_SM = {80: 64, 89: 48, 90: 64, 100: 64, 120: 48}
 DRIVER_SHARED = 1024  # bytes per block that the driver keeps
 ARCHITECTURES = tuple(WARPS_PER_SM)
+CAP = 50.0  # any: it is an argument of the kernel
+CAPPED = (80, 90, 100)  # where the default rows are compiled with a soft cap too
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Build:
     row: Row
     default: bool
     tma: bool
+    softcap: float | None = None
 
     @property
     def shared_model(self) -> int:
@@ -57,11 +60,12 @@ class Build:
         return (
             f"sm_{self.arch} {kind} d{self.head_dim} {'+'.join(self.passes)} {shape} {first.warps}w {first.stages}s"
             + ("" if self.tma or self.arch < 90 or self.dtype == float32 else " pointers")
+            + ("" if self.softcap is None else " softcap")
         )
 
 
 def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
-    """Every row of the table; on sm_90, also the default rows as they run when TMA cannot."""
+    """Every row of the table, and 16-bit defaults with a soft cap; on sm_90, defaults also as they run without TMA."""
     for arch in architectures:
         for dtype, precision in ((bfloat16, "tf32"), (float32, "ieee"), (float32, "tf32x3")):
             tma = arch >= 90 and dtype != float32
@@ -71,6 +75,9 @@ def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
                         yield Build(arch, dtype, precision, head_dim, passes, row, i == 0, tma)
                         if tma and arch == 90 and i == 0:
                             yield Build(arch, dtype, precision, head_dim, passes, row, False, False)
+                    if dtype != float32 and arch in CAPPED:
+                        capped = tiles.rows(arch, dtype, head_dim, passes, precision, capped=True)
+                        yield Build(arch, dtype, precision, head_dim, passes, capped[0], True, tma, CAP)
 
 
 def compiled(build: Build) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _launch(build: Build) -> Any:
 
     b, h, g, n, m, d = 3, 6, 2, 4099, 4106, build.head_dim
     kind, device = getattr(torch, build.dtype.name), torch.device("meta")
-    problem = Problem(b, h, g, n, m, d, None, m - n, d**-0.5, build.precision, build.dtype, device)
+    problem = Problem(b, h, g, n, m, d, None, m - n, d**-0.5, build.precision, build.dtype, device, True, build.softcap)
     q, o, do, dq = (torch.empty(b, h, n, d, dtype=kind, device=device) for _ in range(4))
     k, v, dk, dv = (torch.empty(b, g, m, d, dtype=kind, device=device) for _ in range(4))
     lse, delta = (torch.empty(b, h, n, device=device) for _ in range(2))
@@ -160,7 +167,7 @@ def triton_version() -> str:
 def sources() -> str:
     """Fingerprint of the code that decides what is compiled, but for comments and docstrings."""
     digest = hashlib.sha256()
-    for name in ("blocks", "schedule", "forward", "backward", "launch"):
+    for name in ("blocks", "schedule", "scores", "forward", "backward", "launch"):
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
