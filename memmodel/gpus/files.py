@@ -43,8 +43,8 @@ def _value(raw: Any, factor: float, source: str) -> Value:
 def _compute_capability(document: Mapping[str, Any]) -> tuple[int, int] | None:
     if "compute_capability" not in document:
         return None
-    major, minor = str(document["compute_capability"]).split(".")
-    return int(major), int(minor)
+    major, _, minor = str(document["compute_capability"]).partition(".")
+    return int(major), int(minor or 0)  # 9 is 9.0
 
 
 def _measured(entry: dict[str, Any], source: str) -> Measured:

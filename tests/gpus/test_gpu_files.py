@@ -35,6 +35,12 @@ def test_smallest_file_is_a_name_and_a_bandwidth(tmp_path: Path) -> None:
         gpu.peak_by_name("fp8")
 
 
+@pytest.mark.parametrize("given", ["9", "9.0", '"9.0"'])
+def test_a_compute_capability_may_be_a_number(tmp_path: Path, given: str) -> None:
+    gpu = load_gpu_file(str(write(tmp_path, f"{SMALLEST}compute_capability = {given}\n")))
+    assert gpu.compute_capability == (9, 0)
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
