@@ -20,6 +20,7 @@ import os
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.fsdp import fully_shard
 
 dist.init_process_group("nccl")
@@ -44,6 +45,13 @@ def replicated(x):
         replicated.model = nn.parallel.DistributedDataParallel(model, device_ids=[int(os.environ["LOCAL_RANK"])])
     replicated.model(x).sum().backward()
     replicated.model.zero_grad()
+
+def hooked(x):
+    if not hasattr(hooked, "model"):
+        hooked.model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+        hooked.model.register_comm_hook(None, allreduce_hook)
+    hooked.model(x).sum().backward()
+    hooked.model.zero_grad(set_to_none=False)
 
 def staged(x):
     for _ in range(4 - rank):
@@ -84,6 +92,13 @@ def test_replicated_gradients_have_buckets(script: Path) -> None:
     assert found.memory.live_peak_bytes > 3 * LAYERS * _WEIGHT
     reduced = [each for each in found.communication if each.kind == "all_reduce"]
     assert [each.nbytes for each in reduced] == [LAYERS * _WEIGHT]
+
+
+def test_a_communication_hook_divides_for_itself(script: Path) -> None:
+    """Its buckets, once in each of three steps: gradients that lie in them already are not divided before."""
+    found = traced(script, "hooked", rank=0)
+    divided = [int(launch.work.written) for launch in found.program.launches() if launch.name == "div"]
+    assert sum(divided) == 3 * LAYERS * _WEIGHT
 
 
 def test_ranks_that_send_are_all_traced(script: Path) -> None:

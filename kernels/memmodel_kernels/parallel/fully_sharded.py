@@ -282,7 +282,7 @@ class Unit:
                 if self.how.batches > 1:
                     output.div_(self.how.batches)
             else:
-                output.copy_(given / self.how.batches)
+                output.copy_(given / self.how.batches if self.how.batches > 1 else given)
         if replicas is not None:
             stream_waits(given, ALL_REDUCE, REDUCE_SCATTER)
             with on_stream(given, ALL_REDUCE):

@@ -145,9 +145,11 @@ class Reducer:
         view, size = bucket.views[place], self.group.size()
         if parameter.grad is None:
             view.zero_()
-        # Gradients are divided first, so that the sum over ranks is the mean (mark_variable_ready_dense).
+        # Gradients are divided first, so that the sum over ranks is the mean; a communication hook divides for itself
+        # (mark_variable_ready_dense).
         elif _same(parameter.grad, view):
-            view.div_(size)
+            if self.hook is None:
+                view.div_(size)
         else:
             torch.mul(parameter.grad, 1 / size, out=view) if self.hook is None else view.copy_(parameter.grad)
             if self.as_view:
