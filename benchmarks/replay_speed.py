@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from memmodel.algorithms import record
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import make_case
 from memmodel.events.replay import replay
 from memmodel.predictor import predict
+from memmodel.recorder import record
 from memmodel.snapshot.snapshot import read_snapshot
 from memmodel.snapshot.study import study
 from memmodel_evidence.traces import load_trace

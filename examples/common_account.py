@@ -7,11 +7,11 @@ from dataclasses import replace
 from math import exp
 
 from memmodel import load_gpu, make_case
-from memmodel.algorithms import record
 from memmodel.base.units import bytes_text
 from memmodel.events.program import Launch
 from memmodel.gpus import Value
 from memmodel.predictor import predict, predict_case
+from memmodel.recorder import record
 
 
 def tensor_bytes(names: str, n: int, batch: int = 1, heads: int = 1) -> int:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memmodel.algorithms import ALGORITHMS, algorithm, supported
+from memmodel.algorithms import ALGORITHMS, algorithm
 from memmodel.attention.case import TWINS, Case, make_cache, make_case
 from memmodel.attention.masks import Mask
 from memmodel.attention.masks import mask as mask_named
 from memmodel.attention.scores import make_scores
 from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu
+from memmodel.recorder import supported
 from memmodel.step import device_of
 
 DEFAULT_ALGORITHMS = ("naive", "flash")

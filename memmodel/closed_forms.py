@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Poly, PolynomialError, Symbol, sympify
 
-from memmodel.algorithms import algorithm, record, tiles_of
+from memmodel.algorithms import algorithm, tiles_of
 from memmodel.attention.case import SIZES, TWINS, Case, check_case
 from memmodel.base.errors import UsageError
 from memmodel.events.liveness import saved_bytes
@@ -19,6 +19,7 @@ from memmodel.events.moments import Branch, condition, expression_of, largest_mo
 from memmodel.events.origin import names
 from memmodel.events.program import Program
 from memmodel.events.work import Work
+from memmodel.recorder import record
 from memmodel.sizes.polynomials import around_ones, lies_below, short
 
 SYMBOLS = {

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from memmodel.algorithms import ALGORITHMS, algorithm, record, supported
+from memmodel.algorithms import ALGORITHMS, algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
 from memmodel.attention.masks import Mask
 from memmodel.gpus import Gpu
 from memmodel.prediction import Mitigation, Prediction
+from memmodel.recorder import record, supported
 from memmodel.step import allocated_peak
 
 MOST_CHUNKS = 4  # chunks in a suggested chunked attention

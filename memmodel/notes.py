@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from memmodel.algorithms import ALGORITHMS, algorithm, supported
+from memmodel.algorithms import ALGORITHMS, algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
 from memmodel.attention.tiles import FAMILY
@@ -12,6 +12,7 @@ from memmodel.events.liveness import step_launches
 from memmodel.events.program import Program
 from memmodel.events.work import Work
 from memmodel.gpus import Gpu
+from memmodel.recorder import supported
 from memmodel.step import other_kernels, room_bytes, timing_bytes
 from memmodel.timing import Calibration
 from memmodel.timing.calibration import mismatches

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
-from memmodel.algorithms import algorithm, check_splits, recorded
+from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.attention.case import Case, check_size
@@ -19,6 +19,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.mitigations import mitigations
 from memmodel.notes import assumptions, left_out, notes_on
 from memmodel.prediction import Computed, Model, Prediction, Report, SideBySide, Time, attention_kernels
+from memmodel.recorder import check_splits, recorded
 from memmodel.step import (
     memory_of,
     served_time,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memmodel.algorithms import algorithm, record, splits_of, tiles_of
+from memmodel.algorithms import algorithm, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import LARGEST, SIZES, TWINS, Case, check_case
 from memmodel.attention.tiles import ceilings
@@ -25,6 +25,7 @@ from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.prediction import columns_on_gpu
 from memmodel.predictor import predict_case
+from memmodel.recorder import record
 from memmodel.rules.flex import BLOCK
 from memmodel.rules.sdpa import MOST_BLOCKS
 from memmodel.sizes.columns import Table

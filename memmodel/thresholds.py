@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memmodel.algorithms import MOST_CHUNKS, record, supported
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import LARGEST, Case, check_case, check_size
 from memmodel.base.errors import UsageError, check_kind, choice
@@ -14,6 +13,7 @@ from memmodel.events.program import Program
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.models.one_layer import model_of
 from memmodel.prediction import Memory
+from memmodel.recorder import MOST_CHUNKS, record, supported
 from memmodel.step import device_of, fits, memory_of, room_bytes
 
 OVER = ("seq", "batch", "heads", "kv_heads", "kv_seq", "head_dim", "window", "chunk")

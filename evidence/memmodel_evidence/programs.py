@@ -6,12 +6,13 @@ from functools import cache, partial
 from typing import Any
 
 from memmodel import recording
-from memmodel.algorithms import ALGORITHMS, record
+from memmodel.algorithms import ALGORITHMS
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import mask
 from memmodel.base.dtypes import DType, dtype
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Launch, Program
+from memmodel.recorder import record
 from memmodel_evidence import attention as scripts
 from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.memory import recorded, row_of

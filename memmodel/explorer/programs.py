@@ -15,7 +15,6 @@ from sympy import Function, Symbol
 from sympy.printing.jscode import JavascriptCodePrinter
 from sympy.printing.precedence import PRECEDENCE
 
-from memmodel.algorithms import record
 from memmodel.attention.case import PHASES, Case
 from memmodel.attention.masks import Mask
 from memmodel.attention.tiles import Tile
@@ -25,6 +24,7 @@ from memmodel.events.groups import groups_of
 from memmodel.events.liveness import states, uncounted
 from memmodel.events.origin import names
 from memmodel.events.program import Free, Launch, Mark, Program, Release, Save
+from memmodel.recorder import record
 from memmodel.sizes.dims import Dim
 from memmodel_kernels.flash import FlashTiles
 

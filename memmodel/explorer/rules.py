@@ -1,6 +1,6 @@
 """The functions of the model that the page runs, and their substitutes in JavaScript."""
 
-from memmodel import algorithms, cases, closed_forms, prediction, predictor
+from memmodel import cases, closed_forms, prediction, predictor, recorder
 from memmodel.attention import case, masks
 from memmodel.base import errors, frozen, rendering
 from memmodel.base.dtypes import DType, short_name
@@ -29,7 +29,7 @@ RUN = {  # by name in the page's scripts: functions, classes, and constants as "
     "mask": masks.mask,
     "short_name": short_name,
     "flash_tiles": flash_tiles,
-    "supported": algorithms.supported,
+    "supported": recorder.supported,
     "on_gpu": cases.on_gpu,
     "predict_case": predictor.predict_case,
     "timeline": timeline,
@@ -42,10 +42,10 @@ RUN = {  # by name in the page's scripts: functions, classes, and constants as "
     "ROWS": "memmodel.report.tables:ROWS",
 }
 NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the page does without are empty
-    algorithms.record: "programRecorded",
-    algorithms.recorded: "recorded",
+    recorder.record: "programRecorded",
+    recorder.recorded: "recorded",
     "memmodel.algorithms.ALGORITHMS": "TABLES.algorithms",
-    "memmodel.algorithms._ALL": "TABLES.algorithms.values()",
+    "memmodel.recorder.ALGORITHMS": "TABLES.algorithms",
     closed_forms.largest_size: "noClosedForm",
     dims.Size: "Number",
     dims.ceil_div: "ceilDiv",

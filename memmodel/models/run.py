@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from memmodel.algorithms import algorithm, supported
+from memmodel.algorithms import algorithm
 from memmodel.attention.case import Case
 from memmodel.attention.masks import Mask
 from memmodel.attention.scores import make_scores
@@ -31,6 +31,7 @@ from memmodel.models.schedule import order, shown_micro_batches
 from memmodel.models.setting import EAGER, SDPA, ModelCase
 from memmodel.models.share import whole_weights
 from memmodel.models.weights import stored
+from memmodel.recorder import supported
 from memmodel.sizes.dims import Dim
 
 Label = Callable[[Any, str, str], None]  # called with each tensor that is made, its name and its group ("": none)

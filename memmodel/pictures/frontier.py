@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memmodel.algorithms import algorithm, record
+from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import LARGEST, Case, check_size
 from memmodel.base.errors import UsageError, choice
@@ -12,6 +12,7 @@ from memmodel.base.rendering import Drawing
 from memmodel.base.search import last_true
 from memmodel.cases import on_gpu
 from memmodel.gpus import Gpu
+from memmodel.recorder import record
 from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import resized
 

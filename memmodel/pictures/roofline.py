@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memmodel.algorithms import record
 from memmodel.base.dtypes import DType, short_name
 from memmodel.base.errors import UsageError
 from memmodel.base.rendering import Drawing
@@ -17,6 +16,7 @@ from memmodel.gpus import Gpu
 from memmodel.models.program import program_of
 from memmodel.models.results import ModelPrediction, ModelReport
 from memmodel.prediction import Prediction, Report, Time
+from memmodel.recorder import record
 
 _SAME = 1.02  # ceilings within this ratio are drawn as one
 

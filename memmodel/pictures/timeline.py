@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from memmodel.algorithms import algorithm, record
+from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
 from memmodel.base.rendering import Drawing
@@ -18,6 +18,7 @@ from memmodel.gpus import Gpu
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import Memory
+from memmodel.recorder import record
 from memmodel.step import device_of, memory_of, usage_by_event
 
 NAMED = 7  # tensors with their own band, besides the inputs: more colours are not distinct

@@ -41,7 +41,7 @@ def test_errors_are_summed_up_by_group(benchmark: ModuleType) -> None:
 
 
 def test_the_roofline_is_two_numbers(benchmark: ModuleType, calibration: Calibration) -> None:
-    from memmodel.algorithms import record
+    from memmodel.recorder import record
     from memmodel.recording import CPU
 
     program = record(make_case("naive", heads=1, seq=64, head_dim=16, dtype_name="fp32"), CPU)
@@ -51,8 +51,8 @@ def test_the_roofline_is_two_numbers(benchmark: ModuleType, calibration: Calibra
 
 
 def test_a_causal_mask_saves_whole_blocks_of_512_keys() -> None:
-    from memmodel.algorithms import record
     from memmodel.attention.masks import mask
+    from memmodel.recorder import record
     from memmodel.recording import CPU
 
     for n, share in ((512, 1.0), (1024, 0.75), (2048, 0.625)):

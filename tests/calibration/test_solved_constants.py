@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memmodel.algorithms import record
 from memmodel.base.errors import UsageError
 from memmodel.cases import on_gpu
 from memmodel.events.program import Launch
 from memmodel.gpus import load_gpu
+from memmodel.recorder import record
 from memmodel.timing import Calibration, Constant, Machine
 from memmodel_validate.calibrate import flash_cuda
 from memmodel_validate.calibrate.faults import first_fresh

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import memmodel
-from memmodel.algorithms import record
 from memmodel.base.errors import UsageError
 from memmodel.cli import cli
 from memmodel.gpus import load_gpu
+from memmodel.recorder import record
 from memmodel.step import fits
 from memmodel.thresholds import OVER, resized, threshold
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from memmodel import recording
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Alloc
+from memmodel.recorder import record
 from memmodel.recording import CPU, CUDA, Device
 
 B, H, N, D = 2, 3, 64, 16

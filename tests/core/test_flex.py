@@ -10,9 +10,9 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 import memmodel
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
+from memmodel.recorder import record
 from memmodel_kernels.flex import _seen
 
 MASKS = [Mask(causal=True), *(Mask(True, window, sinks) for window, sinks in ((200, 0), (1, 0), (200, 4), (1, 130)))]

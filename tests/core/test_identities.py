@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import Mask
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
+from memmodel.recorder import record
 
 SHAPE = make_case(batch=2, heads=4, seq=512, head_dim=64, phase="train")  # multiples of every tile
 

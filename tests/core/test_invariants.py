@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.attention.case import SIZES, Case, make_case
 from memmodel.attention.masks import Mask
 from memmodel.cases import on_gpu
@@ -20,6 +19,7 @@ from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict_case
+from memmodel.recorder import record
 from memmodel.step import fits
 from memmodel.sweeps import QUANTITIES, sweep
 from memmodel.thresholds import resized, threshold

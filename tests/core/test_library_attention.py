@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import memmodel
-from memmodel.algorithms import recorded
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
 from memmodel.base.device import CUDA
 from memmodel.base.dtypes import bool_
 from memmodel.cases import on_gpu
+from memmodel.recorder import recorded
 from memmodel.report.json import document
 from memmodel.rules.sdpa import Backends, SdpaCall, choose
 from memmodel.rules.sdpa import Mask as AttentionMask

@@ -9,7 +9,7 @@ import sympy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memmodel.algorithms import ALGORITHMS, record, supported
+from memmodel.algorithms import ALGORITHMS
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import SIZES, Case, make_case
@@ -23,6 +23,7 @@ from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Alloc, Free, Launch
 from memmodel.events.replay import replay
 from memmodel.events.work import Work
+from memmodel.recorder import record, supported
 from memmodel.sweeps import sweep
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.base.errors import UsageError
 from memmodel.cases import cases_of
 from memmodel.events.liveness import phase_peaks
 from memmodel.gpus import load_gpu
+from memmodel.recorder import record
 from memmodel.report.console import text
 from memmodel.report.tables import threshold_table
 from memmodel.step import fits, room_bytes

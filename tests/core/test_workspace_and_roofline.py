@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from memmodel import recording
-from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import make_case
@@ -17,6 +16,7 @@ from memmodel.events.replay import replay
 from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
+from memmodel.recorder import record
 from memmodel.step import timing_bytes
 from memmodel.timing import LAUNCH_SECONDS, Machine, kernel_time, share_by_ceiling
 

@@ -104,7 +104,7 @@ def test_softmax_gradient_needs_the_row_sum() -> None:
 
 
 def test_wall_is_where_the_allocator_model_says() -> None:
-    from memmodel.algorithms import record
+    from memmodel.recorder import record
     from memmodel.step import fits
     from memmodel.thresholds import resized
 

@@ -5,7 +5,7 @@ import random
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
-from memmodel.algorithms import ALGORITHMS, record
+from memmodel.algorithms import ALGORITHMS
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import mask as mask_named
 from memmodel.base.dtypes import short_name
@@ -13,6 +13,7 @@ from memmodel.cases import on_gpu
 from memmodel.explorer.programs import OFFERED
 from memmodel.gpus import Gpu, all_gpus
 from memmodel.predictor import predict_case
+from memmodel.recorder import record
 from memmodel.step import fits
 
 GPUS = [gpu for gpu in all_gpus() if "capacity" in gpu.values]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from explorer_cases import GPUS, numbers, random_states, resized_to, runs, state_of
 
-from memmodel.algorithms import record
 from memmodel.allocator import CachingAllocator
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import PHASES, Case, make_case
@@ -18,6 +17,7 @@ from memmodel.cases import on_gpu
 from memmodel.events.replay import replay
 from memmodel.explorer.programs import EAGER, MASKS, OFFERED
 from memmodel.gpus import Gpu, load_gpu
+from memmodel.recorder import record
 from memmodel.step import STEPS, room_bytes
 
 COUNT = 1000

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.base.errors import UsageError
 from memmodel.events.liveness import step_launches
 from memmodel.gpus import gpu_ids, load_gpu
 from memmodel.pictures.roofline import roofline
 from memmodel.predictor import predict
+from memmodel.recorder import record
 
 
 def test_points_are_the_predictions_kernels(configured: Any) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from memmodel import recording
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.events.program import Alloc, Launch
 from memmodel.events.work import Work
+from memmodel.recorder import record
 from memmodel.rules import dispatch
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RULES

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.attention.cache import Cache
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import Mask
@@ -24,6 +23,7 @@ from memmodel.events.program import Launch
 from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu, load_gpu_file
 from memmodel.predictor import predict_case
+from memmodel.recorder import record
 from memmodel.timing import Machine, kernel_time
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import DATA, everything

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask, mask
 from memmodel.attention.tiles import Tile
 from memmodel.events.program import Launch, Program
 from memmodel.gpus import load_gpu
+from memmodel.recorder import record
 from memmodel.timing import Calibration, Constant, KernelTime, Machine, kernel_time
 from memmodel_kernels.flash import FlashTiles
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from traced_events import events
 
-from memmodel.algorithms import recorded
 from memmodel.attention.case import Case, make_case
 from memmodel.attention.masks import Mask
 from memmodel.attention.scores import Scores
 from memmodel.cases import on_gpu
 from memmodel.gpus import load_gpu
+from memmodel.recorder import recorded
 from memmodel.rules.sdpa import Backends
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine

@@ -9,11 +9,11 @@ from block import Block, training_step
 from traced_functions import INPUTS, SIZES
 
 import memmodel
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.base.device import CUDA
 from memmodel.closed_forms import formulas
 from memmodel.events.program import Alloc, Launch
+from memmodel.recorder import record
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.tracer.formulas.symbolic import hints, traced_in_letters

@@ -8,7 +8,6 @@ from block import B, C, N, training_step
 from traced_events import events, recorded_program, traced_events, traced_program
 
 from memmodel import recording
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
 from memmodel.attention.scores import Scores
@@ -16,6 +15,7 @@ from memmodel.base.device import CPU, CUDA
 from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Alloc, Program
 from memmodel.gpus import load_gpu
+from memmodel.recorder import record
 from memmodel.step import memory_of, time_of
 from memmodel.timing import Machine
 from memmodel.timing.known import community
@@ -80,7 +80,7 @@ def test_spellings_make_the_events_and_launches_of_recording_tensors(spelling: A
 
 
 def recorded_step(spelling: Any, dtype: str, phase: str) -> Program:
-    """A spelling's step on recording tensors, as `memmodel.algorithms.record` runs an algorithm's."""
+    """A spelling's step on recording tensors, as `memmodel.recorder.record` runs an algorithm's."""
     shape, grads = (BATCH, HEADS, SEQ, HEAD_DIM), phase == "train"
     with recording.Tape(CUDA) as tape:
         tape.mark("inputs")

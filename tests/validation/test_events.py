@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from memmodel.algorithms import record
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import make_case
 from memmodel.events.liveness import phase_peaks
+from memmodel.recorder import record
 from memmodel.recording import CPU
 from memmodel_validate.events import (
     MemoryEvent,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memmodel.algorithms import algorithm, record
+from memmodel.algorithms import algorithm
 from memmodel.allocator import CachingAllocator
 from memmodel.allocator.cublas import parse_torch_version, workspace
 from memmodel.attention.case import Case
@@ -15,6 +15,7 @@ from memmodel.events.liveness import phase_peaks, saved_bytes
 from memmodel.events.program import Program
 from memmodel.events.replay import replay
 from memmodel.gpus import Gpu, Value, load_gpu
+from memmodel.recorder import record
 from memmodel.recording import CPU, CUDA
 from memmodel.step import STEPS, fits, time_of
 from memmodel.thresholds import threshold

@@ -1,4 +1,4 @@
-"""A step of attention on torch tensors, as `memmodel.algorithms.record` records it, and how it is timed."""
+"""A step of attention on torch tensors, as `memmodel.recorder.record` records it, and how it is timed."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise

@@ -11,11 +11,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from memmodel.algorithms import record
 from memmodel.attention.case import make_case
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
+from memmodel.recorder import record
 from memmodel.recording import CPU
 from memmodel.timing import Constant
 from memmodel.timing.fused import is_flash

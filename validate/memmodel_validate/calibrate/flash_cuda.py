@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import log
 from statistics import median
 
-from memmodel.algorithms import record
 from memmodel.attention.case import Case, make_case
 from memmodel.cases import on_gpu
 from memmodel.events.program import Launch
 from memmodel.gpus import Gpu
+from memmodel.recorder import record
 from memmodel.timing import Calibration, Constant, Machine, kernel_times
 from memmodel_validate.calibrate.clock import Clock
 
