@@ -33,10 +33,6 @@ def test_predict_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert module.heavy_imports(module.COMMANDS[name]) == []
 
 
-def test_a_heavy_import_would_be_noticed() -> None:
-    assert benchmark("cold_start").heavy_imports(("-c", "import numpy")) == ["numpy"]
-
-
 @pytest.mark.parametrize("algorithm", ["naive", "naive-by-hand", "flash"])
 def test_sweeps_are_timed_beside_the_same_numbers_by_numpy(algorithm: str) -> None:
     module = benchmark("sweep_speed")

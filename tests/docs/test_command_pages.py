@@ -50,11 +50,3 @@ def test_examples_in_a_help_text_have_valid_options(name: str) -> None:
 
 def test_there_is_no_page_of_a_command_that_is_gone() -> None:
     assert {path.stem for path in PAGES.glob("*.md")} - {"index"} == set(COMMANDS)
-
-
-def test_what_a_page_lacks_would_be_noticed(tmp_path: Path) -> None:
-    (tmp_path / "index.md").write_text("max\n")
-    assert problems("max", tmp_path) == ["a page"]
-    (tmp_path / "max.md").write_text("# max\n\n<!-- transcript: max -->\n```text\n$ memmodel max\n```\n")
-    assert problems("max", tmp_path) == ["the title max", "wrong use", "its options"]
-    assert "a line in the list" not in problems("max", tmp_path)

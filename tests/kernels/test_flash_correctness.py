@@ -1,11 +1,9 @@
 """The kernels against fp64, at the error of PyTorch's own arithmetic."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from attention_reference import DEVICE, DTYPES, Case, Result, assert_close, plain, upstream
+from attention_reference import DEVICE, DTYPES, Case, Result, assert_close, upstream
 from memmodel_kernels import flash_attention
 
 
@@ -126,19 +124,3 @@ def test_sinks_are_a_factor_of_the_output() -> None:
         strict=True,
     ):
         assert (a - b).abs().max() <= 8 * torch.finfo(torch.float32).eps * b.abs().max()
-
-
-def test_the_comparison_can_fail() -> None:
-    case = Case(n=20, m=20, d=16, dtype=torch.float32)
-    right = plain(case, torch.float64)
-    assert_close(right, case)
-    for field in dataclasses.fields(Result):
-        wrong = getattr(right, field.name).clone()
-        wrong[0, 0, 3] += 0.05
-        with pytest.raises(AssertionError, match=f"{field.name} is off"):
-            assert_close(dataclasses.replace(right, **{field.name: wrong}), case)
-
-
-def test_unwritten_memory_is_poison() -> None:
-    assert torch.empty(8).isnan().all()
-    assert torch.empty_like(torch.ones(8)).isnan().all()

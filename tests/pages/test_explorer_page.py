@@ -67,17 +67,6 @@ def test_nothing_is_logged_and_nothing_asked_for(explorer: Any, page: Path) -> N
     assert explorer.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
-def test_a_request_would_be_noticed(chromium: Any, tmp_path: Path) -> None:
-    (tmp_path / "other.js").write_text("console.error('made')")
-    loud = tmp_path / "loud.html"
-    loud.write_text('<script src="other.js"></script><div style="width: 2000px">wide</div>')
-    browser.screen(chromium, 360)
-    browser.opened(chromium, loud)
-    assert browser.requests(chromium) == [loud.as_uri(), (tmp_path / "other.js").as_uri()]
-    assert any("made" in message for message in browser.console(chromium))
-    assert browser.overflow(chromium)
-
-
 def test_the_policy_forbids_a_request(explorer: Any) -> None:
     reached = explorer.execute_async_script(
         "const done = arguments[0]; fetch('https://example.org/').then(() => done(true), () => done(false));"

@@ -24,11 +24,3 @@ def test_the_table_is_not_stale(name: str) -> None:
     printed = table_of((ROOT / name).read_text(encoding="utf-8"))
     options = "--markdown --by-table" if TABLES[name] else "--markdown"
     assert printed == markdown(accuracy(), TABLES[name]), f"put in what `memmodel accuracy {options}` prints"
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_a_stale_table_would_be_noticed(name: str) -> None:
-    page = (ROOT / name).read_text(encoding="utf-8")
-    changed = page.replace("| memory | ", "| memory | 1", 1)
-    assert changed != page
-    assert table_of(changed) != markdown(accuracy(), TABLES[name])
