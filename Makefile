@@ -15,7 +15,9 @@ BROWSER := { command -v chromium && command -v chromedriver; } >/dev/null || { t
 demo: $(VENV)/core.done
 	$(BIN)/memmodel predict --gpu A100 --seq 16384
 
-test: lint types unit
+# Types are checked beside the tests, which leave a core idle at times.
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: lint types
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser and not compiler and not hf"
