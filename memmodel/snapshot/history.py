@@ -1,6 +1,7 @@
 """Allocated and reserved bytes after every event of a recording."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from memmodel.base.errors import UsageError
@@ -51,7 +52,7 @@ def recorded_blocks(snapshot: Snapshot) -> Recorded:
         if block.in_use
     }
     granted: dict[int, int] = {}
-    block_size = snapshot.config.block_size
+    block_size = cache(snapshot.config.block_size)  # a training step asks for the same sizes again and again
     # Backwards in time a free begins the life of a block, and its allocation ends it.
     for index in range(len(snapshot.events) - 1, -1, -1):
         action, address, size, stream = snapshot.events[index]

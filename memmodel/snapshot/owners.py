@@ -2,7 +2,9 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from memmodel.snapshot.history import Recorded
@@ -28,50 +30,62 @@ class CodeLine(NamedTuple):
     function: str
 
 
+class Stack(NamedTuple):
+    """A stack as recorded and not yet checked, and what is known where it is empty."""
+
+    frames: Any
+    without: str
+
+
 class Owner(NamedTuple):
     """Blocks in use that one line allocated.
 
     Attributes:
-        stack: the calls that led to its largest block, innermost first, without C++ and PyTorch; never empty.
+        where: the innermost line of the user's own code; of a library where there is none.
+        library: the line of a library that was called there and allocated; None where the user's own line did.
         nbytes, blocks: their bytes and number.
+        recorded: the stack that led to the largest of them.
     """
 
-    stack: tuple[CodeLine, ...]
+    where: CodeLine
+    library: CodeLine | None
     nbytes: int
     blocks: int
+    recorded: Stack
 
     @property
-    def where(self) -> CodeLine:
-        """The innermost line of the user's own code; of a library where there is none."""
-        return next((line for line in self.stack if not _LIBRARY.search(line.filename)), self.stack[0])
+    def stack(self) -> tuple[CodeLine, ...]:
+        """The calls that led to the largest block, innermost first, without C++ and PyTorch; never empty."""
+        return tuple(calls(self.recorded, {}))
 
-    @property
-    def library(self) -> CodeLine | None:
-        """The line of a library that was called there and allocated; None where the user's own line did."""
-        return None if self.stack[0] == self.where else self.stack[0]
+
+Lines = dict[int, CodeLine | None]  # by the id of a frame: a snapshot has each frame once, for all stacks that it is in
 
 
 def owners(snapshot: Snapshot, recorded: Recorded, at: int) -> list[Owner]:
     """The blocks in use before event `at`, by the user's line and the library's that it calls; the largest first."""
+    lines: Lines = {}
+    found: dict[tuple[CodeLine, CodeLine | None], list[tuple[int, Stack]]] = defaultdict(list)
+    for nbytes, stack in _in_use(snapshot, recorded, at):
+        found[place(calls(stack, lines))].append((nbytes, stack))
+    listed = []
+    for (where, library), blocks in found.items():
+        _, largest = max(blocks, key=lambda block: block[0])
+        listed.append(Owner(where, library, sum(nbytes for nbytes, _ in blocks), len(blocks), largest))
+    return sorted(listed, key=lambda owner: (-owner.nbytes, owner.where, owner.library or ()))
+
+
+def _in_use(snapshot: Snapshot, recorded: Recorded, at: int) -> Iterable[tuple[int, Stack]]:
+    """The bytes and the stack of each block in use before event `at`."""
     without = NO_STACK if not snapshot.events else BEFORE  # a block from before the recording has no event with frames
     kept = _kept_frames(snapshot)
-    live = {address: (block.size, kept.get(address), without) for address, block in recorded.start.items()}
+    live = {address: (block.size, Stack(kept.get(address), without)) for address, block in recorded.start.items()}
     for index, event in enumerate(snapshot.events[:at]):
         if event.action == ALLOC:
-            live[event.address] = recorded.granted[index], snapshot.frames[index], NO_STACK
+            live[event.address] = recorded.granted[index], Stack(snapshot.frames[index], NO_STACK)
         elif event.action == FREED:
             del live[event.address]
-    blocks = (Owner(calls(frames, nothing), size, 1) for size, frames, nothing in live.values())
-    found: dict[tuple[CodeLine, CodeLine | None], list[Owner]] = defaultdict(list)
-    for block in blocks:
-        found[block.where, block.library].append(block)
-    listed = [_together(of_one_line) for of_one_line in found.values()]
-    return sorted(listed, key=lambda owner: (-owner.nbytes, owner.where, owner.stack))
-
-
-def _together(blocks: list[Owner]) -> Owner:
-    largest = max(blocks, key=lambda block: block.nbytes)
-    return Owner(largest.stack, sum(block.nbytes for block in blocks), len(blocks))
+    return live.values()
 
 
 def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
@@ -81,20 +95,41 @@ def _kept_frames(snapshot: Snapshot) -> dict[int, Any]:
     return {block.address: block.frames for block in blocks if block.in_use and block.address not in freed}
 
 
-def calls(frames: Any, without: str = NO_STACK) -> tuple[CodeLine, ...]:
-    """The frames of a stack, innermost first, without C++, PyTorch, Triton and generated code; at least one.
+def place(stack: Iterable[CodeLine]) -> tuple[CodeLine, CodeLine | None]:
+    """The innermost line of the user's own code, and the library's that it calls, as in an `Owner`."""
+    lines = iter(stack)
+    innermost = next(lines)
+    where = next((line for line in chain((innermost,), lines) if not _is_library(line.filename)), innermost)
+    return where, None if where == innermost else innermost
 
-    `without` names an empty stack. If nothing is left, the line is named by the autograd node that ran, since backward
-    runs in a thread without Python frames.
+
+def calls(stack: Stack, lines: Lines) -> Iterator[CodeLine]:
+    """The lines of a stack, innermost first, without C++, PyTorch, Triton and generated code; at least one.
+
+    `lines` are those of frames read before, and then of these. If nothing is left, the line is named by the autograd
+    node that ran, since backward runs in a thread without Python frames.
     """
-    known = [frame for frame in map(_frame, frames if isinstance(frames, list) else ()) if frame]
-    if not known:
-        return (CodeLine("", 0, without),)
-    found = tuple(frame for frame in known if _is_shown(frame.filename))
-    if found:
-        return found
-    node = next((match[1] for frame in known if (match := _NODE.search(frame.function))), None)
-    return (CodeLine("", 0, f"{NO_FRAMES} ({node})" if node else NO_FRAMES),)
+    known = []
+    shown = False
+    for frame in stack.frames if isinstance(stack.frames, list) else ():
+        if id(frame) not in lines:
+            lines[id(frame)] = _frame(frame)
+        line = lines[id(frame)]
+        if line is None:
+            continue
+        known.append(line)
+        if _is_shown(line.filename):
+            shown = True
+            yield line
+    if not shown:
+        node = next((match[1] for line in known if (match := _NODE.search(line.function))), None)
+        yield CodeLine("", 0, stack.without if not known else f"{NO_FRAMES} ({node})" if node else NO_FRAMES)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_library(filename: str) -> bool:
+    """Whether a file is a package's or Python's own."""
+    return bool(_LIBRARY.search(filename))
 
 
 @lru_cache(maxsize=1 << 12)

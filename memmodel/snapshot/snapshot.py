@@ -112,6 +112,7 @@ class Snapshot:
         return sum(event.action == ALLOC for event in self.events)
 
 
+@uncollected()
 def read_snapshot(path: str, device: int | None = None) -> Snapshot:
     """Read a file that `torch.cuda.memory._dump_snapshot` wrote; no code in it is run.
 
@@ -139,7 +140,7 @@ def parse_snapshot(data: Any, path: str, device: int | None = None) -> Snapshot:
     settings = recorded_settings(whole.allocator_settings, expandable)
     notes = [
         f"events of kind {name!r} have no part in the model"
-        for name in sorted({event.action[:30] for event in events} - _MEMORY - _OTHER)
+        for name in sorted({action[:30] for action in {event.action for event in events} - _MEMORY - _OTHER})
     ]
     if streams.private:
         notes.append("private pools (CUDA graphs, MemPool) are replayed as streams of their own")
@@ -300,10 +301,11 @@ def _segments(whole: _File, device: int, streams: _Streams, path: str) -> Iterat
 def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams, path: str) -> Iterator[Event]:
     """The events, with streams of private pools numbered separately."""
     private = [segment for segment in segments if segment.pool != DEFAULT_POOL]
+    made = tuple.__new__  # the constructor of a NamedTuple is a function of Python's, which takes twice as long
     for index, given in enumerate(listed):
         action, address, size, stream, pool = given.action, given.addr, given.size, given.stream, given.pool_id
         if action not in _MEMORY:
-            yield Event(action, 0, 0, 0)
+            yield made(Event, (action, 0, 0, 0))
             continue
         if action == OUT_OF_MEMORY:
             address = given.device_free
@@ -314,7 +316,7 @@ def _events(listed: list[_Event], segments: Sequence[Segment], streams: _Streams
             pool = _pool_at(address, private)
         if pool is not None and pool != DEFAULT_POOL:
             stream = streams.number(stream, pool)
-        yield Event(action, address, size, stream)
+        yield made(Event, (action, address, size, stream))
 
 
 def _pool_at(address: int, private: Sequence[Segment]) -> tuple[int, int]:

@@ -25,19 +25,24 @@ _ADVICE = "give the file that torch.cuda.memory._dump_snapshot wrote"
 _UNPACKED_BY = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "lzma", b"BZh": "bz2"}  # first bytes -> module
 _PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"\x04\x22\x4d\x18": "lz4"}
 
-# Instructions of fixed length that make nothing larger than a number, as one pattern: going through them one by one, as
-# pickletools does, takes five times as long as unpickling. A tuple is let through right behind its whole numbers only:
-# hashing deeply nested tuples would overflow the interpreter's stack.
+# Instructions of fixed length as one pattern: going through them one by one, as pickletools does, takes five times as
+# long as unpickling. A tuple is let through right behind its whole numbers only: hashing deeply nested tuples would
+# overflow the interpreter's stack.
+_CONTAINERS = b"]})"  # EMPTY_LIST, EMPTY_DICT, EMPTY_TUPLE
 _LENGTHS = b"|".join(b"\\x%02x.{%d}" % (length, length) for length in (6, 7, 5, 8, 4, 3, 2, 1, 9, *range(10, 17), 0))
 _WHOLE = rb"(?>K.|M..|J.{4}|\x8a(?>" + _LENGTHS + rb"))(?>\x95.{8})?"  # BININT1, BININT2, BININT, LONG1; FRAME
 _WHOLES = b"%b(?>\\x85|%b(?>\\x86|%b\\x87))?" % (_WHOLE, _WHOLE, _WHOLE)  # and TUPLE1, TUPLE2, TUPLE3
-_RUN = re.compile(
-    rb"(?>" + 8 * b"j...." + rb"|j....|[hq].|"  # LONG_BINGET, of which a stack has many; BINGET, BINPUT
-    rb"[(N\x88\x89\x94aesu]++|"  # MARK, NONE, NEWTRUE, NEWFALSE, MEMOIZE, APPEND(S), SETITEM(S)
-     + _WHOLES + rb"|G.{8}|\x95.{8}|\x80.)*+",  # BINFLOAT, FRAME, PROTO
-    re.DOTALL,
-)
-_CONTAINERS = b"]})"  # EMPTY_LIST, EMPTY_DICT, EMPTY_TUPLE
+
+
+def _run(containers: bytes) -> re.Pattern[bytes]:
+    """The pattern of instructions that make nothing larger than a number, or `containers`."""
+    single = b"(N\x88\x89\x94aesu" + containers  # MARK, NONE, NEWTRUE, NEWFALSE, MEMOIZE, APPEND(S), SETITEM(S)
+    # LONG_BINGET first and by pairs, as stacks are full of it; BINGET, BINPUT; BINFLOAT, FRAME, PROTO.
+    pattern = rb"(?:j....j....|j....|[hq].|[%b]++|%b|G.{8}|\x95.{8}|\x80.)*+"
+    return re.compile(pattern % (re.escape(single), _WHOLES), re.DOTALL)
+
+
+_RUN, _RUN_WITH_CONTAINERS = _run(b""), _run(_CONTAINERS)
 _TEXT_LENGTHS = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8 -> bytes of the text's length
 _LONG_BINPUT, _STOP, _TUPLES = ord("r"), ord("."), b"\x85\x86\x87"
 
@@ -113,7 +118,9 @@ def _scan(path: str, data: bytes) -> None:
     A memo's index is at most the number of bytes before it, since the memo is an array of that length.
     """
     position = instructions = containers = 0
-    end, match = len(data), _RUN.match
+    # Most files have too few of these bytes, wherever they stand, for their containers to be worth counting.
+    few = sum(data.count(code) for code in _CONTAINERS) <= MAX_CONTAINERS
+    end, match = len(data), (_RUN_WITH_CONTAINERS if few else _RUN).match
     while (run := match(data, position)) is not None and (at := run.end()) < end:
         code = data[at]
         instructions += at + 1 - position

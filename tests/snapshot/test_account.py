@@ -9,7 +9,7 @@ from snapshot_data import KiB, MiB, Recording, frame, segment
 from memmodel.report.snapshot import owners_table
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.history import history, recorded_blocks
-from memmodel.snapshot.owners import BEFORE, NO_FRAMES, NO_STACK, CodeLine, Owner, calls
+from memmodel.snapshot.owners import BEFORE, NO_FRAMES, NO_STACK, CodeLine, Stack, calls, place
 from memmodel.snapshot.snapshot import parse_snapshot
 from memmodel.snapshot.study import Study, study
 
@@ -83,7 +83,7 @@ def test_which_frame_is_the_users() -> None:
     python = frame("/usr/lib/python3.12/runpy.py", 88, "_run_code")
 
     def code_line(frames: Any) -> CodeLine:
-        return Owner(calls(frames), 1, 1).where
+        return place(calls(Stack(frames, NO_STACK), {}))[0]
 
     assert code_line([UNWIND, LINEAR, known, USER, python]) == CodeLine(USER["filename"], 31, "forward")
     assert code_line([known, python]) == CodeLine(known["filename"], 3, "forward")  # no code of the user's
