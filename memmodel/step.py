@@ -25,22 +25,24 @@ STEPS = 3  # the first two fill the allocator's cache, the third is reported
 
 
 def device_of(gpu: Gpu) -> Device:
-    """CUDA on this GPU: its tiles, compute capability and SMs; an A100's if not known."""
+    """CUDA on this GPU: its tiles, compute capability and SMs; an A100's if not known, and so on AMD."""
     major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor
     if not arch:
-        return CUDA
+        return CUDA._replace(rocm=gpu.vendor == "AMD")
     sms = gpu.sm_count if "sm_count" in gpu.values else CUDA.sms
     return CUDA._replace(sms=sms, arch=arch if arch in FAMILY else CUDA.arch, capability=arch)
 
 
 def other_kernels(gpu: Gpu) -> str:
     """A note where the libraries' attention kernels are not those of NVIDIA's GPUs; "" where they are."""
-    if gpu.vendor == "NVIDIA":
+    if gpu.compute_capability is not None:
         return ""
-    # sdp_utils.cpp (aotriton_max_hdim, check_flash_attention_hardware_support): AOTriton's, or CK's where asked for.
-    kernels = f"PyTorch's flash and efficient kernels for {gpu.name} are AOTriton's"
-    return f"{kernels} (flash to head dims of 512), not modelled: choice and figures are an A100's"
+    if gpu.vendor == "AMD":
+        # sdp_utils.cpp, check_flash_attention_hardware_support: composable kernel's (CK) where they are asked for.
+        kernels = f"PyTorch's flash and efficient kernels for {gpu.name} are AOTriton's"
+        return f"{kernels}: which one is taken follows their limits, the figures are those of NVIDIA's on an A100"
+    return f"PyTorch's attention kernels for {gpu.name} are not modelled: choice and figures are an A100's"
 
 
 def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | None = None) -> Memory:

@@ -31,6 +31,7 @@ class Device(NamedTuple):
         threads: of the CPU; each sums into its own buffer.
         torch: version of PyTorch, where it decides which kernels run.
         deterministic: whether deterministic algorithms are required (torch.use_deterministic_algorithms).
+        rocm: whether PyTorch is the one for AMD, where it decides which kernels run.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Device(NamedTuple):
     threads: int = 1
     deterministic: bool = False
     torch: tuple[int, int] = (2, 13)
+    rocm: bool = False
 
     @property
     def resident_threads(self) -> int:

@@ -5,7 +5,8 @@ PyTorch's order, so that the reason reported here is the one in PyTorch's own wa
 
 Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, sdp_utils_cpp.h (filters that backends share) and
 sdp_utils_cpp.cpp (the CPU). Filters of nested tensors are left out. The version of cuDNN is the one in the default
-wheel of that release.
+wheel of that release. On AMD both fused kernels are AOTriton's, which needs no shared memory of a certain size: of its
+releases, 0.9 (torch 2.7) took head dims to 512, 0.12 (torch 2.13) values of another head dim than the keys'.
 """
 
 from collections.abc import Callable, Collection
@@ -61,10 +62,14 @@ class SdpaCall(NamedTuple):
 
 
 class Backends(NamedTuple):
-    """The target of the selection: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version."""
+    """The target of the selection: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version.
+
+    `rocm`: an AMD Instinct GPU (gfx90a, gfx942 or gfx950); `arch` stays 80, whose data types it has.
+    """
 
     arch: int = 80
     torch: tuple[int, int] = (2, 13)
+    rocm: bool = False
 
 
 class Refusal(NamedTuple):
@@ -121,7 +126,7 @@ def order(backends: Backends) -> tuple[str, ...]:
     cuDNN is first on compute capability 9.0 and 10.x if its version is above 9.9 (torch 2.9) or 9.15 (torch 2.10 on);
     default wheels have that version in 2.9 and from 2.11 on (pytorch/pytorch#162073, #170800, #171627).
     """
-    arch, torch = backends
+    arch, torch, _ = backends
     if not arch:
         return FLASH, MATH
     first = (90, 100, 103) if torch >= (2, 11) else (90, 100) if torch == (2, 9) else ()
@@ -144,6 +149,8 @@ def _filters(name: str, backends: Backends) -> tuple[Filter, ...]:
         return ()
     if not backends.arch:
         return _ON_CPU
+    if backends.rocm:
+        return _ON_ROCM[name]
     return _CUDNN_BEFORE_2_9 if name == CUDNN and backends.torch < (2, 9) else _FILTERS[name]
 
 
@@ -166,9 +173,14 @@ def _equal_head_dims(call: SdpaCall, _: Backends) -> Refusal | None:
 
 
 def _flash_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
-    if call.value[-1] > 256 or call.query[-1] > 256:
-        return Refusal(f"its head dims end at 256, this is {max(call.head_dims)}", "a head dim of 256 or less")
-    return _equal_head_dims(call, backends)
+    return _widest_head_dim(call, backends) or _equal_head_dims(call, backends)
+
+
+def _widest_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
+    most, wanted = 512 if backends.rocm and backends.torch >= (2, 7) else 256, max(call.query[-1], call.value[-1])
+    if wanted <= most:
+        return None
+    return Refusal(f"its head dims end at {most}, this is {wanted}", f"a head dim of {most} or less")
 
 
 def _from_sm80(_: SdpaCall, backends: Backends) -> Refusal | None:
@@ -303,6 +315,23 @@ def _efficient_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
     return Refusal(f"its head dims are multiples of {unit}, these are {q} and {v}", f"padding to a multiple of {unit}")
 
 
+def _rocm_efficient_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """Before torch 2.13 flash attention's rule too (check_head_dim_size_flash, caller_is_meff)."""
+    equal = None if backends.torch >= (2, 13) else _equal_head_dims(call, backends)
+    return _widest_head_dim(call, backends) or equal or _efficient_head_dim(call, backends)
+
+
+def _rocm_efficient_heads(call: SdpaCall, backends: Backends) -> Refusal | None:
+    """Torch 2.14 changed nothing here: neither grouped heads nor a single one for all."""
+    return _equal_heads(call, backends._replace(torch=(2, 13)))
+
+
+def _rocm_mask_dtype(call: SdpaCall, _: Backends) -> Refusal | None:
+    if call.mask is None or call.mask.dtype in (bool_, call.dtype):
+        return None
+    return Refusal(f"its mask is bool or {call.dtype}, not {call.mask.dtype}", "the mask cast to the query's type")
+
+
 def _efficient_offset(call: SdpaCall, backends: Backends) -> Refusal | None:
     if call.aligned or backends.arch < 80 or backends.torch < (2, 13):
         return None
@@ -382,6 +411,10 @@ def _cudnn_dropout(call: SdpaCall, backends: Backends) -> Refusal | None:
     return Refusal(f"its dropout is a multiple of 1/16, this is {call.dropout:g}", "a multiple of 1/16, such as 0.125")
 
 
+def _no_cudnn(_call: SdpaCall, _backends: Backends) -> Refusal | None:
+    return Refusal("PyTorch for AMD has no cuDNN", "an NVIDIA GPU")
+
+
 def _no_dropout(call: SdpaCall, _: Backends) -> Refusal | None:
     return Refusal("it has no dropout", "dropout_p=0") if call.dropout else None
 
@@ -403,6 +436,14 @@ _FILTERS: dict[str, tuple[Filter, ...]] = {
 _CUDNN_BEFORE_2_9: tuple[Filter, ...] = (
     _lengths, _rank, _cudnn_shapes, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _unit_stride, _cudnn_heads,
 )  # fmt: skip
+_ON_ROCM: dict[str, tuple[Filter, ...]] = {
+    FLASH: (_rank, _no_mask, _flash_head_dim, _flash_causal, _half, _grouped_heads, _lengths, _unit_stride),
+    EFFICIENT: (
+        _rank, _rocm_efficient_head_dim, _lengths, _unit_stride_always, _rocm_efficient_heads, _rocm_mask_dtype,
+        _efficient_dtype,
+    ),
+    CUDNN: (_no_cudnn,),
+}  # fmt: skip
 _ON_CPU: tuple[Filter, ...] = (
     _no_dropout, _rank, _grouped_heads, _mask_shape, _equal_head_dims, _lengths, _unit_stride_always, _cpu_dtype,
 )  # fmt: skip

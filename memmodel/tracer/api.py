@@ -99,12 +99,11 @@ def trace(
     asked = checked_at(parse_at(at) if isinstance(at, str) else dict(at or {}), letters)
     device = load_gpu(gpu) if isinstance(gpu, str) else gpu
     version = torch_version or _installed()
-    # A GPU whose file lists no compute capability has the rules of 8.0.
-    major, minor = device.compute_capability or (8, 0)
-    backends = Backends(10 * major + minor, parse_torch_version(version))
+    modelled = device_of(device)
+    backends = Backends(modelled.capability, parse_torch_version(version), modelled.rocm)
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
     setting = Setting(
-        fn, wanted, step, device_of(device), backends, most_operators=most_operators, loss=loss, chip=_chip_of(device)
+        fn, wanted, step, modelled, backends, most_operators=most_operators, loss=loss, chip=_chip_of(device)
     )
     job = Job(setting, sizes, device, version, config, compiled, progress or (lambda _: None))
     if over is not None and over not in letters:

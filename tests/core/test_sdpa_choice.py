@@ -148,6 +148,31 @@ def test_what_torch_2_14_changed_on_a_b200(changes: dict[str, Any], before: str,
     assert [choose(call, Backends(100, version)).backend for version in ((2, 13), (2, 14))] == [before, since]
 
 
+@pytest.mark.parametrize(
+    ("head_dims", "changes", "kernels"),
+    [
+        ((128, 128), {}, ("flash", "flash", "flash")),
+        ((512, 512), {}, ("math", "flash", "flash")),  # aotriton_max_hdim: 512 from AOTriton 0.9 on
+        ((520, 520), {}, ("math", "math", "math")),
+        ((64, 64), {"mask": Mask((4096, 4096), bfloat16)}, ("efficient", "efficient", "efficient")),
+        ((64, 64), {"mask": Mask((4096, 4096), float32)}, ("math", "math", "math")),
+        ((192, 128), {}, ("math", "math", "efficient")),  # two head dims from AOTriton 0.12 on
+        ((60, 60), {"mask": Mask((4096, 4096), bfloat16)}, ("math", "math", "math")),
+        ((64, 64), {"dtype": float32}, ("efficient", "efficient", "efficient")),
+    ],
+)
+def test_an_mi300x_takes_what_aotriton_takes(
+    head_dims: tuple[int, int], changes: dict[str, Any], kernels: tuple[str, ...]
+) -> None:
+    """sdp_utils.cpp at 001f694a, USE_ROCM, with the AOTriton of a release: 0.8 in 2.6, 0.11 in 2.12, 0.12 in 2.13."""
+    d, e = head_dims
+    call = SdpaCall((*Q[:3], d), (*Q[:3], d), (*Q[:3], e), bfloat16)._replace(**changes)
+    versions = ((2, 6), (2, 12), (2, 13))
+    choices = [choose(call, Backends(80, version, rocm=True)) for version in versions]
+    assert tuple(choice.backend for choice in choices) == kernels
+    assert choose(call, Backends(rocm=True), {"cudnn"}).backend is None
+
+
 def test_a_call_that_no_kernel_takes_names_all_reasons() -> None:
     choice = choose(SdpaCall(Q, Q, Q, float64), Backends(80), enabled={"flash", "efficient"})
     assert choice.backend is None

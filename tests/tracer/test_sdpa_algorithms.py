@@ -34,7 +34,8 @@ def both(case: Case, gpu: str, backends: tuple[str, ...] = BACKENDS) -> tuple[An
     def function(q: Any, k: Any, v: Any) -> Any:
         return sdpa(q, k, v, case.mask, case.dropout, backends)
 
-    setting = Setting(function, inputs, case.phase, case.device, Backends(case.device.capability))
+    target = Backends(case.device.capability, rocm=case.device.rocm)
+    setting = Setting(function, inputs, case.phase, case.device, target)
     return traced(setting, sizes), recorded(case)
 
 
@@ -71,6 +72,15 @@ def test_each_kernel_is_as_traced(name: str, dropout: float) -> None:
         dropout=dropout, phase="train",
     )  # fmt: skip
     check_alike(case, "H100", (name,))
+
+
+def test_amds_kernel_is_as_traced() -> None:
+    """Flash attention to head dims of 512, which NVIDIA's refuses."""
+    case = make_case("sdpa", heads=2, seq=64, head_dim=512, phase="train")
+    check_alike(case, "MI300X")
+    assert [recorded(on_gpu([case], load_gpu(gpu))[0]).choices[0].backend for gpu in ("MI300X", "A100")] == [
+        "flash", "efficient",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("bias", "shape"), [("fixed", "1,h"), ("learned", "1,h"), ("learned", "b,1")])
