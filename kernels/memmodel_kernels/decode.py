@@ -10,7 +10,7 @@ from typing import Any
 
 from memmodel.attention.masks import NO_MASK, Mask
 from memmodel.attention.tiles import Tile
-from memmodel.rules.flash_buffers import rounded, splits
+from memmodel.rules.flash_buffers import keys_of_a_block, rounded, splits
 from memmodel.sizes.dims import Dim, ceil_div
 from memmodel_kernels.flash import LOWEST, online_softmax
 from memmodel_kernels.kernel import Part, kernel
@@ -23,7 +23,7 @@ def decode_tile(head_dim: Dim) -> Tile:
     """The tile of flash-attention's split kernel (run_mha_fwd_splitkv_dispatch); 128 keys where d is not a number."""
     if not isinstance(head_dim, int):
         return Tile(_ROWS, 128)
-    return Tile(_ROWS, 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64)
+    return Tile(_ROWS, keys_of_a_block(head_dim))
 
 
 def num_splits(batch: int, kv_heads: int, rows: int, keys: int, head_dim: int, sms: int) -> int:

@@ -82,27 +82,31 @@ def split_outputs(sizes: Sizes, device: Device) -> Iterator[Scratch]:
     if symbolic(*sizes):
         return
     b, h, _, n, m, d, width = sizes
-    # Keys of a block in the splitting kernel, by head dim; two of its thread blocks run on an SM (set_params_splitkv).
-    columns = 256 if d <= 64 else 128 if d <= 128 else 64
-    slots = 2 * device.sms
-    parts = each(splits, minimum(b * h * ceil_div(n, 64), slots), slots, ceil_div(m, columns))
+    slots = 2 * device.sms  # two thread blocks of the splitting kernel run on an SM (set_params_splitkv)
+    parts = each(splits, minimum(b * h * ceil_div(n, 64), slots), slots, ceil_div(m, keys_of_a_block(d)))
     if not same(parts, 1):
         rows = (parts * (parts > 1), b, h, n)  # in arrays, 0 where there is a single split
         yield Scratch(rows, float32, "log-sum-exp of each split")
         yield Scratch((*rows, width), float32, "output of each split")
 
 
-def splits(tiles: int, slots: int, blocks: int) -> int:
+def keys_of_a_block(head_dim: Dim) -> Dim:
+    """Keys of a block in the splitting kernel: 256, 128 or 64 for head dims to 64, to 128 and above."""
+    return 64 * (1 + (head_dim <= 128)) * (1 + (head_dim <= 64))
+
+
+def splits(tiles: int, slots: int, blocks: int, most: int = 128) -> int:
     """The fewest splits whose waves of thread blocks are at least 85 % as full as the fullest (num_splits_heuristic).
 
     Args:
         tiles: thread blocks of one split: batch times heads times blocks of rows.
         slots: thread blocks that run at once, two an SM.
         blocks: blocks of keys, which the splits share out evenly.
+        most: splits at most.
     """
     if tiles >= 0.8 * slots:
         return 1
-    parts = range(1, min(128, slots, blocks) + 1)
+    parts = range(1, min(most, slots, blocks) + 1)
     # 64 blocks in 12 splits are 6 each, which fill 11 splits: a count like 12 is passed over.
     waves = {s: tiles * s / slots for s in parts if s == 1 or ceil_div(blocks, s) != ceil_div(blocks, s - 1)}
     filled = {s: wave / math.ceil(wave) for s, wave in waves.items()}

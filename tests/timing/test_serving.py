@@ -16,10 +16,9 @@ from memmodel.base.dtypes import bfloat16
 from memmodel.base.errors import UsageError
 from memmodel.cli import cli
 from memmodel.gpus import load_gpu
-from memmodel.rules.flash_buffers import splits
 from memmodel.timing.serving.call import serving_call
 from memmodel.timing.serving.chip import Chip
-from memmodel.timing.serving.decode import Decode, decode_parts, whole_waves
+from memmodel.timing.serving.decode import Decode, decode_parts
 from memmodel.timing.serving.kernels import ServingKernel, kernel_names, serving_kernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
 from memmodel_evidence.serving import SIZES, Table, expected, kernel_tables
@@ -93,14 +92,6 @@ def test_few_programs_grow_where_a_kernel_does() -> None:
     fixed = DECODE._replace(resident=4, most_splits=1)
     busy = [decode_parts(few, CHIP, kernel).units for kernel in (fixed, fixed._replace(widest=4))]
     assert busy == pytest.approx([(500 + 1280) / 1e9, (500 + 640) / 1e9])
-
-
-def test_whole_waves_are_those_that_the_rule_of_its_buffers_takes() -> None:
-    sizes = [(p, b) for p in (1, 2, 3, 7, 16, 50, 90, 170, 400) for b in (1, 2, 5, 16, 33, 500)]
-    want = [splits(p, 216, b) for p, b in sizes]
-    assert [whole_waves(p, b, 216, 128) for p, b in sizes] == want
-    programs, blocks = np.array(sizes).T
-    assert whole_waves(programs, blocks, 216, 128).tolist() == want
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -14,7 +14,8 @@ do these times. Cubes stand for an overlap that is nearly whole: the longer of t
 from typing import NamedTuple
 
 from memmodel.attention.case import Case
-from memmodel.sizes.dims import ceil_div, maximum, minimum
+from memmodel.rules import flash_buffers
+from memmodel.sizes.dims import ceil_div, each, maximum, minimum
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.parts import Parts, Seconds, bytes_of_a_key, bytes_of_queries
 
@@ -115,7 +116,8 @@ def _grid(case: Case, keys: Seconds, chip: Chip, kernel: Decode) -> _Grid:
     size = minimum(kernel.widest, ceil_div(chip.sms * kernel.resident, programs))
     resident = maximum(1, kernel.resident // size)
     if kernel.whole_waves:
-        splits = whole_waves(programs, ceil_div(keys, keys_of_a_block(case.head_dim)), 2 * chip.sms, kernel.most_splits)
+        blocks = ceil_div(keys, flash_buffers.keys_of_a_block(case.head_dim))
+        splits = each(flash_buffers.splits, programs, 2 * chip.sms, blocks, kernel.most_splits)
     else:
         room = minimum(kernel.most_splits, ceil_div(keys, kernel.least_keys))
         splits = maximum(1, minimum(chip.sms * resident // programs, room))
@@ -130,33 +132,3 @@ def _busy(case: Case, keys: Seconds, missed: Seconds, grid: _Grid, chip: Chip, k
     own = ceil_div(ceil_div(keys, grid.splits), _KEYS_AT_ONCE) * _KEYS_AT_ONCE
     waves = ceil_div(grid.programs, chip.sms * grid.resident)
     return waves * (kernel.prologue + kernel.prologue_head * head / 128 + own * key) / chip.clock
-
-
-def keys_of_a_block(head_dim: Seconds) -> Seconds:
-    """Keys of FlashAttention-2's split-key blocks: 256, 128 or 64 for head dims up to 64, 128 and above.
-
-    Dao-AILab/flash-attention, csrc/flash_attn/flash_api.cpp, set_params_splitkv.
-    """
-    return 64 * (1 + (head_dim <= 128)) * (1 + (head_dim <= 64))
-
-
-def whole_waves(programs: Seconds, blocks: Seconds, places: int, most_splits: int) -> Seconds:
-    """The fewest splits whose waves are at least 85 % as full as those of the best number of splits.
-
-    Dao-AILab/flash-attention, csrc/flash_attn/flash_api.cpp, num_splits_heuristic, whose places are two an SM.
-    """
-    most = minimum(minimum(most_splits, places), blocks)
-    # `flash_buffers.splits` for arrays: a loop over splits, each step for all rows of a table at once.
-    fullness: list[Seconds] = []
-    for splits in range(1, most_splits + 1):
-        waves = programs * splits / places
-        differs = True if splits == 1 else ceil_div(blocks, splits) != ceil_div(blocks, splits - 1)
-        fullness.append(waves / -(-waves // 1) * ((splits <= most) & differs))
-    best: Seconds = 0.0
-    for full in fullness:
-        best = maximum(best, full)
-    chosen: Seconds = 0
-    for splits, full in enumerate(fullness, 1):
-        chosen = chosen + splits * ((chosen == 0) & (full >= 0.85 * best))
-    enough = (programs >= 0.8 * places) * 1
-    return chosen * (1 - enough) + enough
