@@ -86,10 +86,10 @@ def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) ->
         raise UsageError(f"--seq: {images_as_tokens(case.arch, case.arch.patches)}: leave it out")
     batch, seq = (column.ravel() for column in np.meshgrid(batches, seqs, indexing="ij"))
     peak = np.zeros(len(batch), dtype=np.int64)
-    few, window = batch * seq <= FEW_TOKENS, case.arch.window or int(seq.max())
+    few, window = batch * seq <= FEW_TOKENS, case.arch.window or int(seq.max()) + 1
     # A batch of one makes views contiguous; few tokens, and sequences within the window, take other operators.
     for single, of_few, within in product((True, False), repeat=3):
-        rows = ((batch == 1) == single) & (few == of_few) & ((seq <= window) == within)
+        rows = ((batch == 1) == single) & (few == of_few) & ((seq < window) == within)
         if rows.any():
             peak[rows] = _of_regime(case, batch[rows], seq[rows], single, of_few, within)
     return ModelSweep(case, batch, seq, peak, _flops(case, batch, seq))
@@ -118,7 +118,7 @@ def _exact(case: ModelCase, batch: Any, seq: Any) -> int:
 def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """Two batches and two lengths of a regime, to record."""
     window, longest = case.arch.window, case.arch.max_pos if case.arch.positions == "learned" else 8192
-    high = min(window, longest) if within and window else longest
+    high = min(window - 1, longest) if within and window else longest
     if not within:
         high = 4 * window
     if few and within:
