@@ -219,6 +219,7 @@ def test_the_first_call_of_compiled_code_holds_l2_and_a_copy() -> None:
     scores, operand = 2 * b * h * n * n, 2 * b * h * n * d
     needed = 3 * operand + 2 * scores + 40 * MiB
     assert timing_bytes(record(found.case), load_gpu("A100")) == needed
+    assert timing_bytes(record(found.case), load_gpu("B200")) == needed + int(86.5 * MiB)  # an L2 of 126.5 MiB
     assert any(f"at most {needed / 2**30:.2f} GiB" in note for note in found.notes)
     (large,) = predict("T4", "compiled", heads=56, seq=11 * 1024, dtype="fp16", phase="inference").predictions
     assert large.memory.fits
