@@ -228,7 +228,7 @@ def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
         if model.masks == "added":
             return {kind: _added_mask(model, tokens, x, kind) for kind in dict.fromkeys(model.arch.pattern)}
         windows = {kind for kind in model.arch.pattern if kind != "F"}
-        # A window of all tokens hides none, and yet it has a mask (transformers' masking_utils.py, local_attention_size).
+        # A window of all tokens hides none, yet has a mask (transformers, masking_utils.py, local_attention_size).
         if cached or not windows or tokens.shape[1] < model.arch.window:
             return {}
         return dict.fromkeys(windows, _seen(tokens, model.arch.window))
