@@ -66,10 +66,10 @@ def training(
     updates = [distributed] if distributed else _updates(case, models, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
-    totals = distributed.totals if distributed else _totals(updates)
     tokens, targets = _read(xp, case, label), _targets(xp, case, label)
 
     def after_backward() -> None:
+        totals = distributed.totals if distributed else _totals(updates)
         sum_partial(models, totals)
         if ends is not None:
             sum_tied(models, ends, totals)

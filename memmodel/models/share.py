@@ -100,9 +100,8 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
         yield "updates in backward on replicas of a model are not modelled: leave one of them out"
     if shared and case.optimizer in _WHOLE:
         yield f"optimizer {case.optimizer}, which needs whole matrices, under zero {layout.zero}: take adamw"
-    if layout.zero == 2 and layout.shards > 1 and (layout.tp > 1 or layout.pp > 1):
-        where = f"tp {layout.tp}" if layout.tp > 1 else f"pp {layout.pp}"
-        yield f"zero 2 with {where} is not modelled yet: take zero 1 or 3"
+    if layout.zero == 2 and layout.shards > 1 and layout.pp > 1:
+        yield f"zero 2 with pp {layout.pp}: DeepSpeed's pipelines refuse it (runtime/pipe/engine.py), take zero 1 or 3"
 
 
 def _without_stages(case: ModelCase) -> dict[str, bool]:
@@ -170,7 +169,6 @@ def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
         "weights in 4 bits": adapter is not None and adapter.four_bit,
         "adapters of shared experts or latents": adapter is not None
         and any(adapter.covers(name) for name in _BESIDE_HEADS if name in _linear_layers(arch)),
-        "autocast": case.autocast,
         f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
         "updates in backward": case.in_backward,
         f"loss {case.loss}": case.loss in ("fused", "in-place"),

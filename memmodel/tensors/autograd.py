@@ -82,6 +82,7 @@ class Op:
     unpacked: dict[str, Tensor]
     retained: bool  # whether the backward under way keeps the graph
     is_view: ClassVar[bool] = False
+    by_hand: ClassVar[bool] = False  # whether the backward is Python, as a user writes it
 
     def __init_subclass__(cls) -> None:
         for rule in ("forward", "backward"):
@@ -416,6 +417,8 @@ class _Engine:
         for hook in node.hooks:
             hook(grads)
         outputs = node.gradients(*grads) if any(g is not None for g in grads) else [None] * len(node.edges)
+        if node.by_hand:  # its gradients move into the call, and are gone with it (python_function.cpp, PyNode::apply)
+            self._drop(grads)
         for index, edge in enumerate(node.edges):
             _validate(outputs, index, edge)
             result = outputs[index]

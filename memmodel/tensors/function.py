@@ -28,6 +28,8 @@ class Function:
 class _Custom(Op):
     """The graph node of a `Function`, which its methods get as `ctx`."""
 
+    by_hand = True
+
     def forward(self, *inputs: Any, function: type[Function]) -> Any:
         """Run the user's forward."""
         self.function = function

@@ -11,14 +11,22 @@ from rank_processes import run_ranks
 
 WORKER = Path(__file__).with_name("decoder_worker.py")
 # Two kinds of parallelism at a time.
-OF_FOUR = ("decoder_sp_1f1b", "decoder_fsdp_1f1b", "decoder_sp_cp", "decoder_cp_1f1b", "decoder_ep_sp")
+OF_FOUR = (
+    "decoder_sp_1f1b",
+    "decoder_fsdp_1f1b",
+    "decoder_sp_cp",
+    "decoder_cp_1f1b",
+    "decoder_ep_sp",
+    "decoder_zero_2_sp",
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_gradients_of_shares_are_shares_of_gradients(world: int, tmp_path: Path) -> None:
-    exact = [name for name, program in PROGRAMS.items() if "autocast" not in program.setting]
-    names = [*OF_FOUR, "decoder_ep"] if world == 4 else [name for name in exact if name not in OF_FOUR]
+    # In 16 bits, the gradients of GPT's key biases, which are zero, are all rounding.
+    of_two = [name for name in PROGRAMS if name not in (*OF_FOUR, "decoder_autocast_tp")]
+    names = [*OF_FOUR, "decoder_ep"] if world == 4 else of_two
     run_ranks(world, WORKER, tmp_path, *names)
 
 

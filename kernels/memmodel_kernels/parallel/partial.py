@@ -16,7 +16,8 @@ _OF_OWN_WIDTHS = ("router.weight", "router.bias", "shared_gate.weight")  # what 
 def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
     """Sum these gradients over the ranks that share each layer, one by one, in place.
 
-    `totals`: by the id of a parameter, where its gradients are added up and dropped.
+    `totals`: by the id of a parameter, where its gradients are added up and dropped; None where ranks with other
+    batches keep them, as ranks that share a layer do alike.
 
     As Megatron-LM does after the last backward, on one flat copy of them all
     (megatron/core/distributed/finalize_model_grads.py, _allreduce_non_tensor_model_parallel_grads).
@@ -24,9 +25,10 @@ def sum_partial(models: Sequence[Decoder], totals: Mapping[int, Any]) -> None:
     for model in models:
         if model.tensor is not None:
             for parameter in _partial(model):
-                with same_scope(parameter):
-                    gradient = totals.get(id(parameter), parameter.grad)
-                    all_reduced(gradient, model.tensor.group)
+                gradient = totals.get(id(parameter), parameter.grad)
+                if gradient is not None:
+                    with same_scope(parameter):
+                        all_reduced(gradient, model.tensor.group)
 
 
 def sum_tied(models: Sequence[Decoder], group: Group, totals: Mapping[int, Any]) -> None:

@@ -60,7 +60,12 @@ class PartitionedGradients:
         self.filled = 0
         self.partition: Any = None  # the gradients of this backward that the rank keeps, flat
         self.kept: list[Any] = []  # those of the step
-        self.totals: dict[int, Any] = {}  # as in `DistributedOptimizer`: none, gradients stand for themselves
+
+    @property
+    def totals(self) -> dict[int, Any]:
+        """By the id of a parameter, its gradient in this step; None where other ranks keep it."""
+        kept = {id(place.parameter): grad for place, grad in zip(self.mine.values(), self.kept, strict=False)}
+        return {id(parameter): kept.get(id(parameter)) for parameter in self.parameters}
 
     def _ranks(self, place: Place) -> range:
         """The ranks with a part of a parameter."""

@@ -92,12 +92,13 @@ def _functions(xp: Any) -> _Functions:
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
             tensor, saved = ctx.tensor, ctx.saved_tensors
-            weights = saved[-len(ctx.learns) :]
+            rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+            # The dtype of the products, which autocast has made another than that of weights and input.
+            weights = [weight.to(rows[0].dtype) for weight in saved[-len(ctx.learns) :]]
             width, tokens, of_x = weights[0].shape[-1], None, None
             if any(ctx.learns):
                 whole = tensor.gathered(saved[0]) if tensor.sequence else saved[0]
-                tokens = whole.view(-1, width)
-            rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+                tokens = whole.view(-1, width).to(rows[0].dtype)
             if ctx.needs_input_grad[0]:
                 # The gradients of one input are added up, and summed over the ranks once.
                 of_x = rows[0] @ weights[0]

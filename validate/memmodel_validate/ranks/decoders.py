@@ -54,6 +54,10 @@ PROGRAMS = {
     "decoder_gpt_1f1b": Program(GPT, lambda world: Layout(pp=world), {"clip": True}),
     "decoder_lora_1f1b": Program(LLAMA, lambda world: Layout(pp=world), {"adapter": ADAPTER}),
     "decoder_autocast_1f1b": Program(LLAMA, lambda world: Layout(pp=world), {"dtype": bfloat16, "autocast": True}),
+    "decoder_autocast_tp": Program(GPT, lambda world: Layout(tp=world), {"dtype": bfloat16, "autocast": True}),
+    "decoder_autocast_sp": Program(
+        LLAMA, lambda world: Layout(tp=world, sequence_parallel=True), {"dtype": bfloat16, "autocast": True}
+    ),
     "decoder_cp": Program(LLAMA, lambda world: Layout(cp=world)),
     "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
     "decoder_sp_cp": Program(LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
@@ -66,6 +70,9 @@ PROGRAMS = {
     "decoder_ep": Program(MOE, lambda world: Layout(dp_shard=world, ep=2)),
     "decoder_ep_ddp": Program(MOE, lambda world: Layout(dp=world, ep=world)),
     "decoder_ep_sp": Program(MOE, lambda world: Layout(tp=2, dp_shard=world // 2, ep=2, sequence_parallel=True)),
+    "decoder_zero_2_sp": Program(
+        GPT, lambda world: Layout(tp=2, dp_shard=world // 2, zero=2, sequence_parallel=True), {"clip": True}
+    ),
     "decoder_fsdp_1f1b": Program(LLAMA, lambda world: Layout(dp_shard=2, pp=world // 2), {"clip": True}),
     "decoder_sp_1f1b": Program(LLAMA, lambda world: Layout(tp=2, pp=world // 2, sequence_parallel=True)),
 }
