@@ -14,6 +14,7 @@ from memmodel.events.work import Work
 from memmodel.sizes.dims import Dim, Shape
 
 COLLECTIVE = "collective"  # kind of a launch
+STATE = "state"  # role of an input that the optimizer makes in the first step, after its backward
 
 
 class Site(NamedTuple):
@@ -34,7 +35,7 @@ class Alloc(NamedTuple):
     dtype: DType
     op: str
     site: Site | None
-    role: str  # "tensor", "gradient", "temporary", "partial" (see `goes_in_steps`), "input"
+    role: str  # "tensor", "gradient", "temporary", "partial" (see `goes_in_steps`), "input", STATE
     stream: int = 0
 
     @property

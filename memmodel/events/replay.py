@@ -6,7 +6,7 @@ from typing import NamedTuple
 from memmodel.allocator import CachingAllocator, OutOfMemory
 from memmodel.allocator.cublas import Workspace
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
-from memmodel.events.program import Alloc, Free, Launch, Mark, Program
+from memmodel.events.program import STATE, Alloc, Free, Launch, Mark, Program
 
 
 class Usage(NamedTuple):
@@ -95,8 +95,11 @@ def replay_by_event(
 
 
 def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[_Phase]]:
-    """The phases before the first "forward", and those from there on, which make one step."""
-    current = _Phase("start", [], [])
+    """The phases before the first "forward", and those from there on, which make one step.
+
+    Before it are also the first step, where the optimizer makes its states then, and these states.
+    """
+    current, states = _Phase("start", [], []), _Phase("inputs", [], [])
     phases = [current]
     for event in program.events:
         if type(event) is Mark:
@@ -104,7 +107,8 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
             phases.append(current)
         requests = current.requests
         if type(event) is Alloc:
-            requests.append(Request(MALLOC, event.key, event.nbytes, event.stream))
+            request = Request(MALLOC, event.key, event.nbytes, event.stream)
+            (states.requests if event.role == STATE else requests).append(request)
         elif type(event) is Free:
             requests.append(Request(FREE, event.key))
         taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
@@ -114,4 +118,5 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
         if taken:  # given back after the kernel
             requests.extend([Request(FREE, name) for name, _, per_call in taken if per_call])
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
-    return phases[:first], phases[first:]
+    before, step = phases[:first], phases[first:]
+    return [*before, *step, states] if states.requests else before, step

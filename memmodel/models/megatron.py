@@ -19,7 +19,8 @@ from memmodel.models.setting import EAGER, SDPA, ModelCase
 from memmodel.sizes.dims import ceil_div
 
 FLASH = "flash"  # attention by FlashAttention's package, where TransformerEngine would take cuDNN's
-_ALIGNED, _BUCKET = 64, 128  # elements that a parameter starts at, and that each rank's part of a bucket ends at
+VALUES, TOTALS = "param_data", "main_grad"  # flat buffers of parameters, and of sums of their gradients
+ALIGNED, _BUCKET = 64, 128  # elements that a parameter starts at, and that each rank's part of a bucket ends at
 _VOCABULARY = 128  # rows per rank that the vocabulary is padded to (--make-vocab-size-divisible-by)
 _STREAMS = 4  # that products in groups run on, with a workspace each (tex.get_num_cublas_streams)
 _WORKSPACE, _WORKSPACE_BEFORE_HOPPER = 32 * 2**20 + 1024, 4 * 2**20
@@ -142,10 +143,10 @@ class _Buffers:
         self.made, self.peers = made, peers
         self.shards = len(peers) if shared else 1
         self.aligned = shared and case.layout.shares_optimizer
-        total = _padded(sizes, self.shards, self.aligned)
+        total = padded(sizes, self.shards, self.aligned)
         summed = case.dtype if case.dtype is float16 else float32  # arguments.py sums in fp32 for bf16
-        self.totals = made.kept("main_grad", GRADIENTS, total, dtype=summed)
-        self.values = made.kept("param_data", PARAMETERS, total) if self.aligned else None
+        self.totals = made.kept(TOTALS, GRADIENTS, total, dtype=summed)
+        self.values = made.kept(VALUES, PARAMETERS, total) if self.aligned else None
         self.start, self.loose = 0, list[Any]()
 
     def weight(self, weight: Weight) -> Any:
@@ -158,7 +159,7 @@ class _Buffers:
             value = self.values.narrow(0, self.start, size).view(*weight.shape)
         else:
             value = self.made.kept(weight.name, f"{PARAMETERS} {weight.part}", *weight.shape)
-        self.start += ceil_div(size, _ALIGNED) * _ALIGNED if self.aligned else size
+        self.start += ceil_div(size, ALIGNED) * ALIGNED if self.aligned else size
         kept = Kept(value.requires_grad_(), total, not self.made.case.separate_gradients)
         kept.value.register_post_accumulate_grad_hook(_adding_to(total))
         self.loose.append(kept)
@@ -202,11 +203,11 @@ class _Made:
         layout = case.layout
         self.own = case.seq // layout.cp * case.batch  # tokens of a rank of cp
         self.tokens = self.own // layout.tp if layout.sequence_parallel else self.own  # of those, of a rank of tp
-        outer, layers = self._weights()
+        outer, layers = weights_of(case)
         weights = [*outer, *(weight for one in layers for weight in one)]
-        experts = [weight for weight in weights if _of_experts(weight)]
-        dense = [weight for weight in weights if not _of_experts(weight)]
-        with_other_batches, with_same_experts = self._peers()
+        experts = [weight for weight in weights if of_experts(weight)]
+        dense = [weight for weight in weights if not of_experts(weight)]
+        with_other_batches, with_same_experts = peers_of(case)
         self.dense = _Buffers(self, dense, with_other_batches, layout.zero == 1)
         self.experts = _Buffers(self, experts, with_same_experts, layout.zero == 1) if experts else None
         self.outer = {weight.name: self._weight(weight) for weight in outer}
@@ -226,13 +227,6 @@ class _Made:
     def buffers(self) -> list[_Buffers]:
         """The buffers of the dense parameters, and of the experts."""
         return [self.dense, self.experts] if self.experts else [self.dense]
-
-    def _peers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ranks that sum gradients with this one: of the dense parameters, and of the same experts."""
-        layout, rank = self.case.layout, self.case.rank
-        dense = layout.peers(rank, *(SHARING if layout.zero == 1 else ALL_BATCHES))
-        place = layout.peers(rank, *ALL_BATCHES).index(layout.number(rank))
-        return dense, layout.peers(rank, *ALL_BATCHES)[place % layout.ep :: layout.ep]
 
     def kept(self, name: str, group: str, *shape: Any, dtype: Any = None) -> Any:
         """A tensor that is there before the step and after it."""
@@ -275,27 +269,39 @@ class _Made:
         for buffers, name in zip(self.buffers(), names, strict=False):
             buffers.update(self.case.layout.number(self.case.rank), handles.get(name))
 
-    def _weights(self) -> tuple[list[Weight], list[list[Weight]]]:
-        layout, rank, arch = self.case.layout, self.case.rank, self.arch
-        first, last = rank.stage == 0, rank.stage == layout.pp - 1
-        outer = [w for w in outer_weights(arch) if on_stage(w, first, last, arch.tied)]
-        kinds = arch.kinds()
-        mine = [index for layers in layout.layers_of(rank, arch.layers) for index in layers]
-        return outer, [[self._share(weight) for weight in layer_weights(arch, kinds[index])] for index in mine]
-
-    def _share(self, weight: Weight) -> Weight:
-        """A weight with the experts of this rank alone."""
-        if not _of_experts(weight):
-            return weight
-        experts, *shape = weight.shape
-        return weight._replace(shape=(experts // self.case.layout.ep, *shape))
-
     def _weight(self, weight: Weight) -> Any:
-        buffers = self.experts if self.experts and _of_experts(weight) else self.dense
+        buffers = self.experts if self.experts and of_experts(weight) else self.dense
         return buffers.weight(weight)
 
 
-def _of_experts(weight: Weight) -> bool:
+def peers_of(case: ModelCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ranks that sum gradients with this one: of the dense parameters, and of the same experts."""
+    layout, rank = case.layout, case.rank
+    dense = layout.peers(rank, *(SHARING if layout.zero == 1 else ALL_BATCHES))
+    place = layout.peers(rank, *ALL_BATCHES).index(layout.number(rank))
+    return dense, layout.peers(rank, *ALL_BATCHES)[place % layout.ep :: layout.ep]
+
+
+def weights_of(case: ModelCase) -> tuple[list[Weight], list[list[Weight]]]:
+    """A rank's share of the weights: outside of the layers, and of each of its layers."""
+    layout, rank, arch = case.layout, case.rank, share_of(case)
+    first, last = rank.stage == 0, rank.stage == layout.pp - 1
+    outer = [w for w in outer_weights(arch) if on_stage(w, first, last, arch.tied)]
+    kinds = arch.kinds()
+    mine = [index for layers in layout.layers_of(rank, arch.layers) for index in layers]
+    return outer, [[_share(weight, layout) for weight in layer_weights(arch, kinds[index])] for index in mine]
+
+
+def _share(weight: Weight, layout: Layout) -> Weight:
+    """A weight with the experts of this rank alone."""
+    if not of_experts(weight):
+        return weight
+    experts, *shape = weight.shape
+    return weight._replace(shape=(experts // layout.ep, *shape))
+
+
+def of_experts(weight: Weight) -> bool:
+    """Whether a weight is of a mixture's experts."""
     return weight.name.startswith("experts.")
 
 
@@ -307,10 +313,10 @@ def _adding_to(total: Any) -> Any:
     return add
 
 
-def _padded(sizes: list[Any], shards: int, aligned: bool) -> Any:
+def padded(sizes: list[Any], shards: int, aligned: bool) -> Any:
     """The elements of a flat buffer of parameters of these sizes; shared ones are aligned (`_pad_if_needed`)."""
     if not aligned:
         return sum(sizes)
-    whole = sum(ceil_div(size, _ALIGNED) * _ALIGNED for size in sizes)
+    whole = sum(ceil_div(size, ALIGNED) * ALIGNED for size in sizes)
     multiple = lcm(shards, _BUCKET)
     return ceil_div(whole, multiple) * multiple

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from memmodel.events.program import Event, Launch, Mark, Program
+from memmodel.models.megatron_history import with_history
 from memmodel.models.packing import packed
 from memmodel.models.record import record
 from memmodel.models.setting import ModelCase
@@ -28,7 +29,8 @@ def remembered(case: ModelCase, lettered: bool) -> Program:
 
 def _program(case: ModelCase) -> Program:
     mine = case if case.framework == "megatron" else share(case)  # which shares by rules of its own
-    return packed(record(mine), mine)
+    program = packed(record(mine), mine)
+    return with_history(program, case) if case.framework == "megatron" else program
 
 
 def kernels_of(program: Program, micro_batches: int) -> Program:

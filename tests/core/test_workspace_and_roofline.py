@@ -9,9 +9,9 @@ from memmodel.allocator import CachingAllocator
 from memmodel.allocator.cublas import workspace
 from memmodel.attention.case import make_case
 from memmodel.attention.masks import Mask
-from memmodel.base.dtypes import bfloat16, float16, float32
+from memmodel.base.dtypes import bfloat16, float16, float32, uint8
 from memmodel.base.errors import UsageError
-from memmodel.events.program import Launch, Program
+from memmodel.events.program import STATE, Alloc, Free, Launch, Mark, Program
 from memmodel.events.replay import replay
 from memmodel.events.work import Work
 from memmodel.gpus import load_gpu
@@ -23,6 +23,7 @@ from memmodel.timing import LAUNCH_SECONDS, Machine, kernel_time, share_by_ceili
 MiB = 1 << 20
 SMALL = 2 * 4 * MiB + 8 * 16 * 1024  # two of 4 MiB, eight of 16 KiB: what issue pytorch#95668 reads, 8519680
 LARGE = 32 * MiB
+STATES = ((1, 30, STATE), (2, 40, "tensor"))  # key, MiB and role
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,19 @@ def test_a_workspace_per_thread_at_its_first_product() -> None:
     allocator = CachingAllocator()
     replay(gemms("main", "main", "autograd", "autograd"), allocator, workspace("2.13", (8, 0)))
     assert allocator.allocated == 2 * SMALL
+
+
+def test_states_take_what_the_first_step_leaves() -> None:
+    """30 MiB of a free segment of 40 MiB: the next step needs another one."""
+    state, activation = (Alloc(key, size * MiB, (size * MiB,), uint8, "", None, role) for key, size, role in STATES)
+    program = Program([Mark("inputs"), state, Mark("forward"), activation, Free(activation.key), Mark("after")], {}, {})
+    allocator = CachingAllocator()
+    replay(program, allocator, workspace("2.13", (8, 0)), steps=3)
+    assert allocator.reserved == (40 + 40) * MiB
+    first = program._replace(events=[program.events[0], state._replace(role="tensor"), *program.events[2:]])
+    allocator = CachingAllocator()
+    replay(first, allocator, workspace("2.13", (8, 0)), steps=3)
+    assert allocator.reserved == (30 + 40) * MiB
 
 
 def test_from_2_15_on_a_workspace_lives_for_one_product() -> None:

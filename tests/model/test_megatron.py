@@ -8,7 +8,7 @@ import torch
 from memmodel.base.device import CUDA
 from memmodel.base.errors import UsageError
 from memmodel.events.groups import by_kind, groups_at_peak
-from memmodel.events.program import COLLECTIVE, Alloc
+from memmodel.events.program import COLLECTIVE, STATE, Alloc, Free
 from memmodel.models.architecture import Latent, Mixture, layer_weights
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
@@ -262,6 +262,18 @@ def test_ranks_communicate_as_megatron_does():
     assert calls.count(("all_gather", 4)) == 2 * LAYERS + 1 + 4 * LAYERS + 2
     assert calls.count(("reduce_scatter", 4)) == 2 * LAYERS + 1 + 2 * LAYERS + 1
     assert calls.count(("all_gather", 8)) == calls.count(("reduce_scatter", 8)) == 1
+
+
+def test_parameters_move_into_a_buffer_and_moments_come_with_the_first_step():
+    # of each parameter in bf16 and, of a quarter, two moments in fp32 (distrib_optimizer.py, fused_adam.py)
+    program = recorded(dp_shard=4, zero=1, seq=512)
+    sizes = {birth.key: birth.nbytes for birth in program.births()}
+    before = program.phases()["inputs"]
+    moved = sum(sizes[event.key] for event in before if isinstance(event, Free))
+    moments = sum(birth.nbytes for birth in program.births() if birth.role == STATE)
+    count = parameters(LAYERS)
+    assert moved == pytest.approx(2 * count + 2 * count / 4, rel=1e-5)  # masters are copies of copies
+    assert moments == pytest.approx(8 * count / 4, rel=1e-5)
 
 
 def test_workspaces_are_made_by_generation():
