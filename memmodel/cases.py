@@ -16,6 +16,7 @@ from memmodel.step import device_of
 DEFAULT_ALGORITHMS = ("naive", "flash")
 _DEFAULT_SIZES: dict[str, Any] = {"heads": 32, "seq": 4096, "head_dim": 128}
 DEFAULTS: dict[str, Any] = {**_DEFAULT_SIZES, "dtype": "bf16"}
+_FILLED_IN = ("heads", "head_dim", "kv_heads", "kv_seq", "value_dim", "dtype")  # None: of a model, or by default
 
 
 def _shape_of(like: str | None) -> dict[str, Any]:
@@ -24,6 +25,14 @@ def _shape_of(like: str | None) -> dict[str, Any]:
     from memmodel.models.catalogue import model_shape
 
     return model_shape(like)
+
+
+def _softcap_of(like: str | None) -> float | None:
+    if like is None:
+        return None
+    from memmodel.models.catalogue import listed
+
+    return listed(like).softcap
 
 
 def _latent_shape(like: str, names: list[str]) -> dict[str, Any]:
@@ -38,14 +47,18 @@ def _latent_shape(like: str, names: list[str]) -> dict[str, Any]:
     return {"kv_heads": 1, "head_dim": arch.mla.kv_rank + arch.mla.rope, "value_dim": arch.mla.kv_rank}
 
 
-def by_default(case: Case, like: str | None) -> str:
-    """The note that names the parts of a case which have their default values, and those that come from a model."""
+def by_default(cases: Sequence[Case], like: str | None) -> tuple[str, ...]:
+    """Notes: which parts of the cases have default values, which come from a model, and what of it is left out."""
+    case, cap = cases[0], _softcap_of(like)
     model = _shape_of(like)
     words, usual = case.described(), make_case(dtype_name=DEFAULTS["dtype"], **_DEFAULT_SIZES).described()
     left_out = {*model, *TWINS}
     parts = [word for name, word in words.items() if word and word == usual[name] and name not in left_out]
-    of_model = f"; heads, head dim and mask of {like} where not given" if like else ""
-    return f"defaults: {', '.join(parts)}{of_model}"
+    names = "heads, head dim and mask" if cap is None else "heads, head dim, mask and soft cap"
+    of_model = f"; {names} of {like} where not given" if like else ""
+    uncapped = [each.algorithm for each in cases if cap is not None and each.scores.softcap is None]
+    without = uncapped and f"{', '.join(uncapped)}: without the soft cap of {cap:g} of {like}, which it does not take"
+    return (f"defaults: {', '.join(parts)}{of_model}", *([without] if without else []))
 
 
 def cases_of(
@@ -57,6 +70,8 @@ def cases_of(
     **given: Any,
 ) -> list[Case]:
     """The checked case of each algorithm, from the arguments of `predict`."""
+    if algorithms is not None and not algorithms:
+        raise UsageError("algorithms: expected at least one name, such as flash; None takes naive and flash")
     names = dict.fromkeys(algorithm(name).name for name in (algorithms or DEFAULT_ALGORITHMS))
     model = _shape_of(like)
     if like is not None and any(ALGORITHMS[name].latent for name in names):
@@ -74,7 +89,8 @@ def cases_of(
     sink_keys = given.pop("sink_keys", None)
     cache = make_cache(*(given.pop(name, None) for name in ("page_size", "cache_dtype", "num_splits")))
     scores = make_scores(*(given.pop(name, None) for name in ("bias", "bias_shape", "softcap", "sinks")))
-    arguments = {**DEFAULTS, **model, **{name: value for name, value in given.items() if value is not None}}
+    told = {name: value for name, value in given.items() if value is not None or name not in _FILLED_IN}
+    arguments = {**DEFAULTS, **model, **told}
     case = make_case(
         cache=cache,
         scores=scores,
@@ -83,12 +99,22 @@ def cases_of(
         **arguments,
     )
     cases = [case.replace(algorithm=name) for name in names]
+    if scores.softcap is None:
+        cases = [_capped(case, _softcap_of(like)) for case in cases]
     if algorithms:
         return cases
     able = [case for case in cases if supported(case)]
     if not able:
         raise UsageError(supported(cases[0]).reason)
     return able
+
+
+def _capped(case: Case, softcap: float | None) -> Case:
+    """The case with a model's soft cap, where its algorithm has one."""
+    if softcap is None or "softcap" not in ALGORITHMS[case.algorithm].scores:
+        return case
+    capped = case.replace(scores=case.scores._replace(softcap=softcap))
+    return capped if supported(capped) else case
 
 
 def on_gpu(cases: Sequence[Case], gpu: Gpu) -> list[Case]:

@@ -133,8 +133,8 @@ def predict(
     Args:
         gpu: a name (`memmodel gpus` lists them), or a `Gpu`; a list of them gives a report for each, `SideBySide`.
         algorithms: names; without any, naive and flash, or those of them that can run the configuration.
-        like: a model (`memmodel models` lists them) that gives heads, kv_heads, head_dim and mask where they are not
-            given. Without one they are 32, heads, 128 and no mask.
+        like: a model (`memmodel models` lists them) that gives heads, kv_heads, head_dim, mask and softcap where they
+            are not given. Without one they are 32, heads, 128, no mask and none.
         batch: sequences.
         heads: query heads: q is (batch, heads, seq, head_dim).
         kv_heads: key and value heads, a divisor of heads: k and v are (batch, kv_heads, kv_seq, head_dim).
@@ -196,11 +196,11 @@ def predict(
         torch=torch,
     )
     check_splits(cases[0])
-    first, model = by_default(cases[0], like), _model_of(like, cases[0])
+    assumed, model = by_default(cases, like), _model_of(like, cases[0])
 
     def on(one: str | Gpu) -> Report:
         report = predict_cases(cases, one, config, calibration, TimeOptions(kernel, host))
-        return report.replace(assumptions=(first, *report.assumptions), model=model)
+        return report.replace(assumptions=(*assumed, *report.assumptions), model=model)
 
     return on(gpu) if isinstance(gpu, str | Gpu) else SideBySide(tuple(map(on, _several(gpu))))
 

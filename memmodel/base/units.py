@@ -34,12 +34,12 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def parse_number(text: str, name: str = "number") -> float:
-    """A number from text: 0.1 or 1e-3. Raises UsageError that names `name`."""
+def parse_number(text: str, name: str = "number", example: str = "0.1") -> float:
+    """A number from text: 0.1 or 1e-3. Raises UsageError that names `name` and an `example`."""
     try:
         return finite(text)
     except ValueError:
-        raise UsageError(f"{name} {shortened(text)}: expected a number such as 0.1") from None
+        raise UsageError(f"{name} {shortened(text)}: expected a number such as {example}") from None
 
 
 def parse_size(text: str, name: str = "size") -> int:

@@ -1,12 +1,12 @@
 """Options that several commands share, and the values that they stand for."""
 
 from collections.abc import Iterable
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from memmodel.base.errors import UsageError
-from memmodel.base.units import finite, parse_seconds, parse_size
-from memmodel.cli.commands import NUMBER, SIZE, Decorator, Function, Option, option
+from memmodel.base.units import finite, parse_number, parse_seconds, parse_size
+from memmodel.cli.commands import NUMBER, SIZE, Decorator, Function, Kind, Option, option
 
 if TYPE_CHECKING:
     from memmodel.allocator import AllocatorConfig
@@ -57,7 +57,9 @@ _KIND = (
     Option("--num-splits", SIZE, "Parts in which `decode` reads the keys. [default: by SMs]"),
     Option("--bias", "KIND", "Added to scores: fixed, learned or alibi. [default: none]"),
     Option("--bias-shape", "B,H", "Of that tensor before queries and keys: 1,h b,1 b,h or 1,1. [default: 1,h]"),
-    Option("--softcap", NUMBER, "c in c tanh(scores / c). [default: none]"),
+    Option(
+        "--softcap", Kind("number", partial(parse_number, example="50")), "c in c tanh(scores / c). [default: none]"
+    ),
     Option("--sinks", bool, "A learned logit a head in every row's softmax, as in gpt-oss."),
     Option("--deterministic", bool, "As torch.use_deterministic_algorithms(True)."),
     _TORCH,
@@ -69,7 +71,7 @@ _LENGTHS = Option(
 
 def _case(what: Any) -> tuple[Option, ...]:
     """The options of a configuration of attention, whose sizes are of type `what`."""
-    text = "Take heads, head dim and mask of a model, such as llama-3-8b (`memmodel models` lists them)."
+    text = "Take heads, head dim, mask and soft cap of a model, such as llama-3-8b (`memmodel models` lists them)."
     sizes = (Option(_flag(name), what, of) for name, of in _SIZES.items())
     return Option("--like", "MODEL", text, _MODELS), *sizes, *_KIND
 

@@ -52,6 +52,11 @@ class Listed(NamedTuple):
         mask = {"mask": "window" if window else "causal" if arch.causal else "none", "window": window}
         return {**{name: getattr(arch, name) for name in names}, **mask}
 
+    @property
+    def softcap(self) -> float | None:
+        """c in the c tanh(scores / c) of its attention; None where it caps no scores."""
+        return (self.architecture.attention_cap or None) if self.config else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with the keys of docs/json.md."""
         kept = {key: getattr(self, key) for key in ("parameters", "published", "source", "note", "verified")}

@@ -170,6 +170,11 @@ def test_python_sees_the_arguments_of_predict() -> None:
         ({"mask": "none", "window": 64}, "--mask none and --window 64"),
         ({"algorithms": 3}, "unknown algorithm '3'"),
         ({"algorithms": ["flash", 3]}, "unknown algorithm '3'"),
+        ({"algorithms": []}, "algorithms: expected at least one name"),
+        ({"batch": None}, "batch None: expected a whole number"),
+        ({"seq": None}, "seq None: expected a whole number"),
+        ({"chunk": None}, "chunk None: expected a whole number"),
+        ({"dropout": None}, "dropout None: expected a probability"),
         ({"config": 1}, "config 1: expected a memmodel AllocatorConfig"),
         ({"calibration": "a.json"}, "calibration 'a.json': expected a memmodel Calibration"),
     ],
@@ -177,6 +182,17 @@ def test_python_sees_the_arguments_of_predict() -> None:
 def test_wrong_arguments_in_python_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         predict(**given)
+
+
+def test_the_soft_cap_of_a_model_is_taken_and_else_said_to_be_missing() -> None:
+    """Gemma 2's config.json has attn_logit_softcapping 50; scaled_dot_product_attention has no cap."""
+    of_model = predict("A100", ["naive", "sdpa"], like="gemma-2-9b", seq=512)
+    said = predict("A100", "naive", like="gemma-2-9b", seq=512, softcap=50)
+    assert of_model["naive"].memory == said["naive"].memory
+    assert [prediction.case.scores.softcap for prediction in of_model] == [50, None]
+    assert "sdpa: without the soft cap of 50 of gemma-2-9b, which it does not take" in of_model.assumptions
+    assert not any("without" in assumption for assumption in said.assumptions)
+    assert predict("A100", "naive", like="gemma-2-9b", seq=512, softcap=30)["naive"].case.scores.softcap == 30
 
 
 @pytest.mark.parametrize("sizes", [[4096.9], [4096.0], [float("nan")], ["4096"], [2**70], 4096, [True]])

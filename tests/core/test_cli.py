@@ -39,6 +39,7 @@ WRONG = [
     (["predict", "--gpu", "L4o"], "did you mean l4"),
     (["predict", "--seq", "0"], "seq 0: expected a whole number of at least 1"),
     (["predict", "--seq", "-4"], "seq -4: expected a whole number of at least 1"),
+    (["predict", "--softcap", "nan"], "--softcap 'nan': expected a number such as 50"),
     (["predict", "--seq", "1.5"], "--seq 1.5: expected a whole number such as 4096 or 16k"),
     (["predict", "--seq", "many"], "--seq many: expected a whole number"),
     (["predict", "--batch", "99999999999"], "above 2147483648"),
