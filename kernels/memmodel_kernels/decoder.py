@@ -54,6 +54,7 @@ class Decoder:
             every kind of layer) or "none" (`attend` sees to it). A mask is (b, 1, n, n).
         fused_norms: RMS norms by the library's one function. compiled: whether layers and loss are: norms, rotary
             positions, activations and the cross-entropy are one kernel each.
+        eager_loss: whether the loss is not, though layers are.
         dropout: probability, on the residual branches; embedding_dropout: on the embeddings.
         recompute: what is computed again in backward: "none", "block" (each layer), "selective" (each layer but
             attention and every other matrix product) or "attention".
@@ -74,6 +75,7 @@ class Decoder:
     masks: str = "windows"
     fused_norms: bool = False
     compiled: bool = False
+    eager_loss: bool = False
     dropout: float = 0.0
     embedding_dropout: float = 0.0
     recompute: str = "none"
@@ -151,23 +153,34 @@ def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None
     """A layer, as a checkpoint where layers are recomputed."""
     weights, kind = model.layers[index], model.arch.kind(model.start + index)
     if model.recompute in ("block", "selective") and namespace(x).is_grad_enabled():
-        policy = every_other_product if model.recompute == "selective" else None
+        policy = (
+            partial(every_other_product, _dropped_product(model, weights)) if model.recompute == "selective" else None
+        )
         return checkpoint(_layer, x, model, weights, kind, shared, cache, policy=policy)
     return _layer(x, model, weights, kind, shared, cache)
 
 
-def every_other_product() -> Callable[[str], bool]:
-    """A policy of recomputation: keep attention, and the first, third, ... matrix product (torchtitan's selective)."""
+def every_other_product(dropped: int = 0) -> Callable[[str], bool]:
+    """A policy of recomputation: keep attention, and the first, third, ... matrix product (torchtitan's selective).
+
+    `dropped`: the one that is not kept in any case.
+    """
     products = 0
 
     def keeps(operator: str) -> bool:
         nonlocal products
         if operator in ("mm", "addmm"):
             products += 1
-            return products % 2 == 1
+            return products % 2 == 1 and products != dropped
         return operator.startswith("_scaled_dot_product")
 
     return keeps
+
+
+def _dropped_product(model: Decoder, weights: Weights) -> int:
+    """The layer's last product, which is added to the residual stream: compiled, backward keeps but what it needs."""
+    last = model.compiled and model.arch.placement == "pre" and "ffn.down.weight" in weights
+    return sum(weight.dim() == 2 for name, weight in weights.items() if name.endswith(".weight")) if last else 0
 
 
 def _embedded(model: Decoder, tokens: Any) -> Any:

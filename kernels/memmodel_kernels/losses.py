@@ -70,9 +70,18 @@ def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
         return _entropy(model, logits, targets), logits
 
 
+def parallel_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
+    """All logits at once, in fp32, as PyTorch's loss_parallel of a vocabulary that ranks share."""
+    with scope(hidden, part=_PART):
+        logits = logits_of(model, hidden)
+        wide = logits.float().view(-1, logits.shape[-1])
+        assert model.tensor is not None
+        return cross_entropy(wide, targets.reshape(-1), model.tensor.group, in_place=False), logits
+
+
 def _compiled(model: Decoder) -> bool:
     """Whether the cross-entropy is one kernel; that of a shared vocabulary has collectives within."""
-    return model.compiled and model.tensor is None
+    return model.compiled and not model.eager_loss and model.tensor is None
 
 
 def _entropy(model: Decoder, logits: Any, targets: Any, reduction: str = "mean") -> Any:
@@ -227,4 +236,5 @@ LOSSES = {
     **{"full": full_loss, "native": native_loss, "in-place": in_place_loss},
     **IN_CHUNKS,
     "fused": fused_loss,
+    "loss-parallel": parallel_loss,
 }

@@ -164,6 +164,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--clip", bool, "Clip gradients by their norm."),
         Option("--fused-norms", bool, "RMS norms by PyTorch's one function."),
         Option("--compiled", bool, "Layers and loss after torch.compile: fused norms, rotary positions, activations."),
+        Option("--eager-loss", bool, "Under --compiled: layers alone, not the loss (torchtitan in 2024)."),
         Option("--dropout", NUMBER, "Its probability on residual branches. [default: the configuration's]"),
         Option("--attention-dropout", NUMBER, "Its probability on the scores. [default: the configuration's]"),
         Option("--embedding-dropout", NUMBER, "Its probability on embeddings. [default: the configuration's]"),

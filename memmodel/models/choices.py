@@ -24,7 +24,8 @@ DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configur
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
 _FLAGS = (
-    *("clip", "fused_norms", "compiled", "keep_logits", "repeat_kv", "offload", "autocast", "masters", "in_backward"),
+    *("clip", "fused_norms", "compiled", "eager_loss", "keep_logits", "repeat_kv", "offload"),
+    *("autocast", "masters", "in_backward"),
     *_MEGATRON,
 )
 
@@ -87,6 +88,8 @@ def _check_on_many(case: ModelCase, gpus: int | None) -> None:
     check_layout(case.layout, case.arch, int(case.seq), case.microbatches, gpus, case.framework)
     if case.layout.world > 1 and case.phase != "train":
         raise UsageError(f"{case.phase} on {case.layout.world} GPUs is not modelled yet: take phase train")
+    if case.loss == "loss-parallel" and (case.layout.tp == 1 or case.framework == "megatron"):
+        raise UsageError("loss loss-parallel: it is of PyTorch's tensor parallelism, give tp above 1, or take full")
     check_megatron(case) if case.framework == "megatron" else share(case)  # raise for what does not go with it
 
 
@@ -186,6 +189,8 @@ def _check_together(case: ModelCase) -> None:
             raise UsageError(f"{name} without framework megatron: it is a choice of Megatron-LM's, leave it out")
     if case.phase == "train" and case.quantize != "none":
         raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")
+    if case.eager_loss and not case.compiled:
+        raise UsageError("eager_loss without compiled: nothing else is compiled either, leave it out")
     if case.kv_cache == "fp8-mla" and case.arch.mla is None:
         raise UsageError(f"kv_cache fp8-mla: {case.arch.name} has no latent attention, take fp8")
     if not case.arch.causal:

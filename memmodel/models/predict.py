@@ -306,7 +306,8 @@ def assumptions_of(case: ModelCase, config: AllocatorConfig | None = None) -> It
     modules = "Megatron-LM 0.14 on TransformerEngine 2.11" if case.framework == "megatron" else "Hugging Face's classes"
     yield f"torch {case.torch}, {'compiled' if case.compiled else 'eager'}, {on}; modules as {modules} have them"
     if case.compiled:
-        yield "compiled: norms, rotary positions, activations and the loss are a kernel each, which keep their inputs"
+        parts = " and activations" if case.eager_loss else ", activations and the loss"
+        yield f"compiled: norms, rotary positions{parts} are a kernel each, which keep their inputs"
         yield "not known: what else Inductor fuses, and what its partitioner keeps in place of these inputs"
     if case.framework != "megatron":
         yield from assumed(case)

@@ -254,7 +254,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
     context = ranks_along(case, handles, "context") if layout.cp > 1 else None
     return Decoder(
         arch, outer, layers, _attend(case, context), masks=_MASKS.get(case.attention, "none"),
-        fused_norms=case.fused_norms, compiled=case.compiled, dropout=case.dropout,
+        fused_norms=case.fused_norms, compiled=case.compiled, eager_loss=case.eager_loss, dropout=case.dropout,
         embedding_dropout=case.embedding_dropout,
         recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0, offload=case.offload,
         tensor=_tensor_parallel(case, handles), context=context, experts=shared_experts(case, handles),

@@ -14,13 +14,23 @@ CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
-    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "compiled"),
+    *(
+        "framework",
+        "checkpoint",
+        "loss",
+        "offload",
+        "keep_logits",
+        "repeat_kv",
+        "fused_norms",
+        "compiled",
+        "eager_loss",
+    ),
     *("microbatches", "autocast", "masters", "in_backward", "clip"),
     *("dropout", "attention_dropout", "embedding_dropout"),
     *("quantize", "kv_cache", "local_modules", "separate_gradients", "attention_mask"),
 )
 FRAMEWORKS = ("huggingface", "megatron")
-LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused")
+LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused", "loss-parallel")
 
 
 class Adapter(NamedTuple):
@@ -65,12 +75,13 @@ class ModelCase:
         offload: whether what the layers save for backward waits on the host.
         loss: "full" (all logits at once, in fp32), "native" (the same in `dtype`), "in-place" (likewise, their gradient
             written over them, as Liger Kernel), "chunked" (checkpointed, in `chunks` of the tokens), "chunked-logits"
-            (all logits at once, the rest in chunks, as torchtune) or "fused" (with the head, gradients made in forward,
-            as Liger Kernel).
+            (all logits at once, the rest in chunks, as torchtune), "fused" (with the head, gradients made in forward,
+            as Liger Kernel) or "loss-parallel" (as PyTorch's, under tp: in fp32, where "full" is Megatron-LM's there).
         repeat_kv: whether "sdpa" is given keys and values repeated to all heads, as in torchtune.
         keep_logits: whether the caller holds the logits in backward, as in `out = model(...); out.loss.backward()`.
         fused_norms: RMS norms by the library's one function, instead of operators in fp32 as in Hugging Face's classes.
         compiled: whether the layers and the loss are, by torch.compile: see `memmodel_kernels.fused`.
+        eager_loss: whether the loss is not, though layers are.
         microbatches: of `batch` sequences each, before the optimizer runs; through stages, where there are some.
         autocast: whether forward and loss run under autocast: parameters and gradients in fp32, products in `dtype`.
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
@@ -106,6 +117,7 @@ class ModelCase:
     keep_logits: bool = False
     fused_norms: bool = False
     compiled: bool = False
+    eager_loss: bool = False
     microbatches: int = 1
     autocast: bool = False
     masters: bool = False

@@ -73,7 +73,8 @@ def check(program: str, number: int, world: int) -> None:
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     of_whole: Tensors = {}
     keeps = layout.zero != 2  # gradients of its own, of every parameter
-    setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps)
+    loss = "full" if case.loss == "loss-parallel" else case.loss  # the same number
+    setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps, loss=loss)
     alone = training(torch, setting, filled(draw, of_whole))
     start = {name: x.detach().clone() for name, x in of_whole.items()}
     right = gradients(alone, of_whole)

@@ -96,15 +96,32 @@ def test_replicated() -> None:
     same(replace(SMALL, layout=Layout(dp=WORLD), microbatches=2), "replicated")
 
 
-def test_a_published_run() -> None:
-    """torchtitan's Llama 3.1 8B on 8 H100 under FSDP2, eager: 82.4 GiB reserved on the fullest rank.
+COMPILED = {"compiled": True, "eager_loss": True}
+LONG = {"batch": 1, "seq": 32768, "checkpoint": "block"}
+SHARED = {"batch": 16, "checkpoint": "block", "gpus": 256, "tp": 8, "sequence_parallel": True, "loss": "loss-parallel"}
 
-    benchmarks/llama3_h100_202412_torchtitan.md, table 1: 2 sequences of 8,192 a rank, selective recomputation, mixed
-    precision, AdamW in one kernel; the GPUs have 96 GB.
+
+@pytest.mark.parametrize(
+    ("model", "given", "gib", "within"),
+    [
+        ("llama-3.1-8b", {}, 82.4, 0.01),
+        ("llama-3.1-8b", COMPILED, 77.0, 0.01),
+        ("llama-3.1-8b", {**COMPILED, **LONG}, 83.9, 0.05),
+        ("llama-3.1-8b", {**COMPILED, **LONG, "seq": 131072, "cp": 4}, 84.0, 0.05),
+        ("llama-3.1-70b", {**COMPILED, **SHARED}, 71.9, 0.05),
+    ],
+    ids=["eager", "compiled", "32k", "128k", "256 GPUs"],
+)
+def test_published_runs(model: str, given: dict[str, Any], gib: float, within: float) -> None:
+    """torchtitan's Llama 3.1 on H100 under FSDP2: GiB reserved on the fullest rank.
+
+    benchmarks/llama3_h100_202412_torchtitan.md, tables 1, 2 and 4: 2 sequences of 8,192 a rank unless given, selective
+    recomputation, mixed precision, AdamW in one kernel; the GPUs have 96 GB. The last three ran in float8, whose
+    weights and activations are kept in bf16. The loss was not compiled ("turning off for now", train.py).
     """
     setting = {"batch": 2, "seq": 8192, "checkpoint": "selective", "optimizer": "adamw-fused", "masters": True}
-    found = memmodel.model("llama-3.1-8b", "H200", gpus=8, **setting)
-    assert found.prediction.memory.reserved_peak_bytes / 2**30 == pytest.approx(82.4, rel=0.01)
+    found = memmodel.model(model, "H200", **{"gpus": 8, **setting, **given})
+    assert found.prediction.memory.reserved_peak_bytes / 2**30 == pytest.approx(gib, rel=within)
 
 
 def state(**given: Any) -> dict[str, int]:

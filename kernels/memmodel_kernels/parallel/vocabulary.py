@@ -1,7 +1,8 @@
 """An embedding and a cross-entropy whose vocabulary ranks share, after Megatron-LM.
 
 Rank r has the rows from r·V/ranks on. Sources: megatron/core/tensor_parallel/layers.py (VocabParallelEmbedding) and
-cross_entropy.py (VocabParallelCrossEntropy), whose softmax is computed in place of the logits' copy.
+cross_entropy.py (VocabParallelCrossEntropy), whose softmax is computed in place of the logits' copy; and PyTorch's
+loss_parallel (torch/distributed/tensor/parallel/loss.py), which writes over nothing.
 """
 
 from functools import cache
@@ -24,9 +25,10 @@ def embedded(tokens: Any, weight: Any, group: Group) -> Any:
     return functional(tokens).embedding(local, weight).masked_fill(outside.unsqueeze(-1), 0.0)
 
 
-def cross_entropy(logits: Any, targets: Any, group: Group, reduction: str = "mean") -> Any:
-    """Cross-entropy of this rank's logits (rows, V/ranks), which are overwritten, and targets (rows)."""
-    losses = _function(namespace(logits)).apply(logits, targets, group)
+def cross_entropy(logits: Any, targets: Any, group: Group, reduction: str = "mean", in_place: bool = True) -> Any:
+    """Cross-entropy of this rank's logits (rows, V/ranks), which may be overwritten, and targets (rows)."""
+    make = _function if in_place else _parallel
+    losses = make(namespace(logits)).apply(logits, targets, group)
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
@@ -61,3 +63,32 @@ def _function(xp: Any) -> Any:
             return softmax.mul_(grad.unsqueeze(-1)), None, None
 
     return VocabularyParallelCrossEntropy
+
+
+@cache
+def _parallel(xp: Any) -> Any:
+    base: Any = xp.autograd.Function if xp.__name__ == "torch" else xp.Function
+
+    class LossParallel(base):  # type: ignore[misc]
+        """The loss of each row; keeps the logarithm of the softmax."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any, group: Group) -> Any:
+            shifted = logits - all_reduced(logits.amax(-1), group, "MAX").unsqueeze(-1)
+            total = all_reduced(shifted.exp().sum(-1), group)
+            logarithms = shifted - total.log().unsqueeze(-1)
+            del shifted
+            local, outside = _local(targets, group, logits.shape[-1])
+            wanted = logarithms.gather(1, local.unsqueeze(1)).squeeze(1).masked_fill(outside, 0.0)
+            ctx.save_for_backward(logarithms, local, outside)
+            return all_reduced(wanted, group) * -1.0
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            logarithms, local, outside = ctx.saved_tensors
+            taken = xp.zeros_like(logarithms)
+            rows = xp.arange(local.shape[0], device=local.device)
+            taken.index_put_((rows, local), outside.to(taken.dtype) - 1.0)
+            return (taken + logarithms.exp()) * grad.unsqueeze(-1), None, None
+
+    return LossParallel

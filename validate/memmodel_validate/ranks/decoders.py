@@ -58,6 +58,7 @@ PROGRAMS = {
     "decoder_autocast_sp": Program(
         LLAMA, lambda world: Layout(tp=world, sequence_parallel=True), {"dtype": bfloat16, "autocast": True}
     ),
+    "decoder_loss_parallel": Program(LLAMA, lambda world: Layout(tp=world), {"loss": "loss-parallel"}),
     "decoder_cp": Program(LLAMA, lambda world: Layout(cp=world)),
     "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
     "decoder_sp_cp": Program(LLAMA, lambda world: Layout(tp=2, cp=world // 2, sequence_parallel=True)),
