@@ -105,7 +105,7 @@ def predicted(row: Row, share: float | None = None) -> StepTime:
 def _case(row: Row, gpu: Gpu) -> ModelCase:
     """llm-foundry runs flash-attn and its cross-entropy; torchtitan scaled_dot_product_attention, and an eager loss."""
     foundry = {"attention": "flash-attn", "loss": "in-place"}
-    own: dict[str, Any] = foundry if row.table == FITTED else {"eager_loss": row.compiled}
+    own: dict[str, Any] = foundry if row.table == FITTED else {"eager_loss": row.compiled and row.table == "torchtitan"}
     case = model_case(
         _architecture(row), seq=row.seq, batch=row.batch, microbatches=row.microbatches, checkpoint=row.checkpoint,
         compiled=row.compiled, gpus=row.gpus, reshard=row.reshard, masters=True, fused_norms=True,
