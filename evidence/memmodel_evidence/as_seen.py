@@ -16,12 +16,12 @@ from typing import Any
 
 from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
-from memmodel.timing import Calibration, Constant, Machine
+from memmodel.timing import Calibration, Machine
 from memmodel.timing.host import around
 from memmodel.timing.intervals import factor_of, in_band
 from memmodel.timing.known import shipped_ids
 from memmodel.timing.transfer import completed_rates
-from memmodel_evidence.compiled import shares_without
+from memmodel_evidence.compiled import constants_without
 from memmodel_evidence.fits import DISPATCH_N, FITTED_N
 from memmodel_evidence.hosts import host_of_script, hosts_without
 from memmodel_evidence.programs import STANDARD, program_of
@@ -70,21 +70,19 @@ def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
 
 @cache
 def rates(gpu_id: str, source: str, itemsize: int) -> Calibration:
-    """`rates_of_gpu`, with the share of the bandwidth that compiled kernels reach in all tables but the source's."""
-    return _with_shares(rates_of_gpu(gpu_id, source, itemsize), source)
+    """`rates_of_gpu`, with the rates of compiled kernels by all tables but the source's."""
+    return _with_compiled(rates_of_gpu(gpu_id, source, itemsize), source)
 
 
 @cache
 def rates_elsewhere(gpu_id: str, itemsize: int, among: tuple[str, ...] | None = None) -> Calibration:
     """The rates of a GPU as if nobody had measured it: those of all others, or `among` some."""
     gpu, others = load_gpu(gpu_id), among or tuple(id_ for id_ in shipped_ids() if id_ != gpu_id)
-    return _with_shares(completed_rates(gpu, None, others, itemsize), *tables_on(gpu_id))
+    return _with_compiled(completed_rates(gpu, None, others, itemsize), *tables_on(gpu_id))
 
 
-def _with_shares(found: Calibration, *sources: str) -> Calibration:
-    forward, backward = shares_without(*sources).values()
-    shares = {"fused": Constant(forward, "other tables"), "fused_backward": Constant(backward, "other tables")}
-    return found._replace(constants={**found.constants, **shares})
+def _with_compiled(found: Calibration, *sources: str) -> Calibration:
+    return found._replace(constants={**found.constants, **constants_without(*sources)})
 
 
 @cache

@@ -1,54 +1,61 @@
-"""The bandwidth of compiled kernels, as a share of eager elementwise ones. `python -m memmodel_evidence.compiled`.
+"""The rates of kernels that torch.compile fused. `python -m memmodel_evidence.compiled`.
 
-A compiled call's time less its matrix products and its host's is that of its fused kernel; the share is what that
-kernel would take at the elementwise bandwidth over what it took. A table's share is the median over its rows from
-n = 4096 on.
+A compiled call's time less its matrix products and its host's is that of its fused kernels. In backward they are bound
+by memory: the share of the bandwidth is what they would take at that of elementwise kernels over what they took. In
+forward their loops over a row bind, on most GPUs: clocks of an SM, for an element. A table's values are medians over
+its rows from n = 4096 on.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from statistics import median
 
-from memmodel.timing import kernel_times
-from memmodel.timing.terms import FUSED
+from memmodel.timing import Constant, kernel_times
+from memmodel.timing.terms import FUSED, FUSED_FROM
 from memmodel_evidence.fits import FITTED_N
 from memmodel_evidence.programs import launches, restatable, restated
 from memmodel_evidence.records import everything
-from memmodel_evidence.times import machine_as_seen
+from memmodel_evidence.times import Timed, machine_as_seen
 from memmodel_evidence.unseen import itemsize, judged_as_seen, rates_of_gpu
+from memmodel_validate.ledger import Source
 
 
 @cache
-def tables() -> dict[str, dict[bool, float]]:
-    """The share by table, in forward (False) and in backward (True)."""
-    found: dict[str, dict[bool, list[float]]] = {}
+def tables() -> dict[str, dict[str, float]]:
+    """By table, its values of the constants of `terms.FUSED`."""
+    found: dict[str, dict[str, list[float]]] = {}
     for timed, source in judged_as_seen(everything()):
-        if (
-            timed.run.implementation != "compiled"
-            or timed.run.case["seq"] < FITTED_N
-            or not restatable(timed.run, source)
-        ):
-            continue
-        machine = machine_as_seen(source, rates_of_gpu(source.gpu_id, source.name, itemsize(timed)))
-        kernels = kernel_times(launches(restated(timed.run, source)(), (timed.phase,)), machine)
-        fused = sum(kernel.binding.seconds for kernel in kernels if kernel.name.startswith("fused"))
-        waits = machine.hosts[1].launches(timed.phase, len(kernels), compiled=True)[0]
-        left = timed.seconds - waits - sum(kernel.seconds for kernel in kernels) + fused
-        if fused and left > 0:
-            gradient = timed.phase == "backward"
-            found.setdefault(source.name, {}).setdefault(gradient, []).append(fused / left * FUSED[gradient])
-    return {name: {gradient: median(each) for gradient, each in shares.items()} for name, shares in found.items()}
+        long = timed.run.implementation == "compiled" and timed.run.case["seq"] >= FITTED_N
+        if long and restatable(timed.run, source):
+            for name, value in _of_run(timed, source):
+                found.setdefault(source.name, {}).setdefault(name, []).append(value)
+    return {name: {constant: median(each) for constant, each in of.items()} for name, of in found.items()}
 
 
-def shares_without(*sources: str) -> dict[bool, float]:
+def _of_run(timed: Timed, source: Source) -> Iterator[tuple[str, float]]:
+    machine = machine_as_seen(source, rates_of_gpu(source.gpu_id, source.name, itemsize(timed)))
+    kernels = kernel_times(launches(restated(timed.run, source)(), (timed.phase,)), machine)
+    fused = [kernel for kernel in kernels if kernel.name.startswith("fused")]
+    expected = sum(kernel.binding.seconds for kernel in fused)
+    waits = machine.hosts[1].launches(timed.phase, len(kernels), compiled=True)[0]
+    took = timed.seconds - waits - (sum(kernel.seconds for kernel in kernels) - expected)
+    if took <= 0 or not fused:
+        return
+    name = "fused_clocks" if timed.phase == "forward" else "fused" if machine.torch >= FUSED_FROM else "fused_before"
+    wanted = "loops over rows" if timed.phase == "forward" else "HBM"
+    at_default = sum(c.seconds for kernel in fused for c in kernel.ceilings if c.name == wanted)
+    if at_default:
+        yield name, FUSED[name] * (took / at_default if name == "fused_clocks" else at_default / took)
+
+
+def constants_without(*sources: str) -> dict[str, Constant]:
     """The medians over all tables but some."""
-    found = {
-        gradient: [t[gradient] for name, t in tables().items() if name not in sources and gradient in t]
-        for gradient in FUSED
-    }
-    return {gradient: float(f"{median(each):.2g}") for gradient, each in found.items()}
+    others = [of for name, of in tables().items() if name not in sources]
+    found = {constant: median(of[constant] for of in others if constant in of) for constant in FUSED}
+    return {name: Constant(float(f"{value:.2g}"), "other tables") for name, value in found.items()}
 
 
 if __name__ == "__main__":
-    for name, shares in tables().items():
-        print(f"{name:28}", *(f"{'backward' if back else 'forward'} {share:.2f}" for back, share in shares.items()))
-    print(shares_without())
+    for name, of in tables().items():
+        print(f"{name:28}", *(f"{constant} {value:.2f}" for constant, value in of.items()))
+    print(*(f"{name} {constant.at(0.0)}" for name, constant in constants_without().items()))

@@ -55,7 +55,7 @@ def _function(xp: Any) -> Any:
                 rows.append(scores.new_empty(*scores.shape[:-1], 1))  # row sum
                 probs = scores.new_empty(scores.shape)
                 dropped = [scores.new_empty(scores.shape, dtype=xp.bool)] if dropout else []
-            _softmax_kernel([scores] * (3 if by_hand else 2), [probs, *rows, *dropped])
+            _softmax_kernel([scores], [probs, *rows, *dropped])
             masks = [] if blocked is None else [blocked]
             if not learns:
                 kept = []
@@ -80,7 +80,7 @@ def _function(xp: Any) -> Any:
             del dout  # a copy of an expanded gradient, of a sum, is stolen by the graph and dies at its last use
             if ctx.by_hand and _scatters_apart(xp, dprobs):
                 sums = dprobs.new_empty(*dprobs.shape[:-1], 1)
-                _softmax_kernel([dprobs] * 6, [dprobs, sums], gradient=True)
+                _softmax_kernel([dprobs] * 3, [dprobs, sums], gradient=True)
                 del kept
                 scattered = dprobs.new_empty(dprobs.shape)
                 _softmax_kernel([dprobs] * 2, [scattered] * 2 + [dprobs], gradient=True)
@@ -88,7 +88,8 @@ def _function(xp: Any) -> Any:
                 dscores = dprobs
             else:
                 dscores = dprobs.new_empty(dprobs.shape) if ctx.by_hand else dprobs  # written in place where it can be
-                reads, writes = (8, 4) if ctx.by_hand else (4, 1)
+                # What v's gradient needs is read too: else the probabilities are made of the scores again.
+                reads, writes = (4 + ctx.needs_input_grad[2], 3) if ctx.by_hand else (2, 1)
                 _softmax_kernel([dprobs] * reads, [dscores] * writes, gradient=True)
                 del kept  # each buffer dies with its last use
             del dprobs
@@ -108,12 +109,12 @@ def _scatters_apart(xp: Any, scores: Any) -> bool:
 
 
 def _softmax_kernel(scores: list[Any], outputs: list[Any], gradient: bool = False) -> None:
-    """Scale, mask, softmax (or its gradient) and dropout of whole rows; tensors as often as they are read or written.
+    """Scale, mask, softmax (or its gradient) and dropout of whole rows; tensors as often as memory moves them.
 
-    A row of more than 1024 elements is not kept on chip (torch/_inductor, persistent reductions), and
-    each loop over it reads it again. Written out, forward loops for the maximum, the sum and the result; the library's
-    maximum and sum take one loop. Backward loops for its sum and its result over gradient and probabilities; written
-    out it also scatters the maximum's gradient into zeros and adds that in a kernel of its own.
+    A row of more than 1024 elements is not kept on chip (torch/_inductor, persistent reductions): each loop over it
+    reads it again, from L2, where Inductor's eviction policies keep it. So forward reads the scores and writes the
+    probabilities. Backward reads the gradient and the probabilities; written out also the scores, and it scatters the
+    maximum's gradient into zeros and adds that in a kernel of its own (the code that PyTorch 2.13 generates).
     """
     with kernel("fused softmax", reads=scores, writes=outputs, gradient=gradient) as on_chip:
         for rows in on_chip.tiles(scores[0].shape[-2], 1):

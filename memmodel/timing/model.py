@@ -17,6 +17,7 @@ from memmodel.timing.terms import (
     exponentials,
     from_l2,
     in_flight,
+    loops,
     matmul,
     one_by_one,
     one_launch,
@@ -39,6 +40,7 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
         *exponentials(launch, machine),
         *broadcasts(launch, machine),
         *one_by_one(launch, machine),
+        *loops(launch, machine),
         *one_launch(launch, machine),
     )
     if machine.calibration is None:

@@ -58,16 +58,38 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
     return Ceiling("HBM", moved, *machine.listed("bandwidth"))
 
 
-# Of the bandwidth of elementwise kernels, what a kernel over rows that the compiler fused reaches, in forward and in
-# backward: medians over 11 recorded tables (`memmodel_evidence.compiled`). Inductor's forward has two reductions over
-# a row. A kernel without rows (no grid) is an elementwise one.
-FUSED = {False: 0.72, True: 1.2}
+# Softmax and what the compiler fused with it. Medians over 11 recorded tables (`memmodel_evidence.compiled`): of torch
+# 2.5 and 2.6, and of 2.10 and 2.11, to which the versions between are taken to belong. Forward's loops over a row, for
+# its maximum with an index, its sum and its result, take longer than memory where this is fast.
+FUSED = {"fused_before": 0.69, "fused": 0.95, "fused_clocks": 1.5}
+FUSED_FROM = (2, 8)
+_ROW_SUMS = 0.72  # share of the bandwidth of flash attention's sums of dO * O, with which its constants were fitted
 
 
 def _share(launch: Launch, machine: Machine) -> float:
-    if launch.kind != "fused" or launch.work.matmul or not launch.sizes:
-        return 1.0
-    return machine.number("fused_backward" if launch.gradient else "fused", FUSED[launch.gradient])
+    """The share of the bandwidth of elementwise kernels that a kernel over rows reaches; others have none."""
+    if _fused_softmax(launch):
+        name = "fused" if machine.torch >= FUSED_FROM else "fused_before"
+        return machine.number(name, FUSED[name])
+    return _ROW_SUMS if launch.kind == "fused" and launch.sizes and not launch.work.matmul else 1.0
+
+
+def loops(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
+    """Elements of a fused softmax's forward, whose loops over a row an SM works through at a rate of its own.
+
+    No bound, so not with a datasheet alone: another version of the compiler may need fewer.
+    """
+    known = machine.calibration is not None and {"sm_count", "tensor_clock"} <= machine.gpu.values.keys()
+    if known and _fused_softmax(launch) and not launch.gradient:
+        clocks, found = machine.number("fused_clocks", FUSED["fused_clocks"]), machine.constant("fused_clocks")
+        rate = machine.gpu.sm_count * machine.gpu.tensor_clock / clocks
+        programs, _, _, rows, columns = launch.sizes
+        source = f"{clocks:g} clocks of an SM an element: {found.origin if found else '11 recorded tables'}"
+        yield Ceiling("loops over rows", float(programs * rows * columns), rate, source)
+
+
+def _fused_softmax(launch: Launch) -> bool:
+    return launch.name == "fused softmax"
 
 
 def beyond_l2(launch: Launch, machine: Machine) -> float:

@@ -82,6 +82,6 @@ def _chip(table: Source) -> Chip:
     return Chip(10 * major + minor, load_gpu(table.gpu_id).sm_count) if table.gpu_id else Chip(10 * major + minor)
 
 
-def compared(run: Run) -> list[Printed]:
+def compared(run: Run, program: Program) -> list[Printed]:
     """The row's printed numbers beside those of the plans."""
-    return list(numbers(run, replayed_row(tables()[run.source], compiled_program(run))))
+    return list(numbers(run, replayed_row(tables()[run.source], program)))
