@@ -25,12 +25,15 @@ def write_labels(ax: Axes, picture: Picture) -> None:
     marks = [mark for mark in picture.marks if mark.look.key]
     groups = list(_beside(ax, [*marks, *(mark for line in picture.lines for mark in _marks(line))]))
     room = _Room(ax, picture.lines)
+    for mark in picture.marks:
+        if not mark.look.key:
+            room.take(*ax.transData.transform((mark.x, mark.y)), SMALL)
     for look, _, place in groups:
         if look.key == _POINTER:
             place = (place[0], place[1] + room.size * room.scale / 2)
         x, y = ax.transData.inverted().transform(place)
         ax.plot(x, y, linestyle="none", clip_on=False, zorder=5, **mark_look(look, _size(ax)))
-        room.take(*place)
+        room.take(*place, room.size)
     for area in picture.areas:
         _area_key(ax, area)
     for look, keys, (x, y) in groups:
@@ -119,9 +122,9 @@ class _Room:
             count = max(1, int(math.dist((x0, y0), (x1, y1)) / (3 * self.scale)))
             yield from ((x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(count + 1))
 
-    def take(self, x: float, y: float) -> None:
-        """Occupy the place of a mark."""
-        half = (self.size + 1) / 2 * self.scale
+    def take(self, x: float, y: float, size: float) -> None:
+        """Occupy the place of a mark, whose size is in points."""
+        half = (size + 1) / 2 * self.scale
         self.taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
 
     def label(self, words: str, x: float, y: float, **look: Any) -> None:

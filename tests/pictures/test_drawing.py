@@ -1,21 +1,28 @@
 """What is drawn can be read: no text covers a mark or another text, and nothing is drawn twice in one place."""
 
-import math
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from itertools import combinations
 from typing import Any
 
 import pytest
 from picture_cases import cases
 
+import memmodel
+from drawn import assert_readable
 from memmodel.cases import cases_of
 from memmodel.gpu_comparison import compare
 from memmodel.gpus import load_gpu
+from memmodel.gpus.links import node_of
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
+from memmodel.models.fit import FitReport, TriedLayout
+from memmodel.models.layout import Layout
 from memmodel.models.predict import model
+from memmodel.models.step_time import StepTime
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.frontier import frontier, heat_map
-from memmodel.pictures.picture import PAPER
 from memmodel.pictures.roofline import model_roofline, roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import predict
@@ -23,8 +30,7 @@ from memmodel.predictor import predict
 pytest.importorskip("matplotlib")
 
 
-from memmodel.report.figure import NARROW, WIDE, figure_of
-from memmodel.report.style import styled
+from memmodel.report.figure import NARROW, WIDE
 
 pytestmark = pytest.mark.slow
 ALL = ["naive", "naive-by-hand", "flash", "chunked", "compiled", "checkpointed"]
@@ -33,6 +39,36 @@ ALL = ["naive", "naive-by-hand", "flash", "chunked", "compiled", "checkpointed"]
 def _timeline(gpu: str, algorithm: str, **sizes: Any) -> Any:
     (case,), device = cases(gpu, [algorithm], sizes)
     return timeline(case, device)
+
+
+def _layouts(count: int, spread: float, seed: int = 0) -> FitReport:
+    """So many layouts, in memory and speed within a factor of each other, around the room of an H100."""
+    dice, gpu = random.Random(seed), load_gpu("H100")
+    case = model_case(listed("llama-3.1-8b").architecture)
+    tried = []
+    for _ in range(count):
+        layout = Layout(tp=2 ** dice.randrange(4), pp=2 ** dice.randrange(4), dp_shard=dice.choice((2, 8, 64)))
+        peak = int(60e9 * spread ** dice.uniform(-1, 1))
+        seconds = StepTime(1.0, None, None, 1.0, 0.0, 0.0, 0.0, {}, (), "")
+        speed = 1e5 * spread ** dice.uniform(-1, 1)
+        tried.append(
+            TriedLayout(replace(case, layout=layout), peak, peak < 8e10, {"gradients": peak}, seconds, speed, None)
+        )
+    fitting = sorted((one for one in tried if one.fits), key=lambda one: -one.tokens_per_second)
+    others = tuple(one for one in tried if not one.fits)
+    return FitReport(case, gpu, 64, node_of(gpu), 512, tuple(fitting), others, ())
+
+
+def _traced(layers: int) -> Any:
+    """A few linear layers in training, which nearly fill an L4."""
+    torch = pytest.importorskip("torch")
+
+    def step(x: Any) -> Any:
+        return net(x).sum()
+
+    parts = (torch.nn.Linear(4096, 4096), torch.nn.GELU(), torch.nn.Dropout())
+    net = torch.nn.Sequential(*(part for _ in range(layers) for part in parts))
+    return memmodel.trace(step, ["x=N,4096:fp32"], at={"N": 32768}, step="train", gpu="L4", formulas=False).timeline()
 
 
 SHOWN: dict[str, Callable[[], Any]] = {
@@ -48,21 +84,13 @@ SHOWN: dict[str, Callable[[], Any]] = {
     ),
     "roofline of a model": lambda: model_roofline(model("smollm2-135m", "H100", seq=512)),
     "times on many GPUs": lambda: compare(("A100", "H100", "B200", "L4", "B100")),
+    "three layouts": lambda: _layouts(3, 2.0),
+    "many layouts": lambda: _layouts(60, 4.0),
+    "many layouts in one place": lambda: _layouts(60, 1.05),
+    "timeline of a trace": lambda: _traced(2),
+    "timeline of a trace of many tensors": lambda: _traced(8),
     "heat map": lambda: heat_map(cases_of(["naive"])[0], load_gpu("A100")),
 }
-
-
-def marks_of(ax: Any) -> list[Any]:
-    """The boxes of an axes' marks on paper."""
-    from matplotlib.transforms import Bbox
-
-    found = []
-    for line in ax.lines:
-        if line.get_marker() != "None":
-            half = line.get_markersize() / 2 * ax.figure.dpi / 72
-            places = ax.transData.transform(line.get_xydata())
-            found += [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in places]
-    return found
 
 
 @cache
@@ -73,24 +101,7 @@ def shown(name: str) -> Any:
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("name", SHOWN)
 def test_texts_cover_neither_marks_nor_each_other_and_marks_are_side_by_side(name: str, width: float) -> None:
-    from matplotlib.text import Text
-
-    with styled():
-        drawn = figure_of(pictures_of(shown(name)), width, words=width == WIDE)
-        drawn.draw_without_rendering()
-        texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        boxes = {id(text): text.get_window_extent().padded(-0.5) for text in texts}
-        for one, other in combinations(texts, 2):
-            assert not boxes[id(one)].overlaps(boxes[id(other)]), (one.get_text(), other.get_text())
-        for text in texts:
-            for mark in (mark for ax in drawn.axes for mark in marks_of(ax)):
-                assert not boxes[id(text)].overlaps(mark), text.get_text()
-            assert boxes[id(text)].x1 <= drawn.bbox.x1, text.get_text()
-        for ax in drawn.axes:
-            full = [line for line in ax.lines if line.get_zorder() == 5 and line.get_markerfacecolor() != PAPER]
-            places = [ax.transData.transform(line.get_xydata())[0] for line in full]
-            for one, other in combinations(places, 2):
-                assert math.dist(one, other) > 0.9 * full[0].get_markersize() * drawn.dpi / 72
+    assert_readable(pictures_of(shown(name)), width, words=width == WIDE)
 
 
 def test_lines_that_coincide_are_one_under_both_names() -> None:
