@@ -1,6 +1,7 @@
 """Data parallelism: parameters that ranks share by rows (FSDP2), or gradients that replicas average (DDP)."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from memmodel.base.dtypes import float32, short_name
@@ -139,18 +140,30 @@ def average_gradients(model: Any, case: ModelCase, handles: Mapping[str, Any]) -
             average(experts, same, case.layout.ep)
 
 
-def distributed_update(case: ModelCase, parameters: list[Any], label: Any, handles: Mapping[str, Any]) -> Any:
-    """The update of a step whose gradients Megatron-LM or DeepSpeed reduces; None where neither does."""
+def distributed_updates(
+    case: ModelCase, models: list[Any], parameters: list[Any], label: Any, handles: Mapping[str, Any]
+) -> list[Any]:
+    """The updates of a step whose gradients Megatron-LM or DeepSpeed reduces; none where neither does.
+
+    Experts that ranks share have one of their own, among the ranks that have the same ones.
+    """
     from memmodel_kernels.optimizers import OPTIMIZERS
     from memmodel_kernels.parallel.distributed_optimizer import DistributedOptimizer
     from memmodel_kernels.parallel.partitioned_gradients import PartitionedGradients
 
     layout, optimizer, group = case.layout, OPTIMIZERS[case.optimizer], ranks_along(case, handles, *ALL_BATCHES)
     if layout.zero == 2 and layout.shards > 1:
-        return PartitionedGradients(optimizer, parameters, group, label)
-    if layout.shares_optimizer or (layout.replicated and case.masters):
-        return DistributedOptimizer(optimizer, parameters, group, case.masters, layout.shares_optimizer, label)
-    return None
+        return [PartitionedGradients(optimizer, parameters, group, label)]
+    if not (layout.shares_optimizer or (layout.replicated and case.masters)):
+        return []
+    make = partial(DistributedOptimizer, optimizer, masters=case.masters, shared=layout.shares_optimizer, label=label)
+    named = [item for model in models for weights in model.layers for item in weights.items()]
+    apart = {id(x) for name, x in named if layout.ep > 1 and name.startswith(_EXPERTS)}
+    found = [make([x for x in parameters if id(x) not in apart], group)]
+    if experts := [x for x in parameters if id(x) in apart]:
+        same = of_ranks(case, handles, "same-experts", layout.same_experts(case.rank))
+        found.append(make(experts, same, batches=layout.ep))
+    return found
 
 
 def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], Any] | None:

@@ -7,6 +7,7 @@ record a step, or `torch`, to run it.
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from memmodel.algorithms import algorithm
@@ -20,7 +21,7 @@ from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_
 from memmodel.models.data_parallel import (
     Sharder,
     average_gradients,
-    distributed_update,
+    distributed_updates,
     norm_total,
     of_ranks,
     ranks_along,
@@ -62,19 +63,23 @@ def training(
     models, parameters = _chunks(xp, case, label, handles)
     for model in models:
         average_gradients(model, case, handles)
-    distributed = distributed_update(case, parameters, label, handles)
-    updates = [distributed] if distributed else _updates(case, models, parameters, label)
+    distributed = distributed_updates(case, models, parameters, label, handles)
+    updates = distributed or _updates(case, models, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
     tokens, targets = _read(xp, case, label), _targets(xp, case, label)
 
+    def before_backward() -> None:
+        for one in distributed:
+            one.before_backward()
+
     def after_backward() -> None:
-        totals = distributed.totals if distributed else _totals(updates)
+        totals = dict(chain.from_iterable(one.totals.items() for one in distributed)) or _totals(updates)
         sum_partial(models, totals)
         if ends is not None:
             sum_tied(models, ends, totals)
-        if distributed:
-            distributed.reduce()
+        for one in distributed:
+            one.reduce()
 
     ends = _ends(case, handles)
     clipping = _clipping(case, handles, models) if case.clip else None
@@ -85,12 +90,11 @@ def training(
     batches = [(tokens, targets)] * min(case.microbatches, 2)
     after = [] if case.in_backward else updates
     low = _low_precision(xp, case)
-    before = {"before_backward": distributed.before_backward} if distributed else {}
 
     def step(mark: Mark) -> None:
         training_step(
-            models[0], after, batches, _loss(case), mark, clipping, case.keep_logits, low, **before,
-            after_backward=after_backward,
+            models[0], after, batches, _loss(case), mark, clipping, case.keep_logits, low, before_backward,
+            after_backward,
         )  # fmt: skip
 
     return step

@@ -132,12 +132,10 @@ def _without_ring(case: ModelCase) -> dict[str, bool]:
 
 def _without_shared_experts(case: ModelCase) -> dict[str, bool]:
     arch, layout = case.arch, case.layout
-    replicated = not layout.fully_sharded
     return {
         "experts with biases": arch.moe is not None and arch.moe.bias,
-        f"zero {layout.zero}": replicated and layout.zero in (1, 2) and layout.shards > 1,
-        "masters and replicas": replicated and case.masters,
-        "clipping and replicas": replicated and case.clip,
+        "zero 2": layout.zero == 2 and layout.shards > 1,
+        "clipping and replicas": not (layout.fully_sharded or layout.shares_optimizer) and case.clip,
     }
 
 

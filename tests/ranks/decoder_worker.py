@@ -72,7 +72,7 @@ def check(program: str, number: int, world: int) -> None:
     layout, rank = case.layout, case.layout.rank(number)
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     of_whole: Tensors = {}
-    keeps = layout.zero != 2  # gradients of its own, of every parameter
+    keeps = layout.zero not in (1, 2) or layout.shards == 1  # gradients of its own, of every parameter
     loss = "full" if case.loss == "loss-parallel" else case.loss  # the same number
     setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps, loss=loss)
     alone = training(torch, setting, filled(draw, of_whole))

@@ -28,12 +28,21 @@ class DistributedOptimizer:
     Attributes:
         parameters: the pieces of parameters that this rank updates. totals: by the id of a parameter, the part of the
             buffer that its gradients are added to.
+        batches: of how many ranks' batches each gradient is, as experts' are.
     """
 
     def __init__(
-        self, optimizer: Optimizer, parameters: Sequence[Any], group: Group, masters: bool, shared: bool, label: Label
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[Any],
+        group: Group,
+        masters: bool,
+        shared: bool,
+        label: Label,
+        batches: int = 1,
     ) -> None:
-        self.group, self.shared = group, shared
+        self.group, self.shared, self.batches = group, shared and group.size > 1, batches
+        shared = self.shared
         start, end = (_START, math.lcm(group.size, _END)) if shared else (1, 1)
         # In about the order in which gradients come, as _ParamAndGradBuffer has it.
         listed, total = places(list(reversed(parameters)), start, end)
@@ -98,9 +107,11 @@ class DistributedOptimizer:
     def reduce(self) -> None:
         """Average the gradients over the ranks: in the whole buffer, or in this rank's part of it."""
         with namespace(self.sums).no_grad():
+            if self.batches > 1:
+                self.sums.div_(self.batches)
             if self.shared:
                 reduce_scatter_mean(self._own(self.sums), self.sums, self.group)
-            else:
+            elif self.group.size > 1:
                 all_reduce_mean(self.sums, self.group)
 
     def _own(self, flat: Any) -> Any:

@@ -13,7 +13,7 @@ _OF_TWO = (
     "decoder_gpt_1f1b", "decoder_lora_1f1b", "decoder_autocast_1f1b",
     "decoder_autocast_tp", "decoder_autocast_sp", "decoder_loss_parallel",
     "decoder_moe_sp", "decoder_lora_tp", "decoder_lora_sp", "decoder_mla_tp", "decoder_mla_sp",
-    "decoder_ep", "decoder_ep_ddp",
+    "decoder_ep", "decoder_ep_ddp", "decoder_ep_zero_1",
 )  # fmt: skip
 _OF_THREE = ("ddp", "fsdp", "pp_1f1b", "cp_ring")
 _OF_FOUR = (
@@ -30,6 +30,7 @@ _OF_FOUR = (
     "decoder_cp_1f1b",
     "decoder_ep",
     "decoder_ep_sp",
+    "decoder_ep_zero_1",
     "decoder_zero_2_sp",
     "decoder_fsdp_1f1b",
 )
