@@ -8,7 +8,12 @@ from typing import Any
 
 def namespace(x: Any) -> Any:
     """`torch` for a torch tensor, `memmodel.recording` for a recording tensor."""
-    if type(x).__module__.startswith("memmodel."):
+    return _library_of(type(x).__module__)
+
+
+@cache
+def _library_of(module: str) -> Any:
+    if module.startswith("memmodel."):
         from memmodel import recording
 
         return recording

@@ -1,5 +1,7 @@
 """Element types: name, bytes per element, and type promotion."""
 
+from typing import Any
+
 from memmodel.base.errors import UsageError, unknown
 from memmodel.base.frozen import Frozen
 
@@ -10,6 +12,12 @@ class DType(Frozen):
     name: str
     itemsize: int
     floating: bool = True
+
+    # There is one object for each type (`element_type`), which keys of rules are full of.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return element_type, (self.name, self.itemsize, self.floating)
 
     def __str__(self) -> str:
         return self.name

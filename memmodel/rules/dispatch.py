@@ -1,25 +1,17 @@
 """Run an operator on recording tensors: play the steps of its rule onto their tape."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.device import Device
-from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Launch
-from memmodel.rules.operator import SHAPES, Call, Freed, Result, Rule, Scratch, Shaper, Spec, Step, rule_of
-from memmodel.sizes.dims import Dim, Shape, Size
-from memmodel.tensors.layout import Strided
+from memmodel.rules.operator import SHAPES, Call, Freed, NotKnown, Result, Rule, Scratch, Shaper, Spec, rule_of
+from memmodel.sizes.dims import Dim, Size, product
+from memmodel.tensors.layout import OnChip, Strided
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, new
-
-
-class OnChip(Strided):
-    """A result inside a fused kernel: in registers or shared memory, so that it costs no HBM traffic."""
-
-    __slots__ = ()
-    on_chip = True
 
 
 def aten(op: str, *args: Any, **options: Any) -> Tensor:
@@ -58,16 +50,13 @@ def several(
         if kept is not None:
             return kept
     mutated = () if into is None else (into,) if isinstance(into, Tensor) else tuple(into)
-    call = op, _rule(op), _shaper(op), bool(tape.fused), tape.device
+    call = op, _rule(op), _shaper(op), bool(tape.fused), tape.device, tape.thread, tape.stream
     try:
-        operands = tuple(_described((*args, *mutated)))
-        described = operands[: len(args)], operands[len(args) :]
-        specs, steps = _remembered(*call, *described, tuple((name, _number(x)) for name, x in named.items()))
-    except TypeError:  # sizes that cannot be a key: arrays, letters
-        specs, steps = _asked(*call, args, mutated, named)
-    player = _StepPlayer(tape, op, specs, label, "temporary" if temporary else "tensor")
-    player.after = after
-    made: tuple[Tensor, ...] = player.play(steps)
+        given = tuple([_known(x) for x in args]), tuple([_known(x) for x in mutated])
+        plan = _remembered(*call, *given, _repeated(args, mutated), tuple([(n, _known(x)) for n, x in named.items()]))
+    except TypeError:  # sizes that cannot be a key: arrays
+        plan = _planned(*call, args, mutated, named)
+    made = _played(plan, tape, label, "temporary" if temporary else "tensor", after)
     for x in mutated:
         x.storage.version += 1  # backward refuses a saved tensor that was written since
     if tape.selected is not None and not mutated:
@@ -75,113 +64,143 @@ def several(
     return mutated or made
 
 
+class _Birth(NamedTuple):
+    """An allocation: of the result in a place, or (None) of scratch, which may have a name."""
+
+    place: int | None
+    nbytes: Dim
+    spec: Spec
+    name: str = ""
+    role: str = ""
+
+
+class _Plan(NamedTuple):
+    """What an operator does: the number of its results, its name in accounts, and its steps."""
+
+    results: int
+    name: str
+    steps: Sequence[_Birth | Freed | Launch | NotKnown]
+
+
 @lru_cache(maxsize=1 << 14)
 def _remembered(
-    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, args: Any, mutated: Any, named: Any
-) -> tuple[list[Spec], Sequence[Step]]:
-    """`_asked`, for operands as `_described`: layers, chunks and phases ask the same again and again."""
-    operands: list[Any] = []
-    for x in (*args, *mutated):
-        operands.append(operands[x[1]] if x[0] is _SAME else x[1] if x[0] is not None else _operand(*x[1:]))
-    count = len(args)
-    return _asked(op, rule, shaper, fused, device, tuple(operands[:count]), tuple(operands[count:]), dict(named))
+    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, thread: str, stream: int,
+    args: tuple[Any, ...], mutated: tuple[Any, ...], repeated: tuple[int, ...], named: Any,
+) -> _Plan:  # fmt: skip
+    """`_planned`, for operands as `_known`: layers, chunks and phases ask the same again and again.
+
+    `repeated`: as of `_repeated`.
+    """
+    tensors: list[Strided] = []
+
+    def operand(x: Any) -> Any:
+        if isinstance(x, Strided):
+            place = len(tensors)
+            first = repeated[place] if repeated else place
+            tensors.append(x.copied() if first == place else tensors[first])
+            return tensors[-1]
+        kind, value, _ = x
+        return kind(map(operand, value)) if kind in _LISTS else value
+
+    made, written = tuple(map(operand, args)), tuple(map(operand, mutated))
+    return _planned(op, rule, shaper, fused, device, thread, stream, made, written, {n: operand(x) for n, x in named})
 
 
-def _asked(
-    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, args: Any, mutated: Any, named: Any
-) -> tuple[list[Spec], Sequence[Step]]:
+def _planned(
+    op: str, rule: Rule, shaper: Shaper | None, fused: bool, device: Device, thread: str, stream: int,
+    args: Any, mutated: Any, named: Any,
+) -> _Plan:  # fmt: skip
     """The results that an operator makes, and the steps of its rule. They depend on nothing but these arguments."""
     if shaper is None and not mutated:
         raise UsageError(f"there is no shape function for the operator {op}: add one in memmodel/rules")
-    made: Any = [] if mutated or shaper is None else shaper(*args, **named)
-    specs = made if isinstance(made, list) else [made]
+    shapes: Any = [] if mutated or shaper is None else shaper(*args, **named)
+    specs = shapes if isinstance(shapes, list) else [shapes]
     # Rules get the layouts of results alone: tensors are made when the steps are played, in their order.
     kind = OnChip if fused else Strided
     results: list[Any] = [kind(*spec) for spec in specs] or list(mutated)
-    return specs, tuple(rule(Call(op, args, named, results, device, mutated)))
-
-
-_SAME = "same"
-
-
-def _described(operands: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The properties of operands that a rule can read, as keys: layouts, numbers, and which are the same tensor.
-
-    Raises TypeError for what is no key: sizes with letters, which equal their numbers and print otherwise, and lists.
-    """
-    found: list[tuple[Any, ...]] = []
-    ids = [id(x) for x in operands]
-    for i, x in enumerate(operands):
-        if not isinstance(x, Strided):
-            found.append((type(x), _number(x)))  # with its type, since 1, 1.0 and True are equal keys
-        elif ids.index(ids[i]) < i:
-            found.append((_SAME, ids.index(ids[i])))
+    name = op.strip("_").removesuffix("_data")  # "_softmax_backward_data" is "softmax_backward" in accounts
+    steps: list[Any] = []
+    unmade = dict(enumerate(specs))
+    for step in rule(Call(op, args, named, results, device, mutated)):
+        if isinstance(step, Launch):
+            steps.append(step._replace(thread=thread, stream=stream))
+        elif isinstance(step, Result):
+            # RESULTS after a `Result(i)` makes the others: each is made once.
+            for place in list(unmade) if step.place < 0 else [step.place]:
+                spec = unmade.pop(place)
+                steps.append(_Birth(place, _bytes_of(spec) if step.nbytes is None else step.nbytes, spec))
+        elif isinstance(step, Scratch):
+            # Inside a fused kernel, and for no bytes, the allocator is not asked.
+            if not fused and not (isinstance(step.nbytes, int) and step.nbytes == 0):
+                steps.append(_Birth(None, step.nbytes, Spec(step.shape, step.dtype), step.name, step.role))
         else:
-            if Size in map(type, x.shape):
-                raise TypeError
-            found.append((None, x.shape, x.dtype, x.kept_strides, x.offset, x.on_chip))
-    return found
+            steps.append(step)
+    return _Plan(len(specs), name, steps)
 
 
-def _number(x: Any) -> Any:
-    """A number, a shape, a name or a dtype; a key that held a tensor would keep it alive."""
-    if isinstance(x, Size | Strided) or (isinstance(x, tuple) and any(isinstance(y, Size | Strided) for y in x)):
+def _bytes_of(spec: Spec) -> Dim:
+    return product(spec.shape) * spec.dtype.itemsize
+
+
+_LISTS = (list, tuple)
+
+
+def _known(x: Any) -> Any:
+    """What a rule can read of an argument, as a key: a layout, or a number, a shape, a name with its type.
+
+    Raises TypeError for what is no key. A key that held a tensor would keep it alive.
+    """
+    if isinstance(x, Tensor):
+        return x.layout
+    kind = type(x)
+    if kind in _LISTS:
+        return kind, tuple([_known(y) for y in x]), ""
+    if isinstance(x, Strided):
         raise TypeError
-    return x
+    return kind, x, x.letter if kind is Size else ""  # with its type, since 1, 1.0 and True are equal keys
 
 
-def _operand(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_chip: bool) -> Strided:
-    return (OnChip if on_chip else Strided)(shape, dtype, strides, offset)
+def _repeated(args: Sequence[Any], mutated: Sequence[Tensor]) -> tuple[int, ...]:
+    """For each tensor among the operands the first place of the same one; () if none comes twice."""
+    tensors = [id(y) for x in args for y in (x if type(x) in _LISTS else (x,)) if isinstance(y, Tensor)]
+    tensors += map(id, mutated)
+    places: dict[int, int] = {}
+    first = tuple([places.setdefault(number, place) for place, number in enumerate(tensors)])
+    return first if len(places) < len(first) else ()
 
 
-class _StepPlayer:
-    """Plays the steps of a rule: makes the results, and records scratch and kernels on the tape."""
-
-    __slots__ = ("after", "labels", "name", "role", "scratch", "specs", "tape", "tensors")
-
-    def __init__(self, tape: Tape, op: str, specs: list[Spec], label: str | tuple[str, ...], role: str) -> None:
-        self.tape, self.specs, self.role = tape, specs, role
-        self.name = op.strip("_").removesuffix("_data")  # "_softmax_backward_data" is "softmax_backward" in accounts
-        self.labels = label if isinstance(label, tuple) else (label or self.name,) * len(specs)
-        self.tensors: list[Tensor | None] = [None] * len(specs)
-        self.scratch: list[int] = []
-        self.after: Sequence[Tensor] = ()
-
-    def play(self, steps: Iterable[Step]) -> Any:
-        """Record the steps and return the results."""
-        for step in steps:
-            if type(step) is Launch:
-                self.tape.launch(step)
-            elif type(step) is Result:
-                self._make(step)
-            elif type(step) is Scratch:
-                self._allocate(step)
-            elif type(step) is Freed:
-                self.tape.free(self.scratch.pop())
-            else:
-                self.tape.unknown[self.name] = step.words  # type: ignore[union-attr]
-        # What is left are locals of the operator, which C++ destroys in reverse.
-        while self.scratch:
-            self.tape.free(self.scratch.pop())
-        return tuple(self.tensors)
-
-    def _make(self, step: Result) -> None:
-        before = self.tape.scope
-        # RESULTS after a `Result(i)` makes the others: each is made once.
-        for i in range(len(self.specs)) if step.place < 0 else (step.place,):
-            if self.after:
-                self.tape.enter(before._replace(layer=self.tape.layers.get(self.after[i].storage.key)))
-            if self.tensors[i] is None:
-                self.tensors[i] = new(self.tape, self.specs[i], self.labels[i], self.role, step.nbytes)
-        self.tape.enter(before)
-
-    def _allocate(self, step: Scratch) -> None:
-        nbytes = step.nbytes
-        if not (self.tape.fused or (isinstance(nbytes, int) and nbytes == 0)):
-            key = self.tape.alloc(nbytes, step.shape, step.dtype, step.name or f"{self.name} scratch", step.role)
-            if step.name and not self.tape.node:  # the line that calls the operator names its result alone
-                self.tape.names[key] = step.name
-            self.scratch.append(key)
+def _played(
+    plan: _Plan, tape: Tape, label: str | tuple[str, ...], role: str, after: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Record the steps: make the results, and record scratch and kernels on the tape."""
+    made: list[Any] = [None] * plan.results
+    scratch: list[int] = []
+    before = tape.scope
+    for step in plan.steps:
+        if type(step) is Launch:
+            tape.launch(step)
+        elif type(step) is _Birth:
+            place, nbytes, spec, name, kind = step
+            if place is None:
+                key = tape.alloc(nbytes, spec.shape, spec.dtype, name or f"{plan.name} scratch", kind)
+                if name and not tape.node:  # the line that calls the operator names its result alone
+                    tape.names[key] = name
+                scratch.append(key)
+                continue
+            if after:
+                tape.enter(before._replace(layer=tape.layers.get(after[place].storage.key)))
+            own = label[place] if isinstance(label, tuple) else label or plan.name
+            made[place] = new(tape, spec, own, role, nbytes)
+            if after:
+                tape.enter(before)
+        elif type(step) is Freed:
+            tape.free(scratch.pop())
+        else:
+            tape.unknown[plan.name] = step.words  # type: ignore[union-attr]
+    # What is left are locals of the operator, which C++ destroys in reverse.
+    while scratch:
+        tape.free(scratch.pop())
+    return tuple(made)
 
 
 def _rule(op: str) -> Rule:

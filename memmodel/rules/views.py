@@ -39,11 +39,12 @@ class Permute(Op):
     def forward(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
         """See `permute`."""
         self.order = order
-        return x.viewed(tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order))
+        shape, strides = x.shape, x.strides
+        return x.viewed(tuple([shape[i] for i in order]), tuple([strides[i] for i in order]))
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The inverse order."""
-        return (permute(grad, tuple(self.order.index(i) for i in range(len(self.order)))),)
+        return (Permute.apply(grad, order=tuple([self.order.index(i) for i in range(len(self.order))])),)
 
 
 class View(Op):
@@ -178,7 +179,8 @@ def transpose(self: Tensor, dim0: int, dim1: int) -> Tensor:
     order = list(range(self.ndim))
     a, b = axis(dim0, self.ndim), axis(dim1, self.ndim)
     order[a], order[b] = order[b], order[a]
-    return permute(self, tuple(order))
+    result: Tensor = Permute.apply(self, order=tuple(order))
+    return result
 
 
 def _last_two_swapped(self: Tensor) -> Tensor:

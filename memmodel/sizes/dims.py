@@ -42,6 +42,13 @@ class Size(int):
     __rmul__ = __mul__
 
 
+def letters(dims: Shape) -> tuple[str, ...]:
+    """The letter of each dimension, "" without one; () if none has any. With its letters, a shape can be a key."""
+    if Size not in map(type, dims):
+        return ()
+    return tuple(dim.letter if type(dim) is Size else "" for dim in dims)
+
+
 _ARRAYS = 64  # results for arrays that are remembered
 
 

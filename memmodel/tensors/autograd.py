@@ -7,14 +7,15 @@ inputs by name, then results.
 
 import heapq
 import weakref
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from sys import getrefcount
 from typing import Any, ClassVar
 
+from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
-from memmodel.sizes.dims import same, same_shape
+from memmodel.sizes.dims import Shape, same, same_shape
 from memmodel.tensors.layout import is_dense
 from memmodel.tensors.tape import Scope, Tape, current
 from memmodel.tensors.tensor import Tensor, method
@@ -84,7 +85,11 @@ class Op:
     is_view: ClassVar[bool] = False
     by_hand: ClassVar[bool] = False  # whether the backward is Python, as a user writes it
 
+    name: str  # autograd's name of the node
+
     def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__name__}Backward"
         for rule in ("forward", "backward"):
             if getattr(cls, rule) is getattr(Op, rule):
                 raise TypeError(f"op {cls.__name__} has no {rule}: an op needs a complete rule")
@@ -96,11 +101,6 @@ class Op:
     def backward(self, *grads: Any) -> tuple[Any, ...]:
         """The gradients of the inputs, from those of the results."""
         raise NotImplementedError
-
-    @property
-    def name(self) -> str:
-        """Autograd's name of the node."""
-        return f"{type(self).__name__}Backward"
 
     def save(self, /, **tensors: Tensor) -> None:
         """Save tensors for backward, in the order given; nothing if no gradient is required."""
@@ -192,6 +192,7 @@ def _gathered(node: Op) -> list[Op]:
 class AccumulateGrad(Op):
     """The sink of a leaf: steals or clones the first gradient, and adds later ones to it (accumulate_grad.h)."""
 
+    name = "AccumulateGrad"
     sequence = _LAST
 
     def __init__(self, leaf: Tensor) -> None:
@@ -200,11 +201,6 @@ class AccumulateGrad(Op):
         self.edges = []
         self.needs = []
         self.results = [(leaf.shape, leaf.dtype)]
-
-    @property
-    def name(self) -> str:
-        """Autograd's name of the sink."""
-        return "AccumulateGrad"
 
     def forward(self, *inputs: Any, **params: Any) -> Any:
         """Never called: a sink is no operation of the forward pass."""
@@ -376,8 +372,9 @@ class _Engine:
         self.ready: list[tuple[int, int, Op]] = []
         self.pushed = 0
         self.buffers: dict[Op, list[Tensor | None]] = {}
-        self.holders: Counter[int] = Counter()  # by id: how many buffers, results under way and callers hold a gradient
-        self.waiting: Counter[Op] = Counter()  # edges into a node whose gradients are still to come
+        # By id: how many buffers, results under way and callers hold a gradient.
+        self.holders: dict[int, int] = defaultdict(int)
+        self.waiting: dict[Op, int] = defaultdict(int)  # edges into a node whose gradients are still to come
 
     def run(self, root: tuple[Op, int], gradient: Tensor) -> None:
         self._count_dependencies(root[0])
@@ -420,11 +417,13 @@ class _Engine:
         if node.by_hand:  # its gradients move into the call, and are gone with it (python_function.cpp, PyNode::apply)
             self._drop(grads)
         for index, edge in enumerate(node.edges):
-            _validate(outputs, index, edge)
-            result = outputs[index]
-            if result is not None:
-                self.holders[id(result)] += 1  # the same gradient may go to several edges: then it cannot be stolen
-                self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
+            if edge is None or outputs[index] is None:
+                outputs[index] = None
+                continue
+            _validate(outputs, index, *edge[0].results[edge[1]])
+            result: Any = outputs[index]
+            self.holders[id(result)] += 1  # the same gradient may go to several edges: then it cannot be stolen
+            self.tape.gradients.setdefault(result.storage.key, node.inputs[index])
             del result  # a reference left in this frame would keep the gradient alive past its last use
         self._drop(grads)
         if not self.retain_graph:
@@ -472,12 +471,8 @@ class _Engine:
         )
 
 
-def _validate(outputs: list[Any], index: int, edge: tuple[Op, int] | None) -> None:
+def _validate(outputs: list[Any], index: int, shape: Shape, dtype: DType) -> None:
     """Sum a gradient to the shape, and cast it to the dtype, that the next node expects (validate_outputs)."""
-    if outputs[index] is None or edge is None:
-        outputs[index] = None
-        return
-    shape, dtype = edge[0].results[edge[1]]
     if not same_shape(outputs[index].shape, shape):
         outputs[index] = outputs[index].sum_to(shape)
     if outputs[index].dtype is not dtype:

@@ -33,17 +33,13 @@ class _Custom(Op):
     def forward(self, *inputs: Any, function: type[Function]) -> Any:
         """Run the user's forward."""
         self.function = function
+        self.name = f"{function.__name__}Backward"
         return function.forward(self, *inputs)
 
     def backward(self, *grads: Any) -> tuple[Any, ...]:
         """Run the user's backward."""
         result = self.function.backward(self, *grads)
         return result if isinstance(result, tuple) else (result,)
-
-    @property
-    def name(self) -> str:
-        """The function's own name."""
-        return f"{self.function.__name__}Backward"
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Save tensors for backward."""

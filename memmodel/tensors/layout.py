@@ -5,10 +5,11 @@ ATen/TensorIterator.cpp (reorder_dimensions), c10/core/TensorImpl (contiguity).
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
-from memmodel.sizes.dims import Dim, Shape, exact_div, hint, memoized, product, same, same_shape
+from memmodel.sizes.dims import Dim, Shape, exact_div, hint, letters, memoized, product, same, same_shape
 
 
 class Strided:
@@ -79,9 +80,32 @@ class Strided:
         """
         return hint(self.numel() if dim is None else self.shape[dim]) <= n
 
+    def copied(self) -> "Strided":
+        """Another of the same layout, for another tensor of it: rules tell tensors by identity."""
+        return type(self)(self.shape, self.dtype, self._strides, self.offset)
+
     def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """Sizes, strides and offset as ints that stand for arrays and symbols, for decisions about layout."""
         return tuple(map(hint, self.shape)), tuple(map(hint, self.strides)), hint(self.offset)
+
+
+class OnChip(Strided):
+    """A tensor inside a fused kernel: in registers or shared memory, so that it costs no HBM traffic."""
+
+    __slots__ = ()
+    on_chip = True
+
+
+def laid_out(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_chip: bool) -> Strided:
+    """A layout: the same object for equal ones, so that it can be a key. Raises TypeError for arrays."""
+    return _laid_out(OnChip if on_chip else Strided, shape, dtype, strides, offset, letters((*shape, *(strides or ()))))
+
+
+@lru_cache(maxsize=1 << 14)
+def _laid_out(
+    kind: type[Strided], shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, _: tuple[str, ...]
+) -> Strided:
+    return kind(shape, dtype, strides, offset)
 
 
 def _is_0(stride: Dim) -> bool:

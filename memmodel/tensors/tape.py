@@ -149,7 +149,7 @@ class Tape:
         if self.fused:
             self.inner += launch.work
             return
-        if self.thread != "main" or self.stream:
+        if launch.thread != self.thread or launch.stream != self.stream:
             launch = launch._replace(thread=self.thread, stream=self.stream)
         self.events.append(launch)
 

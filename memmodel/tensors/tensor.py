@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
 from memmodel.sizes.dims import Dim, Shape, product
-from memmodel.tensors.layout import Strided, axis
+from memmodel.tensors.layout import Strided, axis, laid_out
 from memmodel.tensors.tape import Tape
 
 
@@ -48,6 +48,7 @@ class Tensor(Strided):
         "__weakref__",
         "_accumulator",
         "_base",
+        "_layout",
         "grad",
         "grad_fn",
         "hook",
@@ -65,7 +66,7 @@ class Tensor(Strided):
         base: "Tensor | None" = None,
         offset: Dim = 0,
     ) -> None:
-        super().__init__(shape, dtype, strides, offset)
+        self.shape, self.dtype, self._strides, self.offset = shape, dtype, strides, offset
         self.storage = storage
         storage.tensors += 1
         self.requires_grad = False
@@ -75,6 +76,7 @@ class Tensor(Strided):
         self.hook: Callable[[Tensor], None] | None = None  # called when a gradient is in `grad`
         self._base = base
         self._accumulator: weakref.ref[Any] | None = None
+        self._layout: Strided | None = None
 
     def __del__(self) -> None:
         self.grad_fn = self.grad = None  # history goes before the storage, as in TensorImpl::release_resources
@@ -111,6 +113,15 @@ class Tensor(Strided):
         return self.storage.key == 0
 
     @property
+    def layout(self) -> Strided:
+        """Its layout, which equal ones share. Raises TypeError for sizes that are arrays."""
+        if self.storage.key == 0:
+            return laid_out(self.shape, self.dtype, self._strides, self.offset, on_chip=True)
+        if self._layout is None:
+            self._layout = laid_out(self.shape, self.dtype, self._strides, self.offset, on_chip=False)
+        return self._layout
+
+    @property
     def data(self) -> "Tensor":
         """The same memory without history."""
         return self.alias()
@@ -119,7 +130,7 @@ class Tensor(Strided):
     def data(self, other: "Tensor") -> None:
         """Let go of its memory, and take that of another tensor of its shape."""
         before, self.storage = self.storage, other.storage
-        self.offset, self._strides = other.offset, other.kept_strides
+        self.offset, self._strides, self._layout = other.offset, other.kept_strides, None
         other.storage.tensors += 1
         before.tensors -= 1
         if before.tensors == 0 and before.key:
