@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Launch
-from memmodel.rules.operator import SHAPES, Call, Freed, NotKnown, Result, Rule, Scratch, Shaper, Spec, rule_of
+from memmodel.rules.operator import RULES, SHAPES, Call, Freed, NotKnown, Result, Rule, Scratch, Shaper, Spec, rule_of
 from memmodel.sizes.dims import Dim, Size, product
-from memmodel.tensors.layout import OnChip, Strided
+from memmodel.tensors.layout import OnChip, Strided, laid_out
 from memmodel.tensors.tape import Tape, current
 from memmodel.tensors.tensor import Tensor, new
 
@@ -50,7 +50,9 @@ def several(
         if kept is not None:
             return kept
     mutated = () if into is None else (into,) if isinstance(into, Tensor) else tuple(into)
-    call = op, _rule(op), _shaper(op), bool(tape.fused), tape.device, tape.thread, tape.stream
+    rule = RULES.get(op) or _rule(op)
+    shaper = SHAPES.get(op) or SHAPES.get(op.rstrip("_"))  # one that is only called in place has none
+    call = op, rule, shaper, tape.fused > 0, tape.device, tape.thread, tape.stream
     try:
         given = tuple([_known(x) for x in args]), tuple([_known(x) for x in mutated])
         plan = _remembered(*call, *given, _repeated(args, mutated), tuple([(n, _known(x)) for n, x in named.items()]))
@@ -65,11 +67,12 @@ def several(
 
 
 class _Birth(NamedTuple):
-    """An allocation: of the result in a place, or (None) of scratch, which may have a name."""
+    """An allocation: of the result in a place, whose layout may be known, or (None) of scratch, which may have a name."""
 
     place: int | None
     nbytes: Dim
     spec: Spec
+    layout: Strided | None = None
     name: str = ""
     role: str = ""
 
@@ -128,18 +131,22 @@ def _planned(
             # RESULTS after a `Result(i)` makes the others: each is made once.
             for place in list(unmade) if step.place < 0 else [step.place]:
                 spec = unmade.pop(place)
-                steps.append(_Birth(place, _bytes_of(spec) if step.nbytes is None else step.nbytes, spec))
+                nbytes = product(spec.shape) * spec.dtype.itemsize if step.nbytes is None else step.nbytes
+                steps.append(_Birth(place, nbytes, spec, _layout_of(spec)))
         elif isinstance(step, Scratch):
             # Inside a fused kernel, and for no bytes, the allocator is not asked.
             if not fused and not (isinstance(step.nbytes, int) and step.nbytes == 0):
-                steps.append(_Birth(None, step.nbytes, Spec(step.shape, step.dtype), step.name, step.role))
+                steps.append(_Birth(None, step.nbytes, Spec(step.shape, step.dtype), None, step.name, step.role))
         else:
             steps.append(step)
     return _Plan(len(specs), name, steps)
 
 
-def _bytes_of(spec: Spec) -> Dim:
-    return product(spec.shape) * spec.dtype.itemsize
+def _layout_of(spec: Spec) -> Strided | None:
+    try:
+        return laid_out(spec.shape, spec.dtype, spec.strides, 0)
+    except TypeError:
+        return None
 
 
 _LISTS = (list, tuple)
@@ -180,7 +187,7 @@ def _played(
         if type(step) is Launch:
             tape.launch(step)
         elif type(step) is _Birth:
-            place, nbytes, spec, name, kind = step
+            place, nbytes, spec, layout, name, kind = step
             if place is None:
                 key = tape.alloc(nbytes, spec.shape, spec.dtype, name or f"{plan.name} scratch", kind)
                 if name and not tape.node:  # the line that calls the operator names its result alone
@@ -190,7 +197,7 @@ def _played(
             if after:
                 tape.enter(before._replace(layer=tape.layers.get(after[place].storage.key)))
             own = label[place] if isinstance(label, tuple) else label or plan.name
-            made[place] = new(tape, spec, own, role, nbytes)
+            made[place] = new(tape, spec, own, role, nbytes, layout)
             if after:
                 tape.enter(before)
         elif type(step) is Freed:
@@ -210,12 +217,10 @@ def _rule(op: str) -> Rule:
     return found
 
 
-def _shaper(op: str) -> Shaper | None:
-    """The shape function of an operator; one that is only called in place has none."""
-    return SHAPES.get(op) or SHAPES.get(op.rstrip("_"))
-
-
 def _tape_of(args: Any) -> Tape:
+    if args and type(args[0]) is Tensor:  # as mostly
+        tape: Tape = args[0].storage.tape
+        return tape
     for x in args:
         if isinstance(x, Tensor):
             return x.storage.tape

@@ -71,8 +71,8 @@ class Op:
     Both are required: a class without either raises TypeError when it is defined.
     """
 
-    saved: dict[str, Saved] | None
-    edges: "list[tuple[Op, int] | None]"
+    saved: dict[str, Saved] | None = None
+    edges: "Sequence[tuple[Op, int] | None]" = ()
     results: list[tuple[Any, Any]]  # (shape, dtype) of each result
     needs: list[bool]
     inputs: list[int]  # storage key of each input, for naming its gradient
@@ -141,7 +141,7 @@ class Op:
 
         Left to Python, deep graphs would be freed in another order: it puts off what is nested too deeply.
         """
-        stack = _gathered(self)
+        stack = _gathered(self) if self.edges or self.saved else []
         while stack:
             stack += _gathered(stack.pop())
 
@@ -151,7 +151,7 @@ class Op:
         tape = _tape_of(inputs)
         node = cls()
         node.needs = [isinstance(x, Tensor) and x.requires_grad for x in inputs]
-        node.recorded = tape.grad_enabled and any(node.needs)
+        node.recorded = tape.grad_enabled and True in node.needs
         node.saved = {}
         if node.recorded:
             node.edges = [_edge(x) if need else None for x, need in zip(inputs, node.needs, strict=True)]
@@ -174,9 +174,8 @@ class Op:
 
 def _gathered(node: Op) -> list[Op]:
     """Let go of what a node kept and of its edges; the nodes that nobody else holds (gatherFunctions)."""
-    if getattr(node, "saved", None):
-        node.release()
-    edges, node.edges = getattr(node, "edges", []), []
+    node.release()
+    edges, node.edges = list(node.edges), ()
     found = []
     while edges:
         edge = edges.pop(0)

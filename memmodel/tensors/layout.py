@@ -96,7 +96,7 @@ class OnChip(Strided):
     on_chip = True
 
 
-def laid_out(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_chip: bool) -> Strided:
+def laid_out(shape: Shape, dtype: DType, strides: Shape | None, offset: Dim, on_chip: bool = False) -> Strided:
     """A layout: the same object for equal ones, so that it can be a key. Raises TypeError for arrays."""
     return _laid_out(OnChip if on_chip else Strided, shape, dtype, strides, offset, letters((*shape, *(strides or ()))))
 

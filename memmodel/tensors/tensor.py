@@ -65,6 +65,7 @@ class Tensor(Strided):
         dtype: DType,
         base: "Tensor | None" = None,
         offset: Dim = 0,
+        layout: Strided | None = None,
     ) -> None:
         self.shape, self.dtype, self._strides, self.offset = shape, dtype, strides, offset
         self.storage = storage
@@ -76,7 +77,7 @@ class Tensor(Strided):
         self.hook: Callable[[Tensor], None] | None = None  # called when a gradient is in `grad`
         self._base = base
         self._accumulator: weakref.ref[Any] | None = None
-        self._layout: Strided | None = None
+        self._layout = layout
 
     def __del__(self) -> None:
         self.grad_fn = self.grad = None  # history goes before the storage, as in TensorImpl::release_resources
@@ -118,7 +119,7 @@ class Tensor(Strided):
         if self.storage.key == 0:
             return laid_out(self.shape, self.dtype, self._strides, self.offset, on_chip=True)
         if self._layout is None:
-            self._layout = laid_out(self.shape, self.dtype, self._strides, self.offset, on_chip=False)
+            self._layout = laid_out(self.shape, self.dtype, self._strides, self.offset)
         return self._layout
 
     @property
@@ -163,7 +164,7 @@ class Tensor(Strided):
 
     def alias(self) -> "Tensor":
         """Another tensor on the same storage, without history (ATen's `detach`)."""
-        return Tensor(self.storage, self.shape, self._strides, self.dtype, offset=self.offset)
+        return Tensor(self.storage, self.shape, self._strides, self.dtype, None, self.offset, self._layout)
 
 
 methods: dict[str, Callable[..., Any]] = {}
@@ -187,8 +188,13 @@ def method(name: Any) -> Any:
     return attach
 
 
-def new(tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None = None) -> Tensor:
-    """A tensor of `spec` (shape, dtype, strides or None) on a new storage of `nbytes`, by default what it needs."""
+def new(
+    tape: Tape, spec: Any, op: str, role: str = "tensor", nbytes: Dim | None = None, layout: Strided | None = None
+) -> Tensor:
+    """A tensor of `spec` (shape, dtype, strides or None) on a new storage of `nbytes`, by default what it needs.
+
+    `layout`: the spec's, where it is known.
+    """
     shape, dtype, strides = spec
     storage = Storage(tape, product(shape) * dtype.itemsize if nbytes is None else nbytes, shape, dtype, op, role)
-    return Tensor(storage, shape, strides, dtype)
+    return Tensor(storage, shape, strides, dtype, layout=layout)
