@@ -19,7 +19,8 @@ class _Fields:
             (name, kind, field(default=given[name])) if name in given else (name, kind)
             for name, kind in owner.__annotations__.items()
         ]
-        fields: dict[str, Any] = make_dataclass(owner.__name__, described).__dict__["__dataclass_fields__"]
+        made = make_dataclass(owner.__name__, described, init=False, repr=False, eq=False)
+        fields: dict[str, Any] = made.__dict__["__dataclass_fields__"]
         owner.__dataclass_fields__ = fields
         return fields
 

@@ -5,9 +5,9 @@ may be symbols, but for the number of layers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from memmodel.base.frozen import Frozen
 from memmodel.sizes.dims import Dim
 
 Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "head"]
@@ -128,8 +128,7 @@ class Weight(NamedTuple):
         return count
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Frozen):
     """A transformer of one kind of layers: a decoder, or an encoder.
 
     Attributes:

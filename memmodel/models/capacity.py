@@ -1,11 +1,12 @@
 """The largest batch, or the longest sequences, with which a model's step fits on a GPU."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import LARGEST, check_size
 from memmodel.base.errors import UsageError, choice
+from memmodel.base.frozen import Frozen
 from memmodel.base.search import last_true
 from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Event, Program
@@ -19,8 +20,7 @@ from memmodel.step import device_of, fits, memory_of, room_bytes
 OVER = ("batch", "seq")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelThreshold:
+class ModelThreshold(Frozen):
     """The largest size at which a model's step fits on a GPU.
 
     Attributes:

@@ -6,10 +6,11 @@ repeats. Expanding the shorter by one period must give the longer, event by even
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from typing import Any, NamedTuple
 
-from memmodel.events.program import Alloc, Event, Launch, Mark, Program, Wait
+from memmodel.events.liveness import OUTSIDE_A_STEP
+from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Wait
 from memmodel.events.work import Work
 from memmodel.recording import Scope, Tape
 from memmodel.sizes.dims import Dim
@@ -85,17 +86,6 @@ class Irregular(Exception):  # noqa: N818 (it is no error: such a program is rec
     """The events of a program do not repeat with its layers."""
 
 
-def expanded(few: Recording, more: Recording, repeats: Repetition, times: int) -> Program:
-    """The program of `times` periods more than `few` has, where `more` has one more.
-
-    Raises Irregular where expanding `few` by one does not give `more`.
-    """
-    expansion = _Expansion(few, more, repeats)
-    if _numbered(expansion.events(1)) != _numbered(more.program.events):
-        raise Irregular
-    return expansion.program(times)
-
-
 _WITHOUT_STORAGE = (Launch, Wait, Mark)
 _make: Callable[[type[Event], tuple[Any, ...]], Event] = tuple.__new__  # `_replace` takes four times as long
 
@@ -111,10 +101,11 @@ def _numbered(events: Iterable[Event]) -> list[Event]:
     ]
 
 
-class _Expansion:
-    """A recording with one of its periods repeated `times` times more.
+class Expansion:
+    """A recording with one of its periods repeated `times` times more; `more` is the one of one period more.
 
     Copy 0 of the period is the one recorded; a storage of copy c has the key of copy 0's plus c * `stride`.
+    Raises Irregular where expanding `few` by one does not give `more`.
     """
 
     def __init__(self, few: Recording, more: Recording, repeats: Repetition) -> None:
@@ -134,6 +125,8 @@ class _Expansion:
         for key, layer in few.layers.items():
             self.ordinals[key] = counts[layer] = counts.get(layer, -1) + 1
             self.places[layer, counts[layer]] = key
+        if _numbered(self.events(1)) != _numbered(more.program.events):
+            raise Irregular
 
     def program(self, times: int) -> Program:
         """The program with its period repeated."""
@@ -152,12 +145,58 @@ class _Expansion:
         for index, (place, recorded) in enumerate(self.stretches):
             if place == "outside":
                 events += islice(outside, len(recorded))
-            elif place == "repeated":
-                before, after = (self._place_at(index + step) for step in (-1, 1))
-                events += self._copied(recorded, _order(before, after, times), times)
             else:
-                events += self._copied(recorded, [times if place == "last" else 0], times)
+                events += self._copied(recorded, self._copies_at(index, times), times)
         return events
+
+    def _copies_at(self, index: int, times: int) -> Sequence[int]:
+        """The copies that run in a stretch of events, in their order."""
+        place = self.stretches[index][0]
+        if place == "repeated":
+            return _order(self._place_at(index - 1), self._place_at(index + 1), times)
+        return [times if place == "last" else 0]
+
+    def live_peak(self, times: int) -> Dim:
+        """The most live bytes of a step, as `summary` of the program: of copies that are alike, one is added up."""
+        sizes = {birth.key: birth.nbytes for birth in self.few.program.births()}
+        peaks, phase, live = dict[str, Dim](), "start", 0
+        outside = _grown_events(*self.outside, times)
+        for index, (place, recorded) in enumerate(self.stretches):
+            if place == "outside":
+                for event in islice(outside, len(recorded)):
+                    if type(event) is Mark:
+                        phase, peaks[event.phase] = event.phase, live
+                    elif type(event) is Alloc:
+                        sizes[event.key] = event.nbytes
+                        live += event.nbytes
+                        peaks[phase] = max(peaks.get(phase, 0), live)
+                    elif type(event) is Free:
+                        live -= sizes[event.key]
+                continue
+            for copy, alike in self._alike(recorded, self._copies_at(index, times), times):
+                changes = list(accumulate(self._changes(recorded, copy, times, sizes)))
+                if changes:
+                    most = max(changes) + max(changes[-1], 0) * (alike - 1)
+                    peaks[phase] = max(peaks.get(phase, 0), live + most)
+                    live += changes[-1] * alike
+        return max(peak for phase, peak in peaks.items() if phase not in OUTSIDE_A_STEP)
+
+    def _alike(self, events: list[Event], copies: Sequence[int], times: int) -> Iterator[tuple[int, int]]:
+        """(copy, how many in a row change live bytes as it does): only those near both ends name other layers."""
+        near = max((abs(self._periods(event.key)) for event in events if type(event) is Free), default=0)
+        last = len(copies) - near
+        yield from ((copy, 1) for copy in copies[:near])
+        if last > near:
+            yield copies[near], last - near
+        yield from ((copy, 1) for copy in copies[max(last, near) :])
+
+    def _changes(self, events: list[Event], copy: int, times: int, sizes: Mapping[int, Dim]) -> Iterator[Dim]:
+        """The changes of live bytes by a copy."""
+        for event in events:
+            if type(event) is Alloc:
+                yield event.nbytes
+            elif type(event) is Free:
+                yield -sizes[self._recorded(event.key, copy, times)]
 
     def _place(self, layer: int | None) -> str:
         if layer is None:
@@ -168,28 +207,42 @@ class _Expansion:
         """The place of a stretch of events; "" where there is none."""
         return self.stretches[index][0] if 0 <= index < len(self.stretches) else ""
 
-    def _copied(self, events: list[Event], copies: Iterable[int], times: int) -> Iterator[Event]:
+    def _copied(self, events: list[Event], copies: Iterable[int], times: int) -> list[Event]:
         """The events of each copy, with its storages in place of those recorded."""
-        parts = [(event, None if isinstance(event, _WITHOUT_STORAGE) else event.key, event[1:]) for event in events]
-        storages = {key for _, key, _ in parts if key is not None}
+        parts = [(event, type(event), None if isinstance(event, _WITHOUT_STORAGE) else event.key) for event in events]
+        storages = {key for *_, key in parts if key is not None}
+        near = max((abs(self._periods(key)) for key in storages), default=0)
+        # Copies that are not near the ends name storages that are as many strides apart as they are.
+        steps = {key: self.stride if key in self.few.layers else 0 for key in storages}
+        far, keys, last = range(near, times - near + 1), dict[int, int](), -1
+        found: list[Event] = []
         for copy in copies:
-            keys = {key: self._key(key, copy, times) for key in storages}
-            for event, key, rest in parts:
-                yield event if key is None else _make(type(event), (keys[key], *rest))
+            if copy in far and last in far:
+                keys = {key: keys[key] + (copy - last) * step for key, step in steps.items()}
+            else:
+                keys = {key: self._key(key, copy, times) for key in storages}
+            last = copy
+            found += [event if key is None else _make(kind, (keys[key], *event[1:])) for event, kind, key in parts]
+        return found
 
     def _key(self, key: int, copy: int, times: int) -> int:
         """The storage that is to a copy what `key` is to the period recorded: as many layers before or after it."""
-        layer = self.few.layers.get(key)
-        if layer is None:
+        if key not in self.few.layers:
             return key
-        periods = (layer - self.first) // self.period  # from the period recorded
+        number = copy + self._periods(key)
+        return self._recorded(key, copy, times) + (number * self.stride if 0 <= number <= times else 0)
+
+    def _periods(self, key: int) -> int:
+        """How many periods after the one recorded the layer of a storage is."""
+        return (self.few.layers.get(key, self.first) - self.first) // self.period
+
+    def _recorded(self, key: int, copy: int, times: int) -> int:
+        """The recorded storage of which `_key` is the copy, or which it is."""
+        periods = self._periods(key)
         number = copy + periods
         # Before the first copy and after the last one the neighbour is a layer that is not repeated.
-        if number < 0:
-            return self._at(layer + copy * self.period, key)
-        if number > times:
-            return self._at(layer + (copy - times) * self.period, key)
-        return (self._at(layer - periods * self.period, key) if periods else key) + number * self.stride
+        moved = copy if number < 0 else copy - times if number > times else -periods
+        return self._at(self.few.layers[key] + moved * self.period, key) if key in self.few.layers and moved else key
 
     def _at(self, layer: int, key: int) -> int:
         """The storage that is to its layer what `key` is to its own."""

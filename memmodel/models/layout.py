@@ -1,11 +1,11 @@
 """How a model is laid out over GPUs: the sizes of each kind of parallelism, its ranks, and what does not divide."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from memmodel.base.errors import UsageError
+from memmodel.base.frozen import Frozen
 
 if TYPE_CHECKING:
     from memmodel.models.architecture import Architecture
@@ -38,8 +38,7 @@ class Rank(NamedTuple):
     stage: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Frozen):
     """The dimensions of a mesh of GPUs, as torchtitan and Megatron name them. By default one GPU.
 
     Attributes:
@@ -170,7 +169,7 @@ class Layout:
 
 
 ONE_GPU, FIRST_RANK = Layout(), Rank()
-NAMES = tuple(field.name for field in fields(Layout))
+NAMES = Layout._fields
 
 
 def check_layout(

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
-from memmodel.events.liveness import summary
 from memmodel.gpus import Gpu
 from memmodel.models.choices import usual_targets
-from memmodel.models.program import program_of
+from memmodel.models.program import live_peak, program_of
 from memmodel.models.setting import EAGER, Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak, room_bytes
@@ -25,16 +24,14 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
     room, found = room_bytes(gpu), []
     for change, changed, settings in _changes(case, before, config):
         try:
-            program = program_of(changed)
+            live = live_peak(changed)
         except UsageError:
             continue  # this setting does not allow the change
         fits: bool | None = False
-        read = summary(program)
-        live = int(read.peaks["peak"])
         if room is not None and live > room:
             peak, less = live, before.live_peak_bytes - live
         else:
-            peak, fits = allocated_peak(program, case.torch, gpu, settings, read)
+            peak, fits = allocated_peak(program_of(changed), case.torch, gpu, settings)
             less = before.allocated_peak_bytes - peak
         if less > 0 or (fits and before.fits is False):  # other settings of the allocator leave the peak as it is
             found.append(Mitigation(change, peak, less, fits))

@@ -25,7 +25,7 @@ from memmodel.models.families import architecture_of
 from memmodel.models.flops import forward_flops
 from memmodel.models.letters import Taken, group_formulas, lettered, more_layers
 from memmodel.models.mitigations import mitigations
-from memmodel.models.program import kernels_of, program_of
+from memmodel.models.program import kernels_of, live_peak, program_of
 from memmodel.models.quantization import FORMATS
 from memmodel.models.ranks import fullest, memory_by_kind
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
@@ -244,9 +244,9 @@ def _on_many(prediction: ModelPrediction, machine: Machine, node: Node) -> Model
 
 
 def _with_more_layers(case: ModelCase) -> Taken:
-    more = more_layers(case)
-    program = program_of(lettered(more))
-    return Taken(more, program, at_peak(program)[1])
+    more = lettered(more_layers(case))
+    program = program_of(more)
+    return Taken(more, program, at_peak(program, live_peak(more))[1])
 
 
 def title_of(case: ModelCase) -> str:

@@ -2,10 +2,11 @@
 
 from functools import lru_cache
 
+from memmodel.events.liveness import summary
 from memmodel.events.program import Event, Launch, Mark, Program
+from memmodel.models import record
 from memmodel.models.megatron_history import with_history
 from memmodel.models.packing import packed
-from memmodel.models.record import record
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
 from memmodel.sizes.dims import Size
@@ -28,9 +29,17 @@ def remembered(case: ModelCase, lettered: bool) -> Program:
 
 
 def _program(case: ModelCase) -> Program:
-    mine = case if case.framework == "megatron" else share(case)  # which shares by rules of its own
-    program = packed(record(mine), mine)
-    return with_history(program, case) if case.framework == "megatron" else program
+    if case.framework == "megatron":  # which shares by rules of its own
+        return with_history(packed(record.record(case), case), case)
+    mine = share(case)
+    return packed(record.record(mine), mine)
+
+
+def live_peak(case: ModelCase) -> int:
+    """The most live bytes of a step of the case's rank, as `summary` of its program, often at less cost."""
+    if case.framework == "megatron" or case.phase != "train":  # what is recorded is changed afterwards
+        return int(summary(program_of(case)).peaks["peak"])
+    return int(record.live_peak(share(case)))
 
 
 def kernels_of(program: Program, micro_batches: int) -> Program:

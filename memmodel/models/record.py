@@ -12,13 +12,14 @@ from typing import Any
 
 from memmodel import recording
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
+from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Program, Save
 from memmodel.models import megatron
-from memmodel.models.layers import Irregular, Recording, expanded, repetition
+from memmodel.models.layers import Expansion, Irregular, Recording, Repetition, repetition
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase
 from memmodel.recording import Tape, Tensor
-from memmodel.sizes.dims import Size
+from memmodel.sizes.dims import Dim, Size
 
 _GROUPS = (LOGITS, GATHERED, GRADIENTS, COMMUNICATION)  # parts of a scope that are groups
 
@@ -28,11 +29,34 @@ def record(case: ModelCase) -> Program:
 
     Few layers are recorded, and repeated, where the rest are like them.
     """
+    expansion, times = _repeated(case)
+    with suppress(Irregular):
+        if expansion is not None:
+            return expansion.program(times)
+    return record_in_full(case)
+
+
+def live_peak(case: ModelCase) -> Dim:
+    """The most live bytes of the step that `record` gives; layers that are repeated are not all gone through."""
+    expansion, times = _repeated(case)
+    with suppress(Irregular):
+        if expansion is not None:
+            return expansion.live_peak(times)
+    return summary(record_in_full(case)).peaks["peak"]
+
+
+def record_in_full(case: ModelCase) -> Program:
+    """The program of a step, every layer of it run."""
+    return _recorded(case).program
+
+
+def _repeated(case: ModelCase) -> tuple[Expansion | None, int]:
+    """The recording of a few layers, and how often one of its periods is to be repeated; None where none can be."""
     from memmodel_kernels.offloading import KEPT_ON_DEVICE
 
     layers, repeats, stages = case.arch.layers, repetition(case.arch.kinds()), 1
     if case.layout.virtual_stages > 1:  # each of them would grow
-        return record_in_full(case)
+        return None, 0
     if case.framework == "megatron":  # whose case is that of all stages
         stages = case.layout.stages
         layers //= stages
@@ -41,28 +65,25 @@ def record(case: ModelCase) -> Program:
     if case.offload:  # the newest few tensors stay on the device, of as many layers at most
         repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
     fewest = repeats.fewest(layers)
-    if layers > fewest + repeats.period:
-        few, more = (_remembered(case, stages * count) for count in (fewest, fewest + repeats.period))
-        with suppress(Irregular):
-            return expanded(few, more, repeats, (layers - fewest) // repeats.period)
-    return record_in_full(case)
-
-
-def record_in_full(case: ModelCase) -> Program:
-    """The program of a step, every layer of it run."""
-    return _recorded(case).program
-
-
-def _remembered(case: ModelCase, layers: int) -> Recording:
-    """The recording of so many layers of a case; a case of more layers asks for the same."""
-    fewer = replace(case, arch=replace(case.arch, layers=layers))
-    return _once(fewer, isinstance(case.seq, Size))
+    if layers <= fewest + repeats.period:
+        return None, 0
+    few, more = (
+        replace(case, arch=replace(case.arch, layers=stages * count)) for count in (fewest, fewest + repeats.period)
+    )
+    return _expansion(few, more, repeats, isinstance(case.seq, Size)), (layers - fewest) // repeats.period
 
 
 @lru_cache(maxsize=2)
-def _once(case: ModelCase, lettered: bool) -> Recording:
-    """The recording of a case whose sizes are numbers, with letters (which equal their numbers) or not."""
-    return _recorded(case)
+def _expansion(few: ModelCase, more: ModelCase, repeats: Repetition, lettered: bool) -> Expansion | None:
+    """The recording of few layers, held to that of a period more; None where layers do not repeat.
+
+    The last two are remembered: a case of more layers asks for the same. `lettered`: whether sizes have letters, which
+    equal their numbers.
+    """
+    try:
+        return Expansion(_recorded(few), _recorded(more), repeats)
+    except Irregular:
+        return None
 
 
 def _recorded(case: ModelCase) -> Recording:

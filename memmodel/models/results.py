@@ -1,9 +1,9 @@
 """The results of a model's prediction as frozen data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from memmodel.base.frozen import Frozen
 from memmodel.base.rendering import Renderable
 from memmodel.events.account import TensorRecord
 from memmodel.events.work import Work
@@ -61,8 +61,7 @@ class Efficiency(NamedTuple):
     mfu: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPrediction(Renderable):
+class ModelPrediction(Renderable, Frozen):
     """A step of a model on a GPU.
 
     Attributes:
@@ -97,8 +96,7 @@ class ModelPrediction(Renderable):
     ranks: tuple[RankMemory, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelReport(Renderable):
+class ModelReport(Renderable, Frozen):
     """The prediction of a model's step on one GPU.
 
     Attributes:

@@ -1,10 +1,10 @@
 """A model's step: the architecture, the sizes, and the choices that decide what it allocates."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from memmodel.base.device import CUDA, Device
 from memmodel.base.dtypes import DType, bfloat16, short_name
+from memmodel.base.frozen import Frozen
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 from memmodel.sizes.dims import Dim
@@ -60,8 +60,7 @@ class Adapter(NamedTuple):
         return f"{kind} of rank {self.rank} on {', '.join(self.targets) or 'all linear layers'}"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCase:
+class ModelCase(Frozen):
     """A step of a model.
 
     Attributes:

@@ -14,13 +14,13 @@ import numpy as np
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
-from memmodel.events.liveness import moments, summary
+from memmodel.events.liveness import moments
 from memmodel.events.program import Program
 from memmodel.gpus import Gpu
 from memmodel.models.choices import images_as_tokens
 from memmodel.models.flops import forward_flops
 from memmodel.models.predict import step_on
-from memmodel.models.program import program_of
+from memmodel.models.program import live_peak, program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import columns_on_gpu
 from memmodel.step import device_of
@@ -112,7 +112,7 @@ def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: boo
 
 
 def _exact(case: ModelCase, batch: Any, seq: Any) -> int:
-    return int(summary(program_of(replace(case, batch=int(batch), seq=int(seq)))).peaks["peak"])
+    return live_peak(replace(case, batch=int(batch), seq=int(seq)))
 
 
 def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -5,7 +5,6 @@ line.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod
@@ -13,13 +12,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memmodel.base.frozen import Frozen
 from memmodel.base.units import formula_text
 
 _MANY = 5  # from so many text columns on, padding is narrower, to fit 80 characters
 
 
-@dataclass(frozen=True, slots=True)
-class Formula:
+class Formula(Frozen):
     """A sympy expression in a cell."""
 
     expression: Any
@@ -28,8 +27,7 @@ class Formula:
 Cell = str | Text | Formula
 
 
-@dataclass(frozen=True, slots=True)
-class Sheet:
+class Sheet(Frozen):
     """A table.
 
     Attributes:
@@ -80,8 +78,7 @@ class Sheet:
         return table
 
 
-@dataclass(frozen=True, slots=True)
-class Bullets:
+class Bullets(Frozen):
     """A titled list."""
 
     title: str
@@ -96,8 +93,7 @@ class Bullets:
         return Group(Text(self.title, style="bold"), rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Phrases:
+class Phrases(Frozen):
     """Phrases with commas between them, none of which is broken in two where it fits on a line."""
 
     lead: str
@@ -119,8 +115,7 @@ class Phrases:
         return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Frozen):
     """Whether something fits (None: not known), and why."""
 
     fits: bool | None

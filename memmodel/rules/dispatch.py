@@ -67,7 +67,7 @@ def several(
 
 
 class _Birth(NamedTuple):
-    """An allocation: of the result in a place, whose layout may be known, or (None) of scratch, which may have a name."""
+    """An allocation: of the result in a place, with its layout if known, or (None) of scratch, which may be named."""
 
     place: int | None
     nbytes: Dim

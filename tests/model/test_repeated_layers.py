@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from training import llama
 
+from memmodel.events.liveness import summary
 from memmodel.events.program import Launch, Mark, Program
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layers import Repetition, repetition
-from memmodel.models.record import record, record_in_full
+from memmodel.models.record import live_peak, record, record_in_full
 from memmodel.models.setting import ModelCase
 
 
@@ -25,7 +26,9 @@ def canonical(program: Program) -> tuple[Any, ...]:
 
 def same_program(arch: Architecture, **choices: Any) -> None:
     case = ModelCase(arch, batch=2, seq=64, **choices)
-    assert canonical(record(case)) == canonical(record_in_full(case))
+    in_full = record_in_full(case)
+    assert canonical(record(case)) == canonical(in_full)
+    assert live_peak(case) == summary(in_full).peaks["peak"]
 
 
 @pytest.mark.parametrize("layers", [4, 5, 6, 9])
