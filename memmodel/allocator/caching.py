@@ -48,6 +48,7 @@ class CachingAllocator:
         self.retries = 0
         self.failed: OutOfMemory | None = None
         self.kept: frozenset[int] = frozenset()
+        self._sizes: dict[int, int] = {}  # of the block of each request so far
 
     @property
     def reserved(self) -> int:
@@ -68,7 +69,9 @@ class CachingAllocator:
         """A block for a request; None for zero bytes, or out of memory (`failed` is then set)."""
         if requested == 0:
             return None
-        size = self.config.block_size(requested)
+        size = self._sizes.get(requested)
+        if size is None:
+            size = self._sizes[requested] = self.config.block_size(requested)
         pool = self.small if size <= SMALL else self.large
         block = self._cached(size, stream, pool) or self._fresh(size, stream, pool)
         if block is None:
@@ -90,7 +93,8 @@ class CachingAllocator:
         block.allocated, block.requested = False, 0
         self.allocated -= block.size
         pool = self.small if block.small else self.large
-        pool.merge(block)
+        if block.prev is not None or block.next is not None:
+            pool.merge(block)
         pool.add(block)
 
     def free_blocks(self) -> list[tuple[int, int, int]]:

@@ -102,12 +102,16 @@ def _sums(taken: Taken) -> dict[str, Counter[Monomial]]:
     of_weights, of_tokens = _known(case, tokens=False), _known(case, tokens=True)
     heads = _heads(case)
     sums: dict[str, Counter[Monomial]] = {}
+    known: dict[tuple[Any, ...], tuple[Monomial, int]] = {}
     for birth in program.births():
         if birth.key in keys:
             group = group_of(program, birth.key, saved, inputs)
-            first = of_weights if kind_of(group) in _AS_WEIGHTS else of_tokens
-            few = heads if len(birth.shape) > 2 else {}
-            letters, number = _monomial(birth, {**few, **first}, {**few, **of_weights}, case)
+            alike = kind_of(group) in _AS_WEIGHTS, id(birth.shape), birth.dtype, birth.nbytes  # layers share shapes
+            if alike not in known:
+                first = of_weights if alike[0] else of_tokens
+                few = heads if len(birth.shape) > 2 else {}
+                known[alike] = _monomial(birth, {**few, **first}, {**few, **of_weights}, case)
+            letters, number = known[alike]
             sums.setdefault(group, Counter())[letters] += number
     return sums
 
