@@ -6,10 +6,8 @@
 Names are imported when they are first used, so that `import memmodel` costs nothing.
 """
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import memmodel.report  # noqa: F401 - registers the renderers by name, and imports none of them
@@ -34,6 +32,7 @@ _HOMES = {
     "predict": "memmodel.predictor",
     "sweep": "memmodel.sweeps",
     "threshold": "memmodel.thresholds",
+    "trace": "memmodel.tracer.api",
 }
 
 if TYPE_CHECKING:
@@ -50,38 +49,18 @@ if TYPE_CHECKING:
     from memmodel.sweeps import sweep
     from memmodel.thresholds import threshold
     from memmodel.tracer.api import trace
-else:
-
-    def trace(fn: Any, inputs: Any = (), **options: Any) -> Any:
-        """The memory of your own PyTorch function; see `memmodel.tracer.api.trace` for the arguments. Needs torch."""
-        with _frozen_garbage_collector():
-            try:
-                run = import_module("memmodel.tracer.api").trace
-            except ModuleNotFoundError as error:
-                if error.name != "torch":
-                    raise
-                from memmodel.base.errors import UsageError
-
-                raise UsageError(
-                    "tracing a function needs PyTorch: pip install torch (its CPU build is enough)"
-                ) from None
-            return run(fn, inputs, **options)
 
 
-@contextmanager
-def _frozen_garbage_collector() -> Iterator[None]:
-    """Exclude objects that exist now from garbage collection: torch's are so many that a full pass takes 0.1 s."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+def _trace_without_torch(*_: Any, **__: Any) -> Any:
+    """`memmodel.tracer.api.trace` traces your own PyTorch function; it needs torch, which is not installed here."""
+    from memmodel.base.errors import UsageError
+
+    raise UsageError("tracing a function needs PyTorch: pip install torch (its CPU build is enough)")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "trace" and find_spec("torch") is None:
+        return _trace_without_torch
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'memmodel' has no attribute {name!r}")

@@ -2,8 +2,12 @@
 
 import copy
 import inspect
+import io
 import json
 import pickle
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from click.testing import CliRunner
 
 import memmodel
 from memmodel.base.errors import UsageError
-from memmodel.cli import cli
+from memmodel.cli import cli, output
 from memmodel.gpus import load_gpu
 from memmodel.predictor import predict
 from memmodel.report.console import text
@@ -156,8 +160,42 @@ def test_a_report_can_be_copied_and_pickled() -> None:
         assert text(twin) == text(report)  # sizes keep their letters
 
 
-def test_python_sees_the_arguments_of_predict() -> None:
+def test_python_sees_the_arguments_of_every_function() -> None:
     assert {"gpu", "algorithms", "like", "seq", "calibration"} <= inspect.signature(memmodel.predict).parameters.keys()
+    functions = [found for name in memmodel.__all__ if inspect.isroutine(found := getattr(memmodel, name))]
+    assert memmodel.trace in functions
+    for function in functions:
+        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+        # A comparison hands keywords on to `predict` or `model`, and a model's are its case's fields: see their help.
+        assert (inspect.Parameter.VAR_KEYWORD in kinds) == (function in (memmodel.compare, memmodel.model))
+
+
+def test_without_torch_a_trace_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UsageError, match="needs PyTorch: pip install torch"):
+        memmodel.trace(len)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_work_of_a_second_says_so_on_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark comes at once here, instead of after a second."""
+    monkeypatch.setattr(output, "_SILENT", 0.0)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with output.busy("searching") as say:
+        wait_until(lambda: not terminal or "searching" in stream.getvalue())
+        say("drawing")
+        wait_until(lambda: not terminal or "drawing" in stream.getvalue())
+    assert bool(stream.getvalue()) == terminal
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if done():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within five seconds")
 
 
 @pytest.mark.parametrize(
