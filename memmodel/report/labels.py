@@ -27,7 +27,8 @@ def write_labels(ax: Axes, picture: Picture) -> None:
     room = _Room(ax, picture.lines)
     for mark in picture.marks:
         if not mark.look.key:
-            room.take(*ax.transData.transform((mark.x, mark.y)), SMALL)
+            x, y = ax.transData.transform((mark.x, mark.y))
+            room.take(x, y, SMALL)
     for look, _, place in groups:
         if look.key == _POINTER:
             place = (place[0], place[1] + room.size * room.scale / 2)
