@@ -20,6 +20,7 @@ from memmodel.models.setting import ModelCase
 from memmodel.step import STEPS, device_of, room_bytes
 from memmodel.timing.transfer import expected_rates
 from memmodel_evidence.harnesses import cross_entropy as losses
+from memmodel_evidence.harnesses import varied_lengths
 from memmodel_evidence.records import DATA
 
 UNITS = {"B": 1, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -135,6 +136,17 @@ def _reserved(run: dict[str, Any]) -> int:
     return _peak(run, _program(run), "reserved_peak", 1)
 
 
+def _reserved_of_run(run: dict[str, Any]) -> int:
+    """The most, or with `statistic` the mean, of a run whose lengths vary, with the cache emptied every few steps."""
+    return round(getattr(_run_of_lengths(run["source"], run["of"]), run["statistic"]))
+
+
+@cache
+def _run_of_lengths(source: str, of: str) -> varied_lengths.Reserved:
+    run = runs()[f"{source} {of}"]
+    return varied_lengths.reserved(_case(run), workspace(run["torch"], load_gpu(run["gpu"]).compute_capability), 5)
+
+
 def _peak(run: dict[str, Any], program: Program, statistic: str, steps: int) -> int:
     gpu = load_gpu(run["gpu"])
     found = replay(program, CachingAllocator(room_bytes(gpu)), workspace(run["torch"], gpu.compute_capability), steps)
@@ -166,6 +178,7 @@ def _fused_cross_entropy(run: dict[str, Any]) -> int:
 _PREDICTED = {
     "allocated": _allocated,
     "reserved": _reserved,
+    "reserved_of_run": _reserved_of_run,
     "kept": _kept,
     "cross_entropy": _cross_entropy,
     "fused_cross_entropy": _fused_cross_entropy,

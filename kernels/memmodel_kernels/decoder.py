@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
 from memmodel.models.architecture import Architecture, LayerKind
-from memmodel.sizes.dims import same
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.fused import fused
 from memmodel_kernels.latent import latent_projections
@@ -134,8 +133,9 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
     the `stream` of the one before, and leaves the norm to the last.
     """
     with offloaded(tokens) if model.offload else nullcontext():
-        start = _embedded(model, tokens) if model.first else stream
-        x = start  # which is held to the end, as by Hugging Face's classes
+        held: list[Any] = []  # to the end, by variables of Hugging Face's classes
+        x = _embedded(model, tokens, held) if model.first else stream
+        held.append(x)
         shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
@@ -183,7 +183,8 @@ def _dropped_product(model: Decoder, weights: Weights) -> int:
     return sum(weight.dim() == 2 for name, weight in weights.items() if name.endswith(".weight")) if last else 0
 
 
-def _embedded(model: Decoder, tokens: Any) -> Any:
+def _embedded(model: Decoder, tokens: Any, held: list[Any]) -> Any:
+    """The embeddings; of their parts those that the class's variables hold go to `held`."""
     with scope(tokens, part="embedding"):
         if model.arch.patches:
             return _of_images(model, tokens, model.arch.patches.size)
@@ -194,7 +195,10 @@ def _embedded(model: Decoder, tokens: Any) -> Any:
             x = x + f.embedding(segments, model.outer["segments.weight"])
         if model.arch.positions == "learned":
             where = places(tokens, model.context).unsqueeze(0)
-            x = x + f.embedding(where, model.outer["positions.weight"])
+            positions = f.embedding(where, model.outer["positions.weight"])
+            held += [positions] if model.arch.holds else []
+            x = x + positions
+            del positions
             x = x if model.tensor is None else model.tensor.own_tokens(x)
         if model.arch.embedding_norm:
             x = model.norm(x, model.outer, "embedding_norm")
@@ -269,22 +273,25 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     x = _before(x, model, weights, after)
     with scope(x, part="attention"):
         x = self_attention(x, model, weights, kind, shared, cache)
-    x = _joined(residual, _after(x, model, weights, after), model, weights, after)
+    attended = _after(x, model, weights, after, "attention")
+    x = _joined(residual, attended, model, weights, after)
     residual = x
+    if not model.arch.holds:
+        del attended
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
         x = model.feed(x, weights)
-    return _joined(residual, _after(x, model, weights, after), model, weights, after)
+    return _joined(residual, _after(x, model, weights, after, "feed-forward"), model, weights, after)
 
 
 def _before(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
     return model.norm(x, weights, next(names)) if model.arch.placement in ("pre", "both") else x
 
 
-def _after(x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
+def _after(x: Any, model: Decoder, weights: Weights, names: Any, block: str) -> Any:
     if model.arch.placement in ("both", "output"):
         x = model.norm(x, weights, next(names))
-    return _dropped(x, model)
+    return _dropped(x, model, block)
 
 
 def _joined(residual: Any, x: Any, model: Decoder, weights: Weights, names: Any) -> Any:
@@ -293,8 +300,8 @@ def _joined(residual: Any, x: Any, model: Decoder, weights: Weights, names: Any)
     return model.norm(x, weights, next(names)) if model.arch.placement == "post" else x
 
 
-def _dropped(x: Any, model: Decoder) -> Any:
-    return functional(x).dropout(x, model.dropout, True) if model.dropout else x
+def _dropped(x: Any, model: Decoder, block: str) -> Any:
+    return functional(x).dropout(x, model.dropout, True) if model.dropout and block in model.arch.dropped else x
 
 
 def _scaled(x: Any, model: Decoder) -> Any:
@@ -307,8 +314,10 @@ def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared:
     other = normed if model.arch.parallel_norms == 1 else model.norm(x, weights, "norm2")
     with scope(x, part="attention"):
         attended = self_attention(normed, model, weights, kind, shared, cache)
+    attended = _dropped(attended, model, "attention")
     with scope(x, part="feed-forward"):
         fed = model.feed(other, weights)
+    fed = _dropped(fed, model, "feed-forward")
     return residual + attended + fed
 
 
@@ -336,11 +345,11 @@ def self_attention(
 
 
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:
-    """All keys and values, the new ones written to the end of the cache; those of a whole prompt are read directly."""
+    """The cache, with the new keys and values written to its end."""
     n, m = k.shape[2], cache[0].shape[2]
     for new, kept in zip((k, v), cache, strict=True):
         kept.narrow(2, m - n, n).copy_(new)
-    return (k, v) if same(n, m) else cache
+    return cache
 
 
 def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]:

@@ -155,6 +155,8 @@ class Architecture(Frozen):
         patches: of a model of images. Its vocabulary is the classes; it reads the class off one more token.
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
+        dropped: the blocks whose results have dropout.
+        holds: whether the class holds the embeddings of positions to the end, and attention to the end of its layer.
         before: layers before these, which another pipeline stage has.
     """
 
@@ -200,6 +202,8 @@ class Architecture(Frozen):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
+    dropped: tuple[str, ...] = ("attention", "feed-forward")
+    holds: bool = False
     before: int = 0
 
     @property

@@ -170,7 +170,7 @@ def _named_as(c: ConfigJson, names: Mapping[str, str]) -> ConfigJson:
 
 def _gpt2(c: ConfigJson) -> Fields:
     c = _named_as(
-        _without(c, "intermediate_size"),
+        _without(c, "intermediate_size", "num_key_value_heads", "head_dim"),
         {
             **{"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
             **{"n_positions": "max_position_embeddings", "n_inner": "intermediate_size"},
@@ -179,7 +179,10 @@ def _gpt2(c: ConfigJson) -> Fields:
     # n_inner is null in GPT-2's own files, which stands for four times the width.
     c.document = {**c.document, "intermediate_size": c.document.get("intermediate_size") or 4 * c.size("hidden_size")}
     act = c.activation(False, "activation_function", default="gelu_new")
-    own = {**_biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0}
+    own = {
+        **{**_biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0},
+        "holds": True,
+    }
     return {**_decoder(c, longest=1024, tied=True, gated=False), **own, "norm": "layernorm"}
 
 
@@ -188,7 +191,8 @@ def _biases_everywhere() -> Fields:
 
 
 def _gpt_bigcode(c: ConfigJson) -> Fields:
-    return {**_gpt2(c), **({"kv_heads": 1} if c.flag("multi_query", True) else {})}
+    act = c.activation(False, "activation_function", default="gelu_pytorch_tanh")
+    return {**_gpt2(c), "activation": act, **({"kv_heads": 1} if c.flag("multi_query", True) else {})}
 
 
 def _gpt_neox(c: ConfigJson) -> Fields:
@@ -284,6 +288,7 @@ def _falcon(c: ConfigJson) -> Fields:
         **{"qkv_bias": bias, "output_bias": bias, "ffn_bias": bias, "fused_qkv": True, "norm": "layernorm"},
         "activation": c.activation(False, "activation", default="gelu"),
         "parallel_norms": c.size("num_ln_in_parallel_attn", 2 if new else 1) if parallel else 0,
+        **({"dropped": ("feed-forward",)} if parallel else {}),  # its sum with attention
         **({"positions": "none", "rotary_dim": 0} if alibi else {}),
     }
 
@@ -390,6 +395,7 @@ def _stablelm(c: ConfigJson) -> Fields:
     own = {
         "qkv_bias": c.flag("use_qkv_bias"),
         "norm": "layernorm",
+        "dropped": ("feed-forward",),
         "parallel_norms": 1 if c.flag("use_parallel_residual") else 0,
     }
     return {**shared, **own, "rotary_dim": c.turning(shared["head_dim"], 0.25)}
@@ -483,17 +489,24 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
     return arch
 
 
+# The keys of dropout that a class reads, on residual branches, embeddings and attention ("": none), and their default;
+# the others read attention_dropout alone.
+_DROPOUTS = {
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("resid_pdrop", "embd_pdrop", "attn_pdrop", 0.1)),
+    "phi": ("resid_pdrop", "embd_pdrop", "attention_dropout", 0.0),
+    "phi3": ("resid_pdrop", "", "attention_dropout", 0.0),
+    "gpt_neox": ("hidden_dropout", "hidden_dropout", "attention_dropout", 0.0),
+    **dict.fromkeys(("falcon", "stablelm"), ("hidden_dropout", "", "attention_dropout", 0.0)),
+    "starcoder2": ("residual_dropout", "embedding_dropout", "attention_dropout", 0.0),
+    "seed_oss": ("residual_dropout", "", "attention_dropout", 0.1),
+}
+
+
 def _dropouts(c: ConfigJson) -> Fields:
-    """The probabilities of dropout; GPT-2's class drops where its configuration does not say."""
-    kind = c.document["model_type"]
-    usual = 0.1 if kind in ("gpt2", "gpt_bigcode") else 0.0
-    residual = ("resid_pdrop", "residual_dropout", *(("hidden_dropout",) if kind in ("gpt_neox", "falcon") else ()))
-    embedding = {"starcoder2": "embedding_dropout", "gpt_neox": "hidden_dropout"}.get(kind, "embd_pdrop")
-    return {
-        "dropout": c.probability(usual, *residual),
-        "attention_dropout": c.probability(usual, "attn_pdrop", "attention_dropout"),
-        "embedding_dropout": 0.0 if kind == "phi3" else c.probability(usual, embedding),  # its class reads it no more
-    }
+    """The probabilities of dropout, as the configuration says or its class has them."""
+    *keys, usual = _DROPOUTS.get(c.document["model_type"], ("", "", "attention_dropout", 0.0))
+    names = ("dropout", "embedding_dropout", "attention_dropout")
+    return {name: c.probability(usual, key) if key else 0.0 for name, key in zip(names, keys, strict=True)}
 
 
 def _text_part(document: dict[str, Any]) -> dict[str, Any]:

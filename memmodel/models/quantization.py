@@ -11,6 +11,8 @@ from typing import NamedTuple
 from memmodel.models.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
 from memmodel.sizes.dims import Dim, ceil_div
 
+# Elements of NF4 that share a scale, and scales that share one of their own (bitsandbytes, nn/modules.py).
+NF4_BLOCK, SCALE_BLOCK = 64, 256
 _GROUP = 128  # rows of AWQ's and GPTQ's groups; sides of fp8's blocks
 
 
@@ -49,14 +51,14 @@ def _micro(block: int) -> Callable[[Dim, Dim], Dim]:
 
 
 def _nf4(outputs: Dim, inputs: Dim) -> Dim:
-    """Two elements a byte, and an fp32 scale for each 64."""
-    return ceil_div(outputs * inputs, 2) + 4 * ceil_div(outputs * inputs, 64)
+    """Two elements a byte, and an fp32 scale a block."""
+    return ceil_div(outputs * inputs, 2) + 4 * ceil_div(outputs * inputs, NF4_BLOCK)
 
 
 def _nf4_double(outputs: Dim, inputs: Dim) -> Dim:
-    """The same with scales of one byte, of which 256 share one in fp32."""
-    blocks = ceil_div(outputs * inputs, 64)
-    return ceil_div(outputs * inputs, 2) + blocks + 4 * ceil_div(blocks, 256)
+    """The same with scales of one byte, of which a block shares one in fp32."""
+    blocks = ceil_div(outputs * inputs, NF4_BLOCK)
+    return ceil_div(outputs * inputs, 2) + blocks + 4 * ceil_div(blocks, SCALE_BLOCK)
 
 
 FORMATS: dict[str, Format] = {

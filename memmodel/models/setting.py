@@ -14,18 +14,8 @@ CHECKPOINTS = ("none", "block", "selective", "attention")
 SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
-    *(
-        "framework",
-        "checkpoint",
-        "loss",
-        "offload",
-        "keep_logits",
-        "repeat_kv",
-        "fused_norms",
-        "compiled",
-        "eager_loss",
-    ),
-    *("microbatches", "autocast", "masters", "in_backward", "clip"),
+    *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "compiled"),
+    *("eager_loss", "microbatches", "autocast", "masters", "in_backward", "clip"),
     *("dropout", "attention_dropout", "embedding_dropout"),
     *("quantize", "kv_cache", "local_modules", "separate_gradients", "attention_mask"),
 )

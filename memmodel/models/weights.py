@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 from memmodel.base.dtypes import DType, float32, uint8
 from memmodel.models.architecture import Weight
+from memmodel.models.quantization import NF4_BLOCK, SCALE_BLOCK
 from memmodel.models.setting import Adapter, ModelCase
 from memmodel.sizes.dims import Dim, Shape, ceil_div, product
-
-# Elements that share a scale, and scales that share one of their own (bitsandbytes, nn/modules.py).
-_NF4_BLOCK, _SCALE_BLOCK = 64, 256
 
 
 class Stored(NamedTuple):
@@ -42,11 +40,11 @@ def stored(weight: Weight, case: ModelCase, in_layer: bool) -> Iterator[Stored]:
 
 def _four_bit(weight: Weight) -> Iterator[Stored]:
     """NF4 with double quantization: two elements a byte, a byte a block of 64, and a scale for 256 of these."""
-    layer, blocks = weight.name.removesuffix(".weight"), ceil_div(product(weight.shape), _NF4_BLOCK)
+    layer, blocks = weight.name.removesuffix(".weight"), ceil_div(product(weight.shape), NF4_BLOCK)
     tensors: dict[str, tuple[Dim, DType]] = {
         "packed": (ceil_div(product(weight.shape), 2), uint8),
         "absmax": (blocks, uint8),
-        "absmax_scales": (ceil_div(blocks, _SCALE_BLOCK), float32),
+        "absmax_scales": (ceil_div(blocks, SCALE_BLOCK), float32),
         # Tables of a QuantState and of its nested one: the 16 values of NF4, the 256 of quantized scales, their mean.
         "codes": (16, float32),
         "absmax_codes": (256, float32),

@@ -106,16 +106,18 @@ makes("_fused_rms_norm_backward")(lambda grad, x, rows, weight, wanted: _of_want
 class NativeLayerNorm(Op):
     """(x - mean) / deviation * weight + bias; saves the input and two numbers per row."""
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, shape: Shape) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Shape) -> Tensor:
         """One kernel."""
         self.shape = shape
         out, mean, rstd = several("native_layer_norm", x, shape, weight, bias, label=("layer_norm", "mean", "rstd"))
-        self.save(bias=bias, input=x, weight=weight, result1=mean, result2=rstd)
+        kept = {"bias": bias, "input": x, "weight": weight, "result1": mean, "result2": rstd}
+        self.save(**{name: tensor for name, tensor in kept.items() if tensor is not None})
         return out
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """All three gradients by one operator."""
-        bias, x, weight, mean, rstd = (self.unpack(n) for n in ("bias", "input", "weight", "result1", "result2"))
+        bias, weight = self.unpacked.get("bias"), self.unpacked.get("weight")
+        x, mean, rstd = (self.unpack(name) for name in ("input", "result1", "result2"))
         found = several("native_layer_norm_backward", grad, x, self.shape, mean, rstd, weight, bias, self.needs)
         return _placed(found, self.needs)
 
@@ -135,7 +137,9 @@ class FusedRmsNorm(Op):
         return _placed(several("_fused_rms_norm_backward", grad, *kept, self.needs), self.needs)
 
 
-def layer_norm(input: Tensor, normalized_shape: Shape, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Any:
+def layer_norm(
+    input: Tensor, normalized_shape: Shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Any:
     """Layer norm over the last dimensions, of the sizes `normalized_shape`."""
     return NativeLayerNorm.apply(input, weight, bias, shape=tuple(normalized_shape))
 

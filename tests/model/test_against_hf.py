@@ -11,6 +11,9 @@ SIZES = {
 }
 
 
+GPT2 = {"n_embd": 256, "n_layer": 2, "n_head": 8}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma2", "gpt_neox", "mixtral", "olmo2"])
 def test_live_peaks_are_within_one_per_cent(kind: str) -> None:
@@ -52,11 +55,12 @@ def test_a_model_of_images(phase: str) -> None:
     assert abs(found.ours - found.theirs) <= 8 * 16  # the labels
 
 
-def test_a_prompt_holds_its_embeddings() -> None:
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_prompt_holds_its_embeddings(kind: str) -> None:
     pytest.importorskip("transformers")
     from memmodel.tracer.against import against_hugging_face
 
-    config = {**SIZES, "model_type": "llama"}
+    config = {**SIZES, **GPT2, "model_type": kind}
     report = memmodel.model(config=config, gpu="H100", batch=4, seq=512, phase="prefill")
     found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
     assert found.ours == pytest.approx(found.theirs, rel=0.001)

@@ -14,7 +14,7 @@ from memmodel_kernels.feed_forward import gated
 H, F, HEADS, GROUPS, D, TOKENS, BYTES = 512, 1536, 8, 2, 64, 128, 2
 
 
-def kept(layers):
+def kept(layers, **setting):
     arch = listed("llama-3-8b").architecture
     arch = replace(
         arch,
@@ -28,7 +28,7 @@ def kept(layers):
         vocab=1000,
         layers=layers,
     )
-    return saved_bytes(program_of(model_case(arch, seq=TOKENS, compiled=True)))
+    return saved_bytes(program_of(model_case(arch, seq=TOKENS, compiled=True, **setting)))
 
 
 def test_a_compiled_layer_keeps_each_input_of_a_product_or_of_attention_once():
@@ -36,6 +36,8 @@ def test_a_compiled_layer_keeps_each_input_of_a_product_or_of_attention_once():
     # keys and values; gate, up and their product: all in 16 bits. In fp32 a number a row of each norm, and a head's;
     # and the state of the random generator, 24 bytes.
     widths = 6 * H + 2 * GROUPS * D + 3 * F
+    # An eager loss keeps log-probabilities in fp32 and the sum of weights, a compiled one its logits in bf16.
+    assert kept(4, eager_loss=True) - kept(4) == (4 - BYTES) * TOKENS * 1000 + 4
     assert kept(4) - kept(3) == TOKENS * (BYTES * widths + 4 * (2 + HEADS)) + 24
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from training import beyond_numbers, llama, small_case, two_steps
 
+from memmodel.events.liveness import saved_bytes
 from memmodel.models.architecture import Latent, Mixture
+from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
 from torch_events import in_order, real_events, recorded_events
 
@@ -14,6 +16,7 @@ ENCODER = {
     "causal": False, "placement": "post", "norm": "layernorm", "activation": "gelu", "positions": "learned",
     "segments": 2, "embedding_norm": True, "head_dense": True, "head_bias": True, "tied": True, "qkv_bias": True,
 }  # fmt: skip
+FED = {"dropped": ("feed-forward",)}  # StableLM
 LATENT = {"heads": 3, "kv_heads": 3, "head_dim": 14, "value_dim": 10, "mla": Latent(kv_rank=20, rope=6, q_rank=12)}
 
 
@@ -35,7 +38,8 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
     [
         {"fused_qkv": True, "fused_gate_up": True, "rotary_dim": 6, "head_bias": True},
         {"qk_norm": "all", "placement": "output", "scaled": ("embedding", "residual", "logits")},
-        {"parallel_norms": 1, "norm": "layernorm", "activation": "relu2"},
+        {"parallel_norms": 1, "norm": "layernorm-no-bias", "activation": "relu2"},
+        {"norm": "layernorm-no-weight"},
         {"parallel_norms": 2, "norm": "layernorm", "activation": "gelu-new"},
         {"no_rotary_every": 2, "parallel_norms": 2, "activation": "gelu-tanh-glu"},
         {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid", groups=2, best_groups=1), **LATENT},
@@ -54,6 +58,11 @@ def test_architectures(changes: dict[str, Any]) -> None:
 def test_dropout_everywhere() -> None:
     learned = llama(positions="learned", rotary_dim=0, norm="layernorm", activation="gelu")
     same_events(small_case(learned, dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1, attention="eager"))
+    parallel = llama(parallel_norms=1, norm="layernorm", activation="gelu")
+    same_events(small_case(parallel, dropout=0.1))
+    of_one = [saved_bytes(program_of(ModelCase(llama(**changes), seq=64, dropout=0.1))) for changes in ({}, FED)]
+    # A byte an element that is dropped, in each layer.
+    assert of_one[0] - of_one[1] == parallel.layers * 64 * parallel.hidden
 
 
 @pytest.mark.parametrize("loss", ["full", "native", "in-place", "chunked", "chunked-logits", "fused"])

@@ -93,6 +93,11 @@ def test_a_configurations_own_dropout_is_taken_in_training() -> None:
     assert dropouts(gpt2, dropout=0.0, attention_dropout=0.3) == (0.0, 0.3, 0.1)
     assert dropouts(gpt2, phase="prefill") == (0.0, 0.0, 0.0)
     assert dropouts(LLAMA | {"attention_dropout": 0.1}) == (0.0, 0.1, 0.0)
+    # Of other classes' keys none is read, and Seed-OSS drops where its file does not say (configuration_seed_oss.py).
+    assert dropouts(LLAMA | {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "hidden_dropout": 0.2}) == (0.0, 0.0, 0.0)
+    own = LLAMA | {"num_key_value_heads": 8}
+    assert dropouts(own | {"model_type": "stablelm", "hidden_dropout": 0.2}) == (0.2, 0.0, 0.0)
+    assert dropouts(own | {"model_type": "seed_oss"}) == (0.1, 0.1, 0.0)
     with pytest.raises(UsageError, match=r"config\.json: attn_pdrop is 1\.5, expected a probability from 0 to below 1"):
         dropouts(gpt2 | {"attn_pdrop": 1.5})
 

@@ -5,7 +5,7 @@ import pytest
 from memmodel_evidence.models import figure, figures, left_out, main, markdown, runs
 from transcripts import ROOT
 
-NOT_PROMISED = {"+ compile", "QLoRA", "full fine-tuning"}
+NOT_PROMISED = {"QLoRA"}
 
 
 @pytest.mark.parametrize("name", runs())
