@@ -138,7 +138,7 @@ def _reserved(run: dict[str, Any]) -> int:
 
 def _reserved_of_run(run: dict[str, Any]) -> int:
     """The most, or with `statistic` the mean, of a run whose lengths vary, with the cache emptied every few steps."""
-    return round(getattr(_run_of_lengths(run["source"], run["of"]), run["statistic"]))
+    return round(float(getattr(_run_of_lengths(run["source"], run["of"]), run["statistic"])))
 
 
 @cache
