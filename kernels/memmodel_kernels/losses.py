@@ -40,7 +40,8 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
     if model.tensor is None:
         logits = functional(hidden).linear(hidden, weight, bias)
     else:
-        (logits,) = model.tensor.columns(hidden, [(weight, bias)])
+        (logits,) = model.tensor.columns(hidden, [(weight, None)])
+        logits = logits if bias is None else logits + bias  # as Megatron-LM's linear layers add it
     if "logits" in model.arch.scaled:
         logits = logits * 0.5
     if model.arch.logit_cap:

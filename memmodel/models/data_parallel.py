@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from memmodel_kernels.parallel.group import Group
 
 _EXPERTS = "experts."  # how names of the weights begin that are of a mixture's experts
-_FIRST = ("embedding", "positions")  # of the weights outside of the layers, those that come before them
+# Of the weights outside of the layers, those that come before them.
+_FIRST = ("embedding", "positions", "segments", "class_token", "patches")
 
 
 class Sharder:

@@ -107,7 +107,7 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
 def _without_stages(case: ModelCase) -> dict[str, bool]:
     arch, layout = case.arch, case.layout
     return {
-        "an encoder": not arch.causal,
+        "an encoder of images": arch.patches is not None,
         "updates in backward": case.in_backward,
         "optimizer muon": case.optimizer == "muon",
         "offloading": case.offload,
@@ -160,7 +160,7 @@ def _linear_layers(arch: Architecture) -> set[str]:
 def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
     arch, adapter = case.arch, case.adapter
     return {
-        "an encoder": not arch.causal,
+        "an encoder of images": arch.patches is not None,
         "experts with biases": arch.moe is not None and arch.moe.bias,
         "a norm over all heads of q and k": arch.qk_norm == "all",
         "magnitudes of adapters": adapter is not None and adapter.magnitudes,

@@ -8,6 +8,7 @@ from memmodel_kernels.namespace import same_scope
 from memmodel_kernels.parallel.group import Group, all_reduced
 
 _ROWS = ("output", "ffn.down")  # row-parallel layers, after which ranks have own tokens of the residual stream
+_BETWEEN = ("norm", "final_norm", "embedding_norm", "head_norm", "head_dense")
 _LATENT = ("q_down.weight", "q_down.bias", "q_norm.weight", "kv_down.weight", "kv_norm.weight")
 _OF_OWN_HEADS = ("q_norm.weight", "k_norm.weight")
 _OF_OWN_WIDTHS = ("router.weight", "router.bias", "shared_gate.weight")  # what weighs parts of experts
@@ -57,4 +58,4 @@ def _sees_own_tokens(name: str, model: Decoder) -> bool:
         return (layer in _ROWS) == (part == "lora_b")
     if part == "bias" and layer in _ROWS:
         return True
-    return name.startswith(("norm", "final_norm")) or (model.arch.mla is not None and name in _LATENT)
+    return name.startswith(_BETWEEN) or (model.arch.mla is not None and name in _LATENT)

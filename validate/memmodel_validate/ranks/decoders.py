@@ -28,6 +28,9 @@ GPT = replace(
     qkv_bias=True, output_bias=True, ffn_bias=True,
 )  # fmt: skip
 
+BERT = replace(
+    GPT, name="bert", causal=False, placement="post", segments=2, embedding_norm=True, head_dense=True, head_bias=True,
+)  # fmt: skip
 MOE = replace(LLAMA, name="moe", moe=Mixture(8, 2, 24, shared=32, shared_gate=True))
 MLA = replace(LLAMA, name="mla", kv_heads=8, mla=Latent(kv_rank=20, rope=2, q_rank=14))
 ADAPTER = Adapter(4, ("q", "v", "output", "ffn.up", "ffn.down"), in_fp32=True)
@@ -58,6 +61,9 @@ PROGRAMS = {
     "decoder_autocast_sp": Program(
         LLAMA, lambda world: Layout(tp=world, sequence_parallel=True), {"dtype": bfloat16, "autocast": True}
     ),
+    "decoder_bert_tp": Program(BERT, lambda world: Layout(tp=world)),
+    "decoder_bert_sp": Program(BERT, lambda world: Layout(tp=world, sequence_parallel=True), {"clip": True}),
+    "decoder_bert_1f1b": Program(BERT, lambda world: Layout(pp=world), {"clip": True}),
     "decoder_loss_parallel": Program(LLAMA, lambda world: Layout(tp=world), {"loss": "loss-parallel"}),
     "decoder_cp": Program(LLAMA, lambda world: Layout(cp=world)),
     "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
