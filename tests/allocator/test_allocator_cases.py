@@ -209,14 +209,14 @@ def test_an_expandable_segment_gives_back_the_pages_inside_a_hole() -> None:
 
 
 def test_a_new_segment_never_reaches_into_the_one_before() -> None:
-    """Sizes fall by more than the gap between segments, so each address has to count its own segment's size."""
+    """Sizes grow by more than the gap between segments, so each address has to count its own segment's size."""
     allocator = CachingAllocator()
-    blocks = [malloc(allocator, size) for size in (8192, 12, 4096, 12)]
+    blocks = [malloc(allocator, size) for size in (12, 8192, 12, 4096)]
     for block, following in pairwise(blocks):
-        assert block.address + block.size <= following.address
+        assert following.address + following.size <= block.address
     for block in blocks:
         allocator.free(block)
-    assert malloc(allocator, 12).address == blocks[1].address  # of equal holes the lower
+    assert malloc(allocator, 12).address == blocks[2].address  # of equal holes the lower
 
 
 def test_dropout_of_64_sequences_is_predicted() -> None:
