@@ -41,6 +41,8 @@ def assert_forms_are(found: Trace, layers: int, other: Trace) -> None:
     forms, sizes = found.forms, AT | {"L": layers}
     assert forms is not None
     assert forms.layers is not None
+    # Of 4 checkpointed layers one branch is 346,880 bytes at 2, where 316,160 are alive.
+    assert forms.layers.count < FEW or f"L at least {FEW}" in forms.region
     work = forms.matmul_flops, forms.flops, forms.hbm_bytes
     assert [forms.value(x, sizes) for x in work] == [other.work.matmul, other.work.flops, other.work.hbm_bytes]
     bytes_ = {"saved": ([forms.saved], other.memory.saved_bytes)}

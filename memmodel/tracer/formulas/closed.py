@@ -97,7 +97,7 @@ def closed_forms(symbolic: Symbolic, concrete: Program, sizes: Mapping[str, int]
     model = layers if layers is None or count is None else replace(layers, count=count)
     return Forms(
         symbolic.symbols,
-        _region(symbolic, multiples, model, _at_this_number_alone(saved, peaks, layers)),
+        _region(symbolic, multiples, model, layers, _at_this_number_alone(saved, peaks, layers)),
         symbolic.conditions,
         symbolic.fixed,
         saved,
@@ -133,9 +133,14 @@ def _at_this_number_alone(saved: Any, peaks: Mapping[str, Sequence[Branch]], lay
     return [what for what, forms in found.items() if any(x != 0 and not layers.counts(x) for x in forms)]
 
 
-def _region(symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None, alone: Sequence[str]) -> str:
+def _region(
+    symbolic: Symbolic, multiples: Mapping[str, int], layers: Layers | None, traced: Layers | None, alone: Sequence[str]
+) -> str:
+    """Where the forms hold, in words; `layers`: of the model, `traced`: those that the forms are read off."""
     unlike = [c for c in symbolic.conditions if isinstance(c, sympy.Ne)]
     parts = [f"{layers.symbol} = {layers.count} layers ({layers.what})"] if layers else []
+    # A moment that lies below the peak from here on may lie above that of fewer layers, which are not compared.
+    parts += [f"{traced.symbol} at least {traced.count}"] if traced and traced.count > 2 else []
     parts += [f"{' and '.join(alone)} for these {layers.count} layers alone"] if layers and alone else []
     parts += [f"{symbolic.tied[0]} = {symbolic.tied[1]}·{symbolic.tied[2]}"] if symbolic.tied else []
     parts += ["every size at least 2"] if len(symbolic.fixed) < len(symbolic.symbols) else []
