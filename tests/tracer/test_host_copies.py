@@ -31,6 +31,21 @@ def test_results_that_are_moved_to_the_host_are_kept_there() -> None:
     assert found.host_peak_bytes == (DEPTH + 2) * MIB  # and the sum so far, with the next
 
 
+def test_a_batch_of_a_tensor_made_without_a_device_is_said_to_count_before() -> None:
+    def run(x: Tensor) -> Tensor:
+        data = torch.randn(DEPTH, N)
+        own = torch.zeros(N, device="cuda").to("cuda")
+        return x + data[1].to("cuda") + own.cuda()
+
+    def plain(x: Tensor) -> Tensor:
+        return x + torch.zeros(N)
+
+    _, note = traced(run).notes
+    assert note.startswith("a tensor that was made without a device counts as the GPU's")
+    assert note.endswith(f"line {run.__code__.co_firstlineno + 3})")
+    assert len(traced(plain).notes) == 1  # how it was traced
+
+
 def test_saved_tensors_on_the_host_come_back_for_backward() -> None:
     def run(x: Tensor) -> Any:
         with torch.autograd.graph.save_on_cpu(pin_memory=True):

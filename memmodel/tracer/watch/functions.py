@@ -35,7 +35,7 @@ from memmodel.tracer.private.flex import FLEX_ATTENTION, called_plainly
 from memmodel.tracer.private.seen import on_cpu, on_cpu_named
 from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
-from memmodel.tracer.watch.known import remember
+from memmodel.tracer.watch.known import MAKERS, remember
 from memmodel.tracer.watch.loaders import loading
 from memmodel.tracer.watch.sized import SIZED_BY_VALUES, note_shares, plain_index, sized_as_assumed, sized_by_values
 from memmodel.tracer.watch.values import Values, answered, asking_module, check_given, stands_for_values
@@ -57,6 +57,10 @@ _FAST_PATH = (
     "(torch.backends.mha.set_fastpath_enabled(False))"
 )
 _CUDNN_LAYER = "cuDNN's layer runs instead and keeps a reserve of its own: counted are the CPU's operators"
+_UNPLACED = (
+    "a tensor that was made without a device counts as the GPU's from where it is made, though it is moved there only "
+    "here: make it with device='cuda', or pass it in as an input"
+)
 _FUSED_CELL = "a fused kernel runs instead and keeps a workspace of its own: counted are the CPU's operators"
 _RECURRENT = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _CUDNN_LAYER),
@@ -124,7 +128,10 @@ class Functions(TorchFunctionMode):
                 plain_index(args[1], self._own[torch.Tensor.__index__], self._places if len(args) == 2 else None),
                 *args[2:],
             )
+        placed = "device" in kwargs
         out = self._result(func, args, kwargs)
+        if self.redirects and not placed and func in MAKERS and isinstance(out, Tensor):
+            self.watcher.host.unplaced(out)
         # What is computed from a stand-in is no known value.
         if not stands_for_values((args, kwargs)):
             remember(func, args, kwargs, out)
@@ -141,6 +148,8 @@ class Functions(TorchFunctionMode):
             return host.copied_here(x)
         if to == "cuda" and host.has(x):
             return host.copied_back(x)
+        if to == "cuda" and host.was_unplaced(x) and not asking_module().startswith("torch."):  # of a module's own
+            self.values.note(_UNPLACED)
         return x if func is torch.Tensor.cuda else None
 
     def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -3,7 +3,8 @@
 All traced tensors are the CPU's, so "on the host" is a note on a storage. Tensors come there by `x.cpu()`,
 `x.to("cpu")` of a result, save_on_cpu and pinned buffers, and back by `x.cuda()` and `x.to("cuda")`. What is asked for
 on "cpu" by name alone (an input, a new tensor) stays the GPU's: here, where there is no GPU, scripts that choose their
-device by `torch.cuda.is_available()` say so.
+device by `torch.cuda.is_available()` say so. So does what is made without a device, which many functions do with inputs
+that are the GPU's; where the code moves such a tensor to the GPU, a note says that it counted before.
 """
 
 import weakref
@@ -32,6 +33,16 @@ class Host:
         self.live_bytes = self.peak_bytes = 0
         self.making = self.leaving = False
         self._alive: dict[int, weakref.ref[Any]] = {}
+        self._unplaced: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+    def unplaced(self, x: Tensor) -> None:
+        """Note a tensor that was made without a device."""
+        storage = storage_of(x)
+        self._unplaced[address_of(storage)] = storage
+
+    def was_unplaced(self, x: Tensor) -> bool:
+        """Whether a tensor, or what it is a view of, was made without a device."""
+        return address_of(storage_of(x)) in self._unplaced
 
     def has(self, x: Tensor) -> bool:
         """Whether a tensor is on the host."""

@@ -34,6 +34,7 @@ def _named(*names: str) -> set[Any]:
 
 _MAKERS = _named("arange", "eye", "full", "linspace", "ones", "tensor", "tril_indices", "triu_indices", "zeros")
 _DRAWS = _named("rand", "randint", "randn", "randperm")
+MAKERS = _MAKERS | _DRAWS | _named("empty")  # of tensors from sizes, on the device that is named
 _ALIKE = {  # makers that read a tensor's shape alone -> the value that they fill in
     **dict.fromkeys(_named("ones_like", "new_ones"), 1),
     **dict.fromkeys(_named("zeros_like", "new_zeros"), 0),
