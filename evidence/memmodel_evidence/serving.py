@@ -22,6 +22,7 @@ from memmodel.timing.serving.call import as_run
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import decode_parts
 from memmodel.timing.serving.kernels import ServingKernel
+from memmodel.timing.serving.parts import Parts
 from memmodel.timing.serving.prefill import prefill_parts
 from memmodel.timing.serving.stacks import rule_of
 from memmodel_evidence.records import DATA
@@ -126,17 +127,26 @@ def _tables(phase: str) -> Iterator[Table]:
         yield Table(load_gpu(gpu), kernel, phase, version, as_run(case, kernel), seconds, buckets)
 
 
-def expected(table: Table, kernel: ServingKernel) -> Any:
-    """The seconds that the package expects of each row, by a kernel's constants."""
-    found, chip, dims = np.empty(len(table.seconds)), chip_of(table.gpu), table.case.head_dim
-    single = table.single
-    for of_kernel in (False, True) if table.phase == "decode" else ():
+def expected(table: Table, kernel: ServingKernel) -> Parts:
+    """What the package expects of the rows, by a kernel's constants: arrays with an element for each."""
+    found: dict[str, Any] = {}
+    for rows, parts in _by_constants(table, kernel):
+        for name, seconds in {"units": parts.units, "memory": parts.memory, **parts.beside}.items():
+            found.setdefault(name, np.zeros(len(rows)))[rows] = seconds
+    return Parts(found.pop("units"), found.pop("memory"), found)
+
+
+def _by_constants(table: Table, kernel: ServingKernel) -> Iterator[tuple[Any, Parts]]:
+    """The rows that have the same constants, and their parts."""
+    chip, dims, single = chip_of(table.gpu), table.case.head_dim, table.single
+    if table.phase == "prefill":
+        for head_dim in np.unique(dims):
+            rows = dims == head_dim
+            yield rows, prefill_parts(table.where(rows).case, chip, kernel.prefill(int(head_dim))[0])
+        return
+    for of_kernel in (False, True):
         rows = single == of_kernel
-        found[rows] = decode_parts(table.where(rows).case, chip, kernel.decode(of_kernel)).seconds
-    for head_dim in np.unique(dims) if table.phase == "prefill" else ():
-        rows = dims == head_dim
-        found[rows] = prefill_parts(table.where(rows).case, chip, kernel.prefill(int(head_dim))[0]).seconds
-    return found
+        yield rows, decode_parts(table.where(rows).case, chip, kernel.decode(of_kernel))
 
 
 def _bucket(shape: tuple[int, ...]) -> int:

@@ -2,7 +2,7 @@
 
 A kernel's tiles and splits (data/kernels/choices.json) were searched on one GPU of an architecture, by the error on
 its training rows, and hold for all of its GPUs. The other constants are fitted for each GPU by least squares of log
-errors to the shapes that are not judged. Intervals are of the errors of those shapes, each left out of a fit once.
+errors to the shapes that are not judged. Spreads are of the errors of those shapes, each left out of a fit once.
 Needs scipy.
 """
 
@@ -16,10 +16,11 @@ import numpy as np
 from memmodel.base.files import DATA as SHIPPED
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.decode import Decode, decode_parts
+from memmodel.timing.serving.kernels import ServingKernel
 from memmodel.timing.serving.prefill import Prefill, prefill_parts
-from memmodel_evidence.bands import bands_of
+from memmodel_evidence.bands import spreads_of
 from memmodel_evidence.records import DATA
-from memmodel_evidence.serving import FOLDS, SOURCE, Table, kernel_tables
+from memmodel_evidence.serving import FOLDS, SOURCE, Table, expected, kernel_tables
 from memmodel_evidence.serving_transfers import transfers
 
 Seconds = Callable[[Table, Mapping[str, float]], Any]
@@ -135,50 +136,49 @@ def _constants(names: list[str], x: Any) -> dict[str, float]:
     return {name: min(float(value), _MOST.get(name, np.inf)) for name, value in zip(names, np.exp(x), strict=True)}
 
 
-def fit_rows(table: Table, model: tuple[dict[str, float], Seconds]) -> tuple[dict[str, float], Any, Any]:
-    """Constants of a table's training rows; what they predict for these, and the log errors of folds left out."""
+def fit_rows(table: Table, model: tuple[dict[str, float], Seconds]) -> tuple[dict[str, float], Any]:
+    """Constants of a table's training rows, and the log errors of these, each fold left out of a fit."""
     training = table.where(~table.judged)
     constants = {name: float(f"{value:.4g}") for name, value in fitted(training, model).items()}
-    predicted, errors = model[1](training, constants), np.empty(len(training.seconds))
+    errors = np.empty(len(training.seconds))
     for fold in range(FOLDS):
         left_out = training.bucket % FOLDS == fold
         others = fitted(training.where(~left_out), model, constants)
         held = training.where(left_out)
         errors[left_out] = np.log(held.seconds / model[1](held, others))
-    return constants, predicted, errors
+    return constants, errors
 
 
 def kernel_document(prefill: Table, decode: Table) -> dict[str, Any]:
-    """The constants and intervals of one kernel on one GPU, as they are shipped."""
-    choice, found = _choice(prefill), fit_rows(prefill, prefill_model(prefill))
+    """The constants and spreads of one kernel on one GPU, as they are shipped."""
+    choice, (constants, errors) = _choice(prefill), fit_rows(prefill, prefill_model(prefill))
     head_dims = {
-        d: {"rows": choice["rows"][d], "cols": choice["cols"][d], "products": found[0][f"products.{d}"]}
+        d: {"rows": choice["rows"][d], "cols": choice["cols"][d], "products": constants[f"products.{d}"]}
         for d in choice["rows"]
     }
-    shared = {"splits": choice["splits"], **{name: found[0][name] for name in _PREFILL}}
+    shared = {"splits": choice["splits"], **{name: constants[name] for name in _PREFILL}}
     decoding: dict[str, Any] = {}
-    predicted, errors = [], []
+    decode_errors = np.empty(len(decode.seconds))
     for path, rows in (("packed", ~decode.single), ("single", decode.single)):
         if rows.any():
             part = decode.where(rows)
-            constants, seconds, off = fit_rows(part, decode_model(part, path))
-            decoding[path] = {**_choice(part)[path], **constants}
-            predicted.append(seconds)
-            errors.append(off)
-    return {
+            found, decode_errors[rows & ~decode.judged] = fit_rows(part, decode_model(part, path))
+            decoding[path] = {**_choice(part)[path], **found}
+    document = {
         "version": " and ".join(dict.fromkeys((prefill.version, decode.version))),
-        "prefill": {
-            "rows": int((~prefill.judged).sum()),
-            "constants": shared,
-            "head_dims": head_dims,
-            "intervals": bands_of(*found[1:]),
-        },
-        "decode": {
-            "rows": int((~decode.judged).sum()),
-            **decoding,
-            "intervals": bands_of(np.concatenate(predicted), np.concatenate(errors)),
-        },
+        "prefill": {"rows": int((~prefill.judged).sum()), "constants": shared, "head_dims": head_dims},
+        "decode": {"rows": int((~decode.judged).sum()), **decoding},
     }
+    return with_spreads(document, (prefill, errors), (decode, decode_errors[~decode.judged]))
+
+
+def with_spreads(document: dict[str, Any], *phases: tuple[Table, Any]) -> dict[str, Any]:
+    """A kernel's document with the spreads of its times, by the log errors of each phase's training rows."""
+    for table, errors in phases:
+        kernel = ServingKernel(table.kernel, table.version, table.gpu.id, "measured", document)
+        shares = expected(table.where(~table.judged), kernel).shares
+        document[table.phase]["spreads"] = spreads_of(shares, errors)
+    return document
 
 
 def _write(name: str, document: Mapping[str, Any]) -> None:
@@ -190,7 +190,7 @@ def _write(name: str, document: Mapping[str, Any]) -> None:
 
 
 def main(*gpus: str) -> None:
-    """Fit every kernel on some GPUs, or on all, then the intervals of transfers, and write their files."""
+    """Fit every kernel on some GPUs, or on all, then the spreads of transfers, and write their files."""
     tables = {(table.gpu.id, table.kernel, table.phase): table for table in kernel_tables()}
     for gpu in gpus or dict.fromkeys(id_ for id_, _, _ in tables):
         kernels = [name for id_, name, phase in tables if id_ == gpu and phase == "prefill"]

@@ -8,7 +8,6 @@ import numpy as np
 from memmodel.timing.serving.chip import chip_of
 from memmodel.timing.serving.kernels import ServingKernel, serving_kernel
 from memmodel.timing.serving.parts import bytes_of_a_key, bytes_of_queries
-from memmodel_evidence.bands import factors_in
 from memmodel_evidence.serving import Table, expected, kernel_tables
 from memmodel_evidence.serving_transfers import kernel_elsewhere, transfers
 from memmodel_validate.comparison import Comparison
@@ -24,22 +23,16 @@ def serving_times() -> Iterator[Comparison]:
 
 
 def _judged(table: Table, kernel: ServingKernel, quantity: str) -> Iterator[Comparison]:
-    seconds, roofline = expected(table, kernel), _roofline(table)
-    factor = factors_of(table, kernel, seconds)
+    parts, roofline = expected(table, kernel), _roofline(table)
+    seconds = parts.seconds
+    by_others = None if kernel.relation == "measured" else transfers(table.gpu.id)  # without the GPU that is judged
+    factor = np.exp(kernel.spread(table.phase, parts, by_others))
     columns = (table.seconds, seconds, np.abs(roofline / table.seconds - 1), seconds / factor, seconds * factor)
     rows = zip(table.names(), *(column.tolist() for column in columns), strict=True)
     for name, measured, predicted, off, low, high in rows:
         what = f"{name}: measured {measured * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
         numbers = (measured, _short(predicted), "s", None, _short(off), _short(low), _short(high))
         yield Comparison(table.gpu.name, quantity, table.kernel, what, *numbers)
-
-
-def factors_of(table: Table, kernel: ServingKernel, seconds: Any) -> Any:
-    """`ServingKernel.factor` of each row; a GPU held out is judged by how others' times transfer."""
-    own = factors_in(kernel.document[table.phase]["intervals"], seconds)
-    if kernel.relation == "measured":
-        return own
-    return np.maximum(own, factors_in(transfers(table.gpu.id)[table.phase][kernel.relation], seconds))
 
 
 def _short(number: float) -> float:

@@ -1,4 +1,4 @@
-"""Serving kernels of a GPU by the constants of others, and the intervals of such times."""
+"""Serving kernels of a GPU by the constants of others, and the spreads of such times."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from memmodel.base.errors import UsageError
 from memmodel.timing.nearest import relation
 from memmodel.timing.serving.kernels import ServingKernel, measured_gpus, serving_kernel
 from memmodel.timing.transfer import RELATED
-from memmodel_evidence.bands import Bands, bands_of
+from memmodel_evidence.bands import spreads_of
 from memmodel_evidence.serving import Table, expected, kernel_tables
 
 
 class _Transferred(NamedTuple):
-    """The times of a table by a kernel of another GPU, with their log errors."""
+    """The shares of the parts of a table's times by a kernel of another GPU, with their log errors."""
 
     gpu: str
     phase: str
     relation: str
-    seconds: Any
+    shares: dict[str, Any]
     errors: Any
 
 
@@ -40,17 +40,19 @@ def _transferred() -> list[_Transferred]:
         for kind in RELATED:
             kernel = kernel_elsewhere(table, (kind,))
             if kernel is not None:
-                seconds = expected(table, kernel)
-                found.append(_Transferred(table.gpu.id, table.phase, kind, seconds, np.log(table.seconds / seconds)))
+                parts = expected(table, kernel)
+                errors = np.log(table.seconds / parts.seconds)
+                found.append(_Transferred(table.gpu.id, table.phase, kind, parts.shares, errors))
     return found
 
 
 @cache
-def transfers(without: str = "") -> dict[str, dict[str, Bands]]:
-    """Bands by phase and relation: of every GPU's rows, predicted from the GPU most like it; or of all GPUs but one."""
-    return {phase: {kind: _bands(phase, kind, without) for kind in RELATED} for phase in ("prefill", "decode")}
+def transfers(without: str = "") -> dict[str, dict[str, dict[str, float]]]:
+    """Spreads by phase and relation: of every GPU's rows by the GPU most like it, or of all GPUs but one."""
+    return {phase: {kind: _spreads(phase, kind, without) for kind in RELATED} for phase in ("prefill", "decode")}
 
 
-def _bands(phase: str, kind: str, without: str) -> Bands:
+def _spreads(phase: str, kind: str, without: str) -> dict[str, float]:
     rows = [one for one in _transferred() if (one.phase, one.relation) == (phase, kind) and one.gpu != without]
-    return bands_of(*(np.concatenate([getattr(one, name) for one in rows]) for name in ("seconds", "errors")))
+    shares = {name: np.concatenate([one.shares[name] for one in rows]) for name in rows[0].shares}
+    return spreads_of(shares, np.concatenate([one.errors for one in rows]))

@@ -10,7 +10,7 @@ from memmodel import UsageError, model, predict
 from memmodel.algorithms import ALGORITHMS
 from memmodel.gpus import all_gpus
 from memmodel.prediction import Time
-from memmodel_evidence.bands import bands_of, factor_around, factors_in
+from memmodel_evidence.bands import bands_of, factor_around, spreads_of
 
 
 def assert_ordered(bound: Time | None, expected: Time, what: object) -> None:
@@ -70,4 +70,10 @@ def test_each_third_of_the_times_has_its_factor() -> None:
     errors = np.array([0.5] * 10 + [-0.2] * 10 + [0.1] * 10)
     bands = bands_of(seconds, errors)
     assert [factor for _, factor in bands] == pytest.approx(np.exp([0.5, 0.2, 0.1]), abs=1e-4)
-    assert factors_in(bands, np.array([5e-7, 5e-3, 1e3])) == pytest.approx(np.exp([0.5, 0.1, 0.1]), abs=1e-4)
+
+
+def test_each_part_of_a_time_spreads_by_its_share() -> None:
+    """Times of one part are 1 % off, of another 10 %, of both by halves 5.5 %: an error is the mean of its parts'."""
+    shares = {"steady": np.array([1.0, 0.0, 0.5] * 20), "wild": np.array([0.0, 1.0, 0.5] * 20), "none": np.zeros(60)}
+    found = spreads_of(shares, np.array([0.01, -0.1, 0.055] * 20))
+    assert (found["steady"], found["wild"]) == pytest.approx((0.01, 0.1), abs=2e-4)

@@ -1,5 +1,6 @@
 """The time to expect of one call of attention in a serving stack: prefill, or decoding with a cache."""
 
+from math import exp
 from typing import Any, NamedTuple
 
 from memmodel.attention.case import Case
@@ -49,7 +50,7 @@ def serving_call(case: Case, gpu: Gpu, name: str | None = None) -> Call:
         parts = prefill_parts(run, chip, constants)
         if head_dim != case.head_dim:
             notes.append(f"{kernel.name} was not measured with head dim {case.head_dim}: its constants of {head_dim}")
-    factor = kernel.factor(phase, parts.seconds)
+    factor = exp(kernel.spread(phase, parts))
     time = _kernel_time(run, kernel, phase, parts)
     return Call(time, time.seconds / factor, time.seconds * factor, phase, kernel, tuple(notes))
 

@@ -5,15 +5,17 @@
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel.base.errors import unknown
 from memmodel.base.files import DATA, read_bytes
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.timing.intervals import in_band
+from memmodel.sizes.dims import maximum
 from memmodel.timing.nearest import by_likeness, relation
 from memmodel.timing.serving.decode import Decode
+from memmodel.timing.serving.parts import Parts, Seconds
 from memmodel.timing.serving.prefill import Prefill
 
 _FOLDER = os.path.join(DATA, "serving")
@@ -26,7 +28,7 @@ class ServingKernel(NamedTuple):
     Attributes:
         name: of the kernel, such as "vllm-fa3". version: of the stack. measured: the id of the GPU.
         relation: of the GPU that is asked about to that one (see `timing.nearest`).
-        document: constants and intervals by phase, as the file has them.
+        document: constants and spreads by phase, as the file has them.
     """
 
     name: str
@@ -47,17 +49,28 @@ class ServingKernel(NamedTuple):
         found = self.document["decode"]
         return Decode(**found["single" if single and "single" in found else "packed"])
 
-    def factor(self, phase: str, seconds: float) -> float:
-        """The factor from the expected time to the ends of its interval, by time; on another GPU no less than there."""
+    def spread(self, phase: str, parts: Parts, by_transfer: Any = None) -> Seconds:
+        """The log of the factor from the expected time to the ends of its interval; elsewhere no less than there.
+
+        Each part of the call has a spread, which counts by its share of the time. `by_transfer`: the spreads of
+        transferred times, where they are not those that are shipped.
+        """
+        shares = parts.shares
+        own = _weighted(self.document[phase]["spreads"], shares)
+        if self.relation == "measured":
+            return own
         # A transferred time cannot be surer than the one that it is transferred from.
-        own = in_band(self.document[phase]["intervals"], seconds)
-        return own if self.relation == "measured" else max(own, in_band(transfers()[phase][self.relation], seconds))
+        return maximum(own, _weighted((by_transfer or transfers())[phase][self.relation], shares))
 
     @property
     def origin(self) -> str:
         """Where the constants are from, in words."""
         rows = f"{self.name} {self.version} on {load_gpu(self.measured).name}"
         return f"fitted to rows of {rows}" if self.relation == "measured" else f"transferred from {rows}"
+
+
+def _weighted(spreads: Mapping[str, float], shares: Mapping[str, Seconds]) -> Seconds:
+    return sum(spreads[name] * share for name, share in shares.items())
 
 
 @cache
@@ -68,7 +81,7 @@ def _documents(gpu_id: str) -> dict[str, Any]:
 
 @cache
 def transfers() -> Any:
-    """Intervals of transferred times, by phase and relation."""
+    """Spreads of transferred times, by phase and relation."""
     return json.loads(read_bytes(os.path.join(_FOLDER, "transfers.json")))
 
 

@@ -25,6 +25,16 @@ class Parts(NamedTuple):
         """Seconds of the whole call."""
         return maximum(self.units, self.memory) + sum(self.beside.values())
 
+    @property
+    def shares(self) -> dict[str, Seconds]:
+        """The share of the whole call of the longer of the two, and of what comes on top; of the other it is 0."""
+        whole = self.seconds
+        longer = {
+            "units": self.units * (self.units >= self.memory),
+            "memory": self.memory * (self.units < self.memory),
+        }
+        return {name: seconds / whole for name, seconds in {**longer, **self.beside}.items()}
+
 
 def bytes_of_queries(case: Any) -> Any:
     """Bytes of Q and O."""
