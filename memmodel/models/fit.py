@@ -7,6 +7,7 @@ all layouts that share the layers and sequences in the same way. The fastest are
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -232,7 +233,9 @@ class _Search:
     """Small programs, each recorded once, and what they tell of layouts."""
 
     def __init__(self, machine: Machine, node: Node, recorded: Recorded) -> None:
-        self.machine, self.node, self._record = machine, node, recorded
+        self.machine, self.node = machine, node
+        # Without stages, times are asked of the same programs as peaks: of two numbers of layers and two of shards.
+        self._record = lru_cache(maxsize=len(_LAYERS) * len(_SHARDS))(recorded)
         self._stages: dict[ModelCase, Stage] = {}
         self._peaks: dict[ModelCase, _Small] = {}
         self._kernels: dict[Launch, float] = {}
@@ -254,8 +257,9 @@ class _Search:
             found = self._peaks.get(small)
             if found is None:
                 program = self._record(small)
-                groups = {name: float(size) for name, size in groups_at_peak(program).items()}
-                found = self._peaks[small] = _Small(float(summary(program).peaks["peak"]), groups)
+                peak = int(summary(program).peaks["peak"])
+                groups = {name: float(size) for name, size in groups_at_peak(program, peak).items()}
+                found = self._peaks[small] = _Small(float(peak), groups)
             return found
 
         sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": _shards(case.layout)}

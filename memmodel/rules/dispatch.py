@@ -54,8 +54,10 @@ def several(
     shaper = SHAPES.get(op) or SHAPES.get(op.rstrip("_"))  # one that is only called in place has none
     call = op, rule, shaper, tape.fused > 0, tape.device, tape.thread, tape.stream
     try:
-        given = tuple([_known(x) for x in args]), tuple([_known(x) for x in mutated])
-        plan = _remembered(*call, *given, _repeated(args, mutated), tuple([(n, _known(x)) for n, x in named.items()]))
+        known = tuple([x.layout if type(x) is Tensor else _known(x) for x in args])
+        written = tuple([x.layout for x in mutated])
+        options = tuple([(name, _known(x)) for name, x in named.items()]) if named else ()
+        plan = _remembered(*call, known, written, _repeated(args, mutated), options)
     except TypeError:  # sizes that cannot be a key: arrays
         plan = _planned(*call, args, mutated, named)
     made = _played(plan, tape, label, "temporary" if temporary else "tensor", after)
@@ -169,8 +171,15 @@ def _known(x: Any) -> Any:
 
 def _repeated(args: Sequence[Any], mutated: Sequence[Tensor]) -> tuple[int, ...]:
     """For each tensor among the operands the first place of the same one; () if none comes twice."""
-    tensors = [id(y) for x in args for y in (x if type(x) in _LISTS else (x,)) if isinstance(y, Tensor)]
+    tensors: list[int] = []
+    for x in args:
+        if type(x) is Tensor:
+            tensors.append(id(x))
+        elif type(x) in _LISTS:
+            tensors += [id(y) for y in x if type(y) is Tensor]
     tensors += map(id, mutated)
+    if len(tensors) < 2:
+        return ()
     places: dict[int, int] = {}
     first = tuple([places.setdefault(number, place) for place, number in enumerate(tensors)])
     return first if len(places) < len(first) else ()
