@@ -129,7 +129,7 @@ def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tu
     return (least, least + 1), (high // 2, high)
 
 
-def _peaks(known: Sequence[tuple[int, int, int, int]], batch: Array, seq: Array) -> Array:
+def _peaks(known: Sequence[Sequence[int]], batch: Array, seq: Array) -> Array:
     """The largest of the moments' bytes, of each configuration."""
     peak = np.zeros(len(batch), dtype=np.int64)
     for a, b, c, d in known:
@@ -137,7 +137,7 @@ def _peaks(known: Sequence[tuple[int, int, int, int]], batch: Array, seq: Array)
     return peak
 
 
-def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> list[list[int]]:
     """(a, b, c, d) of the live bytes at each moment that can be the peak; none where the steps differ."""
     live = {(b, n): _live(program_of(replace(case, batch=b, seq=n))) for b in batches for n in seqs}
     if len(set(map(len, live.values()))) > 1:
@@ -148,16 +148,12 @@ def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -
     b = (live[b1, n0] - live[b0, n0]) // per_batch - d * n0
     c = (live[b0, n1] - live[b0, n0]) // per_seq - d * b0
     a = live[b0, n0] - b * b0 - c * n0 - d * b0 * n0
-    found: list[tuple[int, int, int, int]] = []
-    for moment in sorted(set(map(tuple, np.stack([a, b, c, d], axis=1).tolist())), key=sum, reverse=True):
-        if not any(_above(other, moment) for other in found):
-            found.append(moment)
+    left, found = np.unique(np.stack([a, b, c, d], axis=1), axis=0), []
+    left = left[np.argsort(-left.sum(axis=1))]
+    while len(left):  # a moment that has no more bytes of any kind than another is never the peak
+        found.append(left[0].tolist())
+        left = left[(left > left[0]).any(axis=1)]
     return found
-
-
-def _above(other: tuple[int, ...], one: tuple[int, ...]) -> bool:
-    """Whether a moment has at least as many bytes as another at all sizes."""
-    return all(x >= y for x, y in zip(other, one, strict=True))
 
 
 def _live(program: Program) -> Array:
