@@ -25,7 +25,7 @@ from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
 from memmodel_kernels.ring.zigzag import places
-from memmodel_kernels.rotary import TURNING, angles, turned
+from memmodel_kernels.rotary import TURNING, angles, turned, turned_neighbours
 
 Weights = Mapping[str, Any]
 # Runs a layer, or all of them (None), on x: a place for what comes before and after.
@@ -136,7 +136,7 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
         held: list[Any] = []  # to the end, by variables of Hugging Face's classes
         x = _embedded(model, tokens, held) if model.first else stream
         held.append(x)
-        shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x, caches is not None))
+        shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x))
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=model.start + index):
@@ -196,7 +196,7 @@ def _embedded(model: Decoder, tokens: Any, held: list[Any]) -> Any:
         if model.arch.positions == "learned":
             where = places(tokens, model.context).unsqueeze(0)
             positions = f.embedding(where, model.outer["positions.weight"])
-            held += [positions] if model.arch.holds else []
+            held += [positions] if "positions" in model.arch.holds else []
             x = x + positions
             del positions
             x = x if model.tensor is None else model.tensor.own_tokens(x)
@@ -237,7 +237,7 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
             return angles(model.outer[FREQUENCIES], where, dtype)
 
 
-def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
+def _masks(model: Decoder, tokens: Any, x: Any) -> dict[str, Any]:
     """The mask of each kind of attention ("F", "S", "C") that needs one; a single token sees all keys there are."""
     if model.masks == "none" or tokens.shape[1] == 1 or not model.arch.causal:
         return {}
@@ -246,7 +246,7 @@ def _masks(model: Decoder, tokens: Any, x: Any, cached: bool) -> dict[str, Any]:
             return {kind: _added_mask(model, tokens, x, kind) for kind in dict.fromkeys(model.arch.pattern)}
         windows = {kind for kind in model.arch.pattern if kind != "F"}
         # A window of all tokens hides none, yet has a mask (transformers, masking_utils.py, local_attention_size).
-        if cached or not windows or tokens.shape[1] < model.arch.window:
+        if not windows or tokens.shape[1] < model.arch.window:
             return {}
         return dict.fromkeys(windows, _seen(tokens, model.arch.window))
 
@@ -271,16 +271,17 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     after = iter(("norm1", "norm2", "norm3", "norm4"))
     residual = x
     x = _before(x, model, weights, after)
+    held = [x] if "norm" in model.arch.holds else []
     with scope(x, part="attention"):
         x = self_attention(x, model, weights, kind, shared, cache)
-    attended = _after(x, model, weights, after, "attention")
-    x = _joined(residual, attended, model, weights, after)
+    x = _after(x, model, weights, after, "attention")
+    held += [x] if "attention" in model.arch.holds else []
+    x = _joined(residual, x, model, weights, after)
     residual = x
-    if not model.arch.holds:
-        del attended
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
         x = model.feed(x, weights)
+    del held
     return _joined(residual, _after(x, model, weights, after, "feed-forward"), model, weights, after)
 
 
@@ -331,7 +332,8 @@ def self_attention(
     else:
         q, k, v = _projected(x, model, weights)
         if kind.rotary and shared.rotary:
-            q, k = fused(turned, q, k, *shared.rotary, **TURNING) if model.compiled else turned(q, k, *shared.rotary)
+            turn = turned_neighbours if model.arch.turns_neighbours else turned
+            q, k = fused(turn, q, k, *shared.rotary, **TURNING) if model.compiled else turn(q, k, *shared.rotary)
         if cache is not None:
             k, v = _cached(k, v, cache)
     mask, sinks = shared.masks.get(kind.attention), weights.get("sinks")

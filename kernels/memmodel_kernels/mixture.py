@@ -33,14 +33,16 @@ def mixture(
         entered = tensor.entered(x)
         return tensor.summed(mixture(entered, weights, activation, moe, shared=shared, compiled=compiled))
     rows = x.view(-1, x.shape[-1])
+    every = partial(feed_forward, x, weights, activation, "shared", compiled=compiled)
+    before = every() if moe.shared_gate else None  # which wait for the others in Qwen2-MoE's class
     scores, experts = routed(rows, weights, moe)
     products = partial(_products, weights=weights, activation=activation, compiled=compiled)
     out = _experts(rows, products, moe, scores, experts, shared).view(*x.shape)
     if moe.shared:
-        every = feed_forward(x, weights, activation, "shared", compiled=compiled)
         if moe.shared_gate:
-            every = functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * every
-        out = out + every
+            out = out + functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * before
+        else:
+            out = out + every()
     return out
 
 

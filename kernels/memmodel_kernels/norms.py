@@ -15,9 +15,13 @@ def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool =
     `compiled`: every kind as that function, whose kernels read and write what the compiler's do.
     """
     with scope(x, part="norms"):
-        if kind.startswith("layernorm"):
-            return _layer_norm(x, weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
+        if kind == "layernorm":
+            return _layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        if kind == "layernorm-no-weight":  # in fp32 (OlmoLayerNorm)
+            return _layer_norm(x.to(namespace(x).float32)).to(x.dtype)
         weight = weights[f"{name}.weight"]
+        if kind == "layernorm-no-bias":
+            return _layer_norm(x, weight) if compiled else _layer_norm_by_hand(x, weight)
         if compiled or (fused and kind == "rmsnorm"):
             return functional(x).rms_norm(x, weight.shape, weight, EPS)
         return RMS_NORMS[kind](x, weight)
@@ -43,14 +47,24 @@ def _over_root_mean_square(x: Any) -> Any:
 
 def rms_norm_plus_one(x: Any, weight: Any) -> Any:
     """RMS norm times 1 + weight, in fp32 throughout (Gemma2RMSNorm)."""
-    wide = x.float()
-    output = wide * (wide.pow(2).mean(-1, keepdim=True) + EPS).rsqrt()
+    output = _over_root_mean_square(x)
     output = output * (1.0 + weight.float())
     return output.type_as(x)
 
 
-def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+def _layer_norm(x: Any, weight: Any = None, bias: Any = None) -> Any:
     return functional(x).layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def _layer_norm_by_hand(x: Any, weight: Any) -> Any:
+    """Layer norm without a bias, in plain operators in fp32 (CohereLayerNorm)."""
+    dtype, wide = x.dtype, namespace(x).float32
+    x = x.to(wide)
+    mean = x.mean(-1, keepdim=True)
+    variance = (x - mean).pow(2).mean(-1, keepdim=True)
+    x = (x - mean) * (variance + EPS).rsqrt()
+    x = weight.to(wide) * x
+    return x.to(dtype)
 
 
 RMS_NORMS: dict[str, Callable[[Any, Any], Any]] = {

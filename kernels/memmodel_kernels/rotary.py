@@ -34,6 +34,20 @@ def turned(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     return _partly(q, cos, sin), _partly(k, cos, sin)
 
 
+def turned_neighbours(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """The same with neighbouring channels as pairs, in fp32 (Cohere)."""
+    dtype = q.dtype
+    q, k = q.float(), k.float()
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    q, k = (q * cos) + (_neighbours_turned(q) * sin), (k * cos) + (_neighbours_turned(k) * sin)
+    return q.to(dtype), k.to(dtype)
+
+
+def _neighbours_turned(x: Any) -> Any:
+    first, second = x[..., 0::2], x[..., 1::2]
+    return namespace(x).stack([-second, first], dim=-1).reshape(x.shape)
+
+
 def _partly(x: Any, cos: Any, sin: Any) -> Any:
     width = cos.shape[-1]
     turning, rest = x[..., :width], x[..., width:]

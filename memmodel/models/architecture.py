@@ -145,6 +145,7 @@ class Architecture(Frozen):
         fused_qkv, fused_gate_up: whether q, k, v, and gate and up, are one linear layer each.
         activation: one of ACTIVATIONS.
         positions: "rotary", "learned" (a table of max_pos rows) or "none". rotary_dim: channels of a head that turn.
+        turns_neighbours: whether pairs of rotary channels are neighbours, and turn in fp32.
         no_rotary_every: each such layer, counted from 1, has no rotary positions; 0 for none.
         max_pos: the longest context the model is made for. padded: rows of the table of positions beyond these.
         segments: rows of a second table, of which all tokens take one; 0 without. embedding_norm: whether a norm
@@ -156,7 +157,7 @@ class Architecture(Frozen):
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
         dropped: the blocks whose results have dropout.
-        holds: whether the class holds the embeddings of positions to the end, and attention to the end of its layer.
+        holds: what variables of its class hold: "positions" to the end, "norm", "attention" to the end of a layer.
         before: layers before these, which another pipeline stage has.
     """
 
@@ -185,6 +186,7 @@ class Architecture(Frozen):
     activation: str = "silu-glu"
     positions: str = "rotary"
     rotary_dim: Dim = 0
+    turns_neighbours: bool = False
     no_rotary_every: int = 0
     max_pos: int = 4096
     padded: int = 0
@@ -203,7 +205,7 @@ class Architecture(Frozen):
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
     dropped: tuple[str, ...] = ("attention", "feed-forward")
-    holds: bool = False
+    holds: tuple[str, ...] = ()
     before: int = 0
 
     @property

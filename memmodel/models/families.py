@@ -181,7 +181,7 @@ def _gpt2(c: ConfigJson) -> Fields:
     act = c.activation(False, "activation_function", default="gelu_new")
     own = {
         **{**_biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0},
-        "holds": True,
+        "holds": ("positions", "attention"),
     }
     return {**_decoder(c, longest=1024, tied=True, gated=False), **own, "norm": "layernorm"}
 
@@ -379,7 +379,7 @@ def _starcoder2(c: ConfigJson) -> Fields:
 def _cohere(c: ConfigJson) -> Fields:
     if c.flag("use_qk_norm"):
         raise c.error("use_qk_norm is true: Cohere's norm of queries and keys is not modelled")
-    own = {"norm": "layernorm-no-bias", "parallel_norms": 1, "scaled": ("logits",)}
+    own = {"norm": "layernorm-no-bias", "parallel_norms": 1, "scaled": ("logits",), "turns_neighbours": True}
     return {**_decoder(c, longest=8192, tied=True), **_all_biases(c), **own}
 
 
@@ -396,6 +396,7 @@ def _stablelm(c: ConfigJson) -> Fields:
         "qkv_bias": c.flag("use_qkv_bias"),
         "norm": "layernorm",
         "dropped": ("feed-forward",),
+        "holds": ("norm", "attention"),
         "parallel_norms": 1 if c.flag("use_parallel_residual") else 0,
     }
     return {**shared, **own, "rotary_dim": c.turning(shared["head_dim"], 0.25)}

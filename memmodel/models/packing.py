@@ -25,7 +25,7 @@ class _Changes(NamedTuple):
 
 def packed(program: Program, case: ModelCase) -> Program:
     """The program with the formats that `case` gives weights and cache."""
-    windowed = case.phase != "train" and set(case.arch.pattern) != {"F"}
+    windowed = case.phase == "decode" and set(case.arch.pattern) != {"F"}
     if case.quantize == "none" and case.kv_cache == "auto" and not windowed:
         return program
     changes = _Changes(dict(_sizes(case)), dict(_products(case)), _of_attention(case))
@@ -48,8 +48,8 @@ def _bytes(weight: Weight, case: ModelCase) -> Dim:
 
 
 def _cache(case: ModelCase, kind: LayerKind, form: str) -> Dim:
-    """Bytes of a layer's cache."""
-    tokens = kept_tokens(case.arch, kind.attention, case.seq)
+    """Bytes of a layer's cache; behind a prompt, what a window keeps is a view of all (DynamicSlidingWindowLayer)."""
+    tokens = case.seq if case.phase == "prefill" else kept_tokens(case.arch, kind.attention, case.seq)
     return case.batch * tokens * layer_token_bytes(case.arch, form, case.dtype.itemsize)
 
 

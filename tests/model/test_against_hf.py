@@ -15,7 +15,7 @@ GPT2 = {"n_embd": 256, "n_layer": 2, "n_head": 8}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gemma2", "gpt_neox", "mixtral", "olmo2"])
+@pytest.mark.parametrize("kind", ["cohere", "gemma2", "gpt_neox", "mixtral", "olmo", "olmo2"])
 def test_live_peaks_are_within_one_per_cent(kind: str) -> None:
     pytest.importorskip("transformers")
     from memmodel.tracer.against import against_hugging_face
@@ -55,7 +55,7 @@ def test_a_model_of_images(phase: str) -> None:
     assert abs(found.ours - found.theirs) <= 8 * 16  # the labels
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "stablelm"])
 def test_a_prompt_holds_its_embeddings(kind: str) -> None:
     pytest.importorskip("transformers")
     from memmodel.tracer.against import against_hugging_face
