@@ -45,8 +45,10 @@ def _when(branch: Branch) -> str:
 def formula_parts(forms: Formulas, tensors: bool) -> Iterator[Any]:
     """The closed forms; with `tensors`, also each tensor's."""
     case = forms.case
-    mask = "" if case.mask.name == "none" else f", {case.mask.name} mask"
-    yield Text(f"{case.algorithm}, {case.phase}, {short_name(case.dtype)}{mask}", style="bold")
+    mask = "" if case.mask.name == "none" else f"{case.mask.name} mask"
+    dropout = f"dropout {case.dropout:g}" if case.dropout else ""
+    kinds = (case.algorithm, case.phase, short_name(case.dtype), mask, dropout, case.scores.described())
+    yield Text(", ".join(filter(None, kinds)), style="bold")
     yield Text(f"{symbol_names(forms)}\n", style="dim")
     yield expressions(rows(forms))
     if tensors:

@@ -208,6 +208,11 @@ def test_explain_leaves_out_a_formula_that_does_not_hold() -> None:
     assert " = " not in output.split("Work")[0]
 
 
+def test_formulas_say_what_changes_them() -> None:
+    first = run("formulas", "naive", "--softcap", "50", "--dropout", "0.1", "--bias", "learned").splitlines()[0]
+    assert first == "naive, train, bf16, dropout 0.1, learned bias, soft cap 50"
+
+
 def test_latex() -> None:
     assert r"2 b h n^{2}" in run("formulas", "naive", "--latex")
 
