@@ -1,7 +1,7 @@
 """The frontier picture: the longest sequence that fits, against batch or heads; also as a heat map of memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from memmodel.algorithms import algorithm
@@ -12,6 +12,8 @@ from memmodel.base.rendering import Drawing
 from memmodel.base.search import last_true
 from memmodel.cases import on_gpu
 from memmodel.gpus import Gpu
+from memmodel.models.capacity import model_threshold
+from memmodel.models.setting import ModelCase
 from memmodel.recorder import record
 from memmodel.step import fits, memory_of, room_bytes
 from memmodel.thresholds import resized
@@ -89,6 +91,28 @@ def frontier(
     return Frontier(_words(cases[0], against), against, step, tuple(lines))
 
 
+def model_frontier(
+    case: ModelCase,
+    gpus: Sequence[Gpu],
+    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    step: int = STEP,
+    config: AllocatorConfig | None = None,
+) -> Frontier:
+    """The longest sequence of a whole model's step that fits, by batch, for each GPU.
+
+    Raises UsageError for batches that do not rise, and as `model_threshold`.
+    """
+    _check_rising("batch", sizes)
+
+    def wall(gpu: Gpu, size: int) -> Wall:
+        return Wall(size, model_threshold(replace(case, batch=size), gpu, "seq", step, config).largest)
+
+    name = case.arch.name
+    lines = [Line(name, name, gpu.name, gpu.id, tuple(wall(gpu, size) for size in sizes)) for gpu in gpus]
+    words = [part for part in case.describe(without="seq").split(", ") if not _names(part, "batch")]
+    return Frontier(", ".join([name, *words]), "batch", step, tuple(lines))
+
+
 def _words(case: Case, against: str) -> str:
     """The configuration without the two sizes that vary."""
     return ", ".join(part for part in case.describe(without="seq").split(", ") if not _names(part, against))
@@ -100,14 +124,18 @@ def _names(part: str, against: str) -> bool:
 
 def _check(case: Case, gpus: Sequence[Gpu], against: str, sizes: Sequence[int], step: int) -> None:
     check_size("step", step)
-    if not sizes or list(sizes) != sorted(set(sizes)):
-        raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
+    _check_rising(against, sizes)
     group = case.heads // case.kv_heads
     if against == "heads" and any(size % group for size in sizes):
         raise UsageError(f"heads {','.join(map(str, sizes))}: {group} share a kv head, expected multiples of {group}")
     for gpu in gpus:
         if room_bytes(gpu) is None:
             gpu.listed("capacity")  # raises, naming the key
+
+
+def _check_rising(against: str, sizes: Sequence[int]) -> None:
+    if not sizes or list(sizes) != sorted(set(sizes)):
+        raise UsageError(f"{against} {','.join(map(str, sizes))}: expected rising sizes such as 1,2,4,8")
 
 
 def _line(case: Case, gpu: Gpu, against: str, sizes: Sequence[int], step: int, config: AllocatorConfig | None) -> Line:

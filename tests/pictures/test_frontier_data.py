@@ -1,5 +1,7 @@
 """The frontier's walls are those of `memmodel max`, and its search finds any wall."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,11 @@ from memmodel.base.errors import UsageError
 from memmodel.base.search import last_true
 from memmodel.cases import cases_of, on_gpu
 from memmodel.gpus import load_gpu
-from memmodel.pictures.frontier import frontier, heat_map
+from memmodel.models.choices import model_case
+from memmodel.models.families import architecture_of
+from memmodel.models.program import program_of
+from memmodel.pictures.frontier import frontier, heat_map, model_frontier
+from memmodel.step import device_of, memory_of
 from memmodel.thresholds import resized, threshold
 
 
@@ -71,3 +77,17 @@ def test_a_map_agrees_with_its_wall_and_with_itself() -> None:
         assert cell.fits == (cell.seq <= walls[cell.size])
         assert cell.fits == (cell.reserved_peak_bytes <= shown.capacity_bytes)
     assert all(seq % 128 == 0 for seq in shown.seqs)
+
+
+def test_a_models_step_fits_at_its_wall_and_not_beyond():
+    sizes = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
+    arch = architecture_of({**sizes, "model_type": "llama", "num_attention_heads": 16}, "config.json")
+    gpu = load_gpu("T4")
+    found = model_frontier(model_case(arch, dtype="fp16"), [gpu], sizes=(2, 8), step=256)
+    for wall in found.lines[0].walls:
+        at = model_case(arch, dtype="fp16", batch=wall.size, seq=wall.largest)
+        for more, fits in ((0, True), (256, False)):
+            case = replace(at, seq=wall.largest + more, device=device_of(gpu))
+            assert memory_of(program_of(case), case.torch, gpu).fits is fits
+    with pytest.raises(UsageError, match="expected rising sizes"):
+        model_frontier(model_case(arch), [gpu], sizes=(8, 2))
