@@ -6,17 +6,17 @@ in data/whole_models.json, which `--again` writes anew.
 
 import json
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache, lru_cache
 from math import floor
 from pathlib import Path
 from typing import NamedTuple
 
 from memmodel.allocator import CachingAllocator
-from memmodel.allocator.cublas import parse_torch_version, workspace
-from memmodel.events.program import Mark, Program
+from memmodel.allocator.cublas import Workspace, parse_torch_version, workspace
+from memmodel.events.liveness import phase_peaks
+from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save
 from memmodel.events.replay import Replay, replay
-from memmodel.gpus import Gpu
 from memmodel.step import device_of
 from memmodel_evidence.memory import compute_capability
 from memmodel_evidence.records import DATA, everything
@@ -52,7 +52,7 @@ class Number(NamedTuple):
     def as_text(self) -> str:
         """The prediction, as the script would have printed it."""
         printed = self.predicted / UNITS[self.run.measured[self.quantity].unit][1]
-        if self.source.protocol.get("reading") == "whole marks of an axis":
+        if _of_a_picture(self.source):
             printed = floor(printed)
         return format(printed, self.source.protocol["model_format"])
 
@@ -96,7 +96,9 @@ def predicted(run: Run) -> dict[str, int]:
     from memmodel_evidence.harnesses.model_steps import SCRIPTS
 
     source, script = everything().sources[run.source], SCRIPTS[run.source, run.case["step"]]
-    program = _program(run, source, gpu_of(source))
+    program = _in_one_process([_program(name) for name in _process(run)])
+    if _of_a_picture(source):
+        return dict.fromkeys(run.measured, _requested_peak(program, _workspace(source)))
     found = _replayed(program, source, script.emptied)
     last = max(i for i, (name, _) in enumerate(found.phases) if name == "forward")
     phases = found.phases if script.whole_run else found.phases[last:]
@@ -108,8 +110,36 @@ def predicted(run: Run) -> dict[str, int]:
     return {quantity: int(values[quantity]) for quantity in run.measured}
 
 
-def _program(run: Run, source: Source, gpu: Gpu) -> Program:
+def _process(run: Run) -> list[str]:
+    """The rows that ran in one process up to this one, in order, by name."""
+    from memmodel_evidence.harnesses.model_steps import place_in_process
+
+    mine = place_in_process(run.source, run.case)
+    if mine is None:
+        return [str(run)]
+    places = {str(row): place_in_process(row.source, row.case) for row in runs()}
+    return [name for place, name in sorted((place, name) for name, place in places.items() if place) if place <= mine]
+
+
+def _in_one_process(programs: Sequence[Program]) -> Program:
+    """The programs one after another: what one leaves is freed before the next, but for cuBLAS's workspaces."""
+    events: list[Event] = []
+    for program in programs:
+        alive = dict.fromkeys(event.key for event in events if isinstance(event, Alloc))
+        for event in events:
+            if isinstance(event, Free):
+                del alive[event.key]
+        first = 1 + max((event.key for event in events if isinstance(event, Alloc)), default=-1)
+        events += map(Free, alive)
+        events += (x._replace(key=x.key + first) if isinstance(x, Alloc | Free) else x for x in program.events)
+    return programs[-1]._replace(events=[event for event in events if not isinstance(event, Save | Release)])
+
+
+@lru_cache(maxsize=8)  # a process has as many rows
+def _program(name: str) -> Program:
     """The steps of a row's script, of which the last is steady; layers beyond the first few are like these."""
+    (run, *_) = (run for run in runs() if str(run) == name)
+    source = everything().sources[run.source]
     from memmodel.rules.sdpa import Backends
     from memmodel.tracer.growth import Growth
     from memmodel.tracer.specs import inputs_of
@@ -118,7 +148,7 @@ def _program(run: Run, source: Source, gpu: Gpu) -> Program:
     from memmodel_evidence.harnesses.model_steps import SCRIPTS
 
     case, layers = run.case, SIZES[run.case["model"]][0]
-    model = without_data(*SIZES[case["model"]], case["seq"], case.get("checkpoint", 0))
+    model, gpu = without_data(*SIZES[case["model"]], case["seq"], case.get("checkpoint", 0)), gpu_of(source)
     step = SCRIPTS[run.source, case["step"]].step(model, case)
     shape = f"{case['batch']},{case['seq']}:int64"
     major, minor = compute_capability(source)
@@ -129,29 +159,56 @@ def _program(run: Run, source: Source, gpu: Gpu) -> Program:
     )  # fmt: skip
     period = case.get("checkpoint", 1)
     if _FEW * period >= layers:
-        return traced(setting, {}).program
+        return _settled(traced(setting, {}).program)
     fewer, few = (traced(setting._replace(layers=count * period), {}) for count in (_FEW - 1, _FEW))
-    return Growth(fewer, few).at(layers // period - _FEW)[0].program
+    return _settled(Growth(fewer, few).at(layers // period - _FEW)[0].program)
+
+
+def _settled(program: Program) -> Program:
+    """The program with at least three steps: a step that leaves nothing behind was traced once."""
+    from memmodel.tracer.watch.once_more import Again
+
+    while sum(isinstance(event, Mark) and event.phase == "forward" for event in program.events) < 3:
+        program = Again(program, max(birth.key for birth in program.births())).program
+    return program
 
 
 def _replayed(program: Program, source: Source, emptied: bool) -> Replay:
-    """The steps on the allocator; its cache is `emptied` before the last of them."""
+    """The steps on the allocator, whose cache is emptied before a row of the same process, and before the last step."""
     names = [event.phase for event in program.events if isinstance(event, Mark)]
+    starts = [i for i, name in enumerate(names, 1) if name == "inputs"]
     last = max(i for i, name in enumerate(names, 1) if name == "forward")
-    allocator = _EmptiedOnce(last) if emptied else CachingAllocator(None)
-    return replay(program, allocator, workspace(source.environment["torch"], compute_capability(source)))
+    return replay(program, _Emptied({*starts, last} if emptied else set()), _workspace(source))
 
 
-class _EmptiedOnce(CachingAllocator):
-    """An allocator whose cache is given back before a phase, counted from 1."""
+def _workspace(source: Source) -> Workspace:
+    return workspace(source.environment["torch"], compute_capability(source))
 
-    def __init__(self, phase: int) -> None:
+
+def _of_a_picture(source: Source) -> bool:
+    return source.protocol.get("reading") == "whole marks of an axis"
+
+
+def _requested_peak(program: Program, workspace: Workspace) -> int:
+    """The most bytes requested at a time: pytorch.org/memory_viz adds those up, not blocks.
+
+    Source: torch/utils/viz/MemoryViz.js, process_alloc_data: the sizes of events, and `requested_size` of older blocks.
+    """
+    kernels = (event for event in program.events if isinstance(event, Launch) and event.cublas)
+    kept = {taken.name: taken.nbytes for kernel in kernels for taken in workspace.taken(kernel) if not taken.per_call}
+    return int(phase_peaks(program)["peak"]) + sum(kept.values())
+
+
+class _Emptied(CachingAllocator):
+    """An allocator whose cache is given back before some phases, counted from 1."""
+
+    def __init__(self, phases: Collection[int]) -> None:
         super().__init__(None)
-        self.until = phase
+        self.phases, self.phase = phases, 0
 
     def reset_peak(self) -> None:
-        self.until -= 1
-        if self.until == 0:
+        self.phase += 1
+        if self.phase in self.phases:
             self.empty_cache()
         super().reset_peak()
 

@@ -13,12 +13,12 @@ QUICK = [run for run in runs() if run.case["model"] == "small" and run.case["ste
 
 
 def test_most_numbers_print_as_measured_and_none_is_far_off() -> None:
-    """Most others are a few MiB off. One is a misprint, as the snapshot of the same run shows, and has a note."""
+    """Most others are a MiB off. Misprints, as the snapshots of the same runs show, have a note."""
     found = [number for number in numbers() if not number.run.note]
-    assert sum(number.exact for number in found) > 0.7 * len(found)
+    assert sum(number.exact for number in found) > 0.8 * len(found)
     off = sorted(number.error for number in found)
-    assert off[-1] < 0.06
-    assert off[int(0.9 * len(off))] < 0.005
+    assert off[-1] < 0.03
+    assert off[int(0.9 * len(off))] < 0.001
 
 
 def test_every_row_has_its_script_and_every_trace_its_row() -> None:
