@@ -27,7 +27,8 @@ class Algorithm(NamedTuple):
         tiled: whether it is a kernel of this project, whose tiles decide.
         chooses: whether it is a library that chooses a kernel by the sizes, the head dim above all.
         sink_keys: whether it sees the first keys beside a window. fp8: whether it multiplies in fp8.
-        packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim).
+        packed: whether sequences lie behind one another, in tensors of (tokens, heads, head dim); those of unlike
+            lengths do for this project's kernels too.
         cached: whether keys and values are a cache, to which the new ones are written.
         latent: whether that cache is of latents in pages, which serve as keys and as values.
         compiles: whether torch.compile writes its kernels, and times them in the first call.
@@ -53,12 +54,16 @@ class Algorithm(NamedTuple):
     scores: tuple[str, ...] = ()
     given: Callable[[Case], dict[str, Any]] | None = None
 
+    def packs(self, case: Case) -> bool:
+        """Whether the sequences of a case lie behind one another."""
+        return self.packed or (self.tiled and bool(case.lengths))
+
 
 def tiles_of(case: Case) -> Any:
     """The tiles of a fused kernel: those of the case, or by its architecture, dtype and head dim."""
     from memmodel_kernels.flash import flash_tiles
 
-    capped = case.scores.softcap is not None
+    capped = case.scores.softcap is not None or bool(case.lengths)
     return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), capped)
 
 
@@ -94,14 +99,16 @@ def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return compiled(q, k, v, case.mask, case.dropout)
 
 
-def _flash(case: Case, q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Any:
-    from memmodel_kernels.flash import flash
+def _flash(deterministic: bool) -> Run:
+    """The kernels of this project; packed sequences come with their offsets."""
 
-    return flash(q, k, v, case.mask, tiles_of(case), deterministic, softcap=case.scores.softcap)
+    def run(case: Case, q: Tensor, k: Tensor, v: Tensor, *_offsets: Tensor) -> Any:
+        from memmodel_kernels.flash import flash
 
+        softcap, lengths = case.scores.softcap, case.lengths
+        return flash(q, k, v, case.mask, tiles_of(case), deterministic, softcap=softcap, lengths=lengths)
 
-def _flash_deterministic(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
-    return _flash(case, q, k, v, deterministic=True)
+    return run
 
 
 def _sdpa(*backends: str) -> Run:
@@ -128,6 +135,8 @@ def _flash_attn(deterministic: bool) -> Run:
 
 def _offsets(case: Case) -> dict[str, Tensor]:
     """The offsets of packed sequences, and the end of the last."""
+    if not algorithm(case.algorithm).packs(case):
+        return {}
     return {"cu_seqlens": recording.empty(case.batch + 1, dtype=int32)}
 
 
@@ -229,14 +238,24 @@ _ADDED = ("fixed", "learned", "alibi")
 _ALL = (
     Algorithm("naive", "naive attention", _naive, dropout=True, sink_keys=True, scores=(*_ADDED, "softcap", "sinks")),
     Algorithm("naive-by-hand", "naive, softmax by hand", _by_hand, dropout=True, sink_keys=True),
-    Algorithm("flash", "FlashAttention-2 in Triton", _flash, fused=True, tiled=True, note=_OWN, scores=("softcap",)),
     Algorithm(
-        "flash-deterministic",
-        "FlashAttention-2 in Triton, deterministic",
-        _flash_deterministic,
+        "flash",
+        "FlashAttention-2 in Triton",
+        _flash(deterministic=False),
         fused=True,
         tiled=True,
         scores=("softcap",),
+        note=_OWN,
+        given=_offsets,
+    ),
+    Algorithm(
+        "flash-deterministic",
+        "FlashAttention-2 in Triton, deterministic",
+        _flash(deterministic=True),
+        fused=True,
+        tiled=True,
+        scores=("softcap",),
+        given=_offsets,
         note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),
     Algorithm(

@@ -92,9 +92,8 @@ def assumptions(
     else:
         found.append("third step of a loop that drops its output")
     if case.lengths and case.seq != min(case.lengths):
-        found.append(
-            f"sequences padded to {case.seq} tokens, which the kernels compute too; flash-attn-varlen alone packs them"
-        )
+        packing = ", ".join(each.name for each in ALGORITHMS.values() if each.packs(case))
+        found.append(f"sequences padded to {case.seq} tokens, which the kernels compute too, but packed by {packing}")
     if gpu.context_bytes is None:
         found.append(f"memory outside the allocator is not known for {gpu.name} and taken as 0")
     if gpu.memory == "unified":

@@ -157,7 +157,7 @@ def predict(
         softcap: c in c tanh(scores / c).
         sinks: whether a learned logit a head takes part in every row's softmax (gpt-oss).
         deterministic: as torch.use_deterministic_algorithms(True).
-        lengths: of unlike sequences, instead of batch and seq: packed by "flash-attn-varlen", padded by others.
+        lengths: of unlike sequences, instead of batch and seq: packed by "flash" and "flash-attn-varlen", else padded.
         torch: version of PyTorch, whose workspaces differ.
         config: settings of the caching allocator.
         calibration: rates measured on the GPU (`memmodel calibrate`); shipped ones are taken where there are any.

@@ -41,12 +41,13 @@ def recorded(case: Case, device: Device | None = None, sites: bool = False) -> T
         tape.mark("inputs")
         b, d, e = case.batch, case.head_dim, case.value_dim
         tokens = sum(case.lengths) if case.lengths else b * case.seq
-        rows = (tokens, case.heads) if chosen.packed else (b, case.heads, case.seq)
+        packed = chosen.packs(case)
+        rows = (tokens, case.heads) if packed else (b, case.heads, case.seq)
         rows = (b, case.seq, case.heads) if chosen.latent else rows
         q = _input(tape, "q", (*rows, d), case.dtype, grads)
         names = ("k_cache", "v_cache") if chosen.cached else ("k", "v")
         keys = tokens if case.lengths else b * case.kv_seq
-        outer = (keys, case.kv_heads) if chosen.packed else _latents_of(case) if chosen.latent else _keys_of(case)
+        outer = (keys, case.kv_heads) if packed else _latents_of(case) if chosen.latent else _keys_of(case)
         kind = case.cache.dtype or case.dtype
         caches = {"latents": d} if chosen.latent else dict(zip(names, (d, e), strict=True))
         inputs = [q, *(_input(tape, name, (*outer, x), kind, grads) for name, x in caches.items())]

@@ -10,7 +10,7 @@ from memmodel_kernels.compiled import compiled
 from memmodel_kernels.decode import decode
 from memmodel_kernels.decode_eager import decode_eager
 from memmodel_kernels.flash import flash
-from memmodel_kernels.flash_attention import flash_attention
+from memmodel_kernels.flash_attention import flash_attention, flash_attention_varlen
 from memmodel_kernels.naive import naive, naive_by_hand
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "decode_eager",
     "flash",
     "flash_attention",
+    "flash_attention_varlen",
     "naive",
     "naive_by_hand",
 ]

@@ -5,6 +5,7 @@ Scores and probabilities never leave the chip: only Q, K, V, O, LSE, dO, delta a
 memory. It differs from `naive` in where the kernel boundaries fall, and in the running maximum and sum that this takes.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from memmodel.attention.tiles import Tile
 from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
 from memmodel.sizes.dims import same
-from memmodel_kernels.kernel import kernel, seen
+from memmodel_kernels.kernel import Part, kernel, seen
 from memmodel_kernels.namespace import namespace
 
 LOWEST = -1e30  # below any score, yet finite: exp(LOWEST - LOWEST) is 1, not nan
@@ -31,7 +32,7 @@ class FlashTiles(NamedTuple):
 
 
 def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False) -> FlashTiles:
-    """The default tiles of an architecture (80 is sm_80), `capped` with a soft cap.
+    """The default tiles of an architecture (80 is sm_80), `capped` with a soft cap or for packed sequences.
 
     Raises UsageError for what the kernels do not support.
     """
@@ -57,15 +58,40 @@ def flash(
     deterministic: bool = True,
     return_lse: bool = False,
     softcap: float | None = None,
+    lengths: tuple[int, ...] = (),
 ) -> Any:
     """Attention in one kernel. Shapes as for `naive`; `tiles` are those of sm_80 unless given.
+
+    With `lengths` q, k and v are of packed sequences, (tokens, heads, head dim), and so is the output.
 
     The backward of `deterministic` runs one program per key tile for dK and dV and one per query tile for dQ, seven
     matrix products in all; otherwise one per key tile with five, which adds to an fp32 dQ in memory.
     """
-    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None)
-    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap)
+    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None or bool(lengths))
+    if lengths:
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap, lengths)
+    if lengths:
+        out, lse = out.squeeze(0).transpose(0, 1), lse.squeeze(0)
     return (out, lse) if return_lse else out
+
+
+def _each_sequence(lengths: tuple[int, ...], queries: tuple[Any, ...], keys: tuple[Any, ...]) -> Iterator[list[Any]]:
+    """The rows of tensors (b, h, n, ...) that a sequence has, of packed ones one after another; a batch is all rows."""
+    start = 0
+    for length in lengths:
+        yield [x[:, :, start : start + length] for x in (*queries, *keys)]
+        start += length
+    if not lengths:
+        yield [*queries, *keys]
+
+
+def _seen(x: Any, mask: Mask, n: Any, lengths: tuple[int, ...]) -> Any:
+    """Keys or values as a kernel reads them, a window's of each sequence alone."""
+    if not lengths or mask.window is None:
+        return seen(x, mask, n)
+    _, g, _, d = x.shape
+    return Part(g * d * x.dtype.itemsize * sum(mask.keys(length, length) for length in lengths))
 
 
 def check_options(causal: Any, window: Any, scale: Any, softcap: Any, deterministic: Any) -> None:
@@ -90,18 +116,19 @@ def _function(xp: Any) -> Any:
 
         @staticmethod
         def forward(
-            ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool, softcap: float | None
-        ) -> Any:
-            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap)
+            ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool,
+            softcap: float | None, lengths: tuple[int, ...],
+        ) -> Any:  # fmt: skip
+            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap, lengths)
             ctx.save_for_backward(q, k, v, out, lse)
             ctx.set_materialize_grads(False)
-            ctx.options = mask, tiles, deterministic, softcap
+            ctx.options = mask, tiles, deterministic, softcap, lengths
             return out, lse
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
             grads = flash_backward((dout, dlse, *ctx.saved_tensors), *ctx.options)
-            return *grads, None, None, None, None
+            return *grads, None, None, None, None, None
 
     return FlashAttention
 
@@ -123,39 +150,48 @@ def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) 
     return total, new_max, row_sum
 
 
-def flash_forward(q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None) -> tuple[Any, Any]:
+def flash_forward(
+    q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None, lengths: tuple[int, ...] = ()
+) -> tuple[Any, Any]:
     """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
     xp = namespace(q)
-    b, h, n, _ = q.shape
-    m = k.shape[2]
+    h, n = q.shape[1:3]
     out = xp.empty_like(q)
-    lse = q.new_empty(b, h, n, dtype=xp.float32)
-    with kernel("flash_forward", reads=(q, seen(k, mask, n), seen(v, mask, n)), writes=(out, lse)) as on_chip:
-        for rows in on_chip.tiles(n, tile.rows):
-            q_i = on_chip.load(q, rows)
-            total = on_chip.full(q_i, (v.shape[-1],), 0.0, xp.float32)
-            row_max = on_chip.full(q_i, (1,), LOWEST, xp.float32)
-            row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
-            for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
-                k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-                scores = _scores(q_i, k_j, softcap)
-                scores = on_chip.masked(scores, mask, rows, cols, n, m)
-                total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
-            safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
-            on_chip.store(out, rows, (total / safe).to(q.dtype))
-            on_chip.store(lse, rows, (row_max + row_sum.log()).squeeze(-1))
+    lse = q.new_empty(*q.shape[:3], dtype=xp.float32)
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths))
+    with kernel("flash_forward", reads=reads, writes=(out, lse)) as on_chip:
+        for q_s, out_s, lse_s, k_s, v_s in _each_sequence(lengths, (q, out, lse), (k, v)):
+            n, m = q_s.shape[2], k_s.shape[2]
+            for rows in on_chip.tiles(n, tile.rows):
+                q_i = on_chip.load(q_s, rows)
+                total = on_chip.full(q_i, (v.shape[-1],), 0.0, xp.float32)
+                row_max = on_chip.full(q_i, (1,), LOWEST, xp.float32)
+                row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
+                for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
+                    k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
+                    scores = _scores(q_i, k_j, softcap)
+                    scores = on_chip.masked(scores, mask, rows, cols, n, m)
+                    total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
+                safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
+                on_chip.store(out_s, rows, (total / safe).to(q.dtype))
+                on_chip.store(lse_s, rows, (row_max + row_sum.log()).squeeze(-1))
     return out, lse
 
 
 def flash_backward(
-    tensors: tuple[Any, ...], mask: Mask, tiles: FlashTiles, deterministic: bool, softcap: float | None = None
+    tensors: tuple[Any, ...],
+    mask: Mask,
+    tiles: FlashTiles,
+    deterministic: bool,
+    softcap: float | None = None,
+    lengths: tuple[int, ...] = (),
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV. `tensors`: the gradients of O and of LSE (or None), then Q, K, V, O and LSE."""
     dout, dlse, q, k, v, out, lse = tensors
     delta = row_dots(dout, out, dlse)
     if deterministic or tiles.fused is None:
-        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap)
-    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap)
+        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap, lengths)
+    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap, lengths)
 
 
 def flash_backward_split(
@@ -168,64 +204,81 @@ def flash_backward_split(
     mask: Mask,
     tiles: FlashTiles,
     softcap: float | None,
+    lengths: tuple[int, ...] = (),
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
     xp = namespace(q)
     dq, dk, dv = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
     _, h, n, d = q.shape
-    g, m, scale, tile = k.shape[1], k.shape[2], d**-0.5, tiles.dkdv
-    reads = (q, seen(k, mask, n), seen(v, mask, n), dout, lse, delta)
+    g, scale = k.shape[1], d**-0.5
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta)
+    parts = list(_each_sequence(lengths, (q, dout, lse, delta, dq), (k, v, dk, dv)))
     with kernel("flash_backward", reads=reads, writes=(dq, dk, dv), gradient=True) as on_chip:
-        for cols in on_chip.tiles(m, tile.cols):
-            k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-            # Sums over all query tiles stay in fp32 on chip; the scores' scale comes once, at the end.
-            dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
-            dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
-            for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
-                q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
-                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
-                dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
-                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows)
-                dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
-            on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
-            on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
-        tile = tiles.dq
-        for rows in on_chip.tiles(n, tile.rows):
-            q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
-            dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
-            for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
-                k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
-                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows)
-                dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
-            on_chip.store(dq, rows, (dq_i * scale).to(q.dtype))
+        for q_s, do_s, lse_s, delta_s, _, k_s, v_s, dk_s, dv_s in parts:
+            n, m, tile = q_s.shape[2], k_s.shape[2], tiles.dkdv
+            for cols in on_chip.tiles(m, tile.cols):
+                k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
+                # Sums over all query tiles stay in fp32 on chip; the scores' scale comes once, at the end.
+                dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
+                dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
+                for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
+                    q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
+                    ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
+                    dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
+                on_chip.store(dk_s, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
+                on_chip.store(dv_s, cols, _per_key_head(dv_j, g).to(v.dtype))
+        for q_s, do_s, lse_s, delta_s, dq_s, k_s, v_s, _, _ in parts:
+            n, m, tile = q_s.shape[2], k_s.shape[2], tiles.dq
+            for rows in on_chip.tiles(n, tile.rows):
+                q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
+                dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
+                for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
+                    k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
+                    dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
+                on_chip.store(dq_s, rows, (dq_i * scale).to(q.dtype))
     return dq, dk, dv
 
 
 def flash_backward_fused(
-    dout: Any, q: Any, k: Any, v: Any, lse: Any, delta: Any, mask: Mask, tile: Tile, softcap: float | None
+    dout: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    lse: Any,
+    delta: Any,
+    mask: Mask,
+    tile: Tile,
+    softcap: float | None,
+    lengths: tuple[int, ...] = (),
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
     xp = namespace(q)
     dk, dv = xp.empty_like(k), xp.empty_like(v)
     dq_sum = xp.zeros_like(q, dtype=xp.float32)
     _, h, n, d = q.shape
-    g, m, scale = k.shape[1], k.shape[2], d**-0.5
-    reads = (q, seen(k, mask, n), seen(v, mask, n), dout, lse, delta)
+    g, scale = k.shape[1], d**-0.5
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta)
+    parts = _each_sequence(lengths, (q, dout, lse, delta, dq_sum), (k, v, dk, dv))
     with kernel("flash_backward", reads=reads, writes=(dq_sum, dk, dv), gradient=True) as on_chip:
-        for cols in on_chip.tiles(m, tile.cols):
-            k_j, v_j = on_chip.load(k, cols, h), on_chip.load(v, cols, h)
-            dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
-            dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
-            for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
-                q_i, do_i = on_chip.load(q, rows), on_chip.load(dout, rows)
-                probs, slope = _probabilities(on_chip, q_i, k_j, lse, mask, rows, cols, softcap, n, m)
-                dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
-                ds = _score_gradient(on_chip, slope, do_i, v_j, delta, rows).to(q.dtype)
-                dk_j = dk_j + (ds.transpose(-2, -1) @ q_i).to(xp.float32)
-                on_chip.accumulate(dq_sum, rows, (ds @ k_j).to(xp.float32) * scale)
-            on_chip.store(dk, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
-            on_chip.store(dv, cols, _per_key_head(dv_j, g).to(v.dtype))
+        for q_s, do_s, lse_s, delta_s, dq_s, k_s, v_s, dk_s, dv_s in parts:
+            n, m = q_s.shape[2], k_s.shape[2]
+            for cols in on_chip.tiles(m, tile.cols):
+                k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
+                dk_j = on_chip.full(k_j, (d,), 0.0, xp.float32)
+                dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
+                for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
+                    q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
+                    ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows).to(q.dtype)
+                    dk_j = dk_j + (ds.transpose(-2, -1) @ q_i).to(xp.float32)
+                    on_chip.accumulate(dq_s, rows, (ds @ k_j).to(xp.float32) * scale)
+                on_chip.store(dk_s, cols, _per_key_head(dk_j * scale, g).to(k.dtype))
+                on_chip.store(dv_s, cols, _per_key_head(dv_j, g).to(v.dtype))
     return dq_sum.to(q.dtype), dk, dv
 
 

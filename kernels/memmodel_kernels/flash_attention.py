@@ -57,3 +57,53 @@ def flash_attention(
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
     return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap)
+
+
+def flash_attention_varlen(
+    q: Any,
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    deterministic: bool = True,
+    precision: str | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """`flash_attention` of sequences of unlike lengths, packed behind one another: nothing is padded.
+
+    Args:
+        q: (queries, h, d) of all sequences.
+        k: (keys, g, d) of all sequences.
+        v: (keys, g, d) of all sequences.
+        cu_seqlens_q: (sequences + 1,) int32: where each sequence's queries begin, and the end of the last.
+        cu_seqlens_k: the same of its keys; each sequence may have more or fewer of them than queries.
+        max_seqlen_q: queries of the longest sequence, at least; one that is longer is cut.
+        max_seqlen_k: keys of the longest sequence, at least.
+        causal: as in `flash_attention`, within each sequence, and so are the options that follow.
+        window: see there.
+        scale: see there.
+        softcap: see there.
+        deterministic: see there.
+        precision: see there.
+        return_lse: also return the log-sum-exp (h, queries).
+
+    Rows outside every sequence are left as they are: undefined. Returns (queries, h, d), laid out like q, or that and
+    the LSE. Raises UsageError as `flash_attention` does, and where offsets are no int32 tensors on the device of q.
+    """
+    if not q.ndim == k.ndim == v.ndim == 3:
+        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+        raise UsageError(f"q, k and v of packed sequences need 3 dimensions (tokens, heads, head dim): given {shapes}")
+    from memmodel_kernels.triton_flash.op import attention
+
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    options = causal, window, scale, precision, deterministic, softcap, [max_seqlen_q, max_seqlen_k]
+    o, lse = attention(q, k, v, *options, cu_seqlens_q, cu_seqlens_k)
+    o, lse = o.squeeze(0).transpose(0, 1), lse.squeeze(0)
+    return (o, lse) if return_lse else o

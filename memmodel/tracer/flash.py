@@ -9,6 +9,7 @@ from memmodel.events.liveness import states, uncounted
 from memmodel.events.program import Launch
 from memmodel.recording import empty
 from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, rule
+from memmodel.sizes.dims import Dim, exact_div
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape
 from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, flash_tiles
@@ -17,23 +18,38 @@ from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, fl
 @rule("flash_attention")
 def forward(call: Call) -> Steps:
     """The output and its log-sum-exp."""
-    tiles, mask, cap = _tiles(call, call.args[0]), _mask(call), call.named.get("softcap")
-    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tiles.forward, cap), call.args[:3])
+    q = call.args[0]
+    mask, tile, cap, lengths = _mask(call), _tiles(call, q).forward, call.named.get("softcap"), _lengths(call, q)
+    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tile, cap, lengths), call.args[:3])
 
 
 @rule("flash_attention_backward")
 def backward(call: Call) -> Steps:
     """dQ, dK, dV, with what the algorithm needs on the way."""
     tiles, mask, deterministic = _tiles(call, call.args[2]), _mask(call), bool(call.named["deterministic"])
+    lengths = _lengths(call, call.args[2])
 
     def run(*given: Any) -> Any:
-        return flash_backward(given, mask, tiles, deterministic, call.named.get("softcap"))
+        return flash_backward(given, mask, tiles, deterministic, call.named.get("softcap"), lengths)
 
     yield from _recorded(call, run, call.args[:7])
 
 
 def _tiles(call: Call, q: Strided) -> FlashTiles:
-    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], call.named.get("softcap") is not None)
+    capped = call.named.get("softcap") is not None or call.named.get("cu_seqlens_q") is not None
+    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], capped)
+
+
+def _lengths(call: Call, q: Strided) -> tuple[Dim, ...]:
+    """The lengths of packed sequences, taken as alike: their offsets are data, which a trace does not have."""
+    offsets = call.named.get("cu_seqlens_q")
+    if offsets is None:
+        return ()
+    tokens: Dim = q.shape[2]
+    count: int = offsets.numbers()[0][0] - 1
+    if not isinstance(tokens, int):
+        return (exact_div(tokens, count),) * count
+    return tuple(tokens // count + (i < tokens % count) for i in range(min(count, tokens)))
 
 
 def _mask(call: Call) -> Mask:

@@ -53,6 +53,22 @@ def test_soft_cap_equals_naive(deterministic: bool) -> None:
         torch.testing.assert_close(tiled, reference, rtol=0, atol=2**-24 * 300)
 
 
+@pytest.mark.parametrize("deterministic", [True, False], ids=["split", "fused"])
+def test_packed_sequences_are_each_as_alone(deterministic: bool) -> None:
+    lengths, mask = (5, 20, 1), Mask(causal=True, window=7)
+    q, k, v, dout = (x[0].transpose(0, 1) for x in inputs(1, 4, 2, 26, 26, 8))  # (tokens, heads, head dim)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = flash(*leaves, mask, TILES, deterministic, lengths=lengths)
+    packed = (out, *torch.autograd.grad(out, leaves, dout))
+    alone = []
+    for parts in zip(*(x.split(lengths) for x in (q, k, v, dout)), strict=True):
+        *qkv, grad = (x.transpose(0, 1)[None].clone().requires_grad_() for x in parts)
+        one = flash(*qkv, mask, TILES, deterministic)
+        alone.append([x[0].transpose(0, 1) for x in (one, *torch.autograd.grad(one, qkv, grad))])
+    for found, expected in zip(packed, zip(*alone, strict=True), strict=True):
+        assert torch.equal(found, torch.cat(expected))
+
+
 def test_lse_is_the_natural_logarithm_of_the_row_sum() -> None:
     q, k, v, _ = inputs(1, 2, 2, 20, 20, 8)
     _, lse = flash_forward(q, k, v, Mask(), TILE)

@@ -144,6 +144,9 @@ def test_unlike_lengths_are_packed_or_padded() -> None:
     operands = 4 * vector + 4 * shared + 2 * vector
     assert found.memory.live_peak_bytes == operands + accumulated + 4 * h * tokens + RNG + 4 * (b + 1)
     assert found.work.exp == 2 * h * sum(n * (n + 1) // 2 for n in lengths)  # in forward and in backward
+    ours = predicted("flash-deterministic", heads=h, kv_heads=groups, lengths=lengths, mask="causal")
+    assert ours.memory.live_peak_bytes == operands - 2 * vector + 2 * 4 * h * tokens + 4 * (b + 1)  # delta beside LSE
+    assert ours.work.exp >= 3 * h * sum(n * (n + 1) // 2 for n in lengths)  # dK and dV, and dQ again
     padded = [predicted("naive", heads=h, **sizes) for sizes in ({"lengths": lengths}, {"batch": b, "seq": 4000})]
     assert padded[0].memory == padded[1].memory
 

@@ -190,6 +190,24 @@ def test_flash_attention_by_its_registered_operator(phase: str, dtype: str, dete
     assert list(found.launches()) == list(expected.launches())
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_packed_sequences_are_as_recorded(deterministic: bool) -> None:
+    """A trace takes sequences as alike: 201 tokens of two are 101 and 100."""
+    from memmodel_kernels import flash_attention_varlen
+
+    name = "flash-deterministic" if deterministic else "flash"
+    case = make_case(name, heads=4, kv_heads=2, head_dim=32, lengths=(101, 100), mask=Mask(causal=True))
+    inputs = inputs_of(["q=T,4,32:bf16", "k=T,2,32:bf16", "v=T,2,32:bf16", "cu=3:int32"])
+
+    def function(q: Any, k: Any, v: Any, cu: Any) -> Any:
+        return flash_attention_varlen(q, k, v, cu, cu, 101, 101, causal=True, deterministic=deterministic)
+
+    found, expected = traced(Setting(function, inputs, "train", CUDA), {"T": 201}).program, record(case)
+    assert phase_peaks(found) == phase_peaks(expected)
+    assert saved_bytes(found) == saved_bytes(expected)
+    assert list(found.launches()) == list(expected.launches())
+
+
 def test_decode_is_as_recorded() -> None:
     from memmodel_kernels import decode_eager
 

@@ -27,6 +27,7 @@ from memmodel_kernels.triton_flash.schedule import (
     visible,
 )
 from memmodel_kernels.triton_flash.scores import LOG2E, capped, exponents, slope
+from memmodel_kernels.triton_flash.sequences import mirrored, own_band, rows_from
 
 
 @triton.jit
@@ -52,13 +53,13 @@ def delta_kernel(o, do, dlse, delta, counts, n, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(lse, delta, i_bh, o_i, n, FP32: tl.constexpr):
-    """(LSE, delta) of the query rows o_i; rows past n get LSE +inf, so that P = exp(unit T - LSE) is 0 there.
+def load_rows(lse, delta, i_bh, rows, o_i, n, FP32: tl.constexpr):
+    """(LSE, delta) of the rows o_i, of `rows` a head; past n the LSE is +inf, so that P = exp(unit T - LSE) is 0 there.
 
     Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. Unless FP32, the LSE is to
     base 2, converted here, one multiplication per row of a block: a converted copy would be one more allocation.
     """
-    p_row = tl.cast(i_bh, tl.int64) * n + o_i
+    p_row = tl.cast(i_bh, tl.int64) * rows + o_i
     b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf"))
     if not FP32:
         b_lse *= LOG2E
@@ -78,8 +79,9 @@ def add_dq(dq_sum, i_b, i_h, start, n, b_dq, TILE: tl.constexpr):
 
 @triton.jit
 def write_dk_dv(
-    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores, TILE: tl.constexpr
-):
+    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores,
+    TILE: tl.constexpr,
+):  # fmt: skip
     """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
 
     The query heads that share it are summed here, so grouped heads need no atomics. One flat loop over heads and query
@@ -100,6 +102,16 @@ def write_dk_dv(
     i_b = i_bg // groups
     i_g = i_bg % groups
     start_m = i_m * TILE.cols
+    if sequences is not None:
+        first_m, first_n, mirror = own_band(mirror, sequences.keys, sequences.queries, i_b, start_m)
+        band = mirrored(mirror)
+        k, v, dk, dv = rows_from(k, first_m), rows_from(v, first_m), rows_from(dk, first_m), rows_from(dv, first_m)
+        q, do = rows_from(q, first_n), rows_from(do, first_n)
+        if dq_sum is not None:
+            dq_sum = rows_from(dq_sum, first_n)
+        lse += first_n
+        delta += first_n
+        i_b = 0
     o_j = start_m + tl.arange(0, TILE.cols)
     b_k = load_block(k, i_b, i_g, start_m, band.m, TILE.cols, TILE)
     b_v = load_block(v, i_b, i_g, start_m, band.m, TILE.cols, TILE)
@@ -118,7 +130,7 @@ def write_dk_dv(
         o_i = start_n + tl.arange(0, TILE.rows)
         b_q = load_block(q, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
         b_do = load_block(do, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
-        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n, FP32)
+        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, FP32)
         b_t = capped(tl.dot(b_k, b_q.T, input_precision=TILE.precision), scores, FP32)
         b_s = exponents(b_t, b_lse[None, :], scores, FP32)
         if dq_sum is not None:
@@ -161,13 +173,20 @@ def add_keys(
 
 
 @triton.jit
-def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, scale, scores, TILE: tl.constexpr):
+def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, sequences, scale, scores, TILE: tl.constexpr):
     """One query block of one query head: b_q, b_do, b_dq are (rows, padded_d). Two phases, as in the forward."""
     i_b, i_h, i_g, start = query_block(i_program, counts, band, TILE.rows)
+    if sequences is not None:
+        first_n, first_m, band = own_band(band, sequences.queries, sequences.keys, i_b, start)
+        q, do, dq = rows_from(q, first_n), rows_from(do, first_n), rows_from(dq, first_n)
+        k, v = rows_from(k, first_m), rows_from(v, first_m)
+        lse += first_n
+        delta += first_n
+        i_b = 0
     o_i = start + tl.arange(0, TILE.rows)
     b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
     b_do = load_block(do, i_b, i_h, start, band.n, TILE.rows, TILE)
-    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, o_i, band.n, b_q.dtype == tl.float32)
+    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, b_q.dtype == tl.float32)
     b_dq = tl.zeros((TILE.rows, TILE.padded_d), tl.float32)
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
@@ -182,7 +201,7 @@ def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, scale, scores
 @triton.jit
 def split_kernel(
     q, k, v, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
-    scale, scores, DKDV: tl.constexpr, DQ: tl.constexpr,
+    sequences, scale, scores, DKDV: tl.constexpr, DQ: tl.constexpr,
 ):  # fmt: skip
     """The first batch * heads / group * ceil(m / DKDV.cols) programs write dK and dV, the others dQ.
 
@@ -192,24 +211,26 @@ def split_kernel(
     i_program = tl.program_id(0)
     if i_program < dkdv_programs:
         write_dk_dv(
-            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, scale, scores,
-            DKDV,
+            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, sequences, scale,
+            scores, DKDV,
         )  # fmt: skip
     else:
         write_dq(
-            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, scale, scores, DQ
+            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, sequences, scale,
+            scores, DQ,
         )  # fmt: skip
 
 
 @triton.jit
 def fused_kernel(
-    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores, TILE: tl.constexpr
-):
+    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores,
+    TILE: tl.constexpr,
+):  # fmt: skip
     """One key block of one key/value head per program. dq_sum (b, h, n, d) is fp32 and zero at the start.
 
     x_stream and dq_sum are TMA descriptors where TILE.tma.
     """
     write_dk_dv(
-        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, scale, scores,
-         TILE,
+        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences,
+        scale, scores, TILE,
     )  # fmt: skip

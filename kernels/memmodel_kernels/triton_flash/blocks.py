@@ -35,11 +35,15 @@ class Band(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Batches, query heads, query heads per key/value head, and heads that go through their blocks side by side."""
+    """Batches or sequences, query heads, query heads per key/value head, and rows of LSE and delta a head.
+
+    `section` heads go through their blocks side by side.
+    """
 
     batch: Any
     heads: Any
     group: Any
+    rows: Any
     section: Any
 
 

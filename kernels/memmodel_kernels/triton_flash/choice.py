@@ -32,7 +32,8 @@ def row(problem: Problem, *passes: Pass) -> Row:
 
 def rows(problem: Problem, passes: tuple[Pass, ...]) -> tuple[Row, ...]:
     """Rows of the table that a launch for this problem may use on its device, default first."""
-    device, capped = problem.device, problem.softcap is not None
+    # By pointer, as packed sequences are read, a few rows spill that do so with a cap: the same rows serve.
+    device, capped = problem.device, problem.softcap is not None or problem.packed
     how = precision(problem, passes[0]), shared_limit(device), capped
     return _rows(arch(device), problem.dtype, problem.d, passes, *how)
 
@@ -55,7 +56,7 @@ def has(problem: Problem, pass_: Pass) -> bool:
 def key(problem: Problem, passes: tuple[Pass, ...]) -> Key:
     """The key of a choice; lengths are rounded to powers of two."""
     lengths = problem.n.bit_length(), problem.m.bit_length()
-    bounds = problem.first is not None, problem.last is not None, problem.softcap is not None
+    bounds = problem.first is not None, problem.last is not None, problem.softcap is not None or problem.packed
     kind = arch(problem.device), problem.dtype.name, precision(problem, passes[0])
     return (*kind, problem.d, *bounds, problem.group, *lengths, passes)
 

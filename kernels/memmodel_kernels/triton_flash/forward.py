@@ -16,6 +16,7 @@ import triton.language as tl
 from memmodel_kernels.triton_flash.blocks import load_block, store_block
 from memmodel_kernels.triton_flash.schedule import partial_block, phases, query_block, visible
 from memmodel_kernels.triton_flash.scores import LN2, capped, weights_so_far
+from memmodel_kernels.triton_flash.sequences import own_band, rows_from
 
 
 @triton.jit
@@ -44,13 +45,19 @@ def attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scores, MAS
 
 
 @triton.jit
-def forward_kernel(q, k, v, o, lse, counts, band, scores, FLIP: tl.constexpr, TILE: tl.constexpr):
+def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, FLIP: tl.constexpr, TILE: tl.constexpr):
     """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
     What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TILE.tma.
+    Packed `sequences` are those of q (1, h, rows, d) and lse (1, h, rows), k and v; else None.
     FLIP says that the scale is negative, since a running maximum needs a positive one; scores.unit is then its size.
     """
     i_b, i_h, i_g, start = query_block(tl.program_id(0), counts, band, TILE.rows)
+    if sequences is not None:
+        first_n, first_m, band = own_band(band, sequences.queries, sequences.keys, i_b, start)
+        q, o, k, v = rows_from(q, first_n), rows_from(o, first_n), rows_from(k, first_m), rows_from(v, first_m)
+        lse += first_n
+        i_b = 0
     b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
     if FLIP:
         b_q = -b_q
@@ -70,6 +77,6 @@ def forward_kernel(q, k, v, o, lse, counts, band, scores, FLIP: tl.constexpr, TI
     m_dead = b_sum == 0.0
     b_div = tl.where(m_dead, 1.0, b_sum)
     b_lse = tl.where(m_dead, float("-inf"), b_max * scores.unit + tl.math.log2(b_div) * LN2)
-    p_lse = lse + tl.cast(i_b * counts.heads + i_h, tl.int64) * band.n + o_i
+    p_lse = lse + tl.cast(i_b * counts.heads + i_h, tl.int64) * counts.rows + o_i
     tl.store(p_lse, b_lse, mask=o_i < band.n)
     store_block(o, i_b, i_h, start, band.n, b_o / b_div[:, None], TILE.rows, TILE)

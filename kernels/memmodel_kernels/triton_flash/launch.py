@@ -2,7 +2,7 @@
 
 Allocations, in order (the memory model mirrors them event by event; nothing else is allocated):
 
-forward:          o (like q), lse (b, h, n) fp32
+forward:          o (like q), lse (b, h, n) fp32; of packed sequences, which are one batch, n is the rows of all
 backward, split:  delta (b, h, n) fp32, dq (like q), dk (like k), dv (like v)
 backward, fused:  delta (b, h, n) fp32, dk (like k), dv (like v), dq_sum (like q, but fp32 and zeroed),
                   dq (like q; in fp32 it is dq_sum itself)
@@ -28,6 +28,7 @@ from memmodel_kernels.triton_flash.blocks import Counts, Heads, Tiling
 from memmodel_kernels.triton_flash.forward import forward_kernel
 from memmodel_kernels.triton_flash.problem import Problem, check_strides
 from memmodel_kernels.triton_flash.scores import Scores
+from memmodel_kernels.triton_flash.sequences import Sequences
 
 DELTA_TILE = Tile(64, 0, warps=4)
 L2_BUDGET = 32 * 2**20  # bytes of K and V that neighbouring programs may share: the 50 to 60 MB of L2, less the rest
@@ -58,14 +59,17 @@ class Launch(NamedTuple):
             self.kernel[(self.programs,)](*self.arguments, **self.options)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, problem: Problem, sequences: Sequences | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (o, lse): o like q, lse (b, h, n) in natural log."""
     check_strides(q=q, k=k, v=v)
     row = choice.row(problem, tiles.FORWARD)
     o = torch.empty_like(q)
-    lse = q.new_empty((problem.b, problem.h, problem.n), dtype=torch.float32)
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     if o.numel():
-        forward_launch(q, k, v, o, lse, problem, row, streams_by_tma(k, v)).run(q.device)
+        tma = sequences is None and streams_by_tma(k, v)
+        forward_launch(q, k, v, o, lse, problem, row, tma, sequences).run(q.device)
     return o, lse
 
 
@@ -78,6 +82,7 @@ def backward(
     o: Tensor,
     lse: Tensor,
     problem: Problem,
+    sequences: Sequences | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (dq, dk, dv) from do, the gradient of o, and dlse, the gradient of lse, if there is one."""
     check_strides(do=do, q=q, k=k, v=v)
@@ -88,24 +93,25 @@ def backward(
     delta_launch(o, do, dlse, delta, problem).run(q.device)
     if problem.deterministic or not choice.has(problem, tiles.FUSED):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        row, tma = choice.row(problem, tiles.DKDV, tiles.DQ), streams_by_tma(q, k, v, do)
-        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma).run(q.device)
+        row, tma = choice.row(problem, tiles.DKDV, tiles.DQ), sequences is None and streams_by_tma(q, k, v, do)
+        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma, sequences).run(q.device)
         return dq, dk, dv
     dk, dv, dq_sum = torch.empty_like(k), torch.empty_like(v), torch.zeros_like(q, dtype=torch.float32)
     # The interpreter has no reduction by the copy engine.
-    row, tma = choice.row(problem, tiles.FUSED), q.is_cuda and streams_by_tma(q, do, dq_sum)
-    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma).run(q.device)
+    row, tma = choice.row(problem, tiles.FUSED), sequences is None and q.is_cuda and streams_by_tma(q, do, dq_sum)
+    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma, sequences).run(q.device)
     return dq_sum.to(q.dtype), dk, dv
 
 
 def forward_launch(
-    q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem, row: Row, tma: bool
-) -> Launch:
-    """One program per query block and head."""
+    q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem, row: Row, tma: bool,
+    sequences: Sequences | None = None,
+) -> Launch:  # fmt: skip
+    """One program per query block and head; of packed sequences, as many for each as for the longest."""
     (tile,) = row
     tiling = _tiling(problem, tile, tma, choice.precision(problem, tiles.FORWARD))
     streams = stream(k, tile.cols, tiling), stream(v, tile.cols, tiling)
-    sizes = _counts(problem), problem.band, _scores(abs(problem.unit), problem), problem.unit < 0
+    sizes = _counts(problem, lse), problem.band, sequences, _scores(abs(problem.unit), problem), problem.unit < 0
     programs = problem.b * problem.h * triton.cdiv(problem.n, tile.rows)
     return Launch(forward_kernel, programs, (_heads(q), *streams, _heads(o), lse, *sizes, tiling), tile)
 
@@ -113,14 +119,15 @@ def forward_launch(
 def delta_launch(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, problem: Problem) -> Launch:
     """One program per 64 query rows of one head."""
     tensors = _heads(o), _heads(do), None if dlse is None else _heads(dlse), delta
-    programs = problem.b * problem.h * triton.cdiv(problem.n, DELTA_TILE.rows)
+    b, h, n = delta.shape  # rows alone: it does not matter whose sequence they are
+    programs = b * h * triton.cdiv(n, DELTA_TILE.rows)
     tiling = _tiling(problem, DELTA_TILE, False, "ieee")
-    return Launch(delta_kernel, programs, (*tensors, _counts(problem), problem.n, tiling), DELTA_TILE)
+    return Launch(delta_kernel, programs, (*tensors, _counts(problem, delta), n, tiling), DELTA_TILE)
 
 
 def split_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool,
+    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None,
 ) -> Launch:  # fmt: skip
     """Every gradient by its one writer: the dK/dV programs, then the dQ programs, in one launch."""
     by_key, by_query = row
@@ -135,12 +142,12 @@ def split_launch(
     tensors = (*map(_heads, (q, k, v, do)), *streams, *map(_heads, (dq, dk, dv)), lse, delta)
     programs = problem.b * problem.g * triton.cdiv(problem.m, by_key.cols)
     programs += problem.b * problem.h * triton.cdiv(problem.n, by_query.rows)
-    return Launch(split_kernel, programs, (*tensors, *_backward_sizes(problem), dkdv, for_dq), by_key)
+    return Launch(split_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences), dkdv, for_dq), by_key)
 
 
 def fused_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dk: Tensor, dv: Tensor, dq_sum: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool,
+    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None,
 ) -> Launch:  # fmt: skip
     """The dK/dV programs add up dQ too, in fp32."""
     (tile,) = row
@@ -148,19 +155,20 @@ def fused_launch(
     q_stream, do_stream, dq_stream = (stream(x, tile.rows, tiling) for x in (q, do, dq_sum))
     tensors = (q_stream, _heads(k), _heads(v), do_stream, _heads(dk), _heads(dv), dq_stream, lse, delta)
     programs = problem.b * problem.g * triton.cdiv(problem.m, tile.cols)
-    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem), tiling), tile)
+    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences), tiling), tile)
 
 
-def _backward_sizes(problem: Problem) -> tuple[Any, ...]:
-    return _counts(problem), problem.band, problem.mirror, problem.scale, _scores(problem.unit, problem)
+def _backward_sizes(problem: Problem, lse: Tensor, sequences: Sequences | None) -> tuple[Any, ...]:
+    sizes = _counts(problem, lse), problem.band, problem.mirror, sequences
+    return *sizes, problem.scale, _scores(problem.unit, problem)
 
 
 def _scores(unit: float, problem: Problem) -> Scores:
     return Scores(unit, unit * math.log2(math.e), problem.squeeze)
 
 
-def _counts(problem: Problem) -> Counts:
-    return Counts(problem.b, problem.h, problem.group, _section(problem))
+def _counts(problem: Problem, lse: Tensor) -> Counts:
+    return Counts(problem.b, problem.h, problem.group, lse.shape[2], _section(problem))
 
 
 def _section(problem: Problem) -> int:

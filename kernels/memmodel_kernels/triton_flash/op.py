@@ -18,12 +18,14 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from memmodel.base.errors import UsageError
 from memmodel_kernels.flash import check_options
 from memmodel_kernels.triton_flash import launch
-from memmodel_kernels.triton_flash.problem import Problem, checked, described
+from memmodel_kernels.triton_flash.problem import Problem, check_sequences, checked, described
+from memmodel_kernels.triton_flash.sequences import Sequences
 
 NO_FORWARD_MODE = (
     "flash_attention has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), or "
     "scaled_dot_product_attention under sdpa_kernel(SDPBackend.MATH)"
 )
+NO_MAP = "flash_attention of packed sequences cannot be mapped: more sequences are more offsets"
 NO_SECOND_DERIVATIVE = (
     "flash_attention has no second derivative: its backward keeps no graph; use scaled_dot_product_attention under "
     "sdpa_kernel(SDPBackend.MATH)"
@@ -40,21 +42,45 @@ def attention(
     precision: str | None,
     deterministic: bool,
     softcap: float | None,
+    longest: list[int] | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(o, lse) of attention, differentiable; under autocast in its dtype."""
+    """(o, lse) of attention, differentiable; under autocast in its dtype.
+
+    `longest`: queries and keys of the longest of packed sequences, whose offsets follow.
+    """
     if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
         q, k, v = _autocast(q, k, v)
     if not torch.compiler.is_compiling():
         if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
-            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap)
+            # Nothing more is passed for a batch: each argument of `apply` costs the host time.
+            offsets = () if longest is None else (cu_seqlens_q, cu_seqlens_k)
+            lengths = None if longest is None else _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
+            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
             function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
-            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem)
+            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem, *offsets)
             return results
         if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
     check_options(causal, window, scale, softcap, deterministic)
-    o, lse = flash_attention_op(q, k, v, causal, window, scale, precision, deterministic, softcap)
+    options = causal, window, scale, precision, deterministic, softcap, longest
+    o, lse = flash_attention_op(q, k, v, *options, cu_seqlens_q, cu_seqlens_k)
     return o, lse
+
+
+def _lengths(
+    longest: list[int] | None, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, q: Tensor
+) -> tuple[int, int, int] | None:
+    """How many packed sequences there are, and the most queries and keys of one; None of a batch."""
+    if longest is None:
+        return None
+    count = check_sequences(longest, cu_seqlens_q, cu_seqlens_k, q)
+    return count, longest[0], longest[1]
+
+
+def _sequences(*offsets: Tensor | None) -> Sequences | None:
+    return Sequences(*offsets) if offsets and offsets[0] is not None else None
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
@@ -67,24 +93,25 @@ class FlashAttention(torch.autograd.Function):
     """(o, lse) of a checked problem."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Launch the forward kernel."""
-        return launch.forward(q, k, v, problem)
+    def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, *offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Launch the forward kernel. `offsets` are those of packed sequences, if these are."""
+        return launch.forward(q, k, v, problem, _sequences(*offsets))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         """Keep the inputs and outputs for backward."""
-        q, k, v = inputs[:3]
-        ctx.options = inputs[3:]
+        q, k, v, problem, *offsets = inputs
+        ctx.options = (problem,)
         # Without this, a caller who ignores the LSE would pay for a gradient of zeros, (b, h, n) in fp32.
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, *output)
+        ctx.save_for_backward(q, k, v, *output, *offsets)
 
     @staticmethod
     def backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         """Launch the backward kernels."""
-        q, k, v, o, lse = ctx.saved_tensors
-        return (*_gradients(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options), None)
+        q, k, v, o, lse, *offsets = ctx.saved_tensors
+        gradients = _gradients(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *offsets)
+        return (*gradients, None, *[None] * len(offsets))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
@@ -92,7 +119,9 @@ class FlashAttention(torch.autograd.Function):
         raise UsageError(NO_FORWARD_MODE)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> Any:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, problem: Problem, *_offsets: Any
+    ) -> Any:
         """Fold the mapped dimension into the batch."""
         return _mapped(FlashAttention, info.batch_size, in_dims, (q, k, v), problem)
 
@@ -104,12 +133,12 @@ class EagerFlashAttention(FlashAttention):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, *offsets: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Launch the forward kernel, and keep what backward needs."""
-        o, lse = launch.forward(q, k, v, problem)
+        o, lse = launch.forward(q, k, v, problem, _sequences(*offsets))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, o, lse)
+        ctx.save_for_backward(q, k, v, o, lse, *offsets)
         ctx.options = (problem,)
         return o, lse
 
@@ -119,10 +148,11 @@ class FlashAttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem,
+        *offsets: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Launch the backward kernels."""
-        return launch.backward(do, dlse, q, k, v, o, lse, problem)
+        return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(*offsets))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -141,11 +171,14 @@ class FlashAttentionBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """Fold the mapped dimension into the batch."""
-        *tensors, problem = arguments
+        tensors, problem = arguments[:7], arguments[7]
         return _mapped(FlashAttentionBackward, info.batch_size, in_dims, tensors, problem)
 
 
-def _gradients(do: Tensor, dlse: Tensor | None, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(
+    do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem,
+    *offsets: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(dq, dk, dv), as a function of their own only where somebody differentiates or maps them."""
     if is_legacy_batchedtensor(do) or (dlse is not None and is_legacy_batchedtensor(dlse)):
         raise UsageError(
@@ -154,9 +187,9 @@ def _gradients(do: Tensor, dlse: Tensor | None, *saved: Any) -> tuple[Tensor, Te
         )
     if torch.is_grad_enabled() or are_functorch_transforms_active():
         function: Any = FlashAttentionBackward
-        dq, dk, dv = function.apply(do, dlse, *saved)
+        dq, dk, dv = function.apply(do, dlse, q, k, v, o, lse, problem, *offsets)
         return dq, dk, dv
-    return launch.backward(do, dlse, *saved)
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(*offsets))
 
 
 def _or_zero(do: Tensor | None, o: Tensor) -> Tensor:
@@ -168,6 +201,8 @@ def _mapped(
     function: Any, size: int, in_dims: tuple[int | None, ...], tensors: Any, problem: Problem
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Call `function` on tensors (size * b, ...) and give the results their mapped dimension back, in front."""
+    if problem.packed:
+        raise UsageError(NO_MAP)
 
     def folded(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
@@ -190,14 +225,33 @@ def flash_attention_op(
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
     softcap: Optional[float] = None,  # noqa: UP045
+    longest: Optional[list[int]] = None,  # noqa: UP045
+    cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
+    cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
-    return launch.forward(q, k, v, checked(q, k, v, causal, window, scale, precision, deterministic, softcap))
+    lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
+    return launch.forward(q, k, v, problem, _sequences(cu_seqlens_q, cu_seqlens_k))
 
 
 @flash_attention_op.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    described(q, k, v, *options)
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+    precision: str | None,
+    deterministic: bool,
+    softcap: float | None = None,
+    longest: list[int] | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
+    described(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -216,10 +270,14 @@ def flash_attention_backward_op(
     precision: Optional[str],  # noqa: UP045
     deterministic: bool,
     softcap: Optional[float] = None,  # noqa: UP045
+    longest: Optional[list[int]] = None,  # noqa: UP045
+    cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
+    cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap)
-    return launch.backward(do, dlse, q, k, v, o, lse, problem)
+    lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(cu_seqlens_q, cu_seqlens_k))
 
 
 @flash_attention_backward_op.register_fake
@@ -227,10 +285,16 @@ def _(do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any)
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
+def _op_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *ctx.options, cu_seqlens_q, cu_seqlens_k = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k)
+
+
 def _op_backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, o, lse = ctx.saved_tensors
-    gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options)
-    return (*gradients, *[None] * len(ctx.options))
+    q, k, v, o, lse, *offsets = ctx.saved_tensors
+    gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *offsets)
+    return (*gradients, *[None] * (len(ctx.options) + len(offsets)))
 
 
-flash_attention_op.register_autograd(_op_backward, setup_context=FlashAttention.setup_context)
+flash_attention_op.register_autograd(_op_backward, setup_context=_op_setup)

@@ -31,7 +31,8 @@ class Problem:
 
     Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how fp32 is
     multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit. A `softcap` c
-    makes scores c tanh(scale S / c).
+    makes scores c tanh(scale S / c). `packed`: b sequences behind one another in a batch of one, n and m the longest
+    lengths, the bounds as if each had as many queries as keys.
     """
 
     b: int
@@ -48,6 +49,7 @@ class Problem:
     device: torch.device
     deterministic: bool = True
     softcap: float | None = None
+    packed: bool = False
 
     @property
     def group(self) -> int:
@@ -105,9 +107,14 @@ def checked(
     precision: str | None = None,
     deterministic: bool = True,
     softcap: float | None = None,
+    lengths: tuple[int, int, int] | None = None,
 ) -> Problem:
-    """Describe the call; raises UsageError that says what was given and what is supported."""
-    return _remembered(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic, softcap)
+    """Describe the call; raises UsageError that says what was given and what is supported.
+
+    `lengths`: of packed sequences their number, and the most queries and keys of one.
+    """
+    how = precision or default_precision()
+    return _remembered(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths)
 
 
 def described(
@@ -120,9 +127,11 @@ def described(
     precision: str | None,
     deterministic: bool,
     softcap: float | None = None,
+    lengths: tuple[int, int, int] | None = None,
 ) -> Problem:
     """Describe the call as `checked` does, also where sizes are symbols, which cannot be remembered."""
-    return _described(_facts(q, k, v), causal, window, scale, precision or default_precision(), deterministic, softcap)
+    how = precision or default_precision()
+    return _described(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths)
 
 
 def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
@@ -142,6 +151,7 @@ def _described(
     precision: str,
     deterministic: bool,
     softcap: float | None,
+    lengths: tuple[int, int, int] | None,
 ) -> Problem:
     check_options(causal, window, scale, softcap, deterministic)
     q, k, _, dtype, _, _, device, _, _ = facts
@@ -160,7 +170,11 @@ def _described(
     (b, h, n, d), (_, g, m, _) = q, k
     scale = d**-0.5 if scale is None else scale
     bounds, kind = band(n, m, causal, window), named(str(dtype))
-    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap)
+    if lengths is not None:
+        b, n, m = lengths
+        bounds = None if window is None else 1 - window, 0 if causal else None if window is None else window - 1
+    packed = lengths is not None
+    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap, packed)
 
 
 # A model calls with few shapes, many times. By type too: a window of 1 is no window=True.
@@ -183,6 +197,26 @@ def _check_shapes(q: Any, k: Any, v: Any) -> None:
     queries = q[1] // k[1] * q[2]
     if isinstance(queries, int) and queries > 16 * MAX_STEPS:
         raise UsageError(f"{queries} queries meet one key head: at most {16 * MAX_STEPS} may, of its group together")
+
+
+def check_sequences(longest: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, q: Tensor) -> int:
+    """The number of packed sequences, from their offsets; their values are not read, which would wait for the GPU."""
+    for name, x in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if not isinstance(x, Tensor) or x.dtype != torch.int32 or x.dim() != 1 or x.stride(0) != 1:
+            raise UsageError(f"{name} must be a contiguous int32 tensor (sequences + 1,): given {_shown(x)}")
+        if x.device != q.device:
+            raise UsageError(f"{name} must be where q is, on {q.device}: given {x.device}")
+    if cu_seqlens_q.shape != cu_seqlens_k.shape or len(cu_seqlens_q) < 2:
+        given = f"{len(cu_seqlens_q)} and {len(cu_seqlens_k)}"
+        raise UsageError(f"cu_seqlens_q and cu_seqlens_k hold one offset more than there are sequences: given {given}")
+    for name, length in zip(("max_seqlen_q", "max_seqlen_k"), longest, strict=True):
+        if isinstance(length, bool | float | str) or length < 1:
+            raise UsageError(f"{name}={length!r}: the length of the longest sequence, at least 1")
+    return len(cu_seqlens_q) - 1
+
+
+def _shown(x: Any) -> str:
+    return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
 
 
 def _check_devices(q: torch.device, k: torch.device, v: torch.device) -> None:

@@ -29,7 +29,7 @@ WARPS_PER_SM = {80: 64, 89: 48, 90: 64, 100: 64, 120: 48}
 DRIVER_SHARED = 1024  # bytes per block that the driver keeps
 ARCHITECTURES = tuple(WARPS_PER_SM)
 CAP = 50.0  # any: it is an argument of the kernel
-CAPPED = (80, 90, 100)  # where the default rows are compiled with a soft cap too
+BESIDE = (80, 90, 100)  # where the default rows are compiled with a soft cap, and for packed sequences, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Build:
     default: bool
     tma: bool
     softcap: float | None = None
+    packed: bool = False
 
     @property
     def shared_model(self) -> int:
@@ -59,13 +60,17 @@ class Build:
         first = self.row[0]
         return (
             f"sm_{self.arch} {kind} d{self.head_dim} {'+'.join(self.passes)} {shape} {first.warps}w {first.stages}s"
-            + ("" if self.tma or self.arch < 90 or self.dtype == float32 else " pointers")
+            + ("" if self.tma or self.arch < 90 or self.dtype == float32 or self.packed else " pointers")
             + ("" if self.softcap is None else " softcap")
+            + (" packed" if self.packed else "")
         )
 
 
 def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
-    """Every row of the table, and 16-bit defaults with a soft cap; on sm_90, defaults also as they run without TMA."""
+    """Every row of the table, and 16-bit defaults with a soft cap and for packed sequences, which are read by pointer.
+
+    On sm_90, defaults also as they run without TMA.
+    """
     for arch in architectures:
         for dtype, precision in ((bfloat16, "tf32"), (float32, "ieee"), (float32, "tf32x3")):
             tma = arch >= 90 and dtype != float32
@@ -75,9 +80,10 @@ def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
                         yield Build(arch, dtype, precision, head_dim, passes, row, i == 0, tma)
                         if tma and arch == 90 and i == 0:
                             yield Build(arch, dtype, precision, head_dim, passes, row, False, False)
-                    if dtype != float32 and arch in CAPPED:
-                        capped = tiles.rows(arch, dtype, head_dim, passes, precision, capped=True)
-                        yield Build(arch, dtype, precision, head_dim, passes, capped[0], True, tma, CAP)
+                    if dtype != float32 and arch in BESIDE:
+                        row = tiles.rows(arch, dtype, head_dim, passes, precision, capped=True)[0]
+                        yield Build(arch, dtype, precision, head_dim, passes, row, True, tma, CAP)
+                        yield Build(arch, dtype, precision, head_dim, passes, row, True, False, packed=True)
 
 
 def compiled(build: Build) -> dict[str, Any]:
@@ -103,14 +109,18 @@ def _launch(build: Build) -> Any:
 
     from memmodel_kernels.triton_flash import launch
     from memmodel_kernels.triton_flash.problem import Problem
+    from memmodel_kernels.triton_flash.sequences import Sequences
 
     b, h, g, n, m, d = 3, 6, 2, 4099, 4106, build.head_dim
     kind, device = getattr(torch, build.dtype.name), torch.device("meta")
-    problem = Problem(b, h, g, n, m, d, None, m - n, d**-0.5, build.precision, build.dtype, device, True, build.softcap)
-    q, o, do, dq = (torch.empty(b, h, n, d, dtype=kind, device=device) for _ in range(4))
-    k, v, dk, dv = (torch.empty(b, g, m, d, dtype=kind, device=device) for _ in range(4))
-    lse, delta = (torch.empty(b, h, n, device=device) for _ in range(2))
-    how = (problem, build.row, build.tma)
+    arithmetic = d**-0.5, build.precision, build.dtype, device, True, build.softcap, build.packed
+    problem = Problem(b, h, g, n, m, d, None, 0 if build.packed else m - n, *arithmetic)
+    sequences = Sequences(*torch.empty(2, b + 1, dtype=torch.int32, device=device)) if build.packed else None
+    batch = 1 if build.packed else b
+    q, o, do, dq = (torch.empty(batch, h, n, d, dtype=kind, device=device) for _ in range(4))
+    k, v, dk, dv = (torch.empty(batch, g, m, d, dtype=kind, device=device) for _ in range(4))
+    lse, delta = (torch.empty(batch, h, n, device=device) for _ in range(2))
+    how = (problem, build.row, build.tma, sequences)
     if build.passes == (tiles.FORWARD,):
         return launch.forward_launch(q, k, v, o, lse, *how)
     if build.passes == (tiles.FUSED,):
@@ -167,7 +177,7 @@ def triton_version() -> str:
 def sources() -> str:
     """Fingerprint of the code that decides what is compiled, but for comments and docstrings."""
     digest = hashlib.sha256()
-    for name in ("blocks", "schedule", "scores", "forward", "backward", "launch"):
+    for name in ("blocks", "schedule", "scores", "sequences", "forward", "backward", "launch"):
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
