@@ -8,12 +8,8 @@ from typing import Any
 
 def namespace(x: Any) -> Any:
     """`torch` for a torch tensor, `memmodel.recording` for a recording tensor."""
-    return _library_of(type(x).__module__)
-
-
-@cache
-def _library_of(module: str) -> Any:
-    if module.startswith("memmodel."):
+    # Not cached: torch.compile warns of functions with a cache that it meets.
+    if type(x).__module__.startswith("memmodel."):
         from memmodel import recording
 
         return recording
