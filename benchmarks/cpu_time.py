@@ -26,10 +26,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "validate")]  # also where nothing is installed
 
-from memmodel.algorithms import record  # noqa: E402
 from memmodel.attention.case import Case, make_case  # noqa: E402
 from memmodel.attention.masks import mask  # noqa: E402
 from memmodel.events.program import Launch, Program  # noqa: E402
+from memmodel.recorder import record  # noqa: E402
 from memmodel.recording import CPU  # noqa: E402
 from memmodel.step import time_of  # noqa: E402
 from memmodel.timing import Calibration, Machine  # noqa: E402
