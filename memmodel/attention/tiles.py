@@ -8,10 +8,11 @@ Architectures are compute capabilities as one number: 90 is 9.0.
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from memmodel.base.dtypes import DType, float32
 from memmodel.base.errors import UsageError
+from memmodel.base.named_tuple import NamedTuple
 
 Pass = Literal["forward", "dkdv", "dq", "fused"]
 FORWARD: Pass = "forward"

@@ -2,10 +2,11 @@
 
 import re
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from memmodel.base.errors import UsageError, unknown
 from memmodel.base.files import read_table
+from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus.gpu import Gpu
 
 _GB = 1e9

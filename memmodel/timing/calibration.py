@@ -6,7 +6,9 @@ A `Gpu` holds the vendor's values, a `Calibration` the measured ones. Its `basis
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
+
+from memmodel.base.named_tuple import NamedTuple
 
 SCHEMA = 1
 _DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")

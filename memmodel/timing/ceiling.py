@@ -5,7 +5,8 @@ plus that which no ceiling covers: its launch, work that does not overlap, the l
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from memmodel.base.named_tuple import NamedTuple
 
 LAUNCH_SECONDS = 2e-6  # gap between kernels that are queued back to back: 1 to 3 us (assumption, not calibrated)
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from memmodel.attention.case import check_size
 from memmodel.base.errors import UsageError
+from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.units import parse_size
 from memmodel.tracer.corrections.torch_types import dtype_named
 

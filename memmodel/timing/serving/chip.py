@@ -1,7 +1,6 @@
 """The values of a GPU's datasheet that a serving kernel's time depends on."""
 
-from typing import NamedTuple
-
+from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.units import MiB
 from memmodel.gpus import Gpu
 

@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from memmodel.base.errors import unknown
 from memmodel.base.files import DATA, read_bytes
+from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.sizes.dims import maximum
 from memmodel.timing.nearest import by_likeness, relation

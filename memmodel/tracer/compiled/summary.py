@@ -1,8 +1,8 @@
 """The graphs that torch.compile made of a function, and the graph breaks between them."""
 
-from typing import NamedTuple
-
 import torch
+
+from memmodel.base.named_tuple import NamedTuple
 
 _MOST_REASONS = 3
 NOT_PLANNED = (

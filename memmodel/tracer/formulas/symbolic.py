@@ -7,11 +7,12 @@ sizes asked for, equal ones made unlike (times a prime), so that letters stay ap
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import sympy
 import torch
 
+from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Program
 from memmodel.tracer.private.fake import (
     FakeTensorMode,
