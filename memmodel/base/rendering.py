@@ -7,10 +7,7 @@ result of that type is first rendered, so that computing results loads nothing t
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
+from typing import Any
 
 _RENDERERS: dict[str, Mapping[str, str]] = {}
 
@@ -43,8 +40,10 @@ class Renderable:
         found: dict[str, Any] = rendered("dict", self)
         return found
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator[Any]:
-        yield from rendered("screen", self)
+    def layout(self, room: Any) -> Iterator[Any]:
+        """Its lines in a `memmodel.report.text.Room`."""
+        for part in rendered("screen", self):
+            yield from part.layout(room)
 
     def __str__(self) -> str:
         return str(rendered("text", self))
