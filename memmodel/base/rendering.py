@@ -7,7 +7,10 @@ result of that type is first rendered, so that computing results loads nothing t
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
 
 _RENDERERS: dict[str, Mapping[str, str]] = {}
 
@@ -40,10 +43,8 @@ class Renderable:
         found: dict[str, Any] = rendered("dict", self)
         return found
 
-    def layout(self, room: Any) -> Iterator[Any]:
-        """Its lines in a `memmodel.report.text.Room`."""
-        for part in rendered("screen", self):
-            yield from part.layout(room)
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator[Any]:
+        yield from rendered("screen", self)
 
     def __str__(self) -> str:
         return str(rendered("text", self))

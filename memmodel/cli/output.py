@@ -18,10 +18,10 @@ force_option = option("--force", is_flag=True, help="Overwrite the output file."
 
 def show(*parts: Any) -> None:
     """Print in the terminal's width; into a pipe or file in 80 columns, without spaces at line ends."""
-    from memmodel.report.console import print_styled, text
+    from memmodel.report.console import Screen, text
 
     if sys.stdout.isatty():
-        print_styled(parts, sys.stdout)
+        Screen().print(*parts, sep="\n")
     else:
         sys.stdout.write("".join(text(part, width=80) for part in parts))
 

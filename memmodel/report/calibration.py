@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from rich.console import Console, Group
+from rich.text import Text
+
 from memmodel.base.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 from memmodel.gpus import Gpu
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.text import Group, Text
 from memmodel.timing import Calibration, Constant, Curve
 from memmodel.timing.calibration import CONSTANTS
 
@@ -25,7 +27,6 @@ def progress(stream: TextIO) -> Iterator[Say]:
 
         yield line
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn())
@@ -42,7 +43,7 @@ def result(calibration: Calibration, gpu: Gpu, path: str) -> Group:
     if calibration.notes:
         parts.append(below(Bullets("Notes", calibration.notes)))
     reads = "--gpu local, or --calibration" if "gpu" in machine else "--calibration"
-    return Group(*parts, Text(), Text(f"saved: {path}\npredict uses it with {reads}"))
+    return Group(*parts, Text(), Text(f"saved: {path}\npredict uses it with {reads}", overflow="fold"))
 
 
 def constant_table(calibration: Calibration, gpu: Gpu) -> Sheet:

@@ -1,84 +1,56 @@
 """Results in a terminal, a pipe, a notebook or a file. Matplotlib is imported late, since it is optional."""
 
-import os
-import sys
-from collections.abc import Iterable
-from os import PathLike, fspath
-from typing import TextIO
+import io
+import re
+from collections.abc import Iterator
+from html import escape
+from os import PathLike, fspath, path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from memmodel.base.errors import UsageError
 from memmodel.base.rendering import Drawing
-from memmodel.report.text import STYLES, Part, Room, TextLine
 
-_CSS = {
-    "bold": "font-weight: bold",
-    "dim": "opacity: 0.6",
-    "italic": "font-style: italic",
-    "underline": "text-decoration: underline",
-    "bright_yellow": "color: gold",
-}
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
-def text(result: Part, width: int = 100) -> str:
-    """`result` as text, without colours and without spaces at line ends."""
-    return "".join(f"{_plain(line)}\n" for line in result.layout(Room(width, _ascii_only(sys.stdout))))
+class Screen(Console):
+    """A console that takes text as it is: files of users name GPUs, functions and lines of code.
+
+    Square brackets are no markup, and control characters, which could drive the reader's terminal, are left out.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments to print, without control characters."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_CONTROL.sub("", segment.text), segment.style)
 
 
-def print_styled(parts: Iterable[Part], stream: TextIO) -> None:
-    """Print on a terminal, in its width; colours are left out where NO_COLOR asks for that (no-color.org)."""
-    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    room = Room(_columns(stream), dumb or _ascii_only(stream))
-    for part in parts:
-        for line in part.layout(room):
-            stream.write(f"{_plain(line) if dumb else _styled(line)}\n")
+def text(result: Any, width: int = 100) -> str:
+    """`result` as terminal text, without colours and without spaces at line ends."""
+    console = Screen(width=width, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(result)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def html(result: Part) -> str:
+def html(result: Any) -> str:
     """`result` as HTML for a notebook."""
-    from html import escape
-
-    def span(words: str, style: str) -> str:
-        looks = "; ".join(_CSS.get(word, f"color: {word}") for word in style.split())
-        return f'<span style="{looks}">{escape(words)}</span>' if looks else escape(words)
-
-    lines = ("".join(span(*segment) for segment in line) for line in result.layout(Room(100)))
-    return f"<pre>{''.join(f'{line.rstrip()}{chr(10)}' for line in lines)}</pre>"
-
-
-def _plain(line: TextLine) -> str:
-    return "".join([words for words, _ in line]).rstrip()
-
-
-def _styled(line: TextLine) -> str:
-    """A line with the terminal's codes for its styles."""
-    colors = not os.environ.get("NO_COLOR")
-    found = []
-    for words, style in line:
-        codes = [f"{STYLES[word]}" for word in style.split() if colors or STYLES[word] < STYLES["red"]]
-        found.append(f"\x1b[{';'.join(codes)}m{words}\x1b[0m" if codes and words else words)
-    return "".join(found).rstrip()
-
-
-def _columns(stream: TextIO) -> int:
-    """The terminal's width; that in COLUMNS, where it is given."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except OSError:
-        return 80
-
-
-def _ascii_only(stream: TextIO) -> bool:
-    return not (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+    console = Screen(width=100, record=True, file=io.StringIO(), force_jupyter=False)
+    console.print(result)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
 def save(picture: Drawing, file: str | PathLike[str]) -> None:
     """Draw into a file. Raises UsageError for a name that ends in neither .svg nor .png."""
     from memmodel.report.figure import drawn
 
-    kind = os.path.splitext(fspath(file))[1].lower().removeprefix(".")
+    kind = path.splitext(fspath(file))[1].lower().removeprefix(".")
     if kind not in ("svg", "png"):
         raise UsageError(f"{fspath(file)}: expected a file name that ends in .svg or .png")
     content = drawn([picture], kind)
@@ -91,8 +63,6 @@ def drawing(picture: Drawing) -> str:
     try:
         from memmodel.report.figure import drawn
     except ModuleNotFoundError:
-        from html import escape
-
         return f"<pre>{escape(str(picture))}</pre>"
     svg = drawn([picture], "svg").decode()
     return svg[svg.index("<svg") :]

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+from rich.text import Text
+
 from memmodel.attention.case import Case
 from memmodel.base.units import bytes_text, decimal_text, formula_text, number_text, seconds_text
 from memmodel.prediction import Prediction, Report, Time
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import account, verdicts
-from memmodel.report.text import Group, Text
 from memmodel.timing import Ceiling, KernelTime
 
 if TYPE_CHECKING:
@@ -24,9 +26,9 @@ def explanation(report: Report, forms: Sequence["Formulas | None"]) -> Group:
     parts += verdicts(report)
     for prediction, form in zip(report.predictions, forms, strict=True):
         parts += [Text(f"\n{prediction.title}", style="bold underline"), *_memory(prediction, report, form)]
-        parts += (below(Bullets("Work", _work(prediction, form))), below(account(prediction, most=None)))
+        parts += map(below, (Bullets("Work", _work(prediction, form)), account(prediction, most=None)))
         parts += map(below, _kernel_tables(prediction))
-    parts += (below(Bullets("Rates", _rates(report))), below(Bullets("Assumed", report.assumptions)))
+    parts += map(below, (Bullets("Rates", _rates(report)), Bullets("Assumed", report.assumptions)))
     return Group(*parts)
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.text import Text
+
 from memmodel.base.units import bytes_text, number_text
 from memmodel.models.fit import FitReport, TriedLayout
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.text import Text
 
 _SHOWN, _SHOWN_OTHERS = 10, 3
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sympy
+from rich.text import Text
 
 from memmodel.attention.case import LETTERS
 from memmodel.base.dtypes import short_name
@@ -12,7 +13,6 @@ from memmodel.base.units import formula_text
 from memmodel.closed_forms import Formulas
 from memmodel.events.moments import Branch
 from memmodel.report.sheet import Cell, Formula, Sheet, below
-from memmodel.report.text import Text
 
 if TYPE_CHECKING:
     from memmodel.tracer.formulas.closed import Forms

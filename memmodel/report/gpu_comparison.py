@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.text import Text
+
 from memmodel.attention.case import Case
 from memmodel.base.units import decimal_text, percent_text, seconds_text
 from memmodel.gpu_comparison import GpuComparison, OnGpu
 from memmodel.report.sheet import Bullets, Sheet, below
 from memmodel.report.tables import SCOPE, range_of
-from memmodel.report.text import Text
 
 _FITS = {None: "?", True: "yes", False: "NO"}
 

@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.pictures.picture import COLORS, Area, Line, Look, Mark, Picture
 from memmodel.report.style import SIZE, SMALL, mark_look
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from memmodel.base.units import bytes_text, decimal_text, number_text, percent_text, seconds_text
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GRADIENTS, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.models.capacity import ModelThreshold
@@ -14,7 +16,6 @@ from memmodel.models.step_time import StepTime
 from memmodel.report.groups import group_table
 from memmodel.report.sheet import Bullets, Phrases, Sheet, below
 from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
-from memmodel.report.text import Text
 
 if TYPE_CHECKING:
     from memmodel.tracer.against import Against

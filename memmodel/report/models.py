@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import Group
+from rich.text import Text
+
 from memmodel.models.architecture import Architecture, active_parameters, parameters
 from memmodel.models.catalogue import Listed
 from memmodel.report.sheet import Cell, Sheet
-from memmodel.report.text import Group, Text
 
 _UNVERIFIED = "not everything in it was seen in a file"
 _NORMS = {"pre": "before", "both": "before and after", "output": "after", "post": "after the sum of"}

@@ -7,9 +7,13 @@ line.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
 from memmodel.base.frozen import Frozen
 from memmodel.base.units import formula_text
-from memmodel.report.text import Column, Group, Part, Room, Table, Text, TextLine
 
 _MANY = 5  # from so many text columns on, padding is narrower, to fit 80 characters
 
@@ -51,18 +55,27 @@ class Sheet(Frozen):
         """For each column, whether it is right-aligned."""
         return [name.startswith(">") for name in self.columns]
 
-    def layout(self, room: Room) -> Iterator[TextLine]:
-        """The table in lines."""
-        columns = [
-            Column(name, right, whole=column.startswith("|") or (right and not self.wrap))
-            for column, name, right in zip(self.columns, self.names, self.right, strict=True)
-        ]
-        gap = 1 if self.tight or self.right.count(False) >= _MANY else 2
-        table = Table(columns, self.title, self.caption, gap)
+    def __rich__(self) -> Table:
+        table = Table(
+            title=self.title or None,
+            title_justify="left",
+            title_style="bold",
+            caption=self.caption or None,
+            caption_justify="left",
+            show_header=any(self.names),
+            header_style="dim",
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0 if self.tight or self.right.count(False) >= _MANY else 1),
+        )
+        for column, name, right in zip(self.columns, self.names, self.right, strict=True):
+            justify: JustifyMethod = "right" if right else "left"
+            whole = column.startswith("|") or (right and not self.wrap)
+            table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=whole)
         for i, row in enumerate(self.rows):
-            cells = (cell if isinstance(cell, Text) else cell_text(cell) for cell in row)
-            table.add(*cells, style="bold" if self.total and i == len(self.rows) - 1 else "")
-        return table.layout(room)
+            style = "bold" if self.total and i == len(self.rows) - 1 else ""
+            table.add_row(*(cell if isinstance(cell, Text) else Text(cell_text(cell)) for cell in row), style=style)
+        return table
 
 
 class Bullets(Frozen):
@@ -71,12 +84,13 @@ class Bullets(Frozen):
     title: str
     lines: Sequence[str]
 
-    def layout(self, room: Room) -> Iterator[TextLine]:
-        """The title and the lines, each after a dash."""
-        table = Table((Column(width=1), Column()), gap=1)
+    def __rich__(self) -> Group:
+        rows = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        rows.add_column(width=1)
+        rows.add_column(overflow="fold")
         for line in self.lines:
-            table.add("-", line)
-        return Group(Text(self.title, "bold"), table).layout(room)
+            rows.add_row("-", Text(line))
+        return Group(Text(self.title, style="bold"), rows)
 
 
 class Phrases(Frozen):
@@ -86,9 +100,8 @@ class Phrases(Frozen):
     phrases: Sequence[str]
     style: str = ""
 
-    def layout(self, room: Room) -> Iterator[TextLine]:
-        """The phrases in lines."""
-        return Text("\n".join(self.lines(room.width)), self.style).layout(room)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text("\n".join(self.lines(options.max_width)), style=self.style)
 
     def lines(self, width: int) -> list[str]:
         """The lines of `width` characters at most."""
@@ -108,9 +121,8 @@ class Verdict(Frozen):
     fits: bool | None
     words: str
 
-    def layout(self, room: Room) -> Iterator[TextLine]:
-        """The words in the colour of the verdict."""
-        return Text(self.words, {None: "yellow", True: "green", False: "red"}[self.fits]).layout(room)
+    def __rich__(self) -> Text:
+        return Text(self.words, style={None: "yellow", True: "green", False: "red"}[self.fits])
 
 
 def cell_text(cell: Cell) -> str:
@@ -125,9 +137,9 @@ def indented(words: str) -> str:
     return "\N{NO-BREAK SPACE}" * (len(words) - len(words.lstrip(" "))) + words.lstrip(" ")
 
 
-def below(part: Part) -> Group:
+def below(part: Any) -> Padding:
     """A part after an empty line."""
-    return Group(Text(), part)
+    return Padding(part, (1, 0, 0, 0))
 
 
 def yes_or_no(fits: bool | None) -> str:

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from rich.text import Text
+
 from memmodel.base.units import bytes_text, percent_text
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.text import Text
 from memmodel.snapshot.fragmentation import Fragmentation
 from memmodel.snapshot.history import History
 from memmodel.snapshot.owners import CodeLine, Owner

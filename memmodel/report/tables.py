@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+from rich.text import Text
+
 from memmodel.base.dtypes import short_name
 from memmodel.base.units import (
     GIGA,
@@ -22,7 +25,6 @@ from memmodel.events.origin import wildcard
 from memmodel.gpus import Gpu
 from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
-from memmodel.report.text import Group, Text
 
 if TYPE_CHECKING:
     from memmodel.models.results import ModelReport

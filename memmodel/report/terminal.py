@@ -5,14 +5,16 @@ them, other lines with their keys; a mark is its key.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from plotille import Canvas
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.picture import Area, Axis, Line, Look, Picture
-from memmodel.report.text import STYLES, Column, Group, Part, Room, Segment, Table, Text, TextLine
 
 NARROWEST = 60  # columns: below this, labels would cover the picture
 _LEFT = 12  # columns for the y axis and its labels, at least
@@ -21,26 +23,27 @@ _COLORS = {"limit": "red", "roof": "blue"} | dict(
     zip("1234567", ("yellow", "cyan", "green", "magenta", "blue", "red", "bright_yellow"), strict=True)
 )
 
-_TOO_NARROW = (
-    f"columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, or see --data and -o FILE"
-)
-_CODES = {f"{code}": style for style, code in STYLES.items()}
 _ASCII = {"▼": "^", "✖": "x", "●": "o", "■": "#", "◆": "<"}
 
 
 class Drawn:
-    """The pictures of a result, in the width of the terminal."""
+    """The pictures of a result, for `rich`, in the width of the terminal."""
 
     def __init__(self, result: object) -> None:
         self.pictures = pictures_of(result)
 
-    def layout(self, room: Room) -> Iterator[TextLine]:
-        """The pictures in lines; a sentence where there is no room."""
-        parts: Iterable[Part] = (Text(f"{room.width} {_TOO_NARROW}"),)
-        if room.width >= NARROWEST:
-            drawn = (_drawn(picture, room.width, room.ascii_only) for picture in self.pictures)
-            parts = (part for i, picture in enumerate(drawn) for part in ([Text()] if i else []) + list(picture))
-        return Group(*parts).layout(room)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        width = options.max_width
+        if width < NARROWEST:
+            yield Text(
+                f"{width} columns are too narrow for a picture, which takes {NARROWEST}: widen the terminal, "
+                "or see --data and -o FILE"
+            )
+            return
+        for i, picture in enumerate(self.pictures):
+            if i:
+                yield Text()
+            yield from _drawn(picture, width, options.ascii_only or console.is_dumb_terminal)
 
 
 def screen(result: object) -> Iterator[Drawn]:
@@ -48,7 +51,7 @@ def screen(result: object) -> Iterator[Drawn]:
     yield Drawn(result)
 
 
-def _drawn(picture: Picture, width: int, ascii_only: bool) -> Iterator[Part]:
+def _drawn(picture: Picture, width: int, ascii_only: bool) -> Iterator[RenderableType]:
     yield Text(picture.title, style="bold")
     yield Text(picture.subtitle)
     if picture.verdict is not None:
@@ -65,27 +68,32 @@ def _key(look: Look, ascii_only: bool) -> str:
 
 
 def _legend(picture: Picture) -> Table:
-    columns = map(Column, picture.columns, picture.right, picture.right)  # numbers are kept whole
-    table = Table((Column(), *columns))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    for name, numbers in zip(picture.columns, picture.right, strict=True):
+        table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
     hollow = {mark.look.key for mark in picture.marks if mark.look.fill == "hollow"}
     for entry in picture.legend:
         key = entry.look.key
-        table.add(f"{key} {key.lower()}" if key.lower() in hollow else key, *entry.cells)
+        keys = f"{key} {key.lower()}" if key.lower() in hollow else key
+        table.add_row(keys, *map(Text, entry.cells))
     return table
 
 
-def _grid(picture: Picture) -> Iterator[Part]:
+def _grid(picture: Picture) -> Iterator[RenderableType]:
     """Cells as a table, the highest row first."""
-    columns = (Column(name, right=True, whole=True) for _, name in picture.x.ticks)
-    table = Table((Column(f"{picture.y.label} \\ {picture.x.label}", right=True), *columns))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(f"{picture.y.label} \\ {picture.x.label}", justify="right")
+    for _, name in picture.x.ticks:
+        table.add_column(name, justify="right", no_wrap=True)
     cells = {(cell.x, cell.y): cell for cell in picture.cells}
     for y, name in reversed(picture.y.ticks):
         row = [cells[int(x), int(y)] for x, _ in picture.x.ticks]
-        table.add(name, *(Text("XXX", "red") if cell.share is None else cell.text for cell in row))
+        table.add_row(name, *(Text("XXX", "red") if cell.share is None else Text(cell.text) for cell in row))
     yield table
 
 
-def _chart(picture: Picture, width: int, ascii_only: bool) -> Iterator[Part]:
+def _chart(picture: Picture, width: int, ascii_only: bool) -> Iterator[RenderableType]:
     chart = _Chart(width, round(_TALL * picture.aspect), picture.x, picture.y, ascii_only)
     # From back to front: slanted lines, areas with stepped lines, level lines, marks, names.
     level = [line for line in picture.lines if line.points and line.points[0][1] == line.points[-1][1]]
@@ -223,7 +231,7 @@ class _Chart:
         labels = {self.row_of(value): label for value, label in self.y.ticks if self.y.low <= value <= self.y.high}
         for i, drawn in enumerate(self.canvas.plot(linesep="\n").split("\n")):
             label = labels.get(self.rows - 1 - i, "")
-            yield Text.assemble(f"{label:>{self.left - 1}} {bar}", *_colored(drawn.replace("⠀", " ")))
+            yield Text(f"{label:>{self.left - 1}} {bar}").append_text(Text.from_ansi(drawn.replace("⠀", " ")))
         yield Text(" " * self.left + corner + dash * self.columns)
         yield Text(" " * (self.left + 1) + self._below())
 
@@ -236,12 +244,3 @@ class _Chart:
             if start > len(line) or not line:
                 line = f"{line:<{start}}{label}"
         return line
-
-
-def _colored(drawn: str) -> Iterator[Segment]:
-    """The words of a canvas, which has the terminal's codes between them, with their colours."""
-    start, *rest = drawn.split("\x1b[")
-    yield start, ""
-    for words in rest:
-        code, _, shown = words.partition("m")
-        yield shown, _CODES.get(code, "")

@@ -5,9 +5,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
 from memmodel.base.units import MiB, bytes_text, seconds_text
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
-from memmodel.report.text import Group, Text
 
 Case = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Case], tuple[str, str]]]  # title -> (measured, predicted)
@@ -25,11 +28,8 @@ class Display:
     """Progress on stderr: a bar on a terminal, a line per case in a pipe. Use it in a `with`."""
 
     def __init__(self, total: int) -> None:
-        self._bar: Any = None  # rich's
+        self._bar: Progress | None = None
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console(stderr=True, highlight=False))
             self._task = self._bar.add_task("starting", total=total)
@@ -94,13 +94,15 @@ def _headline(found: Mapping[str, Any]) -> Text:
     """The number of promises that hold, in one or two lines."""
     promises, here = found["promises"], found["environment"]
     place = here["cpu"] if found["device"] == "cpu" else here["gpu"]
-    kept = (
+    lines = Text.assemble((place, "bold"), f", torch {here['torch']}, Python {here['python']}\n")
+    if not promises["cases"]:
+        return lines.append("no case with a promise was run", "yellow")
+    lines.append(
         f"{promises['kept']} of {promises['cases']} promised cases equal to the byte, "
         f"{promises['events_equal']} of {promises['events']} allocator events",
         "green" if promises["kept"] == promises["cases"] else "red",
     )
-    verdict = kept if promises["cases"] else ("no case with a promise was run", "yellow")
-    return Text.assemble((place, "bold"), f", torch {here['torch']}, Python {here['python']}\n", verdict)
+    return lines
 
 
 def _notes(found: Mapping[str, Any]) -> Iterator[str]:

@@ -7,15 +7,15 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from picture_cases import cases, run
+from rich.console import Console
 
 from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.pictures.timeline import timeline
-from memmodel.report.console import print_styled, text
+from memmodel.report.console import text
 from memmodel.report.terminal import NARROWEST
 
 COMMANDS = (
@@ -164,8 +164,8 @@ def shown(width: int, encoding: str = "utf-8", term: str = "xterm-256color", pic
     """A picture on a terminal of that width."""
     (case,), gpu = cases("A100", ["naive"], {"seq": 16384})
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    with mock.patch.dict(os.environ, {"COLUMNS": f"{width}", "TERM": term}):
-        print_styled([picture or timeline(case, gpu)], file)
+    console = Console(file=file, width=width, force_terminal=True, _environ={"TERM": term}, highlight=False)
+    console.print(picture or timeline(case, gpu))
     file.flush()
     return file.buffer.getvalue().decode(encoding)
 

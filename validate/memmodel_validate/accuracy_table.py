@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from memmodel.report.text import Column, Table, Text
+from rich.table import Table
+from rich.text import Text
+
 from memmodel_validate.comparison import Accuracy, Summary, summaries
 
 SCHEMA = 1
@@ -13,12 +15,14 @@ _COLUMNS = ("rows", "exact", "median", "p90", "worst", "inside", "width", "roofl
 
 def tables(found: Accuracy, by_table: bool) -> Iterator[Any]:
     """The terminal's view: a row per quantity, or one per recorded table or kernel too, and what was not judged."""
-    columns = (Column(name, right=True, whole=True) for name in _COLUMNS)
-    table = Table((Column("against every record"), *columns), gap=1, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("against every record", overflow="fold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries(found.comparisons, by_subject=False):
-        table.add(summary.quantity, *_cells(summary), style="bold" if by_table else "")
+        table.add_row(summary.quantity, *_cells(summary), style="bold" if by_table else "")
         for one in summaries(j for j in found.comparisons if j.quantity == summary.quantity) if by_table else ():
-            table.add(f"  {one.gpu}: {one.subject}", *_cells(one))
+            table.add_row(f"  {one.gpu}: {one.subject}", *_cells(one))
     yield table
     yield Text("errors are |predicted / measured - 1| on rows that no constant was fitted to;")
     yield Text("inside: measured times that lie in the interval stated for 90 % of them;")
