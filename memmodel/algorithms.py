@@ -4,14 +4,13 @@ The functions are those of `memmodel_kernels`: the same code runs on torch and i
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.attention.case import Case
 from memmodel.attention.masks import NO_MASK, Mask
 from memmodel.base.dtypes import int32
 from memmodel.base.errors import unknown
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.recording import Tensor
 from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH
 from memmodel.sizes.dims import ceil_div

@@ -6,7 +6,7 @@ Usually one expression is left, else one per region.
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Poly, PolynomialError, Symbol, sympify
@@ -14,7 +14,6 @@ from sympy import Poly, PolynomialError, Symbol, sympify
 from memmodel.algorithms import algorithm, tiles_of
 from memmodel.attention.case import SIZES, TWINS, Case, check_case
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import saved_bytes
 from memmodel.events.moments import Branch, condition, expression_of, largest_moments, moments_of
 from memmodel.events.origin import names

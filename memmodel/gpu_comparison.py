@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError, check_kind, choice, shortened, unknown
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Drawing
 from memmodel.events.program import Program
 from memmodel.gpus import Gpu, all_gpus, load_gpu

@@ -5,12 +5,11 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from memmodel.attention.case import Case
 from memmodel.base.errors import unknown
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Renderable
 from memmodel.base.units import bytes_text
 from memmodel.events.account import TensorRecord

@@ -1,7 +1,7 @@
 """Predict: record a case, replay it through the allocator, and time its kernels by the GPU's ceilings."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
@@ -10,7 +10,6 @@ from memmodel.attention.case import Case, check_size
 from memmodel.attention.masks import Mask
 from memmodel.base.dtypes import FP8, DType
 from memmodel.base.errors import UsageError, check_kind, shortened
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.cases import by_default, cases_of, on_gpu
 from memmodel.events.account import account
 from memmodel.events.liveness import step_launches

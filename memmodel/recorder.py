@@ -1,6 +1,6 @@
 """The recording of a case of attention, and what its algorithm cannot run."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.algorithms import ALGORITHMS, Algorithm, algorithm, tiles_of
@@ -9,7 +9,6 @@ from memmodel.attention.cache import PLAIN
 from memmodel.attention.case import Case
 from memmodel.base.dtypes import FP8, DType, float32, float64, int32, short_name
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Program
 from memmodel.recording import Device, Tape, Tensor
 from memmodel.sizes.dims import ceil_div, same

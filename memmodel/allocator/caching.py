@@ -8,11 +8,11 @@ garbage_collection_threshold, backend:cudaMallocAsync.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
+from typing import NamedTuple
 
 from memmodel.allocator.blocks import SMALL, Block, Pool
 from memmodel.allocator.config import AllocatorConfig
 from memmodel.allocator.segments import Driver, ExpandableSegments, Place, Source, WholeSegments
-from memmodel.base.named_tuple import NamedTuple
 
 
 class OutOfMemory(NamedTuple):

@@ -9,10 +9,9 @@ hipBLAS, docs/source/notes/hip.rst ("hipBLAS workspaces"). A handle, and so a wo
 and autograd's make two.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.units import whole
 
 DEFAULT_TORCH = "2.13"

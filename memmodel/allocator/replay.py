@@ -4,10 +4,10 @@ Phases, peaks, pictures and what-if questions all read this one replay.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
+from typing import NamedTuple
 
 from memmodel.allocator.blocks import Block
 from memmodel.allocator.caching import CachingAllocator
-from memmodel.base.named_tuple import NamedTuple
 
 MALLOC, FREE = "malloc", "free"
 KEEP = "keep"  # allocate unless the key holds a block: cuBLAS requests a workspace once and keeps it

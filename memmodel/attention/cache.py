@@ -1,7 +1,8 @@
 """The KV cache of decoding: its pages, its dtype, and the number of splits in which it is read."""
 
+from typing import NamedTuple
+
 from memmodel.base.dtypes import DType, short_name
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import Dim, ceil_div
 
 MOST_SPLITS = 128  # of flash-attention: csrc/flash_attn/flash_api.cpp, set_params_splitkv

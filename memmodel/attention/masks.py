@@ -4,10 +4,9 @@ The n queries align with the last of the m keys (bottom-right alignment): query 
 may be ints, arrays or symbols (taken as multiples of the tile); tiles are ints.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError, choice
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import Dim, ceil_div, exact_div, maximum, minimum, same, symbolic
 
 

@@ -1,9 +1,8 @@
 """Changes of the scores beside the mask: a bias, a soft cap, sinks."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError, check_kind, choice, shortened
-from memmodel.base.named_tuple import NamedTuple
 
 BIASES = ("none", "fixed", "learned", "alibi")
 BIAS_SHAPES = ("1,h", "b,1", "b,h", "1,1")  # of a bias tensor, before (queries, keys)

@@ -8,11 +8,10 @@ Architectures are compute capabilities as one number: 90 is 9.0.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.base.dtypes import DType, float32
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 
 Pass = Literal["forward", "dkdv", "dq", "fused"]
 FORWARD: Pass = "forward"

@@ -4,7 +4,7 @@ The rest of PyTorch's memory use is the same C++ code on both. Tests compare rec
 the CPU profiler of a real PyTorch; recordings on `CUDA` differ only in the fields here.
 """
 
-from memmodel.base.named_tuple import NamedTuple
+from typing import NamedTuple
 
 # Resident threads of a multiprocessor by compute capability, where not 2048 (CUDA C++ Programming Guide, "Technical
 # Specifications per Compute Capability").

@@ -6,10 +6,9 @@ commands that `memmodel.cli.clicked` makes of the same declarations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.units import parse_bytes, parse_number, parse_size
 
 COMMANDS = {

@@ -1,9 +1,8 @@
 """The account of a step: each storage with the code that made it, its owner, and whether it is alive at the peak."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.dtypes import DType
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import at_peak, states, step_start, uncounted
 from memmodel.events.origin import names, origin
 from memmodel.events.program import Alloc, Program, Save

@@ -1,8 +1,8 @@
 """The collectives of a rank's step, by kind and by the ranks that take part."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import COLLECTIVE, Launch
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save
 from memmodel.sizes.dims import Dim, maximum
 

@@ -7,12 +7,11 @@ candidates; every other moment is then proven to lie below one of them, or count
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import states
 from memmodel.events.origin import names
 from memmodel.events.program import Mark, Program

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from types import CodeType
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Program, Site
 
 LAYER_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")

@@ -7,9 +7,9 @@ raw (no allocator rounding); sizes are ints, arrays or symbols.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import CodeType
+from typing import NamedTuple
 
 from memmodel.base.dtypes import DType
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.work import Work
 from memmodel.sizes.dims import Dim, Shape
 

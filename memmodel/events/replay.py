@@ -1,11 +1,11 @@
 """Replay a program through the caching allocator: allocated and reserved bytes by phase or event, out of memory."""
 
 from collections import deque
+from typing import NamedTuple
 
 from memmodel.allocator import CachingAllocator, OutOfMemory
 from memmodel.allocator.cublas import Workspace
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import STATE, Alloc, Free, Launch, Mark, Program
 
 

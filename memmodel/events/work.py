@@ -4,8 +4,8 @@ One fused multiply-add counts as 2 FLOP, here and everywhere.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import Dim
 
 

@@ -8,7 +8,7 @@ once, and programs refer to them by number.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Function, Symbol
@@ -19,7 +19,6 @@ from memmodel.attention.case import PHASES, Case
 from memmodel.attention.masks import Mask
 from memmodel.attention.tiles import Tile
 from memmodel.base.dtypes import dtype
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.closed_forms import SYMBOLS, WINDOW
 from memmodel.events.groups import groups_of
 from memmodel.events.liveness import states, uncounted

@@ -1,12 +1,11 @@
 """A GPU: its rates and sizes in SI base units (FLOP/s, byte/s, byte, Hz, W), each with its source."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.base.dtypes import DType, peak_name
 from memmodel.base.errors import UsageError, unknown
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus.keys import PEAK_NAMES, file_key, source_text
 
 Pipe = Literal["tensor", "vector"]

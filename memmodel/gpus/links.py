@@ -2,11 +2,10 @@
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError, unknown
 from memmodel.base.files import read_table
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus.gpu import Gpu
 
 _GB = 1e9

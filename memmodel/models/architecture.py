@@ -5,10 +5,9 @@ may be symbols, but for the number of layers.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import Dim
 
 Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "head"]

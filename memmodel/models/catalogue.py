@@ -1,9 +1,8 @@
 """The models that `--like` takes: their configurations, sizes and sources."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError, unknown
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.architecture import Architecture
 
 

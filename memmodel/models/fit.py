@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Renderable
 from memmodel.base.units import percent_text
 from memmodel.events.groups import by_kind, groups_at_peak

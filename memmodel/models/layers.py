@@ -7,9 +7,8 @@ repeats. Expanding the shorter by one period must give the longer, event by even
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import OUTSIDE_A_STEP
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Wait
 from memmodel.events.work import Work

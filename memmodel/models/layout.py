@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memmodel.base.errors import UsageError
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from memmodel.models.architecture import Architecture

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.dtypes import short_name
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.events.liveness import at_peak, states, uncounted
 from memmodel.events.program import Alloc, Mark, Program, Save

@@ -5,8 +5,8 @@ that their formats take, and the kernels that read them read so much less. Produ
 """
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Alloc, Event, Launch, Program
 from memmodel.models.architecture import LayerKind, Weight, layer_weights
 from memmodel.models.kv_cache import kept_tokens, layer_token_bytes

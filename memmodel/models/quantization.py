@@ -6,8 +6,8 @@ Microscaling specification and NVIDIA's; of NF4 and int8, bitsandbytes functiona
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
 from memmodel.sizes.dims import Dim, ceil_div
 

@@ -1,9 +1,9 @@
 """The results of a model's prediction as frozen data."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Renderable
 from memmodel.events.account import TensorRecord
 from memmodel.events.work import Work

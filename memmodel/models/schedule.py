@@ -1,8 +1,8 @@
 """Micro-batches through pipeline stages: which runs when, and how long a step of them takes."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.layout import Layout
 
 

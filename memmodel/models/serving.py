@@ -1,9 +1,9 @@
 """Serving a model: what a token of context takes, how much fits, and the times of a prompt and of a token."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu
 from memmodel.models.architecture import parameters
 from memmodel.models.capacity import model_threshold

@@ -1,9 +1,10 @@
 """A model's step: the architecture, the sizes, and the choices that decide what it allocates."""
 
+from typing import NamedTuple
+
 from memmodel.base.device import CUDA, Device
 from memmodel.base.dtypes import DType, bfloat16, short_name
 from memmodel.base.frozen import Frozen
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.architecture import Architecture
 from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 from memmodel.sizes.dims import Dim

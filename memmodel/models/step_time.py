@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.communication import Collective, collectives
 from memmodel.events.program import COLLECTIVE, Event, Launch, Mark, Program
 from memmodel.gpus.links import Node

@@ -1,9 +1,9 @@
 """The tensors of a model's weights: as they are, in 4 bits, and with low-rank adapters beside them."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from memmodel.base.dtypes import DType, float32, uint8
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.architecture import Weight
 from memmodel.models.quantization import NF4_BLOCK, SCALE_BLOCK
 from memmodel.models.setting import Adapter, ModelCase

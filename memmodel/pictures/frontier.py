@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import LARGEST, Case, check_size
 from memmodel.base.errors import UsageError, choice
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Drawing
 from memmodel.base.search import last_true
 from memmodel.cases import on_gpu

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.pictures.roofline import Roofline, model_roofline, roofline
 from memmodel.pictures.timeline import Timeline, model_timeline, timeline
 from memmodel.prediction import Report

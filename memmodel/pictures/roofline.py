@@ -5,10 +5,10 @@ Williams, Waterman and Patterson, "Roofline" (2009): FLOP/s against FLOP per byt
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.base.dtypes import DType, short_name
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Drawing
 from memmodel.events.liveness import step_launches
 from memmodel.events.program import Program

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from memmodel.algorithms import algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Drawing
 from memmodel.events.groups import group_of, kind_of
 from memmodel.events.liveness import OUTSIDE_A_STEP, State, states

@@ -7,10 +7,10 @@ scores (Dao, "FlashAttention-2", arXiv 2307.08691, algorithm 2).
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from memmodel.attention.masks import triangle
 from memmodel.base.dtypes import float32, uint8
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Launch
 from memmodel.rules.flash_buffers import (
     LARGE_SHARED_MEMORY,

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Launch
 from memmodel.rules.operator import RULES, SHAPES, Call, Freed, NotKnown, Result, Rule, Scratch, Shaper, Spec, rule_of
 from memmodel.sizes.dims import Dim, Size, product

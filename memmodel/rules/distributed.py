@@ -4,9 +4,8 @@ A group is the numbers of its ranks. Nothing is sent: the launch says what a ran
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import COLLECTIVE
 from memmodel.rules.collectives import C10D
 from memmodel.rules.dispatch import several

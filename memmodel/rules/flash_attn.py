@@ -6,12 +6,11 @@ sequences lie behind one another. Sources: Dao-AILab/flash-attention v2.8.3, fla
 mha_varlen_bwd).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
 from memmodel.base.dtypes import bfloat16, float16, float32, int64
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.rules.dispatch import aten, several
 from memmodel.rules.flash_buffers import (
     LARGE_SHARED_MEMORY,

@@ -6,12 +6,11 @@ aten/src/ATen/native/transformers/cuda/flash_attn.
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
 from memmodel.base.device import Device
 from memmodel.base.dtypes import DType, float32
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Launch
 from memmodel.rules.operator import Scratch, kernel, zeroed
 from memmodel.sizes.dims import Dim, ceil_div, each, exact_div, minimum, same, symbolic

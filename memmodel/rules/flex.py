@@ -6,12 +6,11 @@ flex_attention.py (BlockMask, blocks of 128 queries by 128 keys). The partitione
 which backward does not read, and what combines the splits of a decoding to be one kernel beside its row maxima.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
 from memmodel.base.dtypes import bfloat16, float16, float32, int32
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.work import Work
 from memmodel.rules.copies import empty
 from memmodel.rules.dispatch import several

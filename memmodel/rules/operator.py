@@ -11,11 +11,10 @@ Rules compute with sizes that are ints, arrays or symbols.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.device import Device
 from memmodel.base.dtypes import DType
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
 from memmodel.sizes.dims import Dim, Shape, product

@@ -5,9 +5,7 @@ _scaled_dot_product_attention_math, pre_process_group_query_attention_input, con
 """
 
 from collections.abc import Callable
-from typing import Any
-
-from memmodel.base.named_tuple import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Library(NamedTuple):

@@ -6,10 +6,9 @@ operands take the loop that computes addresses).
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.dtypes import DType, bool_, float32, int64, promote
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Launch
 from memmodel.rules.operator import RESULTS, Call, Spec, Step, Steps, kernel, makes, rule, scratch_like
 from memmodel.sizes.dims import Dim, Shape, same, same_shape

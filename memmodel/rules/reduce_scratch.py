@@ -8,8 +8,8 @@ Sizes are ints or arrays.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import Dim, ceil_div, hint, in_array, maximum, minimum, product, same
 from memmodel.tensors.layout import Strided
 

@@ -10,10 +10,10 @@ releases, 0.9 (torch 2.7) took head dims to 512, 0.12 (torch 2.13) values of ano
 """
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from memmodel.base.dtypes import DType, bfloat16, bool_, float16, float32, float64
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 
 FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
 ALL = frozenset((FLASH, EFFICIENT, CUDNN, MATH))

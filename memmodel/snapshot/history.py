@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Snapshot
 
 _SEGMENTS = frozenset({*GROW, *SHRINK})

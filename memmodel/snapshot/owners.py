@@ -5,9 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.snapshot.history import Recorded
 from memmodel.snapshot.snapshot import ALLOC, FREED, Snapshot
 

@@ -7,9 +7,8 @@ leaves this to the model; and the refused request bounds the memory there was. T
 
 from collections.abc import Iterator
 from itertools import groupby, islice, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.snapshot.history import History
 from memmodel.snapshot.snapshot import GROW, OUT_OF_MEMORY, Snapshot
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,6 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.config import INTERVALS
 from memmodel.base.checked import checked
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.snapshot.alloc_conf import AllocConf, parse_alloc_conf
 from memmodel.snapshot.unpickle import load_plain, uncollected
 

@@ -8,12 +8,12 @@ free block. Otherwise the block is assumed to have had no rest.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig, CachingAllocator
 from memmodel.allocator.blocks import SMALL, SMALL_SEGMENT, Block
 from memmodel.allocator.replay import Blocks
 from memmodel.allocator.segments import ExpandableSegments
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.snapshot.history import StartBlock
 from memmodel.snapshot.snapshot import ALLOC, FREED, GROW, SHRINK, Event, Segment, Snapshot
 

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.device import CUDA, Device
 from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Save, Site, Wait
 from memmodel.events.work import Work
 from memmodel.sizes.dims import Dim, Shape

@@ -6,9 +6,7 @@ A `Gpu` holds the vendor's values, a `Calibration` the measured ones. Its `basis
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any
-
-from memmodel.base.named_tuple import NamedTuple
+from typing import Any, NamedTuple
 
 SCHEMA = 1
 _DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp64")

@@ -5,8 +5,7 @@ plus that which no ceiling covers: its launch, work that does not overlap, the l
 """
 
 from collections.abc import Iterable, Mapping
-
-from memmodel.base.named_tuple import NamedTuple
+from typing import NamedTuple
 
 LAUNCH_SECONDS = 2e-6  # gap between kernels that are queued back to back: 1 to 3 us (assumption, not calibrated)
 

@@ -6,9 +6,9 @@ the groups of a parallel layout do: a group has its part of the network's ports.
 
 from collections.abc import Callable
 from math import ceil
+from typing import NamedTuple
 
 from memmodel.base.errors import choice
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus.links import Node
 from memmodel.timing.nccl import Candidate, Group, candidates
 

@@ -11,7 +11,7 @@ filled ahead hides all of it, as in a CUDA graph and in benchmarks that start ca
 takes nothing.
 """
 
-from memmodel.base.named_tuple import NamedTuple
+from typing import NamedTuple
 
 START = {"forward": 3, "backward": 6}  # operations as long as which a call starts and ends; fitted at n = 1024
 COMPILED_FIRST = {"forward": 1.0, "backward": 0.4}  # share of a compiled call's host time before its first kernel

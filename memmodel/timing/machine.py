@@ -1,8 +1,9 @@
 """A machine for the time model: a GPU's datasheet, with a calibration's measured values in its place."""
 
+from typing import NamedTuple
+
 from memmodel.allocator.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.base.dtypes import DType, peak_name
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu
 from memmodel.timing.calibration import Calibration, Constant
 from memmodel.timing.host import ANY_HOST, NO_HOST, Hosts, around, host_of

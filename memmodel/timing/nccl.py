@@ -10,8 +10,8 @@ to be turned on, and the CPU's share: an Intel host is taken.
 
 from collections.abc import Iterator
 from math import floor, inf, log2
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus.links import Node
 
 PROTOCOLS = ("LL", "LL128", "Simple")

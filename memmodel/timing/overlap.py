@@ -6,8 +6,8 @@ not modelled.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import COLLECTIVE, Event, Launch, Wait
 
 

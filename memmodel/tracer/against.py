@@ -4,10 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.groups import ACTIVATIONS, by_kind, kind_of
 from memmodel.gpus import Gpu
 from memmodel.models.setting import EAGER, SDPA, ModelCase

@@ -7,9 +7,8 @@ two runs tell. Amounts that are sums over all layers grow by as much for each.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.origin import wildcard
 from memmodel.events.program import Alloc, Event, Free, Launch, Program, Release, Save
 from memmodel.events.work import Work

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from torch import Tensor, nn, optim
 
 from memmodel.base.errors import UsageError, choice, unknown
-from memmodel.base.named_tuple import NamedTuple
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",

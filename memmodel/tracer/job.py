@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import parse_torch_version
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
 from memmodel.tracer.alike import Alike, extrapolated

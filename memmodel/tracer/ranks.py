@@ -6,8 +6,8 @@ for their place in a pipeline. Those between the ends are taken as the first.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.prediction import Memory
 
 _STAGES = ("pp", "pipe", "pipeline", "stage", "stages")  # what a mesh's dimension of pipeline stages is called

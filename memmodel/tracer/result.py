@@ -1,12 +1,11 @@
 """The result of a trace, as frozen data that renders itself."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import DEFAULT_TORCH
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.rendering import Renderable, rendered
 from memmodel.events.account import TensorRecord
 from memmodel.events.communication import Collective

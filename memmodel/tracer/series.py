@@ -1,8 +1,8 @@
 """Where a run with one layer more differs from one with fewer: stretches that repeat what is before them."""
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.origin import wildcard
 from memmodel.events.program import Alloc, Launch
 from memmodel.events.work import Work

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from memmodel.attention.case import check_size
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.base.units import parse_size
 from memmodel.tracer.corrections.torch_types import dtype_named
 

@@ -1,10 +1,9 @@
 """The time to expect of one call of attention in a serving stack: prefill, or decoding with a cache."""
 
 from math import exp
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.attention.case import Case
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu
 from memmodel.timing.ceiling import Ceiling, KernelTime, at_slowest
 from memmodel.timing.serving.chip import chip_of

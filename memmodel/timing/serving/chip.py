@@ -1,6 +1,7 @@
 """The values of a GPU's datasheet that a serving kernel's time depends on."""
 
-from memmodel.base.named_tuple import NamedTuple
+from typing import NamedTuple
+
 from memmodel.base.units import MiB
 from memmodel.gpus import Gpu
 

@@ -11,8 +11,9 @@ hit = 1 - missed is the share of K and V that L2 holds since the call before: se
 do these times. Cubes stand for an overlap that is nearly whole: the longer of two counts, and both if they are equal.
 """
 
+from typing import NamedTuple
+
 from memmodel.attention.case import Case
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.rules import flash_buffers
 from memmodel.sizes.dims import ceil_div, each, maximum, minimum
 from memmodel.timing.serving.chip import Chip

@@ -7,11 +7,10 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.errors import unknown
 from memmodel.base.files import DATA, read_bytes
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.sizes.dims import maximum
 from memmodel.timing.nearest import by_likeness, relation

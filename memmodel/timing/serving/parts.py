@@ -1,9 +1,8 @@
 """The time of a call, part by part. Seconds are floats, or arrays with an element for each row of a table."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import maximum
 
 Seconds = Any

@@ -8,8 +8,9 @@
 The same code runs on ints and on arrays, one element for each row of a table: fits use arrays.
 """
 
+from typing import NamedTuple
+
 from memmodel.attention.case import Case
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import ceil_div, maximum
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.parts import Parts, Seconds, bytes_of_a_key, bytes_of_queries

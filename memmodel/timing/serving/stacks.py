@@ -5,10 +5,9 @@ gives a program to every query head, or by the one that packs the query heads of
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.attention.case import Case
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.sizes.dims import maximum
 from memmodel.timing.serving.chip import Chip
 

@@ -3,9 +3,8 @@
 import ast
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.origin import origin
 from memmodel.events.program import Site
 from memmodel.tracer.compiled.places import site_of

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 from memmodel.base.errors import UsageError, unknown
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import alive_at
 from memmodel.events.program import Mark, Program
 from memmodel.tracer.compiled.compiler import Compiler

@@ -1,8 +1,8 @@
 """The graphs that torch.compile made of a function, and the graph breaks between them."""
 
-import torch
+from typing import NamedTuple
 
-from memmodel.base.named_tuple import NamedTuple
+import torch
 
 _MOST_REASONS = 3
 NOT_PLANNED = (

@@ -4,12 +4,11 @@ Source: aten/src/ATen/native/transformers/attention.cpp. Which kernel it is, `me
 kernels allocate and compute is in `memmodel.rules.attention`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.rules.plain_attention import Library, plain
 from memmodel.rules.sdpa import CUDNN, EFFICIENT, FLASH, MATH, Mask, SdpaCall
 from memmodel.tracer.corrections.torch_types import kind_of, number

@@ -13,12 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.liveness import states, uncounted
 from memmodel.events.origin import LAYER_NUMBER, wildcard
 from memmodel.events.program import Alloc, Launch, Mark, Program, Site

@@ -7,12 +7,11 @@ sizes asked for, equal ones made unlike (times a prime), so that letters stay ap
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 import torch
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Program
 from memmodel.tracer.private.fake import (
     FakeTensorMode,

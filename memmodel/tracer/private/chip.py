@@ -8,13 +8,12 @@ choices.py (reduction_split_factor), scheduler.py (create_backend), utils.py (us
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 from memmodel.base.device import threads_per_sm
-from memmodel.base.named_tuple import NamedTuple
 
 _REGISTERS_PER_SM = 65536
 _BFLOAT16 = 80  # from this compute capability on Inductor compiles bfloat16

@@ -9,12 +9,10 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-
-from memmodel.base.named_tuple import NamedTuple
 
 # No files, no worker processes, no benchmarks: pad_mm and autotuning would time kernels.
 _INDUCTOR = {

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -16,7 +16,6 @@ import torch.utils.checkpoint
 from torch.nn.utils import clip_grad
 
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.tracer.private.autograd import (
     kept_by,
     label_of,

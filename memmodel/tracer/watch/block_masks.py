@@ -6,13 +6,12 @@ Tensors that the function reads and whose data a trace does not have are taken a
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.tracer.corrections.torch_types import number
 from memmodel.tracer.private.dispatch import tree_map_only, without_function_modes, without_modes
 from memmodel.tracer.private.fake import is_fake

@@ -3,14 +3,13 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError, unknown
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.events.program import Program, Release, Save, Site
 from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.chip import Chip

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 from memmodel.attention.case import check_size
 from memmodel.base.errors import UsageError
-from memmodel.base.named_tuple import NamedTuple
 from memmodel.models.layout import MOST_GPUS
 from memmodel.tracer.corrections import reducer
 from memmodel.tracer.private import distributed
