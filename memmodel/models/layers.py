@@ -3,6 +3,9 @@
 The layers of a model repeat with a period, and so do their events: those of a layer differ from those of the one a
 period before only in the storages that they name. Two recordings, of few layers and of one period more, show what
 repeats. Expanding the shorter by one period must give the longer, event by event; otherwise there is no expansion.
+
+For memory, one recording of two periods is enough: these must take and give back the same, and nothing outside of the
+layers may be made of what they hold. Only the work of kernels outside, such as the optimizer's, is then not known.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,16 +50,20 @@ def repetition(kinds: Sequence[Any]) -> Repetition:
 
 
 class Recording(NamedTuple):
-    """A program, with the layer of each event: by the scopes of its tape, else that of the storage that it names."""
+    """A program, with the layer of each event: by the scopes of its tape, else that of the storage that it names.
+
+    `read_outside`: the layers of which something outside of all layers is made.
+    """
 
     program: Program
     scopes: Sequence[tuple[int, Scope]]
     layers: dict[int, int]
+    read_outside: set[int]
 
     @classmethod
     def of(cls, tape: Tape, program: Program) -> "Recording":
         """The recording of a tape."""
-        return cls(program, tape.scopes, tape.layers)
+        return cls(program, tape.scopes, tape.layers, tape.read_outside)
 
     def blocks(self) -> "Iterator[Block]":
         """Neighbouring events of one layer."""
@@ -102,13 +109,17 @@ def _numbered(events: Iterable[Event]) -> list[Event]:
 
 
 class Expansion:
-    """A recording with one of its periods repeated `times` times more; `more` is the one of one period more.
+    """A recording with one of its periods repeated `times` times more.
 
     Copy 0 of the period is the one recorded; a storage of copy c has the key of copy 0's plus c * `stride`.
-    Raises Irregular where expanding `few` by one does not give `more`.
     """
 
-    def __init__(self, few: Recording, more: Recording, repeats: Repetition) -> None:
+    def __init__(self, few: Recording, more: Recording | None, repeats: Repetition) -> None:
+        """`more` is the recording of one period more; without it, memory alone is expanded.
+
+        Raises Irregular where expanding `few` by one does not give `more`, or where the two periods of a single
+        recording differ.
+        """
         self.few, self.period = few, repeats.period
         self.first = repeats.before + repeats.margin  # the first layer of the period that is repeated
         self.last = self.first + self.period  # the first layer after it
@@ -118,15 +129,41 @@ class Expansion:
             (place, [event for block in of_place for event in block.events])
             for place, of_place in groupby(blocks, key=lambda block: self._place(block.layer))
         ]
-        self.outside = _outside(blocks), _outside(more.blocks())
+        self.outside = _outside(blocks), _outside(blocks if more is None else more.blocks())
         self.ordinals: dict[int, int] = {}  # storage of a layer -> how many its layer made before it
         self.places: dict[tuple[int, int], int] = {}
         counts: dict[int, int] = {}
         for key, layer in few.layers.items():
             self.ordinals[key] = counts[layer] = counts.get(layer, -1) + 1
             self.places[layer, counts[layer]] = key
-        if _numbered(self.events(1)) != _numbered(more.program.events):
+        if more is None:
+            self._check_periods(blocks)
+        elif _numbered(self.events(1)) != _numbered(more.program.events):
             raise Irregular
+
+    def _check_periods(self, blocks: Iterable[Block]) -> None:
+        """Raise Irregular unless the period after the repeated one is like it, and nothing outside is made of them."""
+        found: dict[int | None, list[list[tuple[Any, ...]]]] = {}
+        for block in blocks:
+            found.setdefault(block.layer, []).append(self._requests(block))
+        for layer in range(self.first, self.last):
+            if found.get(layer) != found.get(layer + self.period):
+                raise Irregular
+        if any(self.first <= layer < self.last + self.period for layer in self.few.read_outside):
+            raise Irregular
+
+    def _requests(self, block: Block) -> list[tuple[Any, ...]]:
+        """What a layer's events ask of the allocator, in terms that do not depend on the layer."""
+        return [
+            (
+                type(event),
+                event.nbytes if isinstance(event, Alloc) else 0,
+                self.few.layers[event.key] - (block.layer or 0) if event.key in self.few.layers else None,
+                self.ordinals.get(event.key, event.key),
+            )
+            for event in block.events
+            if isinstance(event, Alloc | Free)
+        ]
 
     def program(self, times: int) -> Program:
         """The program with its period repeated."""

@@ -7,7 +7,7 @@ from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.models.choices import usual_targets
-from memmodel.models.program import live_peak, program_of
+from memmodel.models.program import live_peak, memory_program
 from memmodel.models.setting import EAGER, Adapter, ModelCase
 from memmodel.prediction import Memory, Mitigation
 from memmodel.step import allocated_peak, room_bytes
@@ -31,7 +31,7 @@ def mitigations(case: ModelCase, before: Memory, gpu: Gpu, config: AllocatorConf
         if room is not None and live > room:
             peak, less = live, before.live_peak_bytes - live
         else:
-            peak, fits = allocated_peak(program_of(changed), case.torch, gpu, settings)
+            peak, fits = allocated_peak(memory_program(changed), case.torch, gpu, settings)
             less = before.allocated_peak_bytes - peak
         if less > 0 or (fits and before.fits is False):  # other settings of the allocator leave the peak as it is
             found.append(Mitigation(change, peak, less, fits))

@@ -35,6 +35,14 @@ def _program(case: ModelCase) -> Program:
     return packed(record.record(mine), mine)
 
 
+def memory_program(case: ModelCase) -> Program:
+    """The program of `program_of` for its allocations alone, at half the cost: not all work is in it."""
+    if case.framework == "megatron":
+        return program_of(case)
+    mine = share(case)
+    return packed(record.record_memory(mine), mine)
+
+
 def live_peak(case: ModelCase) -> int:
     """The most live bytes of a step of the case's rank, as `summary` of its program, often at less cost."""
     if case.framework == "megatron" or case.phase != "train":  # what is recorded is changed afterwards

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel import recording
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
@@ -36,9 +36,18 @@ def record(case: ModelCase) -> Program:
     return record_in_full(case)
 
 
+def record_memory(case: ModelCase) -> Program:
+    """The program that `record` gives, at half the cost; the work of kernels outside of the layers is that of few."""
+    expansion, times = _repeated_memory(case)
+    with suppress(Irregular):
+        if expansion is not None:
+            return expansion.program(times)
+    return record_in_full(case)
+
+
 def live_peak(case: ModelCase) -> Dim:
     """The most live bytes of the step that `record` gives; layers that are repeated are not all gone through."""
-    expansion, times = _repeated(case)
+    expansion, times = _repeated_memory(case)
     with suppress(Irregular):
         if expansion is not None:
             return expansion.live_peak(times)
@@ -50,13 +59,40 @@ def record_in_full(case: ModelCase) -> Program:
     return _recorded(case).program
 
 
+class _Short(NamedTuple):
+    """A case of few layers, and one of a period more: the former's is repeated so many `times`."""
+
+    few: ModelCase
+    more: ModelCase
+    repeats: Repetition
+    times: int
+
+
 def _repeated(case: ModelCase) -> tuple[Expansion | None, int]:
     """The recording of a few layers, and how often one of its periods is to be repeated; None where none can be."""
+    short = _shortened(case)
+    if short is None:
+        return None, 0
+    return _expansion(short.few, short.more, short.repeats, isinstance(case.seq, Size)), short.times
+
+
+def _repeated_memory(case: ModelCase) -> tuple[Expansion | None, int]:
+    """`_repeated` for memory alone: on one GPU a single recording shows it, mostly."""
+    short = _shortened(case)
+    # Sizes with letters are recorded for formulas too: that recording is remembered.
+    if short is None or case.layout.world > 1 or isinstance(case.seq, Size):
+        return _repeated(case)
+    alone = _alone(short.more, short.repeats)
+    return (alone, short.times - 1) if alone is not None else _repeated(case)
+
+
+def _shortened(case: ModelCase) -> _Short | None:
+    """The cases to record in place of one with many layers; None where layers cannot be repeated, or are few."""
     from memmodel_kernels.offloading import KEPT_ON_DEVICE
 
     layers, repeats, stages = case.arch.layers, repetition(case.arch.kinds()), 1
     if case.layout.virtual_stages > 1:  # each of them would grow
-        return None, 0
+        return None
     if case.framework == "megatron":  # whose case is that of all stages
         stages = case.layout.stages
         layers //= stages
@@ -66,11 +102,11 @@ def _repeated(case: ModelCase) -> tuple[Expansion | None, int]:
         repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
     fewest = repeats.fewest(layers)
     if layers <= fewest + repeats.period:
-        return None, 0
+        return None
     few, more = (
         replace(case, arch=replace(case.arch, layers=stages * count)) for count in (fewest, fewest + repeats.period)
     )
-    return _expansion(few, more, repeats, isinstance(case.seq, Size)), (layers - fewest) // repeats.period
+    return _Short(few, more, repeats, (layers - fewest) // repeats.period)
 
 
 @lru_cache(maxsize=2)
@@ -82,6 +118,15 @@ def _expansion(few: ModelCase, more: ModelCase, repeats: Repetition, lettered: b
     """
     try:
         return Expansion(_recorded(few), _recorded(more), repeats)
+    except Irregular:
+        return None
+
+
+@lru_cache(maxsize=2)
+def _alone(more: ModelCase, repeats: Repetition) -> Expansion | None:
+    """The memory of a recording with two periods; None where they differ. The last two are remembered."""
+    try:
+        return Expansion(_recorded(more), None, repeats)
     except Irregular:
         return None
 

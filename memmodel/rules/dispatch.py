@@ -1,6 +1,6 @@
 """Run an operator on recording tensors: play the steps of its rule onto their tape."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ def several(
         plan = _remembered(*call, known, written, _repeated(args, mutated), options)
     except TypeError:  # sizes that cannot be a key: arrays
         plan = _planned(*call, args, mutated, named)
+    if tape.scope.layer is None and (plan.scratch or (plan.results and not after)):
+        tape.read_outside.update(tape.layers[key] for key in _storages((*args, *mutated)) if key in tape.layers)
     made = _played(plan, tape, label, "temporary" if temporary else "tensor", after)
     for x in mutated:
         x.storage.version += 1  # backward refuses a saved tensor that was written since
@@ -80,9 +82,10 @@ class _Birth(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What an operator does: the number of its results, its name in accounts, and its steps."""
+    """What an operator does: the number of its results, whether it takes scratch, its name in accounts, its steps."""
 
     results: int
+    scratch: bool
     name: str
     steps: Sequence[_Birth | Freed | Launch | NotKnown]
 
@@ -141,7 +144,7 @@ def _planned(
                 steps.append(_Birth(None, step.nbytes, Spec(step.shape, step.dtype), None, step.name, step.role))
         else:
             steps.append(step)
-    return _Plan(len(specs), name, steps)
+    return _Plan(len(specs), any(type(step) is _Birth and step.place is None for step in steps), name, steps)
 
 
 def _layout_of(spec: Spec) -> Strided | None:
@@ -183,6 +186,15 @@ def _repeated(args: Sequence[Any], mutated: Sequence[Tensor]) -> tuple[int, ...]
     places: dict[int, int] = {}
     first = tuple([places.setdefault(number, place) for place, number in enumerate(tensors)])
     return first if len(places) < len(first) else ()
+
+
+def _storages(args: Sequence[Any]) -> Iterator[int]:
+    """The storages of the tensors among operands."""
+    for x in args:
+        if isinstance(x, Tensor):
+            yield x.storage.key
+        elif type(x) in _LISTS:
+            yield from _storages(x)
 
 
 def _played(

@@ -65,6 +65,7 @@ class Tape:
         self.scope = Scope()
         self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)
         self.layers: dict[int, int] = {}  # storage -> layer whose scope it was born in
+        self.read_outside: set[int] = set()  # layers that an operator outside of all layers read, to allocate
         self._sites = sites
         self._keys = 0
         self._open = False

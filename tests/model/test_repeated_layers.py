@@ -7,11 +7,12 @@ import pytest
 from training import llama
 
 from memmodel.events.liveness import summary
-from memmodel.events.program import Launch, Mark, Program
+from memmodel.events.program import Alloc, Free, Launch, Mark, Program
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layers import Repetition, repetition
-from memmodel.models.record import live_peak, record, record_in_full
-from memmodel.models.setting import ModelCase
+from memmodel.models.record import live_peak, record, record_in_full, record_memory
+from memmodel.models.setting import Adapter, ModelCase
+from memmodel_kernels.optimizers import OPTIMIZERS
 
 
 def canonical(program: Program) -> tuple[Any, ...]:
@@ -52,6 +53,35 @@ def test_layers_that_alternate(layers: int) -> None:
 )
 def test_choices(choices: dict[str, Any]) -> None:
     same_program(llama(layers=16 if "offload" in choices else 6, tied=True), **choices)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"optimizer": name} for name in OPTIMIZERS),
+        *({"loss": name} for name in ("chunked", "fused")),
+        {"checkpoint": "block", "microbatches": 2},
+        {"in_backward": True},
+        {"masters": True, "clip": True},
+        {"adapter": Adapter(4, ("q", "ffn.up"))},
+    ],
+    ids=lambda choices: " ".join(f"{name}={value}" for name, value in choices.items()),
+)
+def test_one_recording_is_enough_for_memory(choices: dict[str, Any]) -> None:
+    case = ModelCase(llama(layers=8), batch=2, seq=64, **choices)
+    in_full = record_in_full(case)
+    assert requests(record_memory(case)) == requests(in_full)
+    assert live_peak(case) == summary(in_full).peaks["peak"]
+
+
+def requests(program: Program) -> list[tuple[Any, ...]]:
+    """What a program asks of the allocator, its storages numbered in order of birth."""
+    numbers = {birth.key: number for number, birth in enumerate(program.births())}
+    return [
+        (numbers[e.key], e.nbytes if isinstance(e, Alloc) else None)
+        for e in program.events
+        if isinstance(e, Alloc | Free)
+    ]
 
 
 def test_mixtures_with_latent_attention() -> None:
