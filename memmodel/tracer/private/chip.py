@@ -71,7 +71,7 @@ def seen_by_inductor(chip: Chip) -> Iterator[None]:
         "warp_size": 32,
     }
     # Versions of PyTorch differ in the fields that they have.
-    made = properties(**{key: value for key, value in wanted.items() if key in properties._fields})  # type: ignore[arg-type]
+    made = properties(**{key: value for key, value in wanted.items() if key in properties._fields})
     replaced: list[tuple[Any, str, Any]] = [
         (torch.Tensor, "__invert__", lambda x: torch.bitwise_not(x)),  # `~x` asks for the GPU itself
         (torch.cuda, "get_device_properties", lambda *_: given),
