@@ -148,7 +148,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--keep-logits", bool, "The caller holds the logits in backward."),
         Option("--offload", bool, "What layers save for backward waits on the host."),
         Option("--repeat-kv", bool, "Keys and values repeated to all heads for sdpa."),
-        Option("--microbatches", SIZE, "Of --batch sequences, before the optimizer runs. [default: 1]"),
+        Option("--microbatches --accumulate", SIZE, "Of --batch sequences, before the optimizer runs. [default: 1]"),
         Option(
             "--quantize",
             "FORMAT",

@@ -219,6 +219,11 @@ class Architecture(Frozen):
         return self.causal or self.patches is not None
 
     @property
+    def most_tokens(self) -> int | None:
+        """The longest sequence that it takes: the rows of its table of positions; None where it has no table."""
+        return self.max_pos if self.positions == "learned" else None
+
+    @property
     def gated(self) -> bool:
         """Whether the feed-forward has a gate."""
         return self.activation.endswith("glu")

@@ -52,7 +52,7 @@ def model_threshold(
     if room_bytes(gpu) is None:
         gpu.listed("capacity")  # raises, naming the key
     case = replace(case, device=device_of(gpu))
-    last = case.arch.max_pos if over == "seq" and case.arch.positions == "learned" else LARGEST
+    last = (case.arch.most_tokens if over == "seq" else None) or LARGEST
     if step > last:
         raise UsageError(f"--step {step}: above {last}, the most tokens of {case.arch.name}")
     end = last // step

@@ -195,10 +195,9 @@ def _check_together(case: ModelCase) -> None:
         raise UsageError(f"kv_cache fp8-mla: {case.arch.name} has no latent attention, take fp8")
     if not case.arch.causal:
         _check_encoder(case)
-    if case.arch.positions == "learned" and case.seq > case.arch.max_pos:
-        raise UsageError(
-            f"seq {case.seq}: {case.arch.name} has learned positions for {case.arch.max_pos} tokens, give at most that"
-        )
+    most = case.arch.most_tokens
+    if most is not None and case.seq > most:
+        raise UsageError(f"seq {case.seq}: {case.arch.name} has learned positions for {most} tokens, give at most that")
     if case.attention == SDPA and case.arch.attention_cap:
         raise UsageError(
             f"attention {SDPA}: {case.arch.name} caps its scores, which scaled_dot_product_attention does not, take "

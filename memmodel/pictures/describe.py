@@ -325,8 +325,15 @@ def _panel(shown: Frontier, lines: Sequence[Walls], axes: tuple[Axis, Axis], by_
         lines=tuple(Line(look, tuple((w.size, w.largest) for w in same[0].walls if w.largest)) for look, same in found),
         columns=(shown.against, *(f"{wall.size}" for wall in lines[0].walls)),
         legend=tuple(Entry(look, tuple(_walls(shown, same, by_gpu))) for look, same in found),
-        notes=(_note(f"out of memory above each line; multiples of {shown.step}, each fits and the next does not"),),
+        notes=tuple(map(_note, _frontier_notes(shown, lines))),
     )
+
+
+def _frontier_notes(shown: Frontier, lines: Sequence[Walls]) -> Iterator[str]:
+    yield f"out of memory above each line; multiples of {shown.step}, each fits and the next does not"
+    most = shown.most
+    if most is not None and any(wall.largest + shown.step > most for line in lines for wall in line.walls):
+        yield f"at {most:,} tokens the model's table of positions ends, not the memory"
 
 
 def _line_look(i: int) -> Look:

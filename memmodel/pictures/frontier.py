@@ -41,12 +41,16 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frontier(Drawing):
-    """Lines of one configuration. `against` is the size on the x axis; sequences are multiples of `step`."""
+    """Lines of one configuration. `against` is the size on the x axis; sequences are multiples of `step`.
+
+    `most` is the longest sequence that a model takes, where its positions are a table.
+    """
 
     case: str
     against: str
     step: int
     lines: tuple[Line, ...]
+    most: int | None = None
 
 
 class Cell(NamedTuple):
@@ -110,7 +114,7 @@ def model_frontier(
     name = case.arch.name
     lines = [Line(name, name, gpu.name, gpu.id, tuple(wall(gpu, size) for size in sizes)) for gpu in gpus]
     words = [part for part in case.describe(without="seq").split(", ") if not _names(part, "batch")]
-    return Frontier(", ".join([name, *words]), "batch", step, tuple(lines))
+    return Frontier(", ".join([name, *words]), "batch", step, tuple(lines), case.arch.most_tokens)
 
 
 def _words(case: Case, against: str) -> str:

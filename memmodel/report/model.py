@@ -153,7 +153,7 @@ def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:
         (
             t.gpu.id,
             f"{t.largest:,}",
-            "none" if t.first_failing is None else f"{t.first_failing:,}",
+            _first_failing(t),
             bytes_text(t.memory.allocated_peak_bytes) if t.memory else "-",
             bytes_text(t.memory.reserved_peak_bytes) if t.memory else "-",
         )
@@ -161,6 +161,13 @@ def model_threshold_table(thresholds: Sequence[ModelThreshold]) -> Sheet:
     ]
     title = f"the largest {first.over} that fits: {first.case.arch.name}, {first.case.describe(without=first.over)}"
     return Sheet(title, ("|GPU", ">largest", ">first that fails", ">allocated", ">reserved"), rows)
+
+
+def _first_failing(found: ModelThreshold) -> str:
+    if found.first_failing is not None:
+        return f"{found.first_failing:,}"
+    ends = found.over == "seq" and found.case.arch.most_tokens is not None
+    return "none: positions end" if ends else "none"
 
 
 def serving_table(serving: Serving, case: ModelCase) -> Sheet:

@@ -10,10 +10,13 @@ from memmodel.base.errors import UsageError
 from memmodel.base.search import last_true
 from memmodel.cases import cases_of, on_gpu
 from memmodel.gpus import load_gpu
+from memmodel.models.capacity import model_threshold
+from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.families import architecture_of
 from memmodel.models.program import program_of
 from memmodel.pictures.frontier import frontier, heat_map, model_frontier
+from memmodel.report.model import model_threshold_table
 from memmodel.step import device_of, memory_of
 from memmodel.thresholds import resized, threshold
 
@@ -91,3 +94,14 @@ def test_a_models_step_fits_at_its_wall_and_not_beyond():
             assert memory_of(program_of(case), case.torch, gpu).fits is fits
     with pytest.raises(UsageError, match="expected rising sizes"):
         model_frontier(model_case(arch), [gpu], sizes=(8, 2))
+
+
+def test_a_table_of_positions_ends_before_the_memory():
+    """GPT-2 has 1,024 rows of positions, a step of 1.8 GiB; 64 sequences of that length are beyond a T4."""
+    gpt2, gpus = model_case(listed("gpt2").architecture), [load_gpu("A100"), load_gpu("T4")]
+    for gpu, ends in zip(gpus, (True, False), strict=True):
+        found = model_frontier(gpt2, [gpu], sizes=(64,))
+        assert found.most == 1024
+        assert (found.lines[0].walls[0].largest == 1024) is ends
+        assert ("at 1,024 tokens the model's table of positions ends" in str(found)) is ends
+    assert "none: positions end" in str(model_threshold_table([model_threshold(gpt2, gpus[0], "seq")]))
