@@ -19,7 +19,7 @@ from memmodel.rules import distributed
 from memmodel.rules.arithmetic import mul
 from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.collectives import _chunk_cat, split_with_sizes_copy
-from memmodel.rules.convolution import conv2d
+from memmodel.rules.convolution import conv1d, conv2d
 from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
 from memmodel.rules.dispatch import several
 from memmodel.rules.dropout import dropout
@@ -96,6 +96,7 @@ __all__ = [
     "bool",
     "cat",
     "checkpoint",
+    "conv1d",
     "conv2d",
     "create_block_mask",
     "cross_entropy",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
-from memmodel.models.architecture import Architecture, LayerKind
+from memmodel.models.architecture import CROSS, CROSS_PREFIX, Architecture, LayerKind, Spectrogram
 from memmodel_kernels.feed_forward import feed_forward
 from memmodel_kernels.fused import fused
 from memmodel_kernels.latent import latent_projections
@@ -24,13 +24,14 @@ from memmodel_kernels.parallel.experts import ExpertParallel
 from memmodel_kernels.parallel.group import Group
 from memmodel_kernels.parallel.tensor import TensorParallel
 from memmodel_kernels.parallel.vocabulary import embedded
+from memmodel_kernels.relative import distances_bias
 from memmodel_kernels.ring.zigzag import places
-from memmodel_kernels.rotary import TURNING, angles, turned, turned_neighbours
+from memmodel_kernels.rotary import TURNING, TURNS, angles
 
 Weights = Mapping[str, Any]
 # Runs a layer, or all of them (None), on x: a place for what comes before and after.
 Around = Callable[[int | None, Callable[[Any], Any], Any], Any]
-Attend = Callable[[Any, Any, Any, LayerKind, Any, Any], Any]
+Attend = Callable[[Any, Any, Any, LayerKind, Any, Any, Any], Any]
 
 
 def directly(layer: int | None, run: Callable[[Any], Any], x: Any) -> Any:
@@ -48,9 +49,10 @@ class Decoder:
     Attributes:
         outer: weights outside the layers. layers: the weights of each layer.
         attend: attention of q (b, h, n, d), k (b, g, m, d) and v (b, g, m, e) in a layer of some kind, which gets the
-            mask of such layers where there is one, and the layer's sinks.
+            mask of such layers where there is one, the layer's sinks, and what relative positions add (1, h, n, m).
         masks: what masks the layers of a kind share: "windows" (bool, where a window hides keys), "added" (numbers, in
             every kind of layer) or "none" (`attend` sees to it). A mask is (b, 1, n, n).
+        encoder: what reads the other sequence, where `arch` has an encoder before it.
         fused_norms: RMS norms by the library's one function. compiled: whether layers and loss are: norms, rotary
             positions, activations and the cross-entropy are one kernel each.
         eager_loss: whether the loss is not, though layers are.
@@ -72,6 +74,7 @@ class Decoder:
     layers: Sequence[Weights]
     attend: Attend
     masks: str = "windows"
+    encoder: "Decoder | None" = None
     fused_norms: bool = False
     compiled: bool = False
     eager_loss: bool = False
@@ -106,7 +109,7 @@ class Decoder:
             return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts, self.compiled)
         return feed_forward(
             x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor,
-            compiled=self.compiled,
+            compiled=self.compiled, dropout=self.dropout if "hidden" in self.arch.dropped else 0.0,
         )  # fmt: skip
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
@@ -115,28 +118,42 @@ class Decoder:
 
 
 class Shared(NamedTuple):
-    """Tensors that all layers of a pass share: cos and sin of the rotary positions, and a mask by kind of attention."""
+    """Tensors that all layers of a pass share.
 
-    rotary: tuple[Any, Any] | None
+    Attributes:
+        rotary, masks: by kind of attention, cos and sin of the rotary positions, and the mask.
+        biases: what relative positions add to scores, by kind of attention (1, h, n, m).
+        source: the tokens of the encoder (b, m, hidden), on which layers have their second attention.
+    """
+
+    rotary: Mapping[str, tuple[Any, Any]]
     masks: Mapping[str, Any]
+    biases: Mapping[str, Any]
+    source: Any = None
 
 
 # Keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last; of latent attention the latents (b, 1, m, rank)
-# and the turned channels (b, 1, m, rope).
-Cache = tuple[Any, Any]
+# and the turned channels (b, 1, m, rope). Those of an encoder's tokens follow, where there is one.
+Cache = tuple[Any, ...]
 
 
-def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None) -> Any:
-    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n) or images.
+def hidden_states(
+    model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None, source: Any = None
+) -> Any:
+    """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n), images or sounds.
 
     With caches, the keys and values of the tokens are written to their ends, in place. A pipeline stage goes on from
-    the `stream` of the one before, and leaves the norm to the last.
+    the `stream` of the one before, and leaves the norm to the last. `source`: what the encoder reads; without one, the
+    caches hold its keys and values already.
     """
+    read = hidden_states(model.encoder, source) if model.encoder and source is not None else None
     with offloaded(tokens) if model.offload else nullcontext():
         held: list[Any] = []  # to the end, by variables of Hugging Face's classes
         x = _embedded(model, tokens, held) if model.first else stream
         held.append(x)
-        shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x))
+        shared = Shared(
+            _rotary(model, tokens, x.dtype), _masks(model, tokens, x), _biases(model, x, read, caches), read
+        )
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=model.start + index):
@@ -146,7 +163,8 @@ def hidden_states(model: Decoder, tokens: Any, caches: Sequence[Cache] | None = 
 
 def _finished(x: Any, model: Decoder) -> Any:
     """The stream through the final norm, where there is one."""
-    return x if model.arch.placement == "post" else model.norm(x, model.outer, "final_norm")
+    x = x if model.arch.placement == "post" else model.norm(x, model.outer, "final_norm")
+    return _dropped(x, model, "final")
 
 
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
@@ -188,6 +206,8 @@ def _embedded(model: Decoder, tokens: Any, held: list[Any]) -> Any:
     with scope(tokens, part="embedding"):
         if model.arch.patches:
             return _of_images(model, tokens, model.arch.patches.size)
+        if model.arch.spectrogram:
+            return _of_sounds(model, tokens, model.arch.spectrogram)
         f, xp = functional(tokens), namespace(tokens)
         x = _table(model, tokens)
         if model.arch.segments:  # each token's segment, the first
@@ -216,6 +236,17 @@ def _of_images(model: Decoder, images: Any, patch: int) -> Any:
     return f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
 
 
+def _of_sounds(model: Decoder, sounds: Any, read: Spectrogram) -> Any:
+    """The tokens (b, n, hidden) of spectrograms (b, channels, stride x n)."""
+    f, xp, weights = functional(sounds), namespace(sounds), model.outer
+    pad = read.kernel // 2
+    x = f.gelu(f.conv1d(sounds, weights["conv1.weight"], weights["conv1.bias"], padding=pad))
+    x = f.gelu(f.conv1d(x, weights["conv2.weight"], weights["conv2.bias"], stride=read.stride, padding=pad))
+    x = x.permute(0, 2, 1)
+    x = x + f.embedding(xp.arange(x.shape[1], device=x.device), weights["positions.weight"])
+    return f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
+
+
 def _table(model: Decoder, tokens: Any) -> Any:
     """The embedding; where ranks share the vocabulary, the sum of what each of them has."""
     weight, tensor = model.outer["embedding.weight"], model.tensor
@@ -226,41 +257,68 @@ def _table(model: Decoder, tokens: Any) -> Any:
     return tensor._replace(sequence=tensor.sequence and not learned).summed(found)
 
 
-def _rotary(model: Decoder, tokens: Any, dtype: Any) -> tuple[Any, Any] | None:
-    """cos and sin of the rotary positions, which all layers share."""
+def _rotary(model: Decoder, tokens: Any, dtype: Any) -> dict[str, tuple[Any, Any]]:
+    """cos and sin of the rotary positions, by kind of attention; those of all kinds are the same, or each its own."""
     if model.arch.positions != "rotary":
-        return None
+        return {}
+    kinds = dict.fromkeys(model.arch.pattern)
     with scope(tokens, part="positions"):
         where = places(tokens, model.context).unsqueeze(0)
         # Positions times frequencies stay in fp32, though they are a matrix product here.
         with autocast(tokens, dtype, enabled=False):
-            return angles(model.outer[FREQUENCIES], where, dtype)
+            made = [angles(model.outer[name], where, dtype) for name in frequencies(model.arch)]
+    return dict(zip(kinds, made, strict=True)) if model.arch.rotary_by_kind else dict.fromkeys(kinds, made[0])
+
+
+def frequencies(arch: Architecture) -> list[str]:
+    """The names of the frequencies of rotary positions, in fp32, among the weights outside the layers."""
+    if arch.positions != "rotary":
+        return []
+    return [f"{kind}.{FREQUENCIES}" for kind in dict.fromkeys(arch.pattern)] if arch.rotary_by_kind else [FREQUENCIES]
+
+
+def _biases(model: Decoder, x: Any, source: Any, caches: Sequence[Cache] | None) -> dict[str, Any]:
+    """What relative positions add to all scores, by kind of attention; T5's class adds zeros in CROSS."""
+    if model.arch.positions != "relative":
+        return {}
+    n, keys = x.shape[1], caches[0][0].shape[2] if caches else x.shape[1]
+    with scope(x, part="positions"):
+        found = {"F": distances_bias(model.outer["distances.weight"], n, keys, model.arch.causal)}
+        if model.encoder:
+            read = caches[0][2].shape[2] if caches else source.shape[1]
+            found[CROSS] = x.new_zeros(1, model.arch.heads, n, read)
+    return found
 
 
 def _masks(model: Decoder, tokens: Any, x: Any) -> dict[str, Any]:
     """The mask of each kind of attention ("F", "S", "C") that needs one; a single token sees all keys there are."""
-    if model.masks == "none" or tokens.shape[1] == 1 or not model.arch.causal:
+    windows = {kind for kind in model.arch.pattern if kind != "F"}
+    if model.masks == "none" or tokens.shape[1] == 1 or not (model.arch.causal or windows):
         return {}
     with scope(tokens, part="positions"):
         if model.masks == "added":
-            return {kind: _added_mask(model, tokens, x, kind) for kind in dict.fromkeys(model.arch.pattern)}
-        windows = {kind for kind in model.arch.pattern if kind != "F"}
+            kinds = dict.fromkeys(model.arch.pattern if model.arch.causal else windows)
+            return {kind: _added_mask(model, tokens, x, kind) for kind in kinds}
         # A window of all tokens hides none, yet has a mask (transformers, masking_utils.py, local_attention_size).
         if not windows or tokens.shape[1] < model.arch.window:
             return {}
-        return dict.fromkeys(windows, _seen(tokens, model.arch.window))
+        return dict.fromkeys(windows, _seen(model, tokens, model.arch.window))
 
 
-def _seen(tokens: Any, window: Any) -> Any:
-    """True where a key is seen, (b, 1, n, n)."""
+def _seen(model: Decoder, tokens: Any, window: Any) -> Any:
+    """True where a key is seen, (b, 1, n, n); an encoder's window is on both sides of a token."""
     b, n = tokens.shape
-    blocked = Mask(True, window).blocked(namespace(tokens), tokens, n, n)
-    return (~blocked)[None, None].expand(b, 1, n, n)
+    if model.arch.causal:
+        seen = ~Mask(True, window).blocked(namespace(tokens), tokens, n, n)
+    else:
+        where = namespace(tokens).arange(n, device=tokens.device)
+        seen = (where[:, None] - where[None, :]).abs() <= window
+    return seen[None, None].expand(b, 1, n, n)
 
 
 def _added_mask(model: Decoder, tokens: Any, x: Any, kind: str) -> Any:
     """0 where a key is seen, else -inf, (b, 1, n, n) in the dtype of x."""
-    seen = _seen(tokens, None if kind == "F" else model.arch.window)
+    seen = _seen(model, tokens, None if kind == "F" else model.arch.window)
     return namespace(x).where(seen, x.new_zeros(()), float("-inf"))
 
 
@@ -268,15 +326,21 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     """x plus its attention, plus the feed-forward of that; or both of the same input, where they are parallel."""
     if model.arch.parallel_norms:
         return _parallel(x, model, weights, kind, shared, cache)
-    after = iter(("norm1", "norm2", "norm3", "norm4"))
+    after = iter(("norm1", "norm2", "norm3", "norm4")[0 if kind.normed else 1 :])
     residual = x
-    x = _before(x, model, weights, after)
+    x = _before(x, model, weights, after) if kind.normed else x
     held = [x] if "norm" in model.arch.holds else []
     with scope(x, part="attention"):
         x = self_attention(x, model, weights, kind, shared, cache)
     x = _after(x, model, weights, after, "attention")
     held += [x] if "attention" in model.arch.holds else []
     x = _joined(residual, x, model, weights, after)
+    if model.encoder:
+        residual = x
+        x = _before(x, model, weights, after)
+        with scope(x, part="attention"):
+            x = cross_attention(x, model, weights, shared, cache)
+        x = _joined(residual, _after(x, model, weights, after, "attention"), model, weights, after)
     residual = x
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
@@ -328,19 +392,48 @@ def self_attention(
     """Attention of the tokens x (b, n, hidden) on each other, and on those before them in the cache."""
     if model.arch.mla:
         kept = None if cache is None else partial(_cached, cache=cache)
-        q, k, v = latent_projections(x, model, weights, shared.rotary, kept)
+        q, k, v = latent_projections(x, model, weights, shared.rotary.get(kind.attention), kept)
     else:
         q, k, v = _projected(x, model, weights)
-        if kind.rotary and shared.rotary:
-            turn = turned_neighbours if model.arch.turns_neighbours else turned
-            q, k = fused(turn, q, k, *shared.rotary, **TURNING) if model.compiled else turn(q, k, *shared.rotary)
+        if kind.rotary:
+            turn, by = TURNS[model.arch.turning], shared.rotary[kind.attention]
+            q, k = fused(turn, q, k, *by, **TURNING) if model.compiled else turn(q, k, *by)
         if cache is not None:
             k, v = _cached(k, v, cache)
-    mask, sinks = shared.masks.get(kind.attention), weights.get("sinks")
-    if model.recompute == "attention" and q.requires_grad:
-        out = checkpoint(model.attend, q, k, v, kind, mask, sinks)
+    return _attended(q, k, v, model, weights, kind, shared)
+
+
+def cross_attention(x: Any, model: Decoder, weights: Weights, shared: Shared, cache: Cache | None = None) -> Any:
+    """Attention of the tokens x (b, n, hidden) on the encoder's, of which the last two of the cache are for."""
+    own = {name.removeprefix(CROSS_PREFIX): x for name, x in weights.items() if name.startswith(CROSS_PREFIX)}
+    q = _heads(model, own, "q", x)
+    if shared.source is None:
+        assert cache is not None
+        k, v = cache[2:]
     else:
-        out = model.attend(q, k, v, kind, mask, sinks)
+        k, v = (_heads(model, own, name, shared.source) for name in "kv")
+        if cache is not None:
+            k, v = _cached(k, v, cache[2:])
+    return _attended(q, k, v, model, own, LayerKind(CROSS), shared)
+
+
+def _heads(model: Decoder, weights: Weights, name: str, x: Any) -> Any:
+    """Queries, keys or values (b, heads, n, d) of x, as a view of (b, n, heads, d) or copied."""
+    x = model.linear(x, weights, name)
+    width = model.arch.value_dim if name == "v" else model.arch.head_dim
+    if not model.arch.copied_heads:
+        return x.view(*x.shape[:2], -1, width).transpose(1, 2)
+    x = x * 0.5 if name == "q" else x  # any factor
+    return x.view(*x.shape[:2], -1, width).transpose(1, 2).contiguous()
+
+
+def _attended(q: Any, k: Any, v: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared) -> Any:
+    """Attention, and the linear layer behind it."""
+    what = (shared.masks.get(kind.attention), weights.get("sinks"), shared.biases.get(kind.attention))
+    if model.recompute == "attention" and q.requires_grad:
+        out = checkpoint(model.attend, q, k, v, kind, *what)
+    else:
+        out = model.attend(q, k, v, kind, *what)
     out = out.transpose(1, 2).contiguous()
     out = out.reshape(*out.shape[:2], -1)
     return model.row(out, weights, "output")
@@ -349,14 +442,17 @@ def self_attention(
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:
     """The cache, with the new keys and values written to its end."""
     n, m = k.shape[2], cache[0].shape[2]
-    for new, kept in zip((k, v), cache, strict=True):
+    for new, kept in zip((k, v), cache, strict=False):
         kept.narrow(2, m - n, n).copy_(new)
-    return cache
+    return cache[:2]
 
 
 def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]:
     """Queries, keys and values, (b, heads, n, d) as views of (b, n, heads, d)."""
     arch = model.arch
+    if arch.copied_heads:
+        q, k, v = (_heads(model, weights, name, x) for name in "qkv")
+        return q, k, v
     if arch.fused_qkv:
         widths = [arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, arch.kv_heads * arch.value_dim]
         projected = list(model.columns(x, weights, "qkv")[0].split(widths, dim=-1))

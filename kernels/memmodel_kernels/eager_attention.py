@@ -19,11 +19,12 @@ def eager_attention(
     softcap: float = 0.0,
     sinks: Any = None,
     in_fp32: bool = True,
+    bias: Any = None,
 ) -> Any:
     """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), with the softmax in fp32 or, as in BERT's class, not.
 
-    `mask`: added to the scores, (b, 1, n, m). `softcap` c makes scores c tanh(scores / c). `sinks` (h,): a logit that
-    takes part in each row's softmax, in the dtype of the scores.
+    `mask`: added to the scores, (b, 1, n, m); `bias` before it, (1, h, n, m). `softcap` c makes scores
+    c tanh(scores / c). `sinks` (h,): a logit that takes part in each row's softmax, in the dtype of the scores.
     """
     xp, dtype = namespace(q), q.dtype
     k, v = repeated(k, q), repeated(v, q)
@@ -32,6 +33,8 @@ def eager_attention(
         scores = scores / softcap
         scores = scores.tanh()
         scores = scores * softcap
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores + mask
     if sinks is not None:

@@ -32,16 +32,18 @@ def feed_forward(
     adapter_dropout: float = 0.0,
     tensor: TensorParallel | None = None,
     compiled: bool = False,
+    dropout: float = 0.0,
 ) -> Any:
     """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h). `tensor`: ranks that share the weights.
 
-    `compiled`: what is between the products is one kernel.
+    `compiled`: what is between the products is one kernel. `dropout`: probability, on what W_down multiplies.
     """
 
     def up(*parts: str) -> list[Any]:
         return columns(x, weights, [f"{name}.{part}" for part in parts], tensor, adapter_dropout)
 
     def down(value: Any) -> Any:
+        value = functional(value).dropout(value, dropout, True) if dropout else value
         return row(value, weights, f"{name}.down", tensor, adapter_dropout)
 
     if not activation.endswith("glu"):

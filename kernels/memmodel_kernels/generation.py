@@ -8,13 +8,18 @@ from memmodel_kernels.losses import logits_of
 from memmodel_kernels.namespace import namespace, scope
 
 
-def next_token_logits(model: Decoder, tokens: Any, caches: Sequence[Cache], mark: Callable[[str], None]) -> None:
-    """The scores of the token that follows tokens (b, n), which are the last n of those that the caches hold."""
+def next_token_logits(
+    model: Decoder, tokens: Any, caches: Sequence[Cache], mark: Callable[[str], None], source: Any = None
+) -> None:
+    """The scores of the token that follows tokens (b, n), which are the last n of those that the caches hold.
+
+    Classes with an encoder, which reads `source` in front of a prompt, score every token of it.
+    """
     with namespace(tokens).no_grad():
         mark("forward")
-        hidden = hidden_states(model, tokens, caches)
+        hidden = hidden_states(model, tokens, caches, source=source)
         with scope(tokens, part="logits"):
-            logits = logits_of(model, hidden[:, -1:, :])
+            logits = logits_of(model, hidden if model.encoder else hidden[:, -1:, :])
         mark("after")
         del hidden, logits
 

@@ -27,6 +27,8 @@ def before_head(model: Decoder, hidden: Any) -> Any:
     """
     if model.arch.patches:
         return hidden[:, 0, :]
+    if "output" in model.arch.scaled:
+        hidden = hidden * 0.5  # any factor
     if not model.arch.head_dense:
         return hidden
     hidden = activated(model.linear(hidden, model.outer, "head_dense"), model.arch.activation)
@@ -53,13 +55,13 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
 
 
 def full_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
-    """All logits at once: a decoder's in fp32 (ForCausalLMLoss of transformers), an encoder's as they are."""
+    """All logits at once, in fp32 where the class makes them so (ForCausalLMLoss of transformers)."""
     if _compiled(model):
         return in_place_loss(model, hidden, targets)
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
         # The upcast makes a second copy of all logits, beside those that the caller has in the output.
-        return _entropy(model, logits.float() if model.arch.causal else logits, targets), logits
+        return _entropy(model, logits.float() if model.arch.wide_logits else logits, targets), logits
 
 
 def native_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:

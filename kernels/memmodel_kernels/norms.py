@@ -20,6 +20,8 @@ def norm(x: Any, weights: Mapping[str, Any], name: str, kind: str, fused: bool =
         if kind == "layernorm-no-weight":  # in fp32 (OlmoLayerNorm)
             return _layer_norm(x.to(namespace(x).float32)).to(x.dtype)
         weight = weights[f"{name}.weight"]
+        if kind == "layernorm-native-no-bias":
+            return _layer_norm(x, weight)
         if kind == "layernorm-no-bias":
             return _layer_norm(x, weight) if compiled else _layer_norm_by_hand(x, weight)
         if compiled or (fused and kind == "rmsnorm"):
@@ -37,6 +39,13 @@ def rms_norm_in_fp32(x: Any, weight: Any) -> Any:
     """RMS norm, with the product by the weight in fp32 too (Olmo2RMSNorm)."""
     dtype = x.dtype
     return (weight * _over_root_mean_square(x)).to(dtype)
+
+
+def rms_norm_of_t5(x: Any, weight: Any) -> Any:
+    """RMS norm of which the statistics alone are of a copy in fp32 (T5LayerNorm)."""
+    variance = x.to(namespace(x).float32).pow(2).mean(-1, keepdim=True)
+    x = x * (variance + EPS).rsqrt()
+    return weight * x.to(weight.dtype)
 
 
 def _over_root_mean_square(x: Any) -> Any:
@@ -71,4 +80,5 @@ RMS_NORMS: dict[str, Callable[[Any, Any], Any]] = {
     "rmsnorm": rms_norm,
     "rmsnorm+1": rms_norm_plus_one,
     "rmsnorm-fp32": rms_norm_in_fp32,
+    "rmsnorm-t5": rms_norm_of_t5,
 }

@@ -43,6 +43,15 @@ def turned_neighbours(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     return q.to(dtype), k.to(dtype)
 
 
+def turned_in_fp32(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """`turned`, in fp32 (ModernBERT)."""
+    dtype = q.dtype
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    q_turned = (q.float() * cos) + (_half_turned(q.float()) * sin)
+    k_turned = (k.float() * cos) + (_half_turned(k.float()) * sin)
+    return q_turned.to(dtype), k_turned.to(dtype)
+
+
 def _neighbours_turned(x: Any) -> Any:
     first, second = x[..., 0::2], x[..., 1::2]
     return namespace(x).stack([-second, first], dim=-1).reshape(x.shape)
@@ -70,3 +79,7 @@ def turned_pairs(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     q = xp.cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], dim=-1)
     k = xp.cat([k1 * cos - k2 * sin, k2 * cos + k1 * sin], dim=-1)
     return q, k
+
+
+# How queries and keys turn, by name in an architecture: which channels are a pair, and whether in fp32.
+TURNS = {"halves": turned, "halves-fp32": turned_in_fp32, "neighbours": turned_neighbours}

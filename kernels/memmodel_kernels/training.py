@@ -10,7 +10,14 @@ from memmodel_kernels.namespace import autocast, namespace, same_scope
 from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
-Batch = tuple[Any, Any]  # token indices (b, n), and the indices of the tokens that follow them
+
+
+class Batch(NamedTuple):
+    """Token indices (b, n), the indices of those that follow them, and what an encoder before a decoder reads."""
+
+    tokens: Any
+    targets: Any
+    source: Any = None
 
 
 class Update(NamedTuple):
@@ -134,10 +141,10 @@ def training_step(
     of autocast around forward and loss. `before_backward` and `after_backward`: what ranks that share gradients do
     before each backward, and after the last.
     """
-    for tokens, targets in batches:
+    for tokens, targets, source in batches:
         mark("forward")
         with nullcontext() if low_precision is None else autocast(tokens, low_precision):
-            value, logits = model.around(None, partial(_loss, model, loss, targets), tokens)
+            value, logits = model.around(None, partial(_loss, model, loss, targets, source), tokens)
         if not keep_logits:
             del logits
         mark("backward")
@@ -168,8 +175,8 @@ def drop_gradients(updates: Sequence[Update]) -> None:
             parameter.grad = None
 
 
-def _loss(model: Decoder, loss: Loss, targets: Any, tokens: Any) -> tuple[Any, Any]:
-    return loss(model, hidden_states(model, tokens), targets)
+def _loss(model: Decoder, loss: Loss, targets: Any, source: Any, tokens: Any) -> tuple[Any, Any]:
+    return loss(model, hidden_states(model, tokens, source=source), targets)
 
 
 class Clipping(NamedTuple):

@@ -120,6 +120,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
     "setting": (
         Option("--batch", SIZE, "Sequences in a micro-batch. [default: 1]"),
         Option("--seq", SIZE, "Tokens of each; in decode those in the cache. [default: 4096]"),
+        Option("--source", SIZE, "Tokens that an encoder before the decoder reads (T5). [default: seq]"),
         Option("--phase", "PHASE", "train, prefill or decode. [default: train]"),
         Option("--dtype", "TYPE", "bf16, fp16 or fp32, of weights and activations. [default: bf16]"),
         Option("--optimizer", "NAME", "{names}. [default: adamw]", "memmodel_kernels.optimizers:OPTIMIZERS"),

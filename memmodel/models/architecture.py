@@ -14,10 +14,11 @@ Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "he
 PARTS: tuple[Part, ...] = ("embedding", "attention", "feed-forward", "experts", "norms", "head")
 
 # Norms by name, with the parameters that each has per channel. "rmsnorm+1" multiplies by 1 + weight (Gemma),
-# "rmsnorm-fp32" by the weight before the result is back in the model's dtype (OLMo 2).
+# "rmsnorm-fp32" by the weight before the result is back in the model's dtype (OLMo 2), "rmsnorm-t5" divides what is in
+# the model's dtype. "layernorm-no-bias" is in plain operators (Cohere), "layernorm-native-no-bias" the library's.
 NORMS = {
-    **{"rmsnorm": 1, "rmsnorm+1": 1, "rmsnorm-fp32": 1},
-    **{"layernorm": 2, "layernorm-no-bias": 1, "layernorm-no-weight": 0},
+    **{"rmsnorm": 1, "rmsnorm+1": 1, "rmsnorm-fp32": 1, "rmsnorm-t5": 1},
+    **{"layernorm": 2, "layernorm-no-bias": 1, "layernorm-native-no-bias": 1, "layernorm-no-weight": 0},
 }
 
 # Where the norms of a block f stand, with their number in a layer (two blocks):
@@ -99,18 +100,36 @@ class Patches(NamedTuple):
         return (self.image // self.size) ** 2
 
 
+class Spectrogram(NamedTuple):
+    """Sounds as `channels` numbers a moment; two convolutions make a token of every two moments (Whisper)."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 2
+
+
+CROSS_PREFIX = "cross_"  # of the names of the weights of CROSS
+CROSS = "X"  # attention of a decoder's layer on all tokens of the encoder before it
+
+
 class LayerKind(NamedTuple):
-    """The ways in which layers of one model differ. attention: F (all keys), S (a window) or C (chunks of a window)."""
+    """The ways in which layers of one model differ.
+
+    Attributes:
+        attention: F (all keys), S (a window) or C (chunks of a window); CROSS for that on an encoder's tokens.
+        mixture, rotary: whether it has these. normed: whether a norm stands before its attention.
+    """
 
     attention: str
-    mixture: bool
-    rotary: bool
+    mixture: bool = False
+    rotary: bool = False
+    normed: bool = True
 
 
 class Weight(NamedTuple):
     """One parameter tensor. A linear weight (out, in), or (experts, out, in), is one that quantization packs.
 
-    `in_fp32`: whatever the model's dtype.
+    `in_fp32`: whatever the model's dtype. `frozen`: whether it never learns.
     """
 
     part: Part
@@ -118,6 +137,7 @@ class Weight(NamedTuple):
     shape: tuple[Dim, ...]
     linear: bool = False
     in_fp32: bool = False
+    frozen: bool = False
 
     @property
     def numel(self) -> Dim:
@@ -137,26 +157,35 @@ class Architecture(Frozen):
         heads, kv_heads, head_dim, value_dim: of attention; head_dim of queries and keys.
         causal: whether a token sees only itself and those before it, as in a decoder; in an encoder it sees all.
         tied: whether the head is the embedding's weight. head_bias: whether the head has a bias. head_dense: whether a
-            linear layer, the activation and a norm stand before it.
+            linear layer (head_dense_bias: with a bias), the activation and a norm stand before it.
         norm: a key of NORMS. placement: a key of PLACEMENTS. parallel_norms: 0 where attention and feed-forward follow
             each other; else both read the layer's input, through 1 shared norm or 2.
         qk_norm: "none", "head" (RMSNorm over each head), "all" (over all heads together) or "l2" (without a weight).
         qkv_bias, output_bias, ffn_bias: whether these linear layers have biases.
         fused_qkv, fused_gate_up: whether q, k, v, and gate and up, are one linear layer each.
         activation: one of ACTIVATIONS.
-        positions: "rotary", "learned" (a table of max_pos rows) or "none". rotary_dim: channels of a head that turn.
-        turns_neighbours: whether pairs of rotary channels are neighbours, and turn in fp32.
+        positions: "rotary", "learned" (a table of max_pos rows), "relative" (a learned number a head for each of
+            `buckets` distances, added to scores) or "none". rotary_dim: channels of a head that turn.
+        turning: a key of `memmodel_kernels.rotary.TURNS`. rotary_by_kind: whether layers of each letter of the pattern
+            turn by frequencies of their own.
         no_rotary_every: each such layer, counted from 1, has no rotary positions; 0 for none.
         max_pos: the longest context the model is made for. padded: rows of the table of positions beyond these.
         segments: rows of a second table, of which all tokens take one; 0 without. embedding_norm: whether a norm
             follows the embeddings.
         pattern: a letter a layer, repeated: F all keys, S the last `window` keys, C chunks of `window` keys.
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
-        scaled: which are multiplied by a constant: "embedding", "residual", "logits".
+        scaled: which are multiplied by a constant: "embedding", "residual", "output" (before the head), "logits".
+        bare_start: whether the first layer has no norm before its attention (ModernBERT).
+        copied_heads: whether queries, keys and values are copied with each head's rows together, queries scaled before
+            (Whisper). k_bias: whether keys have the bias that `qkv_bias` gives.
+        wide_softmax: whether plain attention has its softmax in fp32. wide_logits: whether "full" has logits in fp32.
         patches: of a model of images. Its vocabulary is the classes; it reads the class off one more token.
+        spectrogram: of an encoder of sounds, as an encoder before a decoder may be.
+        encoder: what reads another sequence, on whose tokens each of these layers has a second attention; None without.
+            Its embedding is this one's, and it has no head.
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
-        dropped: the blocks whose results have dropout.
+        dropped: what has dropout: results of blocks, "hidden" layers of feed-forwards, and the "final" norm's.
         holds: what variables of its class hold: "positions" to the end, "norm", "attention" to the end of a layer.
         before: layers before these, which another pipeline stage has.
     """
@@ -174,11 +203,13 @@ class Architecture(Frozen):
     tied: bool = False
     head_bias: bool = False
     head_dense: bool = False
+    head_dense_bias: bool = True
     norm: str = "rmsnorm"
     placement: str = "pre"
     parallel_norms: int = 0
     qk_norm: str = "none"
     qkv_bias: bool = False
+    k_bias: bool = True
     output_bias: bool = False
     ffn_bias: bool = False
     fused_qkv: bool = False
@@ -186,7 +217,9 @@ class Architecture(Frozen):
     activation: str = "silu-glu"
     positions: str = "rotary"
     rotary_dim: Dim = 0
-    turns_neighbours: bool = False
+    buckets: int = 0
+    turning: str = "halves"
+    rotary_by_kind: bool = False
     no_rotary_every: int = 0
     max_pos: int = 4096
     padded: int = 0
@@ -198,7 +231,13 @@ class Architecture(Frozen):
     logit_cap: float = 0.0
     sinks: bool = False
     scaled: tuple[str, ...] = ()
+    bare_start: bool = False
+    copied_heads: bool = False
+    wide_softmax: bool = True
+    wide_logits: bool = True
     patches: Patches | None = None
+    spectrogram: Spectrogram | None = None
+    encoder: "Architecture | None" = None
     moe: Mixture | None = None
     mla: Latent | None = None
     dropout: float = 0.0
@@ -212,11 +251,6 @@ class Architecture(Frozen):
     def eager(self) -> bool:
         """Whether Hugging Face's class runs attention by plain operators, as the library's own lacks caps and sinks."""
         return bool(self.attention_cap) or self.sinks
-
-    @property
-    def wide_softmax(self) -> bool:
-        """Whether plain attention has its softmax in fp32; BERT's class has it in the dtype of the model."""
-        return self.causal or self.patches is not None
 
     @property
     def most_tokens(self) -> int | None:
@@ -233,7 +267,8 @@ class Architecture(Frozen):
         layer += self.before
         rotary = self.positions == "rotary" and not (self.no_rotary_every and (layer + 1) % self.no_rotary_every == 0)
         mixture = self.moe is not None and self.moe.holds(layer)
-        return LayerKind(self.pattern[layer % len(self.pattern)], mixture, rotary)
+        normed = not (self.bare_start and layer == 0)
+        return LayerKind(self.pattern[layer % len(self.pattern)], mixture, rotary, normed)
 
     def kinds(self) -> list[LayerKind]:
         """The kind of each layer, in order."""
@@ -243,13 +278,19 @@ class Architecture(Frozen):
 def parameters(arch: Architecture) -> dict[Part, Dim]:
     """The number of parameters by part; their sum is the model's."""
     counts: dict[Part, Dim] = dict.fromkeys(PARTS, 0)
-    for weight in outer_weights(arch):
-        counts[weight.part] = counts[weight.part] + weight.numel
-    kinds = arch.kinds()
-    for kind in dict.fromkeys(kinds):
-        for weight in layer_weights(arch, kind):
-            counts[weight.part] = counts[weight.part] + kinds.count(kind) * weight.numel
+    for weight, times in all_weights(arch):
+        counts[weight.part] = counts[weight.part] + times * weight.numel
     return counts
+
+
+def all_weights(arch: Architecture) -> Iterator[tuple[Weight, int]]:
+    """Every tensor of the model, those of its encoder too, with how many layers have it."""
+    kinds = arch.kinds()
+    yield from ((weight, 1) for weight in outer_weights(arch))
+    for kind in dict.fromkeys(kinds):
+        yield from ((weight, kinds.count(kind)) for weight in layer_weights(arch, kind))
+    if arch.encoder:
+        yield from all_weights(arch.encoder)
 
 
 def active_parameters(arch: Architecture) -> Dim:
@@ -263,13 +304,16 @@ def active_parameters(arch: Architecture) -> Dim:
 
 
 def outer_weights(arch: Architecture) -> list[Weight]:
-    """The tensors outside the layers: embedding, learned positions, final norm and head, in the order of modules."""
-    if arch.patches:
-        found = _of_patches(arch, arch.patches)
-    else:
-        found = [Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))]
+    """The tensors outside the layers: embedding, learned positions, final norm and head, in the order of modules.
+
+    An encoder before a decoder, of no vocabulary, has neither embedding nor head.
+    """
+    found = list(_front(arch))
     if arch.positions == "learned":
-        found.append(Weight("embedding", "positions.weight", (arch.max_pos + arch.padded, arch.hidden)))
+        rows = (arch.max_pos + arch.padded, arch.hidden)
+        found.append(Weight("embedding", "positions.weight", rows, frozen=arch.spectrogram is not None))
+    if arch.positions == "relative":
+        found.append(Weight("attention", "distances.weight", (arch.buckets, arch.heads)))
     if arch.segments:
         found.append(Weight("embedding", "segments.weight", (arch.segments, arch.hidden)))
     if arch.embedding_norm:
@@ -278,10 +322,10 @@ def outer_weights(arch: Architecture) -> list[Weight]:
         found += _norm(arch, "final_norm")
     if arch.head_dense:
         found += [
-            *_linear("head", "head_dense", arch.hidden, arch.hidden, bias=True),
+            *_linear("head", "head_dense", arch.hidden, arch.hidden, arch.head_dense_bias),
             *_norm(arch, "head_norm", "head"),
         ]
-    if not arch.tied:  # a tied head is the embedding's weight, counted there
+    if arch.vocab and not arch.tied:  # a tied head is the embedding's weight, counted there
         found.append(Weight("head", "head.weight", (arch.vocab, arch.hidden)))
     if arch.head_bias:
         found.append(Weight("head", "head.bias", (arch.vocab,)))
@@ -295,22 +339,33 @@ def on_stage(weight: Weight, first: bool, last: bool, tied: bool) -> bool:
     return last
 
 
-def _of_patches(arch: Architecture, patches: Patches) -> list[Weight]:
-    """The class's token, and the convolution that makes a token of each patch."""
-    kernel = (arch.hidden, patches.channels, patches.size, patches.size)
-    return [
-        Weight("embedding", "class_token", (1, 1, arch.hidden)),
-        Weight("embedding", "patches.weight", kernel),
-        Weight("embedding", "patches.bias", (arch.hidden,)),
-    ]
+def _front(arch: Architecture) -> Iterator[Weight]:
+    """What makes the first residual stream: a table, or convolutions of images or sounds."""
+    if arch.patches:
+        size, channels = arch.patches.size, arch.patches.channels
+        yield Weight("embedding", "class_token", (1, 1, arch.hidden))
+        yield Weight("embedding", "patches.weight", (arch.hidden, channels, size, size))
+        yield Weight("embedding", "patches.bias", (arch.hidden,))
+    elif arch.spectrogram:
+        widths = (arch.spectrogram.channels, arch.hidden)
+        for name, width in zip(("conv1", "conv2"), widths, strict=True):
+            yield Weight("embedding", f"{name}.weight", (arch.hidden, width, arch.spectrogram.kernel))
+            yield Weight("embedding", f"{name}.bias", (arch.hidden,))
+    elif arch.vocab:
+        yield Weight("embedding", "embedding.weight", (arch.vocab, arch.hidden))
 
 
 def layer_weights(arch: Architecture, kind: LayerKind) -> list[Weight]:
     """The tensors of one layer."""
     count = arch.parallel_norms or PLACEMENTS[arch.placement]  # blocks side by side may share the norm before them
-    found = [weight for index in range(count) for weight in _norm(arch, f"norm{index + 1}")]
+    count += arch.encoder is not None
+    norms = range(1 if kind.normed else 2, count + 1)
+    found = [weight for index in norms for weight in _norm(arch, f"norm{index}")]
     found += _latent(arch, arch.mla) if arch.mla else _projections(arch)
     found += _linear("attention", "output", arch.heads * arch.value_dim, arch.hidden, arch.output_bias)
+    if arch.encoder:
+        own = [weight for weight in found if weight.part == "attention"]
+        found += [weight._replace(name=f"{CROSS_PREFIX}{weight.name}") for weight in own]
     if arch.sinks:
         found.append(Weight("attention", "sinks", (arch.heads,)))
     found += _mixture(arch, arch.moe) if kind.mixture and arch.moe else _dense(arch, "feed-forward", "ffn", arch.ffn)
@@ -338,7 +393,7 @@ def _projections(arch: Architecture) -> Iterator[Weight]:
     }
     together = {"qkv": sum(widths.values(), start=0)}
     for name, width in (together if arch.fused_qkv else widths).items():
-        yield from _linear("attention", name, arch.hidden, width, arch.qkv_bias)
+        yield from _linear("attention", name, arch.hidden, width, arch.qkv_bias and (arch.k_bias or name != "k"))
     if arch.qk_norm in ("head", "all"):
         for name in ("q", "k"):
             channels = arch.head_dim if arch.qk_norm == "head" else widths[name]

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from memmodel.base.errors import UsageError, unknown
+from memmodel.base.errors import unknown
 from memmodel.models.architecture import Architecture
 
 
@@ -11,15 +11,13 @@ class Listed(NamedTuple):
 
     Attributes:
         name: as the list has it.
-        config: in Hugging Face's format; None for a model that is not modelled as a whole.
-        attention: heads, kv_heads, head_dim and mask of such a model, else None.
+        config: in Hugging Face's format.
         parameters: counted with transformers' classes. published: as its card or paper rounds it.
         source: of the values. note: what differs. verified: whether all of them were seen in a file.
     """
 
     name: str
-    config: dict[str, Any] | None
-    attention: dict[str, Any] | None
+    config: dict[str, Any]
     parameters: int
     published: str
     source: str
@@ -28,40 +26,35 @@ class Listed(NamedTuple):
 
     @property
     def architecture(self) -> Architecture:
-        """The architecture. Raises UsageError for a model that is not modelled as a whole."""
+        """The architecture."""
         from memmodel.models.families import architecture_of
 
-        if self.config is None:
-            raise UsageError(
-                f"{self.name} is no decoder and no encoder like BERT: of it, the attention alone is modelled (memmodel "
-                "predict)"
-            )
         return architecture_of(self.config, self.name, self.name)
 
     @property
     def shape(self) -> dict[str, Any]:
         """Attention as arguments of `predict`: heads, kv_heads, head_dim, mask, window, and value_dim if it differs.
 
-        The mask is that of the layers that see most: "window" where all have one, else "causal"; an encoder's "none".
+        The mask is that of the layers that see most: "window" where all have one, else "causal"; an encoder's "none",
+        also where a decoder follows it.
         """
-        if self.attention is not None:
-            return {"window": None, **self.attention}
         arch = self.architecture
         names = ("heads", "kv_heads", "head_dim", *(("value_dim",) if arch.value_dim != arch.head_dim else ()))
         window = arch.window if set(arch.pattern) == {"S"} else None
-        mask = {"mask": "window" if window else "causal" if arch.causal else "none", "window": window}
-        return {**{name: getattr(arch, name) for name in names}, **mask}
+        causal = arch.causal and not arch.encoder
+        mask = "window" if window else "causal" if causal else "none"
+        return {**{name: getattr(arch, name) for name in names}, "mask": mask, "window": window}
 
     @property
     def softcap(self) -> float | None:
         """c in the c tanh(scores / c) of its attention; None where it caps no scores."""
-        return (self.architecture.attention_cap or None) if self.config else None
+        return self.architecture.attention_cap or None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with the keys of docs/json.md."""
         kept = {key: getattr(self, key) for key in ("parameters", "published", "source", "note", "verified")}
-        arch = self.architecture if self.config else None
-        sizes = {key: getattr(arch, key, None) for key in ("vocab", "layers", "hidden", "ffn", "max_pos")}
+        arch = self.architecture
+        sizes = {key: getattr(arch, key) for key in ("vocab", "layers", "hidden", "ffn", "max_pos")}
         return {"name": self.name, **self.shape, **sizes, **kept}
 
 
@@ -95,8 +88,7 @@ def model_shape(name: str) -> dict[str, Any]:
 def _listed(name: str, row: dict[str, Any]) -> Listed:
     return Listed(
         name,
-        _whole(row["config"]) if "config" in row else None,
-        row.get("attention"),
+        _whole(row["config"]),
         row["parameters"],
         row["published"],
         row["source"],

@@ -6,7 +6,7 @@ from typing import Any
 
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.attention.case import check_size
-from memmodel.base.dtypes import dtype, float32
+from memmodel.base.dtypes import dtype, float16, float32
 from memmodel.base.errors import UsageError, choice, shortened, unknown
 from memmodel.models.architecture import Architecture, Patches, layer_weights
 from memmodel.models.kv_cache import NAMES
@@ -17,7 +17,7 @@ from memmodel.models.quantization import FORMATS
 from memmodel.models.setting import CHECKPOINTS, EAGER, FRAMEWORKS, LOSSES, PHASES, SDPA, Adapter, ModelCase
 from memmodel.models.share import share
 
-_SIZES = ("batch", "seq", "chunks", "microbatches")
+_SIZES = ("batch", "seq", "source", "chunks", "microbatches")
 MOST_CHUNKS = 1 << 10
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
@@ -51,8 +51,8 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     if values.get("phase", "train") == "train" and values.get("framework") != "megatron":  # which has its own
         for name in DROPOUTS:
             values.setdefault(name, getattr(arch, name))
-    if arch.positions == "learned":
-        # Learned positions end at max_pos, and an image always has that many tokens.
+    if arch.positions in ("learned", "relative"):
+        # Learned positions end at max_pos, and an image always has that many tokens; T5 was made for no more.
         values.setdefault("seq", arch.max_pos if arch.patches else min(ModelCase(arch).seq, arch.max_pos))
     gpus = None if gpus is None else check_size("gpus", gpus)
     case = ModelCase(arch, **values, layout=_layout(of_layout, gpus))
@@ -195,6 +195,7 @@ def _check_together(case: ModelCase) -> None:
         raise UsageError(f"kv_cache fp8-mla: {case.arch.name} has no latent attention, take fp8")
     if not case.arch.causal:
         _check_encoder(case)
+    _check_source(case)
     most = case.arch.most_tokens
     if most is not None and case.seq > most:
         raise UsageError(f"seq {case.seq}: {case.arch.name} has learned positions for {most} tokens, give at most that")
@@ -231,6 +232,35 @@ def _check_encoder(case: ModelCase) -> None:
         raise UsageError(f"seq {case.seq}: {images_as_tokens(case.arch, case.arch.patches)}: leave seq out")
     if case.arch.patches and ("chunk" in case.loss or case.loss == "fused"):
         raise UsageError(f"loss {case.loss}: {case.arch.name} has one class an image, take full or native")
+
+
+def _check_source(case: ModelCase) -> None:
+    """Raise UsageError for what an encoder before the decoder does not go with, or for a source without one."""
+    arch, encoder = case.arch, case.arch.encoder
+    if encoder is None:
+        if case.source:
+            raise UsageError(f"source {case.source}: {arch.name} has no encoder before its decoder, leave it out")
+        return
+    if encoder.spectrogram and case.source not in (0, encoder.max_pos):
+        moments = encoder.spectrogram.stride * encoder.max_pos
+        raise UsageError(
+            f"source {case.source}: {arch.name} makes {encoder.max_pos} tokens of every sound, padded to {moments:,} "
+            "moments: leave it out"
+        )
+    if arch.positions == "relative" and case.attention not in (SDPA, EAGER):
+        raise UsageError(
+            f"attention {case.attention}: {arch.name} adds numbers for its positions to all scores, take {SDPA} or "
+            f"{EAGER}"
+        )
+    theirs = {
+        "quantize": case.quantize != "none", "kv_cache": case.kv_cache != "auto", "offload": case.offload,
+        "compiled": case.compiled,
+        "several GPUs": case.layout.world > 1, "framework megatron": case.framework == "megatron",
+        "dtype fp16": case.dtype is float16,  # in which T5 and Whisper clamp each layer, and T5 keeps weights in fp32
+    }  # fmt: skip
+    for name, given in theirs.items():
+        if given:
+            raise UsageError(f"{name} with {arch.name}: of an encoder with a decoder it is not modelled, leave it out")
 
 
 def images_as_tokens(arch: Architecture, patches: Patches) -> str:

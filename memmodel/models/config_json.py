@@ -26,9 +26,11 @@ class ConfigJson:
     Without a default a key is required: transformers writes it into every file that it saves.
     """
 
-    def __init__(self, document: Mapping[str, Any], where: str) -> None:
+    def __init__(self, document: Mapping[str, Any], where: str, spelled: Mapping[str, str] | None = None) -> None:
+        """`spelled`: how the file spells keys that are read by another name, for its errors."""
         self.document = document
         self.where = where
+        self.spelled = spelled or {}
 
     def error(self, message: str) -> UsageError:
         """An error that begins with the file's name."""
@@ -38,7 +40,8 @@ class ConfigJson:
         """The value of a key, or its default where it is missing."""
         found = self.document.get(key, default)
         if found is _REQUIRED:
-            raise self.error(f"there is no {key}, which the configuration of a model needs: add it")
+            name = self.spelled.get(key, key)
+            raise self.error(f"there is no {name}, which the configuration of a model needs: add it")
         return found
 
     def size(self, key: str, default: Any = _REQUIRED) -> int:
@@ -50,7 +53,7 @@ class ConfigJson:
             return check_size(key, found)
         except UsageError as problem:
             # `check_size` names options, with hyphens; this is a key of the file.
-            raise self.error(str(problem).replace(key.replace("_", "-"), key, 1)) from None
+            raise self.error(str(problem).replace(key.replace("_", "-"), self.spelled.get(key, key), 1)) from None
 
     def optional_size(self, key: str, default: int | None = None) -> int:
         """A size, or 0 for null and for 0."""

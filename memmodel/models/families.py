@@ -3,63 +3,22 @@
 Source: transformers 5.24, models/*/configuration_*.py (defaults) and modeling_*.py (biases, norms, fused layers).
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from memmodel.base.errors import UsageError, shortened, unknown
-from memmodel.models.architecture import Architecture, Latent, Mixture, Patches, parameters
+from memmodel.models.architecture import Architecture, Latent, Mixture, parameters
 from memmodel.models.config_json import MOST_LAYERS, ConfigJson, check_architecture
-
-Fields = dict[str, Any]
-Family = Callable[[ConfigJson], Fields]
-
-
-def _decoder(
-    c: ConfigJson,
-    *,
-    kv_heads: int | None = None,
-    head_dim: int | None = None,
-    longest: int = 2048,
-    tied: bool = False,
-    act: str = "silu",
-    gated: bool = True,
-) -> Fields:
-    """The keys that most families share; the arguments are the class's defaults."""
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    width = _head_dim(c, hidden, heads, head_dim)
-    return {
-        "vocab": c.size("vocab_size"),
-        "layers": c.size("num_hidden_layers"),
-        "hidden": hidden,
-        "ffn": c.size("intermediate_size"),
-        "heads": heads,
-        "kv_heads": c.size("num_key_value_heads", kv_heads or heads),
-        "head_dim": width,
-        "value_dim": width,
-        "tied": c.flag("tie_word_embeddings", tied),
-        "activation": c.activation(gated, "hidden_activation", "hidden_act", default=act),
-        "max_pos": c.size("max_position_embeddings", longest),
-        "rotary_dim": c.turning(width),
-    }
-
-
-def _head_dim(c: ConfigJson, hidden: int, heads: int, default: int | None = None) -> int:
-    if c.document.get("head_dim") is not None or default:
-        return c.size("head_dim", default)
-    if hidden % heads:
-        raise c.error(f"hidden_size {hidden} does not divide into {heads} heads: give head_dim, or sizes that do")
-    return hidden // heads
-
-
-def _without(c: ConfigJson, *keys: str) -> ConfigJson:
-    """The configuration without keys that the class does not read."""
-    return ConfigJson({key: value for key, value in c.document.items() if key not in keys}, c.where)
-
-
-def _all_biases(c: ConfigJson, key: str = "attention_bias", default: bool = False) -> Fields:
-    """The biases of the projections of attention, under one key."""
-    given = c.flag(key, default)
-    return {"qkv_bias": given, "output_bias": given}
+from memmodel.models.dropouts import dropouts, dropped_blocks
+from memmodel.models.encoders import bert, modernbert, roberta, t5, vit, whisper
+from memmodel.models.shared_keys import (
+    Family,
+    Fields,
+    all_biases,
+    biases_everywhere,
+    named_as,
+    transformer_keys,
+    without,
+)
 
 
 def _window(c: ConfigJson, default: int | None, pattern: str = "S") -> Fields:
@@ -81,20 +40,20 @@ def _qwen_window(c: ConfigJson) -> Fields:
 
 
 def _llama(c: ConfigJson) -> Fields:
-    return {**_decoder(c), **_all_biases(c), "ffn_bias": c.flag("mlp_bias")}
+    return {**transformer_keys(c), **all_biases(c), "ffn_bias": c.flag("mlp_bias")}
 
 
 def _mistral(c: ConfigJson) -> Fields:
-    return {**_decoder(c, kv_heads=8, longest=131072), **_window(c, 4096)}
+    return {**transformer_keys(c, kv_heads=8, longest=131072), **_window(c, 4096)}
 
 
 def _ministral3(c: ConfigJson) -> Fields:
-    return {**_decoder(c, kv_heads=8, head_dim=128, longest=262144), **_window(c, None)}
+    return {**transformer_keys(c, kv_heads=8, head_dim=128, longest=262144), **_window(c, None)}
 
 
 def _mixtral(c: ConfigJson) -> Fields:
     moe = Mixture(_experts(c, 8), c.size("num_experts_per_tok", 2), c.size("intermediate_size"))
-    return {**_decoder(c, kv_heads=8, longest=131072), **_window(c, None), "moe": moe}
+    return {**transformer_keys(c, kv_heads=8, longest=131072), **_window(c, None), "moe": moe}
 
 
 def _experts(c: ConfigJson, default: int) -> int:
@@ -104,12 +63,12 @@ def _experts(c: ConfigJson, default: int) -> int:
 
 
 def _qwen2(c: ConfigJson) -> Fields:
-    return {**_decoder(c, kv_heads=32, longest=32768), **_qwen_window(c), "qkv_bias": True}
+    return {**transformer_keys(c, kv_heads=32, longest=32768), **_qwen_window(c), "qkv_bias": True}
 
 
 def _qwen3(c: ConfigJson) -> Fields:
-    own = {**_all_biases(c), "qk_norm": "head"}
-    return {**_decoder(c, kv_heads=32, head_dim=128, longest=32768), **_qwen_window(c), **own}
+    own = {**all_biases(c), "qk_norm": "head"}
+    return {**transformer_keys(c, kv_heads=32, head_dim=128, longest=32768), **_qwen_window(c), **own}
 
 
 def _sparse(c: ConfigJson) -> Fields:
@@ -127,7 +86,7 @@ def _qwen2_moe(c: ConfigJson) -> Fields:
         _experts(c, 60), c.size("num_experts_per_tok", 4), width, shared=shared, shared_gate=True, **_sparse(c)
     )
     own = {"qkv_bias": c.flag("qkv_bias", True), "moe": moe}
-    return {**_decoder(c, kv_heads=16, longest=32768), **_qwen_window(c), **own}
+    return {**transformer_keys(c, kv_heads=16, longest=32768), **_qwen_window(c), **own}
 
 
 def _qwen3_moe(c: ConfigJson) -> Fields:
@@ -135,13 +94,13 @@ def _qwen3_moe(c: ConfigJson) -> Fields:
         _experts(c, 128), c.size("num_experts_per_tok", 8), c.size("moe_intermediate_size", 768), **_sparse(c)
     )
     window = _window(c, 4096) if c.flag("use_sliding_window") else {}
-    return {**_decoder(c, kv_heads=4, longest=32768), **_all_biases(c), **window, "qk_norm": "head", "moe": moe}
+    return {**transformer_keys(c, kv_heads=4, longest=32768), **all_biases(c), **window, "qk_norm": "head", "moe": moe}
 
 
 def _gemma(c: ConfigJson, kv_heads: int = 16, longest: int = 8192) -> Fields:
-    shared = _decoder(c, kv_heads=kv_heads, head_dim=256, longest=longest, tied=True, act="gelu_pytorch_tanh")
+    shared = transformer_keys(c, kv_heads=kv_heads, head_dim=256, longest=longest, tied=True, act="gelu_pytorch_tanh")
     own = {"activation": "gelu-tanh-glu"} if shared["activation"] == "gelu-glu" else {}  # as transformers reads it
-    return {**shared, **_all_biases(c), **own, "norm": "rmsnorm+1", "scaled": ("embedding",)}
+    return {**shared, **all_biases(c), **own, "norm": "rmsnorm+1", "scaled": ("embedding",)}
 
 
 def _gemma2(c: ConfigJson) -> Fields:
@@ -162,15 +121,9 @@ def _gemma3_text(c: ConfigJson) -> Fields:
     return {**_gemma(c, kv_heads=4, longest=131072), **_window(c, 4096, pattern), **caps, **own}
 
 
-def _named_as(c: ConfigJson, names: Mapping[str, str]) -> ConfigJson:
-    """The configuration with a family's own names of keys as the others have them."""
-    renamed = {new: c.document[old] for old, new in names.items() if old in c.document}
-    return ConfigJson({**c.document, **renamed}, c.where)
-
-
 def _gpt2(c: ConfigJson) -> Fields:
-    c = _named_as(
-        _without(c, "intermediate_size", "num_key_value_heads", "head_dim"),
+    c = named_as(
+        without(c, "intermediate_size", "num_key_value_heads", "head_dim"),
         {
             **{"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
             **{"n_positions": "max_position_embeddings", "n_inner": "intermediate_size"},
@@ -180,14 +133,10 @@ def _gpt2(c: ConfigJson) -> Fields:
     c.document = {**c.document, "intermediate_size": c.document.get("intermediate_size") or 4 * c.size("hidden_size")}
     act = c.activation(False, "activation_function", default="gelu_new")
     own = {
-        **{**_biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0},
+        **{**biases_everywhere(), "activation": act, "fused_qkv": True, "positions": "learned", "rotary_dim": 0},
         "holds": ("positions", "attention"),
     }
-    return {**_decoder(c, longest=1024, tied=True, gated=False), **own, "norm": "layernorm"}
-
-
-def _biases_everywhere() -> Fields:
-    return {"qkv_bias": True, "output_bias": True, "ffn_bias": True}
+    return {**transformer_keys(c, longest=1024, tied=True, gated=False), **own, "norm": "layernorm"}
 
 
 def _gpt_bigcode(c: ConfigJson) -> Fields:
@@ -196,25 +145,25 @@ def _gpt_bigcode(c: ConfigJson) -> Fields:
 
 
 def _gpt_neox(c: ConfigJson) -> Fields:
-    shared = _decoder(_without(c, "head_dim", "num_key_value_heads"), act="gelu", gated=False)
+    shared = transformer_keys(without(c, "head_dim", "num_key_value_heads"), act="gelu", gated=False)
     turning = c.turning(
         shared["head_dim"], 0.25, "rotary_pct" if "rotary_pct" in c.document else "partial_rotary_factor"
     )
     parallel = {"parallel_norms": 2 if c.flag("use_parallel_residual", True) else 0}
-    biases = {**_all_biases(c, default=True), "ffn_bias": True}
+    biases = {**all_biases(c, default=True), "ffn_bias": True}
     return {**shared, **biases, **parallel, "norm": "layernorm", "fused_qkv": True, "rotary_dim": turning}
 
 
 def _phi(c: ConfigJson) -> Fields:
     if c.flag("qk_layernorm"):
         raise c.error("qk_layernorm is true: this norm of queries and keys is not modelled")
-    shared = _decoder(c, act="gelu_new", gated=False)
+    shared = transformer_keys(c, act="gelu_new", gated=False)
     own = {"norm": "layernorm", "parallel_norms": 1, "head_bias": True}
-    return {**shared, **_biases_everywhere(), **own, "rotary_dim": c.turning(shared["head_dim"], 0.5)}
+    return {**shared, **biases_everywhere(), **own, "rotary_dim": c.turning(shared["head_dim"], 0.5)}
 
 
 def _phi3(c: ConfigJson) -> Fields:
-    return {**_decoder(c, longest=4096), **_window(c, None), "fused_qkv": True, "fused_gate_up": True}
+    return {**transformer_keys(c, longest=4096), **_window(c, None), "fused_qkv": True, "fused_gate_up": True}
 
 
 def _deepseek(
@@ -235,7 +184,7 @@ def _deepseek(
     mla = Latent(c.size("kv_lora_rank", 512), rope, c.optional_size("q_lora_rank", 1536))
     c.document = {**c.document, "head_dim": c.size("qk_nope_head_dim", 128) + rope}
     own = {"value_dim": c.size("v_head_dim", 128), "rotary_dim": rope, "moe": moe, "mla": mla}
-    return {**_decoder(c, longest=longest), **_all_biases(c), "ffn_bias": c.flag("mlp_bias"), **own}
+    return {**transformer_keys(c, longest=longest), **all_biases(c), "ffn_bias": c.flag("mlp_bias"), **own}
 
 
 def _groups(c: ConfigJson, groups: int | None = 1, best: int | None = 1) -> Fields:
@@ -256,11 +205,11 @@ def _deepseek_v3(c: ConfigJson) -> Fields:
 
 
 def _olmo(c: ConfigJson) -> Fields:
-    return {**_decoder(c), **_all_biases(c), "norm": "layernorm-no-weight"}
+    return {**transformer_keys(c), **all_biases(c), "norm": "layernorm-no-weight"}
 
 
 def _olmo2(c: ConfigJson) -> Fields:
-    return {**_decoder(c), **_all_biases(c), "norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all"}
+    return {**transformer_keys(c), **all_biases(c), "norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all"}
 
 
 def _olmo3(c: ConfigJson) -> Fields:
@@ -270,25 +219,26 @@ def _olmo3(c: ConfigJson) -> Fields:
 def _olmoe(c: ConfigJson) -> Fields:
     width = c.size("intermediate_size")
     moe = Mixture(_experts(c, 64), c.size("num_experts_per_tok", 8), width, scores="softmax-cast")
-    return {**_decoder(c, longest=4096), **_all_biases(c), "qk_norm": "all", "moe": moe}
+    return {**transformer_keys(c, longest=4096), **all_biases(c), "qk_norm": "all", "moe": moe}
 
 
 def _falcon(c: ConfigJson) -> Fields:
-    c = _named_as(c, {"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"})
+    c = named_as(c, {"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"})
     new, parallel = c.flag("new_decoder_architecture"), c.flag("parallel_attn", True)
     heads = c.size("num_attention_heads")
     # The new architecture (40B on) has grouped heads; before it there was one for all, or one for each.
     few = c.size("num_kv_heads", heads) if new else 1 if c.flag("multi_query", True) else heads
     ffn = c.document.get("ffn_hidden_size") or 4 * c.size("hidden_size")
     c.document = {**c.document, "num_key_value_heads": few, "intermediate_size": ffn}
-    shared = _decoder(_without(c, "head_dim"), tied=True, act="gelu", gated=False)
+    shared = transformer_keys(without(c, "head_dim"), tied=True, act="gelu", gated=False)
     alibi, bias = c.flag("alibi"), c.flag("bias")
     return {
         **shared,
         **{"qkv_bias": bias, "output_bias": bias, "ffn_bias": bias, "fused_qkv": True, "norm": "layernorm"},
         "activation": c.activation(False, "activation", default="gelu"),
         "parallel_norms": c.size("num_ln_in_parallel_attn", 2 if new else 1) if parallel else 0,
-        **({"dropped": ("feed-forward",)} if parallel else {}),  # its sum with attention
+        # In parallel, what is dropped is the sum of both; else attention by the probability of its weights.
+        **dropped_blocks(c, **({} if parallel else {"attention": "attention_dropout"}), feed_forward="hidden_dropout"),
         **({"positions": "none", "rotary_dim": 0} if alibi else {}),
     }
 
@@ -296,13 +246,13 @@ def _falcon(c: ConfigJson) -> Fields:
 def _gpt_oss(c: ConfigJson) -> Fields:
     width = c.size("intermediate_size")
     moe = Mixture(_experts(c, 128), c.size("num_experts_per_tok", 4), width, scores="softmax-of-top-k", bias=True)
-    shared = _decoder(c, kv_heads=8, head_dim=64, longest=131072)
+    shared = transformer_keys(c, kv_heads=8, head_dim=64, longest=131072)
     own = {"activation": "clamped-swiglu", "norm": "rmsnorm-fp32", "sinks": True, "moe": moe}
-    return {**shared, **_all_biases(c, default=True), **_window(c, 128, "SF"), **own}
+    return {**shared, **all_biases(c, default=True), **_window(c, 128, "SF"), **own}
 
 
 def _glm(c: ConfigJson) -> Fields:
-    shared = _decoder(c, kv_heads=2, head_dim=128, longest=131072)
+    shared = transformer_keys(c, kv_heads=2, head_dim=128, longest=131072)
     own = {"qkv_bias": c.flag("attention_bias", True), "fused_gate_up": True}
     return {**shared, **own, "rotary_dim": c.turning(shared["head_dim"], 0.5)}
 
@@ -322,7 +272,7 @@ def _glm4_moe(c: ConfigJson) -> Fields:
         scores="sigmoid",
         **_groups(c),
     )
-    shared = _decoder(c, kv_heads=8, longest=131072)
+    shared = transformer_keys(c, kv_heads=8, longest=131072)
     own = {"qkv_bias": c.flag("attention_bias"), "qk_norm": "head" if c.flag("use_qk_norm") else "none", "moe": moe}
     return {**shared, **own, "rotary_dim": c.turning(shared["head_dim"], 0.5)}
 
@@ -342,8 +292,8 @@ def _no_rotary(c: ConfigJson) -> Fields:
 
 
 def _smollm3(c: ConfigJson) -> Fields:
-    shared = _decoder(c, kv_heads=4, longest=32768, tied=True)
-    return {**shared, **_all_biases(c), "ffn_bias": c.flag("mlp_bias"), **_no_rotary(c)}
+    shared = transformer_keys(c, kv_heads=4, longest=32768, tied=True)
+    return {**shared, **all_biases(c), "ffn_bias": c.flag("mlp_bias"), **_no_rotary(c)}
 
 
 def _llama4_text(c: ConfigJson) -> Fields:
@@ -354,7 +304,7 @@ def _llama4_text(c: ConfigJson) -> Fields:
     # intermediate_size is an expert's; dense layers are wider, intermediate_size_mlp.
     chunk, no_rotary = c.optional_size("attention_chunk_size", 8192), _no_rotary(c)
     pattern = c.pattern("C" * (no_rotary["no_rotary_every"] - 1) + "F" if chunk else "F")
-    shared = _decoder(c, kv_heads=8, head_dim=128, longest=131072)
+    shared = transformer_keys(c, kv_heads=8, head_dim=128, longest=131072)
     own = {
         "ffn": c.size("intermediate_size_mlp", 16384),
         "qk_norm": "l2" if c.flag("use_qk_norm", True) else "none",
@@ -362,7 +312,7 @@ def _llama4_text(c: ConfigJson) -> Fields:
     }
     return {
         **shared,
-        **_all_biases(c),
+        **all_biases(c),
         **own,
         **no_rotary,
         "pattern": pattern,
@@ -371,16 +321,16 @@ def _llama4_text(c: ConfigJson) -> Fields:
 
 
 def _starcoder2(c: ConfigJson) -> Fields:
-    shared = _decoder(c, kv_heads=2, longest=4096, tied=True, act="gelu_pytorch_tanh", gated=False)
-    biases = {**_all_biases(c, "use_bias", True), "ffn_bias": c.flag("use_bias", True)}
+    shared = transformer_keys(c, kv_heads=2, longest=4096, tied=True, act="gelu_pytorch_tanh", gated=False)
+    biases = {**all_biases(c, "use_bias", True), "ffn_bias": c.flag("use_bias", True)}
     return {**shared, **biases, **_window(c, None), "norm": "layernorm"}
 
 
 def _cohere(c: ConfigJson) -> Fields:
     if c.flag("use_qk_norm"):
         raise c.error("use_qk_norm is true: Cohere's norm of queries and keys is not modelled")
-    own = {"norm": "layernorm-no-bias", "parallel_norms": 1, "scaled": ("logits",), "turns_neighbours": True}
-    return {**_decoder(c, longest=8192, tied=True), **_all_biases(c), **own}
+    own = {"norm": "layernorm-no-bias", "parallel_norms": 1, "scaled": ("logits",), "turning": "neighbours"}
+    return {**transformer_keys(c, longest=8192, tied=True), **all_biases(c), **own}
 
 
 def _cohere2(c: ConfigJson) -> Fields:
@@ -391,7 +341,7 @@ def _cohere2(c: ConfigJson) -> Fields:
 def _stablelm(c: ConfigJson) -> Fields:
     if c.flag("qk_layernorm"):
         raise c.error("qk_layernorm is true: StableLM's norm of queries and keys is not modelled")
-    shared = _decoder(_without(c, "head_dim"), kv_heads=32, longest=4096)
+    shared = transformer_keys(without(c, "head_dim"), kv_heads=32, longest=4096)
     own = {
         "qkv_bias": c.flag("use_qkv_bias"),
         "norm": "layernorm",
@@ -403,48 +353,9 @@ def _stablelm(c: ConfigJson) -> Fields:
 
 
 def _seed_oss(c: ConfigJson) -> Fields:
-    shared = _decoder(c, kv_heads=8, head_dim=128, longest=524288)
+    shared = transformer_keys(c, kv_heads=8, head_dim=128, longest=524288)
     biases = {"qkv_bias": c.flag("attention_bias", True), "output_bias": c.flag("attention_out_bias")}
     return {**shared, **biases, "ffn_bias": c.flag("mlp_bias")}
-
-
-def _bert(c: ConfigJson) -> Fields:
-    """The encoder with its head for masked tokens (BertForMaskedLM)."""
-    if c.flag("is_decoder"):
-        raise c.error("is_decoder is true: BERT is modelled as an encoder")
-    shared = _decoder(_without(c, "head_dim", "num_key_value_heads"), longest=512, tied=True, act="gelu", gated=False)
-    return {
-        **{**shared, **_biases_everywhere(), "norm": "layernorm", "placement": "post", "rotary_dim": 0},
-        **{"causal": False, "positions": "learned", "segments": c.size("type_vocab_size", 2), "embedding_norm": True},
-        **{"head_dense": True, "head_bias": True},
-        **dict.fromkeys(("dropout", "embedding_dropout"), c.probability(0.1, "hidden_dropout_prob")),
-        "attention_dropout": c.probability(0.1, "attention_probs_dropout_prob"),
-    }
-
-
-def _roberta(c: ConfigJson) -> Fields:
-    """BERT, whose first positions are those of padding."""
-    shared, padded = _bert(c), c.optional_size("pad_token_id", 1) + 1
-    return {**shared, "max_pos": max(shared["max_pos"] - padded, 1), "padded": padded}
-
-
-def _vit(c: ConfigJson) -> Fields:
-    """The encoder of images with its head for classes (ViTForImageClassification)."""
-    patches = Patches(c.size("image_size", 224), c.size("patch_size", 16), c.size("num_channels", 3))
-    if patches.size > patches.image:
-        raise c.error(f"patch_size {patches.size} of image_size {patches.image}: expected at most the image's")
-    labels = c.value("id2label", None)
-    classes = len(labels) if isinstance(labels, dict) and labels else c.size("num_labels", 2)
-    inner = ConfigJson({**c.document, "vocab_size": classes}, c.where)
-    shared = _decoder(_without(inner, "num_key_value_heads"), act="gelu", gated=False)
-    bias = c.flag("qkv_bias", True)
-    return {
-        **{**shared, **_biases_everywhere(), "qkv_bias": bias, "norm": "layernorm", "rotary_dim": 0},
-        **{"causal": False, "positions": "learned", "patches": patches, "max_pos": patches.per_image + 1},
-        "head_bias": True,
-        **dict.fromkeys(("dropout", "embedding_dropout"), c.probability(0.0, "hidden_dropout_prob")),
-        "attention_dropout": c.probability(0.0, "attention_probs_dropout_prob"),
-    }
 
 
 FAMILIES: dict[str, Family] = {
@@ -456,13 +367,13 @@ FAMILIES: dict[str, Family] = {
     **{"deepseek_v2": _deepseek_v2, "deepseek_v3": _deepseek_v3, "kimi_k2": _deepseek_v3},
     **{"olmo": _olmo, "olmo2": _olmo2, "olmo3": _olmo3, "olmoe": _olmoe},
     **{"glm": _glm, "glm4": _glm4, "glm4_moe": _glm4_moe, "llama4_text": _llama4_text},
-    "vit": _vit,
-    **{"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta},
+    **{"bert": bert, "roberta": roberta, "xlm-roberta": roberta, "camembert": roberta, "modernbert": modernbert},
+    **{"vit": vit, "t5": t5, "mt5": t5, "whisper": whisper},
     **{"cohere": _cohere, "cohere2": _cohere2, "stablelm": _stablelm, "seed_oss": _seed_oss},
 }
 _OTHERS = {
-    **dict.fromkeys(("distilbert", "deberta-v2", "modernbert", "electra", "albert"), "an encoder of another kind"),
-    **dict.fromkeys(("t5", "mt5", "bart", "mbart", "whisper", "marian"), "an encoder with a decoder"),
+    **dict.fromkeys(("distilbert", "deberta-v2", "electra", "albert"), "an encoder of another kind"),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus"), "an encoder with a decoder of another kind"),
     **dict.fromkeys(("clip", "siglip", "dinov2"), "a model of images"),
     **dict.fromkeys(("mamba", "mamba2", "rwkv", "recurrent_gemma"), "a model with recurrent layers"),
     **dict.fromkeys(("jamba", "bamba", "qwen3_next", "falcon_h1", "nemotron_h"), "a model with recurrent layers"),
@@ -481,33 +392,13 @@ def architecture_of(document: Any, where: str, name: str = "") -> Architecture:
         raise UsageError(f"{where}: expected a table of keys such as hidden_size, given {shortened(document)}")
     config = ConfigJson(_text_part(document), where)
     family = _family(config)
-    fields = {**_dropouts(config), **family(config)}
+    fields = {**dropouts(config), **family(config)}
     arch = Architecture(name or _name(document), **fields)
     # Counting parameters walks the layers: a model of too many is refused without it.
     if arch.layers <= MOST_LAYERS:
         check_architecture(arch, where, sum(parameters(arch).values()))
     check_architecture(arch, where, 0)
     return arch
-
-
-# The keys of dropout that a class reads, on residual branches, embeddings and attention ("": none), and their default;
-# the others read attention_dropout alone.
-_DROPOUTS = {
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("resid_pdrop", "embd_pdrop", "attn_pdrop", 0.1)),
-    "phi": ("resid_pdrop", "embd_pdrop", "attention_dropout", 0.0),
-    "phi3": ("resid_pdrop", "", "attention_dropout", 0.0),
-    "gpt_neox": ("hidden_dropout", "hidden_dropout", "attention_dropout", 0.0),
-    **dict.fromkeys(("falcon", "stablelm"), ("hidden_dropout", "", "attention_dropout", 0.0)),
-    "starcoder2": ("residual_dropout", "embedding_dropout", "attention_dropout", 0.0),
-    "seed_oss": ("residual_dropout", "", "attention_dropout", 0.1),
-}
-
-
-def _dropouts(c: ConfigJson) -> Fields:
-    """The probabilities of dropout, as the configuration says or its class has them."""
-    *keys, usual = _DROPOUTS.get(c.document["model_type"], ("", "", "attention_dropout", 0.0))
-    names = ("dropout", "embedding_dropout", "attention_dropout")
-    return {name: c.probability(usual, key) if key else 0.0 for name, key in zip(names, keys, strict=True)}
 
 
 def _text_part(document: dict[str, Any]) -> dict[str, Any]:
@@ -526,7 +417,7 @@ def _family(config: ConfigJson) -> Family:
         return found
     if isinstance(kind, str) and kind in _OTHERS:
         raise config.error(
-            f"model_type {kind!r} is {_OTHERS[kind]}: decoders, and encoders like BERT and ViT, are modelled"
+            f"model_type {kind!r} is {_OTHERS[kind]}: decoders, encoders like BERT and ViT, T5 and Whisper are modelled"
         )
     raise config.error(str(unknown("model_type", kind, FAMILIES)))
 

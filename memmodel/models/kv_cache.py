@@ -36,11 +36,11 @@ def layer_token_bytes(arch: Architecture, kv_cache: str = "auto", itemsize: int 
     return arch.kv_heads * (form(arch.head_dim, itemsize) + form(arch.value_dim, itemsize))
 
 
-def cache_bytes(arch: Architecture, tokens: Dim, kv_cache: str = "auto", itemsize: int = 2) -> Dim:
-    """Bytes of a sequence of `tokens` in all layers."""
+def cache_bytes(arch: Architecture, tokens: Dim, kv_cache: str = "auto", itemsize: int = 2, read: Dim = 0) -> Dim:
+    """Bytes of a sequence of `tokens` in all layers, and of the `read` tokens of an encoder before them."""
     each = layer_token_bytes(arch, kv_cache, itemsize)
     kinds = [kind.attention for kind in arch.kinds()]
-    total: Dim = 0
+    total: Dim = arch.layers * each * read
     for kind in dict.fromkeys(kinds):
         total = total + kinds.count(kind) * each * kept_tokens(arch, kind, tokens)
     return total

@@ -1,9 +1,9 @@
 """Bytes of groups as formulas in the sizes of a model.
 
-b sequences of n tokens, L layers, V vocabulary, H hidden, F feed-forward, h and g heads of queries and of keys, d and e
-channels of a head of keys and of values; of a mixture E experts of width W, of which a token goes to K. On many GPUs
-t ranks share each layer: h/t are the heads of one of them; c ranks share each sequence, x the experts, s parameters by
-rows, p layers.
+b sequences of n tokens (m those that an encoder before a decoder reads), L layers, V vocabulary, H hidden, F
+feed-forward, h and g heads of queries and of keys, d and e channels of a head of keys and of values; of a mixture E
+experts of width W, of which a token goes to K. On many GPUs t ranks share each layer: h/t are the heads of one of them;
+c ranks share each sequence, x the experts, s parameters by rows, p layers.
 """
 
 import re
@@ -28,14 +28,15 @@ LETTERS = {
     **{"experts": "E", "width": "W", "top_k": "K"},
 }
 WORDS = {
-    **{"b": "sequences", "n": "tokens of each", "L": "layers", "V": "vocabulary", "H": "hidden size"},
+    **{"b": "sequences", "n": "tokens of each", "m": "tokens of each that are read", "L": "layers"},
+    **{"V": "vocabulary", "H": "hidden size"},
     **{"F": "feed-forward size", "h": "heads", "g": "kv heads", "d": "head dim", "e": "value dim", "E": "experts"},
     **{"W": "width of one", "K": "experts of a token", "t": "tensor parallel", "c": "context parallel"},
     **{"x": "expert parallel", "s": "shards", "p": "stages"},
 }
 # What divides, and the field of a layout that says by how much.
 _OVER = {"/t": "tp", "/c": "cp", "/x": "ep", "/s": "shards", "/p": "pp"}
-_ORDER = ["L", "b", "n", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
+_ORDER = ["L", "b", "n", "m", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
 _TERMS = 4  # a formula shows so many; the rest is a number of bytes
 _WIDTHS, _STACKED = ("H", "F", "W"), (2, 3)  # gate and up together; q, k and v
@@ -60,7 +61,16 @@ def lettered(case: ModelCase) -> ModelCase:
         }
         sizes["moe"] = arch.moe._replace(**of_moe)
     batch, seq = Size(int(case.batch), "b"), Size(int(case.seq), "n")
-    return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq)
+    read: dict[str, Any] = {}
+    if arch.encoder:
+        # Its widths are the decoder's where they are equal: a shape does not tell which of the two it means.
+        theirs: dict[str, Any] = {name: sizes[name] for name in names[1:] if sizes[name] == getattr(arch.encoder, name)}
+        if arch.encoder.spectrogram:
+            theirs["max_pos"] = Size(arch.encoder.max_pos, "m")
+        elif case.read != case.seq:
+            read["source"] = Size(int(case.read), "m")
+        sizes["encoder"] = replace(arch.encoder, **theirs)
+    return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq, **read)
 
 
 def in_words(formulas: Iterable[str]) -> str:
@@ -79,8 +89,10 @@ class Taken(NamedTuple):
 
 def more_layers(case: ModelCase) -> ModelCase:
     """The case with a period of layers more in each stage: what that adds is what grows with L."""
-    period = repetition(case.arch.kinds()).period * case.layout.stages
-    return replace(case, arch=replace(case.arch, layers=case.arch.layers + period))
+    arch, period = case.arch, repetition(case.arch.kinds()).period * case.layout.stages
+    # An encoder grows as its decoder does: L counts the layers of each.
+    encoder = arch.encoder and replace(arch.encoder, layers=arch.encoder.layers + period)
+    return replace(case, arch=replace(arch, layers=arch.layers + period, encoder=encoder))
 
 
 def group_formulas(taken: Taken, more: Taken) -> dict[str, str]:
@@ -123,7 +135,7 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     """
     mine = share(lettered(case))
     arch, batch_tokens = mine.arch, mine.batch * mine.seq
-    of_tokens = (batch_tokens, *_own_tokens(case, batch_tokens)) if tokens else ()
+    of_tokens = (batch_tokens, mine.batch * mine.read, *_own_tokens(case, batch_tokens)) if tokens else ()
     routed = (batch_tokens * arch.moe.top_k,) if tokens and arch.moe else ()
     sizes = (*of_tokens, *routed, arch.hidden, arch.ffn, arch.vocab)
     heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq,) if tokens else ()))
@@ -211,7 +223,7 @@ def _values(case: ModelCase) -> dict[str, Any]:
     divided = {letter: Fraction(1, getattr(layout, name)) for letter, name in _OVER.items()}
     of_moe = {LETTERS[x]: int(getattr(arch.moe, x)) for x in ("experts", "width", "top_k")} if arch.moe else {}
     found = {letter: int(getattr(arch, name)) for name, letter in LETTERS.items() if hasattr(arch, name)}
-    return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq)}
+    return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq), "m": int(case.read)}
 
 
 def _product(factors: Iterable[Any]) -> Any:

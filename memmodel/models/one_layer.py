@@ -6,14 +6,12 @@ from memmodel.models.kv_cache import cache_bytes
 from memmodel.prediction import Model
 
 
-def model_of(like: str, case: Case) -> Model | None:
-    """The listed model called `like`; None for one that is not modelled as a whole.
+def model_of(like: str, case: Case) -> Model:
+    """The listed model called `like`.
 
     Its cache is known in inference, where the case has the model's own heads and head dims.
     """
     found = listed(like)
-    if found.config is None:
-        return None
     arch, cache = found.architecture, case.cache
     own = all(getattr(case, name) == size for name, size in found.shape.items() if name in SIZES)
     tokens = case.kv_seq if cache.page is None else cache.pages(case.kv_seq) * cache.page

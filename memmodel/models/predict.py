@@ -99,7 +99,7 @@ def configuration(like: str | None, config: str | PathLike[str] | dict[str, Any]
     """The configuration itself, in Hugging Face's format. Raises UsageError as `architecture` does."""
     architecture(like, config)
     if like is not None:
-        return listed(like).config or {}
+        return listed(like).config
     assert config is not None
     return config if isinstance(config, dict) else _read(fspath(config))[1]
 
@@ -259,8 +259,11 @@ def _notes(case: ModelCase) -> Iterator[str]:
         yield f"attention sinks are left out: a logit a head, which --attention {EAGER} adds to all scores"
     if case.arch.mla is not None and case.phase == "decode":
         yield "latents are expanded to keys and values for each token, as in Hugging Face's class; servers need not"
-    if case.arch.patches is not None:
-        yield "cuDNN's workspace, of the convolution that reads the patches: counted as 0"
+    encoder = case.arch.encoder
+    if case.arch.patches is not None or (encoder and encoder.spectrogram):
+        yield "cuDNN's workspace, of the convolutions that read images or sounds: counted as 0"
+    if encoder and encoder.layers != case.arch.layers:
+        yield f"L counts the decoder's {case.arch.layers} layers: the encoder's {encoder.layers} are in the formulas"
     if case.arch.moe is not None:
         yield "tokens are taken as spread evenly among experts"
 
@@ -290,7 +293,8 @@ def model_flops(case: ModelCase) -> int:
     """The FLOP that all ranks' step needs by weights and scores; a backward takes twice its forward."""
     queries = 1 if case.phase == "decode" else case.seq
     times = 3 * case.microbatches * case.layout.batches if case.phase == "train" else 1
-    return int(times * forward_flops(case.arch, case.batch, queries, case.seq))
+    read = 0 if case.phase == "decode" else case.read
+    return int(times * forward_flops(case.arch, case.batch, queries, case.seq, read, case.read))
 
 
 def efficiency_of(case: ModelCase, gpu: Gpu, seconds: float) -> Efficiency:

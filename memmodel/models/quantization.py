@@ -8,7 +8,7 @@ Microscaling specification and NVIDIA's; of NF4 and int8, bitsandbytes functiona
 from collections.abc import Callable
 from typing import NamedTuple
 
-from memmodel.models.architecture import PARTS, Architecture, Part, Weight, layer_weights, outer_weights
+from memmodel.models.architecture import PARTS, Architecture, Part, Weight, all_weights
 from memmodel.sizes.dims import Dim, ceil_div
 
 # Elements of NF4 that share a scale, and scales that share one of their own (bitsandbytes, nn/modules.py).
@@ -93,9 +93,6 @@ def packed_bytes(weight: Weight, arch: Architecture, quantize: str, itemsize: in
 def weight_bytes(arch: Architecture, quantize: str = "none", itemsize: int = 2) -> dict[Part, Dim]:
     """Bytes of all parameters by part of the model."""
     found: dict[Part, Dim] = dict.fromkeys(PARTS, 0)
-    kinds = arch.kinds()
-    weights = [(1, weight) for weight in outer_weights(arch)]
-    weights += [(kinds.count(kind), weight) for kind in dict.fromkeys(kinds) for weight in layer_weights(arch, kind)]
-    for count, weight in weights:
+    for weight, count in all_weights(arch):
         found[weight.part] = found[weight.part] + count * packed_bytes(weight, arch, quantize, itemsize)
     return {part: nbytes for part, nbytes in found.items() if nbytes}

@@ -91,7 +91,7 @@ def _shortened(case: ModelCase) -> _Short | None:
     from memmodel_kernels.offloading import KEPT_ON_DEVICE
 
     layers, repeats, stages = case.arch.layers, repetition(case.arch.kinds()), 1
-    if case.layout.virtual_stages > 1:  # each of them would grow
+    if case.layout.virtual_stages > 1 or case.arch.encoder:  # each of them would grow
         return None
     if case.framework == "megatron":  # whose case is that of all stages
         stages = case.layout.stages

@@ -6,6 +6,7 @@ record a step, or `torch`, to run it.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -17,7 +18,16 @@ from memmodel.attention.scores import make_scores
 from memmodel.base.dtypes import float32, int64
 from memmodel.base.errors import UsageError, choice
 from memmodel.events.groups import COMMUNICATION, GRADIENTS, KV_CACHE, OPTIMIZER, PARAMETERS
-from memmodel.models.architecture import Architecture, LayerKind, Weight, layer_weights, on_stage, outer_weights
+from memmodel.models.architecture import (
+    CROSS,
+    CROSS_PREFIX,
+    Architecture,
+    LayerKind,
+    Weight,
+    layer_weights,
+    on_stage,
+    outer_weights,
+)
 from memmodel.models.data_parallel import (
     Sharder,
     average_gradients,
@@ -58,7 +68,7 @@ def training(
     `in_short`: a pipeline stage runs only as many micro-batches as show the rest; stages that exchange them run all.
     """
     from memmodel_kernels.parallel.partial import sum_partial, sum_tied
-    from memmodel_kernels.training import training_step, update_in_backward
+    from memmodel_kernels.training import Batch, training_step, update_in_backward
 
     models, parameters = _chunks(xp, case, label, handles)
     for model in models:
@@ -67,7 +77,7 @@ def training(
     updates = distributed or _updates(case, models, parameters, label)
     if case.in_backward:
         update_in_backward(updates)
-    tokens, targets = _read(xp, case, label), _targets(xp, case, label)
+    batch = Batch(_read(xp, case, label), _targets(xp, case, label), _source(xp, case, label))
 
     def before_backward() -> None:
         for one in distributed:
@@ -85,9 +95,9 @@ def training(
     clipping = _clipping(case, handles, models) if case.clip else None
     if case.layout.pp > 1:
         pipeline = _pipeline(xp, case, label, handles, models, in_short)
-        return partial(_pipelined, pipeline, updates, (tokens, targets), _loss(case), after_backward, clipping)
+        return partial(_pipelined, pipeline, updates, batch[:2], _loss(case), after_backward, clipping)
     # The second micro-batch adds to gradients, and all after it do the same; it reads the same tokens.
-    batches = [(tokens, targets)] * min(case.microbatches, 2)
+    batches = [batch] * min(case.microbatches, 2)
     after = [] if case.in_backward else updates
     low = _low_precision(xp, case)
 
@@ -176,22 +186,24 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
         for _ in range(steps):
             all_logits(model, tokens, mark)
         return model, tokens
+    source = _source(xp, case, label) if case.phase == "prefill" else None
     caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
     for _ in range(steps):
-        next_token_logits(model, tokens, caches, mark)
-    return model, caches, tokens
+        next_token_logits(model, tokens, caches, mark, source)
+    return model, caches, tokens, source
 
 
-def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, Any]:
-    """Keys and values of a layer, for every token that a query sees, or that a prompt writes."""
+def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, ...]:
+    """Keys and values of a layer, for every token that a query sees, or that a prompt writes; then an encoder's."""
     arch, made = case.arch, []
     tokens = case.seq if case.phase == "prefill" else kept_tokens(arch, arch.kind(layer).attention, case.seq)
     with _layer(xp, layer):
-        for name, heads, width in _cached(arch):
-            kept = xp.zeros(case.batch, heads, tokens, width, dtype=getattr(xp, case.dtype.name))
-            label(kept, f"layers.{layer}.{name}_cache", KV_CACHE)
-            made.append(kept)
-    return made[0], made[1]
+        for of, length in (("", tokens), *([(CROSS_PREFIX, case.read)] if arch.encoder else ())):
+            for name, heads, width in _cached(arch):
+                kept = xp.zeros(case.batch, heads, length, width, dtype=getattr(xp, case.dtype.name))
+                label(kept, f"layers.{layer}.{of}{name}_cache", KV_CACHE)
+                made.append(kept)
+    return tuple(made)
 
 
 def _cached(arch: Architecture) -> tuple[tuple[str, Dim, Dim], tuple[str, Dim, Dim]]:
@@ -215,6 +227,20 @@ def _read(xp: Any, case: ModelCase, label: Label, seq: Dim | None = None) -> Any
     return images
 
 
+def _source(xp: Any, case: ModelCase, label: Label) -> Any:
+    """What an encoder before the decoder reads: indices of tokens, or sounds; None without one."""
+    encoder = case.arch.encoder
+    if encoder is None:
+        return None
+    if encoder.spectrogram is None:
+        return _indices(xp, label, "source", case.batch, case.read)
+    moments = encoder.spectrogram.stride * case.read
+    dtype = float32 if case.autocast else case.dtype
+    sounds = xp.zeros(case.batch, encoder.spectrogram.channels, moments, dtype=getattr(xp, dtype.name))
+    label(sounds, "sounds", "")
+    return sounds
+
+
 def _targets(xp: Any, case: ModelCase, label: Label) -> Any:
     """The token that each one precedes, or the class of each image."""
     return _indices(xp, label, "targets", case.batch, *(() if case.arch.patches else (case.seq,)))
@@ -234,12 +260,15 @@ def _layer(xp: Any, layer: int | None) -> AbstractContextManager[Any]:
 def _chunks(xp: Any, case: ModelCase, label: Label, handles: Handles = NO_HANDLES) -> tuple[list[Any], list[Any]]:
     """The model, or this rank's parts of it, and the parameters that learn."""
     models = [_decoder(xp, case, label, handles, chunk) for chunk in range(case.layout.virtual_stages)]
-    weights = [weights for model in models for weights in (model.outer, *model.layers)]
-    return models, [x for of in weights for x in of.values() if x.requires_grad]
+    parts = [part for model in models for part in (model, model.encoder) if part is not None]
+    weights = [weights for part in parts for weights in (part.outer, *part.layers)]
+    # The encoder's embedding is the decoder's.
+    learning = {id(x): x for of in weights for x in of.values() if x.requires_grad}
+    return models, list(learning.values())
 
 
 def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: int) -> Any:
-    from memmodel_kernels.decoder import FREQUENCIES, Decoder
+    from memmodel_kernels.decoder import Decoder, frequencies
 
     arch, layout, sharder = case.arch, case.layout, Sharder(xp, case, handles)
     first, last = chunk + case.rank.stage == 0, (chunk + 1, case.rank.stage + 1) == (layout.virtual_stages, layout.pp)
@@ -250,14 +279,15 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         _weights(xp, case, layer_weights(arch, arch.kind(index)), label, sharder, index)
         for index in range(chunk * count, (chunk + 1) * count)
     ]
-    if arch.positions == "rotary":
+    for name in frequencies(arch):
         turning = arch.mla.rope if arch.mla else arch.rotary_dim or arch.head_dim
         # inv_freq, a buffer of the rotary module in fp32: one frequency for each pair of channels.
-        outer[FREQUENCIES] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
-        label(outer[FREQUENCIES], FREQUENCIES, PARAMETERS)
+        outer[name] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
+        label(outer[name], name, PARAMETERS)
+    encoder = _encoder(xp, case, label, handles, outer) if arch.encoder else None
     context = ranks_along(case, handles, "context") if layout.cp > 1 else None
     return Decoder(
-        arch, outer, layers, _attend(case, context), masks=_MASKS.get(case.attention, "none"),
+        arch, outer, layers, _attend(case, context), masks=_MASKS.get(case.attention, "none"), encoder=encoder,
         fused_norms=case.fused_norms, compiled=case.compiled, eager_loss=case.eager_loss, dropout=case.dropout,
         embedding_dropout=case.embedding_dropout,
         recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0, offload=case.offload,
@@ -265,6 +295,19 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         around=sharder.around, first=first, last=last,
         start=chunk * count,
     )  # fmt: skip
+
+
+def _encoder(xp: Any, case: ModelCase, label: Label, handles: Handles, outer: Handles) -> Any:
+    """The encoder before a decoder; without a decoder's cache to write, nothing is asked of it but a pass."""
+    assert case.arch.encoder is not None
+
+    def of_encoder(tensor: Any, name: str, group: str) -> None:
+        label(tensor, f"encoder.{name}", group)
+
+    made = _decoder(xp, replace(case, arch=case.arch.encoder), of_encoder, handles, 0)
+    if "embedding.weight" in outer and case.arch.encoder.spectrogram is None:
+        made.outer["embedding.weight"] = outer["embedding.weight"]
+    return made
 
 
 def _tensor_parallel(case: ModelCase, handles: Handles) -> Any:
@@ -334,28 +377,35 @@ def _loss(case: ModelCase) -> Any:
 _MASKS = {SDPA: "windows", EAGER: "added"}
 
 
-def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind, Any, Any], Any]:
+def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind, Any, Any, Any], Any]:
     """Attention by the algorithm asked for, under the mask of the layer; a ring of ranks that share sequences."""
     from memmodel_kernels.eager_attention import eager_attention
     from memmodel_kernels.library_attention import library_attention, repeated
+    from memmodel_kernels.relative import mask_with_bias
     from memmodel_kernels.ring import ring_attention
 
     if context is not None:
-        return lambda q, k, v, kind, mask, _: ring_attention(q, k, v, context)
+        return lambda q, k, v, *_: ring_attention(q, k, v, context)
     dropout, cap, causal = case.attention_dropout, case.arch.attention_cap, case.arch.causal
     if case.attention == EAGER:
-        return lambda q, k, v, kind, mask, sinks: eager_attention(
-            q, k, v, mask, dropout, cap, sinks, case.arch.wide_softmax
-        )
-    if case.attention == SDPA and case.repeat_kv:
-        return lambda q, k, v, kind, mask, _: library_attention(
-            q, repeated(k, q), repeated(v, q), mask, dropout, causal
+        return lambda q, k, v, kind, mask, sinks, bias: eager_attention(
+            q, k, v, mask, dropout, cap, sinks, case.arch.wide_softmax, bias
         )
     if case.attention == SDPA:
-        return lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask, dropout, causal)
+
+        def by_library(q: Any, k: Any, v: Any, kind: LayerKind, mask: Any, _: Any, bias: Any) -> Any:
+            if case.repeat_kv:
+                k, v = repeated(k, q), repeated(v, q)
+            hides = causal and kind.attention != CROSS
+            mask = mask if bias is None else mask_with_bias(bias, hides)
+            return library_attention(q, k, v, mask, dropout, hides)
+
+        return by_library
     chosen = algorithm(case.attention)
 
     def run(q: Any, k: Any, v: Any, kind: LayerKind, *_: Any) -> Any:
+        if kind.attention == "S" and not causal:
+            raise UsageError(f"{chosen.name} on windows on both sides is not modelled: take --attention {SDPA}")
         if kind.attention == "C" and case.arch.window < case.seq:
             chunks = f"chunks of {case.arch.window} keys"
             raise UsageError(f"{chosen.name} on {chunks} is not modelled: take --attention {SDPA}")
@@ -364,8 +414,8 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
         alone = Case(
             chosen.name, **sizes, seq=q.shape[2], kv_seq=k.shape[2], value_dim=v.shape[3], dtype=case.dtype,
             dropout=dropout, scores=make_scores(softcap=cap or None),
-            mask=Mask(causal, window), phase="train" if case.phase == "train" else "inference",
-            device=case.device,
+            mask=Mask(causal and kind.attention != CROSS, window), device=case.device,
+            phase="train" if case.phase == "train" else "inference",
         )  # fmt: skip
         if not (answer := supported(alone)):
             raise UsageError(answer.reason)

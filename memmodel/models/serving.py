@@ -47,7 +47,7 @@ def serving(case: ModelCase, gpu: Gpu, machine: Machine, config: AllocatorConfig
     weights = int(sum(weight_bytes(arch, case.quantize, itemsize).values()))
     count = sum(parameters(arch).values(), start=0)
     # The bytes of one token more: none in layers whose window is full.
-    kept = [int(cache_bytes(arch, case.seq + more, case.kv_cache, itemsize)) for more in (0, 1)]
+    kept = [int(cache_bytes(arch, case.seq + more, case.kv_cache, itemsize, case.read)) for more in (0, 1)]
     decoding = replace(case, phase="decode")
     known = room_bytes(gpu) is not None
     token = time_or_why(program_of(decoding), machine)[0]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from memmodel.base.device import CUDA, Device
 from memmodel.base.dtypes import DType, bfloat16, short_name
 from memmodel.base.frozen import Frozen
-from memmodel.models.architecture import Architecture
+from memmodel.models.architecture import CROSS_PREFIX, Architecture
 from memmodel.models.layout import FIRST_RANK, ONE_GPU, Layout, Rank
 from memmodel.sizes.dims import Dim
 
@@ -43,7 +43,7 @@ class Adapter(NamedTuple):
 
     def covers(self, name: str) -> bool:
         """Whether the layer of a weight has an adapter."""
-        return not self.targets or name.removesuffix(".weight") in self.targets
+        return not self.targets or name.removeprefix(CROSS_PREFIX).removesuffix(".weight") in self.targets
 
     def __str__(self) -> str:
         kind = ("DoRA" if self.magnitudes else "LoRA") + (" on NF4" if self.four_bit else "")
@@ -55,6 +55,7 @@ class ModelCase(Frozen):
 
     Attributes:
         arch: the model. batch: b, sequences. seq: n, tokens of each; in "decode" those in the cache, one of them new.
+        source: tokens of each sequence that an encoder before the decoder reads; 0 for as many as `seq`.
         phase: "train" (forward, backward, optimizer), "prefill" (of a prompt into a KV cache) or "decode" (of a token).
         dtype: of weights, activations and gradients. optimizer: a key of `memmodel_kernels.optimizers.OPTIMIZERS`.
         attention: "sdpa" (the library's scaled_dot_product_attention), "eager" (plain operators, as Hugging Face's
@@ -94,6 +95,7 @@ class ModelCase(Frozen):
     arch: Architecture
     batch: Dim = 1
     seq: Dim = 4096
+    source: Dim = 0
     phase: str = "train"
     dtype: DType = bfloat16
     optimizer: str = "adamw"
@@ -127,10 +129,18 @@ class ModelCase(Frozen):
     torch: str = "2.13"
     device: Device = CUDA
 
+    @property
+    def read(self) -> Dim:
+        """The tokens of each sequence that an encoder before the decoder reads, or makes of sounds; 0 without one."""
+        encoder = self.arch.encoder
+        return 0 if encoder is None else encoder.max_pos if encoder.spectrogram else self.source or self.seq
+
     def describe(self, without: str = "") -> str:
         """The setting in one line, less a size: train, bf16, batch 1, seq 4096, adamw, and what is not usual."""
         parts = [self.phase, short_name(self.dtype)]
         parts += [f"{size} {getattr(self, size)}" for size in ("batch", "seq") if size != without]
+        if self.arch.encoder:
+            parts.append(f"source {self.read}")
         if self.phase == "train":
             parts.append(self.optimizer)
         parts.append(f"attention {self.attention}")

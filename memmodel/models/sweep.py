@@ -165,4 +165,6 @@ def _live(program: Program) -> Array:
 def _flops(case: ModelCase, batch: Array, seq: Array) -> Array:
     queries = np.ones_like(seq) if case.phase == "decode" else seq
     times = 3 * case.microbatches if case.phase == "train" else 1
-    return np.array(times * forward_flops(case.arch, batch, queries, seq), dtype=np.int64)
+    seen = replace(case, seq=seq).read
+    read = 0 if case.phase == "decode" else seen
+    return np.array(times * forward_flops(case.arch, batch, queries, seq, read, seen), dtype=np.int64)

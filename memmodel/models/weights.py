@@ -32,7 +32,7 @@ def stored(weight: Weight, case: ModelCase, in_layer: bool) -> Iterator[Stored]:
             weight.part,
             weight.shape,
             float32 if case.autocast or weight.in_fp32 else case.dtype,
-            case.phase == "train" and adapter is None,
+            case.phase == "train" and adapter is None and not weight.frozen,
         )
     if matrix and adapter is not None and adapter.covers(weight.name):
         yield from _low_rank(weight, adapter, case)

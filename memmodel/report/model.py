@@ -176,7 +176,7 @@ def serving_table(serving: Serving, case: ModelCase) -> Sheet:
     rows = [
         ("weights", f"{bytes_text(serving.weight_bytes)}, {number_text(serving.bits)} bits a parameter"),
         ("cache, one more token", bytes_text(serving.token_bytes)),
-        (f"cache, {case.seq:,} tokens", bytes_text(serving.sequence_bytes)),
+        (f"cache, {case.seq:,} token{'s' * (case.seq != 1)}", bytes_text(serving.sequence_bytes)),
     ]
     longest = serving.longest_context
     if longest is not None:

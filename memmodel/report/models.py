@@ -21,8 +21,10 @@ def model_table(models: Sequence[Listed]) -> Sheet:
 
 
 def _row(model: Listed) -> tuple[str, ...]:
-    shape, arch = model.shape, model.architecture if model.config else None
-    sizes = (f"{arch.layers}", f"{arch.hidden}") if arch else ("-", "-")
+    shape, arch = model.shape, model.architecture
+    # An encoder's layers before the decoder's.
+    layers = f"{arch.encoder.layers}+{arch.layers}" if arch.encoder else f"{arch.layers}"
+    sizes = (layers, f"{arch.hidden}")
     mask = f"window {shape['window']}" if shape["window"] else shape["mask"]
     heads = (f"{shape['heads']}/{shape['kv_heads']}", f"{shape['head_dim']}")
     return (f"{model.name}{'' if model.verified else ' *'}", f"{model.parameters / 1e9:.4g}B", *sizes, *heads, mask)
@@ -31,8 +33,7 @@ def _row(model: Listed) -> tuple[str, ...]:
 def model_sheet(model: Listed) -> Group:
     """One model: its sizes, its parameters by part, what it is made of, and the source."""
     rows: list[Sequence[Cell]] = [("parameters", f"{model.parameters:,}; published as {model.published}")]
-    if model.config:
-        rows += described(model.architecture)
+    rows += described(model.architecture)
     rows += [("note", model.note)] if model.note else []
     rows += [("source", model.source if model.verified else f"{model.source} ({_UNVERIFIED})")]
     return Group(model_table([model]), Text(), Sheet("", ("|", ""), rows))
@@ -46,6 +47,8 @@ def described(arch: Architecture) -> Iterable[tuple[str, str]]:
         yield "experts", f"{arch.moe.experts} of width {arch.moe.width}, {arch.moe.top_k} a token"
     yield "vocabulary", f"{arch.vocab:,}, {'one table for embedding and head' if arch.tied else 'head apart'}"
     yield "context", f"{arch.max_pos:,}"
+    if arch.encoder:
+        yield "encoder", f"{arch.encoder.layers} layers before the decoder's {arch.layers}, which attend to it too"
     yield "layers", f"{_NORMS[arch.placement]} each block {arch.norm}; {arch.activation}, {arch.positions} positions"
     yield from _of_attention(arch)
 

@@ -40,7 +40,9 @@ def cast(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         # The wrapper excludes the autocast key for the call (WrapFunction_), so operators inside cast nothing.
         before, tape.autocast = tape.autocast, None
         try:
-            given = [_cast(x, wanted, tape) for x in reversed(args)]  # C++ casts the last one first
+            # C++ casts the last one first.
+            named = {name: _cast(x, wanted, tape) for name, x in reversed(named.items())}
+            given = [_cast(x, wanted, tape) for x in reversed(args)]
             return function(*reversed(given), **named)
         finally:
             tape.autocast = before

@@ -41,9 +41,10 @@ def _places(size: Dim, window: Dim, stride: int) -> Dim:
 
 
 @makes("convolution")
-def _convolved(x: Strided, weight: Strided, _: Any, stride: tuple[int, ...], *__: Any) -> Spec:
-    """Without padding, dilation or transposition."""
-    sizes = zip(x.shape[2:], weight.shape[2:], stride, strict=True)
+def _convolved(x: Strided, weight: Strided, _: Any, stride: Any, padding: Any, *__: Any) -> Spec:
+    """Without dilation or transposition."""
+    padded = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
+    sizes = zip(padded, weight.shape[2:], stride, strict=True)
     return Spec((x.shape[0], weight.shape[0], *(_places(*each) for each in sizes)), x.dtype)
 
 
@@ -54,21 +55,23 @@ def _convolved_backward(grad: Strided, x: Strided, weight: Strided, bias: tuple[
 
 
 class Convolution(Op):
-    """A convolution in two dimensions; saves its input and weight."""
+    """A convolution in one dimension or more; saves its input and weight."""
 
-    def forward(self, input: Tensor, weight: Tensor, bias: Tensor, stride: Any) -> Tensor:
-        """Without padding."""
-        self.stride, self.features = stride, bias.shape
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+        """`stride` and `padding` are those of every dimension."""
+        axes = len(weight.shape) - 2
+        self.where = (stride,) * axes, (padding,) * axes, (1,) * axes, False, (0,) * axes, 1
+        self.features = bias.shape
         self.save(input=input, weight=weight)
-        return aten("convolution", input, weight, bias, stride, (0, 0), (1, 1), False, (0, 0), 1)
+        return aten("convolution", input, weight, bias, *self.where)
 
     def backward(self, grad: Tensor) -> tuple[Any, ...]:
         """The gradients that are needed, by one operator."""
         wanted = tuple(self.needs[:3])
         found = iter(
             several(
-                "convolution_backward", grad, self.unpack("input"), self.unpack("weight"), self.features, self.stride,
-                (0, 0), (1, 1), False, (0, 0), 1, wanted,
+                "convolution_backward", grad, self.unpack("input"), self.unpack("weight"), self.features, *self.where,
+                wanted,
             )
         )  # fmt: skip
         return *(next(found) if each else None for each in wanted), None
@@ -76,4 +79,9 @@ class Convolution(Op):
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Any:
     """The images (b, c, height, width) under a weight (features, c, rows, columns) with a bias (features,)."""
-    return Convolution.apply(input, weight, bias, stride=(stride, stride))
+    return Convolution.apply(input, weight, bias, stride=stride, padding=0)
+
+
+def conv1d(input: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0) -> Any:
+    """Rows (b, c, n) under a weight (features, c, window) with a bias (features,)."""
+    return Convolution.apply(input, weight, bias, stride=stride, padding=padding)

@@ -66,7 +66,9 @@ def against_hugging_face(case: ModelCase, config: Mapping[str, Any], memory: Mem
             attention=case.attention,
             bare=True,
         )
-    at = {"B": case.batch} if case.arch.patches else {"B": case.batch, "N": case.seq}
+    at = {"B": case.batch} | ({} if case.arch.patches else {"N": case.seq})
+    if case.arch.encoder and not case.arch.encoder.spectrogram:
+        at["M"] = case.read
     found = trace(step.function, step.inputs, step=step.step, at=at, gpu=gpu, formulas=False)
     modules = {group: n for group, n in found.memory.groups.items() if kind_of(group) == ACTIVATIONS}
     return Against(

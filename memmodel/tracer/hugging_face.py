@@ -21,10 +21,11 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-# Of encoders, whose classes for causal language models are rarely meant.
+# Of models whose classes for causal language models are rarely meant.
 _HEADS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), "MASKED_LM"),
-    "vit": "IMAGE_CLASSIFICATION",
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "modernbert"), "MASKED_LM"),
+    **dict.fromkeys(("t5", "mt5"), "SEQ_TO_SEQ_CAUSAL_LM"),
+    **{"whisper": "SPEECH_SEQ_2_SEQ", "vit": "IMAGE_CLASSIFICATION"},
 }
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     "adamw": optim.AdamW,
@@ -41,7 +42,8 @@ class HfStep(NamedTuple):
 
     Attributes:
         function: of the inputs; with an optimizer it runs the whole step.
-        inputs: name -> sizes and type, in the letters B (sequences or images) and N (tokens).
+        inputs: name -> sizes and type, in the letters B (sequences or images), N (tokens) and, bare, M (of an encoder
+            before a decoder).
         step: of `memmodel.trace`: "inference", "train" or "own".
         notes: what was chosen for the user.
     """
@@ -86,7 +88,7 @@ def hf_step(
     if checkpointing:
         _checkpoint(model)
     model.train(train)
-    forward, inputs = _forward(model, train, last=bare and not train), _inputs(model, train)
+    forward, inputs = _forward(model, train, last=bare and not train), _inputs(model, train, apart=bare)
     if optimizer is None:
         return HfStep(_named(forward, model), inputs, "train" if train else "inference", notes)
     made = OPTIMIZERS[choice("optimizer", optimizer, OPTIMIZERS)](model.parameters())
@@ -219,9 +221,15 @@ def _strip(model: Any, train: bool) -> None:
         model.config.use_cache = False
 
 
-def _inputs(model: Any, train: bool) -> dict[str, str]:
-    """The model's main input with its sizes, and the labels that are no input of the model's own."""
+def _inputs(model: Any, train: bool, apart: bool) -> dict[str, str]:
+    """The model's main input with its sizes, and the labels that are no input of the model's own.
+
+    `apart`: behind an encoder, the decoder's tokens too, which otherwise are the class's choice.
+    """
     name, config = model.main_input_name, model.config
+    if apart and config.is_encoder_decoder:
+        source = {name: "B,M:int64"} if name == "input_ids" else _inputs(model, False, apart=False)
+        return {**source, "labels" if train else "decoder_input_ids": "B,N:int64"}
     dtype = f":{str(model.dtype).removeprefix('torch.')}:nograd"
     try:
         if name == "input_ids":
