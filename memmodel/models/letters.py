@@ -223,7 +223,8 @@ def _values(case: ModelCase) -> dict[str, Any]:
     divided = {letter: Fraction(1, getattr(layout, name)) for letter, name in _OVER.items()}
     of_moe = {LETTERS[x]: int(getattr(arch.moe, x)) for x in ("experts", "width", "top_k")} if arch.moe else {}
     found = {letter: int(getattr(arch, name)) for name, letter in LETTERS.items() if hasattr(arch, name)}
-    return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq), "m": int(case.read)}
+    read = {"m": int(case.read)} if case.read else {}
+    return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq), **read}
 
 
 def _product(factors: Iterable[Any]) -> Any:

@@ -38,7 +38,7 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
     [
         {"fused_qkv": True, "fused_gate_up": True, "rotary_dim": 6, "head_bias": True},
         {"qk_norm": "all", "placement": "output", "scaled": ("embedding", "residual", "logits")},
-        {"parallel_norms": 1, "norm": "layernorm-no-bias", "activation": "relu2", "turns_neighbours": True},
+        {"parallel_norms": 1, "norm": "layernorm-no-bias", "activation": "relu2", "turning": "neighbours"},
         {"norm": "layernorm-no-weight"},
         {"parallel_norms": 2, "norm": "layernorm", "activation": "gelu-new"},
         {"no_rotary_every": 2, "parallel_norms": 2, "activation": "gelu-tanh-glu"},

@@ -56,7 +56,10 @@ WRONG = [
     ({"attention_bias": "yes"}, "attention_bias is 'yes', expected true or false"),
     ({"model_type": "lama"}, "unknown model_type 'lama': did you mean llama"),
     ({"model_type": "bart"}, "'bart' is an encoder with a decoder of another kind"),
-    ({"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 8}, "there is no d_ff"),
+    (
+        {"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 8, "intermediate_size": ...},
+        "there is no d_ff",
+    ),
     ({"model_type": "t5", "feed_forward_proj": "glued-gelu"}, "feed_forward_proj is glued-gelu"),
     ({"model_type": "bert", "is_decoder": True}, "is_decoder is true"),
     ({"model_type": "vit", "patch_size": 500}, "patch_size 500 of image_size 224"),
