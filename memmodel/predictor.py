@@ -292,7 +292,11 @@ def predict_case(
         time,
         calibrated,
         account(program),
-        (*notes_on(case, program, work, gpu), *(f"{op}: {what}" for op, what in tape.unknown.items()), *missing),
+        (
+            *notes_on(case, program, work, gpu),
+            *(f"{op}: {what}" for op, what in tape.unknown.items()),
+            *dict.fromkeys(missing),  # the time to expect lacks what the datasheet's lacks
+        ),
         attention_kernels((choice, None) for choice in tape.choices),
     )
 

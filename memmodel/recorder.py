@@ -167,6 +167,11 @@ def _check(chosen: Algorithm, case: Case) -> None:
         _check_latent(case)
     if chosen.cached and case.phase != "inference":
         raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
+    if chosen.cached and isinstance(case.seq, int) and isinstance(case.kv_seq, int) and case.seq > case.kv_seq:
+        raise UsageError(
+            f"{chosen.name} with {case.seq} new tokens and kv-seq {case.kv_seq}, which counts them too: give --kv-seq "
+            f"{case.seq} or more"
+        )
     if case.dtype in FP8 and not chosen.fp8:
         others = ", ".join(other.name for other in ALGORITHMS.values() if other.fp8)
         raise UsageError(

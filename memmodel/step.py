@@ -29,7 +29,7 @@ def device_of(gpu: Gpu) -> Device:
     major, minor = gpu.compute_capability or (0, 0)
     arch = 10 * major + minor
     if not arch:
-        return CUDA._replace(rocm=gpu.vendor == "AMD")
+        return CUDA._replace(gfx=(gpu.arch or "an unnamed architecture") if gpu.vendor == "AMD" else "")
     sms = gpu.sm_count if "sm_count" in gpu.values else CUDA.sms
     return CUDA._replace(sms=sms, arch=arch if arch in FAMILY else CUDA.arch, capability=arch)
 

@@ -31,7 +31,7 @@ class Device(NamedTuple):
         threads: of the CPU; each sums into its own buffer.
         torch: version of PyTorch, where it decides which kernels run.
         deterministic: whether deterministic algorithms are required (torch.use_deterministic_algorithms).
-        rocm: whether PyTorch is the one for AMD, where it decides which kernels run.
+        gfx: AMD's name of the architecture ("gfx942"), where PyTorch is the one for AMD; else "".
     """
 
     name: str
@@ -48,7 +48,7 @@ class Device(NamedTuple):
     threads: int = 1
     deterministic: bool = False
     torch: tuple[int, int] = (2, 13)
-    rocm: bool = False
+    gfx: str = ""
 
     @property
     def resident_threads(self) -> int:

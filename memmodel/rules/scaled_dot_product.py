@@ -53,7 +53,7 @@ def scaled_dot_product_attention(
     device = tape.device
     on_cuda = device.name == "cuda"
     call = _described(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-    choice = choose(call, Backends(device.capability if on_cuda else 0, device.torch, device.rocm), enabled)
+    choice = choose(call, Backends(device.capability if on_cuda else 0, device.torch, device.gfx), enabled)
     check(choice, call)
     tape.choices.append(choice)  # reports say which kernel ran, and why not those tried before it
     if choice.backend == FLASH and not on_cuda:

@@ -6,7 +6,8 @@ PyTorch's order, so that the reason reported here is the one in PyTorch's own wa
 Sources: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, sdp_utils_cpp.h (filters that backends share) and
 sdp_utils_cpp.cpp (the CPU). Filters of nested tensors are left out. The version of cuDNN is the one in the default
 wheel of that release. On AMD both fused kernels are AOTriton's, which needs no shared memory of a certain size: of its
-releases, 0.9 (torch 2.7) took head dims to 512, 0.12 (torch 2.13) values of another head dim than the keys'.
+releases, 0.9 (torch 2.7) took head dims to 512, 0.12 (torch 2.13) values of another head dim than the keys'; before it
+efficient attention had flash attention's rule of head dims, with multiples of 8 or 4 (check_head_dim_size_flash<true>).
 """
 
 from collections.abc import Callable, Collection
@@ -64,12 +65,12 @@ class SdpaCall(NamedTuple):
 class Backends(NamedTuple):
     """The target of the selection: compute capability as one number (80 is 8.0; 0 is the CPU), and torch's version.
 
-    `rocm`: an AMD Instinct GPU (gfx90a, gfx942 or gfx950); `arch` stays 80, whose data types it has.
+    `gfx`: AMD's name of the architecture ("gfx942"), "" of other GPUs; `arch` stays 80, whose data types it has.
     """
 
     arch: int = 80
     torch: tuple[int, int] = (2, 13)
-    rocm: bool = False
+    gfx: str = ""
 
 
 class Refusal(NamedTuple):
@@ -149,7 +150,7 @@ def _filters(name: str, backends: Backends) -> tuple[Filter, ...]:
         return ()
     if not backends.arch:
         return _ON_CPU
-    if backends.rocm:
+    if backends.gfx:
         return _ON_ROCM[name]
     return _CUDNN_BEFORE_2_9 if name == CUDNN and backends.torch < (2, 9) else _FILTERS[name]
 
@@ -177,10 +178,32 @@ def _flash_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
 
 
 def _widest_head_dim(call: SdpaCall, backends: Backends) -> Refusal | None:
-    most, wanted = 512 if backends.rocm and backends.torch >= (2, 7) else 256, max(call.query[-1], call.value[-1])
+    most, wanted = _most_channels(backends), max(call.query[-1], call.value[-1])
     if wanted <= most:
         return None
     return Refusal(f"its head dims end at {most}, this is {wanted}", f"a head dim of {most} or less")
+
+
+def _most_channels(backends: Backends) -> int:
+    """Head dims of AOTriton, but on gfx11, end at 512 since torch 2.7 (aotriton_max_hdim)."""
+    wide = backends.gfx and not backends.gfx.startswith("gfx11") and backends.torch >= (2, 7)
+    return 512 if wide else 256
+
+
+# AMD architecture -> first torch whose AOTriton has kernels for it that need no environment variable: gfx950 and
+# gfx1201 since 0.10 (pytorch/pytorch#156499), gfx1100 and gfx1151 since 0.12 (ROCm/pytorch#3313).
+_AOTRITON = {
+    "gfx90a": (2, 4), "gfx942": (2, 4), "gfx950": (2, 8), "gfx1201": (2, 8), "gfx1100": (2, 13), "gfx1151": (2, 13),
+}  # fmt: skip
+
+
+def _aotriton(_: SdpaCall, backends: Backends) -> Refusal | None:
+    """check_flash_attention_hardware_support, check_mem_efficient_hardware_support of AMD."""
+    first = _AOTRITON.get(backends.gfx)
+    if first is not None and backends.torch >= first:
+        return None
+    later = "torch {}.{} or later".format(*first) if first else "another GPU"
+    return Refusal(f"AOTriton has no kernels for {backends.gfx}, or experimental ones alone", later)
 
 
 def _from_sm80(_: SdpaCall, backends: Backends) -> Refusal | None:
@@ -437,10 +460,10 @@ _CUDNN_BEFORE_2_9: tuple[Filter, ...] = (
     _lengths, _rank, _cudnn_shapes, _cudnn_deterministic, _half, _mask_shape, _from_sm80, _unit_stride, _cudnn_heads,
 )  # fmt: skip
 _ON_ROCM: dict[str, tuple[Filter, ...]] = {
-    FLASH: (_rank, _no_mask, _flash_head_dim, _flash_causal, _half, _grouped_heads, _lengths, _unit_stride),
+    FLASH: (_rank, _no_mask, _flash_head_dim, _aotriton, _flash_causal, _half, _grouped_heads, _lengths, _unit_stride),
     EFFICIENT: (
-        _rank, _rocm_efficient_head_dim, _lengths, _unit_stride_always, _rocm_efficient_heads, _rocm_mask_dtype,
-        _efficient_dtype,
+        _aotriton, _rank, _rocm_efficient_head_dim, _lengths, _unit_stride_always, _rocm_efficient_heads,
+        _rocm_mask_dtype, _efficient_dtype,
     ),
     CUDNN: (_no_cudnn,),
 }  # fmt: skip

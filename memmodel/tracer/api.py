@@ -116,7 +116,7 @@ def trace(
     device = load_gpu(gpu) if isinstance(gpu, str) else gpu
     version = torch_version or _installed()
     modelled = device_of(device)
-    backends = Backends(modelled.capability, parse_torch_version(version), modelled.rocm)
+    backends = Backends(modelled.capability, parse_torch_version(version), modelled.gfx)
     sizes = {x: asked.get(x, value) for x, value in hints(letters, asked).items()}
     setting = Setting(
         fn, wanted, step, modelled, backends, most_operators=most_operators, loss=loss, chip=_chip_of(device)

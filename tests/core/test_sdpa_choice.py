@@ -164,13 +164,31 @@ def test_what_torch_2_14_changed_on_a_b200(changes: dict[str, Any], before: str,
 def test_an_mi300x_takes_what_aotriton_takes(
     head_dims: tuple[int, int], changes: dict[str, Any], kernels: tuple[str, ...]
 ) -> None:
-    """sdp_utils.cpp at 001f694a, USE_ROCM, with the AOTriton of a release: 0.8 in 2.6, 0.11 in 2.12, 0.12 in 2.13."""
+    """sdp_utils.cpp at 001f694a and before it, USE_ROCM; AOTriton is 0.8 in torch 2.6, 0.11 in 2.12, 0.12 in 2.13."""
     d, e = head_dims
     call = SdpaCall((*Q[:3], d), (*Q[:3], d), (*Q[:3], e), bfloat16)._replace(**changes)
     versions = ((2, 6), (2, 12), (2, 13))
-    choices = [choose(call, Backends(80, version, rocm=True)) for version in versions]
+    choices = [choose(call, Backends(80, version, "gfx942")) for version in versions]
     assert tuple(choice.backend for choice in choices) == kernels
-    assert choose(call, Backends(rocm=True), {"cudnn"}).backend is None
+    assert choose(call, Backends(gfx="gfx942"), {"cudnn"}).backend is None
+
+
+@pytest.mark.parametrize(
+    ("gfx", "head_dim", "kernels"),
+    [
+        ("gfx90a", 512, ("math", "flash", "flash", "flash")),
+        ("gfx950", 128, ("math", "math", "flash", "flash")),  # "Official support of gfx950/gfx1201": AOTriton 0.10
+        ("gfx1100", 128, ("math", "math", "math", "flash")),  # "promoted out of experimental": AOTriton 0.12
+        ("gfx1100", 264, ("math", "math", "math", "math")),  # "gfx11xx only support hdim <= 256"
+        ("gfx1030", 128, ("math", "math", "math", "math")),
+    ],
+)
+def test_aotriton_has_kernels_for_some_architectures(gfx: str, head_dim: int, kernels: tuple[str, ...]) -> None:
+    """check_gpu and isArchExperimentallySupported; AOTriton is 0.8, 0.9, 0.10 and 0.12 in these versions of torch."""
+    shape = (*Q[:3], head_dim)
+    call = SdpaCall(shape, shape, shape, bfloat16)
+    choices = [choose(call, Backends(80, version, gfx)) for version in ((2, 6), (2, 7), (2, 8), (2, 13))]
+    assert tuple(choice.backend for choice in choices) == kernels
 
 
 def test_a_call_that_no_kernel_takes_names_all_reasons() -> None:

@@ -34,7 +34,7 @@ def both(case: Case, gpu: str, backends: tuple[str, ...] = BACKENDS) -> tuple[An
     def function(q: Any, k: Any, v: Any) -> Any:
         return sdpa(q, k, v, case.mask, case.dropout, backends)
 
-    target = Backends(case.device.capability, rocm=case.device.rocm)
+    target = Backends(case.device.capability, gfx=case.device.gfx)
     setting = Setting(function, inputs, case.phase, case.device, target)
     return traced(setting, sizes), recorded(case)
 
