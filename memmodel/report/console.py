@@ -14,16 +14,15 @@ from memmodel.base.errors import UsageError
 from memmodel.base.rendering import Drawing
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+# Text is taken as it is: files of users name GPUs, functions and lines of code, and square brackets are no markup.
+_AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 
 
 class Screen(Console):
-    """A console that takes text as it is: files of users name GPUs, functions and lines of code.
-
-    Square brackets are no markup, and control characters, which could drive the reader's terminal, are left out.
-    """
+    """A terminal or notebook; control characters of users' files, which could drive the terminal, are left out."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+        super().__init__(**_AS_IT_IS, **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """The segments to print, without control characters."""
@@ -33,10 +32,11 @@ class Screen(Console):
 
 def text(result: Any, width: int = 100) -> str:
     """`result` as terminal text, without colours and without spaces at line ends."""
-    console = Screen(width=width, no_color=True, force_terminal=False)
+    console = Console(width=width, no_color=True, force_terminal=False, **_AS_IT_IS)
     with console.capture() as capture:
         console.print(result)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+    plain = _CONTROL.sub("", capture.get())  # once, where a `Screen` goes through the segments of each nested part
+    return "".join(f"{line.rstrip()}\n" for line in plain.splitlines())
 
 
 def html(result: Any) -> str:

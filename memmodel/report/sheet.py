@@ -7,7 +7,7 @@ line.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod
+from rich.console import Console, ConsoleOptions, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -78,19 +78,21 @@ class Sheet(Frozen):
         return table
 
 
+_DASH = "- "
+
+
 class Bullets(Frozen):
     """A titled list."""
 
     title: str
     lines: Sequence[str]
 
-    def __rich__(self) -> Group:
-        rows = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
-        rows.add_column(width=1)
-        rows.add_column(overflow="fold")
-        for line in self.lines:
-            rows.add_row("-", Text(line))
-        return Group(Text(self.title, style="bold"), rows)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(self.title, style="bold")
+        for line in self.lines:  # by hand, since a table of two columns takes three times as long
+            wrapped = Text(line).wrap(console, options.max_width - len(_DASH), overflow="fold")
+            for i, part in enumerate(wrapped):
+                yield Text.assemble(" " * len(_DASH) if i else _DASH, part)
 
 
 class Phrases(Frozen):
