@@ -54,7 +54,7 @@ def memory_of(program: Program, torch: str, gpu: Gpu, config: AllocatorConfig | 
     scratch, read, phases = workspace(torch, gpu.compute_capability, gpu.arch), summary(program), step_phases(program)
     result, fitting = _replayed(program, read, torch, gpu, config)
     usages = [result.last(phase) for phase in phases]
-    by_name = {each[0]: each for launch in program.launches() for each in scratch.taken(launch)}
+    by_name = {each[0]: each for launch in program.launches() if launch.cublas for each in scratch.taken(launch)}
     taken = list(by_name.values())
     return Memory(
         live_peak_bytes=int(read.peaks["peak"]),

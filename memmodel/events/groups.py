@@ -59,7 +59,7 @@ def by_group(program: Program, births: Iterable[Alloc]) -> dict[str, int]:
 
 def groups_of(program: Program, births: Iterable[Alloc]) -> dict[int, str]:
     """The group of each of these storages of a program, by its key."""
-    saved = {event.key for event in program.events if isinstance(event, Save)}
+    saved = {event.key for event in program.events if type(event) is Save}
     inputs = program.inputs()
     return {birth.key: group_of(program, birth.key, saved, inputs) for birth in births}
 

@@ -30,6 +30,7 @@ class State(NamedTuple):
         alive: storage -> its allocation, in order of birth.
         kept: storage -> number of autograd nodes that keep it for backward; the inputs, which the caller keeps anyway,
             are left out.
+        place: that of the event in the program, from 0.
     """
 
     event: Event
@@ -39,6 +40,7 @@ class State(NamedTuple):
     died: Alloc | None
     alive: dict[int, Alloc]
     kept: dict[int, int]
+    place: int
 
     @property
     def saved(self) -> Dim:
@@ -51,7 +53,10 @@ class State(NamedTuple):
 
 
 def states(
-    program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes"), nothing: Any = 0
+    program: Program,
+    nbytes: Callable[[Alloc], Any] = attrgetter("nbytes"),
+    nothing: Any = 0,
+    every: bool = True,
 ) -> Iterator[State]:
     """The state after each event.
 
@@ -59,13 +64,14 @@ def states(
         program: the events.
         nbytes: the size of an allocation, in whatever `live` is to add up; its bytes by default.
         nothing: the size of no storages at all.
+        every: without it, the states after allocations and marks alone: one of them is the peak.
     """
     alive: dict[int, Alloc] = {}
     kept: dict[int, int] = {}
     inputs: set[int] = set()
     live, phase = nothing, "start"
     make: Callable[[type[State], Any], State] = tuple.__new__  # half the time of State(...), for every event
-    for event in program.events:
+    for index, event in enumerate(program.events):
         born: Alloc | None = None
         died: Alloc | None = None
         if type(event) is Launch:  # `is`: a step of a model has a hundred thousand events
@@ -88,7 +94,8 @@ def states(
                 kept[event.key] = nodes - 1
         elif type(event) is Mark:
             phase = event.phase
-        yield make(State, (event, phase, live, born, died, alive, kept))
+        if every or born is not None or type(event) is Mark:
+            yield make(State, (event, phase, live, born, died, alive, kept, index))
 
 
 def uncounted(birth: Alloc) -> int:
@@ -113,10 +120,10 @@ def summary(program: Program) -> Summary:
     peaks: dict[str, Dim] = {}
     before: set[int] | None = None
     alive: dict[int, Alloc] = {}
-    for now in states(program):
+    for now in states(program, every=False):
         if now.born is not None:
             peaks[now.phase] = maximum(peaks.get(now.phase, 0), now.live)
-        elif type(now.event) is Mark:
+        else:
             peaks[now.phase], alive = now.live, now.alive
             if now.phase == "forward" and before is None:
                 before = set(alive)
@@ -131,17 +138,13 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
 
 def moments(program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes")) -> list[Any]:
     """The live bytes of a program of one step after its marks and allocations: the largest of them is the peak."""
-    return [
-        now.live
-        for now in states(program, nbytes)
-        if (now.born or type(now.event) is Mark) and now.phase not in OUTSIDE_A_STEP
-    ]
+    return [now.live for now in states(program, nbytes, every=False) if now.phase not in OUTSIDE_A_STEP]
 
 
 def saved_storages(program: Program) -> dict[int, Dim]:
     """Storage -> bytes, for those that autograd saves at the end of the last forward, beyond the inputs."""
     phase, found = "", dict[int, Dim]()
-    for now in states(program, uncounted):
+    for now in states(program, uncounted, every=False):
         if phase == "forward" and type(now.event) is Mark:
             found = now.saved_storages()
         phase = now.phase
@@ -160,10 +163,10 @@ def at_peak(program: Program, peak: int | None = None) -> tuple[int, frozenset[i
     """
     start, phases = step_start(program), set(step_phases(program))
     if peak is None:
-        peak = max(now.live for i, now in enumerate(states(program)) if i >= start and now.phase in phases)
-    for index, now in enumerate(states(program)):
-        if now.live == peak and index >= start and now.phase in phases:
-            return index, frozenset(now.alive)
+        peak = max(now.live for now in states(program, every=False) if now.place >= start and now.phase in phases)
+    for now in states(program, every=False):
+        if now.live == peak and now.place >= start and now.phase in phases:
+            return now.place, frozenset(now.alive)
     return at_peak(program)  # a phase that only earlier steps have was the peak
 
 
@@ -200,11 +203,11 @@ def alive_at(program: Program, index: int) -> dict[int, Alloc]:
 def places(program: Program) -> tuple[dict[int, int], dict[int, int]]:
     """Storage -> index of its allocation; and storage -> index of its free, for those freed."""
     births, deaths = dict[int, int](), dict[int, int]()
-    for index, now in enumerate(states(program, uncounted)):
+    for now in states(program, uncounted):
         if now.born:
-            births[now.born.key] = index
+            births[now.born.key] = now.place
         elif now.died:
-            deaths[now.died.key] = index
+            deaths[now.died.key] = now.place
     return births, deaths
 
 

@@ -5,8 +5,8 @@ value is assigned to, or else the text of the expression; a returned value takes
 """
 
 import ast
+import os
 import re
-import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -87,7 +87,7 @@ def origin(site: Site | None) -> Origin | None:
 @cache
 def is_library(file: str) -> bool:
     """Whether a file is installed, or Python's own, rather than the user's."""
-    return "site-packages" in file or "dist-packages" in file or file.startswith(sysconfig.get_path("stdlib"))
+    return "site-packages" in file or "dist-packages" in file or file.startswith(os.path.dirname(os.__file__))
 
 
 def users_frame(site: Site) -> tuple[CodeType, int]:

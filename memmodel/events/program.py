@@ -143,7 +143,14 @@ class Program(NamedTuple):
 
     def inputs(self) -> frozenset[int]:
         """The storages that are allocated before a step, as its inputs."""
-        return frozenset(event.key for event in self.phases().get("inputs", ()) if isinstance(event, Alloc))
+        found, within = set[int](), False
+        for event in self.events:
+            if type(event) is Alloc and within:
+                found.add(event.key)
+            elif type(event) is Mark:
+                within = event.phase == "inputs"
+                found = set() if within else found
+        return frozenset(found)
 
     def without(self, keys: Collection[int]) -> "Program":
         """The program without these storages."""

@@ -109,8 +109,7 @@ def group_formulas(taken: Taken, more: Taken) -> dict[str, str]:
 def _sums(taken: Taken) -> dict[str, Counter[Monomial]]:
     """Each group's monomials, with the number before each."""
     case, program, keys = taken
-    saved = {event.key for event in program.events if isinstance(event, Save)}
-    inputs = {event.key for event in program.phases().get("inputs", ()) if isinstance(event, Alloc)}
+    saved, inputs = {event.key for event in program.events if type(event) is Save}, program.inputs()
     of_weights, of_tokens = _known(case, tokens=False), _known(case, tokens=True)
     heads = _heads(case)
     sums: dict[str, Counter[Monomial]] = {}

@@ -79,8 +79,8 @@ def _repeated(case: ModelCase) -> tuple[Expansion | None, int]:
 def _repeated_memory(case: ModelCase) -> tuple[Expansion | None, int]:
     """`_repeated` for memory alone: on one GPU a single recording shows it, mostly."""
     short = _shortened(case)
-    # Sizes with letters are recorded for formulas too: that recording is remembered.
-    if short is None or case.layout.world > 1 or isinstance(case.seq, Size):
+    # Clipping joins the norms of all layers. Sizes with letters are recorded for formulas too, and that is remembered.
+    if short is None or case.layout.world > 1 or case.clip or isinstance(case.seq, Size):
         return _repeated(case)
     alone = _alone(short.more, short.repeats)
     return (alone, short.times - 1) if alone is not None else _repeated(case)

@@ -43,7 +43,7 @@ def several(
 
     Raises UsageError for an operator without a rule.
     """
-    tape = tape or _tape_of(args)
+    tape = tape or (args[0].storage.tape if args and type(args[0]) is Tensor else _tape_of(args))
     # A second run under selective checkpointing takes back what the first kept, and launches nothing.
     if tape.selected is not None and into is None:
         kept: tuple[Tensor, ...] | None = tape.selected.given_back(op)
@@ -181,11 +181,10 @@ def _repeated(args: Sequence[Any], mutated: Sequence[Tensor]) -> tuple[int, ...]
         elif type(x) in _LISTS:
             tensors += [id(y) for y in x if type(y) is Tensor]
     tensors += map(id, mutated)
-    if len(tensors) < 2:
+    if len(set(tensors)) == len(tensors):
         return ()
     places: dict[int, int] = {}
-    first = tuple([places.setdefault(number, place) for place, number in enumerate(tensors)])
-    return first if len(places) < len(first) else ()
+    return tuple([places.setdefault(number, place) for place, number in enumerate(tensors)])
 
 
 def _storages(args: Sequence[Any]) -> Iterator[int]:
@@ -239,9 +238,6 @@ def _rule(op: str) -> Rule:
 
 
 def _tape_of(args: Any) -> Tape:
-    if args and type(args[0]) is Tensor:  # as mostly
-        tape: Tape = args[0].storage.tape
-        return tape
     for x in args:
         if isinstance(x, Tensor):
             return x.storage.tape

@@ -133,9 +133,12 @@ def exact_div(a: Dim, b: Dim) -> Dim:
     return a / b if symbolic(a, b) else a // b
 
 
+_NUMBERS = int, float
+
+
 def maximum(a: Dim, b: Dim) -> Dim:
     """The larger of two dimensions or byte counts, elementwise for arrays and `Max` for symbols."""
-    if isinstance(a, int | float) and isinstance(b, int | float):
+    if isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS):
         return max(a, b)
     if symbolic(a, b):
         return _larger(a, b)

@@ -150,14 +150,14 @@ class Op:
         """Run the op; if grad mode is on and an input requires a gradient, link the result into the graph."""
         tape = _tape_of(inputs)
         node = cls()
-        node.needs = [isinstance(x, Tensor) and x.requires_grad for x in inputs]
+        node.needs = [type(x) is Tensor and x.requires_grad for x in inputs]
         node.recorded = tape.grad_enabled and True in node.needs
         node.saved = {}
         if node.recorded:
             node.edges = [_edge(x) if need else None for x, need in zip(inputs, node.needs, strict=True)]
             tape.sequence += 1
             node.sequence, node.scope = tape.sequence, tape.scope
-            node.inputs = [x.storage.key if isinstance(x, Tensor) else 0 for x in inputs]
+            node.inputs = [x.storage.key if type(x) is Tensor else 0 for x in inputs]
         enabled, tape.grad_enabled = tape.grad_enabled, False
         try:
             output = node.forward(*inputs, **params)
@@ -235,7 +235,7 @@ def _obeys_layout(grad: Tensor, leaf: Tensor) -> bool:
 
 def _tape_of(inputs: tuple[Any, ...]) -> Tape:
     for x in inputs:
-        if isinstance(x, Tensor):
+        if type(x) is Tensor:
             return x.storage.tape
     return current()
 

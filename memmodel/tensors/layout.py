@@ -161,13 +161,10 @@ def resolve(shape: Shape, requested: Sequence[Dim]) -> Shape:
     unknown = [i for i, size in enumerate(requested) if isinstance(size, int) and size == -1]
     if len(unknown) > 1:
         raise UsageError(f"view{tuple(requested)}: at most one dimension can be -1")
-    total = product(shape)
-    known = product(size for i, size in enumerate(requested) if i not in unknown)
+    total, result = product(shape), tuple(requested)
     if unknown:
-        rest = exact_div(total, known)
-        result = tuple(rest if i in unknown else size for i, size in enumerate(requested))
-    else:
-        result = tuple(requested)
+        rest = exact_div(total, product([size for i, size in enumerate(requested) if i not in unknown]))
+        result = tuple([rest if i in unknown else size for i, size in enumerate(requested)])
     if not same(product(result), total):
         raise UsageError(f"a view of shape {tuple(requested)} does not fit a tensor of shape {shape}")
     return result
