@@ -1,4 +1,4 @@
-"""How long `memmodel predict` takes from a cold start, as whole processes, beside a bare Python.
+"""How long `memmodel predict` and `memmodel model` take from a cold start, as whole processes, beside a bare Python.
 
 Medians of 15 runs each of the processor time (user and system), which a busy machine disturbs less than the clock. Runs
 are taken in turns, so that a busy moment hits all alike. Byte code is written on the first run and read after that, as
@@ -13,13 +13,17 @@ import sys
 
 RUNS = 15
 PREDICT = ("-m", "memmodel", "predict", "--gpu", "A100", "--seq", "16384")
+MODEL = ("-m", "memmodel", "model", "--gpu", "H100", "--seq", "8k", "--like")
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
     'python -c "import click"': ("-c", "import click"),
     "memmodel predict --json": (*PREDICT, "--json"),
     "memmodel predict": PREDICT,
+    "memmodel model, 8B": (*MODEL, "llama-3-8b", "--batch", "2"),
+    "memmodel model, 405B": (*MODEL, "llama-3.1-405b"),
 }
 TARGETS = {"memmodel predict --json": 5, "memmodel predict": 8}  # times a bare Python
+SECONDS = {"memmodel model, 8B": 0.5, "memmodel model, 405B": 1.0}
 HEAVY = ("numpy", "sympy", "torch", "matplotlib")
 
 
@@ -62,9 +66,9 @@ def main() -> int:
     bare = found["python -c pass"]
     print(f"{'command':26} {'median':>8} {'over bare Python':>18} {'target':>8}")
     for name, median in found.items():
-        target = f"{TARGETS[name]} x" if name in TARGETS else ""
+        target = f"{TARGETS[name]} x" if name in TARGETS else f"{SECONDS[name]} s" if name in SECONDS else ""
         print(f"{name:26} {median:6.3f} s {median / bare:15.1f} x  {target:>8}")
-    heavy = {name: heavy_imports(COMMANDS[name]) for name in TARGETS}
+    heavy = {name: heavy_imports(COMMANDS[name]) for name in (*TARGETS, *SECONDS)}
     for name, imported in heavy.items():
         print(f"{name} imports {', '.join(imported) or 'none of ' + ', '.join(HEAVY)}")
     return 1 if any(heavy.values()) else 0
