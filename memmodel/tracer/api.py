@@ -146,10 +146,11 @@ def _of_ranks(job: Job, unset: list[str], world: World, rank: int | None) -> Tra
     """The trace of the fullest rank, with the memory of all."""
     found: dict[int, Trace] = {}
     meshes: list[Mesh] = []
+    runs: list[Traced] = []
     waiting = [world.rank]
     while waiting:
         at = waiting.pop(0)
-        each = world.at(at)._replace(meshes=(meshes,))
+        each = world.at(at)._replace(meshes=(meshes,), runs=(runs,))
         found[at] = _result(replace(job, setting=job.setting._replace(world=each)), unset, None, formulas=False)
         # The meshes that the first rank makes tell which others differ from it.
         if rank is None and len(found) == 1:

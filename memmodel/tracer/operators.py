@@ -5,6 +5,7 @@ An operator without a rule moves its bytes. Its arithmetic is what `torch.utils.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class Traced(Strided):
         return tuple(map(number, x.shape)), tuple(map(number, x.stride())), number(x.storage_offset())
 
 
+@cache
 def is_view(func: Any) -> bool:
     """Whether an operator allocates nothing: its results are on its operands' storages."""
     returned = schema_of(func).returns

@@ -12,6 +12,7 @@ from memmodel.events.program import Program
 from memmodel.tracer.advice import Advice, advice
 from memmodel.tracer.by_hand import Finder, Rewriter, under
 from memmodel.tracer.job import Job
+from memmodel.tracer.target import Script
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
@@ -72,6 +73,8 @@ def _line_of(function: Callable[..., Any]) -> str:
 
 
 def _parameters_known(function: Callable[..., Any]) -> bool:
+    if isinstance(function, Script):  # loaded within its trace: nothing goes around what is not there yet
+        return False
     try:
         inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say

@@ -53,6 +53,16 @@ def hooked(x):
     hooked.model(x).sum().backward()
     hooked.model.zero_grad(set_to_none=False)
 
+def noted(x):
+    with open(__file__ + ".steps", "a") as file:
+        file.write(str(rank) + " ")
+    return model(x)
+
+def noted_longer(x):
+    noted(x)
+    if rank == 3:
+        model(x)
+
 def staged(x):
     for _ in range(4 - rank):
         y = model(x)
@@ -107,6 +117,16 @@ def test_ranks_that_send_are_all_traced(script: Path) -> None:
     assert sum(row.number for row in found.ranks) == 4
     assert found.ranks[0].live_peak_bytes == found.memory.live_peak_bytes
     assert "0-3" in found.notes[-1]
+
+
+@pytest.mark.parametrize(("function", "steps"), [("noted", "0 0 3 "), ("noted_longer", "0 0 3 3 ")])
+def test_a_rank_with_the_same_first_step_takes_no_second(script: Path, function: str, steps: str) -> None:
+    """Rank 0 takes two, its last the steady one; rank 3 as many, unless its first is the same."""
+    log = Path(f"{script}.steps")
+    log.write_text("")
+    found = traced(script, function)
+    assert log.read_text() == steps
+    assert sum(row.number for row in found.ranks) == 4
 
 
 def test_streams_have_pools_of_their_own(script: Path) -> None:

@@ -1,5 +1,6 @@
 """Training code as people write it: what it holds, which result is the loss."""
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,23 @@ def test_globals_that_a_comprehension_reads_are_found() -> None:
 
     names = {e.key for e in memmodel.trace(run, {"x": "B,16"}, at={"B": 4}).program.events if isinstance(e, Alloc)}
     assert len(names) == 1 + 2 + 2  # x, two weights, two results
+
+
+def test_deep_copies_share_what_their_originals_share() -> None:
+    """PyTorch copies the storage, whole and once (Tensor.__deepcopy__)."""
+
+    def run(x: Tensor) -> list[Tensor]:
+        halves: list[Tensor] = copy.deepcopy([x[:1], x[1:]])
+        return halves
+
+    found = memmodel.trace(run, {"x": "B,16"}, at={"B": 4})
+    assert found.memory.live_peak_bytes == 2 * (4 * 16 * F32)
+
+
+def test_a_step_by_its_place_may_write_its_softmax_out(tmp_path: Path) -> None:
+    """Advice on such code is found by running it again, which its place is not: there is none."""
+    (tmp_path / "by_hand.py").write_text("def step(x):\n    e = x.exp()\n    return e / e.sum()\n")
+    assert memmodel.trace(f"{tmp_path / 'by_hand.py'}:step", {"x": "N"}, at={"N": 64}).memory.fits
 
 
 class Output(NamedTuple):

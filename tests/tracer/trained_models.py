@@ -1,5 +1,6 @@
 """Models as people write them, each trained one step: x is (B, N, C); what a model returns is its loss or output."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,12 @@ def tied_head() -> Step:
         return functional.cross_entropy(functional.linear(hidden, embed.weight).flatten(0, 1), tokens.flatten())
 
     return step
+
+
+def deep_copies() -> Step:
+    block = Block()
+    first, second = copy.deepcopy(block), copy.deepcopy(block)
+    return lambda x: second(first(block(x)))
 
 
 def checkpointed(reentrant: bool) -> Callable[[], Step]:
@@ -226,6 +233,7 @@ MODELS: dict[str, Callable[[], Step]] = {
     "smoothing by hand": smoothing_by_hand,
     "z loss": z_loss,
     "tied head": tied_head,
+    "deep copies": deep_copies,
     "checkpoint, reentrant": checkpointed(True),
     "checkpoint": checkpointed(False),
     "checkpointed sequence": checkpointed_sequence,

@@ -11,7 +11,7 @@ from memmodel.base.device import Device
 from memmodel.events.program import Program, Site
 from memmodel.tracer.compiled.moving import on_cpu
 from memmodel.tracer.compiled.plan import Buffer, Plan
-from memmodel.tracer.private.dispatch import HigherOrderOperator
+from memmodel.tracer.private.dispatch import HigherOrderOperator, tensors_in
 from memmodel.tracer.watch.flex import Masks
 from memmodel.tracer.watch.watcher import Watcher
 
@@ -61,11 +61,12 @@ class PlanWatcher(Watcher):  # type: ignore[no-untyped-call]
         """A library call wrote into a tensor that is there already."""
         self._count()
         self._record(func, args, kwargs, out, "")
+        self._used(tensors_in((args, kwargs, out)))
 
     def touched(self, tensors: list[Tensor]) -> None:
         """A kernel used these."""
         self.operators += 1
-        self._used(tensors, {}, ())
+        self._used(tensors)
 
     def born(
         self, tensor: Tensor, op: str, role: str = "tensor", at: int | None = None, nbytes: Any = None

@@ -1,5 +1,6 @@
 """Replacements in PyTorch and Python while a trace runs; they are undone after it."""
 
+import copy
 import functools
 import logging
 import math
@@ -25,7 +26,7 @@ from memmodel.tracer.private.autograd import (
     running_node,
 )
 from memmodel.tracer.private.chip import Chip
-from memmodel.tracer.private.dispatch import tables_of
+from memmodel.tracer.private.dispatch import address_of, tables_of
 from memmodel.tracer.private.fake import FakeTensor
 from memmodel.tracer.private.seen import GPU, Replacement, answers, caller
 
@@ -118,6 +119,7 @@ def _class_of_fakes() -> Iterator[Replacement]:
 def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     yield from _class_of_fakes()
     yield FakeTensor, "__torch_dispatch__", _noting_threads(hooks.elsewhere)
+    yield FakeTensor, "__deepcopy__", _copied_deeply
     yield torch.autograd, "_engine_run_backward", watched_engine(hooks.begins, hooks.ends, hooks.mode)
     yield torch.utils.checkpoint, "_infer_device_type", lambda *_: "cpu"  # its generator is this machine's
     yield math, "sqrt", _square_root
@@ -132,6 +134,35 @@ def _replacements(hooks: Hooks) -> Iterator[Replacement]:
     triton = sys.modules.get("triton.runtime.jit")
     if triton is not None:
         yield triton.JITFunction, "run", _no_kernel
+
+
+def _copied_deeply(self: Any, memo: dict[Any, Any]) -> Any:
+    """`copy.deepcopy` of a tensor; the fake one's own way copies its mode too, in which a view has another storage.
+
+    Source: torch/nn/parameter.py, Parameter.__deepcopy__; torch/_tensor.py, Tensor.__deepcopy__ (the whole storage).
+    """
+    if id(self) in memo:
+        return memo[id(self)]
+    if not self.is_leaf:
+        raise RuntimeError("only leaves, tensors that no operator with a gradient made, can be deep-copied")
+    with torch.no_grad():
+        if isinstance(self, torch.nn.Parameter):
+            memo[id(self)] = torch.nn.Parameter(
+                self.data.clone(memory_format=torch.preserve_format), self.requires_grad
+            )
+            return memo[id(self)]
+        storage, copies = self.untyped_storage(), memo.setdefault("torch", {})  # tensors that share one go on doing so
+        if address_of(storage) not in copies:
+            whole = storage.nbytes() // self.element_size()
+            copies[address_of(storage)] = self.as_strided((whole,), (1,), 0).clone()
+        copied = copies[address_of(storage)].as_strided(self.shape, self.stride(), self.storage_offset()).detach()
+        copied.requires_grad_(self.requires_grad)
+        memo[id(self)] = copied
+        if self.grad is not None:
+            copied.grad = self.grad.__deepcopy__(memo)
+    for name in vars(self).keys() - vars(copied).keys():
+        setattr(copied, name, copy.deepcopy(getattr(self, name), memo))
+    return copied
 
 
 class _Extended(list[type]):

@@ -1,7 +1,7 @@
 """Alike layers of a model: how many there are, and the model with some of them alone."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,16 +24,21 @@ def _stacks(function: Any) -> list[dict[str, nn.Module]]:
     for _, module in held(function):
         for part in module.modules() if isinstance(module, nn.Module) else ():
             children = children_of(part)
-            if id(part) not in seen and len(children) > 1 and len(set(map(_kind, children.values()))) == 1:
+            if id(part) not in seen and len(children) > 1 and _are_alike(children.values()):
                 by_number[len(children)].append(children)
             seen.add(id(part))
     return max(by_number.values(), key=_elements, default=[])
 
 
-def _kind(module: nn.Module) -> Hashable:
-    """A module's class, and the names, shapes and types of its tensors, which are equal in alike layers."""
+def _are_alike(modules: Collection[nn.Module]) -> bool:
+    """Whether the modules are of one class, and their tensors have the same names, shapes and types."""
+    # Classes first: going through the tensors of every part of a large model takes a second.
+    return len(set(map(type, modules))) == 1 and len(set(map(_tensors, modules))) == 1
+
+
+def _tensors(module: nn.Module) -> Hashable:
     tensors = (*module.named_parameters(), *module.named_buffers())
-    return type(module), tuple((name, tuple(x.shape), x.dtype, x.requires_grad) for name, x in tensors)
+    return tuple((name, tuple(x.shape), x.dtype, x.requires_grad) for name, x in tensors)
 
 
 def _elements(stacks: list[dict[str, nn.Module]]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError, unknown
-from memmodel.events.program import Program, Release, Save, Site
+from memmodel.events.program import Event, Mark, Program, Release, Save, Site
 from memmodel.rules.sdpa import Backends, Choice
 from memmodel.tracer.private.chip import Chip
 from memmodel.tracer.private.dispatch import tensors_in
@@ -110,6 +110,10 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
                 run.step()
+                twin = _twin(setting.world, watcher) if run.steps == 1 else None
+                if twin is not None:
+                    watcher.close()
+                    return twin
                 # A rank takes two steps at least: in the first, FSDP2 and DistributedDataParallel set themselves up.
                 if setting.until_it_repeats and run.steps > (setting.world is not None) and run.repeats():
                     break
@@ -130,7 +134,22 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
         )
-    return _with_a_third_step(found, watcher.last_key) if setting.until_it_repeats and run.steps == 2 else found
+    if setting.until_it_repeats and run.steps == 2:
+        found = _with_a_third_step(found, watcher.last_key)
+    for runs in setting.world.runs if setting.world else ():
+        runs.append(found)
+    return found
+
+
+def _twin(world: World | None, watcher: Watcher) -> Traced | None:
+    """The run of a rank before that made the same events up to here, its first step's: this rank goes on like it."""
+    events = watcher.program.events
+    for run in (run for runs in (world.runs if world else ()) for run in runs):
+        theirs: Sequence[Event] = run.program.events
+        if theirs[: len(events)] == events and theirs[len(events) :][:1] in ([], [Mark("forward")]):
+            twin: Traced = run
+            return twin
+    return None
 
 
 def _with_a_third_step(found: Traced, last_key: int) -> Traced:

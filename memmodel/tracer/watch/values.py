@@ -299,7 +299,9 @@ def _only(value: Any) -> Any:
 
 def stands_for_values(given: Any) -> bool:
     """Whether a number that stands for a value is among these, or an array of such."""
-    return any(isinstance(x, Given) or str(getattr(x, "dtype", "")) == "object" for x in tree_leaves(given))
+    # Tensors first: nearly all of them are.
+    others = (x for x in tree_leaves(given) if not isinstance(x, Tensor))
+    return any(isinstance(x, Given) or str(getattr(x, "dtype", "")) == "object" for x in others)
 
 
 def check_given(func: Any, args: Any, kwargs: Any) -> None:

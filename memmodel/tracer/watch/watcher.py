@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import CodeType, FrameType
 from typing import Any
 
@@ -276,30 +276,34 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         wrapped, self._outer = self._outer is func, None  # PyTorch adds tensors of such types out of place
         accumulates = self.backward and not wrapped and is_accumulation(func, args, kwargs, node, self._handed_over)
         self._handed_over.clear()
+        given = tensors_in((args, kwargs))
         if name != "aten::lift_fresh":  # which takes a number from Python into a tensor
-            for given in tensors_in((args, kwargs)):
-                if not is_fake(given):
-                    self.record_constant(given)
+            for x in given:
+                if not is_fake(x):
+                    self.record_constant(x)
             self.belonging.operator(func, args)
         out = in_place_result(func, args, node, accumulates, self.adds_in_place, self.nodes.is_own(node, args))
         if out is None:
             out = laid_out(func, args, computed(func, args, kwargs))
+        made = tensors_in(out)
         # No event: the host's copies take none of the GPU's memory.
-        if self.host.takes(tensors_in((args, kwargs))):
-            for x in tensors_in(out):
+        if self.host.takes(given):
+            for x in made:
                 if self.key_of(x) is None:
                     self.host.born(x)
             return out
         before = self.last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else label_of(node))
-        if tensors_in(args):
-            self._computed.update(range(before + 1, self.last_key + 1))
-        self.owners.note(func, args, out, range(before + 1, self.last_key + 1), self.events[launched:])
+        self._used([*given, *made])
+        born = range(before + 1, self.last_key + 1)
+        if given:
+            self._computed.update(born)
+        self.owners.note(func, args, out, born, self.events[launched:])
         if node is None:
             self.nodes.remember(out, self.site())
         elif not accumulates:
-            self._attribute(node, out, range(before + 1, self.last_key + 1))
+            self._attribute(node, out, born)
         return out
 
     def _attribute(self, node: Any, out: Any, born: range) -> None:
@@ -314,7 +318,6 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             device = self.device._replace(deterministic=True) if deterministic() else self.device
             call = call_of(func, args, kwargs, out, device, lambda x: self.key_of(x) is None)
             self._play(steps_of(func, call, args, kwargs, out), call, name_of(func), label)
-        self._used(args, kwargs, out)
 
     def _play(self, steps: Iterable[Step], call: Call, name: str, label: str) -> None:
         """Record what a rule says, in order: births, scratch, kernels."""
@@ -359,9 +362,9 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor.dim() or not self._on_host(op):
                 self.born(tensor, label, nbytes=nbytes)
 
-    def _used(self, args: Any, kwargs: Any, out: Any) -> None:
+    def _used(self, tensors: Iterable[Tensor]) -> None:
         at = len(self.events)
-        for x in tensors_in((args, kwargs, out)):
+        for x in tensors:
             key = self.key_of(x)
             if key is not None:
                 self.last_use[key] = at
@@ -431,9 +434,13 @@ _entry = run_users_code.__code__
 
 def is_users(frame: FrameType) -> bool:
     """Whether a frame is the user's code, not PyTorch's (what it generates has no module's name) or the tracer's."""
-    name: str = frame.f_globals.get("__name__", "")
+    return _is_users(frame.f_globals.get("__name__", ""), frame.f_code.co_filename)
+
+
+@cache
+def _is_users(name: str, filename: str) -> bool:
     # "<frozen ...": the importer's frames, where the function imports something.
-    return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not frame.f_code.co_filename.startswith("<frozen")
+    return bool(name) and not f"{name}.".startswith(_OUTSIDE) and not filename.startswith("<frozen")
 
 
 def _at_hints(name: str, x: Tensor) -> Any:

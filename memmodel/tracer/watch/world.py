@@ -27,6 +27,7 @@ class World(NamedTuple):
     rank: int = 0
     node: int = 8
     meshes: tuple[list[Mesh], ...] = ()  # one list, which those are added to that the code makes
+    runs: tuple[list[Any], ...] = ()  # one list of the ranks' runs, which this one's is added to
 
     def seen(self, chip: Chip) -> Chip:
         """A GPU as this rank's code finds it: one of its machine's."""
