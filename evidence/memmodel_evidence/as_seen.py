@@ -31,6 +31,7 @@ from memmodel_evidence.times import (
     Part,
     Timed,
     interval_of,
+    known,
     machine_as_seen,
     parts_of,
     roofline_error,
@@ -57,15 +58,21 @@ def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
     machine = machine_as_seen(source, rates(source.gpu_id, source.name, size))._replace(
         known_hosts=hosts_without(source.name)
     )
-    parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
+    parts = _parts(timed, source, machine, source.name)
     yield _compared(timed, source, machine, parts, quantity, source.name, roofline)
     if quantity in _TRANSFERRED:
         machine = machine._replace(calibration=rates_elsewhere(source.gpu_id, size))
-        parts = parts_of(program_of(timed.run, source), timed.phase, source, machine)
+        parts = _parts(timed, source, machine, "")
         yield _compared(timed, source, machine, parts, _TRANSFERRED[quantity], source.gpu_id, roofline)
     elif (host := host_of_script(source.name)) and timed.run.case["seq"] != DISPATCH_N:
         machine = machine._replace(known_hosts=around(host))
         yield _compared(timed, source, machine, parts, "short time, host told", source.name, roofline)
+
+
+def _parts(timed: Timed, source: Source, machine: Machine, without: str) -> list[Part]:
+    """What a time holds, on a machine whose rates are without a source's."""
+    of_machine = known(machine.gpu.id, without, itemsize(timed), machine.tf32, machine.torch)
+    return parts_of(program_of(timed.run, source), timed.phase, source, machine, of_machine)
 
 
 @cache

@@ -52,6 +52,9 @@ def _nonnegative(columns: Any, wanted: Any) -> Any:
     """The least squares of `columns` @ x - `wanted` with no x below 0, coordinate by coordinate."""
     products, right, found = columns.T @ columns, columns.T @ wanted, np.zeros(columns.shape[1])
     for _ in range(_SWEEPS):
+        before = found.copy()
         for i in np.flatnonzero(products.diagonal()):
             found[i] = max(0.0, found[i] + (right[i] - products[i] @ found) / products[i, i])
+        if np.array_equal(found, before):  # and so it would stay
+            break
     return found

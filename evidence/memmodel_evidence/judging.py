@@ -15,7 +15,7 @@ from memmodel_evidence.memory import Printed, numbers
 from memmodel_evidence.programs import restated
 from memmodel_evidence.records import everything, rows
 from memmodel_evidence.serving_judging import serving_times
-from memmodel_evidence.times import Timed, machine_of, predicted_seconds, roofline_error, times
+from memmodel_evidence.times import Timed, known, machine_of, predicted_seconds, roofline_error, times
 from memmodel_validate.accuracy import models_at_release
 from memmodel_validate.comparison import Accuracy, Comparison
 from memmodel_validate.ledger import Ledger, Run, Source
@@ -91,7 +91,8 @@ def _model(
 def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: Fit, rates: Calibration) -> Comparison:
     machine = machine_of(source, rates)
     _check(timed, fit, rates, "tf32" if machine.tf32 else timed.run.case["dtype"])
-    predicted = predicted_seconds(program(), timed.phase, source, machine)
+    of_machine = known(fit.name, source.name, machine.gpu.id, machine.tf32, machine.torch)
+    predicted = predicted_seconds(program(), timed.phase, source, machine, of_machine)
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     naive = "compiled by table" if timed.run.implementation == "compiled" else "naive by table"
     quantity = f"flash {timed.phase} time" if fit.flash else naive

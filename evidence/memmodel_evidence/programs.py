@@ -13,6 +13,7 @@ from memmodel.base.dtypes import DType, dtype
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Launch, Program
 from memmodel.recorder import record
+from memmodel.timing.intervals import is_compiled
 from memmodel_evidence import attention as scripts
 from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.memory import recorded, row_of
@@ -67,6 +68,17 @@ def launches(program: Program, phases: tuple[str, ...]) -> list[Launch]:
 
 
 _launches: dict[int, dict[str, list[Launch]]] = {}  # by identity: programs are too long to hash
+
+
+def compiled(program: Program) -> bool:
+    """Whether a program, one of this module, is compiled."""
+    found = _compiled.get(id(program))
+    if found is None:
+        found = _compiled[id(program)] = is_compiled(program.launches())
+    return found
+
+
+_compiled: dict[int, bool] = {}
 
 
 def _script(run: Run, source: Source) -> Callable[[], Program]:

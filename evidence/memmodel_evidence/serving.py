@@ -10,6 +10,7 @@ import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,8 @@ _KERNELS = {
 }
 _FILES = {"prefill": "aic_context_attention_perf_bf16.csv.gz", "decode": "aic_generation_attention_perf_bf16.csv.gz"}
 SIZES = ("batch", "heads", "kv_heads", "seq", "kv_seq", "head_dim", "value_dim")
-_COLUMNS = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+_SHAPE = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+_COLUMNS = ("gpu", "framework", "kernel_source", "version", "latency", *_SHAPE)
 
 
 class Table(NamedTuple):
@@ -115,11 +117,13 @@ def kernel_tables() -> tuple[Table, ...]:
 def _tables(phase: str) -> Iterator[Table]:
     groups: dict[tuple[str, str, str], dict[tuple[int, ...], float]] = {}
     with gzip.open(DATA / "kernels" / _FILES[phase], "rt") as text:
-        for row in csv.DictReader(text):
-            kernel = _KERNELS[row["framework"], row["kernel_source"]]
-            if row["gpu"] in GPUS:
-                shapes = groups.setdefault((GPUS[row["gpu"]], kernel, row["version"]), {})
-                shapes.setdefault(tuple(int(row[name]) for name in _COLUMNS), float(row["latency"]) / 1e3)
+        rows = csv.reader(text)
+        of = itemgetter(*map(next(rows).index, _COLUMNS))
+        for gpu, framework, source, version, latency, *shape in map(of, rows):
+            kernel = _KERNELS[framework, source]
+            if gpu in GPUS:
+                shapes = groups.setdefault((GPUS[gpu], kernel, version), {})
+                shapes.setdefault(tuple(map(int, shape)), float(latency) / 1e3)
     for (gpu, kernel, version), shapes in groups.items():
         batch, new, before, heads, kv_heads, head_dim = np.array(list(shapes), dtype=np.int64).T
         case = sizes_of(dict(zip(SIZES, (batch, heads, kv_heads, new, new + before, head_dim, head_dim), strict=True)))
@@ -149,6 +153,7 @@ def _by_constants(table: Table, kernel: ServingKernel) -> Iterator[tuple[Any, Pa
         yield rows, decode_parts(table.where(rows).case, chip, kernel.decode(of_kernel))
 
 
+@cache  # the stacks measured the same shapes
 def _bucket(shape: tuple[int, ...]) -> int:
     """0 to 99, by the shape alone, so that a shape is judged on every GPU or on none."""
     return int(hashlib.md5("-".join(map(str, shape)).encode()).hexdigest()[:8], 16) % 100

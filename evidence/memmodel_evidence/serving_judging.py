@@ -17,18 +17,21 @@ def serving_times() -> Iterator[Comparison]:
     """Every judged row of every kernel, by the constants that are shipped; and by those of other GPUs alone."""
     for table in (table.where(table.judged) for table in kernel_tables()):
         kernels = {"serving": serving_kernel(table.gpu, table.kernel), "transferred": kernel_elsewhere(table)}
-        found = [_judged(table, of, f"{basis} {table.phase} time") for basis, of in kernels.items() if of is not None]
+        names = list(table.names())
+        found = [
+            _judged(table, names, of, f"{basis} {table.phase} time") for basis, of in kernels.items() if of is not None
+        ]
         for row in zip(*found, strict=True):
             yield from row
 
 
-def _judged(table: Table, kernel: ServingKernel, quantity: str) -> Iterator[Comparison]:
+def _judged(table: Table, names: list[str], kernel: ServingKernel, quantity: str) -> Iterator[Comparison]:
     parts, roofline = expected(table, kernel), _roofline(table)
     seconds = parts.seconds
     by_others = None if kernel.relation == "measured" else transfers(table.gpu.id)  # without the GPU that is judged
     factor = np.exp(kernel.spread(table.phase, parts, by_others))
     columns = (table.seconds, seconds, np.abs(roofline / table.seconds - 1), seconds / factor, seconds * factor)
-    rows = zip(table.names(), *(column.tolist() for column in columns), strict=True)
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
     for name, measured, predicted, off, low, high in rows:
         what = f"{name}: measured {measured * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
         numbers = (measured, _short(predicted), "s", None, _short(off), _short(low), _short(high))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from memmodel.allocator.cublas import parse_torch_version
@@ -10,9 +11,9 @@ from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.timing import Calibration, KernelTime, Machine, kernel_times, step_interval, step_seconds
 from memmodel.timing.host import NO_HOST
-from memmodel.timing.intervals import is_compiled, kind_of, origin_of
+from memmodel.timing.intervals import kind_of, origin_of
 from memmodel_evidence.calibrations import published_products
-from memmodel_evidence.programs import launches, program_of
+from memmodel_evidence.programs import compiled, launches, program_of
 from memmodel_validate.ledger import Run, Source
 
 # A time quantity, or the rate that stands for it: the phases that it holds, and its FLOP in forwards of attention.
@@ -22,6 +23,7 @@ PHASES: dict[str, tuple[tuple[str, ...], float]] = {
     "step": (("forward", "backward"), 3.5),
 }
 Factors = Callable[[str, str, float], float]
+Known = dict[Launch, KernelTime]  # of one machine
 ANY_GPU = Gpu(id="", name="not stated", vendor="", arch="", compute_capability=None, values={})
 
 
@@ -76,16 +78,22 @@ class Part(NamedTuple):
     compiled: bool
 
 
-def parts_of(program: Program, phase: str, source: Source, machine: Machine) -> list[Part]:
+@cache
+def known(*machine: object) -> Known:
+    """The kernels' times so far on a machine, by what tells it from others: tables run the same attention."""
+    return {}
+
+
+def parts_of(program: Program, phase: str, source: Source, machine: Machine, known: Known | None = None) -> list[Part]:
     """What a source's time of a phase holds.
 
     A source may time the forward with its backward. One that does not wait for its warm-up has that in its first
     forward, and so a share of it in the mean. Raises UsageError where the GPU's data or its rates lack a value.
     """
-    found, compiled = [], is_compiled(program.launches())
+    found, fused = [], compiled(program)
     for part, times in _held(phase, source).items():
         of_part = launches(program, (part,))
-        found.append(Part(part, times, of_part, kernel_times(of_part, machine), compiled))
+        found.append(Part(part, times, of_part, kernel_times(of_part, machine, known), fused))
     return found
 
 
@@ -94,9 +102,11 @@ def seconds_of(parts: Iterable[Part], machine: Machine) -> float:
     return sum(part.times * step_seconds(part.phase, part.kernels, machine, part.compiled) for part in parts)
 
 
-def predicted_seconds(program: Program, phase: str, source: Source, machine: Machine) -> float:
+def predicted_seconds(
+    program: Program, phase: str, source: Source, machine: Machine, known: Known | None = None
+) -> float:
     """The seconds of a phase of a program as its source times it."""
-    return seconds_of(parts_of(program, phase, source, machine), machine)
+    return seconds_of(parts_of(program, phase, source, machine, known), machine)
 
 
 def interval_of(parts: Iterable[Part], machine: Machine, factors: Factors) -> tuple[float, float]:
@@ -116,7 +126,8 @@ def roofline_error(timed: Timed, source: Source) -> float | None:
     key = id(program), timed.phase, tuple(_held(timed.phase, source).items()), machine.gpu.id, machine.tf32
     if key not in _rooflines:
         try:
-            _rooflines[key] = predicted_seconds(program, timed.phase, source, machine)
+            listed = known(machine.gpu.id, machine.tf32, machine.torch)
+            _rooflines[key] = predicted_seconds(program, timed.phase, source, machine, listed)
         except UsageError:
             _rooflines[key] = None
     least = _rooflines[key]
@@ -164,4 +175,7 @@ def machine_as_seen(source: Source, calibration: Calibration) -> Machine:
 def _version(source: Source) -> tuple[int, int]:
     """The source's torch; published figures without one are from 2024 or before."""
     stated = source.environment.get("torch")
-    return parse_torch_version(stated) if stated else (2, 4)
+    return _parsed(stated) if stated else (2, 4)
+
+
+_parsed = cache(parse_torch_version)

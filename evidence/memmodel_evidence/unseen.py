@@ -16,6 +16,7 @@ from memmodel_evidence.times import Timed, times
 from memmodel_validate.ledger import Ledger, Source
 
 _FITS = {fit.name: fit for fit in FITS}
+_SHIPPED = [_FITS[name] for fits in MADE_OF.values() for name in fits]
 _IMPLEMENTATIONS = (STANDARD, "naive", "naive-by-hand", "compiled")
 
 
@@ -29,8 +30,7 @@ def judged_as_seen(ledger: Ledger) -> Iterator[tuple[Timed, Source]]:
 
 def _fitted_to(timed: Timed) -> bool:
     """Whether a constant that is shipped is fitted to a row, and no fit leaves its table out."""
-    gpu = [_FITS[name] for fits in MADE_OF.values() for name in fits]
-    return any(fit.trains_on(timed) for fit in gpu) and not any(timed.run.source in fit.judged for fit in LEFT_OUT)
+    return any(fit.trains_on(timed) for fit in _SHIPPED) and not any(timed.run.source in fit.judged for fit in LEFT_OUT)
 
 
 @cache

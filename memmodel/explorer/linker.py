@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -217,7 +218,7 @@ class _Module:
     def __init__(self, linker: _Linker, module: ModuleType, node: ast.AST) -> None:
         self.linker, self.attributes, self.called = linker, linker.attributes, linker.called
         self.path = module.__name__
-        self.scope = vars(builtins) | vars(module) | dict(_imported(node))
+        self.scope = ChainMap(_imported(node), vars(module), vars(builtins))
 
     def target(self, name: str) -> Any:
         """The object behind a name, or behind a module's "module.name"."""
@@ -266,12 +267,15 @@ def _defaults(cls: type) -> Iterator[tuple[str, Any]]:
             yield found.name, found.default_factory()
 
 
-def _imported(node: ast.AST) -> Iterator[tuple[str, Any]]:
+@cache
+def _imported(node: ast.AST) -> dict[str, Any]:
     """The names that a function imports in its body, and their objects."""
+    found: dict[str, Any] = {}
     for statement in ast.walk(node):
         if isinstance(statement, ast.ImportFrom):
             module = import_module(statement.module or "")
-            yield from ((alias.asname or alias.name, getattr(module, alias.name)) for alias in statement.names)
+            found |= {alias.asname or alias.name: getattr(module, alias.name) for alias in statement.names}
+    return found
 
 
 def _in_order(constants: Mapping[str, str]) -> Iterator[tuple[str, str]]:

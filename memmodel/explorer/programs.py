@@ -18,7 +18,7 @@ from sympy.printing.precedence import PRECEDENCE
 from memmodel.attention.case import PHASES, Case
 from memmodel.attention.masks import Mask
 from memmodel.attention.tiles import Tile
-from memmodel.base.dtypes import dtype
+from memmodel.base.dtypes import DType, dtype
 from memmodel.closed_forms import SYMBOLS, WINDOW
 from memmodel.events.groups import groups_of
 from memmodel.events.liveness import states, uncounted
@@ -133,6 +133,7 @@ class Tables:
     names: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     _known: dict[Any, int] = field(default_factory=dict)
+    _launches: dict[tuple[Launch, DType], int] = field(default_factory=dict)
 
     def add(self, structure: Structure) -> None:
         """Record a structure and put it into the tables."""
@@ -155,6 +156,11 @@ class Tables:
                 yield from (_SLOT_EVENTS[type(event)], slots[event.key])
 
     def _kernel(self, launch: Launch, case: Case) -> int:
+        if (launch, case.dtype) not in self._launches:
+            self._launches[launch, case.dtype] = self._new_kernel(launch, case)
+        return self._launches[launch, case.dtype]
+
+    def _new_kernel(self, launch: Launch, case: Case) -> int:
         own = "" if launch.dtype is case.dtype else launch.dtype.name
         work, sizes, needed = (
             tuple(map(self._formula, amounts)) for amounts in (launch.work, launch.sizes, launch.least)

@@ -11,7 +11,7 @@ from memmodel.base.errors import UsageError
 from memmodel.rules.dispatch import aten
 from memmodel.rules.operator import RESULTS, Call, NotKnown, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.views import UnsafeView, expand, permute, reshape, squeeze, transpose, unsqueeze, view
-from memmodel.sizes.dims import Dim, merged, product, same
+from memmodel.sizes.dims import Dim, Shape, merged, product, same, same_shape
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, broadcast_shape
 from memmodel.tensors.tensor import Tensor, method
@@ -219,17 +219,22 @@ def matmul(self: Tensor, other: Tensor) -> Any:
     if other.ndim == 2 and (other.requires_grad or self.is_contiguous()):
         rows = reshape(self, -1, self.shape[-1])
         return UnsafeView.apply(mm(rows, other), shape=(*self.shape[:-1], other.shape[-1]))
-    batch = (
-        broadcast_shape([self.shape[:-2], other.shape[:-2]])
-        if other.ndim > 2 and self.ndim > 2
-        else (self.shape[:-2] or other.shape[:-2])
-    )
-    # reshape copies an operand whose leading dimensions cannot be merged, and bmm then saves the copy.
-    a = reshape(expand(self, (*batch, *self.shape[-2:])), merged(batch), *self.shape[-2:])
-    b = reshape(expand(other, (*batch, *other.shape[-2:])), merged(batch), *other.shape[-2:])
-    out = UnsafeView.apply(Bmm.apply(a, b), shape=(*batch, self.shape[-2], other.shape[-1]))
+    batch = self.shape[:-2] or other.shape[:-2]
+    if other.ndim > 2 and not same_shape(batch, other.shape[:-2]):
+        batch = broadcast_shape([batch, other.shape[:-2]])
+    a, b = _batched(self, batch), _batched(other, batch)
+    out = Bmm.apply(a, b)
+    if len(batch) > 1:
+        out = UnsafeView.apply(out, shape=(*batch, self.shape[-2], other.shape[-1]))
     del b, a  # C++ destroys locals in reverse
     return out
+
+
+def _batched(x: Tensor, batch: Shape) -> Tensor:
+    """Matrices in one dimension of batches. PyTorch's views of a tensor as it is are left out: they cost nothing."""
+    wide = x if same_shape(x.shape[:-2], batch) else expand(x, (*batch, *x.shape[-2:]))
+    # reshape copies an operand whose leading dimensions cannot be merged, and bmm then saves the copy.
+    return wide if len(batch) == 1 else reshape(wide, merged(batch), *x.shape[-2:])
 
 
 method("__matmul__")(matmul)

@@ -98,7 +98,10 @@ def _product(dims: Shape) -> Dim:
 
 def merged(dims: Iterable[Dim]) -> Dim:
     """The product of `dims` as one dimension of a shape, which keeps their letters: b·h."""
-    return reduce(mul, dims) if (dims := tuple(dims)) else 1
+    dims = tuple(dims)
+    if symbolic(*dims):
+        return product(dims)  # symbols are letters, and known products cost nothing
+    return reduce(mul, dims) if dims else 1
 
 
 def same(a: Dim, b: Dim) -> bool:
@@ -121,6 +124,8 @@ def same_shape(a: Shape, b: Shape) -> bool:
 
 def ceil_div(a: Dim, b: Dim) -> Dim:
     """a / b rounded up."""
+    if type(a) is type(b) is int:
+        return -(-a // b)  # as mostly
     if symbolic(a, b):
         from sympy import ceiling
 

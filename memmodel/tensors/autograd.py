@@ -153,16 +153,18 @@ class Op:
         node.needs = [type(x) is Tensor and x.requires_grad for x in inputs]
         node.recorded = tape.grad_enabled and True in node.needs
         node.saved = {}
+        if not tape.grad_enabled:
+            return node.forward(*inputs, **params)
         if node.recorded:
             node.edges = [_edge(x) if need else None for x, need in zip(inputs, node.needs, strict=True)]
             tape.sequence += 1
             node.sequence, node.scope = tape.sequence, tape.scope
             node.inputs = [x.storage.key if type(x) is Tensor else 0 for x in inputs]
-        enabled, tape.grad_enabled = tape.grad_enabled, False
+        tape.grad_enabled = False
         try:
             output = node.forward(*inputs, **params)
         finally:
-            tape.grad_enabled = enabled
+            tape.grad_enabled = True
         if node.recorded:
             outputs = output if isinstance(output, tuple) else (output,)
             node.results = [(out.shape, out.dtype) for out in outputs]

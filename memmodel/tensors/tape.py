@@ -7,6 +7,7 @@ launch, autograd the tensors that it saves and releases.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -178,7 +179,7 @@ def scope(layer: int | None = None, part: str = "") -> Iterator[None]:
 def _site() -> Site | None:
     """The user's frames, innermost first; None for tensors that autograd itself makes."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _module(frame).startswith(_OURS) and _module(frame) != _READ:
+    while frame is not None and _is_ours(_module(frame)):
         if frame.f_code.co_name == ENGINE_STEP:
             return None
         frame = frame.f_back
@@ -187,6 +188,11 @@ def _site() -> Site | None:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return Site(tuple(found)) if found else None
+
+
+@cache
+def _is_ours(module: str) -> bool:
+    return module.startswith(_OURS) and module != _READ
 
 
 def _users(frame: FrameType) -> bool:

@@ -51,9 +51,14 @@ def kernel_time(launch: Launch, machine: Machine) -> KernelTime:
     return at_slowest(launch.name, ceilings, beside)
 
 
-def kernel_times(launches: Iterable[Launch], machine: Machine) -> tuple[KernelTime, ...]:
-    """Every kernel's time, in order. Equal launches, as of a model's layers, are computed once."""
-    known: dict[Launch, KernelTime] = {}
+def kernel_times(
+    launches: Iterable[Launch], machine: Machine, known: dict[Launch, KernelTime] | None = None
+) -> tuple[KernelTime, ...]:
+    """Every kernel's time, in order. Equal launches, as of a model's layers, are computed once.
+
+    `known`: those of the machine so far, which the new ones are added to.
+    """
+    known = {} if known is None else known
     return tuple(known.get(launch) or known.setdefault(launch, kernel_time(launch, machine)) for launch in launches)
 
 
