@@ -9,9 +9,10 @@ from memmodel.attention.case import Case
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError, check_kind, choice, shortened, unknown
 from memmodel.base.rendering import Drawing
+from memmodel.base.signatures import keywords_of, taking
 from memmodel.events.program import Program
 from memmodel.gpus import Gpu, all_gpus, load_gpu
-from memmodel.models.choices import model_case
+from memmodel.models.choices import keywords, model_case
 from memmodel.models.predict import SPREAD, assumptions_of, named_architecture, step_on, tokens_of
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
@@ -27,6 +28,7 @@ _MOST = 1e5  # $ an hour: more is no price of a GPU
 _OWN = "from runs on the GPU itself"
 _FEW = 8
 _NO_TIME = "no time:"
+_GIVEN = [one.name for one in keywords_of(predict)]
 _RATES = "tokens a second and cost are those of the expected time; at least: necessary work over datasheet rates"
 
 
@@ -94,6 +96,7 @@ class GpuComparison(Drawing):
         return len(self.rows)
 
 
+@taking([*keywords_of(predict), *keywords()])
 def compare(
     gpus: str | Gpu | Iterable[str | Gpu] = "all",
     algorithm: str = "flash",
@@ -117,6 +120,9 @@ def compare(
     """
     listed = _listed(gpus)
     if model is None:
+        for name in given:
+            if name not in _GIVEN:
+                raise unknown("setting", name, _GIVEN)
         return compare_reports([predict(gpu, algorithm, **given) for gpu in listed], prices, sort)
     allocator, calibration = given.pop("allocator", None), given.pop("calibration", None)
     case = model_case(named_architecture(model), **given)

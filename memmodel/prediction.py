@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from memmodel.attention.case import Case
-from memmodel.base.errors import unknown
+from memmodel.base.errors import UsageError, unknown
 from memmodel.base.frozen import Frozen
 from memmodel.base.rendering import Renderable
 from memmodel.base.units import bytes_text
@@ -16,7 +16,7 @@ from memmodel.events.account import TensorRecord
 from memmodel.events.origin import origin
 from memmodel.events.program import Site
 from memmodel.events.work import Work
-from memmodel.gpus import Gpu
+from memmodel.gpus import Gpu, load_gpu
 from memmodel.rules.sdpa import Choice
 from memmodel.timing import KernelTime
 
@@ -294,11 +294,12 @@ class SideBySide(Renderable, Frozen):
     reports: tuple[Report, ...]
 
     def __getitem__(self, gpu: str) -> Report:
-        """The report on a GPU, by its id (`memmodel gpus`) or full name. Raises UsageError, which lists the GPUs."""
+        """The report on a GPU, by a name of it (`memmodel gpus`). Raises UsageError, which lists the GPUs."""
         found = {name: report for report in self.reports for name in (report.gpu.name, report.gpu.id)}
-        if gpu not in found:
-            raise unknown("GPU of these reports", gpu, found)
-        return found[gpu]
+        try:
+            return found[gpu if gpu in found else load_gpu(gpu).id]
+        except (KeyError, UsageError):
+            raise unknown("GPU of these reports", gpu, found) from None
 
     def __iter__(self) -> Iterator[Report]:
         return iter(self.reports)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memmodel.algorithms import algorithm, splits_of, tiles_of
 from memmodel.allocator import AllocatorConfig
-from memmodel.attention.case import LARGEST, SIZES, TWINS, Case, check_case
+from memmodel.attention.case import LARGEST, SIZES, TWINS, Case, check_case, make_case
 from memmodel.attention.tiles import ceilings
 from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError, check_kind, shortened
@@ -69,12 +69,28 @@ class Sweep:
             "mask": self.case.mask.name,
             "window": self.case.mask.window,
         }
-        if self.case.mask.sinks:
-            common["sink_keys"] = self.case.mask.sinks
+        usual = _settings(make_case())
+        common |= {name: value for name, value in _settings(self.case).items() if value != usual[name]}
         if self.gpu is not None:
             common = {"gpu": self.gpu.id, **common}
         for values in zip(*(column.tolist() for column in columns.values()), strict=True):
             yield {**common, **dict(zip(columns, values, strict=True))}
+
+
+def _settings(case: Case) -> dict[str, Any]:
+    """What a configuration has beside its sizes, that a row names where it is not the default."""
+    page, cache_dtype, splits = case.cache
+    return {
+        "sink_keys": case.mask.sinks,
+        "dropout": case.dropout,
+        "chunk": case.chunk,
+        "page_size": page,
+        "cache_dtype": cache_dtype and short_name(cache_dtype),
+        "num_splits": splits,
+        **case.scores._asdict(),
+        "deterministic": case.deterministic,
+        "torch": case.torch,
+    }
 
 
 def grid(case: Case, ranges: Mapping[str, Sequence[int]]) -> dict[str, Column]:

@@ -1,13 +1,13 @@
 """A checked `ModelCase` from what people give."""
 
 from collections.abc import Iterable
-from dataclasses import fields
+from inspect import Parameter
 from typing import Any
 
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.attention.case import check_size
-from memmodel.base.dtypes import dtype, float16, float32
-from memmodel.base.errors import UsageError, choice, shortened, unknown
+from memmodel.base.dtypes import DType, dtype, float16, float32
+from memmodel.base.errors import UsageError, check_kind, choice, shortened, unknown
 from memmodel.models.architecture import Architecture, Patches, layer_weights
 from memmodel.models.kv_cache import NAMES
 from memmodel.models.layout import NAMES as LAYOUT
@@ -22,6 +22,9 @@ MOST_CHUNKS = 1 << 10
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
 _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
+_BY_NAME = tuple(name for name in ModelCase._fields if name not in _NOT_BY_NAME)
+SETTINGS = (*_BY_NAME, *_LORA, *LAYOUT, "gpus")
+_BY_MODEL = ("attention", "source", *DROPOUTS)  # what is not given is as the model has it
 _MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
 _FLAGS = (
     *("clip", "fused_norms", "compiled", "eager_loss", "keep_logits", "repeat_kv", "offload"),
@@ -37,11 +40,9 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
 
     Raises UsageError for a value that is not one of the field's, and for choices that exclude each other.
     """
-    known = [field.name for field in fields(ModelCase) if field.name not in _NOT_BY_NAME]
-    known += [*_LORA, *LAYOUT, "gpus"]
     for name in given:
-        if name not in known:
-            raise unknown("setting", name, known)
+        if name not in SETTINGS:
+            raise unknown("setting", name, SETTINGS)
     gpus = given.pop("gpus", None)
     of_layout = {name: given.pop(name) for name in LAYOUT if name in given}
     of_adapter = {name: given.pop(name) for name in _LORA if name in given}
@@ -59,6 +60,17 @@ def model_case(arch: Architecture, **given: Any) -> ModelCase:
     _check_together(case)
     _check_on_many(case, gpus)
     return case
+
+
+def keywords() -> list[Parameter]:
+    """The settings as keywords of a function, with their defaults; None where these are the model's, or nothing."""
+    defaults = {**vars(Layout), **vars(ModelCase), **dict.fromkeys(_BY_MODEL), "dtype": "bf16"}
+    kinds = {**Layout.__annotations__, **ModelCase.__annotations__, "dtype": str | DType}
+    kinds |= {name: kinds[name] | None for name in _BY_MODEL}
+    return [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kinds.get(name, Any))
+        for name in SETTINGS
+    ]
 
 
 def _layout(given: dict[str, Any], gpus: int | None) -> Layout:
@@ -102,6 +114,8 @@ def _checked(name: str, value: Any) -> Any:
         return _flag(name, value)
     if name == "dtype":
         return dtype(value)
+    if name == "adapter":
+        check_kind(name, value, Adapter)
     if name == "quantize":
         return choice("format of weights", value, ("none", *FORMATS))
     if name == "kv_cache":

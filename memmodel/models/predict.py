@@ -10,6 +10,7 @@ from memmodel.allocator.cublas import parse_torch_version
 from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError, check_kind, shortened
 from memmodel.base.files import read_bytes
+from memmodel.base.signatures import taking
 from memmodel.events.account import account
 from memmodel.events.groups import WORKSPACE, group_of
 from memmodel.events.liveness import at_peak, step_launches
@@ -19,7 +20,7 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.links import Node, node_of
 from memmodel.models.architecture import Architecture, parameters
 from memmodel.models.catalogue import listed
-from memmodel.models.choices import model_case
+from memmodel.models.choices import keywords, model_case
 from memmodel.models.data_parallel import assumed
 from memmodel.models.families import architecture_of
 from memmodel.models.flops import forward_flops
@@ -43,6 +44,7 @@ SPREAD = "90 % of runs: as published steps of whole models spread"
 _TITLES = {"train": "the training step", "prefill": "the prefill", "decode": "the decoding step"}
 
 
+@taking(keywords())
 def model(
     like: str | None = None,
     gpu: str | Gpu = "H100",

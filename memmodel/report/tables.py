@@ -126,8 +126,12 @@ def verdict(memory: Memory, subject: str = "") -> Verdict:
 
 
 def notes_of(report: Report) -> list[str]:
-    """The notes of each prediction, with its algorithm."""
-    return [f"{p.case.algorithm}: {note}" for p in report.predictions for note in p.notes]
+    """The notes of each prediction, with the algorithms that have it."""
+    found: dict[str, list[str]] = {}
+    for prediction in report.predictions:
+        for note in prediction.notes:
+            found.setdefault(note, []).append(prediction.case.algorithm)
+    return [f"{', '.join(dict.fromkeys(of))}: {note}" for note, of in found.items()]
 
 
 _FITS = {None: "unknown", True: "yes", False: "NO"}

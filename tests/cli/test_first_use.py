@@ -1,6 +1,7 @@
 """What somebody meets who types commands for the first time: help, pipes, typos, missing options."""
 
 import copy
+import csv
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.cli import cli, output
 from memmodel.gpus import load_gpu
+from memmodel.models.choices import SETTINGS
 from memmodel.predictor import predict
 from memmodel.report.console import text
 from memmodel.report.tables import value_text, verdicts
@@ -166,8 +168,63 @@ def test_python_sees_the_arguments_of_every_function() -> None:
     assert memmodel.trace in functions
     for function in functions:
         kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-        # A comparison hands keywords on to `predict` or `model`, and a model's are its case's fields: see their help.
-        assert (inspect.Parameter.VAR_KEYWORD in kinds) == (function in (memmodel.compare, memmodel.model))
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+@pytest.mark.parametrize("function", [memmodel.model, memmodel.compare])
+def test_each_keyword_that_a_signature_shows_is_taken_with_its_default(function: Any) -> None:
+    model = {"like" if function is memmodel.model else "model": "qwen2.5-0.5b", "batch": 1, "seq": 256}
+    keywords = {
+        name: one.default
+        for name, one in inspect.signature(function).parameters.items()
+        if name in SETTINGS and name not in ("gpus", "virtual_stages", *model)
+    }
+    assert {"optimizer", "dropout", "lora", "tp", "dtype"} <= keywords.keys()
+    given = {"gpus": ["A100"]} if function is memmodel.compare else {"gpu": "A100"}
+    found, usual = (function(**given, **model, **more) for more in (keywords, {}))
+    assert text(found) == text(usual)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: memmodel.compare(["A100"], sek=4), "unknown setting 'sek': did you mean seq"),
+        (lambda: memmodel.compare(["A100"], optimizer="sgd"), "unknown setting 'optimizer'"),
+        (lambda: memmodel.model("qwen2.5-0.5b", adapter=3), "adapter 3: expected a memmodel Adapter"),
+        (lambda: memmodel.predict(["A100", "H100"], "flash")["L4"], "unknown GPU of these reports 'L4'"),
+    ],
+)
+def test_what_a_function_does_not_take_is_a_usage_error(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call()
+
+
+def test_reports_side_by_side_are_found_by_the_names_that_they_were_asked_by() -> None:
+    found = memmodel.predict(["A100", "H100"], "flash", seq=512)
+    assert [found[name].gpu.id for name in ("A100", "h100", "h100-sxm")] == ["a100-80gb-sxm", "h100-sxm", "h100-sxm"]
+
+
+def test_a_note_on_several_algorithms_is_said_once() -> None:
+    """AMD lists no rate of exponentials, which both algorithms take."""
+    words = " ".join(run("predict", "--gpu", "MI300X", "--seq", "1k").split())
+    assert words.count("the exp ceiling is left out") == 1
+    assert "naive, flash: the exp ceiling is left out" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "columns"),
+    [
+        ("--softcap 50", {"softcap": "50.0"}),
+        ("--dropout 0.1", {"dropout": "0.1"}),
+        ("--bias learned --bias-shape b,h", {"bias": "learned", "bias_shape": "b,h"}),
+        ("--window 64 --sink-keys 4", {"mask": "window", "window": "64", "sink_keys": "4"}),
+        ("", {}),
+    ],
+)
+def test_rows_of_a_sweep_name_every_setting_that_is_not_the_default(options: str, columns: dict[str, str]) -> None:
+    (row,) = csv.DictReader(io.StringIO(run("sweep", "-a", "naive", "--seq", "256", *options.split())))
+    assert {name: row[name] for name in columns} == columns
+    assert {"softcap", "dropout", "bias", "bias_shape", "sink_keys", "torch", "chunk"} & row.keys() <= columns.keys()
 
 
 def test_without_torch_a_trace_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
