@@ -95,17 +95,14 @@ class Area:
     hatched: tuple[float, ...]
 
     @property
-    def longest(self) -> tuple[int, int]:
-        """The longest run of steps, from i up to j, in which the area keeps its largest height and its place."""
-        steps = list(zip(self.lower, self.upper, strict=True))
-        most = max(high - low for low, high in steps)
-        start, best = 0, (0, 0)
-        for (low, high), run in groupby(steps):
-            count = len(list(run))
-            if high - low == most and count > best[1] - best[0]:
-                best = (start, start + count)
-            start += count
-        return best
+    def runs(self) -> list[tuple[int, int]]:
+        """Runs of steps, from i up to j, in which it keeps its height and place: the highest, then longest first."""
+        found, start = [], 0
+        for (low, high), run in groupby(zip(self.lower, self.upper, strict=True)):
+            end = start + len(list(run))
+            found.append((low - high, start - end, start, end))
+            start = end
+        return [(start, end) for *_, start, end in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,14 +162,17 @@ def _box(size: Bbox, x: float, y: float) -> Bbox:
 
 
 def _area_key(ax: Axes, area: Area) -> None:
-    """The key, in the middle of where the area is longest at its highest; none where there is no room."""
-    start, end = area.longest
-    (x0, y0), (x1, y1) = ax.transData.transform(((start, area.lower[start]), (end, area.upper[start])))
-    text = ax.text((start + end) / 2, (area.lower[start] + area.upper[start]) / 2, area.look.key)
+    """The key, in the middle of the highest run of the area that has room for it; none where no run has."""
+    text = ax.text(0, 0, area.look.key)
     text.set(ha="center", va="center", fontweight="bold", color="black", bbox=_ON_WHITE)
     size = text.get_window_extent()
-    if x1 - x0 < size.width + 2 or y1 - y0 < size.height:
-        text.remove()
+    for start, end in area.runs:
+        low, high = area.lower[start], area.upper[start]
+        (x0, y0), (x1, y1) = ax.transData.transform(((start, low), (end, high)))
+        if x1 - x0 >= size.width + 2 and y1 - y0 >= size.height:
+            text.set_position(((start + end) / 2, (low + high) / 2))
+            return
+    text.remove()
 
 
 def name_levels(ax: Axes, picture: Picture, words: bool) -> list[Annotation]:

@@ -23,6 +23,7 @@ from memmodel.models.predict import model
 from memmodel.models.step_time import StepTime
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.frontier import frontier, heat_map
+from memmodel.pictures.picture import Area, Axis, Look, Picture
 from memmodel.pictures.roofline import model_roofline, roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import predict
@@ -30,7 +31,10 @@ from memmodel.predictor import predict
 pytest.importorskip("matplotlib")
 
 
+from matplotlib.figure import Figure
+
 from memmodel.report.figure import NARROW, WIDE
+from memmodel.report.labels import write_labels
 
 pytestmark = pytest.mark.slow
 ALL = ["naive", "naive-by-hand", "flash", "chunked", "compiled", "checkpointed"]
@@ -120,3 +124,13 @@ def test_a_frontier_of_several_gpus_and_algorithms_has_a_picture_for_each_gpu_on
     assert [picture.title.partition(":")[0] for picture in found] == [gpu.name for gpu in gpus]
     assert found[0].x == found[1].x
     assert found[0].y == found[1].y
+
+
+def test_a_band_has_its_letter_where_there_is_room_though_it_is_highest_where_there_is_none() -> None:
+    """40 steps on 400 pixels: a letter is wider than the one step in which the band reaches 9."""
+    ax = Figure(figsize=(4, 3), dpi=100).add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 40), ylim=(0, 10))
+    low = (0.0,) * 40
+    across, up = Axis("", 0, 40, False, ()), Axis("", 0, 10, False, ())
+    write_labels(ax, Picture("", "", across, up, areas=(Area(Look("a"), low, (9.0, *(5.0,) * 39), low),)))
+    assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("a", (20.5, 2.5))]
