@@ -25,12 +25,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """Inductor's files in a folder that goes away; PyTorch's headers, half the time of a kernel, are compiled once."""
+    """Inductor's files in a folder that goes away.
+
+    PyTorch's headers, half the time of a kernel, are compiled once; whether vectors compile is not tried out beforehand.
+    """
     import torch._inductor.config
 
-    headers = torch._inductor.config.patch({"cpp_cache_precompile_headers": True})
     with (
-        headers,
+        torch._inductor.config.patch({"cpp_cache_precompile_headers": True, "cpp.vec_isa_ok": True}),
         tempfile.TemporaryDirectory() as files,
         mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": files}),
     ):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from block import B, C, N, RMSNorm, training_step
+from block import B, C, N, RMSNorm
 from compiled_events import (
     events_since,
     own_cache,
@@ -18,6 +18,7 @@ from compiled_events import (
     real_compiled_events,
     real_steps,
 )
+from torch import nn
 
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.events.program import Mark
@@ -68,26 +69,27 @@ def test_compiled_spellings_are_as_the_cpu_allocator_saw_them(name: str, step: s
     assert len(planned) > 6
 
 
-def in_pieces() -> Any:
-    """A step that dynamo breaks into graphs, with eager code between them, and that runs its own backward."""
-    norm = RMSNorm(C)
+def test_a_compiled_training_step_is_as_the_cpu_allocator_saw_it() -> None:
+    """Dynamo breaks it into graphs, with eager code between them; it runs its own backward and its optimizer."""
 
-    def step(x: Any) -> None:
-        y = norm(x)
-        torch._dynamo.graph_break()
-        y = torch.nn.functional.dropout(y, 0.1)
-        norm.zero_grad()
-        norm(y).pow(2).mean().backward()
+    def made() -> Any:
+        model = nn.Sequential(RMSNorm(C), nn.Linear(C, C, bias=False))
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
 
-    return step
+        def step(x: Any) -> None:
+            y = model(x)
+            torch._dynamo.graph_break()
+            y = nn.functional.dropout(y, 0.1)
+            optimizer.zero_grad()
+            model(y).pow(2).mean().backward()
+            optimizer.step()
 
+        return step
 
-@pytest.mark.parametrize("make", [in_pieces, lambda: training_step(foreach=True)[1]], ids=["breaks", "adamw"])
-def test_compiled_training_steps_are_as_the_cpu_allocator_saw_them(make: Any) -> None:
-    found = planned_run(make(), {"x": (B, N, C)}, "own", torch.float32, iterations=4)
+    found = planned_run(made(), {"x": (B, N, C)}, "own", torch.float32, iterations=4)
     events = found.traced.program.events
     last = [i for i, e in enumerate(events) if isinstance(e, Mark) and e.phase == "forward"][-2]
-    step, x = torch.compile(make(), dynamic=False), torch.randn(B, N, C)
+    step, x = torch.compile(made(), dynamic=False), torch.randn(B, N, C)
     planned = events_since(found.traced.program, last)
     assert planned == real_steps(lambda: step(x))
     assert found.graphs.breaks
