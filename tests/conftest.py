@@ -30,5 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the modules and tests that exist by now out of garbage collection: a full pass over them takes a second."""
+    """Leave the modules and tests that exist by now out of garbage collection: a full pass over them takes a second.
+
+    Recordings and traces make objects by the hundred thousand, few of them in cycles: those are looked for more seldom.
+    """
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

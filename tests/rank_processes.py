@@ -1,4 +1,4 @@
-"""Ranks of a test: processes on gloo, forks of one that has imported PyTorch, so that it is imported once."""
+"""Ranks of a test: processes on gloo, forks of one that has imported what they do, so that it is imported once."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import os, runpy, sys
 import torch.distributed as dist
 
 world, meeting, worker, *sys.argv[1:] = sys.argv[1:]
+runpy.run_path(worker, run_name="its imports")
 left = set()
 for rank in range(int(world)):
     child = os.fork()

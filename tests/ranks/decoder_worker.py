@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memmodel.models.layout import ONE_GPU, SHARING, Layout, Rank
 from memmodel.models.run import training
+from memmodel.models.setting import ModelCase
 from memmodel_kernels.ring import shard
 from memmodel_validate.ranks import decoders
 from memmodel_validate.ranks.programs import groups
@@ -30,6 +31,17 @@ def gradients(step: Any, found: Tensors) -> list[Tensors]:
     for _ in range(2):
         step(mark)
     return seen
+
+
+@cache
+def alone(case: ModelCase) -> tuple[Tensors, Tensors, list[Tensors]]:
+    """Of a model trained in one process: its tensors before and after, and its gradients. Many programs share one."""
+    torch.manual_seed(0)
+    found: Tensors = {}
+    step = training(torch, case, filled(draw, found))
+    start = {name: x.detach().clone() for name, x in found.items()}
+    right = gradients(step, found)
+    return start, found, right
 
 
 def piece(name: str, whole: Tensor, like: Tensor, layout: Layout, rank: Rank) -> Tensor:
@@ -67,17 +79,13 @@ def main() -> None:
 
 
 def check(program: str, number: int, world: int) -> None:
-    torch.manual_seed(0)
     case = decoders.whole_case(program, world)
     layout, rank = case.layout, case.layout.rank(number)
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
-    of_whole: Tensors = {}
     keeps = layout.zero not in (1, 2) or layout.shards == 1  # gradients of its own, of every parameter
     loss = "full" if case.loss == "loss-parallel" else case.loss  # the same number
     setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps, loss=loss)
-    alone = training(torch, setting, filled(draw, of_whole))
-    start = {name: x.detach().clone() for name, x in of_whole.items()}
-    right = gradients(alone, of_whole)
+    start, of_whole, right = alone(setting)
     of_share: Tensors = {}
     label = filled(lambda name, x: piece(name, start[in_whole(name, layers)], x, layout, rank), of_share)
     ours = gradients(decoders.trained(torch, program, world, number, label, groups(layout)), of_share)

@@ -136,7 +136,9 @@ def programs_per_sm(arch: int, registers: int, warps: int, shared: int) -> int:
 
 
 def compile_all(wanted: list[Build], jobs: int | None = None) -> list[dict[str, Any]]:
-    """Compile these rows, in `jobs` processes (one per core unless given)."""
+    """Compile these rows, in `jobs` processes (one per core unless given); by 1 in this one."""
+    if jobs == 1:
+        return [compiled(build) for build in wanted]
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return list(pool.map(compiled, wanted))
 
