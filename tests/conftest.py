@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -36,3 +37,13 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(scope="module")
+def without_advice() -> Iterator[None]:
+    """For tests of traces that look at no advice, for which the function is traced again as it could be rewritten."""
+    from memmodel.tracer import api
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "advice_of", lambda *_: [])
+        yield

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 _FORKS = """
-import os, runpy, sys
+import gc, os, runpy, sys
 import torch.distributed as dist
 
 world, meeting, worker, *sys.argv[1:] = sys.argv[1:]
 runpy.run_path(worker, run_name="its imports")
+gc.freeze()
 left = set()
 for rank in range(int(world)):
     child = os.fork()

@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 def own_cache() -> Iterator[None]:
     """Inductor's files in a folder that goes away.
 
-    PyTorch's headers, half the time of a kernel, are compiled once; whether vectors compile is not tried out beforehand.
+    PyTorch's headers, half the time of a kernel, are compiled once; whether vectors compile is not tried out.
     """
     import torch._inductor.config
 

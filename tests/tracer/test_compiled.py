@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.compiler,
     pytest.mark.skipif(parse_torch_version(torch.__version__) < (2, 13), reason="the compiler of an older PyTorch"),
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("without_advice"),
 ]
 WIDE = dict.fromkeys("qkv", "B,H,N,D")
 

@@ -17,7 +17,12 @@ from memmodel.base.device import CPU
 from memmodel.events.program import Program
 from torch_events import in_order, real_events
 
-pytestmark = [pytest.mark.hf, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the library's own code
+pytestmark = [
+    pytest.mark.hf,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of the library's own code
+    pytest.mark.usefixtures("without_advice"),
+]
 
 
 def trained(maker: Maker) -> Callable[[Any], None]:

@@ -15,7 +15,7 @@ from memmodel.tracer.formulas.layers import FEW
 from memmodel.tracer.formulas.repeats import runs
 from memmodel.tracer.result import Trace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_advice")]
 
 
 def sequential(layers: int) -> nn.Module:

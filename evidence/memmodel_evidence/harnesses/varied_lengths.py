@@ -20,7 +20,7 @@ from memmodel.allocator import CachingAllocator
 from memmodel.allocator.cublas import Workspace
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.events.program import Alloc, Free, Launch, Mark, Program, Save
-from memmodel.models.program import program_of
+from memmodel.models.program import memory_program
 from memmodel.models.setting import ModelCase
 
 _MEAN, _SPREAD, _LONGEST = 4_198_051 / 20_000, 0.45, 768  # tokens; of their logarithm; tokens
@@ -78,7 +78,7 @@ def _of_step(request: Request, number: int) -> Request:
 
 
 def _step(case: ModelCase, workspace: Workspace) -> _Step:
-    program = program_of(case)
+    program = memory_program(case)
     found, phase, births = _Step([], [], [], [], []), "", 0
     outlives = _outliving(program, case)
     names: dict[int, str] = {}  # of storages that all steps share, in the order of their births
