@@ -18,7 +18,9 @@ T = TypeVar("T")
 # No size, rate or time comes near these bounds, and within them no product or quotient of a few numbers overflows.
 LEAST, MOST = 1e-9, 1e18
 Number = Annotated[float, Meta(ge=LEAST, le=MOST)]
-Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=10_000)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+Text = Annotated[str, Meta(pattern=_PRINTABLE, max_length=10_000)]
+Name = Annotated[str, Meta(pattern=_PRINTABLE, max_length=100)]  # stands in every line about what it names
 
 _WORDS = {
     "float": f"a number from {LEAST:g} to {MOST:g}",

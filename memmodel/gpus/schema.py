@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import defstruct
 
-from memmodel.base.checked import Number, Strict, Text, checked
+from memmodel.base.checked import Name, Number, Strict, Text, checked
 from memmodel.base.errors import UsageError
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.keys import KEYS, PEAK_NAMES, PEAK_TABLES, MiB, file_key
@@ -35,7 +35,7 @@ class _Measured(Strict):
 
 class _Described(Strict):
     base: Text = ""
-    name: Text = ""
+    name: Name = ""
     vendor: Text = ""
     arch: Text = ""
     rates: Text = ""

@@ -90,6 +90,7 @@ def test_measured_entries_are_read(tmp_path: Path) -> None:
         (SMALLEST + "sm_count = 131.5", "sm_count is 131.5, expected a whole number"),
         (SMALLEST + "tensor_TFLOPS = 989", "tensor_TFLOPS is 989, expected a table"),
         ("name = 5\nbandwidth_GBps = 1", "name is 5, expected text"),
+        (f"name = '{'y' * 101}'\nbandwidth_GBps = 1", "expected text of length <= 100"),
         (SMALLEST + "tdp_W = { value = 1, source = 7 }", "tdp_W.source is 7, expected text"),
         (SMALLEST + "compute_capability = '9'", "compute_capability is '9', expected one such as \"9.0\""),
         (SMALLEST + "compute_capability = 'sm.90'", "compute_capability is 'sm.90', expected one such as \"9.0\""),
