@@ -87,11 +87,14 @@ function stack({look, lower, upper, hatched}, place) {
   return area(upper, `area ${tone(look)}`) + (hatched.some((high, i) => high > lower[i]) ? area(hatched, "hatched") : "");
 }
 
-// An area's key, in the middle of where it is longest at its highest; none where there is no room.
+// An area's key, in the middle of its highest run that has room for it; none where no run has.
 function areaKey(area, place) {
-  const [start, end] = area.longest;
-  const [x0, x1, y0, y1] = [place.x(start), place.x(end), place.y(area.lower[start]), place.y(area.upper[start])];
-  return y0 - y1 < 13 || x1 - x0 < 10 ? "" : words((x0 + x1) / 2, (y0 + y1) / 2 + 4, area.look.key, "number", "middle");
+  for (const [start, end] of area.runs) {
+    const [x0, x1, y0, y1] = [place.x(start), place.x(end), place.y(area.lower[start]), place.y(area.upper[start])];
+    if (y0 - y1 >= 13 && x1 - x0 >= 10)
+      return words((x0 + x1) / 2, (y0 + y1) / 2 + 4, area.look.key, "number", "middle");
+  }
+  return "";
 }
 
 function trace({look, points, step}, place) {

@@ -102,7 +102,7 @@ class Area:
             end = start + len(list(run))
             found.append((low - high, start - end, start, end))
             start = end
-        return [(start, end) for *_, start, end in sorted(found)]
+        return [run[2:] for run in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)
