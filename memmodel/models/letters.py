@@ -137,7 +137,7 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     of_tokens = (batch_tokens, mine.batch * mine.read, *_own_tokens(case, batch_tokens)) if tokens else ()
     routed = (batch_tokens * arch.moe.top_k,) if tokens and arch.moe else ()
     sizes = (*of_tokens, *routed, arch.hidden, arch.ffn, arch.vocab)
-    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq,) if tokens else ()))
+    heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq, mine.read) if tokens else ()))
     experts = (arch.moe.width, arch.moe.experts) if arch.moe else ()
     found: dict[int, str] = {}
     for size in (*sizes, *experts, *heads):
@@ -167,6 +167,8 @@ def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tupl
     for place, size in enumerate(birth.shape):
         known = after if "n" in letters else first
         letter = getattr(size, "letter", "") or _by_place(place, birth.shape, case) or known.get(int(size), "")
+        if "b" in letters:  # a batch of one: the product of both sizes is the other
+            letter = letter.removeprefix("b·")
         times = int(size)
         if letter:
             times = 1
@@ -195,11 +197,12 @@ def _split(letter: str) -> list[str]:
 
 
 def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
-    """The letter of a first dimension as large as the batch, and of a second after it as long as the sequences."""
+    """The letter of a first dimension as large as the batch, and of a second after it as long as its sequences."""
     own = over(Size(int(case.seq), "n"), case.layout.cp, CONTEXT)
     if len(shape) < 2 or int(shape[0]) != case.batch or shape[1] in _own_tokens(case, case.batch * own):
         return ""
-    return "b" if place == 0 else own.letter if place == 1 and int(shape[1]) == own else ""
+    lengths = {int(case.read): "m", int(own): own.letter}
+    return "b" if place == 0 else lengths.get(int(shape[1]), "") if place == 1 else ""
 
 
 def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, added: int, case: ModelCase) -> str:
