@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import astuple
 from importlib.resources import files
 from typing import Any
@@ -33,30 +34,42 @@ _SIGNS = f"{string.digits}{string.ascii_uppercase}{string.ascii_lowercase}!#$%&(
 
 def explorer_page() -> str:
     """The file: HTML that computes predictions by itself."""
-    style = re.sub(r"\n +", "\n", _asset("page.css"))  # the file is sent around: no indents
-    script = _packed(_script(tables())) + _asset("loader.js")
+    style = page_style()
+    script = _packed(_script(tables())) + asset("loader.js")
     # Nothing may be loaded or run but this style, this script, and the blob that it unpacks itself into.
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)} blob:"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {inline_hash(style)}; script-src {inline_hash(script)} blob:"
+    )
     parts = {
         "policy": f"{policy}; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "sizes": "\n".join(_size(name, label) for name, label in SIZES.items()),
-        "version": __version__,
+        "sizes": "\n".join(size_control(name, label) for name, label in SIZES.items()),
     }
-    page = _asset("page.html")
-    for name, text in parts.items():
-        page = page.replace(f"{{{{{name}}}}}", text)
+    return filled("page.html", parts)
+
+
+def page_style() -> str:
+    """The style of every page."""
+    return re.sub(r"\n +", "\n", asset("page.css"))  # the file is sent around: no indents
+
+
+def filled(name: str, parts: Mapping[str, str]) -> str:
+    """A file of this package with its {{parts}} in place."""
+    page = asset(name)
+    for part, text in {**parts, "version": __version__}.items():
+        page = page.replace(f"{{{{{part}}}}}", text)
     return page
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of this package."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _script(found: Tables) -> str:
     """One function around everything: the page's only global is `memmodel`."""
-    own = "".join(_asset(f"{name}.js") for name in SCRIPTS)
+    own = "".join(asset(f"{name}.js") for name in SCRIPTS)
     rules = linked(RUN, NATIVE, set(re.findall(r"\w+", own)))
     data = json.dumps(_data(found), separators=(",", ":"), ensure_ascii=False)
     formulas = ",\n".join(found.formulas)
@@ -70,7 +83,7 @@ def _script(found: Tables) -> str:
     return re.sub(r"^ *//.*\n", "", script, flags=re.MULTILINE)  # comments are for the files, as indents are above
 
 
-def _hash(text: str) -> str:
+def inline_hash(text: str) -> str:
     """The hash by which a content security policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -82,7 +95,7 @@ def _packed(text: str) -> str:
     return f'const SIGNS = "{_SIGNS}";\nconst LENGTH = {len(data)};\nconst PACKED = "{signs}";\n'
 
 
-def _size(name: str, label: str) -> str:
+def size_control(name: str, label: str) -> str:
     """A size's number box and slider."""
     box = f'<input type="text" id="{name}" inputmode="numeric" autocomplete="off" spellcheck="false">'
     slider = f'<input type="range" id="{name}-slider" min="0" aria-label="{label}, slider">'

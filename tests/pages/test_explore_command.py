@@ -56,7 +56,7 @@ def test_powers_are_products_and_halves_divide() -> None:
 
 def test_every_script_is_in_the_page() -> None:
     folder = Path(memmodel.explorer.__file__).parent
-    assert sorted(path.stem for path in folder.glob("*.js")) == sorted((*SCRIPTS, "loader", "python"))
+    assert sorted(path.stem for path in folder.glob("*.js")) == sorted((*SCRIPTS, "loader", "python", "step"))
 
 
 def test_structures_differ_in_their_keys() -> None:
