@@ -6,9 +6,9 @@ other sizes, must agree. Operators change with a batch of one (whose views are c
 (the embedding's gradient sorts many), at the window, and with the GPU.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,9 @@ class Regime(NamedTuple):
         return (batch == 1, batch * seq <= FEW_TOKENS, not window or seq < window) == self
 
 
+_ALL = [Regime(*flags) for flags in product((True, False), repeat=3)]
+
+
 def lengths_of(case: ModelCase) -> list[int]:
     """The lengths of the page."""
     longest = case.arch.most_tokens or LONGEST
@@ -70,23 +73,25 @@ def step_forms(case: ModelCase, gpus: Sequence[Gpu]) -> tuple[list[Forms], dict[
 
 
 def _alike(gpu: Gpu) -> Device:
-    """What of a GPU decides the bytes: multiprocessors, only the scratch of reductions, which is left out."""
+    """What of a GPU decides the bytes: multiprocessors, only scratch that goes in steps, which is left out."""
     return device_of(gpu)._replace(sms=0)
 
 
 def _known(case: ModelCase, found: Sequence[Forms], known: Iterable[dict[str, int]]) -> dict[str, int] | None:
-    """The forms of another device that give a recording's peak on this one too: its operators are the same."""
-    regime = list(_regimes(case))[-1]
-    sample = _samples(case, regime)[-1]
-    wanted = _peak(case, *sample)
-    return next((one for one in known if _largest(found[one[regime.key]], *sample) == wanted), None)
+    """The forms of another device that give a recording's peak on this one in every regime: its operators are alike."""
+    samples = {regime.key: _samples(case, regime)[0] for regime in _regimes(case)}
+    wanted = {key: _peak(case, *sample) for key, sample in samples.items()} if found else {}
+
+    def right(one: dict[str, int]) -> bool:
+        return all(_largest(found[one[key]], *sample) == wanted[key] for key, sample in samples.items())
+
+    return next(filter(right, known), None)
 
 
-def _regimes(case: ModelCase) -> Iterator[Regime]:
-    """The regimes that some sizes have."""
-    for flags in product((True, False), repeat=3):
-        if _sizes(case, Regime(*flags)):
-            yield Regime(*flags)
+def _regimes(case: ModelCase) -> list[Regime]:
+    """The regimes that some sizes have, the widest first: of a narrow one too few are left to tell its factors."""
+    counts = {regime: sum(len(lengths) for _, lengths in _sizes(case, regime)) for regime in _ALL}
+    return sorted((regime for regime in _ALL if counts[regime]), key=lambda regime: -counts[regime])
 
 
 def _sizes(case: ModelCase, regime: Regime) -> list[tuple[int, list[int]]]:
@@ -130,9 +135,9 @@ def _irregular(case: ModelCase) -> UsageError:
 
 
 def _live(case: ModelCase, batch: int, seq: int) -> tuple[list[str], Array]:
-    """The phase and the live bytes of each group at each moment of a step, but for the scratch of reductions."""
+    """The phase and the live bytes of each group at each moment of a step, but for scratch that goes in steps."""
     program = program_of(replace(case, batch=batch, seq=seq))
-    program = program.without({birth.key for birth in program.births() if birth.goes_in_steps})
+    program = program.without({birth.key for birth in program.births() if _in_steps(birth)})
     of = {key: GROUPS.index(kind_of(group)) for key, group in groups_of(program, program.births()).items()}
     sizes = {birth.key: int(birth.nbytes) for birth in program.births()}
     changes = np.zeros((len(program.events), len(GROUPS)), dtype=np.int64)
@@ -150,10 +155,16 @@ def _live(case: ModelCase, batch: int, seq: int) -> tuple[list[str], Array]:
     return phases, changes.cumsum(axis=0)[places]
 
 
+def _in_steps(birth: Alloc) -> bool:
+    """Whether it is scratch of thread blocks that share a result, of a reduction or of attention over few rows."""
+    return birth.goes_in_steps or birth.op.endswith("of each split")
+
+
 def _fitted(case: ModelCase, sizes: Sequence[tuple[int, list[int]]]) -> Forms:
-    """The forms of a regime, from recordings at its first sizes; those that are nowhere the largest are left out."""
-    batches = [b for b, _ in sizes[:2]]
-    common = [n for n in sizes[0][1] if all(n in of for _, of in sizes[:2])] or sizes[0][1]
+    """The forms of a regime, from recordings at a few sizes; those that are nowhere the largest are left out."""
+    pairs = [((b, c), [n for n in of if n in also]) for (b, of), (c, also) in pairwise(sizes)]
+    whole = [pair for pair in pairs if len(pair[1]) >= 3] or pairs[-1:]
+    batches, common = whole[0] if whole else ((sizes[0][0],), sizes[0][1])
     step = max(1, min(len(common), 96) // 3)
     lengths = common[::step][:3] if len(common) >= 3 else common[:1]
     live = {(b, n): _live(case, b, n) for b in batches for n in lengths}

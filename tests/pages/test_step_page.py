@@ -49,7 +49,7 @@ def test_forms_are_recordings_at_every_size(choices: dict[str, Any]) -> None:
     ("case", "message"),
     [
         (lambda: tiny(gpus=2), "its page is of one GPU"),
-        (lambda: tiny(phase="decode", attention="sdpa"), "are no sum of 1, b, n"),
+        (lambda: tiny(attention="chunked"), "are no sum of 1, b, n"),
     ],
 )
 def test_what_has_no_page_is_one_sentence(case: Any, message: str) -> None:
