@@ -57,6 +57,29 @@ def advised(function: Any, step: str, words: str) -> list[Advice]:
     return [tip for tip in found.advice if words in tip.change]
 
 
+@pytest.mark.parametrize(
+    ("change", "rewritten"), [("del scores", functions.without_scores), ("in place (/=)", functions.scaled_in_place)]
+)
+def test_advice_saves_what_the_rewritten_code_saves(change: str, rewritten: Any) -> None:
+    found = memmodel.trace(functions.three_names, INPUTS, at=SIZES, formulas=False)
+    (tip,) = (tip for tip in found.advice if change in tip.change)
+    after = memmodel.trace(rewritten, INPUTS, at=SIZES, formulas=False).memory.live_peak_bytes
+    assert tip.live_peak_bytes == after
+    assert tip.less_bytes == found.memory.live_peak_bytes - after > 0
+
+
+def test_no_advice_where_autograd_keeps_the_operand() -> None:
+    """exp keeps its result: dividing it in place would break backward."""
+
+    def kept(x: Any) -> Any:
+        powers = torch.exp(x)
+        probs = powers / 3.0
+        return probs.sum() + powers.sum()
+
+    found = memmodel.trace(kept, {"x": "N,N"}, step="train", at={"N": 64}, formulas=False)
+    assert not [tip for tip in found.advice if "in place" in tip.change]
+
+
 @pytest.mark.parametrize("step", ["train", "inference"])
 @pytest.mark.parametrize("function", [by_maximum, by_amax])
 def test_softmax_written_out_is_the_librarys(function: Any, step: str) -> None:

@@ -15,6 +15,7 @@ from torch.nn.attention.flex_attention import and_masks, create_block_mask, flex
 import memmodel
 from memmodel.tracer.result import Trace
 
+pytestmark = pytest.mark.usefixtures("without_advice")
 B, H, N, D = 2, 4, 1024, 64
 QKV = dict.fromkeys("qkv", "B,H,N,D:bf16")
 AT = {"B": B, "H": H, "N": N, "D": D}

@@ -1,4 +1,4 @@
-"""The result of a trace: formulas, lines, advice, work and sizes, held to the built-in model and to rewritten code."""
+"""The result of a trace: formulas, lines, work and sizes, held to the built-in model and to rewritten code."""
 
 from typing import Any
 
@@ -20,6 +20,7 @@ from memmodel.tracer.formulas.symbolic import hints, traced_in_letters
 from memmodel.tracer.specs import inputs_of
 from memmodel.tracer.watch.run import Setting, traced
 
+pytestmark = pytest.mark.usefixtures("without_advice")
 MODES = (torch.no_grad, torch.inference_mode)
 
 
@@ -166,29 +167,6 @@ def test_gradients_are_named_and_belong_to_the_line_whose_backward_they_are() ->
     assert first.text.startswith("weights = torch.softmax")
     kept = {record.name: record.kept_by for record in found.tensors}
     assert kept["weights"] in ("saved for SoftmaxBackward0", "saved for BmmBackward0")
-
-
-@pytest.mark.parametrize(
-    ("change", "rewritten"), [("del scores", functions.without_scores), ("in place (/=)", functions.scaled_in_place)]
-)
-def test_advice_saves_what_the_rewritten_code_saves(change: str, rewritten: Any) -> None:
-    found = memmodel.trace(functions.three_names, INPUTS, at=SIZES, formulas=False)
-    (tip,) = (tip for tip in found.advice if change in tip.change)
-    after = memmodel.trace(rewritten, INPUTS, at=SIZES, formulas=False).memory.live_peak_bytes
-    assert tip.live_peak_bytes == after
-    assert tip.less_bytes == found.memory.live_peak_bytes - after > 0
-
-
-def test_no_advice_where_autograd_keeps_the_operand() -> None:
-    """exp keeps its result: dividing it in place would break backward."""
-
-    def kept(x: Any) -> Any:
-        powers = torch.exp(x)
-        probs = powers / 3.0
-        return probs.sum() + powers.sum()
-
-    found = memmodel.trace(kept, {"x": "N,N"}, step="train", at={"N": 64}, formulas=False)
-    assert not [tip for tip in found.advice if "in place" in tip.change]
 
 
 def test_the_largest_size_is_checked_on_both_sides() -> None:
