@@ -4,7 +4,7 @@
 yields. Bytes are raw (the allocator model alone rounds them) and may be ints, arrays or symbols.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
 from itertools import islice
 from operator import attrgetter
@@ -136,9 +136,23 @@ def phase_peaks(program: Program) -> dict[str, Dim]:
     return summary(program).peaks
 
 
-def moments(program: Program, nbytes: Callable[[Alloc], Any] = attrgetter("nbytes")) -> list[Any]:
-    """The live bytes of a program of one step after its marks and allocations: the largest of them is the peak."""
-    return [now.live for now in states(program, nbytes, every=False) if now.phase not in OUTSIDE_A_STEP]
+def moments(program: Program, scratch: bool = True) -> list[Dim]:
+    """The live bytes after marks and allocations of the last step, as `summary` has it: the largest is the peak.
+
+    `scratch`: whether that of reductions is counted too, which few sizes need.
+    """
+    found: dict[str, list[Dim]] = {}
+    for now in states(program if scratch else program.without_shared_scratch(), every=False):
+        if type(now.event) is Mark:
+            found[now.phase] = [now.live]
+        else:
+            found.setdefault(now.phase, []).append(now.live)
+    return of_a_step(found)
+
+
+def of_a_step(moments: Mapping[str, Iterable[Dim]]) -> list[Dim]:
+    """The moments of the phases of a step, from those of each phase."""
+    return [live for phase, of_phase in moments.items() if phase not in OUTSIDE_A_STEP for live in of_phase]
 
 
 def saved_storages(program: Program) -> dict[int, Dim]:

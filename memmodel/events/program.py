@@ -156,6 +156,10 @@ class Program(NamedTuple):
         """The program without these storages."""
         return self._replace(events=[e for e in self.events if getattr(e, "key", None) not in keys])
 
+    def without_shared_scratch(self) -> "Program":
+        """The program without the scratch of whole reductions, which formulas leave out."""
+        return self.without({birth.key for birth in self.births() if birth.goes_in_steps})
+
     def reshaped(self, shapes: Mapping[int, Shape]) -> "Program":
         """The program with the shapes of some storages, by key, replaced."""
         return self._replace(

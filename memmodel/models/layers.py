@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, islice
 from typing import Any, NamedTuple
 
-from memmodel.events.liveness import OUTSIDE_A_STEP
+from memmodel.events.liveness import of_a_step
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Wait
 from memmodel.events.work import Work
 from memmodel.recording import Scope, Tape
@@ -193,30 +193,33 @@ class Expansion:
             return _order(self._place_at(index - 1), self._place_at(index + 1), times)
         return [times if place == "last" else 0]
 
-    def live_peak(self, times: int) -> Dim:
-        """The most live bytes of a step, as `summary` of the program: of copies that are alike, one is added up."""
-        sizes = {birth.key: birth.nbytes for birth in self.few.program.births()}
-        peaks, phase, live = dict[str, Dim](), "start", 0
+    def moments(self, times: int, scratch: bool) -> list[Dim]:
+        """`events.liveness.moments` of the program but for those of copies between others that are like them.
+
+        `scratch`: whether that of reductions is counted too.
+        """
+        sizes = {birth.key: birth.nbytes for birth in self.few.program.births() if scratch or not birth.goes_in_steps}
+        found, phase, live = dict[str, list[Any]](), "start", 0
         outside = _grown_events(*self.outside, times)
         for index, (place, recorded) in enumerate(self.stretches):
             if place == "outside":
                 for event in islice(outside, len(recorded)):
                     if type(event) is Mark:
-                        phase, peaks[event.phase] = event.phase, live
-                    elif type(event) is Alloc:
+                        phase, found[event.phase] = event.phase, [live]
+                    elif type(event) is Alloc and event.key in sizes:
                         sizes[event.key] = event.nbytes
                         live += event.nbytes
-                        peaks[phase] = max(peaks.get(phase, 0), live)
+                        found[phase].append(live)
                     elif type(event) is Free:
-                        live -= sizes[event.key]
+                        live -= sizes.get(event.key, 0)
                 continue
             for copy, alike in self._alike(recorded, self._copies_at(index, times), times):
                 changes = list(accumulate(self._changes(recorded, copy, times, sizes)))
                 if changes:
-                    most = max(changes) + max(changes[-1], 0) * (alike - 1)
-                    peaks[phase] = max(peaks.get(phase, 0), live + most)
+                    for start in (live, live + changes[-1] * (alike - 1))[:alike]:
+                        found[phase] += [start + change for change in changes]
                     live += changes[-1] * alike
-        return max(peak for phase, peak in peaks.items() if phase not in OUTSIDE_A_STEP)
+        return of_a_step(found)
 
     def _alike(self, events: list[Event], copies: Sequence[int], times: int) -> Iterator[tuple[int, int]]:
         """(copy, how many in a row change live bytes as it does): only those near both ends name other layers."""
@@ -228,12 +231,14 @@ class Expansion:
         yield from ((copy, 1) for copy in copies[max(last, near) :])
 
     def _changes(self, events: list[Event], copy: int, times: int, sizes: Mapping[int, Dim]) -> Iterator[Dim]:
-        """The changes of live bytes by a copy."""
+        """The changes of live bytes by a copy, of storages whose sizes are given."""
         for event in events:
-            if type(event) is Alloc:
+            if type(event) is Alloc and event.key in sizes:
                 yield event.nbytes
             elif type(event) is Free:
-                yield -sizes[self._recorded(event.key, copy, times)]
+                key = self._recorded(event.key, copy, times)
+                if key in sizes:
+                    yield -sizes[key]
 
     def _place(self, layer: int | None) -> str:
         if layer is None:

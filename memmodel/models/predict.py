@@ -26,7 +26,7 @@ from memmodel.models.families import architecture_of
 from memmodel.models.flops import forward_flops
 from memmodel.models.letters import Taken, group_formulas, lettered, more_layers
 from memmodel.models.mitigations import mitigations
-from memmodel.models.program import kernels_of, live_peak, program_of
+from memmodel.models.program import kernels_of, live_peak, memory_program, program_of
 from memmodel.models.quantization import FORMATS
 from memmodel.models.ranks import fullest, memory_by_kind
 from memmodel.models.results import Efficiency, ModelPrediction, ModelReport, Peak
@@ -156,7 +156,7 @@ def predict_model(
 def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machine: Machine) -> ModelPrediction:
     # Megatron-LM's flat buffers hold weights of many shapes, of which no product of letters is left.
     with_formulas = case.framework != "megatron"
-    kinds = memory_by_kind(case, gpu, config, _recorded)
+    kinds = memory_by_kind(case, gpu, config, _for_memory)
     case, memory = fullest(kinds, case)
     # Sizes with letters equal their numbers: one recording serves memory, work, time and formulas.
     program = _recorded(case)
@@ -188,6 +188,11 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
 def _recorded(case: ModelCase) -> Program:
     """The program of a case, with letters where it has formulas: memory, formulas and time read the same one."""
     return program_of(case if case.framework == "megatron" else lettered(case))
+
+
+def _for_memory(case: ModelCase) -> Program:
+    """The program of a rank for its memory: of the first stage, mostly the fullest, the one that has formulas too."""
+    return memory_program(case) if case.rank.stage else _recorded(case)
 
 
 def step_on(

@@ -2,14 +2,14 @@
 
 from functools import lru_cache
 
-from memmodel.events.liveness import summary
+from memmodel.events import liveness
 from memmodel.events.program import Event, Launch, Mark, Program
 from memmodel.models import record
 from memmodel.models.megatron_history import with_history
 from memmodel.models.packing import packed
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
-from memmodel.sizes.dims import Size
+from memmodel.sizes.dims import Dim, Size
 
 
 def program_of(case: ModelCase) -> Program:
@@ -43,11 +43,19 @@ def memory_program(case: ModelCase) -> Program:
     return packed(record.record_memory(mine), mine)
 
 
-def live_peak(case: ModelCase) -> int:
-    """The most live bytes of a step of the case's rank, as `summary` of its program, often at less cost."""
+def moments(case: ModelCase, scratch: bool = True) -> list[Dim]:
+    """Live bytes where they can be the peak of a step of the case's rank, often at less cost than its program.
+
+    `scratch`: whether that of reductions is counted too.
+    """
     if case.framework == "megatron" or case.phase != "train":  # what is recorded is changed afterwards
-        return int(summary(program_of(case)).peaks["peak"])
-    return int(record.live_peak(share(case)))
+        return liveness.moments(program_of(case), scratch)
+    return record.moments(share(case), scratch)
+
+
+def live_peak(case: ModelCase) -> int:
+    """The most live bytes of a step of the case's rank, as `summary` of its program."""
+    return int(max(moments(case)))
 
 
 def kernels_of(program: Program, micro_batches: int) -> Program:

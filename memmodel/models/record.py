@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from memmodel import recording
+from memmodel.events import liveness
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
-from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Program, Save
 from memmodel.models import megatron
 from memmodel.models.layers import Expansion, Irregular, Recording, Repetition, repetition
@@ -45,13 +45,16 @@ def record_memory(case: ModelCase) -> Program:
     return record_in_full(case)
 
 
-def live_peak(case: ModelCase) -> Dim:
-    """The most live bytes of the step that `record` gives; layers that are repeated are not all gone through."""
+def moments(case: ModelCase, scratch: bool = True) -> list[Dim]:
+    """Live bytes where they can be the peak of the step that `record` gives; not all repeated layers are gone through.
+
+    `scratch`: whether that of reductions is counted too.
+    """
     expansion, times = _repeated_memory(case)
     with suppress(Irregular):
         if expansion is not None:
-            return expansion.live_peak(times)
-    return summary(record_in_full(case)).peaks["peak"]
+            return expansion.moments(times, scratch)
+    return liveness.moments(record_in_full(case), scratch)
 
 
 def record_in_full(case: ModelCase) -> Program:
@@ -77,10 +80,13 @@ def _repeated(case: ModelCase) -> tuple[Expansion | None, int]:
 
 
 def _repeated_memory(case: ModelCase) -> tuple[Expansion | None, int]:
-    """`_repeated` for memory alone: on one GPU a single recording shows it, mostly."""
+    """`_repeated` for memory alone: a single recording shows it, mostly."""
     short = _shortened(case)
-    # Clipping joins the norms of all layers. Sizes with letters are recorded for formulas too, and that is remembered.
-    if short is None or case.layout.world > 1 or case.clip or isinstance(case.seq, Size):
+    layout = case.layout
+    # Buckets of gradients, where ranks average or share them, hold those of neighbouring layers together.
+    in_buckets = layout.batches * layout.cp > 1 and not layout.fully_sharded
+    # Sizes with letters are recorded for formulas too: that recording is remembered.
+    if short is None or in_buckets or isinstance(case.seq, Size):
         return _repeated(case)
     alone = _alone(short.more, short.repeats)
     return (alone, short.times - 1) if alone is not None else _repeated(case)
@@ -117,7 +123,7 @@ def _expansion(few: ModelCase, more: ModelCase, repeats: Repetition, lettered: b
     equal their numbers.
     """
     try:
-        return Expansion(_recorded(few), _recorded(more), repeats)
+        return Expansion(_remembered(few, lettered), _remembered(more, lettered), repeats)
     except Irregular:
         return None
 
@@ -126,9 +132,15 @@ def _expansion(few: ModelCase, more: ModelCase, repeats: Repetition, lettered: b
 def _alone(more: ModelCase, repeats: Repetition) -> Expansion | None:
     """The memory of a recording with two periods; None where they differ. The last two are remembered."""
     try:
-        return Expansion(_recorded(more), None, repeats)
+        return Expansion(_remembered(more, False), None, repeats)
     except Irregular:
         return None
+
+
+@lru_cache(maxsize=2)
+def _remembered(case: ModelCase, lettered: bool) -> Recording:
+    """A recording of few layers, which is asked for again where alone it does not show what repeats."""
+    return _recorded(case)
 
 
 def _recorded(case: ModelCase) -> Recording:

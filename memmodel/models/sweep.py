@@ -5,22 +5,20 @@ event. Recordings of two batches with two lengths give a, b, c, d of each event;
 Steps of few tokens, which sort no indices for the embedding's gradient, and of sequences within the window differ.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 from typing import Any
 
 import numpy as np
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.base.errors import UsageError
-from memmodel.events.liveness import moments
-from memmodel.events.program import Program
 from memmodel.gpus import Gpu
 from memmodel.models.choices import images_as_tokens
 from memmodel.models.flops import forward_flops
 from memmodel.models.predict import step_on
-from memmodel.models.program import live_peak, program_of
+from memmodel.models.program import live_peak, moments, program_of
 from memmodel.models.setting import ModelCase
 from memmodel.prediction import columns_on_gpu
 from memmodel.step import device_of
@@ -50,13 +48,11 @@ class ModelSweep:
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dict a configuration."""
         columns = (self.batch, self.seq, self.live_peak_bytes, self.model_flops)
-        of_gpu = {"gpu": self.gpu.id} if self.gpu else {}
-        added = self.on_gpu or [{}] * len(self.batch)
+        common = {"gpu": self.gpu.id} if self.gpu else {}
+        common |= {"model": self.case.arch.name, "phase": self.case.phase}
+        added: Iterable[dict[str, Any]] = self.on_gpu or repeat({}, len(self.batch))
         for batch, seq, peak, flops, more in zip(*(column.tolist() for column in columns), added, strict=True):
-            yield {
-                **{**of_gpu, "model": self.case.arch.name, "phase": self.case.phase, "batch": batch, "seq": seq},
-                **{"live_peak_bytes": peak, "model_flops": flops, **more},
-            }
+            yield {**common, "batch": batch, "seq": seq, "live_peak_bytes": peak, "model_flops": flops, **more}
 
 
 def swept_on(
@@ -97,8 +93,8 @@ def model_sweep(case: ModelCase, batches: Sequence[int], seqs: Sequence[int]) ->
 
 def _of_regime(case: ModelCase, batch: Array, seq: Array, single: bool, few: bool, within: bool) -> Array:
     """The peaks of configurations whose steps are alike; of few that are not, one by one."""
-    known = _moments(case, *_corners(case, single, few, within)) if len(batch) > _RECORDED else []
-    if known:
+    known = _moments(case, *_corners(case, single, few, within)) if len(batch) > _RECORDED else None
+    if known is not None:
         found = _peaks(known, batch, seq)
         # Three recordings say whether bytes are bilinear here: where one differs, none of the rows is trusted.
         if all(int(found[i]) == _exact(case, batch[i], seq[i]) for i in {0, len(batch) // 2, len(batch) - 1}):
@@ -129,37 +125,47 @@ def _corners(case: ModelCase, single: bool, few: bool, within: bool) -> tuple[tu
     return (least, least + 1), (high // 2, high)
 
 
-def _peaks(known: Sequence[Sequence[int]], batch: Array, seq: Array) -> Array:
+def _peaks(known: Array, batch: Array, seq: Array) -> Array:
     """The largest of the moments' bytes, of each configuration."""
     peak = np.zeros(len(batch), dtype=np.int64)
-    for a, b, c, d in known:
-        np.maximum(peak, a + b * batch + c * seq + d * batch * seq, out=peak)
+    each = batch * seq
+    for a, b, c, d in _undominated(known, (batch.min(), batch.max()), (seq.min(), seq.max())).tolist():
+        np.maximum(peak, a + b * batch + c * seq + d * each, out=peak)
     return peak
 
 
-def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> list[list[int]]:
-    """(a, b, c, d) of the live bytes at each moment that can be the peak; none where the steps differ."""
-    live = {(b, n): _live(program_of(replace(case, batch=b, seq=n))) for b in batches for n in seqs}
+def _undominated(known: Array, batches: tuple[int, int], seqs: tuple[int, int]) -> Array:
+    """The moments without those that are nowhere larger than another, between two batches and two lengths.
+
+    What is bilinear is least and most in the corners, and so is the difference of two.
+    """
+    values = known @ np.array([(1, b, n, b * n) for b in batches for n in seqs]).T
+    order = np.argsort(-values.sum(axis=1))
+    left, values, found = known[order], values[order], []
+    while len(left):
+        found.append(left[0])
+        larger = (values > values[0]).any(axis=1)
+        left, values = left[larger], values[larger]
+    return np.array(found)
+
+
+def _moments(case: ModelCase, batches: tuple[int, int], seqs: tuple[int, int]) -> Array | None:
+    """(a, b, c, d) of the live bytes at each moment that can be the peak; None where the steps differ."""
+    # Scratch of reductions goes in steps, and few sizes need it.
+    live = {
+        (b, n): np.array(moments(replace(case, batch=b, seq=n), scratch=False), dtype=np.int64)
+        for b in batches
+        for n in seqs
+    }
     if len(set(map(len, live.values()))) > 1:
-        return []
+        return None
     (b0, b1), (n0, n1) = batches, seqs
     per_batch, per_seq = max(1, b1 - b0), n1 - n0  # of a single batch, what grows with it is part of the rest
     d = (live[b1, n1] - live[b1, n0] - live[b0, n1] + live[b0, n0]) // (per_batch * per_seq)
     b = (live[b1, n0] - live[b0, n0]) // per_batch - d * n0
     c = (live[b0, n1] - live[b0, n0]) // per_seq - d * b0
     a = live[b0, n0] - b * b0 - c * n0 - d * b0 * n0
-    left, found = np.unique(np.stack([a, b, c, d], axis=1), axis=0), []
-    left = left[np.argsort(-left.sum(axis=1))]
-    while len(left):  # a moment that has no more bytes of any kind than another is never the peak
-        found.append(left[0].tolist())
-        left = left[(left > left[0]).any(axis=1)]
-    return found
-
-
-def _live(program: Program) -> Array:
-    """Live bytes at the moments of the step, but for scratch of reductions, which few sizes need."""
-    scratch = {birth.key for birth in program.births() if birth.goes_in_steps}
-    return np.array(moments(program.without(scratch)), dtype=np.int64)
+    return np.stack([a, b, c, d], axis=1)
 
 
 def _flops(case: ModelCase, batch: Array, seq: Array) -> Array:

@@ -13,7 +13,6 @@ from memmodel.tracer.formulas.symbolic import (
     hints,
     multiples_among,
     traced_in_letters,
-    without_shared_scratch,
 )
 from memmodel.tracer.job import Job, Steady
 
@@ -93,7 +92,7 @@ def lettered(program: Program, symbolic: Symbolic | None, alike: Alike | None = 
     if symbolic is None:
         return program
     run = program if alike is None else alike.few.program
-    ours, theirs = (list(without_shared_scratch(last_step(x)).births()) for x in (run, symbolic.program))
+    ours, theirs = (list(last_step(x).without_shared_scratch().births()) for x in (run, symbolic.program))
     shapes = {
         birth.key: tuple(Size(int(n), _letter(formula_text(s))) for n, s in zip(birth.shape, same.shape, strict=True))
         for birth, same in zip(ours, theirs, strict=True)

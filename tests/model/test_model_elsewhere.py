@@ -1,6 +1,7 @@
 """A whole model in the other commands: the largest size, sweeps and pictures."""
 
 import json
+import random
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,11 @@ from memmodel.cli import cli
 from memmodel.events.liveness import summary
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import attentions, model_case
+from memmodel.models.families import architecture_of
 from memmodel.models.letters import model_formulas
 from memmodel.models.predict import architecture
-from memmodel.models.record import record
+from memmodel.models.record import record, record_in_full
+from memmodel.models.sweep import model_sweep
 
 TINY = {
     **{"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 192},
@@ -51,6 +54,20 @@ def test_a_sweep_has_the_peaks_of_single_predictions(config: str) -> None:
     assert len(rows) == 9
     for row in rows:
         assert row["live_peak_bytes"] == peak(batch=row["batch"], seq=row["seq"])
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"checkpoint": "block", "loss": "chunked"}, {"microbatches": 2, "clip": True}],
+    ids=lambda choices: " ".join(choices),
+)
+def test_a_long_sweep_has_the_peaks_of_steps_run_in_full(choices: dict[str, Any]) -> None:
+    """At random sizes, of which few are recorded, and not all layers of these."""
+    case = model_case(architecture_of({**TINY, "num_hidden_layers": 6}, "tiny"), batch=16, seq=8192, **choices)
+    found = model_sweep(case, range(1, 17), range(3200, 8193, 64))
+    for row in random.Random(0).sample(range(len(found.batch)), 5):
+        one = replace(case, batch=int(found.batch[row]), seq=int(found.seq[row]))
+        assert found.live_peak_bytes[row] == summary(record_in_full(one)).peaks["peak"], (one.batch, one.seq)
 
 
 def test_a_sweep_with_a_gpu_has_the_verdict_and_times_of_single_predictions(config: str) -> None:

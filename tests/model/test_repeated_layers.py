@@ -10,8 +10,10 @@ from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Free, Launch, Mark, Program
 from memmodel.models.architecture import Architecture, Latent, Mixture
 from memmodel.models.layers import Repetition, repetition
-from memmodel.models.record import live_peak, record, record_in_full, record_memory
+from memmodel.models.layout import Layout, Rank
+from memmodel.models.record import moments, record, record_in_full, record_memory
 from memmodel.models.setting import Adapter, ModelCase
+from memmodel.models.share import share
 from memmodel_kernels.optimizers import OPTIMIZERS
 
 
@@ -29,7 +31,7 @@ def same_program(arch: Architecture, **choices: Any) -> None:
     case = ModelCase(arch, batch=2, seq=64, **choices)
     in_full = record_in_full(case)
     assert canonical(record(case)) == canonical(in_full)
-    assert live_peak(case) == summary(in_full).peaks["peak"]
+    assert max(moments(case)) == summary(in_full).peaks["peak"]
 
 
 @pytest.mark.parametrize("layers", [4, 5, 6, 9])
@@ -71,7 +73,26 @@ def test_one_recording_is_enough_for_memory(choices: dict[str, Any]) -> None:
     case = ModelCase(llama(layers=8), batch=2, seq=64, **choices)
     in_full = record_in_full(case)
     assert requests(record_memory(case)) == requests(in_full)
-    assert live_peak(case) == summary(in_full).peaks["peak"]
+    assert max(moments(case)) == summary(in_full).peaks["peak"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "choices"),
+    [
+        (Layout(dp=2, dp_shard=2), {"masters": True}),
+        (Layout(pp=3, dp_shard=2, cp=2), {"microbatches": 4, "checkpoint": "block"}),
+        (Layout(tp=2, sequence_parallel=True, pp=2), {"microbatches": 3, "clip": True}),
+        (Layout(dp_shard=2, zero=1), {"microbatches": 2}),
+    ],
+    ids=["hybrid", "stages", "tensor", "buckets"],
+)
+def test_the_memory_of_ranks(layout: Layout, choices: dict[str, Any]) -> None:
+    for stage in {0, layout.pp - 1}:
+        arch = llama(layers=10 * layout.pp)
+        case = share(ModelCase(arch, batch=2, seq=64, layout=layout, rank=Rank(stage=stage), **choices))
+        in_full = record_in_full(case)
+        assert requests(record_memory(case)) == requests(in_full)
+        assert max(moments(case)) == summary(in_full).peaks["peak"]
 
 
 def requests(program: Program) -> list[tuple[Any, ...]]:

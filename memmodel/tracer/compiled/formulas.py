@@ -16,7 +16,7 @@ from memmodel.events.liveness import places
 from memmodel.events.program import Alloc, Event, Launch, Program
 from memmodel.events.work import Work
 from memmodel.tracer.formulas.closed import Forms, closed_forms
-from memmodel.tracer.formulas.symbolic import Symbolic, without_shared_scratch
+from memmodel.tracer.formulas.symbolic import Symbolic
 
 Run = Callable[[Mapping[str, int]], Program]
 
@@ -28,7 +28,7 @@ def forms_of(program: Program, sizes: Mapping[str, int], run: Run) -> tuple[Symb
     """
     # A size of 1 stays a number: PyTorch lays tensors out otherwise there.
     free = [x for x, n in sizes.items() if n > 1]
-    base = without_shared_scratch(program)
+    base = program.without_shared_scratch()
     doubled = {x: _matching(base, run({**sizes, x: 2 * sizes[x]}), f"{x}={2 * sizes[x]}") for x in free}
     symbols = {x: sympy.Symbol(x, integer=True, positive=True) for x in sizes}
 
@@ -54,7 +54,7 @@ def _region(sizes: Mapping[str, int], free: Sequence[str]) -> str:
 
 def _matching(base: Program, other: Program, where: str) -> list[Event]:
     """The events at other sizes, one for one."""
-    found = without_shared_scratch(other)
+    found = other.without_shared_scratch()
     if _skeleton(base) != _skeleton(found):
         raise UsageError(f"at {where} the compiler plans other buffers than at the sizes asked for")
     return found.events

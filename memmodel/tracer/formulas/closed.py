@@ -19,7 +19,7 @@ from memmodel.events.program import Program
 from memmodel.events.work import Work
 from memmodel.sizes.polynomials import short, terms
 from memmodel.tracer.formulas.layers import Layers, layers_of, progress
-from memmodel.tracer.formulas.symbolic import Symbolic, in_multiples, without_shared_scratch
+from memmodel.tracer.formulas.symbolic import Symbolic, in_multiples
 
 _MOST_BRANCHES = 3  # regions shown; with more, the one at the sizes asked for
 _MOST_LAYERED = 32  # moments, the largest, that are followed to more layers
@@ -65,7 +65,7 @@ class Forms:
         """Whether they are what a step takes and computes."""
         if self.layers is None:
             return False
-        step = without_shared_scratch(last_step(program))
+        step = last_step(program).without_shared_scratch()
         work = sum((launch.work for launch in step.launches()), start=Work())
         forms = {self.saved: sum(saved_storages(step).values()), self.matmul_flops: work.matmul, self.flops: work.flops}
         forms |= {self.hbm_bytes: work.hbm_bytes}
@@ -157,7 +157,7 @@ def _agrees(program: Program, concrete: Program, numbers: Mapping[Any, Any]) -> 
     number = _at(numbers)
     try:
         ours = births_and_deaths(program, lambda birth: number(birth.nbytes))
-        return ours == births_and_deaths(without_shared_scratch(concrete), lambda birth: int(birth.nbytes))
+        return ours == births_and_deaths(concrete.without_shared_scratch(), lambda birth: int(birth.nbytes))
     # A size that is still an expression at these numbers.
     except TypeError:
         return False

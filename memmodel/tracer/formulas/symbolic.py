@@ -101,15 +101,10 @@ def traced_in_letters(setting: Setting, values: Mapping[str, int], tied: Multipl
     replaced = dict(environment.replacements)
     renamed = {originals[x]: sympy.Integer(fixed[x]) if x in fixed else symbols[x] for x in originals}
     in_letters = _renaming(replaced, renamed)
-    used = without_shared_scratch(program).mapped(in_letters)
+    used = program.without_shared_scratch().mapped(in_letters)
     guards = [guard.expr for guard in environment.guards]
     conditions = _conditions((in_letters(g) for g in guards), [symbols[x] for x in inner if x not in fixed])
     return Symbolic(used, symbols, tuple(conditions), fixed, found, tied)
-
-
-def without_shared_scratch(program: Program) -> Program:
-    """The program without the scratch of whole reductions, which formulas leave out."""
-    return program.without({birth.key for birth in program.births() if birth.goes_in_steps})
 
 
 def _renaming(replaced: Mapping[Any, Any], renamed: Mapping[Any, Any]) -> Any:
