@@ -87,8 +87,9 @@ def command(
     settings: dict[str, Any] = {"gpu": asked.gpu, "config": asked.allocator, "step": step}
     settings |= {name: value for name, value in given.items() if value is not None}
     try:
-        from memmodel.tracer.api import imported, trace
-        from memmodel.tracer.specs import parse_at
+        with busy("importing torch"):
+            from memmodel.tracer.api import imported, trace
+            from memmodel.tracer.specs import parse_at
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -111,7 +112,7 @@ def command(
         settings |= {"inputs": built.inputs, "step": built.step}
     else:
         named = _named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype)
-        with redirect_stdout(sys.stderr):  # what the user's code prints
+        with redirect_stdout(sys.stderr), busy(f"importing {named}"):  # what the user's code prints
             called = imported(named, asked.gpu) if given["world"] is None else named
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":

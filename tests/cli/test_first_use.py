@@ -247,6 +247,14 @@ def test_work_of_a_second_says_so_on_a_terminal_alone(terminal: bool, monkeypatc
     assert bool(stream.getvalue()) == terminal
 
 
+def test_a_trace_says_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    said = []
+    monkeypatch.setattr("memmodel.cli.trace.busy", lambda words: said.append(words) or output.busy(words))
+    run("trace", "torch.nn.functional:silu", "--input", "input=4,4")
+    assert said == ["importing torch", "importing torch.nn.functional:silu", "tracing"]
+
+
 def wait_until(done: Callable[[], bool]) -> None:
     for _ in range(500):
         if done():
