@@ -76,7 +76,7 @@ def listed(name: str) -> Listed:
     found = next((key for key, row in rows.items() if wanted in (key, *row.get("also", ()))), None)
     if found is None:
         names = [one for key, row in rows.items() for one in (key, *row.get("also", ()))]
-        raise unknown("model", name, names)
+        raise unknown("model", name, names, "`memmodel models` lists them")
     return _listed(found, rows[found])
 
 

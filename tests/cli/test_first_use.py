@@ -269,7 +269,7 @@ def wait_until(done: Callable[[], bool]) -> None:
         ({"window": "x"}, "window x: expected a whole number"),
         ({"seq": 4096.9}, "seq 4096.9: expected a whole number"),
         ({"gpu": 3}, "unknown GPU '3'"),
-        ({"like": 3}, "unknown model '3'"),
+        ({"like": 3}, "unknown model '3': there are .* .`memmodel models` lists them."),
         ({"mask": "none", "window": 64}, "--mask none and --window 64"),
         ({"algorithms": 3}, "unknown algorithm '3'"),
         ({"algorithms": ["flash", 3]}, "unknown algorithm '3'"),
