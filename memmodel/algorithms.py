@@ -64,7 +64,7 @@ def tiles_of(case: Case) -> Any:
     from memmodel_kernels.flash import flash_tiles
 
     capped = case.scores.softcap is not None or bool(case.lengths)
-    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), capped)
+    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), capped, case.dropout > 0)
 
 
 def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, sinks: Tensor | None = None) -> Any:
@@ -105,8 +105,9 @@ def _flash(deterministic: bool) -> Run:
     def run(case: Case, q: Tensor, k: Tensor, v: Tensor, *_offsets: Tensor) -> Any:
         from memmodel_kernels.flash import flash
 
-        softcap, lengths = case.scores.softcap, case.lengths
-        return flash(q, k, v, case.mask, tiles_of(case), deterministic, softcap=softcap, lengths=lengths)
+        softcap, lengths, dropout = case.scores.softcap, case.lengths, case.dropout
+        how = case.mask, tiles_of(case), deterministic
+        return flash(q, k, v, *how, softcap=softcap, lengths=lengths, dropout=dropout)
 
     return run
 
@@ -242,6 +243,7 @@ _ALL = (
         "flash",
         "FlashAttention-2 in Triton",
         _flash(deterministic=False),
+        dropout=True,
         fused=True,
         tiled=True,
         scores=("softcap",),
@@ -252,6 +254,7 @@ _ALL = (
         "flash-deterministic",
         "FlashAttention-2 in Triton, deterministic",
         _flash(deterministic=True),
+        dropout=True,
         fused=True,
         tiled=True,
         scores=("softcap",),

@@ -20,7 +20,7 @@ from memmodel.rules.arithmetic import mul
 from memmodel.rules.autocast import autocast, cast, promoted
 from memmodel.rules.collectives import _chunk_cat, split_with_sizes_copy
 from memmodel.rules.convolution import conv1d, conv2d
-from memmodel.rules.copies import arange, empty, eye, full, ones, randn, zeros
+from memmodel.rules.copies import arange, empty, eye, full, ones, randint, randn, zeros
 from memmodel.rules.dispatch import several
 from memmodel.rules.dropout import dropout
 from memmodel.rules.flash_attn import flash_attn_func, flash_attn_varlen_func
@@ -125,6 +125,7 @@ __all__ = [
     "no_grad",
     "ones",
     "ops",
+    "randint",
     "randn",
     "rms_norm",
     "same_version",

@@ -5,8 +5,11 @@ dtype makes (FlashAttention-2's criterion), plus what rounding alone does: no ab
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -31,10 +34,12 @@ class Case:
     scale: float | None = None
     dtype: torch.dtype = torch.float16
     softcap: float | None = None
+    dropout: float = 0.0
 
     def __str__(self) -> str:
         mask = ("-causal" if self.causal else "") + (f"-window{self.window}" if self.window else "")
         mask += f"-cap{self.softcap:g}" if self.softcap else ""
+        mask += f"-drop{self.dropout:g}" if self.dropout else ""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"b{self.b}h{self.h}g{self.g}n{self.n}m{self.m}d{self.d}{mask}-{dtype}"
 
@@ -56,6 +61,31 @@ class Case:
             mask &= (i - j < self.window) & (j - i < self.window)
         return mask
 
+    def draw(self) -> None:
+        """Set the state of torch's generator from which a call draws its seed."""
+        torch.manual_seed(self.n)
+
+    def kept(self) -> Tensor:
+        """(b, h, n, m) mask of the weights that dropout keeps, of numbers, with a sign, from p 2^32 - 2^31 on."""
+        self.draw()
+        seed = int(torch.randint(2**63 - 1, (1,), device=DEVICE))
+        heads, i, j = np.arange(self.b * self.h)[:, None, None], np.arange(self.n)[:, None], np.arange(self.m)
+        random = philox((j, heads, i, np.zeros(1)), seed)[0].astype(np.uint32).view(np.int32)
+        kept = torch.from_numpy(random >= round(self.dropout * 2**32) - 2**31)
+        return kept.view(self.b, self.h, self.n, self.m).to(DEVICE)
+
+
+def philox(counter: Sequence[Any], seed: int, rounds: int = 7) -> list[Any]:
+    """Philox 4x32: four arrays of 32-bit numbers. Salmon et al., "Parallel random numbers" (2011), section 3.3."""
+    key, low = [seed & 0xFFFFFFFF, seed >> 32], np.uint64(0xFFFFFFFF)
+    a, b, c, d = np.broadcast_arrays(*(np.asarray(x, np.uint64) for x in counter))
+    for _ in range(rounds):
+        first, second = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b = (second >> np.uint64(32)) ^ b ^ np.uint64(key[0]), second & low
+        c, d = (first >> np.uint64(32)) ^ d ^ np.uint64(key[1]), first & low
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return [a, b, c, d]
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, case: Case) -> tuple[Tensor, Tensor]:
     """(output, LSE) in the dtype of q; rows without keys give 0 and -inf, without NaN in any gradient."""
@@ -70,6 +100,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, case: Case) -> tuple[Tensor, Tens
     alive = visible.any(-1)
     lse = scores.masked_fill(~alive[:, None], 0.0).logsumexp(-1)
     probabilities = (scores - lse[..., None]).exp()
+    if case.dropout:
+        probabilities = probabilities * case.kept() / (1 - case.dropout)
     return probabilities @ v, lse.masked_fill(~alive, -torch.inf)
 
 

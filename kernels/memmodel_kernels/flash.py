@@ -31,8 +31,10 @@ class FlashTiles(NamedTuple):
     fused: Tile | None
 
 
-def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False) -> FlashTiles:
+def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False, dropped: bool = False) -> FlashTiles:
     """The default tiles of an architecture (80 is sm_80), `capped` with a soft cap or for packed sequences.
+
+    `dropped`: with dropout.
 
     Raises UsageError for what the kernels do not support.
     """
@@ -43,7 +45,7 @@ def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False) ->
         )
 
     def tile(pass_: tiles.Pass) -> Tile:
-        return tiles.tile(arch, dtype, head_dim, pass_, capped=capped)
+        return tiles.tile(arch, dtype, head_dim, pass_, capped=capped, dropped=dropped)
 
     fused = tile(tiles.FUSED) if tiles.supports(arch, dtype, head_dim, tiles.FUSED) else None
     return FlashTiles(tile(tiles.FORWARD), tile(tiles.DKDV), tile(tiles.DQ), fused)
@@ -59,18 +61,21 @@ def flash(
     return_lse: bool = False,
     softcap: float | None = None,
     lengths: tuple[int, ...] = (),
+    dropout: float = 0.0,
 ) -> Any:
     """Attention in one kernel. Shapes as for `naive`; `tiles` are those of sm_80 unless given.
 
-    With `lengths` q, k and v are of packed sequences, (tokens, heads, head dim), and so is the output.
+    With `lengths` q, k and v are of packed sequences, (tokens, heads, head dim), and so is the output. Dropout is for
+    recording tensors alone: what the Triton kernels draw, operations on whole tensors cannot.
 
     The backward of `deterministic` runs one program per key tile for dK and dV and one per query tile for dQ, seven
     matrix products in all; otherwise one per key tile with five, which adds to an fp32 dQ in memory.
     """
-    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None or bool(lengths))
+    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None or bool(lengths), dropout > 0)
     if lengths:
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap, lengths)
+    seed = (_drawn_seed(q),) if dropout else ()
+    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap, lengths, dropout, *seed)
     if lengths:
         out, lse = out.squeeze(0).transpose(0, 1), lse.squeeze(0)
     return (out, lse) if return_lse else out
@@ -94,7 +99,7 @@ def _seen(x: Any, mask: Mask, n: Any, lengths: tuple[int, ...]) -> Any:
     return Part(g * d * x.dtype.itemsize * sum(mask.keys(length, length) for length in lengths))
 
 
-def check_options(causal: Any, window: Any, scale: Any, softcap: Any, deterministic: Any) -> None:
+def check_options(causal: Any, window: Any, scale: Any, softcap: Any, deterministic: Any, dropout: Any = 0.0) -> None:
     """Refuse what Python would take for a number or a truth value without a word: window=True is not a window of 1."""
     for name, value in (("causal", causal), ("deterministic", deterministic)):
         if not isinstance(value, bool):
@@ -105,6 +110,8 @@ def check_options(causal: Any, window: Any, scale: Any, softcap: Any, determinis
         raise UsageError(f"scale={scale!r}: it must be a finite number; None means 1 / sqrt(head dim)")
     if isinstance(softcap, bool | str):
         raise UsageError(f"softcap={softcap!r}: it must be a positive number, such as 50; None means no cap")
+    if dropout is None or isinstance(dropout, bool | str):
+        raise UsageError(f"dropout={dropout!r}: it must be a probability from 0 to below 1, such as 0.1")
 
 
 @cache
@@ -117,18 +124,18 @@ def _function(xp: Any) -> Any:
         @staticmethod
         def forward(
             ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool,
-            softcap: float | None, lengths: tuple[int, ...],
+            softcap: float | None, lengths: tuple[int, ...], dropout: float, *seed: Any,
         ) -> Any:  # fmt: skip
-            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap, lengths)
-            ctx.save_for_backward(q, k, v, out, lse)
+            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap, lengths, dropout)
+            ctx.save_for_backward(q, k, v, out, lse, *seed)
             ctx.set_materialize_grads(False)
-            ctx.options = mask, tiles, deterministic, softcap, lengths
+            ctx.options = mask, tiles, deterministic, softcap, lengths, dropout
             return out, lse
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
-            grads = flash_backward((dout, dlse, *ctx.saved_tensors), *ctx.options)
-            return *grads, None, None, None, None, None
+            grads = flash_backward((dout, dlse, *ctx.saved_tensors[:5]), *ctx.options)
+            return *grads, *[None] * (len(ctx.options) + len(ctx.saved_tensors) - 5)
 
     return FlashAttention
 
@@ -151,8 +158,9 @@ def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) 
 
 
 def flash_forward(
-    q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None, lengths: tuple[int, ...] = ()
-) -> tuple[Any, Any]:
+    q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None, lengths: tuple[int, ...] = (),
+    dropout: float = 0.0,
+) -> tuple[Any, Any]:  # fmt: skip
     """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
     xp = namespace(q)
     h, n = q.shape[1:3]
@@ -172,6 +180,7 @@ def flash_forward(
                     scores = _scores(q_i, k_j, softcap)
                     scores = on_chip.masked(scores, mask, rows, cols, n, m)
                     total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
+                    _drop(on_chip, scores, dropout)
                 safe = xp.where(row_sum > 0, row_sum, 1.0)  # a row that sees no key: output 0
                 on_chip.store(out_s, rows, (total / safe).to(q.dtype))
                 on_chip.store(lse_s, rows, (row_max + row_sum.log()).squeeze(-1))
@@ -185,13 +194,14 @@ def flash_backward(
     deterministic: bool,
     softcap: float | None = None,
     lengths: tuple[int, ...] = (),
+    dropout: float = 0.0,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV. `tensors`: the gradients of O and of LSE (or None), then Q, K, V, O and LSE."""
     dout, dlse, q, k, v, out, lse = tensors
     delta = row_dots(dout, out, dlse)
     if deterministic or tiles.fused is None:
-        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap, lengths)
-    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap, lengths)
+        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap, lengths, dropout)
+    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap, lengths, dropout)
 
 
 def flash_backward_split(
@@ -205,6 +215,7 @@ def flash_backward_split(
     tiles: FlashTiles,
     softcap: float | None,
     lengths: tuple[int, ...] = (),
+    dropout: float = 0.0,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
     xp = namespace(q)
@@ -224,6 +235,7 @@ def flash_backward_split(
                 for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                     q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
                     probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    _drop(on_chip, probs, dropout)
                     dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
                     dk_j = dk_j + (ds.to(q.dtype).transpose(-2, -1) @ q_i).to(xp.float32)
@@ -237,6 +249,7 @@ def flash_backward_split(
                 for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                     k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
                     probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    _drop(on_chip, probs, dropout)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
                     dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
                 on_chip.store(dq_s, rows, (dq_i * scale).to(q.dtype))
@@ -254,6 +267,7 @@ def flash_backward_fused(
     tile: Tile,
     softcap: float | None,
     lengths: tuple[int, ...] = (),
+    dropout: float = 0.0,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
     xp = namespace(q)
@@ -273,6 +287,7 @@ def flash_backward_fused(
                 for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                     q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
                     probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    _drop(on_chip, probs, dropout)
                     dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows).to(q.dtype)
                     dk_j = dk_j + (ds.transpose(-2, -1) @ q_i).to(xp.float32)
@@ -313,6 +328,20 @@ def _probabilities(
         return probs, probs
     tanh = scores / softcap
     return probs, probs * (1.0 - tanh * tanh)
+
+
+def _drop(on_chip: Any, probs: Any, dropout: float) -> None:
+    """A block's random numbers, compared; they leave no tensor."""
+    if dropout:
+        on_chip.drop(probs)
+
+
+def _drawn_seed(q: Any) -> Any:
+    """The seed of dropout, on the device of q."""
+    xp = namespace(q)
+    if xp.__name__ == "torch":
+        raise UsageError("flash with dropout on torch tensors: call flash_attention, whose kernels draw the numbers")
+    return xp.randint(2**63 - 1, (1,))
 
 
 def _score_gradient(on_chip: Any, slope: Any, do_i: Any, v_j: Any, delta: Any, rows: Any) -> Any:

@@ -17,6 +17,7 @@ def flash_attention(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
     deterministic: bool = True,
     precision: str | None = None,
     return_lse: bool = False,
@@ -36,6 +37,8 @@ def flash_attention(
             causal).
         scale: of the scores; 1 / sqrt(d) unless given.
         softcap: c in c tanh(scores / c), of scaled scores.
+        dropout: probability that a weight is dropped, as dropout_p of scaled_dot_product_attention: pass 0 where not
+            training. What is kept follows torch's random generator on the device of q.
         deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
             seven, which adds up dQ in no fixed order, in an fp32 buffer.
         precision: how fp32 is multiplied: "ieee", "tf32" or "tf32x3"; as torch.matmul would now unless given.
@@ -51,12 +54,12 @@ def flash_attention(
     if namespace(q).__name__ == "torch":
         from memmodel_kernels.triton_flash.op import attention
 
-        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic, softcap)
+        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic, softcap, dropout=dropout)
         return (o, lse) if return_lse else o
-    check_options(causal, window, scale, softcap, deterministic)
+    check_options(causal, window, scale, softcap, deterministic, dropout)
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
-    return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap)
+    return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap, dropout=dropout)
 
 
 def flash_attention_varlen(
@@ -72,6 +75,7 @@ def flash_attention_varlen(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
     deterministic: bool = True,
     precision: str | None = None,
     return_lse: bool = False,
@@ -90,6 +94,7 @@ def flash_attention_varlen(
         window: see there.
         scale: see there.
         softcap: see there.
+        dropout: see there.
         deterministic: see there.
         precision: see there.
         return_lse: also return the log-sum-exp (h, queries).
@@ -104,6 +109,6 @@ def flash_attention_varlen(
 
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     options = causal, window, scale, precision, deterministic, softcap, [max_seqlen_q, max_seqlen_k]
-    o, lse = attention(q, k, v, *options, cu_seqlens_q, cu_seqlens_k)
+    o, lse = attention(q, k, v, *options, cu_seqlens_q, cu_seqlens_k, dropout)
     o, lse = o.squeeze(0).transpose(0, 1), lse.squeeze(0)
     return (o, lse) if return_lse else o

@@ -80,8 +80,8 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
     },
     (89, 128): {
         FORWARD: (Tile(128, 32, 8, 2), Tile(64, 64, 4, 2)),
-        DKDV: (Tile(64, 64, 8, 2),),
-        DQ: (Tile(64, 64, 8, 2),),
+        DKDV: (Tile(64, 64, 8, 2), Tile(32, 64, 8, 2)),
+        DQ: (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2)),
         FUSED: (Tile(16, 64, 8, 2),),
     },
     (89, 256): {
@@ -107,13 +107,13 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
         DQ: (Tile(32, 32, 8, 2), Tile(64, 32, 8, 2)),
     },
     (100, 64): {
-        FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3)),
+        FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3), Tile(128, 32, 8, 2)),
         DKDV: (Tile(64, 128, 8, 2),),
         DQ: (Tile(128, 64, 8, 2),),
         FUSED: (Tile(64, 128, 8, 2),),
     },
     (100, 128): {
-        FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2)),
+        FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2), Tile(128, 32, 8, 2)),
         DKDV: (Tile(64, 128, 8, 2),),
         DQ: (Tile(128, 64, 8, 2),),
         FUSED: (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
@@ -131,7 +131,7 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
         FUSED: (Tile(16, 64, 4, 2),),
     },
     (120, 128): {
-        FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 2)),
         DKDV: (Tile(64, 64, 8, 2),),
         DQ: (Tile(64, 64, 8, 2),),
     },
@@ -142,16 +142,25 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
     },
 }
 
-# Rows that spill with a soft cap's tanh, or then take other shared memory than the formula says: capped kernels leave
-# them out.
+# Rows that spill with a soft cap's tanh or, as packed sequences are read, by pointer; or then take other shared memory
+# than the formula says.
 _UNCAPPED: dict[tuple[int, int], dict[Pass, Row]] = {
     (80, 64): {FORWARD: (Tile(128, 64, 4, 3),)},
+    (89, 128): {DKDV: (Tile(64, 64, 8, 2),), DQ: (Tile(64, 64, 8, 2),)},
     (90, 128): {
         DKDV: (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2), Tile(64, 128, 8, 3)),
         DQ: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(128, 64, 8, 3)),
         FUSED: (Tile(64, 64, 8, 2),),
     },
     (100, 128): {FUSED: (Tile(64, 128, 8, 2),)},
+    (120, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2))},
+}
+
+# Rows that spill with the random numbers of dropout besides.
+_UNDROPPED: dict[tuple[int, int], dict[Pass, Row]] = {
+    (90, 128): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 3))},
+    (100, 64): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3))},
+    (100, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2))},
 }
 
 # fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
@@ -214,13 +223,14 @@ def rows(
     precision: str = "ieee",
     limit: int | None = None,
     capped: bool = False,
+    dropped: bool = False,
 ) -> tuple[Row, ...]:
     """Rows for `passes` of one launch, the default first; each row has one tile per pass.
 
-    Only rows whose shared memory is within `limit` bytes (by default the architecture's) are returned; `capped`, those
-    for kernels with a soft cap. Raises UsageError if there are none.
+    Only rows whose shared memory is within `limit` bytes (by default the architecture's) are returned; `capped`
+    and `dropped`, those for kernels with a soft cap and with dropout. Raises UsageError if there are none.
     """
-    by_pass = _table(arch, dtype, head_dim, precision, capped)
+    by_pass = _table(arch, dtype, head_dim, precision, capped, dropped)
     if any(p not in by_pass for p in passes):
         raise UsageError(f"there is no {'/'.join(passes)} tile for sm_{arch}, {dtype}, head dim {head_dim}")
     every = tuple(zip(*(by_pass[p] for p in passes), strict=True))
@@ -235,9 +245,18 @@ def rows(
     return found
 
 
-def tile(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee", *, capped: bool = False) -> Tile:
+def tile(
+    arch: int,
+    dtype: DType,
+    head_dim: int,
+    pass_: Pass,
+    precision: str = "ieee",
+    *,
+    capped: bool = False,
+    dropped: bool = False,
+) -> Tile:
     """Return the default tile of one pass."""
-    return rows(arch, dtype, head_dim, (pass_,), precision, capped=capped)[0][0]
+    return rows(arch, dtype, head_dim, (pass_,), precision, capped=capped, dropped=dropped)[0][0]
 
 
 def supports(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee") -> bool:
@@ -256,13 +275,17 @@ def launches(arch: int, dtype: DType, head_dim: int, precision: str = "ieee") ->
     return (passes for passes in LAUNCHES if all(p in by_pass for p in passes))
 
 
-def _table(arch: int, dtype: DType, head_dim: int, precision: str, capped: bool = False) -> dict[Pass, Row]:
+def _table(
+    arch: int, dtype: DType, head_dim: int, precision: str, capped: bool = False, dropped: bool = False
+) -> dict[Pass, Row]:
     ceiling = max(64, padded(head_dim))
     whose = family(arch)
     if dtype != float32:
-        spilling = _UNCAPPED.get((whose, ceiling), {}) if capped else {}
+        left_out = [_UNCAPPED] * (capped or dropped) + [_UNDROPPED] * dropped
+        spilling = [rows.get((whose, ceiling), {}) for rows in left_out]
         half = _HALF[whose, ceiling]
-        return {p: tuple(t for t in row if t not in spilling.get(p, ())) for p, row in half.items()}
+        spills = {p: [t for found in spilling for t in found.get(p, ())] for p in half}
+        return {p: tuple(t for t in row if t not in spills[p]) for p, row in half.items()}
     return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
 
 

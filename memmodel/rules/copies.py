@@ -90,7 +90,9 @@ def triangle(call: Call) -> Steps:
 makes("clone")(lambda x, contiguous: Spec(x.shape, x.dtype, None if contiguous else kept_strides(x)))
 makes("_to_copy")(lambda x, dtype: Spec(x.shape, dtype, kept_strides(x)))
 makes("tril", "triu")(lambda x, *_: Spec(x.shape, x.dtype, kept_strides(x)))
-makes("empty", "zeros", "ones", "randn", "full", "arange", "eye")(lambda size, *_, dtype: Spec(tuple(size), dtype))
+makes("empty", "zeros", "ones", "randn", "randint", "full", "arange", "eye")(
+    lambda size, *_, dtype: Spec(tuple(size), dtype)
+)
 makes("constant_pad_nd")(lambda x, pad: Spec((*x.shape[:-1], x.shape[-1] + pad[1]), x.dtype))
 makes("new_empty_strided")(lambda x, size, strides: Spec(size, x.dtype, strides))
 makes("empty_like")(lambda x: Spec(x.shape, x.dtype, kept_strides(x)))
@@ -242,6 +244,11 @@ def ones(*size: Any, dtype: DType = float32, device: Any = None, requires_grad: 
 def randn(*size: Any, dtype: DType = float32, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of normal random numbers."""
     return _made("randn", size, dtype, requires_grad)
+
+
+def randint(high: int, size: Sequence[Dim], device: Any = None) -> Tensor:
+    """A tensor of whole random numbers."""
+    return _made("randint", size, int64)
 
 
 def full(size: Sequence[Dim], fill_value: Any, dtype: DType = float32, device: Any = None) -> Tensor:

@@ -139,6 +139,10 @@ class FusedKernel:
         self.total += Work(vector=2 * scores.numel()) * mask.edge_blocks(n, rows, cols)
         return scores
 
+    def drop(self, probs: Tensor) -> None:
+        """Compare a random number for each weight, and select."""
+        self.tape.inner += Work(vector=2 * probs.numel())
+
     def _on_chip(self, shape: Sequence[Dim], dtype: DType) -> Tensor:
         size = tuple(shape)
         storage = Storage(self.tape, product(size) * dtype.itemsize, size, dtype, "tile", "temporary")

@@ -19,25 +19,30 @@ from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, fl
 def forward(call: Call) -> Steps:
     """The output and its log-sum-exp."""
     q = call.args[0]
-    mask, tile, cap, lengths = _mask(call), _tiles(call, q).forward, call.named.get("softcap"), _lengths(call, q)
-    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tile, cap, lengths), call.args[:3])
+    mask, tile, how = _mask(call), _tiles(call, q).forward, _options(call, q)
+    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tile, *how), call.args[:3])
 
 
 @rule("flash_attention_backward")
 def backward(call: Call) -> Steps:
     """dQ, dK, dV, with what the algorithm needs on the way."""
     tiles, mask, deterministic = _tiles(call, call.args[2]), _mask(call), bool(call.named["deterministic"])
-    lengths = _lengths(call, call.args[2])
+    how = _options(call, call.args[2])
 
     def run(*given: Any) -> Any:
-        return flash_backward(given, mask, tiles, deterministic, call.named.get("softcap"), lengths)
+        return flash_backward(given, mask, tiles, deterministic, *how)
 
     yield from _recorded(call, run, call.args[:7])
 
 
 def _tiles(call: Call, q: Strided) -> FlashTiles:
     capped = call.named.get("softcap") is not None or call.named.get("cu_seqlens_q") is not None
-    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], capped)
+    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], capped, bool(call.named.get("dropout")))
+
+
+def _options(call: Call, q: Strided) -> tuple[float | None, tuple[Dim, ...], float]:
+    """The soft cap, the lengths of packed sequences, and dropout."""
+    return call.named.get("softcap"), _lengths(call, q), call.named.get("dropout") or 0.0
 
 
 def _lengths(call: Call, q: Strided) -> tuple[Dim, ...]:

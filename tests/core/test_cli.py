@@ -65,7 +65,7 @@ WRONG = [
     (["predict", "--seq", ""], "--seq '': expected a whole number"),
     (["predict", "--window", "8k"], "window 8192 with 4096 keys: give a window from 1 to 4096"),
     (["predict", "--dropout", "1.5"], "dropout 1.5: expected a probability"),
-    (["predict", "--dropout", "0.1", "-a", "flash"], "flash has no dropout"),
+    (["predict", "--dropout", "0.1", "-a", "chunked"], "chunked has no dropout"),
     (["predict", "--phase", "training"], "unknown phase 'training': did you mean train"),
     (["predict", "--torch", "1.13"], "torch version 1.13: the model was checked against 2.4 to 2.15"),
     (["predict", "--torch", "new"], "torch version 'new': expected one like 2.11"),

@@ -100,7 +100,7 @@ def test_shared_memory_formula_is_the_compilers(results: list[Result]) -> None:
     """To the byte with pointers; with TMA, the compiler adds barriers and aligns them."""
     barriers = {False: 0, True: tiles.BARRIERS}
     assert not failing(
-        [r for r in results if r["tma"] or r["arch"] not in (90, 100) or not r["half"]],
+        [r for r in results if r["tma"] or r["arch"] < 90 or not r["half"]],
         lambda r: not 0 <= r["shared"] - r["shared_model"] <= barriers[r["tma"]],
     )
 
@@ -110,7 +110,7 @@ def test_pointers_instead_of_tma_need_no_more_than_the_formula(results: list[Res
 
     On sm_100 the tensor cores have barriers of their own.
     """
-    barriers = {90: 0, 100: tiles.BARRIERS}
+    barriers = {90: 0, 100: tiles.BARRIERS, 120: 0}
     fallback = [r for r in results if r["arch"] in barriers and r["half"] and not r["tma"]]
     assert len(fallback) >= 24
     assert not failing(fallback, lambda r: r["shared"] > r["shared_model"] + barriers[r["arch"]])

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from attention_reference import DEVICE, DTYPES, Case, Result, assert_close, upstream
+from attention_reference import DEVICE, DTYPES, Case, Result, assert_close, philox, upstream
 from memmodel_kernels import flash_attention
 
 
 def flash(case: Case, deterministic: bool = True, seed: int = 0, precision: str | None = None) -> Result:
     q, k, v = case.inputs(seed)
+    case.draw()
     o, lse = flash_attention(
         q, k, v, causal=case.causal, window=case.window, scale=case.scale, softcap=case.softcap,
-        deterministic=deterministic, precision=precision, return_lse=True,
+        dropout=case.dropout, deterministic=deterministic, precision=precision, return_lse=True,
     )  # fmt: skip
     gradients = torch.autograd.grad((o, lse), (q, k, v), upstream(case))
     return Result(o.detach(), lse.detach(), *gradients)
@@ -49,6 +50,35 @@ CAPPED = [
 def test_soft_cap(case: Case, deterministic: bool) -> None:
     """A cap in the midst of the scores and one far above them: tanh near 1, and where it is all but its argument."""
     assert_close(flash(case, deterministic), case)
+
+
+DROPPED = [
+    Case(b=2, h=4, g=2, n=40, m=70, d=32, causal=True, dropout=0.3),
+    Case(n=50, m=40, d=24, window=17, softcap=1.5, dropout=0.5, dtype=torch.float32),
+]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("case", DROPPED, ids=str)
+def test_dropout(case: Case, deterministic: bool) -> None:
+    """Plain operators take the very mask that the kernels draw, by Philox written down once more."""
+    assert 0.9 < case.kept().float().mean() / (1 - case.dropout) < 1.1
+    assert_close(flash(case, deterministic), case)
+
+
+def test_philox_of_the_reference() -> None:
+    """The known answers of Random123's kat_vectors for a counter and a key of nought."""
+    for rounds, answer in ((7, "5f6fb7090d893f644f121f814f730a48"), (10, "6627e8d5e169c58dbc57ac4c9b00dbd8")):
+        assert "".join(f"{int(x):08x}" for x in philox((0, 0, 0, 0), 0, rounds)) == answer
+
+
+def test_dropout_follows_the_generator_of_torch() -> None:
+    q, k, v = Case(n=20, m=20, d=16, dtype=torch.float32).inputs()
+    torch.manual_seed(1)
+    first, second = (flash_attention(q, k, v, dropout=0.5) for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(flash_attention(q, k, v, dropout=0.5), first)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -78,6 +78,8 @@ def test_wrong_shapes(shapes: dict[str, Any], message: str) -> None:
         ({"scale": float("nan")}, "scale=nan: it must be a finite number"),
         ({"softcap": True}, "softcap=True: it must be a positive number, such as 50"),
         ({"softcap": 0.0}, "softcap=0.0: it must be a positive number, such as 50"),
+        ({"dropout": True}, "dropout=True: it must be a probability"),
+        ({"dropout": 1.0}, "dropout=1.0: it must be a probability from 0 to below 1"),
         ({"precision": "tf32x4"}, "unknown precision 'tf32x4': did you mean tf32x3 or tf32"),
     ],
 )

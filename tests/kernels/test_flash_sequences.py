@@ -38,6 +38,25 @@ def packed(n: int, m: int, h: int = 2, g: int = 1, d: int = 24, dtype: torch.dty
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
+def test_dropout_of_packed_sequences_is_that_of_a_batch(deterministic: bool) -> None:
+    """Two sequences of 20 tokens draw the numbers that a batch of two draws."""
+    q, k, v, do, _ = packed(40, 40, h=4, g=2)
+    results = []
+    for in_batch in (True, False):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        torch.manual_seed(0)
+        if in_batch:
+            rows = (x.view(2, 20, -1, 24).transpose(1, 2) for x in leaves)
+            o = flash_attention(*rows, dropout=0.5, deterministic=deterministic).transpose(1, 2).reshape(40, 4, 24)
+        else:
+            cu = offsets([20, 20])
+            o = flash_attention_varlen(*leaves, cu, cu, 20, 20, dropout=0.5, deterministic=deterministic)
+        results.append((o, *torch.autograd.grad(o, leaves, do)))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize(
     ("causal", "window", "softcap", "dtype"),
     [
@@ -90,7 +109,7 @@ def test_operator() -> None:
     q, k, v, *_ = packed(12, 14, d=16)
     cu = offsets([5, 7]), offsets([6, 8])
     heads = [x.detach().transpose(0, 1)[None].requires_grad_() for x in (q, k, v)]
-    arguments = (*heads, True, None, None, None, True, None, [7, 8], *cu)
+    arguments = (*heads, True, None, None, None, True, None, [7, 8], 0.0, *cu)
     torch.library.opcheck(torch.ops.memmodel.flash_attention.default, arguments)
 
 

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import existing, load_block, row_pointers, store_block
+from memmodel_kernels.triton_flash.dropout import keeps, seeded
 from memmodel_kernels.triton_flash.schedule import (
     partial_block,
     phases,
@@ -45,7 +46,9 @@ def delta_kernel(o, do, dlse, delta, counts, n, TILE: tl.constexpr):
     o_i = start + tl.arange(0, TILE.rows)
     b_o = load_block(o, i_b, i_h, start, n, TILE.rows, TILE)
     b_do = load_block(do, i_b, i_h, start, n, TILE.rows, TILE)
-    b_delta = tl.sum(b_o.to(tl.float32) * b_do.to(tl.float32), 1)
+    # fp32 is summed in fp64: dP, of the same numbers in another order, is subtracted, and is all the rounding there is.
+    WIDE: tl.constexpr = tl.float64 if b_o.dtype == tl.float32 else tl.float32
+    b_delta = tl.sum(b_o.to(WIDE) * b_do.to(WIDE), 1).to(tl.float32)
     if dlse is not None:
         p_head = dlse.pointer + tl.cast(i_b, tl.int64) * dlse.strides[0] + tl.cast(i_h, tl.int64) * dlse.strides[1]
         b_delta -= tl.load(p_head + o_i.to(tl.int64) * dlse.strides[2], mask=o_i < n, other=0.0)
@@ -79,14 +82,14 @@ def add_dq(dq_sum, i_b, i_h, start, n, b_dq, TILE: tl.constexpr):
 
 @triton.jit
 def write_dk_dv(
-    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores,
+    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores, dropout,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
 
     The query heads that share it are summed here, so grouped heads need no atomics. One flat loop over heads and query
     blocks keeps the pipeline full and the registers few. Blocks that all its keys see whole skip the mask by a branch,
-    but where dQ is added up too: there the branch spills on sm_80.
+    but where dQ is added up too by pointers: there the branch spills on sm_80.
     The head of a step is a quotient by multiplication: a division in the loop takes instructions and registers.
     Scores are computed transposed, because that is what dK and dV need: transposing an accumulator for the next
     product has been miscompiled on Hopper (triton issue 6124). `mirror` is the band seen from the keys.
@@ -101,7 +104,10 @@ def write_dk_dv(
     )
     i_b = i_bg // groups
     i_g = i_bg % groups
+    i_bh = i_b * counts.heads + i_g * counts.group  # the first head of the group
     start_m = i_m * TILE.cols
+    if dropout is not None:
+        dropout = seeded(dropout)
     if sequences is not None:
         first_m, first_n, mirror = own_band(mirror, sequences.keys, sequences.queries, i_b, start_m)
         band = mirrored(mirror)
@@ -123,6 +129,10 @@ def write_dk_dv(
     _, _, full, end, _ = phases(start_m, mirror, TILE.cols, TILE.rows)
     blocks = tl.cdiv(tl.maximum(seen - begin, 0), TILE.rows)
     inverse = 1.0 / tl.maximum(blocks, 1)
+    m_edge = False
+    if dq_sum is not None:
+        # Padded keys are masked for dQ: their score is 0, exp2(0 - LSE) may be infinite, and infinity times 0 is NaN.
+        m_edge = start_m + TILE.cols > band.m
     for i in tl.range(0, counts.group * blocks):
         i_r = quotient(i, inverse)  # the head in its group
         i_h = i_g * counts.group + i_r
@@ -133,27 +143,35 @@ def write_dk_dv(
         b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, FP32)
         b_t = capped(tl.dot(b_k, b_q.T, input_precision=TILE.precision), scores, FP32)
         b_s = exponents(b_t, b_lse[None, :], scores, FP32)
-        if dq_sum is not None:
+        if dq_sum is not None and not TILE.tma:
             b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
-        elif band.first is not None or band.last is not None:  # noqa: SIM102  (decided by the compiler)
-            if (start_n < full) | (start_n >= end):
+        elif dq_sum is not None or band.first is not None or band.last is not None:  # noqa: SIM102  (by the compiler)
+            if (start_n < full) | (start_n >= end) | m_edge:
                 b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
         b_p = tl.math.exp2(b_s)
         b_w = slope(b_p, b_t, scores)
-        b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
+        if dropout is None:
+            b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
         b_dp = tl.dot(b_v, b_do.T, input_precision=TILE.precision)
+        if dropout is not None:
+            m_kept = keeps(dropout, i_bh + i_r, o_i[None, :], o_j[:, None])
+            b_dp = tl.where(m_kept, b_dp * dropout.factor, 0.0)
+            b_kept = tl.where(m_kept, b_p, 0.0)
+            b_dv = tl.dot(b_kept.to(b_do.dtype), b_do, b_dv, input_precision=TILE.precision)
         b_ds = (b_w * (b_dp - b_delta[None, :])).to(b_q.dtype)
         b_dk = tl.dot(b_ds, b_q, b_dk, input_precision=TILE.precision)
         if dq_sum is not None:
             b_dq = tl.dot(b_k.T, b_ds, input_precision=TILE.precision) * scale
             add_dq(dq_sum, i_b, i_h, start_n, band.n, b_dq, TILE)
+    if dropout is not None:
+        b_dv *= dropout.factor
     store_block(dk, i_b, i_g, start_m, band.m, b_dk * scale, TILE.cols, TILE)
     store_block(dv, i_b, i_g, start_m, band.m, b_dv, TILE.cols, TILE)
 
 
 @triton.jit
 def add_keys(
-    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, start, band, scores,
+    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, start, band, scores, dropout,
     MASKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Add the keys start..start+cols to b_dq (rows, padded_d)."""
@@ -168,14 +186,22 @@ def add_keys(
         b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
     b_w = slope(tl.math.exp2(b_s), b_t, scores)
     b_dp = tl.dot(b_do, b_v.T, input_precision=TILE.precision)
+    if dropout is not None:
+        m_kept = keeps(dropout, i_bh, o_i[:, None], (start + tl.arange(0, TILE.cols))[None, :])
+        b_dp = tl.where(m_kept, b_dp * dropout.factor, 0.0)
     b_ds = b_w * (b_dp - b_delta[:, None])
     return tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=TILE.precision)
 
 
 @triton.jit
-def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, sequences, scale, scores, TILE: tl.constexpr):
+def write_dq(
+    i_program, q, k, v, do, dq, lse, delta, counts, band, sequences, scale, scores, dropout, TILE: tl.constexpr
+):
     """One query block of one query head: b_q, b_do, b_dq are (rows, padded_d). Two phases, as in the forward."""
     i_b, i_h, i_g, start = query_block(i_program, counts, band, TILE.rows)
+    i_bh = i_b * counts.heads + i_h
+    if dropout is not None:
+        dropout = seeded(dropout)
     if sequences is not None:
         first_n, first_m, band = own_band(band, sequences.queries, sequences.keys, i_b, start)
         q, do, dq = rows_from(q, first_n), rows_from(do, first_n), rows_from(dq, first_n)
@@ -191,17 +217,21 @@ def write_dq(i_program, q, k, v, do, dq, lse, delta, counts, band, sequences, sc
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
-        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scores, False, TILE)
+        b_dq = add_keys(
+            b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, False, TILE
+        )
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
-        b_dq = add_keys(b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, o_i, j, band, scores, True, TILE)
+        b_dq = add_keys(
+            b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, True, TILE
+        )
     store_block(dq, i_b, i_h, start, band.n, b_dq * scale, TILE.rows, TILE)
 
 
 @triton.jit
 def split_kernel(
     q, k, v, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
-    sequences, scale, scores, DKDV: tl.constexpr, DQ: tl.constexpr,
+    sequences, scale, scores, dropout, DKDV: tl.constexpr, DQ: tl.constexpr,
 ):  # fmt: skip
     """The first batch * heads / group * ceil(m / DKDV.cols) programs write dK and dV, the others dQ.
 
@@ -212,18 +242,18 @@ def split_kernel(
     if i_program < dkdv_programs:
         write_dk_dv(
             i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, sequences, scale,
-            scores, DKDV,
+            scores, dropout, DKDV,
         )  # fmt: skip
     else:
         write_dq(
             i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, sequences, scale,
-            scores, DQ,
+            scores, dropout, DQ,
         )  # fmt: skip
 
 
 @triton.jit
 def fused_kernel(
-    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores,
+    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores, dropout,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """One key block of one key/value head per program. dq_sum (b, h, n, d) is fp32 and zero at the start.
@@ -232,5 +262,5 @@ def fused_kernel(
     """
     write_dk_dv(
         tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences,
-        scale, scores, TILE,
+        scale, scores, dropout, TILE,
     )  # fmt: skip

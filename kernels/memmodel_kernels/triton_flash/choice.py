@@ -18,8 +18,9 @@ from memmodel_kernels.triton_flash.problem import Problem
 
 INTERPRETED_ARCH = 90  # the interpreter runs the sm_90 path
 
-# arch, dtype, precision, head dim, whether there is a left and a right bound and a cap, group, log2 of n and m, passes
-Key = tuple[int, str, str, int, bool, bool, bool, int, int, int, tuple[Pass, ...]]
+# arch, dtype, precision, head dim; whether there are a left and a right bound, a cap, dropout; group, log2 of n and m,
+# passes
+Key = tuple[int, str, str, int, bool, bool, bool, bool, int, int, int, tuple[Pass, ...]]
 
 chosen: dict[Key, Row] = {}  # by tuning, in this process
 _forced: dict[tuple[Pass, ...], Row] = {}
@@ -32,10 +33,17 @@ def row(problem: Problem, *passes: Pass) -> Row:
 
 def rows(problem: Problem, passes: tuple[Pass, ...]) -> tuple[Row, ...]:
     """Rows of the table that a launch for this problem may use on its device, default first."""
-    # By pointer, as packed sequences are read, a few rows spill that do so with a cap: the same rows serve.
-    device, capped = problem.device, problem.softcap is not None or problem.packed
-    how = precision(problem, passes[0]), shared_limit(device), capped
+    device, (capped, dropped) = problem.device, _extras(problem)
+    how = precision(problem, passes[0]), shared_limit(device), capped, dropped
     return _rows(arch(device), problem.dtype, problem.d, passes, *how)
+
+
+def _extras(problem: Problem) -> tuple[bool, bool]:
+    """Whether the rows for a soft cap serve, and those for dropout.
+
+    By pointer, as packed sequences are read, a few rows spill that do so with a cap: the same rows serve.
+    """
+    return problem.softcap is not None or problem.packed, problem.dropout > 0
 
 
 _rows = functools.cache(tiles.rows)
@@ -56,7 +64,7 @@ def has(problem: Problem, pass_: Pass) -> bool:
 def key(problem: Problem, passes: tuple[Pass, ...]) -> Key:
     """The key of a choice; lengths are rounded to powers of two."""
     lengths = problem.n.bit_length(), problem.m.bit_length()
-    bounds = problem.first is not None, problem.last is not None, problem.softcap is not None or problem.packed
+    bounds = problem.first is not None, problem.last is not None, *_extras(problem)
     kind = arch(problem.device), problem.dtype.name, precision(problem, passes[0])
     return (*kind, problem.d, *bounds, problem.group, *lengths, passes)
 

@@ -14,13 +14,17 @@ import triton
 import triton.language as tl
 
 from memmodel_kernels.triton_flash.blocks import load_block, store_block
+from memmodel_kernels.triton_flash.dropout import keeps, seeded
 from memmodel_kernels.triton_flash.schedule import partial_block, phases, query_block, visible
 from memmodel_kernels.triton_flash.scores import LN2, capped, weights_so_far
 from memmodel_kernels.triton_flash.sequences import own_band, rows_from
 
 
 @triton.jit
-def attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scores, MASKED: tl.constexpr, TILE: tl.constexpr):
+def attend(
+    b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, start, band, scores, dropout,
+    MASKED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One step of the online softmax: fold the keys start..start+cols into (b_o, b_max, b_sum).
 
     b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in units of T (`scores.py`).
@@ -39,13 +43,17 @@ def attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, start, band, scores, MAS
     b_p = weights_so_far(b_s, b_ref, scores, FP32)
     b_decay = tl.math.exp2((b_max - b_ref) * scores.unit_log2)
     b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
-    b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_decay[:, None], input_precision=TILE.precision)
+    b_w = b_p
+    if dropout is not None:
+        m_kept = keeps(dropout, i_bh, o_i[:, None], (start + tl.arange(0, TILE.cols))[None, :])
+        b_w = tl.where(m_kept, b_p, 0.0)
+    b_o = tl.dot(b_w.to(b_v.dtype), b_v, b_o * b_decay[:, None], input_precision=TILE.precision)
     b_sum = b_sum * b_decay + tl.sum(b_p, 1)
     return b_o, b_new, b_sum
 
 
 @triton.jit
-def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, FLIP: tl.constexpr, TILE: tl.constexpr):
+def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, dropout, FLIP: tl.constexpr, TILE: tl.constexpr):
     """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
     What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TILE.tma.
@@ -53,6 +61,9 @@ def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, FLIP: tl.co
     FLIP says that the scale is negative, since a running maximum needs a positive one; scores.unit is then its size.
     """
     i_b, i_h, i_g, start = query_block(tl.program_id(0), counts, band, TILE.rows)
+    i_bh = i_b * counts.heads + i_h
+    if dropout is not None:
+        dropout = seeded(dropout)
     if sequences is not None:
         first_n, first_m, band = own_band(band, sequences.queries, sequences.keys, i_b, start)
         q, o, k, v = rows_from(q, first_n), rows_from(o, first_n), rows_from(k, first_m), rows_from(v, first_m)
@@ -68,15 +79,21 @@ def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, FLIP: tl.co
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
-        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scores, False, TILE)
+        b_o, b_max, b_sum = attend(
+            b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, False, TILE
+        )
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
-        b_o, b_max, b_sum = attend(b_o, b_max, b_sum, b_q, k, v, i_b, i_g, o_i, j, band, scores, True, TILE)
+        b_o, b_max, b_sum = attend(
+            b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, True, TILE
+        )
 
     # A row without any key has sum 0: divided by 1 instead, its output is 0, and its LSE is -inf.
     m_dead = b_sum == 0.0
     b_div = tl.where(m_dead, 1.0, b_sum)
     b_lse = tl.where(m_dead, float("-inf"), b_max * scores.unit + tl.math.log2(b_div) * LN2)
+    if dropout is not None:
+        b_div /= dropout.factor
     p_lse = lse + tl.cast(i_b * counts.heads + i_h, tl.int64) * counts.rows + o_i
     tl.store(p_lse, b_lse, mask=o_i < band.n)
     store_block(o, i_b, i_h, start, band.n, b_o / b_div[:, None], TILE.rows, TILE)

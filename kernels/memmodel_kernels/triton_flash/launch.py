@@ -25,6 +25,7 @@ from memmodel.attention.tiles import Row, Tile
 from memmodel_kernels.triton_flash import choice
 from memmodel_kernels.triton_flash.backward import delta_kernel, fused_kernel, split_kernel
 from memmodel_kernels.triton_flash.blocks import Counts, Heads, Tiling
+from memmodel_kernels.triton_flash.dropout import Dropout
 from memmodel_kernels.triton_flash.forward import forward_kernel
 from memmodel_kernels.triton_flash.problem import Problem, check_strides
 from memmodel_kernels.triton_flash.scores import Scores
@@ -60,16 +61,16 @@ class Launch(NamedTuple):
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, problem: Problem, sequences: Sequences | None = None
+    q: Tensor, k: Tensor, v: Tensor, problem: Problem, sequences: Sequences | None = None, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return (o, lse): o like q, lse (b, h, n) in natural log."""
+    """Return (o, lse): o like q, lse (b, h, n) in natural log. `seed` (1,) is that of dropout, if there is any."""
     check_strides(q=q, k=k, v=v)
     row = choice.row(problem, tiles.FORWARD)
     o = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     if o.numel():
         tma = sequences is None and streams_by_tma(k, v)
-        forward_launch(q, k, v, o, lse, problem, row, tma, sequences).run(q.device)
+        forward_launch(q, k, v, o, lse, problem, row, tma, sequences, seed).run(q.device)
     return o, lse
 
 
@@ -83,6 +84,7 @@ def backward(
     lse: Tensor,
     problem: Problem,
     sequences: Sequences | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (dq, dk, dv) from do, the gradient of o, and dlse, the gradient of lse, if there is one."""
     check_strides(do=do, q=q, k=k, v=v)
@@ -94,24 +96,25 @@ def backward(
     if problem.deterministic or not choice.has(problem, tiles.FUSED):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         row, tma = choice.row(problem, tiles.DKDV, tiles.DQ), sequences is None and streams_by_tma(q, k, v, do)
-        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma, sequences).run(q.device)
+        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma, sequences, seed).run(q.device)
         return dq, dk, dv
     dk, dv, dq_sum = torch.empty_like(k), torch.empty_like(v), torch.zeros_like(q, dtype=torch.float32)
     # The interpreter has no reduction by the copy engine.
     row, tma = choice.row(problem, tiles.FUSED), sequences is None and q.is_cuda and streams_by_tma(q, do, dq_sum)
-    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma, sequences).run(q.device)
+    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma, sequences, seed).run(q.device)
     return dq_sum.to(q.dtype), dk, dv
 
 
 def forward_launch(
     q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem, row: Row, tma: bool,
-    sequences: Sequences | None = None,
+    sequences: Sequences | None = None, seed: Tensor | None = None,
 ) -> Launch:  # fmt: skip
     """One program per query block and head; of packed sequences, as many for each as for the longest."""
     (tile,) = row
     tiling = _tiling(problem, tile, tma, choice.precision(problem, tiles.FORWARD))
     streams = stream(k, tile.cols, tiling), stream(v, tile.cols, tiling)
-    sizes = _counts(problem, lse), problem.band, sequences, _scores(abs(problem.unit), problem), problem.unit < 0
+    how = _scores(abs(problem.unit), problem), _dropout(problem, seed), problem.unit < 0
+    sizes = _counts(problem, lse), problem.band, sequences, *how
     programs = problem.b * problem.h * triton.cdiv(problem.n, tile.rows)
     return Launch(forward_kernel, programs, (_heads(q), *streams, _heads(o), lse, *sizes, tiling), tile)
 
@@ -127,7 +130,7 @@ def delta_launch(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, prob
 
 def split_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None,
+    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None, seed: Tensor | None = None,
 ) -> Launch:  # fmt: skip
     """Every gradient by its one writer: the dK/dV programs, then the dQ programs, in one launch."""
     by_key, by_query = row
@@ -142,12 +145,14 @@ def split_launch(
     tensors = (*map(_heads, (q, k, v, do)), *streams, *map(_heads, (dq, dk, dv)), lse, delta)
     programs = problem.b * problem.g * triton.cdiv(problem.m, by_key.cols)
     programs += problem.b * problem.h * triton.cdiv(problem.n, by_query.rows)
-    return Launch(split_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences), dkdv, for_dq), by_key)
+    return Launch(
+        split_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences, seed), dkdv, for_dq), by_key
+    )
 
 
 def fused_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dk: Tensor, dv: Tensor, dq_sum: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None,
+    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None, seed: Tensor | None = None,
 ) -> Launch:  # fmt: skip
     """The dK/dV programs add up dQ too, in fp32."""
     (tile,) = row
@@ -155,12 +160,18 @@ def fused_launch(
     q_stream, do_stream, dq_stream = (stream(x, tile.rows, tiling) for x in (q, do, dq_sum))
     tensors = (q_stream, _heads(k), _heads(v), do_stream, _heads(dk), _heads(dv), dq_stream, lse, delta)
     programs = problem.b * problem.g * triton.cdiv(problem.m, tile.cols)
-    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences), tiling), tile)
+    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences, seed), tiling), tile)
 
 
-def _backward_sizes(problem: Problem, lse: Tensor, sequences: Sequences | None) -> tuple[Any, ...]:
+def _backward_sizes(problem: Problem, lse: Tensor, sequences: Sequences | None, seed: Tensor | None) -> tuple[Any, ...]:
     sizes = _counts(problem, lse), problem.band, problem.mirror, sequences
-    return *sizes, problem.scale, _scores(problem.unit, problem)
+    return *sizes, problem.scale, _scores(problem.unit, problem), _dropout(problem, seed)
+
+
+def _dropout(problem: Problem, seed: Tensor | None) -> Dropout | None:
+    if not problem.dropout:
+        return None
+    return Dropout(seed, round(problem.dropout * 2**32) - 2**31, 1 / (1 - problem.dropout))
 
 
 def _scores(unit: float, problem: Problem) -> Scores:

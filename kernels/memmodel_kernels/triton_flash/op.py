@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from memmodel.base.errors import UsageError
 from memmodel_kernels.flash import check_options
 from memmodel_kernels.triton_flash import launch
-from memmodel_kernels.triton_flash.problem import Problem, check_sequences, checked, described
+from memmodel_kernels.triton_flash.problem import Problem, check_seed, check_sequences, checked, described
 from memmodel_kernels.triton_flash.sequences import Sequences
 
 NO_FORWARD_MODE = (
@@ -26,6 +26,7 @@ NO_FORWARD_MODE = (
     "scaled_dot_product_attention under sdpa_kernel(SDPBackend.MATH)"
 )
 NO_MAP = "flash_attention of packed sequences cannot be mapped: more sequences are more offsets"
+ONE_SEED = "flash_attention with dropout is mapped under one seed: take vmap(..., randomness='same')"
 NO_SECOND_DERIVATIVE = (
     "flash_attention has no second derivative: its backward keeps no graph; use scaled_dot_product_attention under "
     "sdpa_kernel(SDPBackend.MATH)"
@@ -45,27 +46,30 @@ def attention(
     longest: list[int] | None = None,
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention, differentiable; under autocast in its dtype.
 
-    `longest`: queries and keys of the longest of packed sequences, whose offsets follow.
+    `longest`: queries and keys of the longest of packed sequences, whose offsets follow. The seed of dropout is drawn
+    here, on the GPU and outside the operator: compilers, CUDA graphs and checkpoints treat it as any random tensor.
     """
+    seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout else None
     if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
         q, k, v = _autocast(q, k, v)
     if not torch.compiler.is_compiling():
         if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
-            # Nothing more is passed for a batch: each argument of `apply` costs the host time.
-            offsets = () if longest is None else (cu_seqlens_q, cu_seqlens_k)
+            # Nothing more is passed for a plain batch: each argument of `apply` costs the host time.
+            beside = () if longest is None and seed is None else (cu_seqlens_q, cu_seqlens_k, seed)
             lengths = None if longest is None else _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
+            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
             function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
-            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem, *offsets)
+            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem, *beside)
             return results
         if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
-    check_options(causal, window, scale, softcap, deterministic)
-    options = causal, window, scale, precision, deterministic, softcap, longest
-    o, lse = flash_attention_op(q, k, v, *options, cu_seqlens_q, cu_seqlens_k)
+    check_options(causal, window, scale, softcap, deterministic, dropout)
+    options = causal, window, scale, precision, deterministic, softcap, longest, dropout
+    o, lse = flash_attention_op(q, k, v, *options, cu_seqlens_q, cu_seqlens_k, seed)
     return o, lse
 
 
@@ -79,8 +83,12 @@ def _lengths(
     return count, longest[0], longest[1]
 
 
-def _sequences(*offsets: Tensor | None) -> Sequences | None:
-    return Sequences(*offsets) if offsets and offsets[0] is not None else None
+def _beside(*tensors: Tensor | None) -> tuple[Sequences | None, Tensor | None]:
+    """The offsets of packed sequences and the seed of dropout, from what is passed beside q, k and v."""
+    if not tensors:
+        return None, None
+    *offsets, seed = tensors
+    return None if offsets[0] is None else Sequences(*offsets), seed
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
@@ -93,25 +101,25 @@ class FlashAttention(torch.autograd.Function):
     """(o, lse) of a checked problem."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, *offsets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Launch the forward kernel. `offsets` are those of packed sequences, if these are."""
-        return launch.forward(q, k, v, problem, _sequences(*offsets))
+    def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, *beside: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Launch the forward kernel. `beside` are offsets of packed sequences and the seed of dropout, if any."""
+        return launch.forward(q, k, v, problem, *_beside(*beside))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         """Keep the inputs and outputs for backward."""
-        q, k, v, problem, *offsets = inputs
+        q, k, v, problem, *beside = inputs
         ctx.options = (problem,)
         # Without this, a caller who ignores the LSE would pay for a gradient of zeros, (b, h, n) in fp32.
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, *output, *offsets)
+        ctx.save_for_backward(q, k, v, *output, *beside)
 
     @staticmethod
     def backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         """Launch the backward kernels."""
-        q, k, v, o, lse, *offsets = ctx.saved_tensors
-        gradients = _gradients(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *offsets)
-        return (*gradients, None, *[None] * len(offsets))
+        q, k, v, o, lse, *beside = ctx.saved_tensors
+        gradients = _gradients(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *beside)
+        return (*gradients, None, *[None] * len(beside))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
@@ -120,10 +128,10 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, problem: Problem, *_offsets: Any
+        info: Any, in_dims: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, problem: Problem, *beside: Any
     ) -> Any:
         """Fold the mapped dimension into the batch."""
-        return _mapped(FlashAttention, info.batch_size, in_dims, (q, k, v), problem)
+        return _mapped(FlashAttention, info.batch_size, in_dims, (q, k, v), problem, beside)
 
 
 class EagerFlashAttention(FlashAttention):
@@ -133,12 +141,12 @@ class EagerFlashAttention(FlashAttention):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, *offsets: Tensor | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, *beside: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Launch the forward kernel, and keep what backward needs."""
-        o, lse = launch.forward(q, k, v, problem, _sequences(*offsets))
+        o, lse = launch.forward(q, k, v, problem, *_beside(*beside))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, o, lse, *offsets)
+        ctx.save_for_backward(q, k, v, o, lse, *beside)
         ctx.options = (problem,)
         return o, lse
 
@@ -149,10 +157,10 @@ class FlashAttentionBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem,
-        *offsets: Tensor | None,
+        *beside: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Launch the backward kernels."""
-        return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(*offsets))
+        return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(*beside))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -171,13 +179,13 @@ class FlashAttentionBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """Fold the mapped dimension into the batch."""
-        tensors, problem = arguments[:7], arguments[7]
-        return _mapped(FlashAttentionBackward, info.batch_size, in_dims, tensors, problem)
+        tensors, problem, beside = arguments[:7], arguments[7], arguments[8:]
+        return _mapped(FlashAttentionBackward, info.batch_size, in_dims, tensors, problem, beside)
 
 
 def _gradients(
     do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem,
-    *offsets: Tensor | None,
+    *beside: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(dq, dk, dv), as a function of their own only where somebody differentiates or maps them."""
     if is_legacy_batchedtensor(do) or (dlse is not None and is_legacy_batchedtensor(dlse)):
@@ -187,9 +195,9 @@ def _gradients(
         )
     if torch.is_grad_enabled() or are_functorch_transforms_active():
         function: Any = FlashAttentionBackward
-        dq, dk, dv = function.apply(do, dlse, q, k, v, o, lse, problem, *offsets)
+        dq, dk, dv = function.apply(do, dlse, q, k, v, o, lse, problem, *beside)
         return dq, dk, dv
-    return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(*offsets))
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(*beside))
 
 
 def _or_zero(do: Tensor | None, o: Tensor) -> Tensor:
@@ -198,11 +206,13 @@ def _or_zero(do: Tensor | None, o: Tensor) -> Tensor:
 
 
 def _mapped(
-    function: Any, size: int, in_dims: tuple[int | None, ...], tensors: Any, problem: Problem
+    function: Any, size: int, in_dims: tuple[int | None, ...], tensors: Any, problem: Problem, beside: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Call `function` on tensors (size * b, ...) and give the results their mapped dimension back, in front."""
     if problem.packed:
         raise UsageError(NO_MAP)
+    if beside and in_dims[-1] is not None:
+        raise UsageError(ONE_SEED)
 
     def folded(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
@@ -210,7 +220,7 @@ def _mapped(
         return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
 
     larger = dataclasses.replace(problem, b=size * problem.b)
-    results = function.apply(*map(folded, tensors, in_dims), larger)
+    results = function.apply(*map(folded, tensors, in_dims), larger, *beside)
     return tuple(x.unflatten(0, (size, problem.b)) for x in results), (0,) * len(results)
 
 
@@ -226,13 +236,16 @@ def flash_attention_op(
     deterministic: bool,
     softcap: Optional[float] = None,  # noqa: UP045
     longest: Optional[list[int]] = None,  # noqa: UP045
+    dropout: float = 0.0,
     cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
     cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
+    seed: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
-    return launch.forward(q, k, v, problem, _sequences(cu_seqlens_q, cu_seqlens_k))
+    check_seed(dropout, seed, q)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
+    return launch.forward(q, k, v, problem, *_beside(cu_seqlens_q, cu_seqlens_k, seed))
 
 
 @flash_attention_op.register_fake
@@ -247,11 +260,14 @@ def _(
     deterministic: bool,
     softcap: float | None = None,
     longest: list[int] | None = None,
+    dropout: float = 0.0,
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-    described(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
+    check_seed(dropout, seed, q)
+    described(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -271,13 +287,16 @@ def flash_attention_backward_op(
     deterministic: bool,
     softcap: Optional[float] = None,  # noqa: UP045
     longest: Optional[list[int]] = None,  # noqa: UP045
+    dropout: float = 0.0,
     cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
     cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
+    seed: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths)
-    return launch.backward(do, dlse, q, k, v, o, lse, problem, _sequences(cu_seqlens_q, cu_seqlens_k))
+    check_seed(dropout, seed, q)
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(cu_seqlens_q, cu_seqlens_k, seed))
 
 
 @flash_attention_backward_op.register_fake
@@ -286,15 +305,15 @@ def _(do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any)
 
 
 def _op_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.options, cu_seqlens_q, cu_seqlens_k = inputs
+    q, k, v, *ctx.options, cu_seqlens_q, cu_seqlens_k, seed = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k)
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, seed)
 
 
 def _op_backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, o, lse, *offsets = ctx.saved_tensors
-    gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *offsets)
-    return (*gradients, *[None] * (len(ctx.options) + len(offsets)))
+    q, k, v, o, lse, *beside = ctx.saved_tensors
+    gradients = flash_attention_backward_op(_or_zero(do, o), dlse, q, k, v, o, lse, *ctx.options, *beside)
+    return (*gradients, *[None] * (len(ctx.options) + len(beside)))
 
 
 flash_attention_op.register_autograd(_op_backward, setup_context=_op_setup)

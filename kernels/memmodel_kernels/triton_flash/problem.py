@@ -32,7 +32,7 @@ class Problem:
     Query i sees the keys i + first <= j <= i + last; a bound that excludes nothing is None. `precision` is how fp32 is
     multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit. A `softcap` c
     makes scores c tanh(scale S / c). `packed`: b sequences behind one another in a batch of one, n and m the longest
-    lengths, the bounds as if each had as many queries as keys.
+    lengths, the bounds as if each had as many queries as keys. `dropout`: the probability that a weight is dropped.
     """
 
     b: int
@@ -50,6 +50,7 @@ class Problem:
     deterministic: bool = True
     softcap: float | None = None
     packed: bool = False
+    dropout: float = 0.0
 
     @property
     def group(self) -> int:
@@ -108,13 +109,14 @@ def checked(
     deterministic: bool = True,
     softcap: float | None = None,
     lengths: tuple[int, int, int] | None = None,
+    dropout: float = 0.0,
 ) -> Problem:
     """Describe the call; raises UsageError that says what was given and what is supported.
 
     `lengths`: of packed sequences their number, and the most queries and keys of one.
     """
     how = precision or default_precision()
-    return _remembered(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths)
+    return _remembered(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout)
 
 
 def described(
@@ -128,10 +130,11 @@ def described(
     deterministic: bool,
     softcap: float | None = None,
     lengths: tuple[int, int, int] | None = None,
+    dropout: float = 0.0,
 ) -> Problem:
     """Describe the call as `checked` does, also where sizes are symbols, which cannot be remembered."""
     how = precision or default_precision()
-    return _described(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths)
+    return _described(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout)
 
 
 def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
@@ -152,8 +155,9 @@ def _described(
     deterministic: bool,
     softcap: float | None,
     lengths: tuple[int, int, int] | None,
+    dropout: float,
 ) -> Problem:
-    check_options(causal, window, scale, softcap, deterministic)
+    check_options(causal, window, scale, softcap, deterministic, dropout)
     q, k, _, dtype, _, _, device, _, _ = facts
     _check_shapes(*facts[:3])
     _check_devices(*facts[6:])
@@ -165,6 +169,8 @@ def _described(
         raise UsageError(f"scale={scale}: it must be a finite number; None means 1 / sqrt(head dim)")
     if softcap is not None and not 0 < softcap < math.inf:
         raise UsageError(f"softcap={softcap}: it must be a positive number, such as 50; None means no cap")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout={dropout}: it must be a probability from 0 to below 1, such as 0.1")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     (b, h, n, d), (_, g, m, _) = q, k
@@ -174,7 +180,7 @@ def _described(
         b, n, m = lengths
         bounds = None if window is None else 1 - window, 0 if causal else None if window is None else window - 1
     packed = lengths is not None
-    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap, packed)
+    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap, packed, dropout)
 
 
 # A model calls with few shapes, many times. By type too: a window of 1 is no window=True.
@@ -213,6 +219,12 @@ def check_sequences(longest: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, q: Tenso
         if isinstance(length, bool | float | str) or length < 1:
             raise UsageError(f"{name}={length!r}: the length of the longest sequence, at least 1")
     return len(cu_seqlens_q) - 1
+
+
+def check_seed(dropout: float, seed: Any, q: Tensor) -> None:
+    """Refuse dropout without the seed that its random numbers are of."""
+    if dropout and not (isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.device == q.device):
+        raise UsageError(f"dropout={dropout} needs a seed, an int64 tensor (1,) on {q.device}: given {_shown(seed)}")
 
 
 def _shown(x: Any) -> str:

@@ -29,7 +29,6 @@ WARPS_PER_SM = {80: 64, 89: 48, 90: 64, 100: 64, 120: 48}
 DRIVER_SHARED = 1024  # bytes per block that the driver keeps
 ARCHITECTURES = tuple(WARPS_PER_SM)
 CAP = 50.0  # any: it is an argument of the kernel
-BESIDE = (80, 90, 100)  # where the default rows are compiled with a soft cap, and for packed sequences, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class Build:
     tma: bool
     softcap: float | None = None
     packed: bool = False
+    dropout: float = 0.0
 
     @property
     def shared_model(self) -> int:
@@ -63,13 +63,14 @@ class Build:
             + ("" if self.tma or self.arch < 90 or self.dtype == float32 or self.packed else " pointers")
             + ("" if self.softcap is None else " softcap")
             + (" packed" if self.packed else "")
+            + (" dropout" if self.dropout else "")
         )
 
 
 def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
-    """Every row of the table, and 16-bit defaults with a soft cap and for packed sequences, which are read by pointer.
+    """Every row of the table, and 16-bit defaults with a soft cap, with dropout, and for packed sequences.
 
-    On sm_90, defaults also as they run without TMA.
+    Packed sequences are read by pointer. On sm_90, defaults also as they run without TMA.
     """
     for arch in architectures:
         for dtype, precision in ((bfloat16, "tf32"), (float32, "ieee"), (float32, "tf32x3")):
@@ -80,10 +81,12 @@ def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
                         yield Build(arch, dtype, precision, head_dim, passes, row, i == 0, tma)
                         if tma and arch == 90 and i == 0:
                             yield Build(arch, dtype, precision, head_dim, passes, row, False, False)
-                    if dtype != float32 and arch in BESIDE:
+                    if dtype != float32:
                         row = tiles.rows(arch, dtype, head_dim, passes, precision, capped=True)[0]
                         yield Build(arch, dtype, precision, head_dim, passes, row, True, tma, CAP)
                         yield Build(arch, dtype, precision, head_dim, passes, row, True, False, packed=True)
+                        row = tiles.rows(arch, dtype, head_dim, passes, precision, dropped=True)[0]
+                        yield Build(arch, dtype, precision, head_dim, passes, row, True, tma, dropout=0.1)
 
 
 def compiled(build: Build) -> dict[str, Any]:
@@ -113,14 +116,15 @@ def _launch(build: Build) -> Any:
 
     b, h, g, n, m, d = 3, 6, 2, 4099, 4106, build.head_dim
     kind, device = getattr(torch, build.dtype.name), torch.device("meta")
-    arithmetic = d**-0.5, build.precision, build.dtype, device, True, build.softcap, build.packed
+    arithmetic = d**-0.5, build.precision, build.dtype, device, True, build.softcap, build.packed, build.dropout
     problem = Problem(b, h, g, n, m, d, None, 0 if build.packed else m - n, *arithmetic)
     sequences = Sequences(*torch.empty(2, b + 1, dtype=torch.int32, device=device)) if build.packed else None
     batch = 1 if build.packed else b
     q, o, do, dq = (torch.empty(batch, h, n, d, dtype=kind, device=device) for _ in range(4))
     k, v, dk, dv = (torch.empty(batch, g, m, d, dtype=kind, device=device) for _ in range(4))
     lse, delta = (torch.empty(batch, h, n, device=device) for _ in range(2))
-    how = (problem, build.row, build.tma, sequences)
+    seed = torch.empty(1, dtype=torch.int64, device=device) if build.dropout else None
+    how = (problem, build.row, build.tma, sequences, seed)
     if build.passes == (tiles.FORWARD,):
         return launch.forward_launch(q, k, v, o, lse, *how)
     if build.passes == (tiles.FUSED,):
@@ -179,7 +183,7 @@ def triton_version() -> str:
 def sources() -> str:
     """Fingerprint of the code that decides what is compiled, but for comments and docstrings."""
     digest = hashlib.sha256()
-    for name in ("blocks", "schedule", "scores", "sequences", "forward", "backward", "launch"):
+    for name in ("blocks", "schedule", "scores", "sequences", "dropout", "forward", "backward", "launch"):
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
