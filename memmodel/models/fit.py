@@ -21,6 +21,7 @@ from memmodel.events.liveness import summary
 from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node, node_of
+from memmodel.models.architecture import Architecture
 from memmodel.models.layout import Layout, Rank, check_layout
 from memmodel.models.predict import efficiency_of
 from memmodel.models.program import program_of
@@ -133,9 +134,17 @@ def fit(
         except UsageError as refused:
             why = str(refused)
     if not tried:
-        raise UsageError(f"no layout of {case.arch.name} on {gpus} GPUs{f': {why}' if why else ''}")
+        raise UsageError(f"no layout of {case.arch.name} on {gpus} GPUs: {why or _uneven(case.arch, sequences)}")
     fitting, others = _judged(tried, gpu, recorded, config)
     return FitReport(case, gpu, gpus, node, sequences, fitting, others, tuple(_assumptions(case, node, sequences)))
+
+
+def _uneven(arch: Architecture, sequences: int) -> str:
+    """Why no layout could be tried, and what to give."""
+    return (
+        f"{sequences:,} sequences of a step, {arch.layers} layers and {int(arch.kv_heads)} KV heads do not divide "
+        "among them: give another number of GPUs, a --global-batch that it divides, or fewer sizes of the layout"
+    )
 
 
 def fit_model(

@@ -10,6 +10,7 @@ from memmodel.models.fit import FitReport, TriedLayout
 from memmodel.report.sheet import Bullets, Sheet, below
 
 _SHOWN, _SHOWN_OTHERS = 10, 3
+_WIDE = 12  # columns that 80 characters hold two spaces apart
 
 
 def fit_parts(report: FitReport) -> Iterator[Any]:
@@ -42,7 +43,8 @@ def _table(title: str, layouts: Sequence[TriedLayout], gpus: int) -> Sheet:
         )
         for one in layouts
     ]
-    return Sheet(f"{title}; tokens/s of a GPU, exposed communication and bubble of the step", columns, rows)
+    words = f"{title}; tokens/s of a GPU, exposed communication and bubble of the step"
+    return Sheet(words, columns, rows, tight=len(columns) > _WIDE)
 
 
 def _without_room(layouts: Sequence[TriedLayout]) -> Sheet:

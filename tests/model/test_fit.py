@@ -77,8 +77,10 @@ def test_huggingfaces_classes_are_sharded_or_replicated():
 
 
 def test_no_layout_is_one_sentence():
-    with pytest.raises(UsageError, match=r"no layout of llama-3\.1-8b on 16 GPUs"):
+    with pytest.raises(UsageError, match=r"no layout of llama-3\.1-8b on 16 GPUs: .*fewer sizes of the layout"):
         found(given={"tp": 3})
+    with pytest.raises(UsageError, match=r"on 7 GPUs: 64 sequences of a step, .*a --global-batch that it divides"):
+        found(gpus=7)
 
 
 def test_its_picture_has_a_mark_a_layout_and_the_room(report):
