@@ -93,9 +93,9 @@ def untraced() -> list[Run]:
 
 def predicted(run: Run) -> dict[str, int]:
     """The bytes of each quantity of a row: its script is traced and replayed."""
-    from memmodel_evidence.harnesses.model_steps import SCRIPTS
+    from memmodel_evidence.harnesses.model_steps import script_of
 
-    source, script = everything().sources[run.source], SCRIPTS[run.source, run.case["step"]]
+    source, script = everything().sources[run.source], script_of(run.source, run.case)
     program = _in_one_process([_program(name) for name in _process(run)])
     if _of_a_picture(source):
         return dict.fromkeys(run.measured, _requested_peak(program, _workspace(source)))
@@ -145,17 +145,18 @@ def _program(name: str) -> Program:
     from memmodel.tracer.specs import inputs_of
     from memmodel.tracer.watch.run import Setting, traced
     from memmodel_evidence.harnesses.language_model import without_data
-    from memmodel_evidence.harnesses.model_steps import SCRIPTS
+    from memmodel_evidence.harnesses.model_steps import script_of
 
     case, layers = run.case, SIZES[run.case["model"]][0]
     model, gpu = without_data(*SIZES[case["model"]], case["seq"], case.get("checkpoint", 0)), gpu_of(source)
-    step = SCRIPTS[run.source, case["step"]].step(model, case)
+    script = script_of(run.source, case)
+    step = script.step(model, case)
     shape = f"{case['batch']},{case['seq']}:int64"
     major, minor = compute_capability(source)
     backends = Backends(10 * major + minor, parse_torch_version(source.environment["torch"]))
     setting = Setting(
-        step, inputs_of({"tokens": shape, "targets": shape}), "own", device_of(gpu), backends, iterations=3,
-        until_it_repeats=True,
+        step, inputs_of({"tokens": shape, "targets": shape}), "own", device_of(gpu), backends,
+        iterations=script.steps or 3, until_it_repeats=not script.steps,
     )  # fmt: skip
     period = case.get("checkpoint", 1)
     if _FEW * period >= layers:

@@ -6,12 +6,15 @@ names hold until the step is over, and what it zeroes when, is as the script has
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from memmodel_evidence.harnesses.language_model import VOCABULARY, AdamW, LanguageModel, cross_entropy
+
+_UNTIL_SETTLED = 3  # steps of a kind, after which more change nothing
 
 Case = Mapping[str, Any]
 Step = Callable[[Tensor, Tensor], None]
@@ -23,11 +26,13 @@ class Script(NamedTuple):
     Attributes:
         step: builds its step. emptied: whether it empties the allocator's cache before the step that it measures.
         whole_run: whether its peaks are those of the whole run, not of that step.
+        steps: how many it takes, where they are not all alike; 0: until nothing changes.
     """
 
     step: Callable[[LanguageModel, Case], Step]
     emptied: bool = False
     whole_run: bool = False
+    steps: int = 0
 
 
 def _casting(case: Case) -> AbstractContextManager[Any]:
@@ -127,6 +132,46 @@ def loss_alone(model: LanguageModel, case: Case) -> Step:
     return step
 
 
+def by_phase(model: LanguageModel, case: Case) -> Step:
+    """BraveBeter's comparison with a compiled model, run eagerly: one process goes through four kinds of step.
+
+    Forward with its graph, backward of a graph that stays, both without AdamW, and a training step. What one kind
+    leaves in the allocator's cache decides where the next one's blocks lie.
+    """
+    optimizer = torch.optim.AdamW(model.parameters())
+    kept: list[Tensor] = []  # the loss whose graph stays
+
+    def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+        with _casting(case):
+            return cross_entropy(model(tokens), targets)
+
+    def forward(tokens: Tensor, targets: Tensor) -> None:
+        with _casting(case):
+            model(tokens)
+
+    def backward(tokens: Tensor, targets: Tensor) -> None:
+        if not kept:
+            kept.append(loss(tokens, targets))
+        torch.autograd.grad(kept[0], tuple(model.parameters()), retain_graph=True)
+
+    def both(tokens: Tensor, targets: Tensor) -> None:
+        kept.clear()
+        torch.autograd.grad(loss(tokens, targets), tuple(model.parameters()))
+
+    def train(tokens: Tensor, targets: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        alive = loss(tokens, targets)
+        alive.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    kinds, calls = (forward, backward, both, train), count()
+
+    def step(tokens: Tensor, targets: Tensor) -> None:
+        kinds[next(calls) // _UNTIL_SETTLED % len(kinds)](tokens, targets)
+
+    return step
+
+
 def loss_in_fp32(model: LanguageModel, case: Case) -> Step:
     """LINYUNLinYun: PyTorch's loss outside autocast, and its AdamW."""
     optimizer = torch.optim.AdamW(model.parameters())
@@ -157,6 +202,16 @@ SCRIPTS: dict[tuple[str, str], Script] = {  # by source and kind of step
     ("okazaki-model", "forward"): Script(inference_mode, whole_run=True),
     ("okazaki-model", "train"): Script(by_hand, whole_run=True),
 }
+
+
+_BY_PHASE = Script(by_phase, whole_run=True, steps=4 * _UNTIL_SETTLED)
+
+
+def script_of(source: str, case: Case) -> Script:
+    """The script of a row. BraveBeter's small model is of another than its medium ones with checkpoints."""
+    if source == "bravebeter-model-2" and case["model"] == "small":
+        return _BY_PHASE
+    return SCRIPTS[source, case["step"]]
 
 
 def place_in_process(source: str, case: Case) -> tuple[Any, ...] | None:
