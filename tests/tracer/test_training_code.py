@@ -3,6 +3,7 @@
 import copy
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -42,6 +43,50 @@ def test_an_attribute_is_not_a_global() -> None:
     weight, x, loss = 32 * 32 * F32, 4 * 32 * F32, F32
     # the loss's gradient is expanded to the output's, which the product needs as numbers
     assert found.memory.live_peak_bytes == 2 * weight + x + x + 2 * loss
+
+
+class Trainer:
+    """A model and its optimizer where trainers keep them: on another object, in a list and a dict."""
+
+    def __init__(self) -> None:
+        model = nn.Linear(256, 256, bias=False)
+        self.parts = SimpleNamespace(models=[model], optimizers={"all": optim.AdamW(model.parameters())})
+
+    def step(self, x: Tensor) -> None:
+        self.parts.models[0](x).sum().backward()
+        self.parts.optimizers["all"].step()
+        self.parts.optimizers["all"].zero_grad()
+
+
+trainer = Trainer()
+
+
+def test_models_are_found_on_objects_in_lists_and_in_dicts() -> None:
+    """AdamW on CUDA holds weights, gradients, two moments, and its list form one tensor more."""
+    for run in (trainer.step, lambda x: trainer.step(x)):
+        found = memmodel.trace(run, {"x": "B,256:nograd"}, step="own", at={"B": 1}, formulas=False)
+        assert found.memory.live_peak_bytes == 256 * F32 + 5 * (256 * 256 * F32)
+
+
+def updating(held: Any) -> Any:
+    """A step that updates by hand what `held` takes of the model: before the step, or, if `held` is None, within."""
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    before = held(model.parameters()) if held else None
+
+    def run(x: Tensor) -> None:
+        weights = model.parameters() if before is None else before.values() if isinstance(before, dict) else before
+        gradients = torch.autograd.grad(model(x).sum(), tuple(weights))
+        for weight, gradient in zip(model.parameters(), gradients, strict=True):
+            weight.data -= 0.1 * gradient
+
+    return run
+
+
+@pytest.mark.parametrize("held", [list, tuple, lambda parameters: dict(enumerate(parameters))])
+def test_parameters_that_the_code_held_before_are_the_models(held: Any) -> None:
+    given = {"inputs": {"x": "B,64:nograd"}, "step": "own", "at": {"B": 4}, "formulas": False}
+    found, within = (memmodel.trace(updating(each), **given) for each in (held, None))
+    assert found.memory == within.memory
 
 
 def test_globals_that_a_comprehension_reads_are_found() -> None:

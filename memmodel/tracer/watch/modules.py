@@ -5,19 +5,24 @@ They are found as the function itself, as what it is bound to, and among the nam
 
 import dis
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import CodeType
+from inspect import getattr_static
+from operator import is_
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from memmodel.events.origin import is_library
 from memmodel.tracer.private.autocast import renewed
 from memmodel.tracer.private.dispatch import tables_of
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.watch.known import has_value
 from memmodel.tracer.watch.watcher import Watcher
+
+_DEPTH = 3  # of lists, dicts and objects in one another, in which modules are looked for
 
 
 @contextmanager
@@ -39,6 +44,7 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
                 _swap_optimizer(each, fakes, stack)
             elif isinstance(each, torch.amp.GradScaler):
                 _renew_scaler(each, watcher, stack)
+        _swap_names(function, fakes, stack)
         yield
 
 
@@ -55,7 +61,8 @@ def name_held(function: Any, watcher: Watcher) -> None:
 def note_cpu(function: Any, watcher: Watcher) -> None:
     """Say which of the code's names is the CPU: what it decides by them is decided as on a machine without a GPU."""
     for name, value in in_reach(function, (str, torch.device)):
-        if str(value) == "cpu" and watcher.device.name == "cuda":
+        listed = name.rpartition(".")[2].isdigit()  # one of several, not what the code goes by
+        if str(value) == "cpu" and watcher.device.name == "cuda" and not listed:
             watcher.note(
                 f"{name} in the code is the CPU, and what it decides by that is as on the CPU: set it to 'cuda', or "
                 "name the function by its file, whose import then finds the GPU"
@@ -73,12 +80,8 @@ def held(function: Any) -> Iterator[tuple[str, Any]]:
 def in_reach(function: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator[tuple[str, Any]]:
     """(name, object) of what a function reaches of these types: its owner and its parts, its closure, its globals."""
     owner = getattr(function, "__self__", None)
-    if owner is not None:
-        yield from (
-            ((n, x) for n, x in vars(owner).items() if isinstance(x, kinds)) if hasattr(owner, "__dict__") else ()
-        )
-        if isinstance(owner, kinds):
-            yield "", owner
+    if isinstance(owner, kinds):
+        yield "", owner
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None:
@@ -87,12 +90,54 @@ def in_reach(function: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator
     names = dict(zip(code.co_freevars, (_content(cell) for cell in cells), strict=False))
     scope = getattr(function, "__globals__", {})
     names |= {name: scope[name] for name in _globals_of(code) if name in scope}
-    for name, held in names.items():
-        for value in held if isinstance(held, tuple) else (held,):
-            if isinstance(value, kinds):
-                yield name, value
-            elif depth < 2 and hasattr(value, "__code__"):
-                yield from in_reach(value, kinds, depth + 1)
+    names |= getattr(owner, "__dict__", {})
+    for name, value in names.items():
+        for path, part in _parts(name, value, frozenset(_names_in(code)), kinds):
+            if isinstance(part, kinds):
+                yield path, part
+            elif depth < 2:
+                yield from in_reach(part, kinds, depth + 1)
+
+
+def _parts(
+    path: str, value: Any, used: frozenset[str], kinds: tuple[type, ...], depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """(path, object) of a value: itself, where it is of these types or a function, or what is in it.
+
+    In lists, tuples and dicts that is every item; in other objects, such as settings and trainers, the attributes and
+    methods that the code has a name of (`used`).
+    """
+    if isinstance(value, kinds) or hasattr(value, "__code__"):
+        yield path, value
+        return
+    if depth == _DEPTH or isinstance(value, type | torch.Tensor | torch.nn.Module) or _is_librarys(value):
+        return
+    parts: Iterable[tuple[Any, Any]] = ()
+    if type(value) in (list, tuple):
+        parts = enumerate(value)
+    elif type(value) is dict:
+        parts = value.items()
+    elif hasattr(value, "__dict__"):
+        # No properties: these would run.
+        methods = {name for name in used if hasattr(getattr_static(type(value), name, None), "__code__")}
+        parts = [(name, getattr(value, name)) for name in sorted(used & vars(value).keys() | methods)]
+    for name, part in parts:
+        yield from _parts(f"{path}.{name}", part, used, kinds, depth + 1)
+
+
+def _is_librarys(value: Any) -> bool:
+    """Whether an object is a module of a library, or of one of its classes."""
+    if isinstance(value, ModuleType):
+        return is_library(getattr(value, "__file__", None) or "<")
+    return type(value).__module__.partition(".")[0] in ("torch", "numpy")
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """The names of globals and attributes in code, also in functions and comprehensions inside."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names_in(inner)
 
 
 def _globals_of(code: CodeType) -> Iterator[str]:
@@ -144,6 +189,53 @@ def _swap_optimizer(optimizer: torch.optim.Optimizer, fakes: dict[int, Tensor], 
     stack.callback(setattr, optimizer, "state", optimizer.state)
     # As `Optimizer.__init__` makes it.
     optimizer.state = defaultdict(dict)
+
+
+def _swap_names(function: Any, fakes: dict[int, Tensor], stack: ExitStack, depth: int = 0) -> None:
+    """Names by which the code holds parameters of these modules itself, such as a list of them, hold the fake ones."""
+    own = getattr(getattr(function, "__self__", None), "__dict__", None)
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    scope = getattr(function, "__globals__", {})
+    places: list[tuple[Any, Any]] = [(scope, name) for name in _globals_of(code) if name in scope]
+    places += [(own, name) for name in own] if isinstance(own, dict) else []
+    places += [(_Cell(cell), None) for cell in getattr(function, "__closure__", None) or ()]
+    for where, name in places:
+        value = where[name]
+        swapped = _with_fakes(value, fakes)
+        if swapped is not value:
+            stack.callback(where.__setitem__, name, value)
+            where[name] = swapped
+        elif depth < 2 and hasattr(value, "__code__"):
+            _swap_names(value, fakes, stack, depth + 1)
+
+
+class _Cell:
+    """A variable of an enclosing function, read and set as an item."""
+
+    def __init__(self, cell: Any) -> None:
+        self.cell = cell
+
+    def __getitem__(self, _: None) -> Any:
+        return _content(self.cell)
+
+    def __setitem__(self, _: None, value: Any) -> None:
+        self.cell.cell_contents = value
+
+
+def _with_fakes(value: Any, fakes: dict[int, Tensor]) -> Any:
+    """A tensor's fake one, a list, tuple or dict with those of its items; the value itself where it has none."""
+    if isinstance(value, Tensor):
+        return fakes.get(id(value), value)
+    if type(value) is dict:
+        items = {key: _with_fakes(each, fakes) for key, each in value.items()}
+        return items if any(items[key] is not value[key] for key in items) else value
+    if type(value) not in (list, tuple):
+        return value
+    swapped = [fakes.get(id(each), each) for each in value]
+    return value if all(map(is_, swapped, value)) else type(value)(swapped)
 
 
 def _renew_scaler(scaler: torch.amp.GradScaler, watcher: Watcher, stack: ExitStack) -> None:
