@@ -28,11 +28,11 @@ WINDOWS = [
     (150, 150, 100, False),
 ]
 
-CASES = [
-    *[Case(n=n, m=m, causal=c, dtype=t) for n, m in LENGTHS for c in (False, True) for t in DTYPES],
+CASES = [  # several heads are the cases of groups and scales
+    *[Case(h=1, g=1, n=n, m=m, causal=c, dtype=t) for n, m in LENGTHS for c in (False, True) for t in DTYPES],
     *[Case(h=1, g=1, n=19, m=23, d=d, causal=True, dtype=t) for d in HEAD_DIMS for t in DTYPES],
     *[Case(b=2, h=h, g=g, n=40, m=70, d=32, causal=True, dtype=t) for h, g in ((4, 2), (3, 1)) for t in DTYPES],
-    *[Case(n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
+    *[Case(h=1, g=1, n=n, m=m, window=w, causal=c, dtype=t) for n, m, w, c in WINDOWS for t in DTYPES],
     *[Case(n=40, m=50, d=32, scale=s, causal=True, dtype=t) for s in (-0.3, 0.0, 0.5) for t in DTYPES],
 ]
 CAPPED = [
