@@ -63,7 +63,7 @@ def assert_forms_are_of_all(traced: Callable[[int, bool], Trace], few: int, many
     return found
 
 
-@pytest.mark.parametrize(("kind", "foreach", "few"), [(Block, True, 2), (Thin, True, 3), (Thin, False, 4)])
+@pytest.mark.parametrize(("kind", "foreach", "few"), [(Block, True, 2), (Thin, False, 4)])
 def test_a_training_step_in_the_number_of_its_layers(kind: type[nn.Module], foreach: bool, few: int) -> None:
     def traced(layers: int, formulas: bool) -> Trace:
         step = training_step(layers, kind, foreach=foreach)
