@@ -331,7 +331,8 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     x = _before(x, model, weights, after) if kind.normed else x
     held = [x] if "norm" in model.arch.holds else []
     with scope(x, part="attention"):
-        x = self_attention(x, model, weights, kind, shared, cache)
+        x, attended = self_attention(x, model, weights, kind, shared, cache)
+    held.append(attended)
     x = _after(x, model, weights, after, "attention")
     held += [x] if "attention" in model.arch.holds else []
     x = _joined(residual, x, model, weights, after)
@@ -339,7 +340,8 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
         residual = x
         x = _before(x, model, weights, after)
         with scope(x, part="attention"):
-            x = cross_attention(x, model, weights, shared, cache)
+            x, attended = cross_attention(x, model, weights, shared, cache)
+        held.append(attended)
         x = _joined(residual, _after(x, model, weights, after, "attention"), model, weights, after)
     residual = x
     x = _before(x, model, weights, after)
@@ -378,7 +380,7 @@ def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared:
     normed = model.norm(x, weights, "norm1")
     other = normed if model.arch.parallel_norms == 1 else model.norm(x, weights, "norm2")
     with scope(x, part="attention"):
-        attended = self_attention(normed, model, weights, kind, shared, cache)
+        attended, _ = self_attention(normed, model, weights, kind, shared, cache)
     attended = _dropped(attended, model, "attention")
     with scope(x, part="feed-forward"):
         fed = model.feed(other, weights)
@@ -388,7 +390,7 @@ def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared:
 
 def self_attention(
     x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None = None
-) -> Any:
+) -> tuple[Any, Any]:
     """Attention of the tokens x (b, n, hidden) on each other, and on those before them in the cache."""
     if model.arch.mla:
         kept = None if cache is None else partial(_cached, cache=cache)
@@ -403,7 +405,9 @@ def self_attention(
     return _attended(q, k, v, model, weights, kind, shared)
 
 
-def cross_attention(x: Any, model: Decoder, weights: Weights, shared: Shared, cache: Cache | None = None) -> Any:
+def cross_attention(
+    x: Any, model: Decoder, weights: Weights, shared: Shared, cache: Cache | None = None
+) -> tuple[Any, Any]:
     """Attention of the tokens x (b, n, hidden) on the encoder's, of which the last two of the cache are for."""
     own = {name.removeprefix(CROSS_PREFIX): x for name, x in weights.items() if name.startswith(CROSS_PREFIX)}
     q = _heads(model, own, "q", x)
@@ -427,16 +431,19 @@ def _heads(model: Decoder, weights: Weights, name: str, x: Any) -> Any:
     return x.view(*x.shape[:2], -1, width).transpose(1, 2).contiguous()
 
 
-def _attended(q: Any, k: Any, v: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared) -> Any:
-    """Attention, and the linear layer behind it."""
+def _attended(
+    q: Any, k: Any, v: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared
+) -> tuple[Any, Any]:
+    """Attention and the linear layer behind it; and its weights, where they exist, which a layer's variable holds."""
     what = (shared.masks.get(kind.attention), weights.get("sinks"), shared.biases.get(kind.attention))
     if model.recompute == "attention" and q.requires_grad:
         out = checkpoint(model.attend, q, k, v, kind, *what)
     else:
         out = model.attend(q, k, v, kind, *what)
+    out, attended = out if isinstance(out, tuple) else (out, None)
     out = out.transpose(1, 2).contiguous()
     out = out.reshape(*out.shape[:2], -1)
-    return model.row(out, weights, "output")
+    return model.row(out, weights, "output"), attended
 
 
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:

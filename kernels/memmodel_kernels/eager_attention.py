@@ -20,9 +20,10 @@ def eager_attention(
     sinks: Any = None,
     in_fp32: bool = True,
     bias: Any = None,
-) -> Any:
-    """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), with the softmax in fp32 or, as in BERT's class, not.
+) -> tuple[Any, Any]:
+    """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), and its weights (b, h, n, m).
 
+    `in_fp32`: whether the softmax is, as BERT's is not.
     `mask`: added to the scores, (b, 1, n, m); `bias` before it, (1, h, n, m). `softcap` c makes scores
     c tanh(scores / c). `sinks` (h,): a logit that takes part in each row's softmax, in the dtype of the scores.
     """
@@ -43,7 +44,7 @@ def eager_attention(
         weights = scores.softmax(-1, dtype=xp.float32).to(dtype) if in_fp32 else scores.softmax(-1)
     if dropout:
         weights = functional(q).dropout(weights, dropout, True)
-    return weights @ v
+    return weights @ v, weights
 
 
 def _beside_sinks(scores: Any, sinks: Any) -> Any:

@@ -78,14 +78,17 @@ def _products(
     rows: Any, ends: Any, weights: Mapping[str, Any], activation: str, compiled: bool = False, by_expert: Any = None
 ) -> Any:
     """The experts' outputs of rows in their order; `by_expert`: which that is of each row, where they have biases."""
-    hidden = _grouped(rows, weights, "gate_up", ends, by_expert)
+    # A row's biases are there before the product, and until the next.
+    biases = _biases(weights, "gate_up", by_expert)
+    hidden = _grouped(rows, weights, "gate_up", ends, biases)
     if activation.endswith("glu"):
         gate, up = hidden.chunk(2, dim=-1)
         hidden = gated(gate, up, activation, compiled)
         del gate, up
     else:
         hidden = activated(hidden, activation, compiled)
-    return _grouped(hidden, weights, "down", ends, by_expert)
+    biases = _biases(weights, "down", by_expert)
+    return _grouped(hidden, weights, "down", ends, biases)
 
 
 def _counts(by_expert: Any, count: int) -> Any:
@@ -95,9 +98,13 @@ def _counts(by_expert: Any, count: int) -> Any:
     return namespace(by_expert).histc(counted, bins=count, min=0, max=count - 1)
 
 
-def _grouped(x: Any, weights: Mapping[str, Any], name: str, ends: Any, by_expert: Any) -> Any:
-    out = functional(x).grouped_mm(x, weights[f"experts.{name}"].transpose(-2, -1), offs=ends)
+def _biases(weights: Mapping[str, Any], name: str, by_expert: Any) -> Any:
     bias = weights.get(f"experts.{name}_bias")
-    if bias is not None:
-        out.add_(bias[by_expert])
+    return None if bias is None else bias[by_expert]
+
+
+def _grouped(x: Any, weights: Mapping[str, Any], name: str, ends: Any, biases: Any) -> Any:
+    out = functional(x).grouped_mm(x, weights[f"experts.{name}"].transpose(-2, -1), offs=ends)
+    if biases is not None:
+        out.add_(biases)
     return out

@@ -141,7 +141,8 @@ def _gpt2(c: ConfigJson) -> Fields:
 
 def _gpt_bigcode(c: ConfigJson) -> Fields:
     act = c.activation(False, "activation_function", default="gelu_pytorch_tanh")
-    return {**_gpt2(c), "activation": act, **({"kv_heads": 1} if c.flag("multi_query", True) else {})}
+    own = {"activation": act, "holds": ("positions", "attention", "mask")}
+    return {**_gpt2(c), **own, **({"kv_heads": 1} if c.flag("multi_query", True) else {})}
 
 
 def _gpt_neox(c: ConfigJson) -> Fields:

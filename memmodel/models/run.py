@@ -284,6 +284,9 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         # inv_freq, a buffer of the rotary module in fp32: one frequency for each pair of channels.
         outer[name] = xp.zeros(turning // 2, dtype=getattr(xp, float32.name))
         label(outer[name], name, PARAMETERS)
+    if "mask" in arch.holds:
+        outer["mask"] = xp.ones(arch.max_pos, arch.max_pos, dtype=xp.bool)
+        label(outer["mask"], "mask", PARAMETERS)
     encoder = _encoder(xp, case, label, handles, outer) if arch.encoder else None
     context = ranks_along(case, handles, "context") if layout.cp > 1 else None
     return Decoder(
@@ -388,9 +391,12 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
         return lambda q, k, v, *_: ring_attention(q, k, v, context)
     dropout, cap, causal = case.attention_dropout, case.arch.attention_cap, case.arch.causal
     if case.attention == EAGER:
-        return lambda q, k, v, kind, mask, sinks, bias: eager_attention(
-            q, k, v, mask, dropout, cap, sinks, case.arch.wide_softmax, bias
-        )
+
+        def by_operators(q: Any, k: Any, v: Any, kind: LayerKind, mask: Any, sinks: Any, bias: Any) -> Any:
+            found = eager_attention(q, k, v, mask, dropout, cap, sinks, case.arch.wide_softmax, bias)
+            return found[0] if case.checkpoint == "attention" else found  # recomputed, its weights are not held
+
+        return by_operators
     if case.attention == SDPA:
 
         def by_library(q: Any, k: Any, v: Any, kind: LayerKind, mask: Any, _: Any, bias: Any) -> Any:

@@ -55,12 +55,15 @@ def test_a_model_of_images(phase: str) -> None:
     assert abs(found.ours - found.theirs) <= 8 * 16  # the labels
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "stablelm"])
+EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "stablelm", "gpt_bigcode", "gpt_oss"])
 def test_a_prompt_holds_its_embeddings(kind: str) -> None:
     pytest.importorskip("transformers")
     from memmodel.tracer.against import against_hugging_face
 
-    config = {**SIZES, **GPT2, "model_type": kind}
+    config = {**SIZES, **GPT2, **EXPERTS, "model_type": kind}
     report = memmodel.model(config=config, gpu="H100", batch=4, seq=512, phase="prefill")
     found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
     assert found.ours == pytest.approx(found.theirs, rel=0.001)
