@@ -32,7 +32,7 @@ def loss_of(arch: Architecture, given: Any, frequencies: Any, tokens: Any, targe
     named = [(layer, weight.name, x) for (layer, weight), x in zip(weights_of(arch), given, strict=True)]
     outer = {name: x for layer, name, x in named if layer is None} | {FREQUENCIES: frequencies}
     layers = [{name: x for layer, name, x in named if layer == i} for i in range(arch.layers)]
-    model = Decoder(arch, outer, layers, lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask))
+    model = Decoder(arch, outer, layers, lambda q, k, v, kind, mask, *_: library_attention(q, k, v, mask))
     return full_loss(model, hidden_states(model, tokens), targets)[0]
 
 

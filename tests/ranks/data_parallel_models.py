@@ -60,7 +60,7 @@ class Model(Holder):
             arch,
             Names(self, **{FREQUENCIES: torch.zeros(arch.head_dim // 2, device=device)}),
             [Names(layer) for layer in self.layers],
-            lambda q, k, v, kind, mask, _: library_attention(q, k, v, mask),
+            lambda q, k, v, kind, mask, *_: library_attention(q, k, v, mask),
             recompute=case.checkpoint,
             around=lambda layer, run, x: run(x) if layer is None else self.layers[layer](run, x),
         )
