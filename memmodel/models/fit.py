@@ -16,7 +16,7 @@ from memmodel.allocator.cublas import parse_torch_version
 from memmodel.base.errors import UsageError
 from memmodel.base.rendering import Renderable
 from memmodel.base.units import percent_text
-from memmodel.events.groups import by_kind, groups_at_peak
+from memmodel.events.groups import COMMUNICATION, by_kind, groups_at_peak
 from memmodel.events.liveness import summary
 from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu
@@ -27,7 +27,7 @@ from memmodel.models.predict import efficiency_of
 from memmodel.models.program import program_of
 from memmodel.models.schedule import order
 from memmodel.models.setting import ModelCase
-from memmodel.models.step_time import Clock, Recorded, Run, Stage, StageRuns, StepTime, combined
+from memmodel.models.step_time import Clock, Recorded, Run, Stage, StageRuns, StepTime, combined, stream_bytes
 from memmodel.prediction import Memory
 from memmodel.step import device_of, memory_of, room_bytes
 from memmodel.timing import Calibration, Machine
@@ -38,6 +38,7 @@ EXACT = 3  # layouts that are recorded as they are
 _SHORTEST = 4096  # tokens of a rank, below which sharing sequences is not tried
 _CHECKPOINTS = ("none", "block")
 _LAYERS, _HELD, _SHARDS = (2, 3), (2, 3), (2, 4)  # sizes that are recorded
+_SHARED_LAYERS = (3, 4)  # of a stage under ZeRO 3, whose later backwards gather nothing ahead of the last two
 
 
 VARIED = ("tp", "pp", "cp", "ep", "dp", "dp_shard", "zero", "sequence_parallel", "checkpoint")  # unless given
@@ -219,6 +220,11 @@ class _Small(NamedTuple):
     peak: float
     groups: dict[str, float]
 
+    def with_buffers(self, nbytes: float) -> "_Small":
+        """With buffers between stages beside it."""
+        groups = {**self.groups, COMMUNICATION: self.groups.get(COMMUNICATION, 0.0) + nbytes}
+        return _Small(self.peak + nbytes, groups) if nbytes else self
+
     def mixed(self, other: "_Small", share: float) -> "_Small":
         names = dict.fromkeys((*self.groups, *other.groups))
         groups = {n: _between(self.groups.get(n, 0.0), other.groups.get(n, 0.0), share) for n in names}
@@ -271,11 +277,11 @@ class _Search:
                 found = self._peaks[small] = _Small(float(peak), groups)
             return found
 
-        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": _shards(case.layout)}
+        sizes: Sizes = {"layers": _layers(case), "shards": _shards(case.layout)}
         if place == "first":
             sizes["held"] = _held(case), _HELD
         peak: _Small = _extrapolated(at, _Small.mixed, sizes)
-        return peak
+        return peak.with_buffers(_buffers(case, place))
 
     def _runs(self, case: ModelCase, place: str) -> StageRuns:
         layout = case.layout
@@ -288,7 +294,7 @@ class _Search:
             peers = _Peers(small.layout, layout)
             return stage.runs(Clock(self.machine, self.node, peers=peers, kernels=self._kernels))
 
-        sizes: Sizes = {"layers": (_layers(case), _LAYERS), "shards": _shards(layout)}
+        sizes: Sizes = {"layers": (_layers(case)[0], _LAYERS), "shards": _shards(layout)}
         runs: StageRuns = _extrapolated(at, _mixed_runs, sizes)
         return runs
 
@@ -313,8 +319,8 @@ class _Peers:
 def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1) -> ModelCase:
     """The case with so many layers a stage, shards, and micro-batches that the first of as many stages holds."""
     stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
-    micro = stages if stages > 1 else min(case.microbatches, 2)
     given = case.layout
+    micro = min(case.microbatches, 2) if stages == 1 else _recorded_micro_batches(case, stages)
     # Two replicas show what replicas add; where ranks share experts, their number is kept.
     layout = replace(given, pp=stages, dp=given.dp if given.ep > 1 else min(given.dp, 2), dp_shard=shards)
     rank = Rank(stage=stages - 1 if place == "last" else 0)
@@ -322,13 +328,37 @@ def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1)
     return replace(case, arch=arch, layout=layout, rank=rank, microbatches=micro)
 
 
+def _recorded_micro_batches(case: ModelCase, stages: int) -> int:
+    """The micro-batches of a small pipeline: one more than stages, if there are more, shows gradients beside the rest.
+
+    Megatron-LM's gradients are there from the start.
+    """
+    return stages + (case.microbatches > case.layout.pp and case.framework != "megatron")
+
+
+def _buffers(case: ModelCase, place: str) -> float:
+    """Bytes of the buffers between stages that a small program lacks: they are there for every micro-batch.
+
+    Of the first stage for gradients of its output, of the last one for its input and that one's gradient
+    (torch/distributed/pipelining/stage.py); Megatron-LM has them only while they are needed.
+    """
+    if place == "only" or case.framework == "megatron":
+        return 0.0
+    stages = max(_held(case), 2) if place == "first" else 2
+    missing = case.microbatches - _recorded_micro_batches(case, stages)
+    return max(missing, 0) * stream_bytes(case) * (1 if place == "first" else 2)
+
+
 def _shards(layout: Layout) -> tuple[int, tuple[int, int]]:
     """The shards, and those that are recorded; where experts are shared among them, as many."""
     return layout.dp_shard, _SHARDS if layout.ep == 1 else (layout.dp_shard, layout.dp_shard)
 
 
-def _layers(case: ModelCase) -> int:
-    return case.arch.layers // case.layout.pp
+def _layers(case: ModelCase) -> tuple[int, tuple[int, int]]:
+    """The layers of a stage, and those that are recorded."""
+    layout = case.layout
+    shared = layout.pp > 1 and layout.fully_sharded and case.framework != "megatron"
+    return case.arch.layers // layout.pp, _SHARED_LAYERS if shared else _LAYERS
 
 
 def _held(case: ModelCase) -> int:

@@ -271,6 +271,11 @@ def _sending(case: ModelCase, node: Node) -> float:
     """Seconds that a micro-batch's residual stream takes to the next stage."""
     layout = case.layout
     machines = {layout.number(Rank(stage=stage)) // node.gpus for stage in (0, 1)}
+    return collective_time("send", 2, len(machines), stream_bytes(case), node).seconds
+
+
+def stream_bytes(case: ModelCase) -> float:
+    """Bytes of a micro-batch's residual stream between stages."""
+    layout = case.layout
     tokens = case.batch * case.seq // layout.cp // (layout.tp if layout.sequence_parallel else 1)
-    nbytes = float(tokens * case.arch.hidden * case.dtype.itemsize)
-    return collective_time("send", 2, len(machines), nbytes, node).seconds
+    return float(tokens * case.arch.hidden * (4 if case.autocast else case.dtype.itemsize))

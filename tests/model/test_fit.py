@@ -12,7 +12,7 @@ from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
 from memmodel.models.fit import fit_model
 from memmodel.models.layout import Rank
-from memmodel.models.program import program_of
+from memmodel.models.program import live_peak, program_of
 from memmodel.models.step_time import stages_of, step_time
 from memmodel.pictures.describe import pictures_of
 from memmodel.step import device_of, room_bytes
@@ -74,6 +74,17 @@ def test_huggingfaces_classes_are_sharded_or_replicated():
     zeros = {(one.case.layout.zero, one.case.layout.dp, one.case.layout.dp_shard) for one in report.fitting}
     assert (3, 1, 8) in zeros
     assert all(zero == 3 or shards == 1 for zero, _, shards in zeros)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_stages_have_buffers_for_all_micro_batches_and_gradients_beside_those_held(zero, monkeypatch):
+    monkeypatch.setattr("memmodel.models.fit.EXACT", 0)
+    given = {"tp": 2, "pp": 4, "cp": 1, "zero": zero, "checkpoint": "block"}
+    found_layouts = found(given=given, framework="huggingface", loss="full")
+    for one in (*found_layouts.fitting, *found_layouts.others):
+        case = replace(one.case, device=device_of(GPU))
+        peaks = [live_peak(replace(case, rank=Rank(stage=stage))) for stage in (0, 3)]
+        assert one.peak_bytes == pytest.approx(max(peaks), rel=1e-3)
 
 
 def test_no_layout_is_one_sentence():
