@@ -281,11 +281,10 @@ def _table(
     ceiling = max(64, padded(head_dim))
     whose = family(arch)
     if dtype != float32:
-        left_out = [_UNCAPPED] * (capped or dropped) + [_UNDROPPED] * dropped
-        spilling = [rows.get((whose, ceiling), {}) for rows in left_out]
+        spills = _UNCAPPED.get((whose, ceiling), {}) if capped or dropped else {}
+        more = _UNDROPPED.get((whose, ceiling), {}) if dropped else {}
         half = _HALF[whose, ceiling]
-        spills = {p: [t for found in spilling for t in found.get(p, ())] for p in half}
-        return {p: tuple(t for t in row if t not in spills[p]) for p, row in half.items()}
+        return {p: tuple(t for t in row if t not in (*spills.get(p, ()), *more.get(p, ()))) for p, row in half.items()}
     return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
 
 
