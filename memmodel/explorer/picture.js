@@ -3,6 +3,7 @@
 
 const escaped = (text) => String(text).replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
 const px = (value) => (typeof value === "number" ? Math.round(value * 10) / 10 : escaped(value));
+const ALONG = [0.5, 0.35, 0.65, 0.2, 0.8]; // shares of a line, near which its name may stand
 const LETTER = 6.4; // pixels: about the width of a letter
 const SHAPES = {
   "●": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
@@ -123,10 +124,11 @@ function levels({lines}, place) {
 function labels(picture, place, room) {
   const firsts = picture.lines.filter(({look}) => look.shape).map(({look, points: [[x, y]]}) => ({look, x, y}));
   const keyed = [...picture.marks, ...firsts].filter(({look}) => look.key !== look.shape && look.key.length < 4);
-  const found = keyed.map(({look, x, y}) => room.label(place.x(x), place.y(y), look.key, "number halo"));
+  const found = keyed.map(({look, x, y}) => room.label([[place.x(x), place.y(y)]], look.key, "number halo"));
   for (const {look, points, name, level} of picture.lines.filter((each) => each.name && !each.level)) {
     const [[x0, y0], [x1, y1]] = [points[0], points.at(-1)].map(([x, y]) => [place.x(x), place.y(y)]);
-    found.push(room.label((x0 + x1) / 2, (y0 + y1) / 2, name, `halo${look.width > 1 ? " strong" : ""}`));
+    const along = ALONG.map((share) => [x0 + (x1 - x0) * share, y0 + (y1 - y0) * share]);
+    found.push(room.label(along, name, `halo${look.width > 1 ? " strong" : ""}`));
   }
   return found.join("");
 }
@@ -145,18 +147,19 @@ class Room {
   take(x, y, width, height) {
     this.taken.push([x, y, x + width, y + height]);
   }
-  // Text near a place, where it is free and crosses fewest lines: a step away costs as much as two dots; or nothing.
-  label(x, y, text, look) {
+  // Text near one of some places, where it is free and crosses fewest lines: four steps away cost as much as two dots.
+  label(places, text, look) {
     const [width, height] = [text.length * LETTER + 4, 13];
     let [best, least] = [null, Infinity];
-    for (let away = 6; away <= 30; away += 3) {
-      for (const [turnX, turnY] of [[1, 1], [1, -1], [-1, 1], [-1, -1], [0, -1], [0, 1], [1, 0], [-1, 0]]) {
-        const [left, top] = [x + turnX * (away + width / 2) - width / 2, y + turnY * (away + 6) - height / 2];
-        const crossed = this.lines.filter(([a, b]) => a > left && a < left + width && b > top && b < top + height);
-        const cost = (2 * away) / 3 + crossed.length;
-        if (cost < least && this.free(left, top, left + width, top + height)) [best, least] = [[left, top], cost];
-      }
-    }
+    for (const [x, y] of places)
+      for (let away = 6; away <= 30; away += 3)
+        for (const [turnX, turnY] of [[1, 1], [1, -1], [-1, 1], [-1, -1], [0, -1], [0, 1], [1, 0], [-1, 0]]) {
+          const [left, top] = [x + turnX * (away + width / 2) - width / 2, y + turnY * (away + 6) - height / 2];
+          const near = (a, b) => a > left - 3 && a < left + width + 3 && b > top - 3 && b < top + height + 3;
+          const crossed = this.lines.filter(([a, b]) => near(a, b));
+          const cost = away / 6 + crossed.length;
+          if (cost < least && this.free(left, top, left + width, top + height)) [best, least] = [[left, top], cost];
+        }
     if (!best) return "";
     this.take(...best, width, height);
     return words(best[0] + width / 2, best[1] + 10, text, look, "middle");

@@ -14,6 +14,7 @@ from matplotlib.transforms import Bbox
 from memmodel.pictures.picture import COLORS, Area, Line, Look, Mark, Picture
 from memmodel.report.style import SIZE, SMALL, mark_look
 
+_ALONG = (0.5, 0.35, 0.65, 0.2, 0.8)  # shares of a line, near which its name may stand
 _FEW = 5.0  # inches: axes that are narrower have small marks
 _POINTER = "▼"  # a mark with this key stands on its point, which it does not cover
 _ON_WHITE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
@@ -40,12 +41,13 @@ def write_labels(ax: Axes, picture: Picture) -> None:
     for look, keys, (x, y) in groups:
         words = ", ".join(key for key in keys if key and key != look.shape)
         if words and look.fill == "full":  # a hollow mark is joined to the full one of its kernel
-            room.label(words, x, y, fontweight="bold")
+            room.label(words, [(x, y)], fontweight="bold")
     for line in picture.lines:
         if line.name and not line.level:
             (x0, y0), (x1, y1) = ax.transData.transform((line.points[0], line.points[-1]))
             weight = "bold" if line.look.width > 1 else "normal"
-            room.label(line.name, (x0 + x1) / 2, (y0 + y1) / 2, fontsize=7, fontweight=weight)
+            along = [(x0 + (x1 - x0) * share, y0 + (y1 - y0) * share) for share in _ALONG]
+            room.label(line.name, along, fontsize=7, fontweight=weight)
 
 
 def _clouds(ax: Axes, marks: Iterable[Mark]) -> None:
@@ -128,11 +130,11 @@ class _Room:
         half = (size + 1) / 2 * self.scale
         self.taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
 
-    def label(self, words: str, x: float, y: float, **look: Any) -> None:
-        """Write near a place, where it crosses fewest lines; leave the text out if there is no room."""
+    def label(self, words: str, places: Sequence[tuple[float, float]], **look: Any) -> None:
+        """Write near one of some places, where it crosses fewest lines; leave the text out if there is no room."""
         text = self.ax.text(0.5, 0.5, words, transform=self.ax.transAxes, va="center", ha="center", zorder=6, **look)
         size = text.get_window_extent().padded(2 * self.scale, 0)
-        best = min(self._places(size, x, y), default=None)
+        best = min((found for x, y in places for found in self._places(size, x, y)), default=None)
         if best is None:
             text.remove()
             return
@@ -141,7 +143,7 @@ class _Room:
         self.taken.append(_box(size, x, y))
 
     def _places(self, size: Bbox, x: float, y: float) -> Iterator[tuple[float, float, float]]:
-        """(cost, x, y) of centres around a place that are free: a step farther costs as much as two dots crossed."""
+        """(cost, x, y) of centres around a place that are free: two steps farther cost as much as a dot crossed."""
         inside = self.ax.bbox
         for ring in range(6):
             away = (self.size / 2 + 2 + 5 * ring) * self.scale
@@ -153,8 +155,9 @@ class _Room:
                 if box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1:
                     continue
                 if not box.count_overlaps(self.taken):  # of equal costs the first turn wins: above, to the right
-                    crossed = np.all((self.dots >= box.min) & (self.dots <= box.max), axis=1).sum()
-                    yield 2 * ring + float(crossed) + 0.01 * turn, at_x, at_y
+                    near = box.padded(2 * self.scale)  # dots stand apart, and a line has a width
+                    crossed = np.all((self.dots >= near.min) & (self.dots <= near.max), axis=1).sum()
+                    yield ring / 2 + float(crossed) + 0.01 * turn, at_x, at_y
 
 
 def _box(size: Bbox, x: float, y: float) -> Bbox:
