@@ -166,8 +166,11 @@ def _adapter(
             if value is not None and value is not False:
                 raise UsageError(f"--{name} without adapters: give their rank too, such as --lora 16")
         return None
-    names = lora_targets.split(",") if isinstance(lora_targets, str) else lora_targets
-    targets = tuple(name.strip() for name in names) if names else usual_targets(arch)
+    names = lora_targets.split(",") if isinstance(lora_targets, str) else lora_targets or usual_targets(arch)
+    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        given = shortened(lora_targets)
+        raise UsageError(f"lora-targets {given}: expected names of linear layers such as q,v, or all")
+    targets = tuple(name.strip() for name in names)
     return Adapter(
         check_size("lora", lora),
         () if targets == ("all",) else targets,

@@ -82,6 +82,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"like": "llama-3-8b", "lora": 8192}, "lora rank 8192: the layer q is only 4096 wide"),
     ({"like": "llama-3-8b", "qlora": True}, "--qlora without adapters: give their rank too"),
     ({"like": "llama-3-8b", "lora": 8, "lora_targets": "q_proj"}, "unknown linear layer 'q_proj'"),
+    ({"like": "llama-3-8b", "lora": 8, "lora_targets": 0.5}, "lora-targets 0.5: expected names of linear layers"),
+    ({"like": "llama-3-8b", "lora": 8, "lora_targets": ["q", 1]}, "expected names of linear layers such as q,v"),
     ({"config": []}, "config: expected a table of keys"),
     ({"config": "/nowhere"}, "cannot read /nowhere"),
     ({"config": {"model_type": "llama"}}, "config: there is no hidden_size"),

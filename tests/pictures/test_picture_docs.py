@@ -14,6 +14,7 @@ PAGE = (DOCS / "pictures.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \|", re.MULTILINE)
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
+    "int or null": (int, type(None)),
     "float": (float,),
     "float or null": (float, type(None)),
     "str": (str,),
