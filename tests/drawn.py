@@ -1,4 +1,7 @@
-"""The rule that what is drawn can be read: no text covers a mark or another text, and no mark covers another."""
+"""The rule that what is drawn can be read: no text covers a mark or another text, and no mark covers another.
+
+The names of lines stand beside them, and on no other line.
+"""
 
 import math
 from collections.abc import Sequence
@@ -21,6 +24,12 @@ def marks_of(ax: Any) -> list[Any]:
     return found
 
 
+def paths_of(ax: Any) -> list[Any]:
+    """The paths of an axes' lines on paper."""
+    lines = (line for line in ax.lines if line.get_linestyle() not in ("None", "none"))
+    return [line.get_transform().transform_path(line.get_path()) for line in lines]
+
+
 def assert_readable(pictures: Sequence[Picture], width: float, words: bool) -> None:
     """Draw pictures below each other and hold every text and mark to the rule."""
     from matplotlib.text import Text
@@ -39,6 +48,10 @@ def assert_readable(pictures: Sequence[Picture], width: float, words: bool) -> N
             for mark in (mark for ax in drawn.axes for mark in marks_of(ax)):
                 assert not boxes[id(text)].overlaps(mark), text.get_text()
             assert boxes[id(text)].x1 <= drawn.bbox.x1, text.get_text()
+        names = {line.name for picture in pictures for line in picture.lines if not line.level}
+        for text in (text for text in texts if text.get_text() in names):
+            for path in (path for ax in drawn.axes for path in paths_of(ax)):
+                assert not path.intersects_bbox(boxes[id(text)], filled=False), text.get_text()
         for ax in drawn.axes:
             full = [line for line in ax.lines if line.get_zorder() == 5 and line.get_markerfacecolor() != PAPER]
             places = [ax.transData.transform(line.get_xydata())[0] for line in full]
