@@ -42,20 +42,22 @@ function memoryLegend(result) {
 }
 
 // The bytes of tensors in letters: "2·b·h·n²", or "4 × 2·b·h·n·d" for four alike; empty for more than two kinds.
-function formulaText({formulas}, names) {
+function formulaText({formulas, state}, names) {
   const counts = new Map();
   for (const formula of names.split(", ").flatMap((name) => formulas.get(name) ?? [])) {
     counts.set(formula, (counts.get(formula) ?? 0) + 1);
   }
   if (counts.size > 2) return "";
-  return [...counts].map(([formula, count]) => `${count > 1 ? `${count} × ` : ""}${productText(formula)}`).join(" + ");
+  const {itemsize} = caseOf(state).dtype;
+  return [...counts].map(([formula, count]) => `${count > 1 ? `${count} × ` : ""}${productText(formula, itemsize)}`).join(" + ");
 }
 
-// A formula's factors, letters in the order of shapes; g·r heads are h.
-function productText(formula) {
+// A formula's factors, letters in the order of shapes; g·r heads are h, s is the size of an item.
+function productText(formula, itemsize) {
   const code = String(FORMULAS[formula]).split("=>")[1].split("*");
   const factors = code.includes("r") ? code.filter((each) => each !== "r").map((each) => each.replace("g", "h")) : code;
   const power = (letter) => factors.filter((factor) => factor === letter).length;
   const letters = [..."bhgnd"].filter(power).map((letter) => letter + (power(letter) > 1 ? "²" : ""));
-  return [...factors.filter((factor) => /^\d/.test(factor)), ...letters].join("·");
+  const numbers = factors.map((factor) => (factor === "s" ? itemsize : Number(factor))).filter(Number.isInteger);
+  return [numbers.reduce((a, b) => a * b, 1), ...letters].join("·");
 }

@@ -68,6 +68,11 @@ class _Linker:
         self.constants: dict[int, tuple[str, Any]] = {}  # id -> name, object
         self.called: set[str] = set()
         self.expressions: dict[str, tuple[ast.expr, ModuleType]] = {}  # name -> what it is, where
+        self._texts: dict[str, str] = {}  # by name of a definition
+        # By name of a definition: names that were no methods when it was translated, members that nothing used.
+        self._unknown: dict[str, set[str]] = {}
+        self._unused: dict[str, set[str]] = {}
+        self._asked, self._passed_over = set[str](), set[str]()  # the same of the definition under way
 
     def root(self, found: Any) -> str:
         """The JavaScript name of a function, of a class, or of a constant given as "module:name"."""
@@ -93,33 +98,28 @@ class _Linker:
         return name
 
     def code(self) -> str:
-        """Everything is translated until it names nothing new: classes, bases first, then constants, then functions.
-
-        What is new is translated first, to see what that names; how a call is written can depend on all of it.
-        """
-        seen: set[str] = set()
-        while True:
-            while new := [name for name in self.definitions if name not in seen]:
-                seen.update(new)
-                for name in new:
-                    self._definition(name, self.definitions[name])
-            size = self._size()
-            found = {name: self._definition(name, obj) for name, obj in list(self.definitions.items())}
+        """Everything, translated until it names nothing new: classes, bases first, then constants, then functions."""
+        values: dict[str, str] = {}
+        while stale := [name for name in self.definitions if self._is_stale(name)]:
+            for name in stale:
+                self._unknown[name] = self._asked = set()
+                self._unused[name] = self._passed_over = set()
+                self._texts[name] = self._definition(name, self.definitions[name])
             values = {name: self.written(value) for name, value in list(self.constants.values())}
             values |= {
                 name: Syntax(_Module(self, of, node)).translated(node) for name, (node, of) in self.expressions.items()
             }
-            if size == self._size():
-                break
         # Classes, unlike functions, have to stand above their use; a base's __mro__ is shorter than its subclass's.
         classes = {name: obj for name, obj in self.definitions.items() if isinstance(obj, type)}
         ordered = sorted(classes, key=lambda name: len(classes[name].__mro__))
         constants = [f"const {name} = {text};" for name, text in _in_order(values)]
-        functions = [text for name, text in found.items() if name not in classes]
-        return "\n".join([*(found[name] for name in ordered), *constants, *functions])
+        functions = [self._texts[name] for name in self.definitions if name not in classes]
+        return "\n".join([*(self._texts[name] for name in ordered), *constants, *functions])
 
-    def _size(self) -> int:
-        return len(self.definitions) + len(self.constants) + len(self.attributes)
+    def _is_stale(self, name: str) -> bool:
+        """Whether a definition is not translated yet, or asked for methods or left members out that are known since."""
+        unknown, unused = self._unknown.get(name), self._unused.get(name, set())
+        return unknown is None or not (unknown.isdisjoint(self._methods) and unused.isdisjoint(self.attributes))
 
     def is_own(self, obj: Any) -> bool:
         """Whether a function or class is the model's, and the page has no other for it."""
@@ -131,7 +131,15 @@ class _Linker:
 
     def methods(self, name: str) -> list[FunctionType]:
         """Methods of that name of the classes so far."""
+        if name not in self._methods:
+            self._asked.add(name)
         return self._methods.get(name, [])
+
+    def uses(self, member: str) -> bool:
+        """Whether a class needs a member, since something so far names it."""
+        if member not in self.attributes | _ALWAYS:
+            self._passed_over.add(member)
+        return member in self.attributes | _ALWAYS
 
     def value(self, obj: Any, name: str = "") -> str:
         """An object as JavaScript; one with a name is a constant of the page."""
@@ -202,10 +210,10 @@ class _Linker:
 
     def _member(self, cls: type, node: ast.stmt, module: ModuleType) -> str:
         """A method, property or constant of a class that something uses; empty for others."""
-        if isinstance(node, ast.Assign) and (name := ast.unparse(node.targets[0])) in self.attributes:
+        if isinstance(node, ast.Assign) and self.uses(name := ast.unparse(node.targets[0])):
             value = self.natives.get(f"{_path(cls)}.{name}") or self.value(vars(cls)[name])
             return f"get {name}() {{ return {value}; }}"
-        if not isinstance(node, ast.FunctionDef) or node.name not in self.attributes | _ALWAYS:
+        if not isinstance(node, ast.FunctionDef) or not self.uses(node.name):
             return ""
         name = "constructor" if node.name == "__init__" else method_name(node.name)
         getter = "get " * isinstance(vars(cls)[node.name], property)
@@ -242,7 +250,12 @@ class _Module:
         found: Any = next(iter(self.linker.methods(name)), None) if of_method else inspect.unwrap(self.target(name))
         if not self.linker.is_own(found) or (isinstance(found, type) and issubclass(found, Exception)):
             return None
-        return list(inspect.signature(found).parameters)[int(of_method) :]
+        return _parameters(found)[int(of_method) :]
+
+
+@cache
+def _parameters(found: Any) -> list[str]:
+    return list(inspect.signature(found).parameters)
 
 
 def _path(obj: Any) -> str:

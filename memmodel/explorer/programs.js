@@ -9,10 +9,10 @@ const tooLarge = () =>
 
 // The letters of the formulas, with the tiles of the GPU's fused kernels.
 function lettersOf(kase) {
-  const {batch: b, heads: h, kv_heads: g, seq: n, head_dim: d, mask} = kase;
-  const letters = {b, h, g, r: h / g, n, d, w: mask.window};
+  const {batch: b, heads: h, kv_heads: g, seq: n, head_dim: d, dtype, mask} = kase;
+  const letters = {b, h, g, r: h / g, n, d, s: dtype.itemsize, w: mask.window};
   if (!TABLES.algorithms.get(kase.algorithm).fused) return letters;
-  const tiles = model.flash_tiles(kase.device.arch, kase.dtype, d);
+  const tiles = model.flash_tiles(kase.device.arch, dtype, d);
   tiles.constructor.fields.forEach((name, i) => {
     if (tiles[i]) Object.assign(letters, {[`${name}Rows`]: tiles[i].rows, [`${name}Cols`]: tiles[i].cols});
   });
@@ -24,8 +24,8 @@ function structureKey({algorithm, phase, dtype, mask}, {b, h, n, d, r, fusedRows
   const name = algorithm === "flash" && !fusedRows ? "flash-deterministic" : algorithm;
   const kind = dtype.name === "float16" ? "bf16" : model.short_name(dtype); // runs as bf16 does
   const ones = {"b*h=1": b * h === 1, "n=1": n === 1, "d=1": d === 1};
-  const held = fused ? [] : Object.keys(ones).filter((one) => ones[one]);
-  return [name, phase, kind, mask.name, ...(r > 1 ? ["grouped"] : []), ...held].join(" ");
+  const held = Object.keys(ones).filter((one) => ones[one]);
+  return [name, phase, mask.name, ...(fused ? [kind] : []), ...(r > 1 ? ["grouped"] : []), ...(fused ? [] : held)].join(" ");
 }
 
 // What the page has instead of the model's own functions: see NATIVES in page.py.

@@ -14,6 +14,7 @@ import sympy
 from sympy import Function, Symbol
 from sympy.printing.jscode import JavascriptCodePrinter
 from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
 
 from memmodel.attention.case import PHASES, Case
 from memmodel.attention.masks import Mask
@@ -31,7 +32,8 @@ from memmodel_kernels.flash import FlashTiles
 EAGER = ("naive", "naive-by-hand", "checkpointed", "compiled")
 FUSED = ("flash", "flash-deterministic")  # with the backward in one kernel that adds to dQ, and without
 OFFERED = ("naive", "naive-by-hand", "flash", "flash-deterministic", "checkpointed", "compiled")
-DTYPES = ("bf16", "fp32", "fp64")  # fp16 runs as bf16 does
+ANY_DTYPE = DType("any", Symbol("s", integer=True, positive=True))  # eager events depend on the size of an item alone
+FUSED_DTYPES = ("bf16", "fp32")  # fp16 runs as bf16 does
 MASKS = ("none", "causal", "window")
 ONES = ("b*h=1", "n=1", "d=1")  # what changes which views are contiguous
 RATIO = Symbol("r", integer=True, positive=True)  # query heads that share a key/value head
@@ -57,30 +59,33 @@ class CountedMask(Mask):
 
 
 class Structure(NamedTuple):
-    """The properties of a case that decide its events. `ones`: those of `ONES` that hold; `grouped`: whether r > 1."""
+    """The properties of a case that decide its events.
+
+    `dtype`: "" for any, whose item size is the letter s. `grouped`: whether r > 1. `ones`: those of `ONES` that hold.
+    """
 
     algorithm: str
     phase: str
-    dtype: str
     mask: str
+    dtype: str = ""
     grouped: bool = False
     ones: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """Its name in the page: "naive train bf16 causal grouped n=1"."""
-        return " ".join((*self[:4], *(["grouped"] if self.grouped else []), *self.ones))
+        """Its name in the page: "naive train causal grouped n=1", "flash train causal bf16"."""
+        return " ".join(filter(None, (*self[:4], "grouped" * self.grouped, *self.ones)))
 
 
 def structures() -> Iterator[Structure]:
     """All that the page can show."""
-    for algorithm, phase, kind, mask, grouped in product(EAGER, PHASES, DTYPES, MASKS, (False, True)):
+    for algorithm, phase, mask, grouped in product(EAGER, PHASES, MASKS, (False, True)):
         for held in product((False, True), repeat=len(ONES)):
             ones = tuple(name for name, holds in zip(ONES, held, strict=True) if holds)
             if not (grouped and "b*h=1" in ones):  # heads that share keys are at least two
-                yield Structure(algorithm, phase, kind, mask, grouped, ones)
-    for algorithm, phase, kind, mask, grouped in product(FUSED, PHASES, ("bf16", "fp32"), MASKS, (False, True)):
-        yield Structure(algorithm, phase, kind, mask, grouped)
+                yield Structure(algorithm, phase, mask, "", grouped, ones)
+    for structure in product(FUSED, PHASES, MASKS, FUSED_DTYPES, (False, True)):
+        yield Structure(*structure)
 
 
 def symbolic(structure: Structure) -> Case:
@@ -97,7 +102,7 @@ def symbolic(structure: Structure) -> Case:
         kv_seq=n,
         head_dim=d,
         value_dim=d,
-        dtype=dtype(structure.dtype),
+        dtype=dtype(structure.dtype) if structure.dtype else ANY_DTYPE,
         mask=CountedMask(structure.mask != "none", WINDOW if structure.mask == "window" else None),
         phase=structure.phase,
         tiles=_tiles() if structure.algorithm in FUSED else None,
@@ -193,6 +198,10 @@ def tables() -> Tables:
 
 class _Printer(JavascriptCodePrinter):  # type: ignore[misc]
     """Whole powers as products, which stay exact below 2^53 where Math.pow need not."""
+
+    def doprint(self, expr: Any, assign_to: None = None) -> str:
+        """Plain expressions: what sympy's own needs for arrays and assignments takes longer to import than to print."""
+        return str(StrPrinter.doprint(self, expr))
 
     def _print_Pow(self, expr: Any) -> str:  # noqa: N802 - sympy's name
         if expr.exp.is_Integer and expr.exp > 1:

@@ -14,11 +14,8 @@ class Syntax(Expressions):
 
     def function(self, node: ast.FunctionDef, head: str, own: str = "") -> str:
         """A function after its `head` ("function name", a method's name); `own` is a method's first parameter."""
-        inner = {n.name for n in _nodes(node) if isinstance(n, ast.FunctionDef)}
-        given = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
-        # Declared at the top: Python's locals are of the whole function, JavaScript's of their block.
-        names = sorted(set(_assigned(node)) - given - inner)
-        self.scopes.append({*given, *inner, *names})
+        scope, names = _locals(node)
+        self.scopes.append(scope)
         parameters = ", ".join(self._parameters(node.args, own))
         lines = ["super();"] if head == "constructor" else []
         lines += [f"const {own_name(own)} = this;"] if own else []
@@ -99,6 +96,15 @@ def _below(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
         yield node
         if not isinstance(node, _FUNCTIONS):
             yield from _below(ast.iter_child_nodes(node))
+
+
+@cache
+def _locals(function: ast.FunctionDef) -> tuple[set[str], list[str]]:
+    """All local names of a function, and those to declare at its top: Python's are not those of a block."""
+    inner = {n.name for n in _nodes(function) if isinstance(n, ast.FunctionDef)}
+    given = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+    own = set(_assigned(function))
+    return own | given | inner, sorted(own - given - inner)
 
 
 def _assigned(function: ast.FunctionDef) -> Iterator[str]:

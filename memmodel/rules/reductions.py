@@ -13,7 +13,7 @@ from memmodel.rules.libraries import left_out
 from memmodel.rules.operator import RESULTS, Call, Scratch, Spec, Steps, copy_of, kernel, makes, rule
 from memmodel.rules.reduce_scratch import reduction_scratch
 from memmodel.rules.views import expand, unsqueeze, view
-from memmodel.sizes.dims import Shape, exact_div, product, same, same_shape, symbolic
+from memmodel.sizes.dims import Dim, Shape, exact_div, maximum, product, same, same_shape, symbolic
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided, axis
 from memmodel.tensors.tensor import Tensor, method
@@ -62,15 +62,15 @@ def _shared(call: Call) -> Iterator[Scratch]:
         yield Scratch((n,), uint8, role="partial")
 
 
-def _partial_bytes(call: Call) -> int:
+def _partial_bytes(call: Call) -> Dim:
     op, x = call.op, call.args[0]
     if op in ("max", "min"):
         return _PARTIAL["argmax"] if len(call.results) > 1 else x.dtype.itemsize
     if op in ("amax", "amin"):
-        return int(x.dtype.itemsize)
+        return x.dtype.itemsize
     if op in _PARTIAL:
         return _PARTIAL[op] * (2 if x.dtype is float64 and op in _MOMENTS else 1)
-    return max(4, call.out.dtype.itemsize)
+    return maximum(4, call.out.dtype.itemsize)
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
