@@ -11,7 +11,7 @@ from memmodel.base.dtypes import FP8, DType, float32, float64, int32, short_name
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Program
 from memmodel.recording import Device, Tape, Tensor
-from memmodel.sizes.dims import ceil_div, same
+from memmodel.sizes.dims import ceil_div, hint, same
 
 MOST_CHUNKS = 4096  # recording a chunk takes milliseconds
 
@@ -151,10 +151,10 @@ def _check(chosen: Algorithm, case: Case) -> None:
         if name not in chosen.scores:
             others = ", ".join(other.name for other in ALGORITHMS.values() if name in other.scores)
             raise UsageError(f"{chosen.name} with {case.scores.described()}: not modelled; choose {others}")
-    if chosen.name == "chunked" and case.seq > MOST_CHUNKS * case.chunk:
+    if chosen.name == "chunked" and (seq := hint(case.seq)) > MOST_CHUNKS * hint(case.chunk):
         raise UsageError(
-            f"{case.seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "
-            f"{-(-case.seq // MOST_CHUNKS)} or more"
+            f"{seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "
+            f"{-(-seq // MOST_CHUNKS)} or more"
         )
     if chosen.tiled:
         tiles_of(case)

@@ -20,7 +20,7 @@ from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError, check_kind, shortened
 from memmodel.cases import on_gpu
 from memmodel.events.liveness import moments, saved_bytes
-from memmodel.events.program import Launch
+from memmodel.events.program import Launch, Program
 from memmodel.events.work import Work
 from memmodel.gpus import Gpu, load_gpu
 from memmodel.prediction import columns_on_gpu
@@ -231,7 +231,7 @@ def _groups(case: Case, columns: dict[str, Column]) -> list[Column]:
     if case.algorithm == "decode":
         numbers += [columns["head_dim"], columns["value_dim"], _splits(case, columns)]
     if case.algorithm == "chunked":
-        numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk]
+        numbers += [-(-columns["seq"] // case.chunk), columns["seq"] % case.chunk == 1]
     varying = [number for number in numbers if (number != number[0]).any()]
     code = np.zeros(len(columns["seq"]) if varying else 0, dtype=np.int64)
     for number in varying:
@@ -262,18 +262,10 @@ def _splits(case: Case, columns: dict[str, Column]) -> Column:
 
 def _evaluate(case: Case, columns: dict[str, Column], progress: Any) -> dict[str, Column]:
     """The results of one group, by one run on polynomials in its columns."""
-    count = len(columns["seq"])
-    if case.algorithm == "decode":
-        splits = int(_splits(case, {name: column[:1] for name, column in columns.items()})[0])
-        case = replace(case, cache=case.cache._replace(splits=splits))
-    tiles = None
-    if algorithm(case.algorithm).tiled:
-        tiles = tiles_of(replace(case, head_dim=int(columns["head_dim"][0])))
-    exact = _upper_bound(columns) < _EXACT
     found: list[dict[str, Column]] = []
-    for start in range(0, count, _BLOCK):
+    for start in range(0, len(columns["seq"]), _BLOCK):
         part = {name: column[start : start + _BLOCK] for name, column in columns.items()}
-        found.append(_results(replace(case, tiles=tiles), part, exact))
+        found.append(_results(case, part))
         if progress is not None:
             progress(len(part["seq"]))
     return (
@@ -281,13 +273,8 @@ def _evaluate(case: Case, columns: dict[str, Column], progress: Any) -> dict[str
     )
 
 
-def _results(case: Case, columns: dict[str, Column], exact: bool) -> dict[str, Column]:
-    table = Table(len(columns["seq"]))
-    known = {key: _dim(table, column, exact) for key, column in _distinct(columns).items()}
-    dims = {name: known[id(column)] for name, column in columns.items()}
-    if dims["heads"] != dims["kv_heads"]:  # a whole number of times as many, the same throughout a group
-        dims["heads"] = int(columns["heads"][0] // columns["kv_heads"][0]) * dims["kv_heads"]
-    program = record(replace(case, **dims))
+def _results(case: Case, columns: dict[str, Column]) -> dict[str, Column]:
+    table, program = _recorded(case, columns)
     work = sum((e.work for e in program.events if isinstance(e, Launch)), start=Work())
     sums = {"saved_bytes": saved_bytes(program), "flops": work.flops, "hbm_bytes": work.hbm_bytes}
     values = table.evaluated(sums.values(), highest=moments(program))
@@ -295,12 +282,19 @@ def _results(case: Case, columns: dict[str, Column], exact: bool) -> dict[str, C
     return {name: found[name] for name in QUANTITIES}
 
 
-def _dim(table: Table, column: Column, exact: bool) -> Any:
-    """A column as a dimension: an int if all values are equal, else a size of the table."""
-    first = column[0]
-    if (column == first).all():
-        return int(first)
-    return table.size(column if exact else column.astype(object))
+def _recorded(case: Case, columns: dict[str, Column]) -> tuple[Table, Program]:
+    """The program of a group, its sizes polynomials in the table's columns."""
+    if case.algorithm == "decode":
+        splits = int(_splits(case, {name: column[:1] for name, column in columns.items()})[0])
+        case = replace(case, cache=case.cache._replace(splits=splits))
+    if algorithm(case.algorithm).tiled:
+        case = replace(case, tiles=tiles_of(replace(case, head_dim=int(columns["head_dim"][0]))))
+    exact, table = _upper_bound(columns) < _EXACT, Table(len(columns["seq"]))
+    known = {key: table.size(column if exact else column.astype(object)) for key, column in _distinct(columns).items()}
+    dims: dict[str, Any] = {name: known[id(column)] for name, column in columns.items()}
+    if dims["heads"] != dims["kv_heads"]:  # a whole number of times as many, the same throughout a group
+        dims["heads"] = int(columns["heads"][0] // columns["kv_heads"][0]) * dims["kv_heads"]
+    return table, record(replace(case, **dims))
 
 
 def _upper_bound(columns: dict[str, Column]) -> int:

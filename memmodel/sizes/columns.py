@@ -28,8 +28,10 @@ class Table:
         self.known: dict[Any, Any] = {}  # (function, operands) -> its result
         self._least: dict[int, int] = {}
 
-    def size(self, column: Column) -> "Polynomial":
-        """A column as a size. Columns with equal elements are the same size."""
+    def size(self, column: Column) -> "Polynomial | int":
+        """A column as a size: a number where all elements are equal. Columns with equal elements are the same size."""
+        if (column == column[0]).all():
+            return int(column[0])
         for index, other in enumerate(self.columns):
             if other[0] == column[0] and np.array_equal(other, column):
                 return Polynomial(self, {(index,): 1})
