@@ -72,7 +72,7 @@ def rank_table(prediction: ModelPrediction) -> Sheet:
         sizes = [groups.get(kind, 0) for kind in kinds]
         rest = memory.allocated_peak_bytes - sum(sizes)
         found = (*sizes, rest, memory.allocated_peak_bytes, memory.reserved_peak_bytes)
-        mark = " *" if one.rank == prediction.case.rank else ""
+        mark = "*" if one.rank == prediction.case.rank else ""
         rows.append((f"{one.title}{mark}", f"{one.ranks:,}", *(f"{size / 2**30:,.{digits}f}" for size in found)))
     columns = ("|GiB", ">ranks", ">weights", ">grads", ">optim", ">activ", ">comm", ">rest", ">peak", ">reserved")
     return Sheet("What fills the peak of each rank (* the fullest, described below)", columns, rows)
