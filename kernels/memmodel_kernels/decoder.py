@@ -233,6 +233,7 @@ def _of_images(model: Decoder, images: Any, patch: int) -> Any:
     x = x.view(*x.shape[:2], -1).transpose(1, 2)
     x = xp.cat((weights["class_token"].expand(x.shape[0], -1, -1), x), 1)
     x = x + weights["positions.weight"]
+    x = x if model.tensor is None else model.tensor.own_tokens(x)
     return f.dropout(x, model.embedding_dropout, True) if model.embedding_dropout else x
 
 

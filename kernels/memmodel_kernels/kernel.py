@@ -3,7 +3,7 @@
 The recording twin is `memmodel.recording.FusedKernel`; `kernel(...)` picks the one that fits the tensors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.attention.masks import Mask
@@ -149,3 +149,12 @@ def kernel(
     """
     xp = namespace(reads[0])
     return (LoopedKernel if xp.__name__ == "torch" else xp.FusedKernel)(name, reads, writes, gradient, scratch)
+
+
+def fused(
+    name: str, reads: Sequence[Any], writes: Sequence[Any], compute: Callable[[], None], gradient: bool = False
+) -> None:
+    """One kernel that reads and writes these tensors; on torch, what it computes."""
+    with kernel(name, reads=reads, writes=writes, gradient=gradient):
+        if namespace(reads[0]).__name__ == "torch":
+            compute()

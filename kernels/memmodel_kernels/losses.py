@@ -10,7 +10,8 @@ from memmodel_kernels.decoder import Decoder
 from memmodel_kernels.feed_forward import activated
 from memmodel_kernels.kernel import kernel
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
-from memmodel_kernels.parallel.vocabulary import cross_entropy
+from memmodel_kernels.parallel.group import all_reduced
+from memmodel_kernels.parallel.vocabulary import cross_entropy, gradient_in_place
 
 _PART = "logits"
 
@@ -23,10 +24,10 @@ def head_weight(model: Decoder) -> Any:
 def before_head(model: Decoder, hidden: Any) -> Any:
     """The operand of the head: the residual stream; in BERT, after a linear layer, activation and norm.
 
-    Of images, the class token alone.
+    Of images, the class token alone, which one of the ranks that share tokens has.
     """
     if model.arch.patches:
-        return hidden[:, 0, :]
+        return (hidden if model.tensor is None else model.tensor.entered(hidden))[:, 0, :]
     if "output" in model.arch.scaled:
         hidden = hidden * 0.5  # any factor
     if not model.arch.head_dense:
@@ -39,7 +40,7 @@ def logits_of(model: Decoder, hidden: Any) -> Any:
     """The scores (..., vocabulary) of each token that could come next, or be the masked one."""
     hidden = before_head(model, hidden)
     weight, bias = head_weight(model), model.outer.get("head.bias")
-    if model.tensor is None:
+    if model.tensor is None or model.arch.patches:
         logits = functional(hidden).linear(hidden, weight, bias)
     else:
         (logits,) = model.tensor.columns(hidden, [(weight, None)])
@@ -99,19 +100,31 @@ def _entropy(model: Decoder, logits: Any, targets: Any, reduction: str = "mean")
 def in_place_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """All logits at once, in the dtype of the model; their gradient is written over them (Liger Kernel).
 
-    So does a cross-entropy that torch.compile made, whose backward has the logits for itself.
+    So does a cross-entropy that torch.compile made, whose backward has the logits for itself; and TransformerEngine's
+    of a vocabulary that ranks share.
     """
     with scope(hidden, part=_PART):
         logits = logits_of(model, hidden)
-        return cross_entropy_in_place(logits.view(-1, logits.shape[-1]), targets.reshape(-1)), logits
+        group = model.tensor and model.tensor.group
+        return cross_entropy_in_place(logits.view(-1, logits.shape[-1]), targets.reshape(-1), group), logits
 
 
-def cross_entropy_in_place(logits: Any, targets: Any) -> Any:
-    """The sum of the cross-entropy of logits (rows, vocabulary), whose gradient takes their place in forward.
+def cross_entropy_in_place(logits: Any, targets: Any, group: Any = None) -> Any:
+    """The mean of the cross-entropy of logits (rows, vocabulary), whose gradient takes their place in forward.
 
-    After Liger Kernel's ops/cross_entropy.py, which keeps no more than a loss in fp32 a row.
+    After Liger Kernel's ops/cross_entropy.py, which keeps no more than a loss in fp32 a row. `group`: of the ranks that
+    share the vocabulary.
     """
-    return _in_place(namespace(logits)).apply(logits, targets)
+    return _in_place(namespace(logits)).apply(logits, targets, group)
+
+
+def _gradient_in_place(logits: Any, targets: Any, losses: Any, group: Any, count: Any) -> None:
+    if group is not None:
+        gradient_in_place(logits, targets, losses, group, count)
+        return
+    # Alone it stands for the library's kernel: what that computes is not asked for.
+    with kernel("cross_entropy", reads=(logits, targets), writes=(logits, losses)):
+        pass
 
 
 @cache
@@ -122,17 +135,16 @@ def _in_place(xp: Any) -> Any:
         """Cross-entropy that makes its gradient in forward."""
 
         @staticmethod
-        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+        def forward(ctx: Any, logits: Any, targets: Any, group: Any) -> Any:
             losses = logits.new_zeros(logits.shape[0], dtype=xp.float32)
-            with kernel("cross_entropy", reads=(logits, targets), writes=(logits, losses)):
-                pass
+            _gradient_in_place(logits, targets, losses, group, logits.shape[0])
             ctx.save_for_backward(logits)
             return losses.sum()
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             # The gradient of the loss itself is 1, by which Liger does not multiply.
-            return ctx.saved_tensors[0], None
+            return ctx.saved_tensors[0], None, None
 
     return CrossEntropyInPlace
 
@@ -176,12 +188,13 @@ def fused_loss(model: Decoder, hidden: Any, targets: Any) -> tuple[Any, Any]:
     """The head and its loss in one function, whose gradients are made in forward, a chunk of tokens at a time.
 
     After Liger Kernel (fused_linear_cross_entropy): the gradient of the logits is written over them. A chunk has as
-    many tokens as make its logits no larger than the residual stream, up to a power of two.
+    many tokens as make its logits no larger than the residual stream, up to a power of two. Of a vocabulary that ranks
+    share, each has its part of the logits of a chunk.
     """
     with scope(hidden, part=_PART):
         rows = before_head(model, hidden).view(-1, hidden.shape[-1])
         weight, bias = head_weight(model), model.outer.get("head.bias")
-        return _function(namespace(hidden)).apply(rows, weight, bias, targets.view(-1)), None
+        return _function(namespace(hidden)).apply(rows, weight, bias, targets.view(-1), model.tensor), None
 
 
 def chunk_rows(rows: int, width: int, vocabulary: int) -> int:
@@ -199,7 +212,9 @@ def _function(xp: Any) -> Any:
         """Cross-entropy of x W^T + bias, with the gradients of x, W and bias."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, bias: Any, targets: Any) -> Any:
+        def forward(ctx: Any, x: Any, weight: Any, bias: Any, targets: Any, tensor: Any) -> Any:
+            if tensor is not None and tensor.sequence:
+                x = tensor.gathered(x[None]).view(-1, x.shape[-1])
             of_x = xp.zeros_like(x)
             of_weight = xp.zeros_like(weight) if ctx.needs_input_grad[1] else None
             of_bias = None if bias is None else xp.zeros_like(bias)
@@ -212,14 +227,18 @@ def _function(xp: Any) -> Any:
                 logits.addmm_(part, weight.t(), beta=0)
                 if bias is not None:
                     logits.add_(bias)
-                with kernel("cross_entropy", reads=(logits, targets), writes=(logits, losses)):
-                    pass
+                places = slice(start, start + part.shape[0])
+                _gradient_in_place(logits, targets[places], losses[places], tensor and tensor.group, x.shape[0])
                 of_x[start : start + rows].addmm_(logits, weight, beta=0)
                 if of_weight is not None:
                     of_weight.addmm_(logits.t(), part)
                 if of_bias is not None:
                     of_bias.add_(logits.sum(0))
             del buffer, logits
+            if tensor is not None and tensor.sequence:
+                of_x = tensor.scattered(of_x)[0]
+            elif tensor is not None:
+                all_reduced(of_x, tensor.group)
             # The gradients themselves: backward has nothing left to compute.
             ctx.save_for_backward(of_x, *(x for x in (of_weight, of_bias) if x is not None))
             ctx.has_weight, ctx.has_bias = of_weight is not None, of_bias is not None
@@ -229,7 +248,7 @@ def _function(xp: Any) -> Any:
         def backward(ctx: Any, grad: Any) -> Any:
             of_x, *rest = ctx.saved_tensors
             of_bias = rest.pop() if ctx.has_bias else None
-            return of_x, rest.pop() if ctx.has_weight else None, of_bias, None
+            return of_x, rest.pop() if ctx.has_weight else None, of_bias, None, None
 
     return FusedLinearCrossEntropy
 

@@ -176,7 +176,7 @@ class _Buffers:
 
     def update(self, number: int, handle: Any) -> None:
         """Sum the gradients over the peers, who have other batches; Adam in one kernel; gather what others updated."""
-        from memmodel_kernels.megatron.modules import fused
+        from memmodel_kernels.kernel import fused
 
         collectives, alone = self.made.xp.distributed, len(self.peers) == 1
         group, states = handle or self.peers, [x for kind in self.kinds for x in kind]

@@ -387,9 +387,9 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
     from memmodel_kernels.relative import mask_with_bias
     from memmodel_kernels.ring import ring_attention
 
-    if context is not None:
-        return lambda q, k, v, *_: ring_attention(q, k, v, context)
     dropout, cap, causal = case.attention_dropout, case.arch.attention_cap, case.arch.causal
+    if context is not None:
+        return lambda q, k, v, *_: ring_attention(q, k, v, context, causal)
     if case.attention == EAGER:
 
         def by_operators(q: Any, k: Any, v: Any, kind: LayerKind, mask: Any, sinks: Any, bias: Any) -> Any:

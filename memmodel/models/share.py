@@ -38,6 +38,8 @@ def assumed_of_shares(case: ModelCase) -> Iterator[str]:
     """A sentence for each assumption on how layers, experts, sequences and stages are shared."""
     if case.layout.tp > 1:
         yield "layers and vocabulary shared as Megatron-LM shares them"
+    if case.layout.tp > 1 and case.loss in ("fused", "in-place"):
+        yield "ranks exchange each token's maximum and sum for the loss, as TransformerEngine's parallel cross-entropy"
     if case.layout.tp > 1 and case.adapter is not None:
         yield "adapters: of the two matrices, that on the side of the shared features is shared"
     if case.layout.tp > 1 and case.arch.moe is not None:
@@ -107,7 +109,6 @@ def _not_modelled(case: ModelCase) -> Iterator[str]:
 def _without_stages(case: ModelCase) -> dict[str, bool]:
     arch, layout = case.arch, case.layout
     return {
-        "an encoder of images": arch.patches is not None,
         "updates in backward": case.in_backward,
         "optimizer muon": case.optimizer == "muon",
         "offloading": case.offload,
@@ -119,7 +120,7 @@ def _without_ring(case: ModelCase) -> dict[str, bool]:
     arch = case.arch
     on_gpu = case.device.name == "cuda"
     return {
-        "an encoder": not arch.causal,
+        "an encoder of images": arch.patches is not None,
         f"attention {case.attention}": case.attention != SDPA,
         "attention in windows or chunks": any(kind.attention != "F" for kind in arch.kinds()),
         "latent attention": arch.mla is not None,
@@ -160,7 +161,6 @@ def _linear_layers(arch: Architecture) -> set[str]:
 def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
     arch, adapter = case.arch, case.adapter
     return {
-        "an encoder of images": arch.patches is not None,
         "experts with biases": arch.moe is not None and arch.moe.bias,
         "a norm over all heads of q and k": arch.qk_norm == "all",
         "magnitudes of adapters": adapter is not None and adapter.magnitudes,
@@ -169,6 +169,5 @@ def _without_tensor_parallel(case: ModelCase) -> dict[str, bool]:
         and any(adapter.covers(name) for name in _BESIDE_HEADS if name in _linear_layers(arch)),
         f"optimizer {case.optimizer}": case.optimizer in ("muon", "adafactor"),
         "updates in backward": case.in_backward,
-        f"loss {case.loss}": case.loss in ("fused", "in-place"),
         f"sequence-parallel and loss {case.loss}": case.layout.sequence_parallel and case.loss.startswith("chunked"),
     }

@@ -83,8 +83,8 @@ def check(program: str, number: int, world: int) -> None:
     layout, rank = case.layout, case.layout.rank(number)
     layers = [layer for chunk in layout.layers_of(rank, case.arch.layers) for layer in chunk]  # of this rank
     keeps = layout.zero not in (1, 2) or layout.shards == 1  # gradients of its own, of every parameter
-    loss = "full" if case.loss == "loss-parallel" else case.loss  # the same number
-    setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps, loss=loss)
+    # Every loss is the same number.
+    setting = replace(case, layout=ONE_GPU, microbatches=1, clip=case.clip and not keeps, loss="full")
     start, of_whole, right = alone(setting)
     of_share: Tensors = {}
     label = filled(lambda name, x: piece(name, start[in_whole(name, layers)], x, layout, rank), of_share)

@@ -7,7 +7,8 @@ fusions/fused_mla_yarn_rope_apply.py: queries turn in place; keys and values are
 from functools import cache
 from typing import Any
 
-from memmodel_kernels.megatron.modules import fused, turned
+from memmodel_kernels.kernel import fused
+from memmodel_kernels.megatron.modules import turned
 from memmodel_kernels.namespace import namespace
 
 

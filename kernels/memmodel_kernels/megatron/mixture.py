@@ -11,7 +11,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from memmodel_kernels.megatron.modules import Sharing, Weight, functions, fused, product
+from memmodel_kernels.kernel import fused
+from memmodel_kernels.megatron.modules import Sharing, Weight, functions, product
 from memmodel_kernels.namespace import namespace
 from memmodel_kernels.parallel.group import Group
 

@@ -6,12 +6,12 @@ tensor_parallel/layers.py. Activations are (tokens, channels); with sequence par
 tokens between the modules.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from memmodel_kernels.kernel import kernel
+from memmodel_kernels.kernel import fused
 from memmodel_kernels.namespace import namespace
 from memmodel_kernels.parallel.group import Group, all_gathered, all_reduced, reduce_scattered
 
@@ -50,15 +50,6 @@ class Sharing(NamedTuple):
         if self.group is None:
             return x
         return reduce_scattered(x, self.group) if self.sequence else all_reduced(x, self.group)
-
-
-def fused(
-    name: str, reads: Sequence[Any], writes: Sequence[Any], compute: Callable[[], None], gradient: bool = False
-) -> None:
-    """One kernel that reads and writes these tensors; on torch, what it computes."""
-    with kernel(name, reads=reads, writes=writes, gradient=gradient):
-        if namespace(reads[0]).__name__ == "torch":
-            compute()
 
 
 def product(a: Any, b: Any, into: Any = None, local: bool = False) -> Any:

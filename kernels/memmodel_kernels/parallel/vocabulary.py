@@ -1,15 +1,17 @@
 """An embedding and a cross-entropy whose vocabulary ranks share, after Megatron-LM.
 
 Rank r has the rows from r·V/ranks on. Sources: megatron/core/tensor_parallel/layers.py (VocabParallelEmbedding) and
-cross_entropy.py (VocabParallelCrossEntropy), whose softmax is computed in place of the logits' copy; and PyTorch's
-loss_parallel (torch/distributed/tensor/parallel/loss.py), which writes over nothing.
+cross_entropy.py (VocabParallelCrossEntropy), whose softmax is computed in place of the logits' copy; PyTorch's
+loss_parallel (torch/distributed/tensor/parallel/loss.py), which writes over nothing; and TransformerEngine's (2.11,
+transformer_engine/pytorch/triton/cross_entropy.py), whose gradient takes the place of the logits.
 """
 
 from functools import cache
 from typing import Any
 
+from memmodel_kernels.kernel import fused
 from memmodel_kernels.namespace import functional, namespace
-from memmodel_kernels.parallel.group import Group, all_reduced
+from memmodel_kernels.parallel.group import Group, all_gathered, all_reduced
 
 
 def _local(indices: Any, group: Group, rows: int) -> tuple[Any, Any]:
@@ -92,3 +94,32 @@ def _parallel(xp: Any) -> Any:
             return (taken + logarithms.exp()) * grad.unsqueeze(-1), None, None
 
     return LossParallel
+
+
+def gradient_in_place(logits: Any, targets: Any, losses: Any, group: Group, count: Any) -> None:
+    """Write the gradient of the mean of `count` rows' cross-entropies over logits (rows, V/ranks); add to `losses`.
+
+    The ranks tell each other of every row the largest of their logits, the sum of exponentials, and the wanted one.
+    """
+    xp = namespace(logits)
+    own = logits.new_zeros(3, logits.shape[0], dtype=xp.float32)
+
+    def of_share() -> None:
+        wide, (local, outside) = logits.float(), _local(targets, group, logits.shape[-1])
+        largest, wanted = wide.amax(-1), wide.gather(1, local[:, None]).squeeze(1)
+        sums = (wide - largest[:, None]).exp().sum(-1)
+        own.copy_(xp.stack((largest, sums, wanted.masked_fill(outside, float("-inf")))))
+
+    fused("online_softmax", (logits, targets), (own,), of_share)
+    known = all_gathered(own, group)
+
+    def of_all() -> None:
+        largest, sums, wanted = known.view(group.size, 3, -1).unbind(1)
+        top = largest.amax(0)
+        total = (sums * (largest - top).exp()).sum(0)
+        losses.copy_((total.log() + top - wanted.amax(0)) / count)
+        softmax = (logits.float() - top[:, None]).exp() / total[:, None]
+        local, outside = _local(targets, group, logits.shape[-1])
+        logits.copy_(softmax.scatter_add(1, local[:, None], outside.to(softmax.dtype)[:, None] - 1) / count)
+
+    fused("cross_entropy", (logits, targets, known), (logits, losses), of_all)

@@ -8,7 +8,7 @@ from unittest import mock
 
 from memmodel.base.device import CPU, CUDA
 from memmodel.base.dtypes import bfloat16, float32
-from memmodel.models.architecture import Architecture, Latent, Mixture
+from memmodel.models.architecture import Architecture, Latent, Mixture, Patches
 from memmodel.models.layout import Layout
 from memmodel.models.run import Handles, Label, training
 from memmodel.models.setting import Adapter, ModelCase
@@ -30,6 +30,9 @@ GPT = replace(
 
 BERT = replace(
     GPT, name="bert", causal=False, placement="post", segments=2, embedding_norm=True, head_dense=True, head_bias=True,
+)  # fmt: skip
+VIT = replace(
+    GPT, name="vit", causal=False, tied=False, head_bias=True, patches=Patches(12, 4, 3), max_pos=10, wide_logits=False,
 )  # fmt: skip
 MOE = replace(LLAMA, name="moe", moe=Mixture(8, 2, 24, shared=32, shared_gate=True))
 MLA = replace(LLAMA, name="mla", kv_heads=8, mla=Latent(kv_rank=20, rope=2, q_rank=14))
@@ -64,6 +67,13 @@ PROGRAMS = {
     "decoder_bert_tp": Program(BERT, lambda world: Layout(tp=world)),
     "decoder_bert_sp": Program(BERT, lambda world: Layout(tp=world, sequence_parallel=True), {"clip": True}),
     "decoder_bert_1f1b": Program(BERT, lambda world: Layout(pp=world), {"clip": True}),
+    "decoder_bert_cp": Program(BERT, lambda world: Layout(cp=world, zero=0)),
+    "decoder_vit_tp": Program(VIT, lambda world: Layout(tp=world), {"seq": 10}),
+    "decoder_vit_sp": Program(VIT, lambda world: Layout(tp=world, sequence_parallel=True), {"seq": 10, "clip": True}),
+    "decoder_vit_1f1b": Program(VIT, lambda world: Layout(pp=world), {"seq": 10}),
+    "decoder_fused_tp": Program(GPT, lambda world: Layout(tp=world), {"loss": "fused"}),
+    "decoder_fused_sp": Program(LLAMA, lambda world: Layout(tp=world, sequence_parallel=True), {"loss": "fused"}),
+    "decoder_in_place_tp": Program(LLAMA, lambda world: Layout(tp=world), {"loss": "in-place"}),
     "decoder_loss_parallel": Program(LLAMA, lambda world: Layout(tp=world), {"loss": "loss-parallel"}),
     "decoder_cp": Program(LLAMA, lambda world: Layout(cp=world)),
     "decoder_gpt_cp": Program(GPT, lambda world: Layout(cp=world, zero=0)),
@@ -90,8 +100,8 @@ def whole_case(program: str, world: int) -> ModelCase:
     """The case that the ranks share."""
     arch, laid_out, setting = PROGRAMS[program]
     layout = laid_out(world)
-    setting = {"dtype": float32, "microbatches": 4 if layout.pp > 1 else 1, **setting}
-    return ModelCase(arch, batch=2, seq=16, layout=layout, device=CPU, **setting)
+    usual = {"batch": 2, "seq": 16, "dtype": float32, "microbatches": 4 if layout.pp > 1 else 1}
+    return ModelCase(arch, layout=layout, device=CPU, **{**usual, **setting})
 
 
 def trained(xp: Any, program: str, world: int, number: int, label: Label, handles: Handles) -> Callable[[Mark], None]:
