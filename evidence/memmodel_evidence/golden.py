@@ -21,7 +21,7 @@ from memmodel.allocator.cublas import Workspace, workspace
 from memmodel.base.errors import UsageError
 from memmodel.events.replay import replay
 from memmodel.gpus import Gpu, load_gpu
-from memmodel.models.architecture import Architecture
+from memmodel.models.architecture import Architecture, Mixture
 from memmodel.models.choices import model_case
 from memmodel.models.layout import Rank
 from memmodel.models.megatron import FLASH
@@ -78,7 +78,7 @@ def not_modelled(row: Row) -> Iterator[str]:
         "CUDA graphs": row["cuda-graph-impl"] not in ("", "none") or bool(row["external-cuda-graph"]),
         "Megatron FSDP": _given(row, "use-megatron-fsdp"),
         "PyTorch FSDP": _given(row, "use-torch-fsdp2"),
-        "mixtures of experts": bool(row["num-experts"]),
+        "optimizers of whole matrices": row["optimizer"] == "muon",
         "latent attention": _given(row, "multi-latent-attention"),
         "reinforcement learning": "grpo" in row["path"],
         "a number of GPUs that is not stated": "_release" in row["path"],
@@ -120,11 +120,21 @@ def case_of(row: Row, gpu: Gpu) -> ModelCase:
     instances = int(others.get("num-distributed-optimizer-instances", 1))
     micro = _size(row, "global-batch-size", 0) // (_size(row, "micro-batch-size", 1) * data) or sizes["pp"]
     given: dict[str, Any] = {
-        **sizes, "dp": data if not shared else instances, "dp_shard": data // instances if shared else 1,
+        **sizes,
+        "dp": data if not shared else instances,
+        "dp_shard": data // instances if shared else 1,
         "zero": 1 if shared else 0,
-        "schedule": "interleaved" if virtual > 1 else "1f1b", "virtual_stages": virtual, "microbatches": micro,
+        "schedule": "interleaved" if virtual > 1 else "1f1b",
+        "virtual_stages": virtual,
+        "microbatches": micro,
         "sequence_parallel": _given(row, "sequence-parallel") and sizes["tp"] > 1,
-    }  # fmt: skip
+    }
+    if row["num-experts"]:
+        given |= {
+            "etp": _size(row, "expert-tensor-parallel-size", sizes["tp"]),
+            "dispatcher": row["moe-token-dispatcher-type"] or "allgather",
+            "sequential_experts": not _given(row, "moe-grouped-gemm"),
+        }  # fmt: skip
     case = model_case(
         arch, framework="megatron", seq=_size(row, "seq-length", 1024), batch=_size(row, "micro-batch-size", 1),
         dtype="fp16" if _given(row, "fp16") else "bf16", attention=_attention(row, gpu), torch=TORCH,
@@ -137,7 +147,7 @@ def case_of(row: Row, gpu: Gpu) -> ModelCase:
     return replace(case, rank=Rank(stage=sizes["pp"] - 1), device=device_of(gpu))
 
 
-_PARALLEL = {"tp": "tensor-model", "pp": "pipeline-model", "cp": "context"}
+_PARALLEL = {"tp": "tensor-model", "pp": "pipeline-model", "cp": "context", "ep": "expert-model"}
 
 
 def _architecture(row: Row) -> Architecture:
@@ -150,10 +160,23 @@ def _architecture(row: Row) -> Architecture:
     return Architecture(
         name=row["path"].split("/")[4], vocab=_vocabulary(row), layers=_size(row, "num-layers", 0), hidden=hidden,
         ffn=_size(row, "ffn-hidden-size", usual), heads=heads, kv_heads=groups, head_dim=width, value_dim=width,
+        moe=_mixture(row, usual),
         tied=not _given(row, "untie-embeddings-and-output-weights"), qkv_bias=biased, output_bias=biased,
         ffn_bias=biased, norm="rmsnorm" if row["normalization"] == "RMSNorm" else "layernorm",
         activation="silu-glu" if gated else "gelu", max_pos=_size(row, "max-position-embeddings", 0),
         positions="rotary" if row["position-embedding-type"] == "rope" else "learned",
+    )  # fmt: skip
+
+
+def _mixture(row: Row, ffn: int) -> Mixture | None:
+    """The router's results are in the model's dtype, unless `--moe-router-dtype fp32`."""
+    if not row["num-experts"]:
+        return None
+    in_fp32 = _others(row).get("moe-router-dtype") == "fp32"
+    return Mixture(
+        _size(row, "num-experts", 0), _size(row, "moe-router-topk", 2),
+        _size(row, "moe-ffn-hidden-size", _size(row, "ffn-hidden-size", ffn)),
+        shared=_size(row, "moe-shared-expert-intermediate-size", 0), scores="softmax-as-is" if in_fp32 else "softmax",
     )  # fmt: skip
 
 

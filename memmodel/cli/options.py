@@ -183,6 +183,8 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
         _layout("--reshard/--no-reshard", bool, "Zero 3: gather again in backward. [default: reshard]"),
         _layout("--cp", SIZE, "Ranks that share each sequence (context parallel). [default: 1]"),
         _layout("--ep", SIZE, "Ranks that share the experts, of dp, dp-shard and cp. [default: 1]"),
+        _layout("--etp", SIZE, "Megatron-LM: ranks of tp that share an expert's width. [default: tp]"),
+        _layout("--dispatcher", "NAME", "Megatron-LM: of tokens, alltoall or allgather. [default: alltoall]"),
         _layout("--schedule", "NAME", "Of stages: gpipe, 1f1b or interleaved. [default: 1f1b]"),
         _layout("--virtual-stages", SIZE, "Of a rank, in interleaved. [default: 2]"),
         _layout("--framework", "NAME", "huggingface, or megatron (Megatron-LM). [default: huggingface]"),

@@ -14,7 +14,17 @@ from memmodel.models.layout import NAMES as LAYOUT
 from memmodel.models.layout import SCHEDULES, ZERO, Layout, check_layout
 from memmodel.models.megatron import check_megatron
 from memmodel.models.quantization import FORMATS
-from memmodel.models.setting import CHECKPOINTS, EAGER, FRAMEWORKS, LOSSES, PHASES, SDPA, Adapter, ModelCase
+from memmodel.models.setting import (
+    CHECKPOINTS,
+    DISPATCHERS,
+    EAGER,
+    FRAMEWORKS,
+    LOSSES,
+    PHASES,
+    SDPA,
+    Adapter,
+    ModelCase,
+)
 from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "source", "chunks", "microbatches")
@@ -25,7 +35,12 @@ _NOT_BY_NAME = ("arch", "device", "layout", "rank")  # fields of ModelCase
 _BY_NAME = tuple(name for name in ModelCase._fields if name not in _NOT_BY_NAME)
 SETTINGS = (*_BY_NAME, *_LORA, *LAYOUT, "gpus")
 _BY_MODEL = ("attention", "source", *DROPOUTS)  # what is not given is as the model has it
-_MEGATRON = ("local_modules", "separate_gradients", "attention_mask")  # choices of that framework alone
+_MEGATRON = (
+    "local_modules",
+    "separate_gradients",
+    "attention_mask",
+    "sequential_experts",
+)  # choices of that framework alone
 _FLAGS = (
     *("clip", "fused_norms", "compiled", "eager_loss", "keep_logits", "repeat_kv", "offload"),
     *("autocast", "masters", "in_backward"),
@@ -137,7 +152,8 @@ def _names(field: str) -> Iterable[str]:
         return OPTIMIZERS
     if field == "attention":
         return attentions()
-    return {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES, "framework": FRAMEWORKS}.get(field, ())
+    values = {"phase": PHASES, "checkpoint": CHECKPOINTS, "loss": LOSSES, "framework": FRAMEWORKS}
+    return {**values, "dispatcher": DISPATCHERS}.get(field, ())
 
 
 def attentions() -> Iterable[str]:

@@ -50,7 +50,8 @@ class Layout(Frozen):
         zero: what the ranks of dp_shard share, one of ZERO (Rajbhandari et al., 2020, arXiv 1910.02054). 3 is FSDP.
         reshard: whether the layers of zero 3 let go of their parameters after forward, and gather them again.
         cp: ranks that share each sequence (context parallel).
-        ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp.
+        ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp. etp: of those of tp, how many
+            share the width of an expert; 0 for all. With fewer, ep is among all others. "megatron" alone has it.
         schedule: of pipeline stages, one of SCHEDULES. virtual_stages: of each rank; above 1 in "interleaved" alone.
     """
 
@@ -60,6 +61,7 @@ class Layout(Frozen):
     dp_shard: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int = 0
     zero: int = 3
     schedule: str = "1f1b"
     virtual_stages: int = 1
@@ -79,7 +81,7 @@ class Layout(Frozen):
     @property
     def words(self) -> str:
         """The dimensions that differ from one GPU's, in words: tp 8, sequence parallel, pp 2, ..."""
-        sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep")]
+        sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep", "etp")]
         parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
         parts += ["sequence parallel"] if self.sequence_parallel else []
         parts += [f"ZeRO {self.zero}"] if self.shards > 1 else []
@@ -93,6 +95,11 @@ class Layout(Frozen):
     def shards(self) -> int:
         """Ranks that share the state as far as `zero` says: of dp_shard, and of cp, whose gradients differ too."""
         return self.dp_shard * self.cp
+
+    @property
+    def sharers(self) -> int:
+        """Ranks that share the width of each expert."""
+        return self.etp or self.tp
 
     @property
     def fully_sharded(self) -> bool:
@@ -191,7 +198,7 @@ def check_layout(
         raise UsageError(_other_world(layout, gpus))
     _check_tensor(layout, arch, seq, pads=framework == "megatron")
     _check_stages(layout, arch, microbatches)
-    _check_experts(layout, arch)
+    _check_experts(layout, arch, framework)
     # Load-balanced rings give a rank two pieces, of the start and of the end, whose causal work adds up to the same.
     if seq % (2 * layout.cp) and layout.cp > 1:
         raise UsageError(f"seq {seq} on cp {layout.cp}: expected a multiple of {2 * layout.cp}, two pieces a rank")
@@ -218,7 +225,11 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) ->
         raise UsageError(f"tp {tp}: {arch.name} has only {arch.kv_heads} KV heads, give at most that")
     sizes = {"heads": arch.heads, "KV heads": arch.kv_heads, "feed-forward width": arch.ffn, "vocabulary": arch.vocab}
     if arch.moe is not None:
-        sizes |= {"width of an expert": arch.moe.width, "width of the shared experts": arch.moe.shared}
+        sizes |= {"width of the shared experts": arch.moe.shared}
+        if arch.moe.width % layout.sharers:
+            raise UsageError(
+                f"{layout.sharers} ranks do not divide the width of {arch.name}'s experts, {arch.moe.width}: give etp"
+            )
     if pads:
         del sizes["vocabulary"]
     for name, size in sizes.items():
@@ -253,14 +264,18 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
         )
 
 
-def _check_experts(layout: Layout, arch: "Architecture") -> None:
+def _check_experts(layout: Layout, arch: "Architecture", framework: str) -> None:
+    if layout.etp and (framework != "megatron" or arch.moe is None or layout.tp % layout.etp):
+        raise UsageError(
+            f"etp {layout.etp}: of framework megatron, for mixtures of experts, a divisor of tp, {layout.tp}"
+        )
     if layout.ep == 1:
         return
     if arch.moe is None:
         raise UsageError(f"ep {layout.ep}: {arch.name} has no experts, leave it out")
     if arch.moe.experts % layout.ep:
         raise UsageError(f"ep {layout.ep} does not divide {arch.name}'s {arch.moe.experts} experts: give a divisor")
-    ranks = layout.shards if layout.fully_sharded else layout.dp * layout.shards
+    ranks = layout.shards if layout.fully_sharded else layout.dp * layout.shards * (layout.tp // layout.sharers)
     if ranks % layout.ep:
         among = "dp-shard x cp" if layout.fully_sharded else "dp x dp-shard x cp"
         raise UsageError(f"ep {layout.ep}: experts are shared among {among} = {ranks} ranks, give a divisor")

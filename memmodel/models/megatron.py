@@ -7,7 +7,7 @@ TransformerEngine 2.11, transformer_engine/pytorch/module/base.py (workspaces, g
 from dataclasses import replace
 from math import lcm
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from memmodel.base.dtypes import bool_, float16, float32, int64, uint8
 from memmodel.base.errors import UsageError
@@ -53,8 +53,12 @@ def _chunks(made: "_Made", handles: Any) -> list[Any]:
     case, arch, layers = made.case, made.arch, iter(made.layers)
     layout, rank = case.layout, case.rank
     sharing = Sharing(_group(layout, rank, "tensor", handles=handles), layout.sequence_parallel)
-    experts = _experts(layout, rank, handles)
-    context, table, gathered = _group(layout, rank, "context", handles=handles), made.table(), made.gathered()
+    context, table, (gathered, of_experts) = (
+        _group(layout, rank, "context", handles=handles),
+        made.table(),
+        made.gathered(),
+    )
+    experts = _experts(case, of_experts, handles)
     chunks = []
     for turn, part in enumerate(layout.layers_of(rank, arch.layers)):
         model = Gpt(
@@ -72,7 +76,9 @@ def share_of(case: ModelCase) -> Architecture:
     arch, tp = case.arch, case.layout.tp
     # Padded as a whole and then split: every rank has a multiple of 128 rows (vocab_size_with_padding).
     rows = ceil_div(arch.vocab, _VOCABULARY * tp) * _VOCABULARY
-    sizes = {name: getattr(arch, name) // tp for name in ("ffn", "heads", "kv_heads")}
+    sizes: dict[str, Any] = {name: getattr(arch, name) // tp for name in ("ffn", "heads", "kv_heads")}
+    if arch.moe is not None:
+        sizes["moe"] = arch.moe._replace(width=arch.moe.width // case.layout.sharers, shared=arch.moe.shared // tp)
     return replace(arch, fused_qkv=True, fused_gate_up=arch.gated, vocab=rows, **sizes)
 
 
@@ -80,10 +86,15 @@ def check_megatron(case: ModelCase) -> None:
     """Raise UsageError for what this account of Megatron-LM does not hold."""
     layout, arch = case.layout, case.arch
     refused = {
-        "mixtures of experts on tp": arch.moe is not None and layout.tp > 1,
-        "mixtures of experts without a gate": arch.moe is not None and not arch.gated,
+        "mixtures on tp without sequence parallelism": arch.moe is not None
+        and layout.tp > 1
+        and not layout.sequence_parallel,
+        "shared experts without a gate": arch.moe is not None and bool(arch.moe.shared) and not arch.gated,
         "latent attention on tp": arch.mla is not None and layout.tp > 1,
-        "mixtures and latent attention in local modules": case.local_modules and bool(arch.moe or arch.mla),
+        "latent attention in local modules": case.local_modules and arch.mla is not None,
+        "products in groups in local modules": case.local_modules
+        and arch.moe is not None
+        and not case.sequential_experts,
         f"attention {EAGER} of latents": arch.mla is not None and case.attention == EAGER,
         "experts on replicas of shared states": arch.moe is not None and layout.dp > 1 and layout.dp_shard > 1,
         "an encoder": not arch.causal,
@@ -123,16 +134,43 @@ def _group(layout: Layout, rank: Rank, *dimensions: str, handles: Any) -> Any:
     return Group(peers.index(layout.number(rank)), len(peers), handles.get("-".join(dimensions)) or peers)
 
 
-def _experts(layout: Layout, rank: Rank, handles: Any) -> Any:
-    """The ranks that share the experts with this one: neighbours among those with other batches; None without."""
+def _experts(case: ModelCase, buffer: Any, handles: Any) -> Any:
+    """The ranks that share a mixture with this one, and how it runs."""
+    from memmodel_kernels.megatron.mixture import ALONE, Experts
     from memmodel_kernels.parallel.group import Group
 
-    if layout.ep == 1:
-        return None
-    all_batches = layout.peers(rank, *ALL_BATCHES)
-    place = all_batches.index(layout.number(rank))
-    first = place - place % layout.ep
-    return Group(place % layout.ep, layout.ep, handles.get("ep") or all_batches[first : first + layout.ep])
+    if case.arch.moe is None:
+        return ALONE
+    number, peers = case.layout.number(case.rank), expert_peers(case)
+    ranks, tensor, both = (
+        Group(of.index(number), len(of), handles.get(name) or of) if len(of) > 1 else None
+        for name, of in (("ep", peers.ranks), ("etp", peers.tensor), ("ep-etp", peers.both))
+    )
+    return Experts(
+        ranks, tensor, both, case.dispatcher, buffer, case.sequential_experts, case.local_modules, case.arch.moe.in_fp32
+    )  # fmt: skip
+
+
+class ExpertPeers(NamedTuple):
+    """The numbers of ranks: with other experts, with other parts of the same, both, and with the same parts."""
+
+    ranks: tuple[int, ...]
+    tensor: tuple[int, ...]
+    both: tuple[int, ...]
+    same: tuple[int, ...]
+
+
+def expert_peers(case: ModelCase) -> ExpertPeers:
+    """The ranks that share a mixture with this one, of those of tp and of all batches.
+
+    Those with parts of one expert are neighbours, then those with other experts (megatron/core/parallel_state.py).
+    """
+    layout = case.layout
+    every = layout.peers(case.rank, "tensor", *ALL_BATCHES)
+    place, sharers, block = every.index(layout.number(case.rank)), layout.sharers, layout.sharers * layout.ep
+    both = every[place // block * block :][:block]
+    tensor = every[place // sharers * sharers :][:sharers]
+    return ExpertPeers(both[place % sharers :: sharers], tensor, both, every[place % block :: block])
 
 
 class _Buffers:
@@ -214,9 +252,9 @@ class _Made:
         self.layers = [{weight.name: self._weight(weight) for weight in one} for one in layers]
         for buffers in self.buffers():
             buffers.states()
-        if not case.local_modules:
+        if not case.local_modules or experts:  # a router's product is TransformerEngine's in any case (moe_utils.py)
             workspace = _WORKSPACE if case.device.capability >= 90 else _WORKSPACE_BEFORE_HOPPER
-            for _ in range(1 + (_STREAMS if experts else 0)):
+            for _ in range(1 + (_STREAMS if experts and not case.sequential_experts else 0)):
                 self.kept("", f"{WORKSPACE} TransformerEngine", workspace, dtype=uint8)
         # get_dummy_wgrad: autograd expects a gradient also of a weight whose kernel has added it to main_grad; of each
         # shape TransformerEngine keeps one tensor for that.
@@ -242,20 +280,26 @@ class _Made:
         turning = self.arch.mla.rope if self.arch.mla else self.arch.head_dim
         return self.kept("rotary_pos_emb", PARAMETERS, self.own // self.case.batch, turning, dtype=float32)
 
-    def gathered(self) -> Any:
-        """Where Megatron's own linear layers gather all tokens (GlobalMemoryBuffer of megatron/core/utils.py).
+    def gathered(self) -> tuple[Any, Any]:
+        """Where tokens are gathered for Megatron's own linear layers, and for experts (GlobalMemoryBuffer of utils.py).
 
         Its own attention gives the same buffer to the products of queries and keys, as what they are added to.
         """
-        case, arch = self.case, self.arch
-        last = case.rank.stage == case.layout.pp - 1
-        gathers = case.layout.sequence_parallel and (last or case.local_modules)
+        case, arch, layout = self.case, self.arch, self.case.layout
+        last = case.rank.stage == layout.pp - 1
+        gathers = layout.sequence_parallel and (last or case.local_modules)
         scores = case.local_modules and case.attention == EAGER
-        numel = max(self.own * arch.hidden if gathers else 0, case.batch * arch.heads * case.seq**2 if scores else 0)
-        if not numel:
-            return None
-        buffer = self.kept("mpu", COMMUNICATION, numel)
-        return buffer.narrow(0, 0, self.own * arch.hidden).view(self.own, arch.hidden) if gathers else buffer
+        ranks = len(expert_peers(case).both) if arch.moe and case.dispatcher == "allgather" else 1
+        sizes = [
+            self.own * arch.hidden if gathers else 0,
+            case.batch * arch.heads * case.seq**2 if scores else 0,
+            ranks * self.tokens * arch.hidden if ranks > 1 else 0,
+        ]
+        if not any(sizes):
+            return None, None
+        buffer = self.kept("mpu", COMMUNICATION, max(sizes))
+        of_layers, _, of_experts = (buffer.narrow(0, 0, size).view(-1, arch.hidden) if size else None for size in sizes)
+        return of_layers, of_experts
 
     def mask(self) -> None:
         """The mask of attention, which comes with a batch (get_batch_on_this_tp_rank of megatron/training/utils.py)."""
@@ -271,15 +315,16 @@ class _Made:
 
     def _weight(self, weight: Weight) -> Any:
         buffers = self.experts if self.experts and of_experts(weight) else self.dense
-        return buffers.weight(weight)
+        if buffers is self.dense or not self.case.sequential_experts:
+            return buffers.weight(weight)
+        count, *shape = weight.shape
+        return [buffers.weight(weight._replace(shape=tuple(shape))) for _ in range(int(count))]
 
 
 def peers_of(case: ModelCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ranks that sum gradients with this one: of the dense parameters, and of the same experts."""
-    layout, rank = case.layout, case.rank
-    dense = layout.peers(rank, *(SHARING if layout.zero == 1 else ALL_BATCHES))
-    place = layout.peers(rank, *ALL_BATCHES).index(layout.number(rank))
-    return dense, layout.peers(rank, *ALL_BATCHES)[place % layout.ep :: layout.ep]
+    dense = case.layout.peers(case.rank, *(SHARING if case.layout.zero == 1 else ALL_BATCHES))
+    return dense, expert_peers(case).same
 
 
 def weights_of(case: ModelCase) -> tuple[list[Weight], list[list[Weight]]]:

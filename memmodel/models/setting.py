@@ -17,9 +17,18 @@ _UNUSUAL = (  # choices that are said where they are not the default
     *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "compiled"),
     *("eager_loss", "microbatches", "autocast", "masters", "in_backward", "clip"),
     *("dropout", "attention_dropout", "embedding_dropout"),
-    *("quantize", "kv_cache", "local_modules", "separate_gradients", "attention_mask"),
+    *(
+        "quantize",
+        "kv_cache",
+        "local_modules",
+        "separate_gradients",
+        "attention_mask",
+        "dispatcher",
+        "sequential_experts",
+    ),
 )
 FRAMEWORKS = ("huggingface", "megatron")
+DISPATCHERS = ("alltoall", "allgather")
 LOSSES = ("full", "native", "in-place", "chunked", "chunked-logits", "fused", "loss-parallel")
 
 
@@ -87,6 +96,8 @@ class ModelCase(Frozen):
         local_modules: of "megatron": whether its modules are its own, not TransformerEngine's.
         separate_gradients: of "megatron": whether linear layers make gradients, which are then added to the sums of all
             micro-batches, where otherwise one kernel does both.
+        dispatcher: of "megatron": how tokens come to experts, one of DISPATCHERS. sequential_experts: whether these run
+            one by one (without `--moe-grouped-gemm`).
         attention_mask: of "megatron": whether a mask of bools comes with the batch.
         layout: over how many GPUs, and how. rank: of these, the one whose step this is.
         torch: version of PyTorch, for workspaces. device: how its kernels allocate (`memmodel.step.device_of` a GPU).
@@ -123,6 +134,8 @@ class ModelCase(Frozen):
     framework: str = "huggingface"
     local_modules: bool = False
     separate_gradients: bool = False
+    dispatcher: str = "alltoall"
+    sequential_experts: bool = False
     attention_mask: bool = False
     layout: Layout = ONE_GPU
     rank: Rank = FIRST_RANK

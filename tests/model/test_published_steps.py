@@ -25,7 +25,8 @@ def test_peaks_with_experts_and_latent_attention_are_within_two_per_cent_and_res
 
 
 # Of each kind: Megatron's own modules in fp16 and bf16, shared optimizer, recomputation, stages, tensor parallelism,
-# interleaved stages, SwiGLU, ranks that share a sequence, compiled cross-entropy.
+# interleaved stages, SwiGLU, ranks that share a sequence, compiled cross-entropy; experts one by one and in groups, of ranks
+# that gather all tokens, whole ones under tensor parallelism, and shared by width in Megatron's own modules.
 KINDS = (
     "gpt3_mcore_tp1_pp4_resume_torch_dist",
     "gpt3_mcore_tp1_pp2",
@@ -35,6 +36,10 @@ KINDS = (
     "gpt3_mcore_te_tp4_pp1_dist_optimizer_overlap_grad_reduce",
     "gpt3_mcore_te_tp1_pp4_vp1_dist_optimizer_overlap_grad_reduce_untied",
     "gpt3_mcore_te_tp2_pp2_cp2_nondeterministic",
+    "gpt3_mcore_cp2_pp2_ep2_te_4experts2parallel_nondeterministic",
+    "gpt3_mcore_te_tp2_pp1_te_8experts2parallel_dist_optimizer",
+    "gpt3_mcore_te_tp2_pp1_te_8experts_etp1_ep4",
+    "gpt3_mcore_tp2_pp2_ep2_etp2_te_4experts2parallel_dp_last",
 )
 GOLDEN = {row["path"].split("/")[4]: row for row in golden() if row["platform"] == "dev_dgx_a100"}
 

@@ -11,7 +11,7 @@ from typing import Any
 from memmodel.models.architecture import Architecture, Latent
 from memmodel_kernels.library_attention import library_attention, repeated
 from memmodel_kernels.megatron.latent import latent_operands
-from memmodel_kernels.megatron.mixture import mixture
+from memmodel_kernels.megatron.mixture import ALONE, Experts, mixture
 from memmodel_kernels.megatron.modules import Sharing, Weight, functions
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.parallel.group import Group
@@ -27,8 +27,7 @@ class Gpt:
         arch: the sizes of this rank's share. layers: the weights of each of its layers. outer: those outside of the
             layers that it has: the embedding on the first stage; final norm and head on the last.
         batch: sequences of a micro-batch. sharing: the ranks of tensor parallelism. context: those that share each
-            sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without. experts: those that share the
-            experts of a mixture; None without.
+            sequence, who exchange heads for tokens (`cp_comm_type` a2a); None without. experts: of a mixture.
         table: angles (n, d) in fp32 of the rotary positions; None without.
         gathered: where the head gathers the tokens of all ranks; None where each has them.
         loss: "fused" (TransformerEngine's, `--cross-entropy-fusion-impl te`), or Megatron's own: "native" (compiled) or
@@ -45,7 +44,7 @@ class Gpt:
     batch: Any
     sharing: Sharing
     context: Group | None = None
-    experts: Group | None = None
+    experts: Experts = ALONE
     table: Any = None
     gathered: Any = None
     loss: str = "fused"
