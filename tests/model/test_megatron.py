@@ -288,7 +288,7 @@ def test_workspaces_are_made_by_generation():
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({"arch": listed("mixtral-8x7b").architecture, "tp": 2}, "mixtures of experts on tp"),
+        ({"arch": listed("mixtral-8x7b").architecture, "tp": 2}, "mixtures on tp without sequence parallelism"),
         ({"checkpoint": "selective"}, "checkpoint selective"),
         ({"dp_shard": 2, "zero": 3}, "zero 3"),
         ({"pp": 2, "microbatches": 2, "schedule": "gpipe"}, "schedule gpipe"),
