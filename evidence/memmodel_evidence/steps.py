@@ -2,7 +2,7 @@
 
 The rows are SimuMax's (MooreThreads/SimuMax, docs/b200): Megatron-LM 0.14 with TransformerEngine 2.11 on eight B200,
 Llama 3 70B with 12 layers and DeepSeek-V2 with 4. The first were seen when the account of Megatron-LM was made: they
-show that it is whole, and do not judge it. That of mixtures and latent attention is as it was written first. No number
+show that it is whole, and do not judge it. That of mixtures and latent attention is as the sources have it. No number
 is fitted to any.
 """
 

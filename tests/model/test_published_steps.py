@@ -25,8 +25,8 @@ def test_peaks_with_experts_and_latent_attention_are_within_two_per_cent_and_res
 
 
 # Of each kind: Megatron's own modules in fp16 and bf16, shared optimizer, recomputation, stages, tensor parallelism,
-# interleaved stages, SwiGLU, ranks that share a sequence, compiled cross-entropy; experts one by one and in groups, of ranks
-# that gather all tokens, whole ones under tensor parallelism, and shared by width in Megatron's own modules.
+# interleaved stages, SwiGLU, ranks that share a sequence, compiled cross-entropy; experts one by one and in groups, of
+# ranks that gather all tokens, whole ones under tensor parallelism, and shared by width in Megatron's own modules.
 KINDS = (
     "gpt3_mcore_tp1_pp4_resume_torch_dist",
     "gpt3_mcore_tp1_pp2",

@@ -42,7 +42,18 @@ class Experts(NamedTuple):
 
 
 ALONE = Experts()
-Dispatched = tuple[Any, Any, Callable[[Any], Any]]
+
+
+class Dispatched(NamedTuple):
+    """Rows on their way. `held`: what was sent and received.
+
+    `sorted`: makes the rows (experts here, n, hidden) and their probabilities (experts here, n). `back`: of the results
+    of these rows, those of this rank's tokens.
+    """
+
+    held: Any
+    sorted: Callable[[], tuple[Any, Any]]
+    back: Callable[[Any], Any]
 
 
 def mixture(x: Any, weights: Mapping[str, Any], top_k: int, experts: Experts, sharing: Sharing) -> Any:
@@ -53,27 +64,27 @@ def mixture(x: Any, weights: Mapping[str, Any], top_k: int, experts: Experts, sh
     routed = of_experts.Router(x, router.value, top_k, capacity, experts.in_fp32)
     here = count if experts.ranks is None else count // experts.ranks.size
     dispatch: Callable[..., Dispatched] = _by_all_gather if experts.dispatcher == "allgather" else _by_all_to_all
-    rows, probabilities, back = dispatch(x, *routed, experts, here)
+    sent = dispatch(x, *routed, experts, here)
     del routed
-    out = back(_products(rows, probabilities, weights, experts))
-    del rows, probabilities, back
-    if "shared.gate_up.weight" in weights:
-        out = out.add_(_shared(x, weights, functions(namespace(x)), sharing))
-    return out
+    shared = _shared(x, weights, functions(namespace(x)), sharing) if "shared.gate_up.weight" in weights else None
+    # What was sent and received is held to the end, by variables of MoELayer.forward.
+    rows, probabilities = sent.sorted()
+    out = sent.back(_products(rows, probabilities, weights, experts))
+    return out if shared is None else out + shared
 
 
 def _by_all_to_all(x: Any, probabilities: Any, chosen: Any, experts: Experts, here: int) -> Dispatched:
-    """Rows (experts here, n, hidden), their probabilities (experts here, n), and the way back.
-
-    From (rank, expert) to (expert, rank), so that the rows of one expert lie together for its product
-    (MoEAlltoAllTokenDispatcher).
-    """
+    """Rows go to the ranks of their experts and come back (MoEAlltoAllTokenDispatcher)."""
     f, width, sharers = _functions(namespace(x)), x.shape[-1], experts.tensor
     ranks = (experts.ranks.size if experts.ranks else 1) * (sharers.size if sharers else 1)
+    given = f.Permuted(x, chosen), probabilities.unsqueeze(1)
+    got = given if experts.ranks is None else tuple(f.Exchanged(y, experts.ranks) for y in given)
 
-    def there(y: Any) -> Any:
-        y = y if experts.ranks is None else f.Exchanged(y, experts.ranks)
-        return _sorted(y if sharers is None else f.Gathered(y, sharers, None), ranks, here)
+    def there() -> tuple[Any, Any]:
+        # From (rank, expert) to (expert, rank): the rows of one expert lie together for its product.
+        every = got if sharers is None else (f.Gathered(y, sharers, None) for y in got)
+        rows, weights = (_sorted(y, ranks, here) for y in every)
+        return rows.view(here, -1, width), weights.view(here, -1)
 
     def back(rows: Any) -> Any:
         rows = _sorted(rows.view(-1, width), here, ranks)
@@ -81,12 +92,14 @@ def _by_all_to_all(x: Any, probabilities: Any, chosen: Any, experts: Experts, he
         rows = rows if experts.ranks is None else f.Exchanged(rows, experts.ranks)
         return f.Unpermuted(rows, chosen, x.shape[0])
 
-    rows, probabilities = there(f.Permuted(x, chosen)), there(probabilities.unsqueeze(1))
-    return rows.view(here, -1, width), probabilities.view(here, -1), back
+    return Dispatched((given, got), there, back)
 
 
 def _by_all_gather(x: Any, probabilities: Any, chosen: Any, experts: Experts, here: int) -> Dispatched:
-    """The same where every rank has all tokens (MoEAllGatherTokenDispatcher); sums of results go back to theirs."""
+    """Every rank has all tokens, and picks those of its experts; sums of results go back.
+
+    After MoEAllGatherTokenDispatcher.
+    """
     f, width, both = _functions(namespace(x)), x.shape[-1], experts.both
     whole = x
     if both is not None:
@@ -95,13 +108,16 @@ def _by_all_gather(x: Any, probabilities: Any, chosen: Any, experts: Experts, he
         by_expert = (y.view(ranks * here, -1) for y in (probabilities, chosen))
         probabilities, chosen = f.Own(*by_expert, both, slice(first, first + here), x.shape[0])
 
+    def there() -> tuple[Any, Any]:
+        return f.Permuted(whole, chosen).view(here, -1, width), probabilities.view(here, -1)
+
     def back(rows: Any) -> Any:
         out = f.Unpermuted(rows.view(-1, width), chosen, whole.shape[0])
         if both is None:
             return out
         return f.Scattered(out.to(probabilities.dtype), both).to(out.dtype)
 
-    return f.Permuted(whole, chosen).view(here, -1, width), probabilities.view(here, -1), back
+    return Dispatched((), there, back)
 
 
 def _products(rows: Any, probabilities: Any, weights: Mapping[str, Any], experts: Experts) -> Any:
