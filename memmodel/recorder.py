@@ -151,7 +151,8 @@ def _check(chosen: Algorithm, case: Case) -> None:
         if name not in chosen.scores:
             others = ", ".join(other.name for other in ALGORITHMS.values() if name in other.scores)
             raise UsageError(f"{chosen.name} with {case.scores.described()}: not modelled; choose {others}")
-    if chosen.name == "chunked" and (seq := hint(case.seq)) > MOST_CHUNKS * hint(case.chunk):
+    seq = hint(case.seq)
+    if chosen.name == "chunked" and seq > MOST_CHUNKS * hint(case.chunk):
         raise UsageError(
             f"{seq} queries in chunks of {case.chunk}: expected at most {MOST_CHUNKS} chunks, give a --chunk of "
             f"{-(-seq // MOST_CHUNKS)} or more"

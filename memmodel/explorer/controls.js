@@ -143,7 +143,7 @@ function drawMoment() {
   const {phase, what, live_bytes, saved_bytes, reserved_bytes} = timeline.moments[at];
   const place = placeOf(result.pictures.timeline, byId("timeline").clientWidth);
   const x = place.x(at + 0.5);
-  byId("timeline").querySelector(".over").innerHTML = line(x, place.top, x, place.bottom, "cursor");
+  byId("timeline").querySelector(".pointed").innerHTML = line(x, place.top, x, place.bottom, "cursor");
   const text = `${at + 1} of ${timeline.moments.length}, ${phase}: ${what}`;
   byId("moment").setAttribute("aria-valuetext", text);
   byId("moment-text").textContent =

@@ -57,10 +57,11 @@ function drawn(picture, width) {
   const room = new Room(place, picture.lines);
   for (const {look, x, y} of marksOf(picture)) if (look.shape) room.take(place.x(x) - 5, place.y(y) - 5, 10, 10);
   const parts = [axes(picture, place), ...picture.areas.map((area) => stack(area, place))];
+  parts.push('<g class="pointed"></g>'); // a line at the moment pointed at, beneath the letters
   parts.push(...picture.areas.map((area) => areaKey(area, place)), ...picture.lines.map((each) => trace(each, place)));
   parts.push(...picture.marks.map(({look, x, y}) => mark(look, place.x(x), place.y(y))));
   parts.push(levels(picture, place), labels(picture, place, room));
-  return svg(width, place.height, `${picture.title}: ${picture.subtitle}`, `${parts.join("")}<g class="over"></g>`);
+  return svg(width, place.height, `${picture.title}: ${picture.subtitle}`, parts.join(""));
 }
 
 function axes({x, y, areas}, {left, right, top, bottom, ...place}) {

@@ -53,6 +53,7 @@ NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the pa
     dims.maximum: "Math.max",
     dims.minimum: "Math.min",
     dims.same: "equal",
+    dims.hint: "Number",
     dims.symbolic: "(() => false)",
     errors.unknown: "unknown",
     errors.UsageError: "ValueError",
