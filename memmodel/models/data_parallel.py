@@ -153,18 +153,18 @@ def distributed_updates(
     from memmodel_kernels.parallel.partitioned_gradients import PartitionedGradients
 
     layout, optimizer, group = case.layout, OPTIMIZERS[case.optimizer], ranks_along(case, handles, *ALL_BATCHES)
-    if layout.zero == 2 and layout.shards > 1:
-        return [PartitionedGradients(optimizer, parameters, group, label)]
-    if not (layout.shares_optimizer or (layout.replicated and case.masters)):
+    zero_2 = layout.zero == 2 and layout.shards > 1
+    if not (zero_2 or layout.shares_optimizer or (layout.replicated and case.masters)):
         return []
     make = partial(DistributedOptimizer, optimizer, masters=case.masters, shared=layout.shares_optimizer, label=label)
     named = [item for model in models for weights in model.layers for item in weights.items()]
     apart = {id(x) for name, x in named if layout.ep > 1 and name.startswith(_EXPERTS)}
-    found = [make([x for x in parameters if id(x) not in apart], group)]
+    shares = [([x for x in parameters if id(x) not in apart], group, 1)]
     if experts := [x for x in parameters if id(x) in apart]:
-        same = of_ranks(case, handles, "same-experts", layout.same_experts(case.rank))
-        found.append(make(experts, same, batches=layout.ep))
-    return found
+        shares.append((experts, of_ranks(case, handles, "same-experts", layout.same_experts(case.rank)), layout.ep))
+    if zero_2:
+        return [PartitionedGradients(optimizer, [share[:2] for share in shares], label)]
+    return [make(*share[:2], batches=share[2]) for share in shares]
 
 
 def norm_total(case: ModelCase, handles: Mapping[str, Any]) -> Callable[[Any], Any] | None:

@@ -132,11 +132,10 @@ def _without_ring(case: ModelCase) -> dict[str, bool]:
 
 
 def _without_shared_experts(case: ModelCase) -> dict[str, bool]:
-    arch, layout = case.arch, case.layout
+    arch = case.arch
     return {
         "experts with biases": arch.moe is not None and arch.moe.bias,
-        "zero 2": layout.zero == 2 and layout.shards > 1,
-        "clipping and replicas": not (layout.fully_sharded or layout.shares_optimizer) and case.clip,
+        "clipping and replicas": case.layout.replicated and case.clip,
     }
 
 

@@ -54,7 +54,10 @@ def test_what_does_not_divide_is_one_sentence(given: dict, sentence: str) -> Non
     [
         ({"ep": 3, "dp_shard": 3}, "ep 3 does not divide mixtral-8x7b's 8 experts: give a divisor"),
         ({"ep": 8, "dp_shard": 4}, "ep 8: experts are shared among dp-shard x cp = 4 ranks, give a divisor"),
-        ({"ep": 2, "dp_shard": 2, "zero": 2}, "zero 2 with ep 2 is not modelled yet: leave one of them out"),
+        (
+            {"ep": 2, "dp": 2, "clip": True},
+            "clipping and replicas with ep 2 is not modelled yet: leave one of them out",
+        ),
     ],
 )
 def test_experts_that_do_not_divide_are_one_sentence(given: dict, sentence: str) -> None:

@@ -26,7 +26,7 @@ OF_FOUR = (
 def test_gradients_of_shares_are_shares_of_gradients(world: int, tmp_path: Path) -> None:
     # In 16 bits, the gradients of GPT's key biases, which are zero, are all rounding.
     of_two = [name for name in PROGRAMS if name not in (*OF_FOUR, "decoder_autocast_tp")]
-    names = [*OF_FOUR, "decoder_ep", "decoder_ep_zero_1"] if world == 4 else of_two
+    names = [*OF_FOUR, "decoder_ep", "decoder_ep_zero_1", "decoder_ep_zero_2"] if world == 4 else of_two
     run_ranks(world, WORKER, tmp_path, *names)
 
 

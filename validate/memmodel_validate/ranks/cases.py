@@ -12,7 +12,7 @@ _OF_TWO = (
     "decoder_gpipe", "decoder_1f1b", "decoder_interleaved", "decoder_cp", "decoder_gpt_cp",
     "decoder_gpt_1f1b", "decoder_lora_1f1b", "decoder_autocast_1f1b",
     "decoder_autocast_tp", "decoder_autocast_sp", "decoder_loss_parallel",
-    "decoder_bert_tp", "decoder_bert_sp", "decoder_bert_1f1b",
+    "decoder_bert_tp", "decoder_bert_sp", "decoder_bert_1f1b", "decoder_bert_cp",
     "decoder_moe_sp", "decoder_lora_tp", "decoder_lora_sp", "decoder_mla_tp", "decoder_mla_sp",
     "decoder_ep", "decoder_ep_ddp", "decoder_ep_zero_1",
 )  # fmt: skip
@@ -32,6 +32,7 @@ _OF_FOUR = (
     "decoder_ep",
     "decoder_ep_sp",
     "decoder_ep_zero_1",
+    "decoder_ep_zero_2",
     "decoder_zero_2_sp",
     "decoder_fsdp_1f1b",
 )

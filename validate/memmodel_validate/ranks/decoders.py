@@ -87,6 +87,7 @@ PROGRAMS = {
     "decoder_ep": Program(MOE, lambda world: Layout(dp_shard=world, ep=2)),
     "decoder_ep_ddp": Program(MOE, lambda world: Layout(dp=world, ep=world)),
     "decoder_ep_zero_1": Program(MOE, lambda world: Layout(dp_shard=world, ep=2, zero=1), {"clip": True}),
+    "decoder_ep_zero_2": Program(MOE, lambda world: Layout(dp_shard=world, ep=2, zero=2), {"clip": True}),
     "decoder_ep_sp": Program(MOE, lambda world: Layout(tp=2, dp_shard=world // 2, ep=2, sequence_parallel=True)),
     "decoder_zero_2_sp": Program(
         GPT, lambda world: Layout(tp=2, dp_shard=world // 2, zero=2, sequence_parallel=True), {"clip": True}
