@@ -217,8 +217,8 @@ def _probability(value: Any) -> float:
 
 
 def _check_together(case: ModelCase) -> None:
-    for name in _MEGATRON:
-        if getattr(case, name) and case.framework != "megatron":
+    for name in (*_MEGATRON, "dispatcher"):
+        if getattr(case, name) != getattr(ModelCase, name) and case.framework != "megatron":
             raise UsageError(f"{name} without framework megatron: it is a choice of Megatron-LM's, leave it out")
     if case.phase == "train" and case.quantize != "none":
         raise UsageError(f"quantize {case.quantize} in training: packed weights do not learn, take phase decode")

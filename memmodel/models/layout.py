@@ -81,8 +81,9 @@ class Layout(Frozen):
     @property
     def words(self) -> str:
         """The dimensions that differ from one GPU's, in words: tp 8, sequence parallel, pp 2, ..."""
-        sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep", "etp")]
+        sizes = [(name, getattr(self, name)) for name in ("tp", "pp", "dp", "dp_shard", "cp", "ep")]
         parts = [f"{name.replace('_', '-')} {size}" for name, size in sizes if size > 1]
+        parts += [f"etp {self.etp}"] if self.etp else []
         parts += ["sequence parallel"] if self.sequence_parallel else []
         parts += [f"ZeRO {self.zero}"] if self.shards > 1 else []
         return ", ".join([*parts, self.schedule] if self.pp > 1 else parts)
@@ -226,10 +227,6 @@ def _check_tensor(layout: Layout, arch: "Architecture", seq: int, pads: bool) ->
     sizes = {"heads": arch.heads, "KV heads": arch.kv_heads, "feed-forward width": arch.ffn, "vocabulary": arch.vocab}
     if arch.moe is not None:
         sizes |= {"width of the shared experts": arch.moe.shared}
-        if arch.moe.width % layout.sharers:
-            raise UsageError(
-                f"{layout.sharers} ranks do not divide the width of {arch.name}'s experts, {arch.moe.width}: give etp"
-            )
     if pads:
         del sizes["vocabulary"]
     for name, size in sizes.items():
@@ -266,9 +263,10 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
 
 def _check_experts(layout: Layout, arch: "Architecture", framework: str) -> None:
     if layout.etp and (framework != "megatron" or arch.moe is None or layout.tp % layout.etp):
-        raise UsageError(
-            f"etp {layout.etp}: of framework megatron, for mixtures of experts, a divisor of tp, {layout.tp}"
-        )
+        raise UsageError(f"etp {layout.etp}: of framework megatron, with a mixture, a divisor of tp {layout.tp}")
+    if arch.moe is not None and arch.moe.width % layout.sharers:
+        words = f"{'etp' if layout.etp else 'tp'} {layout.sharers} does not divide {arch.name}'s width of an expert"
+        raise UsageError(f"{words}, {arch.moe.width}: give a divisor of it")
     if layout.ep == 1:
         return
     if arch.moe is None:
@@ -278,4 +276,5 @@ def _check_experts(layout: Layout, arch: "Architecture", framework: str) -> None
     ranks = layout.shards if layout.fully_sharded else layout.dp * layout.shards * (layout.tp // layout.sharers)
     if ranks % layout.ep:
         among = "dp-shard x cp" if layout.fully_sharded else "dp x dp-shard x cp"
+        among = f"tp / etp x {among}" if layout.sharers < layout.tp else among
         raise UsageError(f"ep {layout.ep}: experts are shared among {among} = {ranks} ranks, give a divisor")

@@ -12,8 +12,10 @@ from memmodel.events.program import COLLECTIVE, STATE, Alloc, Free
 from memmodel.models.architecture import Latent, Mixture, layer_weights
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
-from memmodel.models.layout import Rank
+from memmodel.models.layout import Layout, Rank
+from memmodel.models.megatron import expert_peers
 from memmodel.models.program import program_of
+from memmodel.models.setting import ModelCase
 from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
 from memmodel_kernels.megatron.modules import Sharing, Weight
 
@@ -236,6 +238,30 @@ def test_experts_share_their_own_states():
     experts = 8 * 3 * 1024 * 4096 // 2
     dense = 4096 * (32 + 16) * 128 + 4096 * 4096 + 2 * 4096 + 8 * 4096
     assert held[1] - held[0] == pytest.approx(dense * (6 + 12 / 8) + experts * (6 + 12 / 4), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "number", "expected"),
+    [
+        # --order tp-ep-dp: sharers of an expert are neighbours, then ranks with other experts, then those with the same
+        (Layout(tp=2, dp_shard=4, ep=4, etp=1, zero=1), 5, ((4, 5, 6, 7), (5,), (4, 5, 6, 7), (1, 5))),
+        (Layout(tp=4, dp_shard=2, ep=2, etp=2, zero=1), 3, ((1, 3), (2, 3), (0, 1, 2, 3), (3, 7))),
+        (Layout(tp=2, dp_shard=4, ep=2, zero=1), 3, ((1, 3), (2, 3), (0, 1, 2, 3), (3, 7))),
+    ],
+)
+def test_ranks_share_experts_as_parallel_state_orders_them(layout, number, expected):
+    assert expert_peers(ModelCase(LLAMA, layout=layout, rank=layout.rank(number))) == expected
+
+
+def test_an_all_gather_of_tokens_has_a_buffer_of_all_ranks_and_keeps_a_rank_s_share():
+    """Of the tokens of tp x ep ranks in bf16, each of 4096 wide; of rows, as many as tokens of a rank times top-k."""
+    arch = replace(listed("mixtral-8x7b").architecture, layers=4, pattern="F")
+    given = {"tp": 2, "dp_shard": 4, "ep": 4, "zero": 1, "sequence_parallel": True, "seq": 1024, "stage": 0}
+    program = recorded(arch=arch, dispatcher="allgather", **given)
+    sizes = {program.names[birth.key]: birth.nbytes for birth in program.births() if birth.key in program.names}
+    assert sizes["mpu"] == 2 * 4096 * (1024 // 2) * 2 * 4
+    kept = [kinds(recorded(arch=arch, dispatcher=name, **given))["activations"] for name in ("alltoall", "allgather")]
+    assert kept[0] == pytest.approx(kept[1], rel=0.01)  # what experts keep does not depend on the way to them
 
 
 def test_interleaved_stages_hold_as_many_chunks_as_run_ahead():

@@ -15,6 +15,7 @@ from memmodel.models.layout import Layout, Rank
 from memmodel.models.program import program_of, remembered
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import share
+from memmodel.models.step_time import stream_bytes
 
 LLAMA = Architecture("llama", 104, 8, 48, 80, heads=8, kv_heads=4, head_dim=6, value_dim=6)
 STREAM = 2 * 16 * 48 * 2  # bytes of b·n·H in bf16
@@ -38,6 +39,13 @@ def test_buffers_of_every_micro_batch_are_there_from_start_to_end() -> None:
     ]
     assert buffers == [4 * STREAM, 8 * STREAM, 4 * STREAM + 2 * STREAM]  # the last runs two, and has two gradients
     assert by_kind(groups_at_peak(last))[COMMUNICATION] == 8 * STREAM  # the last backward has made all gradients
+
+
+def test_under_autocast_stages_send_the_residual_stream_in_fp32() -> None:
+    """Products are in bf16, and added to a stream that the embedding has made in fp32: so is their sum, in torch too."""
+    case = replace(staged(0, pp=2, microbatches=2), autocast=True)
+    sent = {int(launch.sizes[0]) for launch in program_of(case).launches() if launch.name == "send"}
+    assert sent == {2 * STREAM} == {int(stream_bytes(case))}
 
 
 @pytest.mark.parametrize(("schedule", "held"), [("gpipe", [8, 8]), ("1f1b", [2, 1])])
