@@ -42,7 +42,7 @@ def test_buffers_of_every_micro_batch_are_there_from_start_to_end() -> None:
 
 
 def test_under_autocast_stages_send_the_residual_stream_in_fp32() -> None:
-    """Products are in bf16, and added to a stream that the embedding has made in fp32: so is their sum, in torch too."""
+    """Products are in bf16, and added to a stream that the embedding has made in fp32: so is their sum, as in torch."""
     case = replace(staged(0, pp=2, microbatches=2), autocast=True)
     sent = {int(launch.sizes[0]) for launch in program_of(case).launches() if launch.name == "send"}
     assert sent == {2 * STREAM} == {int(stream_bytes(case))}
