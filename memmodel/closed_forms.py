@@ -206,15 +206,11 @@ def largest_size(case: Case, over: str, room: int) -> int:
 
     Args:
         case: the other sizes.
-        over: the size solved for, one of `memmodel.thresholds.OVER`.
+        over: the size solved for, one of `memmodel.attention.case.SIZES`.
         room: in bytes.
 
     Raises UsageError where there is no closed form, or it does not grow with the size.
     """
-    if over not in SYMBOLS:
-        raise UsageError(f"closed forms have no letter for {over}")
-    if case.algorithm == "chunked":
-        raise UsageError(f"the closed form of chunked attention is of {CHUNKS} chunks, not of chunks of {case.chunk}")
     if over == "kv_seq" and case.kv_seq == case.seq:
         case = replace(case, kv_seq=case.seq + 1)  # keys with a letter of their own: queries do not grow with them
     forms = _cached(replace(case, torch="2.13"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memmodel.allocator import AllocatorConfig
-from memmodel.attention.case import LARGEST, Case, check_case, check_size
+from memmodel.attention.case import LARGEST, SIZES, Case, check_case, check_size
 from memmodel.base.errors import UsageError, check_kind, choice
 from memmodel.base.search import last_true
 from memmodel.events.program import Program
@@ -161,8 +161,13 @@ def _check_chunked(case: Case) -> None:
 
 
 def closed_form(case: Case, gpu: Gpu, over: str) -> int | None:
-    """The largest size whose live peak, by its formula, is at most the GPU's room; None without a formula."""
-    from memmodel.closed_forms import largest_size
+    """The largest size whose live peak, by its formula, is at most the GPU's room; None without a formula.
+
+    Formulas have no letter for windows and chunks, and that of chunked attention is of a fixed number of chunks.
+    """
+    if over not in SIZES or case.algorithm == "chunked":
+        return None
+    from memmodel.closed_forms import largest_size  # sympy takes longer to import than most searches
 
     room = room_bytes(gpu)
     assert room is not None
