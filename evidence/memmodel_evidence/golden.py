@@ -83,9 +83,6 @@ def not_modelled(row: Row) -> Iterator[str]:
         "reinforcement learning": "grpo" in row["path"],
         "a number of GPUs that is not stated": "_release" in row["path"],
         "distillation": "modelopt" in row["path"],
-        "deferred gradients of the embedding": bool(others.get("defer-embedding-wgrad-compute")),
-        "groups of micro-batches that are not as many as stages": "microbatch-group-size-per-virtual-pipeline-stage"
-        in others,
         "norms of queries and keys": bool(others.get("qk-layernorm")),
         "softmax in several kernels": bool(others.get("no-masked-softmax-fusion")),
         "stages of unequal layers": bool(
@@ -119,6 +116,7 @@ def case_of(row: Row, gpu: Gpu) -> ModelCase:
         virtual = arch.layers // sizes["pp"] // _size(row, "num-layers-per-virtual-pipeline-stage", 1)
     instances = int(others.get("num-distributed-optimizer-instances", 1))
     micro = _size(row, "global-batch-size", 0) // (_size(row, "micro-batch-size", 1) * data) or sizes["pp"]
+    waits = others.get("wgrad-deferral-limit") or micro
     given: dict[str, Any] = {
         **sizes,
         "dp": data if not shared else instances,
@@ -128,6 +126,8 @@ def case_of(row: Row, gpu: Gpu) -> ModelCase:
         "virtual_stages": virtual,
         "microbatches": micro,
         "sequence_parallel": _given(row, "sequence-parallel") and sizes["tp"] > 1,
+        "microbatch_group": others.get("microbatch-group-size-per-virtual-pipeline-stage"),
+        "deferred": waits if others.get("defer-embedding-wgrad-compute") else None,
     }
     if row["num-experts"]:
         given |= {

@@ -27,7 +27,7 @@ from memmodel.models.setting import (
 )
 from memmodel.models.share import share
 
-_SIZES = ("batch", "seq", "source", "chunks", "microbatches")
+_SIZES = ("batch", "seq", "source", "chunks", "microbatches", "deferred")
 MOST_CHUNKS = 1 << 10
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
@@ -217,7 +217,7 @@ def _probability(value: Any) -> float:
 
 
 def _check_together(case: ModelCase) -> None:
-    for name in (*_MEGATRON, "dispatcher"):
+    for name in (*_MEGATRON, "deferred", "dispatcher"):
         if getattr(case, name) != getattr(ModelCase, name) and case.framework != "megatron":
             raise UsageError(f"{name} without framework megatron: it is a choice of Megatron-LM's, leave it out")
     if case.phase == "train" and case.quantize != "none":

@@ -53,6 +53,7 @@ class Layout(Frozen):
         ep: ranks that share the experts of a mixture, among those of dp, dp_shard and cp. etp: of those of tp, how many
             share the width of an expert; 0 for all. With fewer, ep is among all others. "megatron" alone has it.
         schedule: of pipeline stages, one of SCHEDULES. virtual_stages: of each rank; above 1 in "interleaved" alone.
+        microbatch_group: micro-batches that go through one of these before the next; 0 for as many as stages.
     """
 
     tp: int = 1
@@ -65,6 +66,7 @@ class Layout(Frozen):
     zero: int = 3
     schedule: str = "1f1b"
     virtual_stages: int = 1
+    microbatch_group: int = 0
     sequence_parallel: bool = False
     reshard: bool = True
 
@@ -255,7 +257,11 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
         raise UsageError(
             f"pp {layout.pp} with {microbatches} microbatches: fewer than stages, give at least {layout.pp}"
         )
-    if layout.virtual_stages > 1 and microbatches % layout.pp:
+    if layout.microbatch_group and not (layout.virtual_stages > 1 and layout.microbatch_group >= layout.pp):
+        raise UsageError(
+            f"microbatch-group {layout.microbatch_group}: of schedule interleaved, expected at least pp, {layout.pp}"
+        )
+    if layout.virtual_stages > 1 and not layout.microbatch_group and microbatches % layout.pp:
         raise UsageError(
             f"schedule interleaved with {microbatches} microbatches: expected a multiple of pp, {layout.pp}"
         )

@@ -47,7 +47,7 @@ def train(xp: Any, case: ModelCase, label: Any, mark: Any, handles: Any = Mappin
 def _chunks(made: "_Made", handles: Any) -> list[Any]:
     """The chunks of layers of a rank: one, or one for each of its virtual stages."""
     from memmodel_kernels.megatron.gpt import Gpt
-    from memmodel_kernels.megatron.modules import Sharing
+    from memmodel_kernels.megatron.modules import Deferred, Sharing
     from memmodel_kernels.megatron.schedule import Chunk
 
     case, arch, layers = made.case, made.arch, iter(made.layers)
@@ -65,6 +65,7 @@ def _chunks(made: "_Made", handles: Any) -> list[Any]:
             arch, [next(layers) for _ in part], made.outer, case.batch, sharing, context, experts, table, gathered,
             loss=case.loss, attention=_attention(case), local=case.local_modules,
             dropout=case.dropout, attention_dropout=case.attention_dropout, recompute=case.checkpoint == "block",
+            deferred=Deferred(case.deferred, []) if case.deferred else None,
         )  # fmt: skip
         number = turn * layout.pp + rank.stage
         chunks.append(Chunk(model, number == 0, number == layout.stages - 1))
@@ -100,6 +101,7 @@ def check_megatron(case: ModelCase) -> None:
         "an encoder": not arch.causal,
         f"{arch.norm} {arch.placement}": arch.placement != "pre" or arch.norm not in ("rmsnorm", "layernorm"),
         "norms of queries and keys": arch.qk_norm != "none",
+        "deferred and separate gradients": bool(case.deferred) and case.separate_gradients,
         "adapters": case.adapter is not None,
         f"checkpoint {case.checkpoint}": case.checkpoint not in ("none", "block"),
         "autocast": case.autocast,

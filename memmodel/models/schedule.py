@@ -29,14 +29,16 @@ def order(layout: Layout, stage: int, micro_batches: int) -> list[Action]:
     2021, section 2.2; torch/distributed/pipelining/schedules.py, ScheduleInterleaved1F1B).
     """
     chunks, stages = layout.virtual_stages, layout.pp
-    forwards = [Action("F", *place) for place in _places(chunks, stages, micro_batches)]
-    backwards = [Action("B", chunks - 1 - chunk, m) for chunk, m in _places(chunks, stages, micro_batches)]
+    group = layout.microbatch_group or stages
+    places = _places(chunks, group, micro_batches)
+    forwards = [Action("F", *place) for place in places]
+    backwards = [Action("B", chunks - 1 - chunk, m) for chunk, m in places]
     if layout.schedule == "gpipe":
         ahead = len(forwards)
     elif chunks == 1:  # the first micro-batch passes that many stages before its backward returns
         ahead = min(stages - stage - 1, len(forwards))
     else:
-        ahead = min((chunks - 1) * stages + 2 * (stages - stage - 1), len(forwards))
+        ahead = min((chunks - 1) * group + 2 * (stages - stage - 1), len(forwards))
     steady = len(forwards) - ahead
     mixed = [action for pair in zip(forwards[ahead:], backwards, strict=False) for action in pair]
     return [*forwards[:ahead], *mixed, *backwards[steady:]]
@@ -52,9 +54,9 @@ def shown_micro_batches(layout: Layout, stage: int, micro_batches: int) -> int:
     return min(micro_batches, 3 * layout.pp if layout.virtual_stages > 1 else layout.pp - stage + 1)
 
 
-def _places(chunks: int, stages: int, micro_batches: int) -> list[tuple[int, int]]:
-    """(chunk, micro-batch) in the order of forwards: groups of as many micro-batches as stages, chunk by chunk."""
-    group = stages if chunks > 1 else micro_batches
+def _places(chunks: int, group: int, micro_batches: int) -> list[tuple[int, int]]:
+    """(chunk, micro-batch) in the order of forwards: groups of so many micro-batches, chunk by chunk."""
+    group = group if chunks > 1 else micro_batches
     return [
         (chunk, m)
         for start in range(0, micro_batches, group)

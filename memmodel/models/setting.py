@@ -23,6 +23,7 @@ _UNUSUAL = (  # choices that are said where they are not the default
         "local_modules",
         "separate_gradients",
         "attention_mask",
+        "deferred",
         "dispatcher",
         "sequential_experts",
     ),
@@ -96,6 +97,7 @@ class ModelCase(Frozen):
         local_modules: of "megatron": whether its modules are its own, not TransformerEngine's.
         separate_gradients: of "megatron": whether linear layers make gradients, which are then added to the sums of all
             micro-batches, where otherwise one kernel does both.
+        deferred: of "megatron": of how many micro-batches the head's gradient waits for the end of the step.
         dispatcher: of "megatron": how tokens come to experts, one of DISPATCHERS. sequential_experts: whether these run
             one by one (without `--moe-grouped-gemm`).
         attention_mask: of "megatron": whether a mask of bools comes with the batch.
@@ -134,6 +136,7 @@ class ModelCase(Frozen):
     framework: str = "huggingface"
     local_modules: bool = False
     separate_gradients: bool = False
+    deferred: int = 0
     dispatcher: str = "alltoall"
     sequential_experts: bool = False
     attention_mask: bool = False

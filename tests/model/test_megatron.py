@@ -8,6 +8,7 @@ import torch
 from memmodel.base.device import CUDA
 from memmodel.base.errors import UsageError
 from memmodel.events.groups import by_kind, groups_at_peak
+from memmodel.events.liveness import summary
 from memmodel.events.program import COLLECTIVE, STATE, Alloc, Free
 from memmodel.models.architecture import Latent, Mixture, layer_weights
 from memmodel.models.catalogue import listed
@@ -15,6 +16,7 @@ from memmodel.models.choices import model_case
 from memmodel.models.layout import Layout, Rank
 from memmodel.models.megatron import expert_peers
 from memmodel.models.program import program_of
+from memmodel.models.schedule import order
 from memmodel.models.setting import ModelCase
 from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
 from memmodel_kernels.megatron.modules import Sharing, Weight
@@ -270,6 +272,22 @@ def test_interleaved_stages_hold_as_many_chunks_as_run_ahead():
     deep = {"arch": replace(LLAMA, layers=16), "pp": 4, "microbatches": 8, "seq": 1024, "stage": 3}
     plain, turns = (kinds(recorded(**deep, **given))["activations"] for given in ({}, {"schedule": "interleaved"}))
     assert turns == pytest.approx(plain * 5 / 2, rel=0.02)
+
+
+def test_gradients_of_logits_wait_for_the_end_of_the_step():
+    """Of two micro-batches, in bf16: the rest is made at once (--wgrad-deferral-limit 2)."""
+    deep = {"arch": replace(LLAMA, layers=8), "pp": 2, "microbatches": 6, "seq": 1024, "stage": 1}
+    peaks = [int(summary(recorded(**deep, **given)).peaks["peak"]) for given in ({}, {"deferred": 2})]
+    logits, inputs = 2 * 1024 * 128256, 2 * 1024 * 4096
+    assert peaks[1] - peaks[0] == pytest.approx(2 * (logits + inputs), rel=0.01)
+
+
+def test_groups_of_micro_batches_start_as_many_forwards_ahead():
+    """The last of four stages with two chunks: one group of each chunk but the last (schedules.py)."""
+    layout = Layout(pp=4, virtual_stages=2, schedule="interleaved", microbatch_group=5)
+    ahead = [action.kind for action in order(layout, 3, 10)].index("B")
+    assert ahead == 5 + 1  # and the forward before the first backward
+    assert [place[1:] for place in order(layout, 3, 10)[:5]] == [(0, m) for m in range(5)]
 
 
 def test_logits_are_kept_once_by_transformer_engines_loss_and_in_fp32_too_by_megatrons():

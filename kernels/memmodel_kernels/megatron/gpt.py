@@ -12,7 +12,7 @@ from memmodel.models.architecture import Architecture, Latent
 from memmodel_kernels.library_attention import library_attention, repeated
 from memmodel_kernels.megatron.latent import latent_operands
 from memmodel_kernels.megatron.mixture import ALONE, Experts, mixture
-from memmodel_kernels.megatron.modules import Sharing, Weight, functions
+from memmodel_kernels.megatron.modules import Deferred, Sharing, Weight, add_deferred, functions
 from memmodel_kernels.namespace import checkpoint, functional, namespace, scope
 from memmodel_kernels.parallel.group import Group
 
@@ -35,6 +35,7 @@ class Gpt:
         attention: "fused" (cuDNN's), "flash" (FlashAttention's package, whose result is put in another order, and so
             kept twice) or "unfused" (scores in memory). local: whether the modules are Megatron's own, not
             TransformerEngine's (`--transformer-impl local`). dropout, attention_dropout: probabilities.
+        deferred: what of the head's gradient waits for the end of the step; None where nothing does.
         recompute: whether each layer is computed again in backward (`--recompute-granularity full`).
     """
 
@@ -53,6 +54,7 @@ class Gpt:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     recompute: bool = False
+    deferred: Deferred | None = None
 
 
 def embedded(model: Gpt, tokens: Any) -> Any:
@@ -83,11 +85,21 @@ def loss(model: Gpt, x: Any, targets: Any) -> Any:
         x = f.Norm(x, *_pair(model.outer, "final_norm"))
     with scope(x, part="logits"):
         # The output layer is Megatron's own ColumnParallelLinear, beside TransformerEngine's modules too.
-        head = model.outer["embedding.weight" if model.arch.tied else "head.weight"]
-        logits = f.ColumnLinear(x, head.value, head.into, None, model.sharing, model.gathered)
+        head = _head(model)
+        logits = f.ColumnLinear(x, head.value, head.into, None, model.sharing, model.gathered, model.deferred)
         if model.loss == "fused":
             return f.CrossEntropy(logits, targets.view(-1))
         return f.VocabularyCrossEntropy(logits, targets.view(-1), model.loss == "native")
+
+
+def finish(model: Gpt) -> None:
+    """Make up for what has waited of the head's gradient."""
+    if model.deferred is not None and model.deferred.waiting:
+        add_deferred(model.deferred, _head(model).into, model.sharing, model.gathered)
+
+
+def _head(model: Gpt) -> Weight:
+    return model.outer["embedding.weight" if model.arch.tied else "head.weight"]
 
 
 def _layer(x: Any, model: Gpt, weights: Weights) -> Any:

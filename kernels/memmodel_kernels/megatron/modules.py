@@ -52,6 +52,16 @@ class Sharing(NamedTuple):
         return reduce_scattered(x, self.group) if self.sequence else all_reduced(x, self.group)
 
 
+class Deferred(NamedTuple):
+    """Of the first micro-batches, what the head's gradient is made of, which waits for the end of the step.
+
+    `waiting`: gradients of outputs with inputs, of at most `limit` micro-batches (`--defer-embedding-wgrad-compute`).
+    """
+
+    limit: int
+    waiting: list[tuple[Any, Any]]
+
+
 def product(a: Any, b: Any, into: Any = None, local: bool = False) -> Any:
     """a b in TransformerEngine's workspace, or in PyTorch's (`local`); added to `into` where that is given."""
     # TransformerEngine's products share a workspace of the device; PyTorch's have cuBLAS's, one a thread.
@@ -321,9 +331,12 @@ def functions(xp: Any, local: bool = False) -> Any:
         """ColumnParallelLinear of Megatron's own: gathers tokens into one buffer for ever, in forward and backward."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, into: Any, bias: Any, sharing: Sharing, buffer: Any) -> Any:
+        def forward(
+            ctx: Any, x: Any, weight: Any, into: Any, bias: Any, sharing: Sharing, buffer: Any, deferred: Any = None
+        ) -> Any:
             ctx.save_for_backward(x, weight)
             ctx.into, ctx.sharing, ctx.buffer, ctx.biased = into, sharing, buffer, bias is not None
+            ctx.deferred = deferred
             # Megatron's GlobalMemoryBuffer ("mpu"): one for all micro-batches, kept for ever.
             out = _into(buffer, x, sharing) @ weight.t()
             return out if bias is None else out.add_(bias)
@@ -331,14 +344,18 @@ def functions(xp: Any, local: bool = False) -> Any:
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             x, weight = ctx.saved_tensors
-            whole = _into(ctx.buffer, x, ctx.sharing)
+            waits = ctx.deferred is not None and len(ctx.deferred.waiting) < ctx.deferred.limit
+            whole = None if waits else _into(ctx.buffer, x, ctx.sharing)
             of_whole = grad @ weight
             # `of_whole` is alive until the end, as the local variable there.
             of_x = ctx.sharing.summed(of_whole)
+            if waits:
+                ctx.deferred.waiting.append((grad, x))
+                return of_x, None, None, None, None, None, None
             of_weight = gradient_of_weight(grad, whole, ctx.into, local=True)
             if ctx.into is not None:
                 weight.new_empty(weight.shape)  # stands for the gradient, which is in the sum already
-            return of_x, of_weight, None, grad.sum(0) if ctx.biased else None, None, None
+            return of_x, of_weight, None, grad.sum(0) if ctx.biased else None, None, None, None
 
     class CrossEntropy(base):  # type: ignore[misc]
         """TransformerEngine's parallel cross-entropy: the gradient is written over the logits, in forward."""
@@ -424,6 +441,13 @@ def turned(x: Any, table: Any, sign: int = 1) -> Any:
     cos, sin = (part.to(x.dtype)[None, :, None] for part in (table.cos(), sign * table.sin()))
     first, second = x.chunk(2, -1)
     return x * cos + namespace(x).cat((-second, first), -1) * sin
+
+
+def add_deferred(deferred: Deferred, into: Any, sharing: Sharing, buffer: Any) -> None:
+    """Add the gradients that have waited, one after the other."""
+    while deferred.waiting:
+        grad, x = deferred.waiting.pop(0)
+        gradient_of_weight(grad, _into(buffer, x, sharing), into, local=True)
 
 
 def _into(buffer: Any, x: Any, sharing: Sharing) -> Any:

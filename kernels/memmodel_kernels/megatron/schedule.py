@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.models.schedule import Action
-from memmodel_kernels.megatron.gpt import Gpt, embedded, loss, through_layers
+from memmodel_kernels.megatron.gpt import Gpt, embedded, finish, loss, through_layers
 
 
 class Chunk(NamedTuple):
@@ -55,6 +55,8 @@ def run(
         sent = None if first else given.grad
         del given, out
     del sent
+    for model, *_ in chunks:
+        finish(model)
 
 
 def _shrink(out: Any) -> None:
