@@ -39,7 +39,7 @@ RUN = {  # by name in the page's scripts: functions, classes, and constants as "
     "roofline_pictures": pictures_of.dispatch(roofline.Roofline),
     "frontier_pictures": pictures_of.dispatch(frontier.Frontier),
     "bytes_text": bytes_text,
-    "ROWS": "memmodel.report.tables:ROWS",
+    "ROWS": "memmodel.report.rows:ROWS",
 }
 NATIVE = {  # JavaScript, of programs.js and python.js; base classes that the page does without are empty
     recorder.record: "programRecorded",

@@ -8,8 +8,9 @@ from rich.text import Text
 from memmodel.attention.case import Case
 from memmodel.base.units import decimal_text, percent_text, seconds_text
 from memmodel.gpu_comparison import GpuComparison, OnGpu
+from memmodel.report.rows import range_of
 from memmodel.report.sheet import Bullets, Sheet, below
-from memmodel.report.tables import SCOPE, range_of
+from memmodel.report.tables import SCOPE
 
 _FITS = {None: "?", True: "yes", False: "NO"}
 

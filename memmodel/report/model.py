@@ -14,8 +14,9 @@ from memmodel.models.serving import Serving
 from memmodel.models.setting import ModelCase
 from memmodel.models.step_time import StepTime
 from memmodel.report.groups import group_table
+from memmodel.report.rows import interval_text
 from memmodel.report.sheet import Bullets, Phrases, Sheet, below
-from memmodel.report.tables import in_words_of, interval_text, mitigations, verdict
+from memmodel.report.tables import in_words_of, mitigations, verdict
 
 if TYPE_CHECKING:
     from memmodel.tracer.against import Against

@@ -15,15 +15,13 @@ from memmodel.base.units import (
     GiB,
     bytes_text,
     decimal_text,
-    number_text,
-    percent_text,
-    range_text,
     seconds_text,
 )
 from memmodel.events.account import TensorRecord
 from memmodel.events.origin import wildcard
 from memmodel.gpus import Gpu
-from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide, Time
+from memmodel.prediction import AttentionKernel, Memory, Mitigation, Prediction, Report, SideBySide
+from memmodel.report.rows import FITS, ROWS, range_of
 from memmodel.report.sheet import Bullets, Sheet, Verdict, below, yes_or_no
 
 if TYPE_CHECKING:
@@ -97,7 +95,7 @@ def _gpu_row(gpu: Gpu, prediction: Prediction) -> tuple[str, ...]:
     memory, time, expected = prediction.memory, prediction.time, prediction.calibrated
     return (
         gpu.id.replace("-mig-", " MIG "),  # so that a long name breaks there
-        _FITS[memory.fits],
+        FITS[memory.fits],
         bytes_text(memory.device_bytes),
         seconds_text(time.seconds) if time else "-",
         seconds_text(expected.seconds) if expected else "-",
@@ -134,9 +132,6 @@ def notes_of(report: Report) -> list[str]:
     return [f"{', '.join(dict.fromkeys(of))}: {note}" for note, of in found.items()]
 
 
-_FITS = {None: "unknown", True: "yes", False: "NO"}
-
-
 def attention_words(kernels: Iterable[AttentionKernel]) -> list[str]:
     """The kernels that scaled_dot_product_attention takes, each with why those tried before it are refused."""
     return [line for chosen in kernels for line in _attention(chosen)]
@@ -148,40 +143,6 @@ def _attention(chosen: AttentionKernel) -> Iterator[str]:
     yield f"{'plain operators' if chosen.kernel == 'math' else chosen.kernel}{where}{more}"
     for kernel, reason, remedy in chosen.refused:
         yield f"not {kernel}: {reason}; it would take {remedy}"
-
-
-ROWS: tuple[tuple[str, Callable[[Any], str]], ...] = (  # of a prediction, and of a trace
-    ("fits", lambda p: _FITS[p.memory.fits]),
-    ("live peak", lambda p: bytes_text(p.memory.live_peak_bytes)),
-    ("allocated peak", lambda p: bytes_text(p.memory.allocated_peak_bytes)),
-    ("reserved peak", lambda p: bytes_text(p.memory.reserved_peak_bytes)),
-    ("nvidia-smi", lambda p: bytes_text(p.memory.device_bytes) + ("" if p.memory.context_bytes else " + context")),
-    ("saved for backward", lambda p: bytes_text(p.memory.saved_bytes)),
-    ("FLOP", lambda p: decimal_text(p.work.flops, "FLOP")),
-    ("HBM traffic", lambda p: bytes_text(p.work.hbm_bytes)),
-    ("intensity", lambda p: f"{number_text(float(p.work.intensity))} FLOP/B"),
-    ("time, at least", lambda p: seconds_text(p.time.seconds) if p.time else "-"),
-    ("time, expected", lambda p: seconds_text(p.calibrated.seconds) if p.calibrated else ""),
-    ("90 % of runs", lambda p: interval_text(p.calibrated)),
-    ("limited by", lambda p: _binding(p)),
-)
-
-
-def interval_text(time: Time | None) -> str:
-    """The interval of an expected time; empty without one."""
-    if time is None or time.low is None or time.high is None:
-        return ""
-    return f"{seconds_text(time.low)} to {seconds_text(time.high)}"
-
-
-def range_of(time: Time | None) -> str:
-    """That interval in a narrow column."""
-    return "" if time is None or time.low is None or time.high is None else range_text(time.low, time.high)
-
-
-def _binding(result: Any) -> str:
-    time = result.time
-    return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})" if time else "-"
 
 
 _OF_AMD = {"nvidia-smi": "amd-smi", "tensor cores": "matrix cores"}

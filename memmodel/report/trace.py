@@ -9,8 +9,9 @@ from memmodel.base.units import bytes_text, percent_text
 from memmodel.events.groups import KV_CACHE, OPTIMIZER, PARAMETERS, by_kind
 from memmodel.report.formulas import expressions, rows
 from memmodel.report.groups import group_table
+from memmodel.report.rows import ROWS
 from memmodel.report.sheet import Bullets, Cell, Sheet, below
-from memmodel.report.tables import ROWS, attention_words, in_words_of, tensor_sheet, verdict
+from memmodel.report.tables import attention_words, in_words_of, tensor_sheet, verdict
 
 if TYPE_CHECKING:
     from memmodel.tracer.result import Trace
