@@ -83,7 +83,6 @@ def not_modelled(row: Row) -> Iterator[str]:
         "reinforcement learning": "grpo" in row["path"],
         "a number of GPUs that is not stated": "_release" in row["path"],
         "distillation": "modelopt" in row["path"],
-        "norms of queries and keys": bool(others.get("qk-layernorm")),
         "softmax in several kernels": bool(others.get("no-masked-softmax-fusion")),
         "stages of unequal layers": bool(
             {
@@ -160,7 +159,7 @@ def _architecture(row: Row) -> Architecture:
     return Architecture(
         name=row["path"].split("/")[4], vocab=_vocabulary(row), layers=_size(row, "num-layers", 0), hidden=hidden,
         ffn=_size(row, "ffn-hidden-size", usual), heads=heads, kv_heads=groups, head_dim=width, value_dim=width,
-        moe=_mixture(row, usual),
+        moe=_mixture(row, usual), qk_norm="head" if _others(row).get("qk-layernorm") else "none",
         tied=not _given(row, "untie-embeddings-and-output-weights"), qkv_bias=biased, output_bias=biased,
         ffn_bias=biased, norm="rmsnorm" if row["normalization"] == "RMSNorm" else "layernorm",
         activation="silu-glu" if gated else "gelu", max_pos=_size(row, "max-position-embeddings", 0),

@@ -112,6 +112,7 @@ def _without_stages(case: ModelCase) -> dict[str, bool]:
         "updates in backward": case.in_backward,
         "optimizer muon": case.optimizer == "muon",
         "offloading": case.offload,
+        "groups of micro-batches": layout.microbatch_group > 0,
         "layers of several kinds in virtual stages": layout.virtual_stages > 1 and len(set(arch.kinds())) > 1,
     }
 

@@ -38,15 +38,15 @@ def kinds(program):
 
 
 @pytest.mark.parametrize(
-    ("attention", "local", "fused", "loss_by"),
+    ("attention", "local", "fused", "loss_by", "norms"),
     [
-        ("fused", False, True, "fused"),
-        ("flash", False, False, "full"),
-        ("unfused", False, True, "native"),
-        ("unfused", True, False, "full"),
+        ("fused", False, True, "fused", ""),
+        ("flash", False, False, "full", "qk"),
+        ("unfused", False, True, "native", ""),
+        ("unfused", True, False, "full", ""),
     ],
 )
-def test_gradients_are_those_of_plain_autograd(attention, local, fused, loss_by):
+def test_gradients_are_those_of_plain_autograd(attention, local, fused, loss_by, norms):
     torch.manual_seed(0)
 
     def weight(*shape):
@@ -58,6 +58,7 @@ def test_gradients_are_those_of_plain_autograd(attention, local, fused, loss_by)
         {
             **{"norm1.weight": weight(H), "qkv.weight": weight(wide, H), "output.weight": weight(H, HEADS * D)},
             **{"norm2.weight": weight(H), "ffn.gate_up.weight": weight(2 * F, H), "ffn.down.weight": weight(H, F)},
+            **{f"{name}_norm.weight": weight(D) for name in norms},
         }
         for _ in range(2)
     ]
@@ -84,7 +85,7 @@ def reference(outer, layers, table, tokens, targets):
     """The same model in plain operators."""
 
     def norm(x, weight):
-        return torch.nn.functional.rms_norm(x, (H,), weight, 1e-5)
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, 1e-5)
 
     def turned(x):  # (b, heads, n, d)
         first, second = x.chunk(2, -1)
@@ -97,6 +98,8 @@ def reference(outer, layers, table, tokens, targets):
         q, k, v = (
             part.view(b, n, -1, D).transpose(1, 2) for part in qkv.split([HEADS * D, GROUPS * D, GROUPS * D], -1)
         )
+        if "q_norm.weight" in w:
+            q, k = norm(q, w["q_norm.weight"]), norm(k, w["k_norm.weight"])
         k, v = (y.repeat_interleave(HEADS // GROUPS, 1) for y in (turned(k), v))
         out = torch.nn.functional.scaled_dot_product_attention(turned(q), k, v, is_causal=True)
         x = x + out.transpose(1, 2).reshape(b, n, -1) @ w["output.weight"].t()
@@ -201,6 +204,19 @@ def test_a_layer_keeps_what_transformer_engine_keeps(tp, cp):
     tokens, q, k = 8192 // cp, 4096, 1024
     per_token = 2 * (4 * 4096 + 2 * q + 2 * k + 3 * 14336) + 4 * 32 + (2 * q if cp > 1 else 0)
     assert saved[1] - saved[0] == pytest.approx(tokens * per_token // tp + 2 * tokens // tp * 4, abs=64)
+
+
+def test_norms_of_queries_and_keys_keep_copies_of_what_they_read():
+    """Of each rank's tokens and heads in bf16, and a statistic in fp32 a head (TransformerEngine's RMSNorm)."""
+    q, k, heads, tokens = 4096, 1024, 32 + 8, 1024
+    with_norms = replace(LLAMA, qk_norm="head")
+    kept = [
+        kinds(recorded(arch=replace(arch, layers=layers), tp=2, sequence_parallel=True, seq=tokens))["activations"]
+        for arch in (LLAMA, with_norms)
+        for layers in (4, 5)
+    ]
+    more = (kept[3] - kept[2]) - (kept[1] - kept[0])
+    assert more == tokens * (2 * (q + k) + 4 * heads) // 2
 
 
 def test_a_stage_holds_fewer_micro_batches_the_later_it_is():

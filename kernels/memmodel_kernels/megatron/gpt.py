@@ -147,7 +147,18 @@ def _projections(x: Any, model: Gpt, weights: Weights) -> Any:
     arch = model.arch
     qkv = _columns(x, model, weights, "norm1", "qkv")
     sizes = (model.batch, qkv.shape[0] // model.batch, arch.heads, arch.kv_heads, arch.head_dim)
-    return functions(namespace(x)).Rotated(qkv, model.table, sizes, model.attention == "unfused")
+    f = functions(namespace(x))
+    if "q_norm.weight" not in weights:
+        return f.Rotated(qkv, model.table, sizes, model.attention == "unfused")
+    # Norms of heads, which keep copies of their inputs, come before the turning.
+    *turning, v = f.Rotated(qkv, None, sizes, False)
+    del qkv
+    q, k = (
+        f.Norm(y.view(-1, arch.head_dim), *_pair(weights, f"{name}_norm")).view(y.shape)
+        for name, y in zip("qk", turning, strict=True)
+    )
+    del turning
+    return (q, k, v) if model.table is None else (*(f.Turned(y, model.table) for y in (q, k)), v)
 
 
 def _latent(x: Any, model: Gpt, weights: Weights, mla: Latent) -> Any:

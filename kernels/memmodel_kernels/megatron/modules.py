@@ -231,6 +231,23 @@ def functions(xp: Any, local: bool = False) -> Any:
             fused("rope_backward", (*grads, *_given(ctx.table)), (of_qkv,), compute, gradient=True)
             return of_qkv, None, None, None
 
+    class Turned(base):  # type: ignore[misc]
+        """Queries or keys (b, n, heads, d), turned by the angles of a table: new."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, table: Any) -> Any:
+            ctx.table = table
+            out = x.new_empty(x.shape)
+            fused("rope", (x, table), (out,), lambda: out.copy_(turned(x, table)))
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            grad, table = grad.contiguous(), ctx.table
+            of_x = grad.new_empty(grad.shape)
+            fused("rope_backward", (grad, table), (of_x,), lambda: of_x.copy_(turned(grad, table, -1)), gradient=True)
+            return of_x, None
+
     class CausalSoftmax(base):  # type: ignore[misc]
         """The softmax of scores (b, h, n, n) times a scale, under a causal mask: keeps its result.
 
@@ -424,7 +441,7 @@ def functions(xp: Any, local: bool = False) -> Any:
             return _exchanged(grad, ctx.group, not ctx.to_heads), None, None
 
     found = (
-        *(Norm, NormLinear, Linear, RowLinear, Summed, Rotated, CausalSoftmax, SwiGLU, Gelu, ColumnLinear),
+        *(Norm, NormLinear, Linear, RowLinear, Summed, Rotated, Turned, CausalSoftmax, SwiGLU, Gelu, ColumnLinear),
         *(CrossEntropy, VocabularyCrossEntropy, Exchanged),
     )
     return SimpleNamespace(**{function.__name__: function.apply for function in found})
