@@ -103,13 +103,13 @@ class Decoder:
         """A linear layer whose input's features ranks share."""
         return row(x, weights, name, self.tensor, self.adapter_dropout)
 
-    def feed(self, x: Any, weights: Weights) -> Any:
-        """The feed-forward of a layer, or its mixture of experts."""
+    def feed(self, x: Any, weights: Weights, held: list[Any] | None = None) -> Any:
+        """The feed-forward of a layer, whose hidden layer goes to `held` too, or its mixture of experts."""
         if "router.weight" in weights:
             return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts, self.compiled)
         return feed_forward(
             x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor,
-            compiled=self.compiled, dropout=self.dropout if "hidden" in self.arch.dropped else 0.0,
+            compiled=self.compiled, dropout=self.dropout if "hidden" in self.arch.dropped else 0.0, held=held,
         )  # fmt: skip
 
     def norm(self, x: Any, weights: Weights, name: str) -> Any:
@@ -133,20 +133,24 @@ class Shared(NamedTuple):
 
 
 # Keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last; of latent attention the latents (b, 1, m, rank)
-# and the turned channels (b, 1, m, rope). Those of an encoder's tokens follow, where there is one.
-Cache = tuple[Any, ...]
+# and the turned channels (b, 1, m, rope). Those of an encoder's tokens follow, where there is one. None before a prompt.
+Cache = list[Any]
+
+
+def encoded(model: Decoder, source: Any) -> Any:
+    """What the encoder before a decoder makes of `source`; None without either."""
+    return None if model.encoder is None or source is None else hidden_states(model.encoder, source)
 
 
 def hidden_states(
-    model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None, source: Any = None
+    model: Decoder, tokens: Any, caches: Sequence[Cache] | None = None, stream: Any = None, read: Any = None
 ) -> Any:
     """The normed residual stream (b, n, hidden) after the last layer, from token indices (b, n), images or sounds.
 
-    With caches, the keys and values of the tokens are written to their ends, in place. A pipeline stage goes on from
-    the `stream` of the one before, and leaves the norm to the last. `source`: what the encoder reads; without one, the
-    caches hold its keys and values already.
+    With caches, the keys and values of the tokens are written to their ends, in place, or begin those that are empty. A
+    pipeline stage goes on from the `stream` of the one before, and leaves the norm to the last. `read`: the states of
+    the encoder; without them, the caches hold their keys and values already.
     """
-    read = hidden_states(model.encoder, source) if model.encoder and source is not None else None
     with offloaded(tokens) if model.offload else nullcontext():
         held: list[Any] = []  # to the end, by variables of Hugging Face's classes
         x = _embedded(model, tokens, held) if model.first else stream
@@ -215,6 +219,7 @@ def _embedded(model: Decoder, tokens: Any, held: list[Any]) -> Any:
             x = x + f.embedding(segments, model.outer["segments.weight"])
         if model.arch.positions == "learned":
             where = places(tokens, model.context).unsqueeze(0)
+            where = where.expand(*tokens.shape) if "every-position" in model.arch.holds else where
             positions = f.embedding(where, model.outer["positions.weight"])
             held += [positions] if "positions" in model.arch.holds else []
             x = x + positions
@@ -263,6 +268,7 @@ def _rotary(model: Decoder, tokens: Any, dtype: Any) -> dict[str, tuple[Any, Any
     if model.arch.positions != "rotary":
         return {}
     kinds = dict.fromkeys(model.arch.pattern)
+    dtype = namespace(tokens).float32 if model.arch.turning == "halves-by-fp32" else dtype
     with scope(tokens, part="positions"):
         where = places(tokens, model.context).unsqueeze(0)
         # Positions times frequencies stay in fp32, though they are a matrix product here.
@@ -282,11 +288,12 @@ def _biases(model: Decoder, x: Any, source: Any, caches: Sequence[Cache] | None)
     """What relative positions add to all scores, by kind of attention; T5's class adds zeros in CROSS."""
     if model.arch.positions != "relative":
         return {}
-    n, keys = x.shape[1], caches[0][0].shape[2] if caches else x.shape[1]
+    kept = caches[0] if caches else []
+    n, keys = x.shape[1], kept[0].shape[2] if kept else x.shape[1]
     with scope(x, part="positions"):
         found = {"F": distances_bias(model.outer["distances.weight"], n, keys, model.arch.causal)}
         if model.encoder:
-            read = caches[0][2].shape[2] if caches else source.shape[1]
+            read = kept[2].shape[2] if kept else source.shape[1]
             found[CROSS] = x.new_zeros(1, model.arch.heads, n, read)
     return found
 
@@ -347,8 +354,7 @@ def _layer(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Sh
     residual = x
     x = _before(x, model, weights, after)
     with scope(x, part="feed-forward"):
-        x = model.feed(x, weights)
-    del held
+        x = model.feed(x, weights, held if "hidden" in model.arch.holds else None)
     return _joined(residual, _after(x, model, weights, after, "feed-forward"), model, weights, after)
 
 
@@ -377,12 +383,15 @@ def _scaled(x: Any, model: Decoder) -> Any:
 
 
 def _parallel(x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared, cache: Cache | None) -> Any:
-    residual = x
+    residual, arch = x, model.arch
     normed = model.norm(x, weights, "norm1")
-    other = normed if model.arch.parallel_norms == 1 else model.norm(x, weights, "norm2")
+    other = normed if arch.parallel_norms == 1 else model.norm(x, weights, "norm2") if "norm" in arch.holds else None
     with scope(x, part="attention"):
         attended, _ = self_attention(normed, model, weights, kind, shared, cache)
     attended = _dropped(attended, model, "attention")
+    if other is None:
+        del normed
+        other = model.norm(x, weights, "norm2")
     with scope(x, part="feed-forward"):
         fed = model.feed(other, weights)
     fed = _dropped(fed, model, "feed-forward")
@@ -397,7 +406,8 @@ def self_attention(
         kept = None if cache is None else partial(_cached, cache=cache)
         q, k, v = latent_projections(x, model, weights, shared.rotary.get(kind.attention), kept)
     else:
-        q, k, v = _projected(x, model, weights)
+        held: list[Any] = []
+        q, k, v = _projected(x, model, weights, held)
         if kind.rotary:
             turn, by = TURNS[model.arch.turning], shared.rotary[kind.attention]
             q, k = fused(turn, q, k, *by, **TURNING) if model.compiled else turn(q, k, *by)
@@ -418,7 +428,7 @@ def cross_attention(
     else:
         k, v = (_heads(model, own, name, shared.source) for name in "kv")
         if cache is not None:
-            k, v = _cached(k, v, cache[2:])
+            k, v = _begun(k, v, cache)
     return _attended(q, k, v, model, own, LayerKind(CROSS), shared)
 
 
@@ -447,23 +457,36 @@ def _attended(
     return model.row(out, weights, "output"), attended
 
 
+def _begun(k: Any, v: Any, cache: Cache) -> Cache:
+    """The keys and values of a prompt, copied into a cache as its layer makes them (DynamicLayer of transformers)."""
+    cat = namespace(k).cat
+    kept = [cat((k,), 2), cat((v,), 2)]
+    cache += kept
+    return kept
+
+
 def _cached(k: Any, v: Any, cache: Cache) -> Cache:
     """The cache, with the new keys and values written to its end."""
+    if not cache:
+        return _begun(k, v, cache)
     n, m = k.shape[2], cache[0].shape[2]
     for new, kept in zip((k, v), cache, strict=False):
         kept.narrow(2, m - n, n).copy_(new)
     return cache[:2]
 
 
-def _projected(x: Any, model: Decoder, weights: Weights) -> tuple[Any, Any, Any]:
-    """Queries, keys and values, (b, heads, n, d) as views of (b, n, heads, d)."""
+def _projected(x: Any, model: Decoder, weights: Weights, held: list[Any]) -> tuple[Any, Any, Any]:
+    """Queries, keys and values, (b, heads, n, d) as views of (b, n, heads, d); to `held` what a variable holds."""
     arch = model.arch
     if arch.copied_heads:
         q, k, v = (_heads(model, weights, name, x) for name in "qkv")
         return q, k, v
     if arch.fused_qkv:
         widths = [arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, arch.kv_heads * arch.value_dim]
-        projected = list(model.columns(x, weights, "qkv")[0].split(widths, dim=-1))
+        together = model.columns(x, weights, "qkv")[0]
+        held += [together] if "qkv" in arch.holds else []
+        projected = list(together.split(widths, dim=-1))
+        del together
     else:
         projected = model.columns(x, weights, *"qkv")
     if arch.qk_norm == "all":

@@ -33,16 +33,20 @@ def feed_forward(
     tensor: TensorParallel | None = None,
     compiled: bool = False,
     dropout: float = 0.0,
+    held: list[Any] | None = None,
 ) -> Any:
     """act(x W_up) W_down, or act(x W_gate) * (x W_up) W_down; x (b, n, h). `tensor`: ranks that share the weights.
 
-    `compiled`: what is between the products is one kernel. `dropout`: probability, on what W_down multiplies.
+    `compiled`: what is between the products is one kernel. `dropout`: probability, on what W_down multiplies, which
+    goes to `held` too where that is given.
     """
 
     def up(*parts: str) -> list[Any]:
         return columns(x, weights, [f"{name}.{part}" for part in parts], tensor, adapter_dropout)
 
     def down(value: Any) -> Any:
+        if held is not None:
+            held.append(value)
         value = functional(value).dropout(value, dropout, True) if dropout else value
         return row(value, weights, f"{name}.down", tensor, adapter_dropout)
 

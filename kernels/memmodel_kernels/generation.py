@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memmodel_kernels.decoder import Cache, Decoder, hidden_states
+from memmodel_kernels.decoder import Cache, Decoder, encoded, hidden_states
 from memmodel_kernels.losses import logits_of
 from memmodel_kernels.namespace import namespace, scope
 
@@ -11,17 +11,18 @@ from memmodel_kernels.namespace import namespace, scope
 def next_token_logits(
     model: Decoder, tokens: Any, caches: Sequence[Cache], mark: Callable[[str], None], source: Any = None
 ) -> None:
-    """The scores of the token that follows tokens (b, n), which are the last n of those that the caches hold.
+    """The scores of the token that follows tokens (b, n), which are the last n of those that the caches hold, or begin.
 
     Classes with an encoder, which reads `source` in front of a prompt, score every token of it.
     """
     with namespace(tokens).no_grad():
         mark("forward")
-        hidden = hidden_states(model, tokens, caches, source=source)
+        read = encoded(model, source)
+        hidden = hidden_states(model, tokens, caches, read=read)
         with scope(tokens, part="logits"):
             logits = logits_of(model, hidden if model.encoder else hidden[:, -1:, :])
         mark("after")
-        del hidden, logits
+        del read, hidden, logits
 
 
 def all_logits(model: Decoder, tokens: Any, mark: Callable[[str], None]) -> None:

@@ -27,11 +27,23 @@ TURNING: Any = {"results": 2, "kept": (2, 3)}  # compiled: queries and keys, who
 
 def turned(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     """q and k (b, heads, n, d), turned by cos and sin (1, n, r); channels beyond the first r stay as they are."""
+    if not same(cos.shape[-1], q.shape[-1]):
+        return turned_in_part(q, k, cos, sin)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    width = cos.shape[-1]
-    if same(width, q.shape[-1]):
-        return (q * cos) + (_half_turned(q) * sin), (k * cos) + (_half_turned(k) * sin)
+    return (q * cos) + (_half_turned(q) * sin), (k * cos) + (_half_turned(k) * sin)
+
+
+def turned_in_part(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """The same, joined from both parts where one of them has all channels too: heads lie apart then (Phi-3)."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return _partly(q, cos, sin), _partly(k, cos, sin)
+
+
+def turned_by_fp32(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """`turned` by cos and sin in fp32, which products with them are in too (OLMo)."""
+    dtype = q.dtype
+    q, k = turned(q, k, cos, sin)
+    return q.to(dtype), k.to(dtype)
 
 
 def turned_neighbours(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
@@ -82,4 +94,7 @@ def turned_pairs(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
 
 
 # How queries and keys turn, by name in an architecture: which channels are a pair, and whether in fp32.
-TURNS = {"halves": turned, "halves-fp32": turned_in_fp32, "neighbours": turned_neighbours}
+TURNS = {
+    **{"halves": turned, "halves-part": turned_in_part, "halves-by-fp32": turned_by_fp32},
+    **{"halves-fp32": turned_in_fp32, "neighbours": turned_neighbours},
+}

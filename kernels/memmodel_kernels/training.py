@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
-from memmodel_kernels.decoder import Decoder, hidden_states
+from memmodel_kernels.decoder import Decoder, encoded, hidden_states
 from memmodel_kernels.namespace import autocast, namespace, same_scope
 from memmodel_kernels.optimizers import OPTIMIZERS, Optimizer, States
 
@@ -176,7 +176,8 @@ def drop_gradients(updates: Sequence[Update]) -> None:
 
 
 def _loss(model: Decoder, loss: Loss, targets: Any, source: Any, tokens: Any) -> tuple[Any, Any]:
-    return loss(model, hidden_states(model, tokens, source=source), targets)
+    read = encoded(model, source)  # to the end of the loss, as by the outputs of transformers' classes
+    return loss(model, hidden_states(model, tokens, read=read), targets)
 
 
 class Clipping(NamedTuple):

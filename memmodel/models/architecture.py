@@ -186,8 +186,10 @@ class Architecture(Frozen):
         moe, mla: mixture of experts, and latent attention, where the model has them.
         dropout, attention_dropout, embedding_dropout: what its configuration trains with, as of a `ModelCase`.
         dropped: what has dropout: results of blocks, "hidden" layers of feed-forwards, and the "final" norm's.
-        holds: what variables of its class hold: "positions" to the end, "norm", "attention" to the end of a layer; and
-            "mask", a causal one of max_pos x max_pos bools, which is a buffer beside the weights.
+        holds: what variables of its class hold: "positions" to the end, "every-position" those of each sequence apart;
+            "norm" (of parallel ones both), "attention" and the "hidden" layer of the feed-forward to the end of a
+            layer; "qkv", where they are fused, to that of attention; and "mask", a causal one of max_pos x max_pos
+            bools, which is a buffer beside the weights.
         before: layers before these, which another pipeline stage has.
     """
 

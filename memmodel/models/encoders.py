@@ -20,7 +20,7 @@ def bert(c: ConfigJson) -> Fields:
     return {
         **{**shared, **biases_everywhere(), "norm": "layernorm", "placement": "post", "rotary_dim": 0},
         **{"causal": False, "positions": "learned", "segments": c.size("type_vocab_size", 2), "embedding_norm": True},
-        **{"head_dense": True, "head_bias": True, "wide_softmax": False, "wide_logits": False},
+        **{"head_dense": True, "head_bias": True, "wide_softmax": False, "wide_logits": False, "holds": ("hidden",)},
     }
 
 
@@ -67,7 +67,8 @@ def modernbert(c: ConfigJson) -> Fields:
 
 def t5(c: ConfigJson) -> Fields:
     """The encoder with its decoder and head (T5ForConditionalGeneration)."""
-    gate, _, act = str(c.value("feed_forward_proj", "relu")).rpartition("-")
+    own = "gated-gelu" if c.document["model_type"] == "mt5" else "relu"
+    gate, _, act = str(c.value("feed_forward_proj", own)).rpartition("-")
     if gate not in ("", "gated"):
         raise c.error(f"feed_forward_proj is {gate}-{act}: expected an activation, or gated- and one")
     # As the class reads it: gated-gelu is the approximation by tanh in plain operators.
@@ -78,7 +79,7 @@ def t5(c: ConfigJson) -> Fields:
     longest = c.size("n_positions", 512)
     c = named_as(c, {**names, "num_layers": "num_hidden_layers"})
     c.document = {**c.document, **named, "max_position_embeddings": longest}
-    own = {
+    fields = {
         **{"tied": True, "norm": "rmsnorm-t5", "positions": "relative", "rotary_dim": 0, "wide_logits": False},
         **{"buckets": c.size("relative_attention_num_buckets", 32), "wide_softmax": False},
         "activation": c.activation(bool(gate), "act"),
@@ -86,7 +87,7 @@ def t5(c: ConfigJson) -> Fields:
     }
     shared = transformer_keys(_one_kv_head_each(c), head_dim=64, tied=True)
     layers = c.size("num_decoder_layers", shared["layers"])
-    return _with_encoder(c, {**shared, **own, "scaled": scaled}, own_of_encoder={}, layers=layers)
+    return _with_encoder(c, {**shared, **fields, "scaled": scaled}, own_of_encoder={}, layers=layers)
 
 
 _HEADS = "num_attention_heads"
@@ -116,7 +117,7 @@ def whisper(c: ConfigJson) -> Fields:
         raise c.error(f"d_model {c.size('hidden_size')} does not divide into {heads} decoder_attention_heads")
     own = {
         **{**biases_everywhere(), "k_bias": False, "copied_heads": True, "norm": "layernorm", "rotary_dim": 0},
-        **{"positions": "learned", "wide_softmax": False, "wide_logits": False},
+        **{"positions": "learned", "holds": ("positions", "every-position"), "wide_softmax": False, "wide_logits": False},
         "activation": c.activation(False, "activation_function", default="gelu"),
         "max_pos": c.size("max_target_positions", 448),
         **dropped_blocks(c, attention="dropout", feed_forward="dropout", hidden="activation_dropout"),

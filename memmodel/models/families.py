@@ -117,7 +117,7 @@ def _gemma3_text(c: ConfigJson) -> Fields:
     c = ConfigJson({**sizes, "num_attention_heads": 8, **c.document}, c.where)
     caps = {"attention_cap": c.number("attn_logit_softcapping"), "logit_cap": c.number("final_logit_softcapping")}
     pattern = "S" * (min(c.size("sliding_window_pattern", 6), MOST_LAYERS) - 1) + "F"
-    own = {"placement": "both", "qk_norm": "head"}
+    own = {"placement": "both", "qk_norm": "head", "rotary_by_kind": True}
     return {**_gemma(c, kv_heads=4, longest=131072), **_window(c, 4096, pattern), **caps, **own}
 
 
@@ -152,19 +152,22 @@ def _gpt_neox(c: ConfigJson) -> Fields:
     )
     parallel = {"parallel_norms": 2 if c.flag("use_parallel_residual", True) else 0}
     biases = {**all_biases(c, default=True), "ffn_bias": True}
-    return {**shared, **biases, **parallel, "norm": "layernorm", "fused_qkv": True, "rotary_dim": turning}
+    own = {"norm": "layernorm", "fused_qkv": True, "rotary_dim": turning, "turning": "halves-part", "holds": ("qkv",)}
+    return {**shared, **biases, **parallel, **own}
 
 
 def _phi(c: ConfigJson) -> Fields:
     if c.flag("qk_layernorm"):
         raise c.error("qk_layernorm is true: this norm of queries and keys is not modelled")
     shared = transformer_keys(c, act="gelu_new", gated=False)
+    turning = {"rotary_dim": c.turning(shared["head_dim"], 0.5), "turning": "halves-part"}
     own = {"norm": "layernorm", "parallel_norms": 1, "head_bias": True}
-    return {**shared, **biases_everywhere(), **own, "rotary_dim": c.turning(shared["head_dim"], 0.5)}
+    return {**shared, **biases_everywhere(), **own, **turning}
 
 
 def _phi3(c: ConfigJson) -> Fields:
-    return {**transformer_keys(c, longest=4096), **_window(c, None), "fused_qkv": True, "fused_gate_up": True}
+    own = {"fused_qkv": True, "fused_gate_up": True, "turning": "halves-part", "holds": ("qkv",)}
+    return {**transformer_keys(c, longest=4096), **_window(c, None), **own}
 
 
 def _deepseek(
@@ -206,15 +209,15 @@ def _deepseek_v3(c: ConfigJson) -> Fields:
 
 
 def _olmo(c: ConfigJson) -> Fields:
-    return {**transformer_keys(c), **all_biases(c), "norm": "layernorm-no-weight"}
+    return {**transformer_keys(c), **all_biases(c), "norm": "layernorm-no-weight", "turning": "halves-by-fp32"}
 
 
 def _olmo2(c: ConfigJson) -> Fields:
-    return {**transformer_keys(c), **all_biases(c), "norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all"}
+    return {**_olmo(c), "norm": "rmsnorm-fp32", "placement": "output", "qk_norm": "all"}
 
 
 def _olmo3(c: ConfigJson) -> Fields:
-    return {**_olmo2(c), **_window(c, 4096, "SSSF")}
+    return {**_olmo2(c), **_window(c, 4096, "SSSF"), "rotary_by_kind": True}
 
 
 def _olmoe(c: ConfigJson) -> Fields:
@@ -349,6 +352,7 @@ def _stablelm(c: ConfigJson) -> Fields:
         "dropped": ("feed-forward",),
         "holds": ("norm", "attention"),
         "parallel_norms": 1 if c.flag("use_parallel_residual") else 0,
+        "turning": "halves-part",
     }
     return {**shared, **own, "rotary_dim": c.turning(shared["head_dim"], 0.25)}
 

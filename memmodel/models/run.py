@@ -187,23 +187,35 @@ def generate(xp: Any, case: ModelCase, label: Label, mark: Mark, steps: int = 1)
             all_logits(model, tokens, mark)
         return model, tokens
     source = _source(xp, case, label) if case.phase == "prefill" else None
-    caches = [_cache(xp, case, layer, label) for layer in range(case.arch.layers)]
+    caches: list[list[Any]] = []
     for _ in range(steps):
+        if case.phase == "prefill" or not caches:
+            caches = [_cache(xp, case, layer) for layer in range(case.arch.layers)]
         next_token_logits(model, tokens, caches, mark, source)
+        _label_caches(caches, case.arch, label)
     return model, caches, tokens, source
 
 
-def _cache(xp: Any, case: ModelCase, layer: int, label: Label) -> tuple[Any, ...]:
-    """Keys and values of a layer, for every token that a query sees, or that a prompt writes; then an encoder's."""
-    arch, made = case.arch, []
-    tokens = case.seq if case.phase == "prefill" else kept_tokens(arch, arch.kind(layer).attention, case.seq)
+def _cache(xp: Any, case: ModelCase, layer: int) -> list[Any]:
+    """Keys and values of a layer, for every token that a query sees, then an encoder's; nothing before a prompt."""
+    arch = case.arch
+    if case.phase == "prefill":
+        return []
+    tokens = kept_tokens(arch, arch.kind(layer).attention, case.seq)
+    lengths = (tokens, case.read) if arch.encoder else (tokens,)
     with _layer(xp, layer):
-        for of, length in (("", tokens), *([(CROSS_PREFIX, case.read)] if arch.encoder else ())):
-            for name, heads, width in _cached(arch):
-                kept = xp.zeros(case.batch, heads, length, width, dtype=getattr(xp, case.dtype.name))
-                label(kept, f"layers.{layer}.{of}{name}_cache", KV_CACHE)
-                made.append(kept)
-    return tuple(made)
+        return [
+            xp.zeros(case.batch, heads, length, width, dtype=getattr(xp, case.dtype.name))
+            for length in lengths
+            for _, heads, width in _cached(arch)
+        ]
+
+
+def _label_caches(caches: list[list[Any]], arch: Architecture, label: Label) -> None:
+    names = [f"{of}{name}_cache" for of in ("", CROSS_PREFIX) for name, _, _ in _cached(arch)]
+    for layer, cache in enumerate(caches):
+        for name, kept in zip(names, cache, strict=False):
+            label(kept, f"layers.{layer}.{name}", KV_CACHE)
 
 
 def _cached(arch: Architecture) -> tuple[tuple[str, Dim, Dim], tuple[str, Dim, Dim]]:

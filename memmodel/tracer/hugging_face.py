@@ -173,6 +173,8 @@ def _read(path: Path) -> tuple[Any, Any, list[str]]:
     if data.pop("quantization_config", None) is not None:
         notes.append("quantization_config is left out: no weight is quantized")
     config = _with_sentence(str(path), lambda: CONFIG_MAPPING[data["model_type"]].from_dict(data))
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id or 0  # as T5's class advises; any number will do here
     return _class_of(data), config, notes
 
 
