@@ -133,7 +133,7 @@ class Shared(NamedTuple):
 
 
 # Keys (b, g, m, d) and values (b, g, m, e) of a layer, the newest last; of latent attention the latents (b, 1, m, rank)
-# and the turned channels (b, 1, m, rope). Those of an encoder's tokens follow, where there is one. None before a prompt.
+# and the turned channels (b, 1, m, rope). Those of an encoder's tokens follow, where there is one. Empty at first.
 Cache = list[Any]
 
 
@@ -154,7 +154,7 @@ def hidden_states(
     with offloaded(tokens) if model.offload else nullcontext():
         held: list[Any] = []  # to the end, by variables of Hugging Face's classes
         x = _embedded(model, tokens, held) if model.first else stream
-        held.append(x)
+        held = held or [x]
         shared = Shared(
             _rotary(model, tokens, x.dtype), _masks(model, tokens, x), _biases(model, x, read, caches), read
         )
@@ -221,7 +221,7 @@ def _embedded(model: Decoder, tokens: Any, held: list[Any]) -> Any:
             where = places(tokens, model.context).unsqueeze(0)
             where = where.expand(*tokens.shape) if "every-position" in model.arch.holds else where
             positions = f.embedding(where, model.outer["positions.weight"])
-            held += [positions] if "positions" in model.arch.holds else []
+            held += [x, positions] if "positions" in model.arch.holds else []
             x = x + positions
             del positions
             x = x if model.tensor is None else model.tensor.own_tokens(x)
@@ -307,6 +307,9 @@ def _masks(model: Decoder, tokens: Any, x: Any) -> dict[str, Any]:
         if model.masks == "added":
             kinds = dict.fromkeys(model.arch.pattern if model.arch.causal else windows)
             return {kind: _added_mask(model, tokens, x, kind) for kind in kinds}
+        if model.arch.masked:
+            unread = model.arch.masked == "unread"  # under a letter of no layer
+            return dict.fromkeys(["unread"] if unread else model.arch.pattern, _seen(model, tokens, None))
         # A window of all tokens hides none, yet has a mask (transformers, masking_utils.py, local_attention_size).
         if not windows or tokens.shape[1] < model.arch.window:
             return {}
@@ -493,10 +496,18 @@ def _projected(x: Any, model: Decoder, weights: Weights, held: list[Any]) -> tup
         projected[:2] = [_normed(y, model, weights, name) for name, y in zip("qk", projected, strict=False)]
     dims = (arch.head_dim, arch.head_dim, arch.value_dim)
     heads = [y.view(*y.shape[:2], -1, d) for y, d in zip(projected, dims, strict=True)]
+    if arch.sharing == "copied" and namespace(x).is_grad_enabled():
+        heads = [heads[0].contiguous(), *(_for_all_heads(y, arch.heads) for y in heads[1:])]
     if arch.qk_norm == "head":
         heads[:2] = [_normed(y, model, weights, name) for name, y in zip("qk", heads, strict=False)]
     q, k, v = (y.transpose(1, 2) for y in heads)
     return q, k, v
+
+
+def _for_all_heads(x: Any, heads: Any) -> Any:
+    """Keys or values (b, n, g, d), a copy for each of the heads of queries that share them."""
+    b, n, groups, d = x.shape
+    return x[:, :, :, None].expand(b, n, groups, heads // groups, d).reshape(b, n, heads, d)
 
 
 def _normed(x: Any, model: Decoder, weights: Weights, name: str) -> Any:

@@ -7,18 +7,20 @@ from memmodel_kernels.namespace import functional
 
 
 def library_attention(
-    q: Any, k: Any, v: Any, window_mask: Any = None, dropout: float = 0.0, causal: bool = True
+    q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, causal: bool = True, broadcast: bool = False
 ) -> Any:
     """Attention of q (b, h, n, d) on k, v (b, g, m, d or e), causal or on all keys; of one query, on all keys.
 
-    `window_mask`: a bool tensor (b, 1, n, m), true where a key is seen, for a layer whose queries do not see all keys
-    before them. Without a mask the heads of a group share their keys; with one these are repeated.
+    `mask`: a bool tensor (b, 1, n, m), true where a key is seen, for a layer whose queries do not see all keys before
+    them. Without a mask the heads of a group share their keys; with one these are repeated.
+    `broadcast`: a single head of keys is given to the heads of all queries as it is, which plain operators take alone.
     """
     attention = functional(q).scaled_dot_product_attention
-    if window_mask is None:
+    if mask is None and not broadcast:
         shared = not same(k.shape[1], q.shape[1])
         return attention(q, k, v, dropout_p=dropout, is_causal=causal and q.shape[2] != 1, enable_gqa=shared)
-    return attention(q, repeated(k, q), repeated(v, q), attn_mask=window_mask, dropout_p=dropout)
+    k, v = (k, v) if broadcast else (repeated(k, q), repeated(v, q))
+    return attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
 def repeated(x: Any, q: Any) -> Any:

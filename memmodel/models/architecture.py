@@ -176,6 +176,10 @@ class Architecture(Frozen):
         attention_cap, logit_cap: soft caps, cap·tanh(x / cap); 0 without. sinks: a learned logit a head.
         scaled: which are multiplied by a constant: "embedding", "residual", "output" (before the head), "logits".
         bare_start: whether the first layer has no norm before its attention (ModernBERT).
+        masked: whether the library's attention gets a causal mask in all layers too, as the class makes one (Falcon);
+            "unread" where it makes one for windows that the model has not (Qwen2-MoE). sharing: how "sdpa" shares keys
+            and values among heads: "grouped", "broadcast" (a single head for all, without saying that heads are
+            grouped, which fused kernels refuse) or "copied" (each to its heads, in training).
         copied_heads: whether queries, keys and values are copied with each head's rows together, queries scaled before
             (Whisper). k_bias: whether keys have the bias that `qkv_bias` gives.
         wide_softmax: whether plain attention has its softmax in fp32. wide_logits: whether "full" has logits in fp32.
@@ -235,6 +239,8 @@ class Architecture(Frozen):
     sinks: bool = False
     scaled: tuple[str, ...] = ()
     bare_start: bool = False
+    masked: bool | str = False
+    sharing: str = "grouped"
     copied_heads: bool = False
     wide_softmax: bool = True
     wide_logits: bool = True

@@ -117,7 +117,8 @@ def whisper(c: ConfigJson) -> Fields:
         raise c.error(f"d_model {c.size('hidden_size')} does not divide into {heads} decoder_attention_heads")
     own = {
         **{**biases_everywhere(), "k_bias": False, "copied_heads": True, "norm": "layernorm", "rotary_dim": 0},
-        **{"positions": "learned", "holds": ("positions", "every-position"), "wide_softmax": False, "wide_logits": False},
+        **{"positions": "learned", "holds": ("positions", "every-position")},
+        **{"wide_softmax": False, "wide_logits": False},
         "activation": c.activation(False, "activation_function", default="gelu"),
         "max_pos": c.size("max_target_positions", 448),
         **dropped_blocks(c, attention="dropout", feed_forward="dropout", hidden="activation_dropout"),

@@ -86,7 +86,8 @@ def _qwen2_moe(c: ConfigJson) -> Fields:
         _experts(c, 60), c.size("num_experts_per_tok", 4), width, shared=shared, shared_gate=True, **_sparse(c)
     )
     own = {"qkv_bias": c.flag("qkv_bias", True), "moe": moe}
-    return {**transformer_keys(c, kv_heads=16, longest=32768), **_qwen_window(c), **own}
+    own |= _qwen_window(c) or {"masked": "unread"}
+    return {**transformer_keys(c, kv_heads=16, longest=32768), **own}
 
 
 def _qwen3_moe(c: ConfigJson) -> Fields:
@@ -235,15 +236,19 @@ def _falcon(c: ConfigJson) -> Fields:
     ffn = c.document.get("ffn_hidden_size") or 4 * c.size("hidden_size")
     c.document = {**c.document, "num_key_value_heads": few, "intermediate_size": ffn}
     shared = transformer_keys(without(c, "head_dim"), tied=True, act="gelu", gated=False)
-    alibi, bias = c.flag("alibi"), c.flag("bias")
+    if c.flag("alibi"):
+        raise c.error("alibi is true: numbers that are added to scores by distance are not modelled but for T5's")
+    bias, both = c.flag("bias"), c.size("num_ln_in_parallel_attn", 2 if new else 1)
     return {
         **shared,
         **{"qkv_bias": bias, "output_bias": bias, "ffn_bias": bias, "fused_qkv": True, "norm": "layernorm"},
         "activation": c.activation(False, "activation", default="gelu"),
-        "parallel_norms": c.size("num_ln_in_parallel_attn", 2 if new else 1) if parallel else 0,
+        "parallel_norms": both if parallel else 0,
+        "masked": True,
+        "sharing": "copied" if new else "broadcast" if few == 1 else "grouped",
+        "holds": ("norm", "attention", "qkv"),
         # In parallel, what is dropped is the sum of both; else attention by the probability of its weights.
         **dropped_blocks(c, **({} if parallel else {"attention": "attention_dropout"}), feed_forward="hidden_dropout"),
-        **({"positions": "none", "rotary_dim": 0} if alibi else {}),
     }
 
 

@@ -240,11 +240,10 @@ def _term(number: int, growth: int, letters: Monomial, layers: int, stages: int)
     """A monomial with its coefficient, which grows by `growth` with each layer of a stage."""
     of_stage = "L/p" if stages > 1 else "L"
     rest = number - growth * layers
-    if growth > 0 and rest >= 0:
+    if growth > 0 and rest >= -growth:  # less than none where a prompt's last layer has no cache yet
         of_layers = f"{growth:,}·{of_stage}" if growth > 1 else of_stage
-        coefficient = (
-            f"({of_layers} + {rest:,})" if rest and letters else f"{of_layers} + {rest:,}" if rest else of_layers
-        )
+        together = f"{of_layers} {'+' if rest > 0 else '-'} {abs(rest):,}"
+        coefficient = of_layers if not rest else f"({together})" if letters else together
     else:
         coefficient = f"{number:,}"
     powers = Counter(letters)

@@ -266,6 +266,8 @@ def _notes(case: ModelCase) -> Iterator[str]:
         yield f"attention sinks are left out: a logit a head, which --attention {EAGER} adds to all scores"
     if case.arch.mla is not None and case.phase == "decode":
         yield "latents are expanded to keys and values for each token, as in Hugging Face's class; servers need not"
+    if case.arch.sharing == "copied" and case.phase != "train":
+        yield "a cache has each key once, as servers keep it; Hugging Face's class keeps a copy for every head"
     encoder = case.arch.encoder
     if case.arch.patches is not None or (encoder and encoder.spectrogram):
         yield "cuDNN's workspace, of the convolutions that read images or sounds: counted as 0"
@@ -328,7 +330,8 @@ def assumptions_of(case: ModelCase, config: AllocatorConfig | None = None) -> It
     if case.quantize != "none":
         yield f"weights of linear layers in {FORMATS[case.quantize].title}; products in {short_name(case.dtype)}"
     if case.phase != "train" and case.arch.causal:
-        yield "a cache for every token of the context, made before; prompts in one piece"
+        made = "made before" if case.phase == "decode" else "a layer's copied once it is computed"
+        yield f"a cache for every token of the context, {made}; prompts in one piece"
     if case.phase == "train":
         yield "gradients set to None after each step, third step"
     if config is not None and config.expandable_segments:

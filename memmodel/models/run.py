@@ -416,7 +416,7 @@ def _attend(case: ModelCase, context: Any) -> Callable[[Any, Any, Any, LayerKind
                 k, v = repeated(k, q), repeated(v, q)
             hides = causal and kind.attention != CROSS
             mask = mask if bias is None else mask_with_bias(bias, hides)
-            return library_attention(q, k, v, mask, dropout, hides)
+            return library_attention(q, k, v, mask, dropout, hides, case.arch.sharing == "broadcast")
 
         return by_library
     chosen = algorithm(case.attention)

@@ -88,6 +88,17 @@ def test_hugging_faces_classes(config: dict[str, Any], setting: dict[str, Any], 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("config", "seq"), [(MODERNBERT, 256), (T5, 64), (WHISPER, 256)])
+def test_prompts_of_hugging_faces_classes(config: dict[str, Any], seq: int) -> None:
+    pytest.importorskip("transformers")
+    from memmodel.tracer.against import against_hugging_face
+
+    report = memmodel.model(config=config, gpu="H100", batch=16, seq=seq, phase="prefill")
+    found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
+    assert found.ours == pytest.approx(found.theirs, rel=0.001)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
