@@ -16,8 +16,8 @@ import numpy as np
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError
 from memmodel.events.groups import GROUPS, groups_of, kind_of
-from memmodel.events.liveness import OUTSIDE_A_STEP
-from memmodel.events.program import Alloc, Free, Mark
+from memmodel.events.liveness import OUTSIDE_A_STEP, states, uncounted
+from memmodel.events.program import Alloc, Mark
 from memmodel.gpus import Gpu
 from memmodel.models.program import program_of
 from memmodel.models.setting import ModelCase
@@ -139,19 +139,14 @@ def _live(case: ModelCase, batch: int, seq: int) -> tuple[list[str], Array]:
     program = program_of(replace(case, batch=batch, seq=seq))
     program = program.without({birth.key for birth in program.births() if _in_steps(birth)})
     of = {key: GROUPS.index(kind_of(group)) for key, group in groups_of(program, program.births()).items()}
-    sizes = {birth.key: int(birth.nbytes) for birth in program.births()}
     changes = np.zeros((len(program.events), len(GROUPS)), dtype=np.int64)
-    phase, phases, places = "", list[str](), list[int]()
-    for place, event in enumerate(program.events):
-        if isinstance(event, Mark):
-            phase = event.phase
-        elif isinstance(event, Alloc):
-            changes[place, of[event.key]] = sizes[event.key]
-        elif isinstance(event, Free):
-            changes[place, of[event.key]] = -sizes[event.key]
-        if isinstance(event, Alloc | Mark) and phase not in OUTSIDE_A_STEP:
-            phases.append(phase)
-            places.append(place)
+    phases, places = list[str](), list[int]()
+    for now in states(program, uncounted):
+        if storage := now.born or now.died:
+            changes[now.place, of[storage.key]] = int(storage.nbytes) * (1 if now.born else -1)
+        if (now.born or type(now.event) is Mark) and now.phase not in OUTSIDE_A_STEP:
+            phases.append(now.phase)
+            places.append(now.place)
     return phases, changes.cumsum(axis=0)[places]
 
 

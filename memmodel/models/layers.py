@@ -9,10 +9,10 @@ layers may be made of what they hold. Only the work of kernels outside, such as 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from typing import Any, NamedTuple
 
-from memmodel.events.liveness import of_a_step
+from memmodel.events.liveness import State, of_a_step, states, uncounted
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Wait
 from memmodel.events.work import Work
 from memmodel.recording import Scope, Tape
@@ -198,47 +198,50 @@ class Expansion:
 
         `scratch`: whether that of reductions is counted too.
         """
-        sizes = {birth.key: birth.nbytes for birth in self.few.program.births() if scratch or not birth.goes_in_steps}
-        found, phase, live = dict[str, list[Any]](), "start", 0
-        outside = _grown_events(*self.outside, times)
+        outside = Program(list(_grown_events(*self.outside, times)), {}, {})
+        births = chain(self.few.program.births(), outside.births())  # those outside a second time, by their size now
+        sizes = {birth.key: birth.nbytes for birth in births if scratch or not birth.goes_in_steps}
+        found, live, folded = dict[str, list[Any]](), 0, states(self.few.program, uncounted)
         for index, (place, recorded) in enumerate(self.stretches):
+            part = list(islice(folded, len(recorded)))
             if place == "outside":
-                for event in islice(outside, len(recorded)):
-                    if type(event) is Mark:
-                        phase, found[event.phase] = event.phase, [live]
-                    elif type(event) is Alloc and event.key in sizes:
-                        sizes[event.key] = event.nbytes
-                        live += event.nbytes
-                        found[phase].append(live)
-                    elif type(event) is Free:
-                        live -= sizes.get(event.key, 0)
+                for now in part:
+                    if type(now.event) is Mark:
+                        found[now.phase] = [live]
+                    elif now.born and now.born.key in sizes:
+                        live += sizes[now.born.key]
+                        found[now.phase].append(live)
+                    elif now.died:
+                        live -= sizes.get(now.died.key, 0)
                 continue
-            for copy, alike in self._alike(recorded, self._copies_at(index, times), times):
-                changes = list(accumulate(self._changes(recorded, copy, times, sizes)))
+            for copy, alike in self._alike(part, self._copies_at(index, times), times):
+                changes = list(accumulate(self._changes(part, copy, times, sizes)))
                 if changes:
                     for start in (live, live + changes[-1] * (alike - 1))[:alike]:
-                        found[phase] += [start + change for change in changes]
+                        found[part[0].phase] += [start + change for change in changes]
                     live += changes[-1] * alike
         return of_a_step(found)
 
-    def _alike(self, events: list[Event], copies: Sequence[int], times: int) -> Iterator[tuple[int, int]]:
+    def _alike(self, part: list[State], copies: Sequence[int], times: int) -> Iterator[tuple[int, int]]:
         """(copy, how many in a row change live bytes as it does): only those near both ends name other layers."""
-        near = max((abs(self._periods(event.key)) for event in events if type(event) is Free), default=0)
+        near = max((abs(self._periods(now.died.key)) for now in part if now.died), default=0)
         last = len(copies) - near
         yield from ((copy, 1) for copy in copies[:near])
         if last > near:
             yield copies[near], last - near
         yield from ((copy, 1) for copy in copies[max(last, near) :])
 
-    def _changes(self, events: list[Event], copy: int, times: int, sizes: Mapping[int, Dim]) -> Iterator[Dim]:
+    def _changes(self, part: list[State], copy: int, times: int, sizes: Mapping[int, Dim]) -> Iterator[Dim]:
         """The changes of live bytes by a copy, of storages whose sizes are given."""
-        for event in events:
-            if type(event) is Alloc and event.key in sizes:
-                yield event.nbytes
-            elif type(event) is Free:
-                key = self._recorded(event.key, copy, times)
-                if key in sizes:
-                    yield -sizes[key]
+        for now in part:
+            if now.born:
+                key, sign = now.born.key, 1
+            elif now.died:
+                key, sign = self._recorded(now.died.key, copy, times), -1
+            else:
+                continue
+            if key in sizes:
+                yield sign * sizes[key]
 
     def _place(self, layer: int | None) -> str:
         if layer is None:
