@@ -105,21 +105,6 @@ class Gpu(Frozen):
         return int(self.value("l2"))
 
     @property
-    def shared_memory_per_sm_bytes(self) -> int:
-        """Shared memory (AMD: LDS) of one SM."""
-        return int(self.value("shared_memory_per_sm"))
-
-    @property
-    def shared_memory_per_block_bytes(self) -> int:
-        """The most shared memory that one thread block can ask for."""
-        return int(self.value("shared_memory_per_block"))
-
-    @property
-    def registers_per_sm_bytes(self) -> int:
-        """Register file of one SM."""
-        return int(self.value("registers_per_sm"))
-
-    @property
     def boost_clock(self) -> float:
         """The highest SM clock that the device reports, in Hz."""
         return self.value("boost_clock")

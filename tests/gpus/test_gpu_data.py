@@ -105,7 +105,7 @@ def test_torch_sees_less_memory_than_nvidia_smi_and_the_product_name(gpu: Gpu) -
 
 @gpus_with("shared_memory_per_sm")
 def test_a_block_gets_no_more_shared_memory_than_its_sm_has(gpu: Gpu) -> None:
-    reserved = gpu.shared_memory_per_sm_bytes - gpu.shared_memory_per_block_bytes
+    reserved = gpu.value("shared_memory_per_sm") - gpu.value("shared_memory_per_block")
     # CUDA keeps 1 KiB per block from compute capability 8.0 on
     assert reserved == (2**10 if gpu.compute_capability and gpu.compute_capability >= (8, 0) else 0)
 
@@ -134,9 +134,9 @@ def test_accessors_are_in_base_units() -> None:
     assert gpu.sm_count == 132
     assert gpu.boost_clock == 1980e6
     assert gpu.tensor_clock == 1830e6
-    assert gpu.shared_memory_per_sm_bytes == 228 * 2**10
-    assert gpu.shared_memory_per_block_bytes == 227 * 2**10
-    assert gpu.registers_per_sm_bytes == 65_536 * 4  # registers of 4 bytes
+    assert gpu.value("shared_memory_per_sm") == 228 * 2**10
+    assert gpu.value("shared_memory_per_block") == 227 * 2**10
+    assert gpu.value("registers_per_sm") == 65_536 * 4  # registers of 4 bytes
     assert gpu.context_bytes == (750 * MIB, 750 * MIB)
     assert gpu.peak(float64) == pytest.approx(66.9e12)
     assert gpu.compute_capability == (9, 0)

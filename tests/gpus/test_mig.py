@@ -27,7 +27,7 @@ def test_half_of_an_h100(name: str) -> None:
     assert half.sm_count == 60
     assert half.peak(bfloat16) == pytest.approx(whole.peak(bfloat16) * 60 / 132)
     assert half.exp_rate == pytest.approx(whole.exp_rate * 60 / 132)
-    assert half.shared_memory_per_sm_bytes == whole.shared_memory_per_sm_bytes
+    assert half.value("shared_memory_per_sm") == whole.value("shared_memory_per_sm")
 
 
 @pytest.mark.parametrize(("id_", "profile"), LISTED)
