@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from block import Block
 from gpt import AT, TOKENS, Gpt, Thin, training_step
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -33,7 +32,7 @@ class Model(nn.Module):
 
     def __init__(self, layers: int = LAYERS, checkpointed: bool = False) -> None:
         super().__init__()
-        self.layers, self.checkpointed = nn.ModuleList(Block() for _ in range(layers)), checkpointed
+        self.layers, self.checkpointed = nn.ModuleList(Thin() for _ in range(layers)), checkpointed
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
