@@ -2,26 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from json_tables import Rows, problems, rows_of
 from transcripts import command_output
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<type>[^|]+) \| (?P<meaning>[^|]+) \|$", re.MULTILINE)
 SHARED = ("gpu", "case", "memory")
-TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float,),
-    "str": (str,),
-    "bool": (bool,),
-    "null": (type(None),),
-    "number": (int, float),
-    "object": (dict,),
-}
 _DECODED = "max --like gpt2 --phase inference -a decode --seq 1 --over kv-seq --step 65536 --json"
 COMMANDS = {
     "predict": (
@@ -53,15 +42,14 @@ COMMANDS = {
         "sweep --gpu A10,A100,jetson-agx-orin-64gb --seq 1k --mask window --window 64 --json",
     ),
 }
-Rows = dict[str, str]
 
 
 def section(title: str) -> Rows:
     """Type by key of the table under a heading."""
     text = re.split(r"^#+ ", PAGE.partition(f"# {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows: Rows = {}
-    for match in ROW.finditer(text):
-        rows |= expanded(match["key"], match["type"])
+    for key, kind in rows_of(text).items():
+        rows |= expanded(key, kind)
     return rows
 
 
@@ -71,45 +59,6 @@ def expanded(key: str, kind: str) -> Rows:
     if shared not in SHARED:
         return {key: kind}
     return {key: f"object or {null}" if null else "object"} | {f"{key}.{k}": t for k, t in section(shared).items()}
-
-
-def leaves(value: Any, rows: Rows, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(key as documented, value) of everything in a JSON document that is not just a container of keys."""
-    if path in rows:
-        yield path, value
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            known = {row[len(path) :].lstrip(".") for row in rows if row.startswith(path)}
-            varying = next((m[0] for k in known if (m := re.match(r"<\w+>", k))), key)
-            yield from leaves(inner, rows, f"{path}.{varying}".lstrip("."))
-    elif isinstance(value, list) and not rows.get(path, "").startswith("list"):
-        for inner in value:
-            yield from leaves(inner, rows, f"{path}[]")
-    elif path not in rows:
-        yield path, value
-
-
-def agrees(value: Any, kind: str) -> bool:
-    """Whether a value is of a documented type."""
-    if kind.startswith("list of "):
-        one, _, rest = kind.removeprefix("list of ").partition(" or ")
-        return value is None if rest and value is None else all(agrees(x, one) for x in value)
-    types = tuple(t for name in kind.split(" or ") for t in TYPES[name])
-    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
-
-
-def problems(documents: list[Any], rows: Rows) -> list[str]:
-    """What the page and the documents disagree about."""
-    found: dict[str, str] = {}
-    seen = set()
-    for document in documents:
-        for key, value in leaves(document, rows):
-            seen.add(key)
-            if key not in rows:
-                found[key] = f"{key} is printed and not documented"
-            elif not agrees(value, rows[key]):
-                found[key] = f"{key} is {value!r} and documented as {rows[key]}"
-    return [*found.values(), *(f"{key} is documented and not printed" for key in rows if key not in seen)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
