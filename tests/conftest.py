@@ -1,11 +1,15 @@
 """What holds for all tests: one thread each, and the same examples every time."""
 
+import functools
 import gc
 import os
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+
+from made_once import made_once
 
 # Tests run side by side, one to a core: a second thread of PyTorch or numpy waits for its core by spinning, which makes
 # ten times the work. Both read this when they are imported, later than here; what a test starts inherits it.
@@ -37,6 +41,21 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(scope="session")
+def judged_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Other people's runs and published models are judged in one process, for the others to read, where asked for."""
+    from memmodel_evidence import judging, models
+
+    def read(judge: Callable[[], object]) -> object:
+        path = made_once(tmp_path_factory, judge.__name__, lambda path: path.write_bytes(pickle.dumps(judge())))
+        return pickle.loads(path.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, judge in ((judging, judging.others_on_record), (models, models.figures)):
+            patch.setattr(module, judge.__name__, functools.cache(functools.partial(read, judge)))
+        yield
 
 
 @pytest.fixture(scope="module")

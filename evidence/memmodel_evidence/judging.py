@@ -24,16 +24,14 @@ from memmodel_validate.validation_runs import is_validation, judge_runs
 
 def accuracy(*ledgers: str) -> Accuracy:
     """Judge every run on record, our own among them, and those of more files."""
-    return _judged_all(everything(*ledgers)) if ledgers else _on_record()
+    ledger = everything(*ledgers)
+    return (judge_others(ledger) if ledgers else others_on_record()) + judge_runs(ledger) + models_at_release()
 
 
 @cache
-def _on_record() -> Accuracy:
-    return _judged_all(everything())
-
-
-def _judged_all(ledger: Ledger) -> Accuracy:
-    return judge_others(ledger) + judge_runs(ledger) + models_at_release()
+def others_on_record() -> Accuracy:
+    """Judge other people's runs of the repository, once: it takes seconds."""
+    return judge_others(everything())
 
 
 def judge_others(ledger: Ledger) -> Accuracy:

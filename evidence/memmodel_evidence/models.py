@@ -55,7 +55,7 @@ class Figure(NamedTuple):
 @cache
 def figures() -> tuple[Figure, ...]:
     """Every published figure that can be judged."""
-    return tuple(map(figure, runs()))
+    return tuple(map(_figure, runs().values()))
 
 
 @cache
@@ -73,10 +73,7 @@ def runs() -> dict[str, dict[str, Any]]:
     }
 
 
-@cache
-def figure(name: str) -> Figure:
-    """The figure of one run."""
-    run = runs()[name]
+def _figure(run: dict[str, Any]) -> Figure:
     measured = float(run["printed"]) * UNITS[run["unit"]]
     predicted = _PREDICTED[run["kind"]](run)
     return Figure(run["source"], run["what"], measured, predicted, run.get("within"), run.get("note", ""))

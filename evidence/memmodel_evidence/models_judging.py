@@ -39,8 +39,7 @@ def printed() -> Iterator[Comparison]:
 def published() -> Iterator[Comparison]:
     """Published memory."""
     runs = models.runs()
-    for name in runs:
-        found = models.figure(name)
+    for name, found in zip(runs, models.figures(), strict=True):
         gpu = load_gpu(runs[name]["gpu"]).name
         what = f"{name}: measured {found.measured / 2**30:.2f} GiB, predicted {found.predicted / 2**30:.2f} GiB"
         yield Comparison(gpu, "step memory", found.source, what, found.measured, found.predicted, "B")

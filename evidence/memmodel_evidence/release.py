@@ -16,7 +16,7 @@ from memmodel.base.errors import UsageError
 from memmodel.events.work import Work
 from memmodel.pictures.roofline import MeasuredPoint
 from memmodel.timing.known import community
-from memmodel_evidence.judging import judge_others
+from memmodel_evidence.judging import others_on_record
 from memmodel_evidence.models_judging import judge_models
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import everything
@@ -29,7 +29,7 @@ from memmodel_validate.measured_points import POINTS, Recorded
 
 def accuracy_lines() -> Iterator[bytes]:
     """The file of `memmodel_validate.accuracy.at_release`."""
-    return release_lines(judge_others(everything()), gpu_ids())
+    return release_lines(others_on_record(), gpu_ids())
 
 
 def gpu_ids() -> dict[str, str]:

@@ -13,7 +13,7 @@ from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.comparison import Accuracy, Comparison, summaries
 from memmodel_validate.ledger import Measurement, Run, Source, append
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("judged_once")]
 
 
 def run(*args: str) -> str:

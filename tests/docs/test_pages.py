@@ -19,6 +19,7 @@ SLOW = tuple(
 in_time = [pytest.param(path, marks=pytest.mark.slow) if page_name(path) in SLOW else path for path in PAGES]
 
 
+@pytest.mark.usefixtures("judged_once")
 @pytest.mark.parametrize("path", in_time, ids=[*map(page_name, PAGES)])
 def test_page_reads_as_if_run_now(path: Path) -> None:
     page = path.read_text(encoding="utf-8")

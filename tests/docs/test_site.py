@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from filelock import FileLock
 
 import memmodel
+from made_once import made_once
 from transcripts import ROOT
 
 pytestmark = pytest.mark.slow
@@ -21,14 +21,8 @@ LOADS = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book, built once for all the processes that run tests."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    with FileLock(shared / "site.lock"):
-        if not (shared / "site").exists():
-            build(DOCS, shared / "site in the making").rename(shared / "site")
-    return shared / "site"
+    """The book."""
+    return made_once(tmp_path_factory, "site", lambda folder: build(DOCS, folder))
 
 
 # Looking for garbage takes a fifth of the time of a build, whose process ends soon.
@@ -37,7 +31,7 @@ SPHINX = "import gc, sys; gc.disable(); from sphinx.cmd.build import main; sys.e
 OPTIONS = ("-W", "--keep-going", "-q", "-b", "html", "-D", "autodoc_preserve_defaults=0")
 
 
-def build(sources: Path, folder: Path) -> Path:
+def build(sources: Path, folder: Path) -> None:
     paths = os.pathsep.join(str(ROOT / part) for part in ("", "kernels", "validate"))
     done = subprocess.run(
         [sys.executable, "-c", SPHINX, *OPTIONS, str(sources), str(folder)],
@@ -48,7 +42,6 @@ def build(sources: Path, folder: Path) -> Path:
     )
     assert not done.stderr.strip(), done.stderr
     assert done.returncode == 0
-    return folder
 
 
 class Elements(HTMLParser):

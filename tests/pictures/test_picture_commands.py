@@ -233,6 +233,7 @@ def test_drawing_needs_no_display_and_leaves_matplotlib_as_it_was(tmp_path: Path
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+@pytest.mark.usefixtures("judged_once")
 def test_accuracy_draws_what_it_lists(tmp_path: Path) -> None:
     from memmodel_validate.accuracy import accuracy
     from memmodel_validate.accuracy_plot import plotted

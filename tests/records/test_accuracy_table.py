@@ -9,6 +9,7 @@ import memmodel_validate
 from memmodel_validate.accuracy import accuracy
 from memmodel_validate.accuracy_table import markdown
 
+pytestmark = pytest.mark.usefixtures("judged_once")
 ROOT = Path(memmodel_validate.__file__).parents[2]
 TABLES = {"README.md": False, "docs/accuracy.md": True}  # whether by recorded table
 

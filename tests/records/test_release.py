@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+import memmodel_evidence.judging
 from memmodel_evidence.judging import accuracy as computed
-from memmodel_evidence.judging import judge_others
 from memmodel_evidence.models_judging import MEGATRON, printed, published, published_times
 from memmodel_evidence.records import everything
 from memmodel_evidence.release import gpu_ids, points
@@ -15,12 +15,13 @@ from memmodel_validate.accuracy_table import markdown
 from memmodel_validate.ledger import append
 from memmodel_validate.measured_points import recorded
 
+pytestmark = pytest.mark.usefixtures("judged_once")
 STALE = "run `python -m memmodel_evidence.release`"
 
 
 def test_the_shipped_accuracy_is_what_the_evidence_computes() -> None:
     shipped, ids = at_release()
-    now = judge_others(everything())
+    now = memmodel_evidence.judging.others_on_record()
     assert shipped.left_out == now.left_out, STALE
     for before, after in zip(shipped.comparisons, now.comparisons, strict=True):
         near = replace(after, predicted=pytest.approx(after.predicted), roofline=pytest.approx(after.roofline))
