@@ -1,6 +1,8 @@
-"""Every spelling makes the same allocator events on recording tensors as on PyTorch: births, deaths, bytes, order."""
+"""Algorithms make the same allocator events on recording tensors as on PyTorch: births, deaths, bytes, order.
 
-from collections.abc import Callable
+So do all spellings of attention: `test_traced_events.py` holds them and traces to one run.
+"""
+
 from typing import Any
 
 import pytest
@@ -9,69 +11,14 @@ import torch
 from memmodel.attention.masks import Mask
 from memmodel_kernels.naive import naive
 from memmodel_kernels.sdpa import sdpa
-from spellings import SPELLINGS, B, D, H, N
+from pairs import Row, all_pairs
+from spellings import B, D, H, N
 from torch_events import Body, in_order, real_events, recorded_events, without
-
-Spelling = Callable[[Any, Any, Any, Any], Any]
-
-# The CPU computes these from a float32 copy of half-precision operands; CUDA does not (sum_kernel, mean_kernel).
-CPU_UPCASTS = {("centred", "bfloat16"), ("detached_half", "bfloat16")}
-
-
-def training(spelling: Spelling, dtype: str, scalar_loss: bool = False, keep_grad: bool = False) -> Body:
-    """Two training steps."""
-
-    def body(t: Any) -> None:
-        q, k, v = (t.empty(B, H, N, D, requires_grad=True, dtype=getattr(t, dtype)) for _ in range(3))
-        upstream = t.empty(B, H, N, D, dtype=getattr(t, dtype))
-        for _ in range(2):
-            if not keep_grad:
-                q.grad = k.grad = v.grad = None
-            if scalar_loss:
-                loss = spelling(t, q, k, v).sum()
-                loss.backward()
-            else:
-                out = spelling(t, q, k, v)
-                out.backward(upstream)
-
-    return body
-
-
-def inference(spelling: Spelling, dtype: str) -> Body:
-    def body(t: Any) -> None:
-        with t.no_grad():
-            q, k, v = (t.empty(B, H, N, D, dtype=getattr(t, dtype)) for _ in range(3))
-            for _ in range(2):
-                out = spelling(t, q, k, v)
-            del out
-
-    return body
 
 
 def same_events(body: Body) -> None:
     real, recorded = in_order(real_events(body)), in_order(recorded_events(body))
     assert recorded == real
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_training_with_an_upstream_gradient(spelling: Spelling, dtype: str) -> None:
-    if (spelling.__name__, dtype) in CPU_UPCASTS:
-        pytest.skip("the CPU sums half precision from a float32 copy")
-    same_events(training(spelling, dtype))
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
-def test_training_with_a_scalar_loss_and_kept_gradients(spelling: Spelling) -> None:
-    same_events(training(spelling, "float32", scalar_loss=True, keep_grad=True))
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda f: f.__name__)
-def test_inference(spelling: Spelling) -> None:
-    same_events(inference(spelling, "float32"))
-
-
-MASKS = [Mask(), Mask(causal=True), Mask(causal=True, window=37)]
 
 
 def algorithm_body(name: str, mask: Mask, kv_heads: int, keys: int, dropout: float, grads: bool) -> Body:
@@ -100,12 +47,18 @@ def algorithm_body(name: str, mask: Mask, kv_heads: int, keys: int, dropout: flo
     return body
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.name)
-@pytest.mark.parametrize("name", ["naive", "naive_by_hand", "chunked", "checkpointed"])
-@pytest.mark.parametrize(("kv_heads", "keys"), [(4, N), (2, N), (1, 300)])
-@pytest.mark.parametrize("grads", [True, False], ids=["train", "inference"])
-def test_algorithms(name: str, mask: Mask, kv_heads: int, keys: int, grads: bool) -> None:
-    same_events(algorithm_body(name, mask, kv_heads, keys, 0.0, grads))
+OPTIONS = {
+    "name": ["naive", "naive_by_hand", "chunked", "checkpointed"],
+    "mask": [Mask(), Mask(causal=True), Mask(causal=True, window=37)],
+    "sizes": [(4, N), (2, N), (1, 300)],  # heads and number of keys and values
+    "grads": [True, False],
+}
+
+
+@pytest.mark.parametrize("row", list(all_pairs(OPTIONS, lambda _: True)), ids=str)
+def test_algorithms(row: Row) -> None:
+    """Every two values of different options stand together in a row."""
+    same_events(algorithm_body(row["name"], row["mask"], *row["sizes"], 0.0, row["grads"]))
 
 
 @pytest.mark.parametrize("name", ["naive", "naive_by_hand", "checkpointed"])
