@@ -1,7 +1,8 @@
 """Layer norm, RMS norm, group and batch norm: one kernel, which saves one or two numbers per row.
 
 Sources: aten/src/ATen/native/layer_norm.cpp, cuda/layer_norm_kernel.cu (statistics in acc_type: fp32 for half
-precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal).
+precision), cpu/layer_norm_kernel.cpp (LayerNormBackwardKernelImplInternal), Normalization.cpp
+(batch_norm_cpu_update_stats_template, batch_norm_backward_cpu_template), cpu/batch_norm_kernel.cpp.
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,20 @@ import memmodel.rules.activations  # noqa: F401 (registers methods)
 from memmodel.base.dtypes import DType, float32, float64
 from memmodel.rules.dispatch import several
 from memmodel.rules.libraries import left_out
-from memmodel.rules.operator import RESULTS, Call, Result, Scratch, Spec, Steps, contiguous, kernel, makes, rule
+from memmodel.rules.operator import RESULTS, Call, Freed, Result, Scratch, Spec, Steps, contiguous, kernel, makes, rule
 from memmodel.sizes.dims import Dim, Shape, hint, product
 from memmodel.tensors.autograd import Op
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tensor import Tensor
 
 _MANY_ROWS = 65536  # above this the backward sums rows in two passes
-_FLOP = {"_fused_rms_norm": 4, "_fused_rms_norm_backward": 10, "native_group_norm": 6, "native_batch_norm": 6}
+_FLOP = {
+    "_fused_rms_norm": 4,
+    "_fused_rms_norm_backward": 10,
+    "native_group_norm": 6,
+    "native_batch_norm": 6,
+    "native_batch_norm_backward": 12,  # as layer norm's
+}
 
 
 @rule("native_layer_norm")
@@ -58,13 +65,53 @@ def _sums_by_thread(x: Strided, columns: Dim, threads: int) -> Scratch:
 
 @rule(*_FLOP)
 def normalized(call: Call) -> Steps:
-    """One kernel reads the operands and writes the results."""
-    yield RESULTS
-    largest = call.args[1] if call.op.endswith("backward") else call.args[0]
+    """One kernel reads the operands and writes the results; the CPU's batch norm makes numbers per channel beside."""
+    backward = call.op.endswith("backward")
+    largest = call.args[1] if backward else call.args[0]
+    if "batch_norm" in call.op and call.device.name == "cpu" and largest.is_contiguous():
+        yield from (_batch_norm_backward if backward else _batch_norm)(call, largest)
+    else:
+        yield RESULTS
     yield kernel(
         call.op.strip("_"), call.tensors(), call.written(), largest.dtype, vector=_FLOP[call.op] * largest.numel(),
-        gradient=call.op.endswith("backward"),
+        gradient=backward,
     )  # fmt: skip
+
+
+def _batch_norm(call: Call, x: Strided) -> Steps:
+    """Sums of each channel, in training, then the factor and the summand that normalize it: two numbers each."""
+    channels, kind = x.shape[1], _wide(x.dtype)
+    yield RESULTS
+    for sums in (True, False) if call.args[5] else (False,):
+        yield Scratch((channels,), kind)
+        yield Scratch((channels,), kind)
+        if sums and _is_flat(x) and hint(x.shape[0]) > call.device.threads:
+            yield Scratch((call.device.threads, channels), kind)
+            yield Freed()
+        yield Freed()
+        yield Freed()
+
+
+def _batch_norm_backward(call: Call, x: Strided) -> Steps:
+    """The gradient of the input is made twice, if that of the output is contiguous: the second one is kept."""
+    wanted, twice = call.args[9], call.args[0].is_contiguous()
+    if wanted[0]:
+        yield Scratch(x.shape, x.dtype) if twice else Result(0)
+    yield from (Result(i) for i in (1, 2) if wanted[i])
+    if wanted[0] and twice:
+        yield Result(0)
+        yield Freed()
+    if not twice:
+        yield Scratch((x.shape[1],), _wide(x.dtype))
+    elif _is_flat(x):
+        if call.args[2] is None:  # a weight of ones in its place
+            yield Scratch((x.shape[1],), _wide(x.dtype))
+        yield Scratch((2, call.device.threads, x.shape[1]), _wide(x.dtype))
+
+
+def _is_flat(x: Strided) -> bool:
+    """Whether there is one number per channel, which is summed over the batch by thread."""
+    return hint(x.numel()) == hint(x.shape[0]) * hint(x.shape[1])
 
 
 def _statistics(x: Strided, shape: Shape) -> Spec:

@@ -53,6 +53,10 @@ def largest_of_bins(a: Tensor, b: Tensor) -> Tensor:
 
 Call = Callable[[Tensor, Tensor], Tensor]
 CALLS: dict[str, Call] = {
+    "batch norm": lambda a, b: functional.batch_norm(a, torch.zeros(N), torch.ones(N), b.mean((0, 2)), training=True),
+    "batch norm of rows": lambda a, b: functional.batch_norm(a.flatten(0, 1), None, None, training=True),
+    "batch norm, evaluated": lambda a, b: functional.batch_norm(a, torch.zeros(N), torch.ones(N)),
+    "batch norm, strided gradient": lambda a, b: functional.batch_norm(a, None, None, training=True).mT,
     "mse": lambda a, b: functional.mse_loss(a, b.detach()),
     "mse of both": lambda a, b: functional.mse_loss(a, b),
     "mse unreduced": lambda a, b: functional.mse_loss(a, b, reduction="none"),

@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.outside, pytest.mark.slow, pytest.mark.filterwarnings(
 
 B, N, VOCABULARY = 2, 24, 96
 RANDOM_STATE = 5056  # bytes of the CPU's generator, which checkpoints keep on the host
-NUMBERS_OF_PYTHON = 128  # bytes: a trace has none
+NUMBER = 8  # bytes of one of Python's, of which a trace has none
+NUMBERS_OF_PYTHON = 128  # bytes, in lists
 Made = tuple[nn.Module, Callable[[], Tensor]]
 
 
@@ -57,6 +58,10 @@ def swin() -> Made:
     return classified(timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, **sizes))
 
 
+def regnet() -> Made:
+    return classified(pytest.importorskip("timm").create_model("regnety_002", num_classes=10))
+
+
 def unet() -> Made:
     model = pytest.importorskip("diffusers").UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
@@ -76,11 +81,11 @@ def lora() -> Made:
     return model, lambda: model(input_ids=given, labels=given).loss
 
 
-def litgpt() -> Made:
+def litgpt(name: str = "Llama-2-7b-hf", **options: int) -> Made:
     package = pytest.importorskip("litgpt")
-    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_query_groups": 2, "intermediate_size": 48}
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_query_groups": 2, "intermediate_size": 48} | options
     lengths = {"block_size": 32, "vocab_size": VOCABULARY, "padded_vocab_size": VOCABULARY}
-    model, given = package.GPT(package.Config.from_name("Llama-2-7b-hf", **sizes, **lengths)), tokens()
+    model, given = package.GPT(package.Config.from_name(name, **sizes, **lengths)), tokens()
     return model, lambda: functional.cross_entropy(model(given).flatten(0, 1), given.flatten())
 
 
@@ -90,16 +95,19 @@ MODELS: dict[str, Callable[[], Made]] = {
     "timm vit": vit,
     "timm vit, checkpoints": lambda: vit(checkpoints=True),
     "timm swin": swin,
+    "timm regnet": regnet,
     "diffusers unet": unet,
     "peft lora": lora,
     "litgpt": litgpt,
+    # Every token takes every expert: in a real run chance says how many take each, where it is some of them.
+    "litgpt mixtral": lambda: litgpt("Mixtral-8x7B-v0.1", n_expert=4, n_expert_per_token=4),
 }
 
 
 def peak(events: Iterable[tuple[str, int, int]]) -> int:
     live = most = 0
     for kind, _, nbytes in events:
-        live += 0 if nbytes == RANDOM_STATE else nbytes if kind == "alloc" else -nbytes
+        live += 0 if nbytes in (RANDOM_STATE, NUMBER) else nbytes if kind == "alloc" else -nbytes
         most = max(most, live)
     return most
 

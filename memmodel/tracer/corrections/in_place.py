@@ -80,7 +80,8 @@ def laid_out(func: Any, args: Any, out: Any) -> Any:
     if func in _AS_OPERANDS:
         first, second, *_ = (x for x in args if isinstance(x, Tensor))
         return aten.add.Tensor(first, second)
-    if func not in _CONTIGUOUS:
+    as_input = func is aten.native_batch_norm_backward.default and args[1].is_contiguous()
+    if func not in _CONTIGUOUS and not as_input:
         return out
     return tree_map_only(Tensor, lambda x: x if x.is_contiguous() else x.new_empty(x.shape), out)
 
