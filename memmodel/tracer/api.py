@@ -46,6 +46,8 @@ from memmodel.tracer.watch.streams import Event, Stream
 from memmodel.tracer.watch.watcher import MOST_OPERATORS
 from memmodel.tracer.watch.world import World, checked_world
 
+_OPERATORS_OF_A_LOOP = 20_000  # that a branch may have left, at least: more takes a while and may have no end
+
 
 @contextmanager
 def _frozen_garbage_collector() -> Iterator[None]:
@@ -261,7 +263,7 @@ def _largest(job: Job, over: str, program: Program, forms: Forms | None) -> Larg
 
 def _other_way(job: Job, found: Traced) -> Iterator[str]:
     """What the step takes where branches on values go the other way."""
-    most = min(4 * found.operators, job.setting.most_operators)
+    most = min(max(4 * found.operators, _OPERATORS_OF_A_LOOP), job.setting.most_operators)
     try:
         other = job.run(job.setting._replace(otherwise=True, most_operators=most), job.sizes)
     except UsageError:

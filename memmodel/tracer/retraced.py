@@ -18,9 +18,10 @@ from memmodel.tracer.watch.run import Setting, Traced, traced
 
 def advice_of(job: Job, found: Traced, labels: Mapping[int, str]) -> list[Advice]:
     """Changes on the events, and those that are traced again; most first."""
-    before = phase_peaks(found.program)["peak"]
+    peaks = phase_peaks(found.program)
+    before = peaks["peak"]
     tips = [] if job.compiled else advice(found.program, labels, found.last_use)
-    for change, setting in _rewritten(job, found.program):
+    for change, setting in _rewritten(job, found.program, peaks):
         try:
             after = phase_peaks(job.run(setting, job.sizes).program)["peak"]
         except UsageError:
@@ -30,11 +31,12 @@ def advice_of(job: Job, found: Traced, labels: Mapping[int, str]) -> list[Advice
     return sorted(tips, key=lambda tip: -tip.less_bytes)
 
 
-def _rewritten(job: Job, program: Program) -> list[tuple[str, Setting]]:
+def _rewritten(job: Job, program: Program, peaks: Mapping[str, int]) -> list[tuple[str, Setting]]:
     """(change, what to trace) of changes to the whole function."""
     setting, function = job.setting, job.setting.function
     found = []
-    if setting.step == "train" and _parameters_known(function):
+    # A checkpoint computes all again before backward, which then holds no less than it did: it lowers forward alone.
+    if setting.step == "train" and peaks["forward"] > peaks["backward"] and _parameters_known(function):
         change = f"{_line_of(function)}checkpoint the whole function"
         found.append((change, setting._replace(function=_checkpointed(function))))
     found += _library_softmax(job, program)

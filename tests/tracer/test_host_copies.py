@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import memmodel
 
@@ -37,13 +37,29 @@ def test_a_batch_of_a_tensor_made_without_a_device_is_said_to_count_before() -> 
         own = torch.zeros(N, device="cuda").to("cuda")
         return x + data[1].to("cuda") + own.cuda()
 
-    def plain(x: Tensor) -> Tensor:
-        return x + torch.zeros(N)
-
     _, note = traced(run).notes
     assert note.startswith("a tensor that was made without a device counts as the GPU's")
     assert note.endswith(f"line {run.__code__.co_firstlineno + 3})")
-    assert len(traced(plain).notes) == 1  # how it was traced
+
+
+def test_a_tensor_made_without_a_device_that_meets_the_gpus_is_said() -> None:
+    """On a GPU that is an error; numbers, indices and copies are none."""
+
+    def refused(x: Tensor) -> Tensor:
+        mask = torch.ones(N)
+        shift = mask - 1
+        return x + shift
+
+    def taken(x: Tensor) -> Tensor:
+        layer = nn.Linear(N, 2).to("cuda")
+        y = x[torch.arange(4)].sum() + torch.tensor(2.0) + layer(x)
+        y[:1].copy_(torch.zeros(1))
+        return y * torch.ones(2).to(x.device)
+
+    (note,) = traced(refused).notes[1:]
+    assert note.startswith("a tensor is made without a device")
+    assert note.endswith(f"line {refused.__code__.co_firstlineno + 2})")
+    assert not [note for note in traced(taken).notes if note.startswith("a tensor is made without")]
 
 
 def test_saved_tensors_on_the_host_come_back_for_backward() -> None:

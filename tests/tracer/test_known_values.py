@@ -145,6 +145,26 @@ def test_a_branch_on_a_value_is_said_with_what_the_other_way_takes(function: Any
     assert function is decides_alike or found.memory.live_peak_bytes >= 2 * N * 4
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_sequences_are_generated_to_their_end(mode: Any) -> None:
+    """A token equals no other number, so no sequence is done, however the flags are kept."""
+
+    def generated(x: Tensor) -> Tensor:
+        with mode():
+            done, going = torch.zeros(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool)
+            for _ in range(3):
+                token = x.argmax(-1)
+                done |= token == 2
+                going = going & ~(token == 2)
+                if done.all() or not going.any():
+                    break
+                x = torch.cat([x, x[:, :1]], 1)
+        return x
+
+    found = memmodel.trace(generated, {"x": "N,8"}, at={"N": N}, formulas=False)
+    assert max(birth.nbytes for birth in found.program.births()) == N * (8 + 3) * 4
+
+
 def sizes(x: Tensor) -> Tensor:
     return torch.zeros(x.argmax().item())  # type: ignore[arg-type]
 
@@ -165,7 +185,7 @@ EXPERTS, CHOICES, WIDTH = 4, 2, 8
 
 def routed(x: Tensor) -> list[Tensor]:
     """What each expert of a mixture is given."""
-    _, taken = torch.topk(x @ torch.zeros(WIDTH, EXPERTS), CHOICES)
+    _, taken = torch.topk(x @ torch.zeros(WIDTH, EXPERTS, device=x.device), CHOICES)
     return [x[torch.where(taken == expert)[0]] for expert in range(EXPERTS)]
 
 

@@ -89,6 +89,18 @@ def test_parameters_that_the_code_held_before_are_the_models(held: Any) -> None:
     assert found.memory == within.memory
 
 
+averages = {"weight": torch.zeros(64, 64)}
+
+
+def average(x: Tensor) -> None:
+    averages["weight"] = 0.9 * averages["weight"] + x
+
+
+def test_a_tensor_of_before_the_trace_ends_where_the_code_replaces_it() -> None:
+    found = memmodel.trace(average, {"x": "64,64:nograd"}, step="own", formulas=False)
+    assert found.memory.live_peak_bytes == 4 * (64 * 64 * F32)  # x, the average before, its product and the sum
+
+
 def test_globals_that_a_comprehension_reads_are_found() -> None:
     def run(x: Tensor) -> list[Tensor]:
         return [layer(x) for layer in (first, second)]

@@ -141,6 +141,26 @@ def test_gradients_that_the_code_hands_to_an_optimizer() -> None:
     assert comparable(of_steps(found)) == comparable(profiled(lambda: (step(x), step(x))))
 
 
+def test_hooks_of_parameters_that_step_their_optimizers() -> None:
+    layers = torch.nn.Sequential(*(torch.nn.Linear(16, 16, bias=False) for _ in range(3)))
+    optimizers = {p: torch.optim.Adam([p], foreach=False) for p in layers.parameters()}
+
+    def updated(parameter: torch.Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in layers.parameters():
+        parameter.register_hook(lambda gradient: gradient / 2)
+        parameter.register_post_accumulate_grad_hook(updated)
+
+    def step(x: torch.Tensor) -> None:
+        layers(x).square().mean().backward()
+
+    found = traced(Setting(step, inputs_of("x=5,16"), "own", CPU, iterations=2), {}).program
+    x = torch.zeros(5, 16)
+    assert comparable(of_steps(found)) == comparable(profiled(lambda: (step(x), step(x))))
+
+
 def test_what_a_mask_scatters_back_is_as_large_as_all_of_it() -> None:
     """How much of it the mask picks is not known, nor asked: with zeros for the rest it fills the source."""
 

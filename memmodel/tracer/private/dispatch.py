@@ -1,6 +1,6 @@
 """PyTorch's dispatch: operators, modes, trees of arguments, and identities of storages."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 __all__ = [
     "IS_CPU",
     "IS_CUDA",
+    "PARSE_TO",
     "VARIABLE_FUNCTIONS",
     "HigherOrderOperator",
     "OpOverload",
@@ -23,6 +24,8 @@ __all__ = [
     "converting_softmax",
     "decompositions",
     "has_symbols",
+    "hook_tables",
+    "hooks_of",
     "inner",
     "is_composite",
     "is_wrapped",
@@ -44,6 +47,7 @@ __all__ = [
 IS_CUDA = vars(torch._C.TensorBase)["is_cuda"].__get__  # what a function mode sees of `x.is_cuda`
 IS_CPU = vars(torch._C.TensorBase)["is_cpu"].__get__
 VARIABLE_FUNCTIONS = torch._VF  # what torch.nn.functional calls: torch.dropout and others
+PARSE_TO = torch._C._nn._parse_to  # what `module.to(...)` asks which device and type it was given
 modes_on = _get_current_dispatch_mode_stack
 without_modes = _disable_current_modes
 without_function_modes = torch._C.DisableTorchFunction
@@ -146,6 +150,21 @@ def is_wrapper(types: Iterable[type]) -> bool:
 def tables_of(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """A module's own parameters and buffers by name, to be changed in place."""
     return module._parameters, module._buffers
+
+
+def hooks_of(module: torch.nn.Module) -> Iterator[Callable[..., Any]]:
+    """The functions that PyTorch calls around a module, its parts and their parameters, in no order."""
+    for part in module.modules():
+        for table in (part._forward_pre_hooks, part._forward_hooks, part._backward_pre_hooks, part._backward_hooks):
+            yield from table.values()
+        for parameter in part._parameters.values():
+            for hooks in hook_tables(parameter):
+                yield from hooks.values()
+
+
+def hook_tables(tensor: Tensor | None) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The hooks of a tensor: on its gradient, and after that is accumulated."""
+    return getattr(tensor, "_backward_hooks", None) or {}, getattr(tensor, "_post_accumulate_grad_hooks", None) or {}
 
 
 def children_of(module: torch.nn.Module) -> dict[str, Any]:

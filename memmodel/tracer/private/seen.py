@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _device
 
 from memmodel.tracer.private.autocast import contexts
 from memmodel.tracer.private.chip import Chip
@@ -125,6 +126,11 @@ class _Generator(metaclass=_OfGenerators):
 
 def _default_device(really: Callable[..., None]) -> Callable[..., None]:
     return lambda device: really("cpu" if names_cuda(device) else device)
+
+
+def has_default_device() -> bool:
+    """Whether the code has said where tensors are made."""
+    return _device.CURRENT_DEVICE is not None
 
 
 def _answering(answer: Callable[..., Any]) -> Callable[..., Any]:

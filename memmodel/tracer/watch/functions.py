@@ -23,6 +23,7 @@ from memmodel.tracer.private.autocast import without_autocast
 from memmodel.tracer.private.dispatch import (
     IS_CPU,
     IS_CUDA,
+    PARSE_TO,
     VARIABLE_FUNCTIONS,
     converting_log_softmax,
     converting_softmax,
@@ -32,7 +33,7 @@ from memmodel.tracer.private.dispatch import (
 )
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.private.flex import FLEX_ATTENTION, called_plainly
-from memmodel.tracer.private.seen import on_cpu, on_cpu_named
+from memmodel.tracer.private.seen import has_default_device, on_cpu, on_cpu_named
 from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import MAKERS, remember
@@ -102,7 +103,7 @@ class Functions(TorchFunctionMode):
             return self._called(func, args, dict(kwargs or {}))
 
     def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.redirects and func is not torch.device:
+        if self.redirects and func not in (torch.device, PARSE_TO):
             host = self.watcher.host
             if func is torch.Tensor.get_device:
                 return -1 if host.has(args[0]) else 0
@@ -128,7 +129,7 @@ class Functions(TorchFunctionMode):
                 plain_index(args[1], self._own[torch.Tensor.__index__], self._places if len(args) == 2 else None),
                 *args[2:],
             )
-        placed = "device" in kwargs
+        placed = kwargs.get("device") is not None or has_default_device()
         out = self._result(func, args, kwargs)
         if self.redirects and not placed and func in MAKERS and isinstance(out, Tensor):
             self.watcher.host.unplaced(out)
@@ -148,8 +149,9 @@ class Functions(TorchFunctionMode):
             return host.copied_here(x)
         if to == "cuda" and host.has(x):
             return host.copied_back(x)
-        if to == "cuda" and host.was_unplaced(x) and not asking_module().startswith("torch."):  # of a module's own
-            self.values.note(_UNPLACED)
+        if to == "cuda" and host.was_unplaced(x):
+            host.place(x)
+            self.values.note("" if asking_module().startswith("torch.") else _UNPLACED)  # torch's: of a module's own
         return x if func is torch.Tensor.cuda else None
 
     def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

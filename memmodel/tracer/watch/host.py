@@ -4,7 +4,8 @@ All traced tensors are the CPU's, so "on the host" is a note on a storage. Tenso
 `x.to("cpu")` of a result, save_on_cpu and pinned buffers, and back by `x.cuda()` and `x.to("cuda")`. What is asked for
 on "cpu" by name alone (an input, a new tensor) stays the GPU's: here, where there is no GPU, scripts that choose their
 device by `torch.cuda.is_available()` say so. So does what is made without a device, which many functions do with inputs
-that are the GPU's; where the code moves such a tensor to the GPU, a note says that it counted before.
+that are the GPU's. Where the code moves such a tensor to the GPU, a note says that it counted before; where it computes
+with it and the GPU's, that a GPU would refuse.
 """
 
 import weakref
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from memmodel.tracer.corrections.torch_types import number
 from memmodel.tracer.private.dispatch import address_of, storage_of
+
+_ANYWHERE = ("aten::index", "aten::copy", "aten::_index_put", "aten::lift")  # operators that take the host's tensors
 
 
 class Host:
@@ -41,8 +44,27 @@ class Host:
         self._unplaced[address_of(storage)] = storage
 
     def was_unplaced(self, x: Tensor) -> bool:
-        """Whether a tensor, or what it is a view of, was made without a device."""
-        return address_of(storage_of(x)) in self._unplaced
+        """Whether a tensor, or what it is a view of, was made without a device and not moved."""
+        return bool(self._unplaced) and address_of(storage_of(x)) in self._unplaced
+
+    def place(self, x: Tensor) -> None:
+        """Note that a tensor is on the GPU."""
+        self._unplaced.pop(address_of(storage_of(x)), None)
+
+    def astray(self, op: str, operands: list[Tensor], made: list[Tensor]) -> Tensor | None:
+        """The tensor made without a device that an operator takes beside the GPU's, which CUDA refuses; else None.
+
+        What is made of such tensors alone is where they are. Numbers, and what indexes or is copied, may be on the host
+        (aten/src/ATen/TensorIterator.cpp, compute_types; native_functions.yaml, device_check: NoCheck).
+        """
+        if not self._unplaced or op.startswith(_ANYWHERE):
+            return None
+        unplaced = [x for x in operands if self.was_unplaced(x)]
+        if len(unplaced) == len(operands):
+            for x in made if operands else ():
+                self.unplaced(x)
+            return None
+        return next((x for x in unplaced if x.dim()), None)
 
     def has(self, x: Tensor) -> bool:
         """Whether a tensor is on the host."""

@@ -1,6 +1,7 @@
 """Modules and optimizers that the function holds: their tensors become fake for the length of a trace.
 
-They are found as the function itself, as what it is bound to, and among the names that its code uses.
+They are found as the function itself, as what it is bound to, and among the names that its code uses, or that hooks of
+these modules use.
 """
 
 import dis
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from memmodel.events.origin import is_library
 from memmodel.tracer.private.autocast import renewed
-from memmodel.tracer.private.dispatch import tables_of
+from memmodel.tracer.private.dispatch import hook_tables, hooks_of, tables_of
 from memmodel.tracer.private.fake import is_fake
 from memmodel.tracer.watch.known import has_value
 from memmodel.tracer.watch.watcher import Watcher
 
+_KINDS: tuple[type, ...] = (torch.nn.Module, torch.optim.Optimizer, torch.amp.GradScaler)
 _DEPTH = 3  # of lists, dicts and objects in one another, in which modules are looked for
 
 
@@ -44,7 +46,8 @@ def made_fake(function: Any, watcher: Watcher) -> Iterator[None]:
                 _swap_optimizer(each, fakes, stack)
             elif isinstance(each, torch.amp.GradScaler):
                 _renew_scaler(each, watcher, stack)
-        _swap_names(function, fakes, stack)
+        for each in (function, *_users_hooks(module for _, module in reached)):
+            _swap_names(each, fakes, stack)
         yield
 
 
@@ -73,8 +76,9 @@ def held(function: Any) -> Iterator[tuple[str, Any]]:
     """(name, object) of the modules and optimizers in reach."""
     if isinstance(function, torch.nn.Module):
         yield "", function
+        yield from _behind_hooks(function, 0)
         return
-    yield from in_reach(function, (torch.nn.Module, torch.optim.Optimizer, torch.amp.GradScaler))
+    yield from in_reach(function, _KINDS)
 
 
 def in_reach(function: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -95,8 +99,25 @@ def in_reach(function: Any, kinds: tuple[type, ...], depth: int = 0) -> Iterator
         for path, part in _parts(name, value, frozenset(_names_in(code)), kinds):
             if isinstance(part, kinds):
                 yield path, part
+                yield from _behind_hooks(part, depth)
             elif depth < 2:
                 yield from in_reach(part, kinds, depth + 1)
+
+
+def _behind_hooks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    """(name, object) of what the hooks of a module reach."""
+    for hook in _users_hooks([part]) if depth < 2 else ():
+        yield from in_reach(hook, _KINDS, depth + 1)
+
+
+def _users_hooks(reached: Iterable[Any]) -> Iterator[Any]:
+    """The hooks, of those of these that are modules, that the user wrote; a partial function's own."""
+    for module in reached:
+        for hook in hooks_of(module) if isinstance(module, torch.nn.Module) else ():
+            written = getattr(hook, "func", hook)
+            code = getattr(getattr(written, "__func__", written), "__code__", None)
+            if code is not None and not is_library(code.co_filename):
+                yield written
 
 
 def _parts(
@@ -173,6 +194,11 @@ def _fake(tensor: Tensor, name: str, watcher: Watcher) -> Tensor:
     fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     if isinstance(tensor, torch.nn.Parameter):
         fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+        on_gradient, after_it = hook_tables(tensor)
+        for hook in on_gradient.values():
+            fake.register_hook(hook)  # type: ignore[no-untyped-call]
+        for hook in after_it.values():
+            fake.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         watcher.leaves.append(fake)
     else:
         has_value(fake, tensor)
@@ -230,8 +256,8 @@ def _with_fakes(value: Any, fakes: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return fakes.get(id(value), value)
     if type(value) is dict:
-        items = {key: _with_fakes(each, fakes) for key, each in value.items()}
-        return items if any(items[key] is not value[key] for key in items) else value
+        items = {_with_fakes(key, fakes): _with_fakes(each, fakes) for key, each in value.items()}
+        return value if all(map(is_, (*items, *items.values()), (*value, *value.values()))) else items
     if type(value) not in (list, tuple):
         return value
     swapped = [fakes.get(id(each), each) for each in value]

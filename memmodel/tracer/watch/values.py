@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from memmodel.base.errors import UsageError
-from memmodel.events.origin import line_of, users_frame
 from memmodel.tracer.corrections.torch_types import number
 from memmodel.tracer.private.dispatch import tree_leaves, tree_map_only
 from memmodel.tracer.private.fake import DataDependentOutputException, is_fake
@@ -29,8 +28,8 @@ _ASKS = (
     "arguments instead"
 )
 _AS_INT = (
-    "the code makes an int of a tensor's value, which could be a size, and a trace has no data: take sizes from shapes "
-    "or arguments, and counts for prints by .item()"
+    "the code makes an int of a tensor's value: it could be a size or a number of rounds, and a trace has no data; "
+    "print or add up counts by .item(), take sizes from shapes, or pass them in as numbers"
 )
 _LBFGS = (
     "L-BFGS goes on for as long as values say: trace a step of its closure alone, and add the vectors that it keeps, "
@@ -54,7 +53,15 @@ _ANSWERS = {
     **dict.fromkeys(_named("isnan", "isinf", "isneginf", "isposinf"), False),
     **dict.fromkeys(_named("isfinite"), True),
 }
-_SAME = _named("any", "all", "__or__", "__and__", "logical_or", "logical_and", "bitwise_or", "bitwise_and", "clone")
+_OF_ALL: dict[Any, Callable[[Any], bool]] = {  # functions of bools -> the answer of their result, from their operands'
+    **dict.fromkeys(_named("any", "all", "clone"), all),
+    **dict.fromkeys(_named("__or__", "__ior__", "logical_or", "logical_or_", "bitwise_or", "bitwise_or_"), any),
+    **dict.fromkeys(_named("__and__", "__iand__", "logical_and", "logical_and_", "bitwise_and", "bitwise_and_"), all),
+}
+_FILLED = {
+    **dict.fromkeys(_named("zeros", "zeros_like", "new_zeros"), False),
+    **dict.fromkeys(_named("ones", "ones_like", "new_ones"), True),
+}
 _OPPOSITE = _named("logical_not", "__invert__", "bitwise_not")
 _COMPARED: dict[Any, Callable[[Any, Any], bool]] = {
     each: compare
@@ -267,11 +274,7 @@ class Values:
 
     def note(self, what: str) -> None:
         """Say what was assumed, and on which line."""
-        if not what:
-            return
-        site = self.watcher.site()
-        frame = users_frame(site) if site else None
-        self.watcher.note(what + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
+        self.watcher.note_here(what)
 
 
 def _nested(value: Any, shape: list[int]) -> Any:
@@ -318,11 +321,14 @@ def answered(func: Any, args: Any, out: Any) -> Any:
         setattr(out, _USUAL, (_ANSWERS[func], True))
     elif func in _COMPARED:
         setattr(out, _USUAL, (as_one(_COMPARED[func], *args), False))
-    elif func in _SAME or func in _OPPOSITE:
-        known = {getattr(x, _USUAL, None) for x in args if isinstance(x, Tensor)}
-        (usual,) = known if len(known) == 1 else (None,)
-        if usual is not None:
-            setattr(out, _USUAL, (usual[0] is not (func in _OPPOSITE), usual[1]))
+    elif func in _FILLED:
+        setattr(out, _USUAL, (_FILLED[func], False))
+    elif func in _OF_ALL or func in _OPPOSITE:
+        known = [getattr(x, _USUAL, None) for x in args if isinstance(x, Tensor)]
+        if known and all(known):
+            answers, finite = zip(*filter(None, known), strict=True)
+            answer = not answers[0] if func in _OPPOSITE else _OF_ALL[func](answers)
+            setattr(out, _USUAL, (answer, all(finite)))
     return out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from memmodel.base.device import Device
 from memmodel.base.errors import UsageError
-from memmodel.events.origin import is_library
+from memmodel.events.origin import is_library, line_of, users_frame
 from memmodel.events.program import Alloc, Event, Free, Launch, Mark, Program, Release, Site
 from memmodel.rules.operator import Call, Freed, NotKnown, Scratch, Step
 from memmodel.rules.sdpa import Choice
@@ -53,6 +53,10 @@ DEPTH = 8  # frames of the user's code kept per allocation: enough to see throug
 MOST_OPERATORS = 400_000
 # Modules whose frames are never the user's; contextlib stands between a context manager of theirs and its body.
 _OUTSIDE = ("torch.", "memmodel.", "contextlib")
+_UNPLACED = (
+    "a tensor is made without a device and counts as the GPU's; on a GPU it would be the CPU's, and PyTorch raises an "
+    "error where it meets the GPU's tensors: make it with device='cuda'"
+)
 # Tensors without data answer these through Python (torch/csrc/PyInterpreter.cpp): they are questions, not kernels.
 _LAYOUT = ("aten::size", "aten::stride", "aten::storage_offset")
 _QUERIES = frozenset(
@@ -98,13 +102,14 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stream = 0  # that blocks are allocated on
         self.adds_in_place = False  # a function that adds its mask or bias in place is under way
         self._references: dict[int, weakref.ref[Any]] = {}
+        self._real: dict[int, weakref.ref[Any]] = {}  # to constants
         self._births: dict[int, Alloc] = {}  # of what is alive
         self._emptied: dict[int, Alloc] = {}  # address of a storage that was resized to nothing -> its birth
         self._handed_over: set[int] = set()
         self._outer: Any = None  # the operator just seen on a tensor around others
         self._computed: set[int] = set()  # storages that operators made of other tensors
         self._constants: list[Alloc] = []
-        self._fakes: list[Tensor] = []
+        self._fakes: dict[int, Tensor] = {}  # constant -> the tensor without data in its place
         self.last_use: dict[int, int] = {}  # storage -> number of events when an operator last touched it
         self.saved: dict[int, list[str]] = {}  # storage -> nodes that hold it until backward
         self.owners = Owners(self, device)
@@ -132,8 +137,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         return key is not None and key not in self.names and key in self._computed
 
     def alive(self) -> frozenset[int]:
-        """The storages that are alive."""
-        return frozenset(self._references)
+        """The storages that are alive, of those that were made within the trace."""
+        return frozenset(self._references.keys() - self._fakes.keys())
 
     def mark(self, phase: str) -> None:
         """Begin a phase."""
@@ -150,6 +155,12 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Say something about how the code was taken."""
         if words:
             self.notes[words] = None
+
+    def note_here(self, words: str, site: Site | None = None) -> None:
+        """Say something about how the user's line was taken that runs now, or that of a site."""
+        site = site or (self.site() if words else None)
+        frame = users_frame(site) if site else None
+        self.note(words + (f" ({frame[0].co_filename}, line {line_of(frame)})" if frame else ""))
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
@@ -210,6 +221,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def name_input(self, tensor: Tensor, name: str, given: bool = False) -> None:
         """Say that a tensor is there before the step, what it is called, and whether the function is given it."""
         key = self.key_of(tensor)
+        self.host.place(tensor)
         if key is not None:
             self.owners.given |= {key} if given else set()
             self.names[key] = name
@@ -218,18 +230,21 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.events[place] = event._replace(site=None, role="input")
 
     def record_constant(self, tensor: Tensor) -> None:
-        """Record a real tensor that the code made before the trace: it is an input, alive throughout."""
+        """Record a real tensor that the code made before the trace: it is an input, until the code lets go of it."""
         if self.key_of(tensor) is not None or tensor.numel() == 0:
             return
         key = self._new_key()
-        self._keys[address_of(tensor.untyped_storage())] = key
+        storage = tensor.untyped_storage()
+        self._keys[address_of(storage)] = key
         shape, kind = tuple(tensor.shape), kind_of(tensor.dtype)
-        self._constants.append(Alloc(key, tensor.untyped_storage().nbytes(), shape, kind, "constant", None, "input"))
+        self._constants.append(Alloc(key, storage.nbytes(), shape, kind, "constant", None, "input"))
         self.names[key] = "constant"
-        fake = fake_of(tensor)  # whose views are views of it
         # PyTorch finds this fake tensor again, next time the constant is used, only while somebody holds it.
-        self._fakes.append(fake)
-        self._keys[address_of(fake.untyped_storage())] = key
+        fake = self._fakes[key] = fake_of(tensor)
+        views = fake.untyped_storage()  # views of the constant are views of it
+        self._keys[address_of(views)] = key
+        self._references[key] = weakref.ref(views, partial(self._died, address_of(views), key))
+        self._real[key] = weakref.ref(storage, partial(self._let_go, address_of(storage), key))
         if tensor.requires_grad and tensor.is_leaf:
             self.leaves.append(tensor)
             mine = tensor.grad is not None and is_fake(tensor.grad)  # given by the code within the trace
@@ -292,6 +307,8 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if self.key_of(x) is None:
                     self.host.born(x)
             return out
+        if self.device.name == "cuda" and not self.backward:
+            self._note_astray(self.host.astray(name, given, made))
         before = self.last_key
         launched = len(self.events)
         self._record(func, args, kwargs, out, "AccumulateGrad" if accumulates else label_of(node))
@@ -305,6 +322,12 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif not accumulates:
             self._attribute(node, out, born)
         return out
+
+    def _note_astray(self, x: Tensor | None) -> None:
+        """Say where a tensor was made that a GPU would refuse."""
+        birth = self._births.get(self.key_of(x) or 0) if x is not None else None
+        if birth is not None:
+            self.note_here(_UNPLACED, birth.site)
 
     def _attribute(self, node: Any, out: Any, born: range) -> None:
         self.nodes.attribute(node, out, born)
@@ -377,6 +400,13 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "or raise --most-operators (most_operators=)"
             )
 
+    def _let_go(self, address: int, key: int, _: object) -> None:
+        """A constant is gone; its memory is, too, unless there are views of it."""
+        if self._keys.get(address) == key:
+            del self._keys[address]
+        self._real.pop(key, None)
+        self._fakes.pop(key, None)
+
     def _died(self, address: int, key: int, _: object) -> None:
         if self._keys.get(address) == key:
             del self._keys[address]
@@ -402,6 +432,7 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def close(self) -> None:
         """Forget what is alive: nothing that dies from now on is recorded."""
         self._references.clear()
+        self._real.clear()
         self._keys.clear()
         self._births.clear()
         self._emptied.clear()
