@@ -63,7 +63,7 @@ class Decoder:
         offload: whether what all but the head saves for backward waits on the host.
         tensor: ranks that share every layer; the weights, and the sizes of `arch`, are then this rank's.
         context: ranks that share each sequence by a zigzag, whose `attend` then sees the keys of all.
-        experts: ranks that share the experts of mixtures.
+        experts: ranks that share the experts of mixtures. capacity: of each expert, as of `ModelCase`.
         around: what runs the layers, as a module's call does with its hooks.
         first, last: whether it has the embedding, and the final norm and the head, as not every pipeline stage does.
         start: the layers of `arch` before its own.
@@ -86,6 +86,7 @@ class Decoder:
     tensor: TensorParallel | None = None
     context: Group | None = None
     experts: ExpertParallel | None = None
+    capacity: float = 0.0
     around: Around = directly
     first: bool = True
     last: bool = True
@@ -106,7 +107,8 @@ class Decoder:
     def feed(self, x: Any, weights: Weights, held: list[Any] | None = None) -> Any:
         """The feed-forward of a layer, whose hidden layer goes to `held` too, or its mixture of experts."""
         if "router.weight" in weights:
-            return mixture(x, weights, self.arch.activation, self.arch.moe, self.tensor, self.experts, self.compiled)
+            moe, compiled = self.arch.moe, self.compiled
+            return mixture(x, weights, self.arch.activation, moe, self.tensor, self.experts, compiled, self.capacity)
         return feed_forward(
             x, weights, self.arch.activation, adapter_dropout=self.adapter_dropout, tensor=self.tensor,
             compiled=self.compiled, dropout=self.dropout if "hidden" in self.arch.dropped else 0.0, held=held,

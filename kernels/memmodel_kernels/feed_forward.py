@@ -62,6 +62,14 @@ def feed_forward(
     return down(gated(gate, through, activation, compiled))
 
 
+def through(hidden: Any, activation: str, compiled: bool = False) -> Any:
+    """The activation of a hidden layer, of which the halves are gate and values where there is a gate."""
+    if not activation.endswith("glu"):
+        return activated(hidden, activation, compiled)
+    gate, up = hidden.chunk(2, dim=-1)
+    return gated(gate, up, activation, compiled)
+
+
 def activated(x: Any, activation: str, compiled: bool = False) -> Any:
     """The activation of x, by its name in an architecture; `compiled`: in one kernel."""
     if compiled:

@@ -1,13 +1,15 @@
 """A mixture of experts: a router sends each token to the best few, whose products run grouped, without dropping any.
 
 After transformers' grouped_mm_experts_forward: rows are sorted by expert, multiplied group by group, and sorted back.
+Experts with a capacity, and Llama 4's, are in `batched_experts`.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from memmodel_kernels.feed_forward import activated, feed_forward, gated
+from memmodel_kernels.batched_experts import of_all_tokens, up_to_capacity
+from memmodel_kernels.feed_forward import feed_forward, through
 from memmodel_kernels.namespace import functional, namespace
 from memmodel_kernels.parallel.experts import ExpertParallel
 from memmodel_kernels.parallel.tensor import TensorParallel
@@ -22,22 +24,28 @@ def mixture(
     tensor: TensorParallel | None = None,
     shared: ExpertParallel | None = None,
     compiled: bool = False,
+    capacity: float = 0.0,
 ) -> Any:
     """The experts' outputs of x (b, n, h), weighed by the router, and those of the shared experts.
 
     `moe`: a `memmodel.models.architecture.Mixture`. `tensor`: ranks that share the width of every expert, and of which
     each routes all tokens; `shared`: those that share the experts.
-    `compiled`: activations are one kernel.
+    `compiled`: activations are one kernel. `capacity`: of an expert, over its even share of the tokens; 0 for none.
     """
     if tensor is not None:
         entered = tensor.entered(x)
-        return tensor.summed(mixture(entered, weights, activation, moe, shared=shared, compiled=compiled))
+        return tensor.summed(mixture(entered, weights, activation, moe, None, shared, compiled, capacity))
     rows = x.view(-1, x.shape[-1])
     every = partial(feed_forward, x, weights, activation, "shared", compiled=compiled)
+    if moe.scores == "sigmoid-before" and shared is None and not capacity:
+        return of_all_tokens(rows, weights, activation, moe, every, compiled)
     before = every() if moe.shared_gate else None  # which wait for the others in Qwen2-MoE's class
-    scores, experts = routed(rows, weights, moe)
-    products = partial(_products, weights=weights, activation=activation, compiled=compiled)
-    out = _experts(rows, products, moe, scores, experts, shared).view(*x.shape)
+    if capacity:
+        out = up_to_capacity(rows, weights, activation, moe, capacity, compiled).view(*x.shape)
+    else:
+        scores, experts = routed(rows, weights, moe)
+        products = partial(_products, weights=weights, activation=activation, compiled=compiled)
+        out = _experts(rows, products, moe, scores, experts, shared).view(*x.shape)
     if moe.shared:
         if moe.shared_gate:
             out = out + functional(x).linear(x, weights["shared_gate.weight"]).sigmoid() * before
@@ -80,13 +88,7 @@ def _products(
     """The experts' outputs of rows in their order; `by_expert`: which that is of each row, where they have biases."""
     # A row's biases are there before the product, and until the next.
     biases = _biases(weights, "gate_up", by_expert)
-    hidden = _grouped(rows, weights, "gate_up", ends, biases)
-    if activation.endswith("glu"):
-        gate, up = hidden.chunk(2, dim=-1)
-        hidden = gated(gate, up, activation, compiled)
-        del gate, up
-    else:
-        hidden = activated(hidden, activation, compiled)
+    hidden = through(_grouped(rows, weights, "gate_up", ends, biases), activation, compiled)
     biases = _biases(weights, "down", by_expert)
     return _grouped(hidden, weights, "down", ends, biases)
 

@@ -12,7 +12,7 @@ from memmodel_kernels.namespace import functional, namespace
 def routed(rows: Any, weights: Mapping[str, Any], moe: Any) -> tuple[Any, Any]:
     """The weights and the indices of each row's experts, (rows, top_k); `moe` is a `Mixture`."""
     weight = weights["router.weight"]
-    if moe.scores == "sigmoid":
+    if moe.scores in ("sigmoid", "sigmoid-before"):
         return _by_sigmoid(_in_fp32(rows, weight), moe)
     if moe.scores == "softmax-as-is":
         return _as_they_are(_in_fp32(rows, weight).softmax(-1), moe)

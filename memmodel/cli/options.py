@@ -162,6 +162,7 @@ _GROUPS: dict[str, tuple[Option, ...]] = {
             "Keys and values: {names}. [default: auto, as --dtype]",
             "memmodel.models.kv_cache:NAMES",
         ),
+        Option("--capacity", NUMBER, "Of an expert, over its even share of tokens; more are dropped. [default: none]"),
         Option("--clip", bool, "Clip gradients by their norm."),
         Option("--fused-norms", bool, "RMS norms by PyTorch's one function."),
         Option("--compiled", bool, "Layers and loss after torch.compile: fused norms, rotary positions, activations."),

@@ -45,7 +45,8 @@ class Mixture(NamedTuple):
         first_dense: the number of dense layers at the start. every: of the layers after those, each `every`-th, counted
             from the model's first layer, is a mixture.
         scores: how the router weighs experts: "softmax" (of all, in fp32, the best made to add up to 1), "softmax-cast"
-            (the same in the model's dtype), "softmax-as-is" (not made to add up), "softmax-of-top-k" or "sigmoid".
+            (the same in the model's dtype), "softmax-as-is" (not made to add up), "softmax-of-top-k", "sigmoid", or
+            "sigmoid-before" (of the inputs of all experts, which then take every token: Llama 4).
         bias: whether the router and the experts have biases.
         groups, best_groups: a token's experts are of its best few groups of them; 0 without groups.
         own: the experts that a rank has, where ranks share them; 0 for all.

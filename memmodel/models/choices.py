@@ -137,6 +137,8 @@ def _checked(name: str, value: Any) -> Any:
         return choice("format of the cache", value, NAMES)
     if name in DROPOUTS:
         return _probability(value)
+    if name == "capacity":
+        return _capacity(value)
     if name == "torch":
         parse_torch_version(value)
         return value
@@ -210,6 +212,14 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _capacity(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not (value == 0 or 0.01 <= value <= 1000):
+        raise UsageError(
+            f"capacity {shortened(value)}: expected a multiple of an expert's even share, such as 1.25, or 0 for none"
+        )
+    return float(value)
+
+
 def _probability(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
         raise UsageError(f"dropout {value}: expected a probability from 0 to below 1, such as 0.1")
@@ -249,6 +259,8 @@ def _check_together(case: ModelCase) -> None:
     if case.autocast and case.adapter is not None:
         raise UsageError("autocast with adapters: their frozen base is held in the dtype itself, leave autocast out")
     _check_updates(case)
+    if case.capacity:
+        _check_capacity(case)
     if case.adapter is not None:
         _check_adapter(case, case.adapter)
 
@@ -299,6 +311,20 @@ def _check_source(case: ModelCase) -> None:
 def images_as_tokens(arch: Architecture, patches: Patches) -> str:
     """How many tokens a model makes of an image."""
     return f"{arch.name} reads images of {patches.image} x {patches.image} as {arch.max_pos} tokens each"
+
+
+def _check_capacity(case: ModelCase) -> None:
+    """Raise UsageError for what experts with a capacity do not go with."""
+    moe = case.arch.moe
+    if moe is None:
+        raise UsageError(f"capacity {case.capacity:g}: {case.arch.name} has no experts, leave it out")
+    theirs = {
+        "framework megatron": case.framework == "megatron", "ep": case.layout.ep > 1, "experts with biases": moe.bias,
+        f"the scores of {case.arch.name}": moe.scores == "sigmoid-before", "autocast": case.autocast,
+    }  # fmt: skip
+    for name, given in theirs.items():
+        if given:
+            raise UsageError(f"capacity {case.capacity:g} with {name}: it is not modelled, leave one of them out")
 
 
 def _check_updates(case: ModelCase) -> None:

@@ -308,7 +308,7 @@ def _smollm3(c: ConfigJson) -> Fields:
 def _llama4_text(c: ConfigJson) -> Fields:
     width, every = c.size("intermediate_size", 8192), c.size("interleave_moe_layer_step", 1)
     moe = Mixture(
-        *(_experts(c, 16), c.size("num_experts_per_tok", 1), width), shared=width, every=every, scores="sigmoid"
+        *(_experts(c, 16), c.size("num_experts_per_tok", 1), width), shared=width, every=every, scores="sigmoid-before"
     )
     # intermediate_size is an expert's; dense layers are wider, intermediate_size_mlp.
     chunk, no_rotary = c.optional_size("attention_chunk_size", 8192), _no_rotary(c)

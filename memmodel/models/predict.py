@@ -273,7 +273,9 @@ def _notes(case: ModelCase) -> Iterator[str]:
         yield "cuDNN's workspace, of the convolutions that read images or sounds: counted as 0"
     if encoder and encoder.layers != case.arch.layers:
         yield f"L counts the decoder's {case.arch.layers} layers: the encoder's {encoder.layers} are in the formulas"
-    if case.arch.moe is not None:
+    if case.arch.moe is not None and case.arch.moe.scores == "sigmoid-before" and case.layout.ep == 1:
+        yield "every expert computes every token, as in Hugging Face's class; trainers and servers need not"
+    elif case.arch.moe is not None and not case.capacity:
         yield "tokens are taken as spread evenly among experts"
 
 

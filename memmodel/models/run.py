@@ -307,6 +307,7 @@ def _decoder(xp: Any, case: ModelCase, label: Label, handles: Handles, chunk: in
         embedding_dropout=case.embedding_dropout,
         recompute=case.checkpoint, adapter_dropout=case.adapter.dropout if case.adapter else 0.0, offload=case.offload,
         tensor=_tensor_parallel(case, handles), context=context, experts=shared_experts(case, handles),
+        capacity=case.capacity,
         around=sharder.around, first=first, last=last,
         start=chunk * count,
     )  # fmt: skip

@@ -15,7 +15,7 @@ SDPA = "sdpa"  # attention by the library's scaled_dot_product_attention
 EAGER = "eager"  # by plain operators, as Hugging Face's classes
 _UNUSUAL = (  # choices that are said where they are not the default
     *("framework", "checkpoint", "loss", "offload", "keep_logits", "repeat_kv", "fused_norms", "compiled"),
-    *("eager_loss", "microbatches", "autocast", "masters", "in_backward", "clip"),
+    *("eager_loss", "microbatches", "autocast", "masters", "in_backward", "clip", "capacity"),
     *("dropout", "attention_dropout", "embedding_dropout"),
     *(
         "quantize",
@@ -87,6 +87,8 @@ class ModelCase(Frozen):
         masters: whether the optimizer works on fp32 copies of the parameters, with gradients summed in fp32.
         in_backward: whether each parameter is updated as soon as its gradient is there, which is then dropped.
         adapter: low-rank adapters, which then are all that learns; None to train every parameter.
+        capacity: of each expert of a mixture, over its even share of the tokens: what is above is
+            dropped, what is below padded; 0 for as many as it gets.
         clip: whether gradients are clipped by their norm. dropout: probability on the residual branches.
         attention_dropout: probability on the weights of attention, where the algorithm has that.
         embedding_dropout: probability on the embeddings.
@@ -127,6 +129,7 @@ class ModelCase(Frozen):
     masters: bool = False
     in_backward: bool = False
     adapter: Adapter | None = None
+    capacity: float = 0.0
     clip: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0

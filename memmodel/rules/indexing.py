@@ -48,13 +48,27 @@ def embedded(call: Call) -> Steps:
 def gathered(call: Call) -> Steps:
     """Read the indices and the elements that they pick."""
     yield RESULTS
+    if call.op == "gather":
+        yield from _in_fp32(call)
     yield moves("gather", [*call.tensors()[1:], call.out], [call.out])
+
+
+def _in_fp32(call: Call) -> Steps:
+    """The copy in fp32 of 16-bit results that a CPU works on (ScatterGatherKernel.cpp, create_acc_buffer)."""
+    if call.device.name == "cpu" and call.out.dtype.itemsize == 2:
+        yield scratch_like(call.out, float32)
+        yield FREED
 
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
 def scattered(call: Call) -> Steps:
     """In place, only the elements written count; out of place, the whole input is copied."""
     yield RESULTS
+    if call.op == "scatter":
+        yield from _in_fp32(call)
+    elif call.op == "index_add" and call.device.name == "cpu":
+        yield scratch_like(call.tensors()[1])
+        yield FREED
     if call.in_place:
         given = call.tensors()  # the last one, the values, is as large as what is written
         yield moves("scatter", given[1:], given[-1:], in_place=True)

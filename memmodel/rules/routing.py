@@ -44,6 +44,8 @@ def _grouped(a: Strided, b: Strided, offs: Strided) -> Spec:
 makes("sort")(lambda x: [Spec(x.shape, x.dtype), Spec(x.shape, int64)])
 makes("index")(lambda x, indices: Spec((*indices[0].shape, *x.shape[1:]), x.dtype))
 makes("gather")(lambda x, dim, index: Spec(index.shape, x.dtype))
+makes("index_select")(lambda x, dim, index: Spec((*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]), x.dtype))
+makes("scatter", "index_add")(lambda x, dim, index, values: Spec(x.shape, x.dtype))
 makes("histc")(lambda x, bins: Spec((bins,), x.dtype))
 makes("cumsum")(lambda x, dim, dtype: Spec(x.shape, dtype))
 
@@ -96,6 +98,35 @@ class Gather(Op):
         whole: Tensor = grad.new_zeros(self.shape)
         aten("scatter_add_", whole, self.dim, self.unpack("index"), grad, into=whole)
         return whole, None
+
+
+class Scatter(Op):
+    """A constant with `values` at `index` along a dimension; saves the indices."""
+
+    def forward(self, x: Tensor, index: Tensor, values: Tensor, dim: int) -> Tensor:
+        """A copy, and one scatter into it."""
+        self.dim = dim
+        self.save(index=index)
+        return aten("scatter", x, dim, index, values)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient at the indices."""
+        return None, None, aten("gather", grad, self.dim, self.unpack("index"))
+
+
+class IndexAdd(Op):
+    """A constant to whose rows along a dimension others are added; saves these and their indices."""
+
+    def forward(self, x: Tensor, index: Tensor, values: Tensor, dim: int) -> Tensor:
+        """A copy, and sums into it."""
+        self.dim = dim
+        self.save(index=index, source=values)
+        return aten("index_add", x, dim, index, values)
+
+    def backward(self, grad: Tensor) -> tuple[Any, ...]:
+        """The gradient's rows at the indices, of the shape of what was added, which is asked for that alone."""
+        self.unpack("source")
+        return None, None, aten("index_select", grad, self.dim, self.unpack("index"))
 
 
 class Clamp(Op):
@@ -165,6 +196,18 @@ def index(self: Tensor, indices: Tensor) -> Any:
 def gather(self: Tensor, dim: int, index: Tensor) -> Any:
     """The elements at `index` along `dim`."""
     return Gather.apply(self, index, dim=axis(dim, self.ndim))
+
+
+@method
+def scatter(self: Tensor, dim: int, index: Tensor, values: Tensor) -> Any:
+    """The tensor, which does not learn, with `values` at `index` along `dim`."""
+    return Scatter.apply(self, index, values, dim=axis(dim, self.ndim))
+
+
+@method
+def index_add(self: Tensor, dim: int, index: Tensor, values: Tensor) -> Any:
+    """The tensor, which does not learn, with rows added at `index` along `dim`."""
+    return IndexAdd.apply(self, index, values, dim=axis(dim, self.ndim))
 
 
 @method

@@ -45,6 +45,7 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
         {"moe": MIXTURE._replace(shared=24, shared_gate=True, scores="sigmoid", groups=2, best_groups=1), **LATENT},
         {"moe": MIXTURE._replace(scores="softmax-cast"), "qk_norm": "head"},
         {"moe": MIXTURE},
+        {"moe": MIXTURE._replace(shared=24, scores="sigmoid-before")},
         ENCODER,
         {"moe": MIXTURE._replace(bias=True, scores="softmax-of-top-k"), "activation": "clamped-swiglu"},
     ],
@@ -53,6 +54,30 @@ def test_llama_with_every_attention(attention: str, dtype: str) -> None:
 def test_architectures(changes: dict[str, Any]) -> None:
     dtype = "bf16" if "moe" in changes else "fp32"  # grouped products on the CPU take rows of 16 bytes
     same_events(small_case(llama(**changes), dtype))
+
+
+@pytest.mark.parametrize("choices", [{}, {"checkpoint": "block", "microbatches": 2}, {"phase": "prefill"}], ids=str)
+@pytest.mark.parametrize("scores", ["softmax", "softmax-cast", "sigmoid"])
+def test_a_capacity(scores: str, choices: dict[str, Any]) -> None:
+    arch = llama(moe=MIXTURE._replace(scores=scores, shared=24), tied=True)
+    same_events(small_case(arch, "bf16", capacity=0.5, **choices))
+
+
+def test_what_a_capacity_saves() -> None:
+    """With factor f, c = ceil(f t k / E) rows of each expert are kept for backward.
+
+    In bf16 these are what enters, what leaves and that times its score, of the hidden size; gate and up, which are one
+    tensor, the activated gate and the product, of the width each; a score in fp32, and in int64 its place and token.
+    """
+    t, k, experts, hidden, width = 2 * 11, 2, 6, 48, 16
+    saved = [
+        saved_bytes(program_of(small_case(llama(moe=Mixture(experts, k, width), layers=1), "bf16", capacity=factor)))
+        for factor in (0.5, 1.5)
+    ]
+    rows = [-(-f * t * k // (2 * experts)) for f in (1, 3)]
+    assert rows == [4, 11]
+    each = 2 * (3 * hidden + 4 * width) + 4 + 2 * 8
+    assert saved[1] - saved[0] == experts * (rows[1] - rows[0]) * each
 
 
 def test_dropout_everywhere() -> None:
