@@ -66,8 +66,8 @@ def scattered(call: Call) -> Steps:
     yield RESULTS
     if call.op == "scatter":
         yield from _in_fp32(call)
-    elif call.op == "index_add" and call.device.name == "cpu":
-        yield scratch_like(call.tensors()[1])
+    elif call.op == "index_add" and call.device.name == "cpu" and call.args[1] == 0 and call.out.dtype.itemsize == 2:
+        yield Scratch(call.out.shape[1:], float32)  # a row of sums; all of them where rows are of a few elements
         yield FREED
     if call.in_place:
         given = call.tensors()  # the last one, the values, is as large as what is written
