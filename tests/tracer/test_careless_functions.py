@@ -14,6 +14,7 @@ import torch
 
 import memmodel
 from memmodel.base.errors import UsageError
+from memmodel.cli import run
 from memmodel.tracer.specs import parse_at, parse_input
 from memmodel.tracer.target import target
 
@@ -174,25 +175,17 @@ def test_a_syntax_error_is_shown_as_theirs(tmp_path: Path) -> None:
         target(f"{path}:f")
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "memmodel", "trace", *words]
+def test_what_the_code_prints_does_not_mix_with_json(capfd: pytest.CaptureFixture[str]) -> None:
+    words = f"{careless.__file__}:prints", "--input", "x=N", "--at", "N=8", "--no-formulas", "--json"
+    assert run(["trace", *words]) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["memory"]["live_peak_bytes"] == 64
+    assert "a line of the user's own" in printed.err
 
 
-def test_what_the_code_prints_does_not_mix_with_json() -> None:
-    path = Path(careless.__file__)
-    words = command(f"{path}:prints", "--input", "x=N", "--at", "N=8", "--no-formulas", "--json")
-    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert json.loads(run.stdout)["memory"]["live_peak_bytes"] == 64
-    assert "a line of the user's own" in run.stderr
-
-
-def test_two_kinds_of_step_are_one_too_many() -> None:
-    run = subprocess.run(
-        command("careless_functions:prints", "--input", "x=N", "--train", "--step"),
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "memmodel: --train and --step: give one of them\n"
+def test_two_kinds_of_step_are_one_too_many(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "careless_functions:prints", "--input", "x=N", "--train", "--step"]) == 2
+    assert capfd.readouterr() == ("", "memmodel: --train and --step: give one of them\n")
 
 
 INTERRUPTED = """

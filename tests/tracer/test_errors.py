@@ -1,7 +1,6 @@
 """Wrong input and code that cannot run without data: one sentence, with the user's line, and exit status 2."""
 
 import inspect
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import traced_functions as functions
 
 import memmodel
 from memmodel.base.errors import UsageError
+from memmodel.cli import run
 from memmodel.tracer.specs import parse_at, parse_input
 from memmodel.tracer.target import target
 
@@ -156,20 +156,9 @@ def test_a_module_that_raises_when_imported(tmp_path: Path) -> None:
         target(f"{path}:f")
 
 
-def test_the_command_exits_with_status_2_and_one_line(tmp_path: Path) -> None:
+def test_the_command_exits_with_status_2_and_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def f(x):\n    return x + undefined_name\n")
-    command = [sys.executable, "-m", "memmodel", "trace", f"{path}:f", "--input", "x=N"]
-    root = Path(memmodel.__file__).parents[1]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    message = run.stderr.strip()
-    assert (
-        message == f"memmodel: the traced code raised NameError at {path}, line 2: name 'undefined_name' is not defined"
-    )
-
-
-def test_importing_memmodel_imports_no_torch() -> None:
-    code = "import memmodel, sys; memmodel.predict; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run(["trace", f"{path}:f", "--input", "x=N"]) == 2
+    raised = f"the traced code raised NameError at {path}, line 2: name 'undefined_name' is not defined"
+    assert capfd.readouterr() == ("", f"memmodel: {raised}\n")

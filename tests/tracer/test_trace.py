@@ -112,11 +112,11 @@ def test_conditions_of_the_run_are_shown() -> None:
 def test_a_size_that_the_code_divides_by_another_is_a_multiple_of_it() -> None:
     inputs = {"q": "B,H,N,D", "k": "B,G,N,D", "v": "B,G,N,D"}
     sizes = {"B": 3, "H": 8, "G": 2, "N": 64, "D": 16}
-    found = memmodel.trace(functions.grouped, inputs, step="train", at=sizes)
+    found = memmodel.trace(functions.grouped, inputs, step="forward", at=sizes)
     assert found.forms is not None
     assert found.forms.region == "H = 4·G, every size at least 2"
     more = sizes | {"H": 12, "G": 3}
-    again = memmodel.trace(functions.grouped, inputs, step="train", at=more, formulas=False)
+    again = memmodel.trace(functions.grouped, inputs, step="forward", at=more, formulas=False)
     for phase, peak in again.memory.phase_peaks.items():
         assert max(found.forms.value(b.expression, more) for b in found.forms.peaks[phase]) == peak
 
