@@ -28,8 +28,7 @@ def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torc
     return scores.softmax(-1) @ v
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.float8_e4m3fn])
-@pytest.mark.parametrize("page", [None, 16, 24])
+@pytest.mark.parametrize(("page", "kind"), [(None, torch.float32), (16, torch.float8_e4m3fn), (24, torch.float32)])
 @pytest.mark.parametrize(
     ("h", "g", "n", "m", "d", "e", "mask", "parts"),
     [
