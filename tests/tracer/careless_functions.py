@@ -34,6 +34,10 @@ def sparse(x: Tensor) -> Tensor:
     return x.to_sparse() @ x
 
 
+def nests(x: Tensor) -> Tensor:
+    return torch.nested.nested_tensor([x, x[:2]], layout=torch.jagged) * 2
+
+
 def draws(x: Tensor) -> Tensor:
     for _ in range(random.randint(1, 50)):
         x = x * 2

@@ -25,6 +25,7 @@ ROOT = Path(memmodel.__file__).parents[1]
     ("function", "words"),
     [
         (careless.sparse, "makes a sparse tensor"),
+        (careless.nests, "makes a nested tensor"),
         (careless.packs, "hand the layer the padded batch"),
         (careless.steps_by_lbfgs, "trace a step of its closure alone"),
         (careless.Counting(), "two traces of the function allocate differently"),

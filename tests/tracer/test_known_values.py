@@ -165,6 +165,20 @@ def test_sequences_are_generated_to_their_end(mode: Any) -> None:
     assert max(birth.nbytes for birth in found.program.births()) == N * (8 + 3) * 4
 
 
+def test_a_row_that_a_value_picks_is_a_view_of_any() -> None:
+    def best(x: Tensor) -> Tensor:
+        scores = x.sum(1)
+        row = x[scores.argmax()]
+        x[scores.argmin()] = row
+        table = torch.arange(3, device=x.device)
+        assert table[table[1]].item() == 1
+        assert table[scores.argmax()].item() != 0  # not known, so it stands for any: the first is 0
+        return row * 2
+
+    found = memmodel.trace(best, {"x": "N,8"}, at={"N": N}, formulas=False)
+    assert found.memory.live_peak_bytes == N * 8 * 4 + N * 4 + 3 * 8 + 8 * 4  # x, the scores, the table, twice a row
+
+
 def sizes(x: Tensor) -> Tensor:
     return torch.zeros(x.argmax().item())  # type: ignore[arg-type]
 

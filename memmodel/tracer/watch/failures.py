@@ -52,6 +52,11 @@ def _sentence(error: BaseException) -> str:
         )
     if "Cannot access storage of Sparse" in first:
         return f"the code makes a sparse tensor{where}: these have no storage of their own and are not traced"
+    if "shape_env must not be None" in first:
+        return (
+            f"the code makes a nested tensor{where}, whose sizes a trace does not follow: hand over the rows of all "
+            "sequences as one tensor, and where each begins as another"
+        )
     if kind == "UnsupportedOperatorException" or "fake impl" in first or "register_fake" in str(error):
         return (
             f"an operator without a fake implementation{where} ({first}): say what it returns with "

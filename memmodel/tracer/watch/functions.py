@@ -38,7 +38,14 @@ from memmodel.tracer.watch.flex import Flex
 from memmodel.tracer.watch.host import named_place
 from memmodel.tracer.watch.known import MAKERS, remember
 from memmodel.tracer.watch.loaders import loading
-from memmodel.tracer.watch.sized import SIZED_BY_VALUES, note_shares, plain_index, sized_as_assumed, sized_by_values
+from memmodel.tracer.watch.sized import (
+    SIZED_BY_VALUES,
+    note_shares,
+    picks_by_value,
+    plain_index,
+    sized_as_assumed,
+    sized_by_values,
+)
 from memmodel.tracer.watch.values import Values, answered, asking_module, check_given, stands_for_values
 from memmodel.tracer.watch.views import following
 from memmodel.tracer.watch.watcher import Watcher
@@ -122,6 +129,7 @@ class Functions(TorchFunctionMode):
             out = func(*args, **kwargs)
             remember(func, args, kwargs, out)
             return out
+        picked = func in _INDEXING and picks_by_value(args[1])
         if func in _INDEXING:
             # A known mask sizes what is read through it, and nothing where it is written through.
             args = (
@@ -133,8 +141,8 @@ class Functions(TorchFunctionMode):
         out = self._result(func, args, kwargs)
         if self.redirects and not placed and func in MAKERS and isinstance(out, Tensor):
             self.watcher.host.unplaced(out)
-        # What is computed from a stand-in is no known value.
-        if not stands_for_values((args, kwargs)):
+        # What is computed from a stand-in, or picked by one, is no known value.
+        if not (picked or stands_for_values((args, kwargs))):
             remember(func, args, kwargs, out)
         return out
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from memmodel.tracer.private.dispatch import tensors_in, tree_map_only
 from memmodel.tracer.private.fake import is_fake
-from memmodel.tracer.watch.known import remember, value_of
+from memmodel.tracer.watch.known import known_value, remember, value_of
 
 _EVERY = "a mask of data keeps every element, the most that there can be"
 _BALANCED = "as many take each of the choices of a router: the load is balanced"
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 _CHOICES = "number_of_choices"  # an attribute of indices that a router took
 _SHARE = "share_of_ones"  # an attribute of masks
 _KEEPING = frozenset((
@@ -91,8 +92,22 @@ def _is_choice(indices: Tensor, x: Tensor) -> None:
         setattr(indices, _CHOICES, x.shape[-1])
 
 
+def picks_by_value(index: Any) -> bool:
+    """Whether an index has a number that is not known."""
+    items = index if isinstance(index, tuple) else (index,)
+    return any(_is_number(item) and known_value(item) is None for item in items)
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, Tensor) and not item.dim() and is_fake(item) and item.dtype in _WHOLE
+
+
 def plain_index(index: Any, number: Callable[[Tensor], Any], masks: Callable[[Tensor], Any] | None) -> Any:
-    """An index as PyTorch reads it: numbers in slices for tensors; with `masks` for a mask the places of its ones."""
+    """An index as PyTorch reads it: numbers in slices for tensors; with `masks` for a mask the places of its ones.
+
+    A whole number in a tensor picks a view (torch/csrc/autograd/python_variable_indexing.cpp, applySlicing): where it
+    is not known the first, as all are alike.
+    """
     items = index if isinstance(index, tuple) else (index,)
     found: list[Any] = []
     for item in items:
@@ -106,6 +121,8 @@ def plain_index(index: Any, number: Callable[[Tensor], Any], masks: Callable[[Te
         elif isinstance(item, slice):
             ends = (item.start, item.stop, item.step)
             found.append(slice(*(number(end) if isinstance(end, Tensor) else end for end in ends)))
+        elif _is_number(item):
+            found.append(known_value(item) or 0)
         else:
             found.append(item)
     return tuple(found) if isinstance(index, tuple) or len(found) > 1 else found[0]
