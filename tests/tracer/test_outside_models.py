@@ -1,8 +1,9 @@
 """Models of other packages, trained two steps: the live peak is that of a real run on this CPU, to the byte.
 
-Skipped where a package is not installed: x-transformers, timm, diffusers, peft, litgpt.
+Skipped where a package is not installed: x-transformers, timm, diffusers, peft, litgpt (`make test-outside`).
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,6 +26,18 @@ RANDOM_STATE = 5056  # bytes of the CPU's generator, which checkpoints keep on t
 NUMBER = 8  # bytes of one of Python's, of which a trace has none
 NUMBERS_OF_PYTHON = 128  # bytes, in lists
 Made = tuple[nn.Module, Callable[[], Tensor]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchvision_without_its_operators() -> None:
+    """Its wheels for CUDA lack them beside torch for the CPU, and then cannot be imported; no model here runs one."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float overlap) -> Tensor")
 
 
 def tokens() -> Tensor:
