@@ -11,8 +11,9 @@ from memmodel.base.dtypes import short_name
 from memmodel.base.errors import UsageError, check_kind, shortened
 from memmodel.base.files import read_bytes
 from memmodel.base.signatures import taking
+from memmodel.base.units import bytes_text
 from memmodel.events.account import account
-from memmodel.events.groups import WORKSPACE, group_of
+from memmodel.events.groups import OPTIMIZER, WORKSPACE, by_kind, group_of
 from memmodel.events.liveness import at_peak, step_launches
 from memmodel.events.program import Alloc, Mark, Program, Save, total_work
 from memmodel.events.work import Work
@@ -180,7 +181,7 @@ def _predicted(case: ModelCase, gpu: Gpu, config: AllocatorConfig | None, machin
         calibrated,
         efficiency_of(case, gpu, seconds) if seconds else None,
         Computed(lambda: account(program)),
-        (*missing, *_notes(case)),
+        (*missing, *_notes(case), *_first_step(case, memory)),
         ranks=kinds,
     )
 
@@ -277,6 +278,18 @@ def _notes(case: ModelCase) -> Iterator[str]:
         yield "every expert computes every token, as in Hugging Face's class; trainers and servers need not"
     elif case.arch.moe is not None and not case.capacity:
         yield "tokens are taken as spread evenly among experts"
+
+
+def _first_step(case: ModelCase, memory: Memory) -> Iterator[str]:
+    """That the first step fits where later ones do not: an optimizer makes its states in its first update."""
+    states, room = by_kind(memory.groups).get(OPTIMIZER, 0), memory.room_bytes
+    lazily = case.framework == "huggingface" and not (case.masters or case.in_backward)  # and all at once
+    if memory.fits is not False or room is None or not states or not lazily:
+        return
+    before = [n for phase, n in memory.phase_peaks.items() if phase in ("forward", "backward")]
+    first = max(*(n - states for n in before), memory.phase_peaks.get("optimizer", 0)) + memory.workspace_bytes
+    if first <= room:
+        yield f"the first step allocates {bytes_text(first)} and fits: the optimizer has no states before its update"
 
 
 def with_workspace(memory: Memory) -> Memory:

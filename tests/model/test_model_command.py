@@ -7,6 +7,7 @@ import pytest
 
 import memmodel
 from memmodel import UsageError
+from memmodel.base.units import bytes_text
 from memmodel.events.groups import GROUPS, kind_of
 from memmodel.models.architecture import layer_weights
 from memmodel.models.catalogue import listed
@@ -152,3 +153,12 @@ def test_a_step_is_all_of_its_micro_batches() -> None:
     assert four.time is not None
     assert four.time.phases["optimizer"] == one.time.phases["optimizer"]
     assert four.time.phases["forward"] == pytest.approx(4 * one.time.phases["forward"])
+
+
+def test_the_first_step_fits_where_later_ones_do_not() -> None:
+    """AdamW in bf16 makes two states of two bytes a parameter in its first update, behind forward and backward."""
+    report = memmodel.model("llama-3.2-3b", "A100-40GB-SXM", batch=1, seq=6144)
+    memory, count = report.prediction.memory, sum(report.prediction.parameters.values())
+    first = max(memory.phase_peaks["backward"] - 4 * count, memory.phase_peaks["optimizer"]) + memory.workspace_bytes
+    assert memory.fits is False
+    assert f"the first step allocates {bytes_text(first)} and fits" in " ".join(report.prediction.notes)
