@@ -49,7 +49,7 @@ from memmodel.tensors.autograd import (
 from memmodel.tensors.checkpoint import checkpoint
 from memmodel.tensors.function import Function
 from memmodel.tensors.fused import FusedKernel
-from memmodel.tensors.tape import Scope, Tape, scope, scope_of
+from memmodel.tensors.tape import Scope, Tape, next_action, scope, scope_of
 from memmodel.tensors.tensor import Tensor, methods
 
 
@@ -122,6 +122,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "mul",
+    "next_action",
     "no_grad",
     "ones",
     "ops",

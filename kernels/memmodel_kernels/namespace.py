@@ -74,6 +74,19 @@ def scope(x: Any, *, layer: int | None = None, part: str = "") -> AbstractContex
     return nullcontext() if xp.__name__ == "torch" else xp.scope(layer=layer, part=part)
 
 
+def scope_of(x: Any) -> AbstractContextManager[Any]:
+    """What runs inside belongs to the layer that made a tensor. Recordings remember it; torch does not look."""
+    xp = namespace(x)
+    return nullcontext() if xp.__name__ == "torch" else xp.scope_of(x.storage.key)
+
+
+def next_action(x: Any) -> None:
+    """Say that a pipeline's next action begins: a forward or a backward of a micro-batch. Torch does not look."""
+    xp = namespace(x)
+    if xp.__name__ != "torch":
+        xp.next_action()
+
+
 def same_version(tensors: Sequence[Any]) -> AbstractContextManager[None]:
     """Inside, autograd does not notice writes to these tensors, of which it may have saved views."""
     xp = namespace(tensors[0])

@@ -1,8 +1,8 @@
 """Every layout of a model on a number of GPUs: which fit, how fast they are, and what limits each.
 
 A layout's peak and times grow in proportion to the layers of a stage, to the micro-batches that it holds, and to the
-part of the state that a rank has of what others share. So a few small programs, of two and three layers, tell those of
-all layouts that share the layers and sequences in the same way. The fastest are recorded as they are, in the end.
+part of the state that a rank has of what others share. So a few small programs, of few layers on two stages, tell those
+of all layouts that share the layers and sequences in the same way. The fastest are recorded as they are, in the end.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,18 +16,21 @@ from memmodel.allocator.cublas import parse_torch_version
 from memmodel.base.errors import UsageError
 from memmodel.base.rendering import Renderable
 from memmodel.base.units import percent_text
-from memmodel.events.groups import COMMUNICATION, by_kind, groups_at_peak
-from memmodel.events.liveness import summary
+from memmodel.events.groups import COMMUNICATION, by_kind
 from memmodel.events.program import Launch, Program
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node, node_of
-from memmodel.models.architecture import Architecture
+from memmodel.models.architecture import Architecture, layer_weights
+from memmodel.models.few_layers import FewLayers
+from memmodel.models.layers import repetition
 from memmodel.models.layout import Layout, Rank, check_layout
+from memmodel.models.megatron import of_experts
 from memmodel.models.predict import efficiency_of
-from memmodel.models.program import program_of
+from memmodel.models.program import memory_program, recording_of
 from memmodel.models.schedule import order
 from memmodel.models.setting import ModelCase
-from memmodel.models.step_time import Clock, Recorded, Run, Stage, StageRuns, StepTime, combined, stream_bytes
+from memmodel.models.share import share
+from memmodel.models.step_time import Clock, Run, Stage, StageRuns, StepTime, combined, stream_bytes
 from memmodel.prediction import Memory
 from memmodel.step import device_of, memory_of, room_bytes
 from memmodel.timing import Calibration, Machine
@@ -37,8 +40,8 @@ TOKENS = 1 << 22  # of a step, unless said: as Llama 2 was trained (Touvron et a
 EXACT = 3  # layouts that are recorded as they are
 _SHORTEST = 4096  # tokens of a rank, below which sharing sequences is not tried
 _CHECKPOINTS = ("none", "block")
-_LAYERS, _HELD, _SHARDS = (2, 3), (2, 3), (2, 4)  # sizes that are recorded
-_SHARED_LAYERS = (3, 4)  # of a stage under ZeRO 3, whose later backwards gather nothing ahead of the last two
+_STAGES = 2  # that are recorded, of which the first holds as many micro-batches
+_SHARDS = (2, 4)  # that are recorded, times the ranks that share experts
 
 
 VARIED = ("tp", "pp", "cp", "ep", "dp", "dp_shard", "zero", "sequence_parallel", "checkpoint")  # unless given
@@ -101,7 +104,6 @@ def fit(
     gpus: int,
     node: Node,
     machine: Machine,
-    recorded: Recorded,
     sequences: int | None = None,
     given: Mapping[str, Any] | None = None,
     config: AllocatorConfig | None = None,
@@ -114,7 +116,6 @@ def fit(
         gpus: how many.
         node: the machine that they are in.
         machine: the GPU with its measured rates.
-        recorded: records the program of a rank.
         sequences: of a step; by default as many as make `TOKENS`.
         given: fields of the layout, or checkpoint, that are not varied.
         config: settings of the allocator.
@@ -126,7 +127,7 @@ def fit(
         gpu.listed("capacity")  # raises, naming the key
     assert room is not None
     sequences = sequences or max(TOKENS // int(case.seq), gpus)
-    search, why = _Search(machine, node, recorded), ""
+    search, why = _Search(machine, node), ""
     tried = []
     for one in _candidates(case, gpus, node, sequences, dict(given or {})):
         try:
@@ -136,7 +137,7 @@ def fit(
             why = str(refused)
     if not tried:
         raise UsageError(f"no layout of {case.arch.name} on {gpus} GPUs: {why or _uneven(case.arch, sequences)}")
-    fitting, others = _judged(tried, gpu, recorded, config)
+    fitting, others = _judged(tried, gpu, config)
     return FitReport(case, gpu, gpus, node, sequences, fitting, others, tuple(_assumptions(case, node, sequences)))
 
 
@@ -164,7 +165,7 @@ def fit_model(
     rates = calibration or expected_rates(gpu, case.dtype.itemsize)
     machine, node = Machine(gpu, rates, torch=parse_torch_version(case.torch)), node_of(gpu, link, gpus_per_node)
     case = replace(case, device=device_of(gpu))
-    return fit(case, gpu, gpus, node, machine, program_of, sequences, given, allocator)
+    return fit(case, gpu, gpus, node, machine, sequences, given, allocator)
 
 
 def _candidates(
@@ -247,12 +248,12 @@ def _mixed_runs(low: StageRuns, high: StageRuns, share: float) -> StageRuns:
 class _Search:
     """Small programs, each recorded once, and what they tell of layouts."""
 
-    def __init__(self, machine: Machine, node: Node, recorded: Recorded) -> None:
+    def __init__(self, machine: Machine, node: Node) -> None:
         self.machine, self.node = machine, node
-        # Without stages, times are asked of the same programs as peaks: of two numbers of layers and two of shards.
-        self._record = lru_cache(maxsize=len(_LAYERS) * len(_SHARDS))(recorded)
+        # Without stages, times are asked of the same recordings as peaks: of two numbers of layers and of shards.
+        self._recorded = lru_cache(maxsize=2 * len(_SHARDS))(recording_of)
+        self._few: dict[ModelCase, FewLayers] = {}
         self._stages: dict[ModelCase, Stage] = {}
-        self._peaks: dict[ModelCase, _Small] = {}
         self._kernels: dict[Launch, float] = {}
 
     def tried(self, case: ModelCase, room: int) -> TriedLayout:
@@ -267,34 +268,44 @@ class _Search:
         return TriedLayout(case, int(fullest.peak), fullest.peak <= room, groups, time, *efficiency)
 
     def _peak(self, case: ModelCase, place: str) -> _Small:
-        def at(**sizes: int) -> _Small:
-            small = _small(case, place, **sizes)
-            found = self._peaks.get(small)
-            if found is None:
-                program = self._record(small)
-                peak = int(summary(program).peaks["peak"])
-                groups = {name: float(size) for name, size in groups_at_peak(program, peak).items()}
-                found = self._peaks[small] = _Small(float(peak), groups)
-            return found
+        few, in_flight = _Few.of(case, place), max(_held(case) - _STAGES, 0) if place == "first" else 0
 
-        sizes: Sizes = {"layers": _layers(case), "shards": _shards(case.layout)}
-        if place == "first":
-            sizes["held"] = _held(case), _HELD
-        peak: _Small = _extrapolated(at, _Small.mixed, sizes)
+        def at(layers: int, periods: int = 0) -> _Small:
+            shards, share = _recorded_shards(case)
+            known = [self._few_layers(case, place, layers, count) for count in shards]
+            moments = [one.moments(periods, in_flight) for one in known]
+            # Which moment is the peak depends on the shards: each is extrapolated, then the largest taken.
+            live = [_between(low, high, share) for low, high in zip(moments[0], moments[-1], strict=True)]
+            peak = max(range(len(live)), key=live.__getitem__)
+            low, high = ({k: float(x) for k, x in known[i].groups(peak, periods, in_flight).items()} for i in (0, -1))
+            return _Small(live[peak], low).mixed(_Small(live[peak], high), share)
+
+        if _share_buffers(case):
+            peak: _Small = _extrapolated(at, _Small.mixed, {"layers": (few.size, few.pair)})
+        else:
+            layers = min(few.size, few.pair[1])
+            peak = at(layers, (few.size - layers) // few.period)
         return peak.with_buffers(_buffers(case, place))
+
+    def _few_layers(self, case: ModelCase, place: str, layers: int, shards: int) -> FewLayers:
+        small, few = _small(case, place, layers, shards), _Few.of(case, place)
+        if small not in self._few:
+            self._few[small] = FewLayers(self._recorded(small), range(few.first, few.first + few.period))
+        return self._few[small]
 
     def _runs(self, case: ModelCase, place: str) -> StageRuns:
         layout = case.layout
 
-        def at(**sizes: int) -> StageRuns:
-            small = _small(case, place, held=2, **sizes)
+        def at(layers: int, shards: int) -> StageRuns:
+            small = _small(case, place, layers, shards)
             stage = self._stages.get(small)
             if stage is None:
-                stage = self._stages[small] = Stage(small, self._record)
-            peers = _Peers(small.layout, layout)
+                stage = self._stages[small] = Stage(small, lambda case: self._recorded(case).program)
+            peers = _Peers(small, layout)
             return stage.runs(Clock(self.machine, self.node, peers=peers, kernels=self._kernels))
 
-        sizes: Sizes = {"layers": (_layers(case)[0], _LAYERS), "shards": _shards(layout)}
+        layers = _Few.of(case, place, timed=True)
+        sizes: Sizes = {"layers": (layers.size, layers.pair), "shards": _shards(case)}
         runs: StageRuns = _extrapolated(at, _mixed_runs, sizes)
         return runs
 
@@ -302,38 +313,47 @@ class _Search:
 class _Peers:
     """Who takes part in a collective of a layout, from who does in that of a smaller one."""
 
-    def __init__(self, small: Layout, layout: Layout) -> None:
+    def __init__(self, small: ModelCase, layout: Layout) -> None:
         self.small, self.layout = small, layout
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def __call__(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
         found = self._known.get(ranks)
         if found is None:
-            places = [self.small.rank(number) for number in ranks]
-            # The ranks differ along the dimensions of their group: the same dimensions are longer in the layout.
-            along = [name for name in Rank._fields if len({getattr(place, name) for place in places}) > 1]
-            found = self._known[ranks] = self.layout.peers(Rank(), *along)
+            found = self._known[ranks] = self._peers(ranks)
         return found
 
+    def _peers(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        small, place = self.small.layout, self.small.rank
+        if small.ep > 1 and ranks == small.experts(place):
+            return self.layout.experts(Rank())
+        if small.ep > 1 and ranks == small.same_experts(place):
+            return self.layout.same_experts(Rank())
+        places = [small.rank(number) for number in ranks]
+        # The ranks differ along the dimensions of their group: the same dimensions are longer in the layout.
+        along = [name for name in Rank._fields if len({getattr(place, name) for place in places}) > 1]
+        return self.layout.peers(Rank(), *along)
 
-def _small(case: ModelCase, place: str, layers: int, shards: int, held: int = 1) -> ModelCase:
-    """The case with so many layers a stage, shards, and micro-batches that the first of as many stages holds."""
-    stages = {"only": 1, "first": max(held, 2), "last": 2}[place]
-    given = case.layout
-    micro = min(case.microbatches, 2) if stages == 1 else _recorded_micro_batches(case, stages)
-    # Two replicas show what replicas add; where ranks share experts, their number is kept.
-    layout = replace(given, pp=stages, dp=given.dp if given.ep > 1 else min(given.dp, 2), dp_shard=shards)
-    rank = Rank(stage=stages - 1 if place == "last" else 0)
+
+def _small(case: ModelCase, place: str, layers: int, shards: int) -> ModelCase:
+    """The case with so many layers a stage and shards, and the fewest stages, replicas and micro-batches."""
+    stages, given = 1 if place == "only" else _STAGES, case.layout
+    micro = min(case.microbatches, 2) if stages == 1 else _recorded_micro_batches(case)
+    # Two replicas show what replicas add, or two groups of those that share experts.
+    replicas = min(given.dp, 2 if given.fully_sharded else 2 * given.ep)
+    layout = replace(given, pp=stages, dp=replicas, dp_shard=shards)
     arch = replace(case.arch, layers=layers * stages)
-    return replace(case, arch=arch, layout=layout, rank=rank, microbatches=micro)
+    if place == "last":  # its layers are the model's last
+        arch = replace(arch, before=case.arch.layers - 2 * layers)
+    return replace(case, arch=arch, layout=layout, rank=Rank(stage=1 if place == "last" else 0), microbatches=micro)
 
 
-def _recorded_micro_batches(case: ModelCase, stages: int) -> int:
+def _recorded_micro_batches(case: ModelCase) -> int:
     """The micro-batches of a small pipeline: one more than stages, if there are more, shows gradients beside the rest.
 
     Megatron-LM's gradients are there from the start.
     """
-    return stages + (case.microbatches > case.layout.pp and case.framework != "megatron")
+    return _STAGES + (case.microbatches > case.layout.pp and case.framework != "megatron")
 
 
 def _buffers(case: ModelCase, place: str) -> float:
@@ -344,21 +364,71 @@ def _buffers(case: ModelCase, place: str) -> float:
     """
     if place == "only" or case.framework == "megatron":
         return 0.0
-    stages = max(_held(case), 2) if place == "first" else 2
-    missing = case.microbatches - _recorded_micro_batches(case, stages)
-    return max(missing, 0) * stream_bytes(case) * (1 if place == "first" else 2)
+    missing = case.microbatches - _recorded_micro_batches(case)
+    return missing * stream_bytes(case) * (1 if place == "first" else 2)
 
 
-def _shards(layout: Layout) -> tuple[int, tuple[int, int]]:
-    """The shards, and those that are recorded; where experts are shared among them, as many."""
-    return layout.dp_shard, _SHARDS if layout.ep == 1 else (layout.dp_shard, layout.dp_shard)
+def _shards(case: ModelCase) -> tuple[int, tuple[int, int]]:
+    """The shards, and those that are recorded: all, of replicas (a machine's) and where experts do not divide."""
+    layout, moe = case.layout, case.arch.moe
+    whole = moe is not None and layout.fully_sharded and int(moe.experts) % layout.shards > 0
+    if layout.dp > 1 or whole:
+        return layout.dp_shard, (layout.dp_shard, layout.dp_shard)
+    low, high = _SHARDS
+    return layout.dp_shard, (low * layout.ep, high * layout.ep)
 
 
-def _layers(case: ModelCase) -> tuple[int, tuple[int, int]]:
-    """The layers of a stage, and those that are recorded."""
+def _recorded_shards(case: ModelCase) -> tuple[tuple[int, ...], float]:
+    """The shards that are recorded, and how far from the first to the last of them those of the layout are: as 1/n."""
+    size, (low, high) = _shards(case)
+    if size <= high:
+        return (size,), 0.0
+    return (low, high), (1 / size - 1 / low) / (1 / high - 1 / low)
+
+
+class _Few(NamedTuple):
+    """The layers of a stage, and how few of them show the rest.
+
+    Attributes:
+        size: how many there are. pair: how many show what surrounds the layers that repeat, and with a period of these.
+        period: how many layers they repeat with. first: of that period.
+    """
+
+    size: int
+    pair: tuple[int, int]
+    period: int
+    first: int
+
+    @classmethod
+    def of(cls, case: ModelCase, place: str, timed: bool = False) -> "_Few":
+        """Those of a stage; `timed`: for its kernels."""
+        layout = case.layout
+        size = case.arch.layers // layout.pp
+        kinds = case.arch.kinds()[-size:] if place == "last" else case.arch.kinds()[:size]
+        before, period, _ = repetition(kinds)
+        # Under ZeRO 3, the first backward gathers ahead in another order than later ones, and experts apart.
+        after = 2 if layout.fully_sharded and max(layout.pp, layout.ep) > 1 and not timed else 1
+        fewest = before + 1 + after
+        fewest += max(size - fewest, 0) % period
+        return cls(size, (fewest, fewest + period), period, before + 1)
+
+
+def _share_buffers(case: ModelCase) -> bool:
+    """Whether layers share buffers of parameters or gradients: then two numbers of layers show any other.
+
+    Of DDP's buckets, a layer with a weight that fills one begins and ends them as every other layer does.
+    """
+    from memmodel_kernels.parallel.replicated import CAP
+
     layout = case.layout
-    shared = layout.pp > 1 and layout.fully_sharded and case.framework != "megatron"
-    return case.arch.layers // layout.pp, _SHARED_LAYERS if shared else _LAYERS
+    if layout.fully_sharded or layout.batches * layout.cp == 1 or case.framework == "megatron":
+        return case.framework == "megatron"
+    largest = {False: 0, True: 0}  # of others, and of experts that ranks share, which have buckets of their own
+    for kind in set(case.arch.kinds()):
+        for weight in layer_weights(share(case).arch, kind):
+            apart = layout.ep > 1 and of_experts(weight)
+            largest[apart] = max(largest[apart], int(weight.numel) * case.dtype.itemsize)
+    return case.masters or layout.zero in (1, 2) or any(0 < nbytes < CAP for nbytes in largest.values())
 
 
 def _held(case: ModelCase) -> int:
@@ -387,24 +457,24 @@ def _extrapolated(at: Callable[..., Any], mixed: Callable[[Any, Any, float], Any
 
 
 def _judged(
-    tried: Sequence[TriedLayout], gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None
+    tried: Sequence[TriedLayout], gpu: Gpu, config: AllocatorConfig | None
 ) -> tuple[tuple[TriedLayout, ...], tuple[TriedLayout, ...]]:
     """The layouts that fit, fastest first, and the others; the first few are replayed themselves."""
     fitting = sorted((one for one in tried if one.fits), key=lambda one: -one.tokens_per_second)
     others = [one for one in tried if not one.fits]
     sure: list[TriedLayout] = []
     while fitting and len(sure) < EXACT:
-        found = _replayed(fitting.pop(0), gpu, recorded, config)
+        found = _replayed(fitting.pop(0), gpu, config)
         (sure if found.fits else others).append(found)
     return (*sure, *fitting), tuple(sorted(others, key=lambda one: one.peak_bytes))
 
 
-def _replayed(tried: TriedLayout, gpu: Gpu, recorded: Recorded, config: AllocatorConfig | None) -> TriedLayout:
+def _replayed(tried: TriedLayout, gpu: Gpu, config: AllocatorConfig | None) -> TriedLayout:
     """A layout with the memory of its fullest rank."""
     stages = {0, tried.case.layout.pp - 1}  # the first holds most micro-batches, the last one the logits
     programs: list[tuple[Program, Memory]] = []
     for stage in stages:
-        program = recorded(replace(tried.case, rank=Rank(stage=stage)))
+        program = memory_program(replace(tried.case, rank=Rank(stage=stage)))
         programs.append((program, memory_of(program, tried.case.torch, gpu, config)))
     memory = max((memory for _, memory in programs), key=lambda memory: memory.allocated_peak_bytes)
     return tried._replace(

@@ -52,26 +52,34 @@ def repetition(kinds: Sequence[Any]) -> Repetition:
 class Recording(NamedTuple):
     """A program, with the layer of each event: by the scopes of its tape, else that of the storage that it names.
 
-    `read_outside`: the layers of which something outside of all layers is made.
+    `read_outside`: the layers of which something outside of all layers is made. `actions`: where those of a pipeline
+    begin.
     """
 
     program: Program
     scopes: Sequence[tuple[int, Scope]]
     layers: dict[int, int]
     read_outside: set[int]
+    actions: Sequence[int] = ()
 
     @classmethod
     def of(cls, tape: Tape, program: Program) -> "Recording":
         """The recording of a tape."""
-        return cls(program, tape.scopes, tape.layers, tape.read_outside)
+        return cls(program, tape.scopes, tape.layers, tape.read_outside, tape.actions)
+
+    def later(self, program: Program, events: int) -> "Recording":
+        """The recording of a program whose step is the same, behind so many events more."""
+        scopes = [(start + events, scope) for start, scope in self.scopes]
+        return self._replace(program=program, scopes=scopes, actions=[start + events for start in self.actions])
 
     def blocks(self) -> "Iterator[Block]":
         """Neighbouring events of one layer."""
-        tagged = zip(self._tags(), self.program.events, strict=True)
+        tagged = zip(self.layer_of_each(), self.program.events, strict=True)
         for layer, pairs in groupby(tagged, key=lambda pair: pair[0]):
             yield Block(layer, [event for _, event in pairs])
 
-    def _tags(self) -> Iterator[int | None]:
+    def layer_of_each(self) -> Iterator[int | None]:
+        """The layer of each event; None outside of the layers."""
         scopes = iter([*self.scopes, (len(self.program.events), Scope())])
         until, following = next(scopes)
         layer = None

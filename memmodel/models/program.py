@@ -5,6 +5,7 @@ from functools import lru_cache
 from memmodel.events import liveness
 from memmodel.events.program import Event, Launch, Mark, Program
 from memmodel.models import record
+from memmodel.models.layers import Recording
 from memmodel.models.megatron_history import with_history
 from memmodel.models.packing import packed
 from memmodel.models.setting import ModelCase
@@ -33,6 +34,15 @@ def _program(case: ModelCase) -> Program:
         return with_history(packed(record.record(case), case), case)
     mine = share(case)
     return packed(record.record(mine), mine)
+
+
+def recording_of(case: ModelCase) -> Recording:
+    """The recording of a training step of the case's rank, every layer of it run."""
+    if case.framework != "megatron":
+        return record.recording_of(share(case))
+    found = record.recording_of(case)
+    program = with_history(found.program, case)
+    return found.later(program, len(program.events) - len(found.program.events))
 
 
 def memory_program(case: ModelCase) -> Program:

@@ -59,7 +59,7 @@ def moments(case: ModelCase, scratch: bool = True) -> list[Dim]:
 
 def record_in_full(case: ModelCase) -> Program:
     """The program of a step, every layer of it run."""
-    return _recorded(case).program
+    return recording_of(case).program
 
 
 class _Short(NamedTuple):
@@ -102,7 +102,8 @@ def _shortened(case: ModelCase) -> _Short | None:
     if case.framework == "megatron":  # whose case is that of all stages
         stages = case.layout.stages
         layers //= stages
-    elif case.layout.pp > 1 and case.layout.fully_sharded:  # later backwards gather nothing ahead, unlike the first
+    elif case.layout.fully_sharded and max(case.layout.pp, case.layout.ep, case.microbatches) > 1:
+        # Later backwards gather nothing ahead, unlike the first; of experts, a layer has a unit of their own.
         repeats = repeats._replace(margin=2)
     if case.offload:  # the newest few tensors stay on the device, of as many layers at most
         repeats = repeats._replace(margin=KEPT_ON_DEVICE + 1)
@@ -140,10 +141,11 @@ def _alone(more: ModelCase, repeats: Repetition) -> Expansion | None:
 @lru_cache(maxsize=2)
 def _remembered(case: ModelCase, lettered: bool) -> Recording:
     """A recording of few layers, which is asked for again where alone it does not show what repeats."""
-    return _recorded(case)
+    return recording_of(case)
 
 
-def _recorded(case: ModelCase) -> Recording:
+def recording_of(case: ModelCase) -> Recording:
+    """The recording of a step, every layer of it run."""
     with Tape(case.device, sites=False) as tape:
         tape.mark("inputs")
         run = _run(case)

@@ -26,7 +26,10 @@ def share(case: ModelCase) -> ModelCase:
     for reason in _not_modelled(case):
         raise UsageError(reason)
     layers = case.arch.layers // case.layout.pp
-    sizes: dict[str, Any] = {"layers": layers, "before": case.rank.stage * layers // case.layout.virtual_stages}
+    sizes: dict[str, Any] = {
+        "layers": layers,
+        "before": case.arch.before + case.rank.stage * layers // case.layout.virtual_stages,
+    }
     layout = case.layout
     arch = _sized(case.arch, lambda size: over(size, layout.tp, TENSOR))
     if arch.moe is not None and layout.ep > 1:

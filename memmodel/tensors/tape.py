@@ -66,6 +66,7 @@ class Tape:
         self.at_end: list[Callable[[], None]] = []  # what is called when the backward under way is over
         self.scope = Scope()
         self.scopes: list[tuple[int, Scope]] = []  # (number of events before, scope from there on)
+        self.actions: list[int] = []  # number of events before each action of a pipeline
         self.layers: dict[int, int] = {}  # storage -> layer whose scope it was born in
         self.read_outside: set[int] = set()  # layers that an operator outside of all layers read, to allocate
         self._sites = sites
@@ -155,6 +156,12 @@ class Tape:
         if launch.thread != self.thread or launch.stream != self.stream:
             launch = launch._replace(thread=self.thread, stream=self.stream)
         self.events.append(launch)
+
+
+def next_action() -> None:
+    """What follows is a pipeline's next action."""
+    tape = current()
+    tape.actions.append(len(tape.events))
 
 
 @contextmanager

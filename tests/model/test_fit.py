@@ -1,6 +1,7 @@
 """Every layout on some GPUs: what is left out, what few layers tell of many, and what is said of each."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -13,6 +14,8 @@ from memmodel.models.choices import model_case
 from memmodel.models.fit import fit_model
 from memmodel.models.layout import Rank
 from memmodel.models.program import live_peak, program_of
+from memmodel.models.record import record_in_full
+from memmodel.models.share import share
 from memmodel.models.step_time import stages_of, step_time
 from memmodel.pictures.describe import pictures_of
 from memmodel.step import device_of, room_bytes
@@ -85,6 +88,29 @@ def test_stages_have_buffers_for_all_micro_batches_and_gradients_beside_those_he
         case = replace(one.case, device=device_of(GPU))
         peaks = [live_peak(replace(case, rank=Rank(stage=stage))) for stage in (0, 3)]
         assert one.peak_bytes == pytest.approx(max(peaks), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "layers", "given"),
+    [
+        ("llama-3.1-8b", 8, {"tp": 2, "pp": 2}),
+        ("llama-3.1-8b", 5, {"tp": 1, "pp": 1, "checkpoint": "block"}),
+        ("mixtral-8x7b", 4, {"tp": 2, "pp": 1, "ep": 4}),
+        ("deepseek-v2-lite", 6, {"tp": 1, "pp": 2, "ep": 2, "checkpoint": "block"}),
+    ],
+    ids=["stages", "data parallel", "experts", "dense layers first"],
+)
+def test_few_layers_give_the_peaks_of_all_to_the_byte(model, layers, given, monkeypatch):
+    """Of DDP and FSDP: where weights fill buckets, and none holds a changing number of layers."""
+    monkeypatch.setattr("memmodel.models.fit.EXACT", 0)
+    arch = replace(listed(model).architecture, layers=layers)
+    report = fit_model(model_case(arch, seq=1024), GPU, 32, sequences=128, given=given)
+    for one in Random(1).sample([*report.fitting, *report.others], 2):
+        case = replace(one.case, device=device_of(GPU))
+        ends = {0, case.layout.pp - 1}
+        full = [record_in_full(share(replace(case, rank=Rank(stage=stage)))) for stage in ends]
+        assert one.peak_bytes == max(summary(program).peaks["peak"] for program in full)
 
 
 def test_no_layout_is_one_sentence():

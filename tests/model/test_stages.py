@@ -10,6 +10,8 @@ from memmodel.events.program import Alloc, Free, Program
 from memmodel.models import record as records
 from memmodel.models import run
 from memmodel.models.architecture import Architecture
+from memmodel.models.catalogue import listed
+from memmodel.models.choices import model_case
 from memmodel.models.layers import _numbered as numbered
 from memmodel.models.layout import Layout, Rank
 from memmodel.models.program import program_of, remembered
@@ -99,7 +101,17 @@ def test_the_first_micro_batches_need_not_run(stage: int, monkeypatch: pytest.Mo
 def test_layers_of_a_stage_repeat(layout: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """A long stage is not run in full, and has the events of one that is."""
     case = staged(1, microbatches=4, **layout)
-    mine = share(replace(case, arch=replace(LLAMA, layers=32)))
+    assert_repeated(share(replace(case, arch=replace(LLAMA, layers=32))), monkeypatch)
+
+
+@pytest.mark.parametrize("layout", [{"dp": 8, "zero": 0}, {"dp_shard": 8}, {"dp_shard": 8, "ep": 4}])
+def test_layers_of_ranks_with_other_batches_repeat(layout: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose gradients are averaged in buckets or shared by rows, of several micro-batches; whose experts are shared."""
+    arch = replace(listed("mixtral-8x7b").architecture, layers=9)
+    assert_repeated(share(model_case(arch, seq=512, microbatches=2, **layout)), monkeypatch)
+
+
+def assert_repeated(mine: ModelCase, monkeypatch: pytest.MonkeyPatch) -> None:
     full = records.record_in_full(mine).events
     monkeypatch.setattr(records, "record_in_full", None)
     assert numbered(records.record(mine).events) == numbered(full)

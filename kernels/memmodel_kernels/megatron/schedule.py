@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from memmodel.models.schedule import Action
 from memmodel_kernels.megatron.gpt import Gpt, embedded, finish, loss, through_layers
+from memmodel_kernels.namespace import next_action
 
 
 class Chunk(NamedTuple):
@@ -35,6 +36,7 @@ def run(
         if action.kind not in started or alone:  # several in flight are one forward and one backward
             mark("forward" if action.kind == "F" else "backward")
             started.add(action.kind)
+        next_action(tokens)
         model, first, last = chunks[action.chunk]
         if action.kind == "F":
             # A leaf, whose gradient goes to the stage before.

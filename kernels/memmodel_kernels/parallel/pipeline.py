@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from memmodel.models.schedule import Action
 from memmodel_kernels.decoder import Decoder, hidden_states
-from memmodel_kernels.namespace import autocast, namespace
+from memmodel_kernels.namespace import autocast, namespace, next_action
 from memmodel_kernels.parallel.group import Group
 
 Loss = Callable[[Decoder, Any, Any], tuple[Any, Any]]
@@ -47,6 +47,7 @@ class Pipeline(NamedTuple):
         for number, (action, following) in enumerate(zip(self.actions, [*self.actions[1:], None], strict=True)):
             if number in phases:
                 mark(phases[number])
+            next_action(batch[0])
             place = action.chunk, action.micro_batch
             if action.kind == "F":
                 held[place] = self._forward(action, batch, loss)

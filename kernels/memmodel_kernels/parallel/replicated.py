@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from memmodel.events.groups import COMMUNICATION
-from memmodel_kernels.namespace import at_end_of_backward, namespace, scope
+from memmodel_kernels.namespace import at_end_of_backward, namespace, scope, scope_of
 from memmodel_kernels.parallel.group import Group, start_all_reduce
 
 FIRST, CAP = 1 << 20, 25 << 20  # bytes that close the first bucket, and any other (reducer.hpp)
@@ -22,7 +22,8 @@ class Bucket:
     def __init__(self, parameters: Sequence[Any]) -> None:
         self.parameters = list(parameters)
         sizes = [x.numel() for x in self.parameters]
-        self.flat = self.parameters[0].new_empty(sum(sizes))
+        with scope_of(self.parameters[0]):
+            self.flat = self.parameters[0].new_empty(sum(sizes))
         self.views = [view.view(*x.shape) for view, x in zip(self.flat.split(sizes), self.parameters, strict=True)]
         self.waiting = len(sizes)
         self.wait: Callable[[], None] = lambda: None
@@ -88,8 +89,10 @@ class Replicated:
 
     def _finish(self) -> None:
         for bucket in self.buckets:
-            bucket.wait()
+            with scope_of(bucket.flat):
+                bucket.wait()
             bucket.waiting = len(bucket.parameters)
             with namespace(bucket.flat).no_grad():
                 for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
-                    parameter.grad.copy_(view)
+                    with scope_of(parameter):
+                        parameter.grad.copy_(view)
