@@ -19,10 +19,9 @@ from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.host import around
 from memmodel.timing.intervals import factor_of, in_band
-from memmodel.timing.known import shipped_ids
 from memmodel.timing.transfer import completed_rates
 from memmodel_evidence.compiled import constants_without
-from memmodel_evidence.fits import DISPATCH_N, FITTED_N
+from memmodel_evidence.fits import DISPATCH_N, FITTED_N, others_than
 from memmodel_evidence.hosts import host_of_script, hosts_without
 from memmodel_evidence.programs import STANDARD, program_of
 from memmodel_evidence.records import DATA, everything
@@ -84,7 +83,7 @@ def rates(gpu_id: str, source: str, itemsize: int) -> Calibration:
 @cache
 def rates_elsewhere(gpu_id: str, itemsize: int, among: tuple[str, ...] | None = None) -> Calibration:
     """The rates of a GPU as if nobody had measured it: those of all others, or `among` some."""
-    gpu, others = load_gpu(gpu_id), among or tuple(id_ for id_ in shipped_ids() if id_ != gpu_id)
+    gpu, others = load_gpu(gpu_id), others_than(gpu_id) if among is None else among
     return _with_compiled(completed_rates(gpu, None, others, itemsize), *tables_on(gpu_id))
 
 

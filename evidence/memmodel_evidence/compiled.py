@@ -1,9 +1,9 @@
 """The rates of kernels that torch.compile fused. `python -m memmodel_evidence.compiled`.
 
-A compiled call's time less its matrix products and its host's is that of its fused kernels. In backward they are bound
-by memory: the share of the bandwidth is what they would take at that of elementwise kernels over what they took. In
-forward their loops over a row bind, on most GPUs: clocks of an SM, for an element. A table's values are medians over
-its rows from n = 4096 on.
+A compiled call's time less its matrix products and its host's is that of its fused kernels. Their loops over a row bind
+where memory is fast: clocks of an SM for an element in forward, bytes of an SM in a clock in backward; GPUs with GDDR,
+which memory binds, say nothing of them. For backward before torch 2.8 it is the share of the bandwidth: what they would
+take at that of elementwise kernels over what they took. A table's values are medians over its rows from n = 4096 on.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from functools import cache
 from statistics import median
 
 from memmodel.timing import Constant, kernel_times
+from memmodel.timing.nearest import is_stacked
 from memmodel.timing.terms import FUSED, FUSED_FROM
 from memmodel_evidence.fits import FITTED_N
 from memmodel_evidence.programs import launches, restatable, restated
@@ -41,18 +42,22 @@ def _of_run(timed: Timed, source: Source) -> Iterator[tuple[str, float]]:
     took = timed.seconds - waits - (sum(kernel.seconds for kernel in kernels) - expected)
     if took <= 0 or not fused:
         return
-    name = "fused_clocks" if timed.phase == "forward" else "fused" if machine.torch >= FUSED_FROM else "fused_before"
-    wanted = "loops over rows" if timed.phase == "forward" else "HBM"
-    at_default = sum(c.seconds for kernel in fused for c in kernel.ceilings if c.name == wanted)
-    if at_default:
-        yield name, FUSED[name] * (took / at_default if name == "fused_clocks" else at_default / took)
+    forward = timed.phase == "forward"
+    before = not forward and machine.torch < FUSED_FROM
+    name = "fused_clocks" if forward else "fused_before" if before else "fused_bytes"
+    if before:
+        at_default = sum(c.seconds for kernel in fused for c in kernel.ceilings if c.name == "HBM")
+        yield name, FUSED[name] * at_default / took
+    elif is_stacked(machine.gpu):
+        at_default = sum(c.seconds for kernel in fused for c in kernel.ceilings if c.name == "loops over rows")
+        yield name, FUSED[name] * (took / at_default if forward else at_default / took)
 
 
 def constants_without(*sources: str) -> dict[str, Constant]:
     """The medians over all tables but some."""
     others = [of for name, of in tables().items() if name not in sources]
-    found = {constant: median(of[constant] for of in others if constant in of) for constant in FUSED}
-    return {name: Constant(float(f"{value:.2g}"), "other tables") for name, value in found.items()}
+    found = {constant: [of[constant] for of in others if constant in of] for constant in FUSED}
+    return {name: Constant(float(f"{median(of):.2g}"), "other tables") for name, of in found.items() if of}
 
 
 if __name__ == "__main__":

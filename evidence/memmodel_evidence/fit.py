@@ -14,8 +14,9 @@ from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Constant
 from memmodel.timing.host import START
 from memmodel.timing.known import read_calibration
+from memmodel.timing.transfer import scaled
 from memmodel_evidence.calibrations import MADE_OF, SHIPPED, published_products, shipped_calibration
-from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, LEFT_OUT, WIDE_TILE, Fit, dispatches, training_rows
+from memmodel_evidence.fits import DISPATCH_N, FITS, FITTED_N, LEFT_OUT, LENT, WIDE_TILE, Fit, dispatches, training_rows
 from memmodel_evidence.programs import launches, program_of
 from memmodel_evidence.records import DATA, everything
 from memmodel_evidence.times import Timed, machine_of, predicted_seconds, times
@@ -43,7 +44,7 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
     rows = [_row(timed, ledger.sources[timed.run.source]) for timed in training_rows(fit, ledger)]
     if not any(row.timed.run.case["seq"] != DISPATCH_N for row in rows):
         raise UsageError(f"{fit.name} has no row at n = {FITTED_N} to fit constants to")
-    constants = dict(fit.given)
+    constants = {**fit.given, **_of_its_like(fit)}
     if not fit.flash:
         constants |= _dispatch([row for row in rows if row.timed.run.case["seq"] == DISPATCH_N])
         rows = [row for row in rows if row.timed.run.case["seq"] == FITTED_N]
@@ -53,6 +54,19 @@ def fitted(fit: Fit, ledger: Ledger) -> Calibration:
         clearly = wide and 2 * _loss(fit, constants | wide, part) < _loss(fit, constants | narrow, part)
         constants |= _decided(fit, constants, wide if clearly else narrow, part)
     return completed(fit, constants)._replace(machine=_machine(fit, rows), notes=_notes(fit, rows))
+
+
+def _of_its_like(fit: Fit) -> dict[str, Constant]:
+    """The rates that a fit has of another GPU."""
+    found = {}
+    for name in LENT if fit.like else ():
+        source, of = load_gpu(fit.like), stored(fit.like).constants[name]
+        value = scaled(name, of, source, load_gpu(fit.gpu))
+        assert isinstance(value, float)
+        found[name] = Constant(
+            float(f"{value:.4g}"), f"that of {source.name}, by its share of the datasheet; {of.origin}"
+        )
+    return found
 
 
 def completed(fit: Fit, constants: Mapping[str, Constant]) -> Calibration:
@@ -263,11 +277,11 @@ def main(report: Callable[[str], None] = print) -> None:
     for fit in (*FITS, *LEFT_OUT):
         calibration = fitted(fit, everything())
         save(calibration, str(CALIBRATIONS / f"{fit.name}.json"))
+        stored.cache_clear()
         report(
             f"{fit.name}: "
             + ", ".join(f"{n} {c.value:.4g}" for n, c in calibration.constants.items() if n in fit.start)
         )
-    stored.cache_clear()
     for gpu, parts in MADE_OF.items():
         save(shipped_calibration(gpu, [stored(part) for part in parts]), str(SHIPPED / f"{gpu}.json"))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from memmodel.algorithms import ALGORITHMS
 from memmodel.gpus import load_gpu
 from memmodel.timing import Constant
+from memmodel.timing.known import shipped_ids
 from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.programs import STANDARD
 from memmodel_evidence.records import everything
@@ -20,6 +21,7 @@ from memmodel_validate.ledger import Ledger, Run, Source
 KERNELS = (*IMPLEMENTATIONS, STANDARD)
 FITTED_N = 4096
 DISPATCH_N = 256
+LENT = ("broadcast", "softmax")  # what tables of softmax by hand, all at one length, do not tell
 WIDE_TILE = 128  # columns that a library may compute narrow fp32 results in, where not those that waste least
 FA2_A100 = "dao-ailab-flash-attention-0251105-assets-flash2-a100-fwd-bwd@a100-80gb-sxm4"
 FA2_H100 = "dao-ailab-flash-attention-0251105-assets-flash2-h100-fwd-bwd@h100-80gb-sxm5"
@@ -36,6 +38,7 @@ class Fit:
         implementation: the flash kernel that it is of; "" for naive attention.
         start: the constants to fit, and where the search starts. given: constants that are listed, with their origin.
         judged: sources that it is judged on and fitted to no row of.
+        like: the GPU whose rates it has (`LENT`), by shares of the datasheet, as its own rows do not tell them; or "".
     """
 
     name: str
@@ -45,6 +48,7 @@ class Fit:
     start: Mapping[str, float]
     given: Mapping[str, Constant]
     judged: tuple[str, ...] = ()
+    like: str = ""
 
     @property
     def flash(self) -> bool:
@@ -73,10 +77,15 @@ class Fit:
 
 
 def _naive(
-    name: str, *sources: str, gpu: str = "", starts: Mapping[str, float] | None = None, judged: tuple[str, ...] = ()
+    name: str,
+    *sources: str,
+    gpu: str = "",
+    starts: Mapping[str, float] | None = None,
+    judged: tuple[str, ...] = (),
+    like: str = "",
 ) -> Fit:
     own = {"bandwidth": 2e12, "reduction": 1e12, "matmul.fp32.values": 3e13} if starts is None else starts
-    return Fit(name, sources, gpu, "", own, {}, judged)
+    return Fit(name, sources, gpu, "", own, {}, judged, like)
 
 
 _STANDARD = {"bandwidth": 2e12, "broadcast": 3e11, "matmul.fp16.values": 4e14}  # 16 bits, library softmax
@@ -143,6 +152,7 @@ FITS = (
         "sara-eager",
         "sara-eager-2",
         gpu="b200",
+        like="h100-sxm",
         judged=("sara-flash", "sara-compiled", "subha-eager", "subha-compiled", "jennjwang-eager"),
     ),
     _naive(
@@ -187,6 +197,12 @@ LEFT_OUT = tuple(
     for source in fit.sources
     if fit.gpu and not fit.flash and _others_of_its_type(fit, source)
 )
+
+
+def others_than(gpu: str) -> tuple[str, ...]:
+    """The ids of measured GPUs that know nothing of one: not itself, and none that has rates of it."""
+    lent = [fit.gpu for fit in FITS if fit.like == gpu]
+    return tuple(id_ for id_ in shipped_ids() if id_ not in (gpu, *lent))
 
 
 def dispatches(run: Run) -> bool:

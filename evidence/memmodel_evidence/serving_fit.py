@@ -95,9 +95,13 @@ def prefill_model(table: Table) -> tuple[dict[str, float], Seconds]:
 def _head_dims(choice: Any, constants: Mapping[str, float]) -> Iterator[tuple[int, Prefill]]:
     shared = {name: constants[name] for name in _PREFILL}
     for d in choice["rows"]:
-        tile = {"rows": choice["rows"][d], "cols": choice["cols"][d], "splits": choice["splits"]}
+        tile = {"rows": choice["rows"][d], "cols": choice["cols"][d], **_grid(choice)}
         known: Any = {**tile, **shared, "products": constants[f"products.{d}"]}
         yield int(d), Prefill(**known)
+
+
+def _grid(choice: Any) -> dict[str, int]:
+    return {name: choice[name] for name in ("splits", "dealt") if name in choice}
 
 
 def decode_model(table: Table, path: str) -> tuple[dict[str, float], Seconds]:
@@ -156,7 +160,7 @@ def kernel_document(prefill: Table, decode: Table) -> dict[str, Any]:
         d: {"rows": choice["rows"][d], "cols": choice["cols"][d], "products": constants[f"products.{d}"]}
         for d in choice["rows"]
     }
-    shared = {"splits": choice["splits"], **{name: constants[name] for name in _PREFILL}}
+    shared = {**_grid(choice), **{name: constants[name] for name in _PREFILL}}
     decoding: dict[str, Any] = {}
     decode_errors = np.empty(len(decode.seconds))
     for path, rows in (("packed", ~decode.single), ("single", decode.single)):

@@ -1,14 +1,18 @@
 """The database, one file per GPU, and users' files. A lookup parses the table of names and the one GPU."""
 
+import re
 from functools import cache
 from os import PathLike, fspath
 from os.path import basename, splitext
 
+from memmodel.base.errors import UsageError
 from memmodel.base.files import read_table, read_toml
 from memmodel.gpus.files import gpu_of
 from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.mig import instance, profiles
 from memmodel.gpus.names import gpu_ids, ids_named, normal
+
+_PROFILE = re.compile(r"(.*\S)[ _-]+([0-9]+g\.[0-9]+gb\S*)", re.IGNORECASE)  # a slice of which "MIG" is left out
 
 
 @cache
@@ -23,6 +27,8 @@ def load_gpu(name: str) -> Gpu:
     "NVIDIA H100 80GB HBM3 MIG 3g.40gb", is a slice. Raises UsageError for an unknown name.
     """
     whole, _, profile = normal(str(name)).partition(" mig ")
+    if not profile and (slice_ := _PROFILE.fullmatch(str(name))):
+        raise UsageError(f"unknown GPU {name!r}: did you mean {' MIG '.join(slice_.groups())!r}?")
     ids = ids_named(whole if profile else name)
     if profile:  # of several GPUs of a name, the slice tells which: an A100 with 80 GB has no 4g.20gb
         ids = tuple(id_ for id_ in ids if profile in profiles(id_)) or ids[:1]

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from math import inf
 from typing import Any
 
 from msgspec import defstruct
@@ -12,6 +13,16 @@ from memmodel.gpus.gpu import Gpu
 from memmodel.gpus.keys import KEYS, PEAK_NAMES, PEAK_TABLES, MiB, file_key
 
 _REQUIRED = ("bandwidth",)
+# The least and the most that a device can have, in SI units: a hundred times beyond any, and more.
+_RANGES = {
+    "bandwidth": (1e9, 1e15),
+    "l2_bandwidth": (1e9, 1e16),
+    "boost_clock": (1e7, 1e11),
+    "tensor_clock": (1e7, 1e11),
+    "capacity": (MiB, 1e16),
+    "sm_count": (1, 1e6),
+}
+_PEAKS = (1e9, 1e19)
 
 
 class _Listed(Strict):
@@ -77,8 +88,22 @@ def check_gpu(gpu: Gpu, where: str) -> None:
     for quantity in _REQUIRED:
         if quantity not in gpu.values:
             raise UsageError(f"{where} has no {file_key(quantity)}: every GPU needs it")
+    for quantity, listed in gpu.values.items():
+        _check_range(quantity, listed.value, where)
     if "sm_count" in gpu.values and gpu.value("sm_count") % 1:
         raise UsageError(f"{where}: sm_count is {gpu.value('sm_count')}, expected a whole number")
     low, high = gpu.context_bytes or (0, 0)
     if low > high:
         raise UsageError(f"{where}: context_low_MiB {low / MiB:g} is above context_high_MiB {high / MiB:g}")
+
+
+def _check_range(quantity: str, value: float, where: str) -> None:
+    """Raises UsageError for a value that no device has: a slip of units, most often."""
+    least, most = _PEAKS if "." in quantity else _RANGES.get(quantity, (0.0, inf))
+    if not least <= value <= most:
+        key = file_key(quantity)
+        factor = 1e12 if "." in quantity else KEYS[key][1]
+        raise UsageError(
+            f"{where}: {key} is {value / factor:g}, expected {least / factor:g} to {most / factor:g}: "
+            "is it in other units?"
+        )

@@ -41,6 +41,11 @@ def _distance(gpu: Gpu, other: Gpu) -> tuple[float, float]:
     return float(_steps(gpu.arch, other.arch)), abs(math.log(_balance(gpu) / _balance(other)))
 
 
+def is_stacked(gpu: Gpu) -> bool:
+    """Whether a GPU has stacked memory (HBM), and not GDDR or LPDDR."""
+    return gpu.arch in _STACKED
+
+
 def _steps(arch: str, other: str) -> int:
     for line in (_STACKED, _OTHERS):
         if arch in line and other in line:

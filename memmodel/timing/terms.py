@@ -59,9 +59,9 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
 
 
 # Softmax and what the compiler fused with it. Medians over 11 recorded tables (`memmodel_evidence.compiled`): of torch
-# 2.5 and 2.6, and of 2.10 and 2.11, to which the versions between are taken to belong. Forward's loops over a row, for
-# its maximum with an index, its sum and its result, take longer than memory where this is fast.
-FUSED = {"fused_before": 0.69, "fused": 0.95, "fused_clocks": 1.5}
+# 2.5 and 2.6, and of 2.10 and 2.11, to which the versions between are taken to belong. Loops over a row, for its
+# maximum with an index, its sum and its result, take longer than memory where this is fast.
+FUSED = {"fused_before": 0.69, "fused_clocks": 1.5, "fused_bytes": 16.0}
 FUSED_FROM = (2, 8)
 _ROW_SUMS = 0.72  # share of the bandwidth of flash attention's sums of dO * O, with which its constants were fitted
 
@@ -69,23 +69,29 @@ _ROW_SUMS = 0.72  # share of the bandwidth of flash attention's sums of dO * O, 
 def _share(launch: Launch, machine: Machine) -> float:
     """The share of the bandwidth of elementwise kernels that a kernel over rows reaches; others have none."""
     if _fused_softmax(launch):
-        name = "fused" if machine.torch >= FUSED_FROM else "fused_before"
-        return machine.number(name, FUSED[name])
+        return 1.0 if machine.torch >= FUSED_FROM else machine.number("fused_before", FUSED["fused_before"])
     return _ROW_SUMS if launch.kind == "fused" and launch.sizes and not launch.work.matmul else 1.0
 
 
 def loops(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
-    """Elements of a fused softmax's forward, whose loops over a row an SM works through at a rate of its own.
+    """A fused softmax's loops over a row, through which an SM works at a rate of its own.
 
-    No bound, so not with a datasheet alone: another version of the compiler may need fewer.
+    In forward so many clocks an element; in backward so many bytes a clock since torch 2.8, before which it has a share
+    of the bandwidth instead (`_share`). No bound, so not with a datasheet alone: another version may need fewer.
     """
     known = machine.calibration is not None and {"sm_count", "tensor_clock"} <= machine.gpu.values.keys()
-    if known and _fused_softmax(launch) and not launch.gradient:
-        clocks, found = machine.number("fused_clocks", FUSED["fused_clocks"]), machine.constant("fused_clocks")
-        rate = machine.gpu.sm_count * machine.gpu.tensor_clock / clocks
+    if not (known and _fused_softmax(launch)) or (launch.gradient and machine.torch < FUSED_FROM):
+        return
+    name = "fused_bytes" if launch.gradient else "fused_clocks"
+    value, found = machine.number(name, FUSED[name]), machine.constant(name)
+    origin, clocks = found.origin if found else "11 recorded tables", machine.gpu.sm_count * machine.gpu.tensor_clock
+    if launch.gradient:
+        source = f"{value:g} bytes a clock of an SM: {origin}"
+        yield Ceiling("loops over rows", float(launch.work.hbm_bytes), clocks * value, source)
+    else:
         programs, _, _, rows, columns = launch.sizes
-        source = f"{clocks:g} clocks of an SM an element: {found.origin if found else '11 recorded tables'}"
-        yield Ceiling("loops over rows", float(programs * rows * columns), rate, source)
+        source = f"{value:g} clocks of an SM an element: {origin}"
+        yield Ceiling("loops over rows", float(programs * rows * columns), clocks / value, source)
 
 
 def _fused_softmax(launch: Launch) -> bool:

@@ -73,18 +73,26 @@ def _transferred(gpu: Gpu, measured: str) -> dict[str, Constant]:
     """The constants of a measured GPU as another has them; none where its datasheet lacks what they are shares of."""
     found = {}
     source, calibration = load_gpu(measured), community(measured)
+    origin = f"transferred from {source.name}, {RELATED[relation(gpu, measured)]}"
     for name, constant in (calibration.constants if calibration else {}).items():
-        ratio = None if name in _OF_THE_HOST else _ratio(name, gpu, source)
-        if ratio is not None:
-            origin = f"transferred from {source.name}, {RELATED[relation(gpu, measured)]}: {constant.origin}"
-            found[name] = Constant(_scaled(constant, ratio), origin)
+        value = None if name in _OF_THE_HOST else scaled(name, constant, source, gpu)
+        if value is not None:
+            found[name] = Constant(value, f"{origin}: {constant.origin}")
     return found
 
 
-def _scaled(constant: Constant, ratio: float) -> float | Curve:
+def scaled(name: str, constant: Constant, source: Gpu, gpu: Gpu) -> float | Curve | None:
+    """A constant of one GPU as another has it; None where a datasheet lacks what it is a share of.
+
+    No memory is faster than its listed bandwidth.
+    """
+    ratio = _ratio(name, gpu, source)
+    if ratio is None:
+        return None
+    most = gpu.bandwidth if CONSTANTS[name][0] == "B/s" else math.inf
     if isinstance(constant.value, Curve):
-        return Curve((size, rate * ratio) for size, rate in constant.value)
-    return constant.value * ratio
+        return Curve((size, min(rate * ratio, most)) for size, rate in constant.value)
+    return min(constant.value * ratio, most)
 
 
 def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:

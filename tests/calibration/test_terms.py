@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memmodel import recording
 from memmodel.base.dtypes import bfloat16, float32
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
@@ -241,12 +242,27 @@ def test_softmax_in_a_blocks_registers_goes_element_by_element(
     assert not list(one_by_one(launch(kind, (1000, length)), machine()._replace(torch=torch)))
 
 
-def test_a_fused_forward_is_bound_by_its_loops_and_its_backward_by_memory() -> None:
-    """100 rows of 4096 in fp32; 2 SMs at 1 GHz take 1.5 clocks an element, and 95 % of 1 TB/s, or before 2.8 69 %."""
+def test_a_fused_softmax_is_bound_by_its_loops_or_by_memory() -> None:
+    """100 rows of 4096 in fp32 on 2 SMs at 1 GHz: 1.5 clocks an element, or 16 B a clock; 69 % of 1 TB/s before 2.8."""
     device = gpu(sm_count=2, tensor_clock=1e9)
     forward = launch("fused", (100, 100, 1, 1, 4096), read=1e6, written=1e6)._replace(name="fused softmax")
-    assert [ceiling.seconds for ceiling in loops(forward, machine(device))] == [pytest.approx(409600 * 1.5 / 2e9)]
     backward = forward._replace(gradient=True)
-    assert [*loops(backward, machine(device))] == [*loops(forward, machine(gpu(sm_count=2)))] == []
-    assert traffic(backward, machine(bandwidth=1e12)).seconds == pytest.approx(2e6 / 0.95e12)
+    for kernel, clocks in ((forward, 409600 * 1.5), (backward, 2e6 / 16)):
+        assert [ceiling.seconds for ceiling in loops(kernel, machine(device))] == [pytest.approx(clocks / 2e9)]
+    before = machine(device)._replace(torch=(2, 6))
+    assert [*loops(backward, before)] == [*loops(forward, machine(gpu(sm_count=2)))] == []
+    assert traffic(backward, machine(bandwidth=1e12)).seconds == pytest.approx(2e6 / 1e12)
     assert traffic(backward, machine(bandwidth=1e12)._replace(torch=(2, 6))).seconds == pytest.approx(2e6 / 0.69e12)
+
+
+@pytest.mark.parametrize(("kind", "slow"), [("float32", True), ("bfloat16", False)])
+def test_where_with_a_number_computes_addresses(kind: str, slow: bool) -> None:
+    """The number is a tensor without dimensions, so that not all operands are contiguous (CUDALoops.cuh)."""
+    with recording.Tape() as tape:
+        scores = recording.randn(4, 8, dtype=getattr(recording, kind), device="cuda")
+        chosen = recording.ones(4, 8, dtype=recording.bool, device="cuda")
+        recording.where(chosen, scores, float("-inf"))
+        recording.where(chosen, scores, scores)
+    number, tensor = (one for one in tape.program.launches() if one.name == "where")
+    assert (number.kind, number.sizes) == (("broadcast", (32,)) if slow else ("elementwise", ()))
+    assert tensor.kind == "elementwise"

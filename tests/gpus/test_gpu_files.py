@@ -103,6 +103,9 @@ def test_measured_entries_are_read(tmp_path: Path) -> None:
             for value, shown in (("-1", "-1"), ("0", "0"), ("nan", "nan"), ("inf", "inf"), ("1e-308", "1e-308"))
         ),
         (SMALLEST + "tensor_TFLOPS.bf16 = 0", "tensor_TFLOPS.bf16 is 0, expected a number"),
+        ('name = "Mine"\nbandwidth_GBps = 1e-9', "bandwidth_GBps is 1e-09, expected 1 to 1e.06: is it in other units"),
+        (SMALLEST + "tensor_TFLOPS.bf16 = 989e12", "tensor_TFLOPS.bf16 is 9.89e.14, expected 0.001 to 1e.07"),
+        (SMALLEST + "boost_clock_MHz = 1.98", "boost_clock_MHz is 1.98, expected 10 to 100000"),
         (SMALLEST + "tdp_W = { source = 'x' }", "the value of tdp_W is missing"),
         (SMALLEST + "bandwidth_TBps = 1", "gives bandwidth in 2 units"),
         (SMALLEST + "context_low_MiB = 600\ncontext_high_MiB = 500", "context_low_MiB 600 is above .* 500"),

@@ -69,6 +69,7 @@ def test_a_name_of_several_gpus_takes_one_with_that_profile() -> None:
         ("H100 SXM5 MIG 3g.41gb", r"unknown MIG profile of NVIDIA H100 SXM5 80GB '3g.41gb': did you mean 3g.40gb"),
         ("T4 MIG 1g.5gb", r"no MIG profiles are known for NVIDIA T4: .*--gpu-file"),
         ("H101 MIG 3g.40gb", r"unknown GPU 'h101'"),
+        ("A100 1g.5gb", r"unknown GPU 'A100 1g.5gb': did you mean 'A100 MIG 1g.5gb'\?"),
     ],
 )
 def test_unknown_slices_are_one_sentence(name: str, message: str) -> None:

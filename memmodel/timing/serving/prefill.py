@@ -3,15 +3,18 @@
     pair    = products x 4 d / FLOP per clock of an SM + exp / exponentials per clock of an SM       clocks
     program = visited blocks x rows x cols x pair + prologue
     body    = max(longest program, programs / SMs + tail x longest program, bytes once / bandwidth)
+              max(programs of the busiest SM, bytes once / bandwidth)                 where a plan deals them out
     time    = launch + body (1 + sag body / (sag_after + body)) + copies / bandwidth + token x tokens / SMs
 
 The same code runs on ints and on arrays, one element for each row of a table: fits use arrays.
 """
 
+from functools import cache, partial
 from typing import NamedTuple
 
 from memmodel.attention.case import Case
-from memmodel.sizes.dims import ceil_div, maximum
+from memmodel.attention.masks import Mask
+from memmodel.sizes.dims import ceil_div, each, maximum
 from memmodel.timing.serving.chip import Chip
 from memmodel.timing.serving.parts import Parts, Seconds, bytes_of_a_key, bytes_of_queries
 
@@ -22,6 +25,7 @@ class Prefill(NamedTuple):
     Attributes:
         rows, cols: of the tile that a program works on: queries, and keys at a time.
         splits: whether programs share the keys of one tile where there are fewer tiles than SMs (0 or 1).
+        dealt: whether SM i works on tiles i, i + SMs, i + 2 SMs, ... of all heads in order, however long (0 or 1).
         launch: seconds that every call takes: launches, and the stack's own work.
         products: clocks of a pair's products, as a multiple of those at the peak. exp: the same of its exponential.
         prologue: clocks at the start of a program of 128 rows and head dim 128.
@@ -44,6 +48,7 @@ class Prefill(NamedTuple):
     query_copies: float
     cache_copies: float
     token: float
+    dealt: int = 0
 
 
 def prefill_parts(case: Case, chip: Chip, kernel: Prefill) -> Parts:
@@ -51,7 +56,7 @@ def prefill_parts(case: Case, chip: Chip, kernel: Prefill) -> Parts:
     units, longest = _programs(case, chip, kernel)
     queries, key = bytes_of_queries(case), bytes_of_a_key(case)
     memory = (queries + key * case.kv_seq) / chip.bandwidth
-    body = maximum(maximum(longest, units + kernel.tail * longest), memory)
+    body = maximum(maximum(longest, units + (0 if kernel.dealt else kernel.tail) * longest), memory)
     copies = (kernel.query_copies * queries + kernel.cache_copies * key * case.seq) / chip.bandwidth
     beside = {
         "waves": body - maximum(units, memory),
@@ -63,7 +68,7 @@ def prefill_parts(case: Case, chip: Chip, kernel: Prefill) -> Parts:
 
 
 def _programs(case: Case, chip: Chip, kernel: Prefill) -> tuple[Seconds, Seconds]:
-    """Seconds of all programs on all SMs, and of the longest one."""
+    """Seconds of all programs on all SMs, and of the longest one; where they are dealt out, of the busiest SM's."""
     rows, cols, head = kernel.rows, kernel.cols, (case.head_dim + case.value_dim) / 2
     pair = kernel.products * 4 * head / chip.flop_per_clock + kernel.exp / chip.exp_per_clock
     prologue = kernel.prologue * rows * head / 128**2
@@ -74,4 +79,26 @@ def _programs(case: Case, chip: Chip, kernel: Prefill) -> tuple[Seconds, Seconds
     most = case.mask.most_keys(case.seq, case.kv_seq, rows, cols)
     total = visited * rows * cols * pair + programs * prologue
     longest = most * rows * cols * pair / sharing + prologue
+    if kernel.dealt:
+        deal = partial(_most_dealt, case.mask, rows, cols, chip.sms)
+        blocks = each(deal, heads, case.seq, case.kv_seq)
+        longest = blocks * rows * cols * pair + ceil_div(programs, chip.sms) * prologue
     return total / (chip.sms * chip.clock), longest / chip.clock
+
+
+@cache  # fits ask for the same rows again and again
+def _most_dealt(mask: Mask, rows: int, cols: int, sms: int, heads: int, n: int, m: int) -> int:
+    """The blocks of the busiest SM, where SM i works on tiles i, i + SMs, i + 2 SMs, ... of all heads in order.
+
+    A causal mask makes a head's tiles longer and longer. Where their number and that of the SMs have a common divisor,
+    an SM meets the same few of them again and again: 8 tiles and 152 SMs, always the same one.
+    """
+    ends = [min(n, row + rows) for row in range(0, n, rows)]
+    visited = [mask.most_keys(end, m - n + end if mask.causal else m, rows, cols) for end in ends]
+    tiles = len(visited)
+    found = 0
+    for first in range(min(tiles, sms, heads * tiles)):  # SMs after these meet the same tiles, no more of them
+        own = ceil_div(heads * tiles - first, sms)
+        cycle = [visited[(first + k * sms) % tiles] for k in range(min(own, tiles))]
+        found = max(found, own // tiles * sum(cycle) + sum(cycle[: own % tiles]))
+    return found

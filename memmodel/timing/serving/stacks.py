@@ -62,7 +62,7 @@ RULES: dict[str, dict[str, Rule]] = {  # kernel -> architecture (or "") -> rule
     "vllm-flashinfer": {"": _GEN},
     "vllm-trtllm-gen": {"": _GEN},
     "sglang-fa3": {"": _FA3},
-    "sglang-flashinfer": {"": _CUDA_CORES, **dict.fromkeys(_DATA_CENTRE, _GEN)},
+    "sglang-flashinfer": {"": _CUDA_CORES},
     "sglang-trtllm-gen": {"": _GEN},
     "sglang-triton": {"": _TRITON},
     "tensorrt-llm": {"": _XQA, **dict.fromkeys(_DATA_CENTRE, _GEN_OR_MMHA)},
