@@ -61,10 +61,10 @@ class Algorithm(NamedTuple):
 
 def tiles_of(case: Case) -> Any:
     """The tiles of a fused kernel: those of the case, or by its architecture, dtype and head dim."""
-    from memmodel_kernels.flash import flash_tiles
+    from memmodel_kernels.flash import extras, flash_tiles
 
-    capped = case.scores.softcap is not None or bool(case.lengths)
-    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), capped, case.dropout > 0)
+    given = extras(case.scores.softcap, case.lengths, case.dropout, case.scores.bias)
+    return case.tiles or flash_tiles(case.device.arch, case.dtype, int(case.head_dim), given)
 
 
 def _naive(case: Case, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, sinks: Tensor | None = None) -> Any:
@@ -102,12 +102,12 @@ def _compiled(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Any:
 def _flash(deterministic: bool) -> Run:
     """The kernels of this project; packed sequences come with their offsets."""
 
-    def run(case: Case, q: Tensor, k: Tensor, v: Tensor, *_offsets: Tensor) -> Any:
+    def run(case: Case, q: Tensor, k: Tensor, v: Tensor, *_offsets: Tensor, bias: Tensor | None = None) -> Any:
         from memmodel_kernels.flash import flash
 
         softcap, lengths, dropout = case.scores.softcap, case.lengths, case.dropout
         how = case.mask, tiles_of(case), deterministic
-        return flash(q, k, v, *how, softcap=softcap, lengths=lengths, dropout=dropout)
+        return flash(q, k, v, *how, softcap=softcap, lengths=lengths, dropout=dropout, bias=bias)
 
     return run
 
@@ -246,7 +246,7 @@ _ALL = (
         dropout=True,
         fused=True,
         tiled=True,
-        scores=("softcap",),
+        scores=("fixed", "alibi", "softcap"),
         note=_OWN,
         given=_offsets,
     ),
@@ -257,7 +257,7 @@ _ALL = (
         dropout=True,
         fused=True,
         tiled=True,
-        scores=("softcap",),
+        scores=("fixed", "alibi", "softcap"),
         given=_offsets,
         note=f"{_OWN}; backward computes the scores twice instead of adding to dQ with atomics",
     ),

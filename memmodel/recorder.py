@@ -159,6 +159,8 @@ def _check(chosen: Algorithm, case: Case) -> None:
         )
     if chosen.tiled:
         tiles_of(case)
+        if case.lengths and case.scores.bias:
+            raise UsageError(f"{chosen.name} with lengths and a bias: its kernels take one or the other")
         if case.value_dim is not case.head_dim and not same(case.value_dim, case.head_dim):
             raise UsageError(
                 f"{chosen.name} with value dim {case.value_dim} and head dim {case.head_dim}: its kernels "

@@ -35,11 +35,13 @@ class Case:
     dtype: torch.dtype = torch.float16
     softcap: float | None = None
     dropout: float = 0.0
+    bias: tuple[int, ...] | None = None  # its shape
 
     def __str__(self) -> str:
         mask = ("-causal" if self.causal else "") + (f"-window{self.window}" if self.window else "")
         mask += f"-cap{self.softcap:g}" if self.softcap else ""
         mask += f"-drop{self.dropout:g}" if self.dropout else ""
+        mask += f"-bias{self.bias}" if self.bias else ""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"b{self.b}h{self.h}g{self.g}n{self.n}m{self.m}d{self.d}{mask}-{dtype}"
 
@@ -49,6 +51,14 @@ class Case:
         shapes = ((self.b, self.h, self.n, self.d), *[(self.b, self.g, self.m, self.d)] * 2)
         q, k, v = (torch.randn(s, generator=generator).to(DEVICE, self.dtype).requires_grad_() for s in shapes)
         return q, k, v
+
+    def added(self) -> Tensor | None:
+        """The bias, if there is one: numbers of the size of scores, -inf for one key in nine, but never the first."""
+        if self.bias is None:
+            return None
+        numbers = torch.randn(self.bias, generator=torch.Generator().manual_seed(3))
+        numbers[..., 7::9] = -torch.inf
+        return numbers.to(DEVICE, self.dtype)
 
     def visible(self) -> Tensor:
         """(n, m) mask of the pairs that attend, aligned at the bottom right."""
@@ -96,6 +106,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, case: Case) -> tuple[Tensor, Tens
     scores = q @ k.mT * scale
     if case.softcap is not None:
         scores = (scores / case.softcap).tanh() * case.softcap
+    if case.bias is not None:
+        scores = scores + case.added()
     scores = scores.masked_fill(~visible, -torch.inf)
     alive = visible.any(-1)
     lse = scores.masked_fill(~alive[:, None], 0.0).logsumexp(-1)

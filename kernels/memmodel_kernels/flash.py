@@ -15,6 +15,7 @@ from memmodel.attention.tiles import Tile
 from memmodel.base.dtypes import DType
 from memmodel.base.errors import UsageError
 from memmodel.sizes.dims import same
+from memmodel_kernels.bias import numbers
 from memmodel_kernels.kernel import Part, kernel, seen
 from memmodel_kernels.namespace import namespace
 
@@ -31,10 +32,14 @@ class FlashTiles(NamedTuple):
     fused: Tile | None
 
 
-def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False, dropped: bool = False) -> FlashTiles:
-    """The default tiles of an architecture (80 is sm_80), `capped` with a soft cap or for packed sequences.
+def extras(softcap: Any, packed: Any, dropout: Any, bias: Any) -> tuple[tiles.Extra, ...]:
+    """The names of what is there: None, 0 and False stand for nothing."""
+    given = (tiles.SOFTCAP, softcap), (tiles.PACKED, packed), (tiles.DROPOUT, dropout), (tiles.BIAS, bias)
+    return tuple(name for name, value in given if value)
 
-    `dropped`: with dropout.
+
+def flash_tiles(arch: int, dtype: DType, head_dim: int, extras: tuple[tiles.Extra, ...] = ()) -> FlashTiles:
+    """The default tiles of an architecture (80 is sm_80), with what a kernel has beside a mask.
 
     Raises UsageError for what the kernels do not support.
     """
@@ -45,9 +50,9 @@ def flash_tiles(arch: int, dtype: DType, head_dim: int, capped: bool = False, dr
         )
 
     def tile(pass_: tiles.Pass) -> Tile:
-        return tiles.tile(arch, dtype, head_dim, pass_, capped=capped, dropped=dropped)
+        return tiles.tile(arch, dtype, head_dim, pass_, extras=extras)
 
-    fused = tile(tiles.FUSED) if tiles.supports(arch, dtype, head_dim, tiles.FUSED) else None
+    fused = tile(tiles.FUSED) if tiles.supports(arch, dtype, head_dim, tiles.FUSED, extras=extras) else None
     return FlashTiles(tile(tiles.FORWARD), tile(tiles.DKDV), tile(tiles.DQ), fused)
 
 
@@ -62,20 +67,27 @@ def flash(
     softcap: float | None = None,
     lengths: tuple[int, ...] = (),
     dropout: float = 0.0,
+    bias: Any = None,
 ) -> Any:
     """Attention in one kernel. Shapes as for `naive`; `tiles` are those of sm_80 unless given.
 
     With `lengths` q, k and v are of packed sequences, (tokens, heads, head dim), and so is the output. Dropout is for
-    recording tensors alone: what the Triton kernels draw, operations on whole tensors cannot.
+    recording tensors alone: what the Triton kernels draw, operations on whole tensors cannot. `bias`, as for `naive`,
+    has no gradient.
 
     The backward of `deterministic` runs one program per key tile for dK and dV and one per query tile for dQ, seven
     matrix products in all; otherwise one per key tile with five, which adds to an fp32 dQ in memory.
     """
-    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], softcap is not None or bool(lengths), dropout > 0)
+    given = extras(softcap, lengths, dropout, bias is not None)
+    chosen = tiles or flash_tiles(80, q.dtype, q.shape[-1], given)
+    if bias is not None:
+        bias = numbers(bias, q, k.shape[-2])
     if lengths:
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     seed = (_drawn_seed(q),) if dropout else ()
-    out, lse = _function(namespace(q)).apply(q, k, v, mask, chosen, deterministic, softcap, lengths, dropout, *seed)
+    out, lse = _function(namespace(q)).apply(
+        q, k, v, mask, chosen, deterministic, softcap, lengths, dropout, bias, *seed
+    )
     if lengths:
         out, lse = out.squeeze(0).transpose(0, 1), lse.squeeze(0)
     return (out, lse) if return_lse else out
@@ -124,18 +136,21 @@ def _function(xp: Any) -> Any:
         @staticmethod
         def forward(
             ctx: Any, q: Any, k: Any, v: Any, mask: Mask, tiles: FlashTiles, deterministic: bool,
-            softcap: float | None, lengths: tuple[int, ...], dropout: float, *seed: Any,
+            softcap: float | None, lengths: tuple[int, ...], dropout: float, bias: Any, *seed: Any,
         ) -> Any:  # fmt: skip
-            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap, lengths, dropout)
-            ctx.save_for_backward(q, k, v, out, lse, *seed)
+            out, lse = flash_forward(q, k, v, mask, tiles.forward, softcap, lengths, dropout, bias)
+            ctx.biased = bias is not None
+            ctx.save_for_backward(q, k, v, out, lse, *([bias] if ctx.biased else []), *seed)
             ctx.set_materialize_grads(False)
             ctx.options = mask, tiles, deterministic, softcap, lengths, dropout
             return out, lse
 
         @staticmethod
         def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
-            grads = flash_backward((dout, dlse, *ctx.saved_tensors[:5]), *ctx.options)
-            return *grads, *[None] * (len(ctx.options) + len(ctx.saved_tensors) - 5)
+            tensors, beside = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+            how = *ctx.options, beside[0] if ctx.biased else None
+            grads = flash_backward((dout, dlse, *tensors), *how)
+            return *grads, *[None] * (len(ctx.options) + 1 + len(beside) - ctx.biased)
 
     return FlashAttention
 
@@ -159,14 +174,14 @@ def online_softmax(total: Any, row_max: Any, row_sum: Any, scores: Any, v: Any) 
 
 def flash_forward(
     q: Any, k: Any, v: Any, mask: Mask, tile: Tile, softcap: float | None = None, lengths: tuple[int, ...] = (),
-    dropout: float = 0.0,
+    dropout: float = 0.0, bias: Any = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """O (b, h, n, e) and LSE (b, h, n), the natural logarithm of each row's sum of exponentials, in fp32."""
     xp = namespace(q)
     h, n = q.shape[1:3]
     out = xp.empty_like(q)
     lse = q.new_empty(*q.shape[:3], dtype=xp.float32)
-    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths))
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), *_seen_bias(bias, mask, n))
     with kernel("flash_forward", reads=reads, writes=(out, lse)) as on_chip:
         for q_s, out_s, lse_s, k_s, v_s in _each_sequence(lengths, (q, out, lse), (k, v)):
             n, m = q_s.shape[2], k_s.shape[2]
@@ -177,7 +192,7 @@ def flash_forward(
                 row_sum = on_chip.full(q_i, (1,), 0.0, xp.float32)
                 for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                     k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
-                    scores = _scores(q_i, k_j, softcap)
+                    scores = _biased(on_chip, _scores(q_i, k_j, softcap), bias, rows, cols)
                     scores = on_chip.masked(scores, mask, rows, cols, n, m)
                     total, row_max, row_sum = online_softmax(total, row_max, row_sum, scores, v_j)
                     _drop(on_chip, scores, dropout)
@@ -195,13 +210,14 @@ def flash_backward(
     softcap: float | None = None,
     lengths: tuple[int, ...] = (),
     dropout: float = 0.0,
+    bias: Any = None,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV. `tensors`: the gradients of O and of LSE (or None), then Q, K, V, O and LSE."""
     dout, dlse, q, k, v, out, lse = tensors
     delta = row_dots(dout, out, dlse)
     if deterministic or tiles.fused is None:
-        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap, lengths, dropout)
-    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap, lengths, dropout)
+        return flash_backward_split(dout, q, k, v, lse, delta, mask, tiles, softcap, lengths, dropout, bias)
+    return flash_backward_fused(dout, q, k, v, lse, delta, mask, tiles.fused, softcap, lengths, dropout, bias)
 
 
 def flash_backward_split(
@@ -216,13 +232,14 @@ def flash_backward_split(
     softcap: float | None,
     lengths: tuple[int, ...] = (),
     dropout: float = 0.0,
+    bias: Any = None,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV without atomics: the same sums in the same order every time."""
     xp = namespace(q)
     dq, dk, dv = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
     _, h, n, d = q.shape
     g, scale = k.shape[1], d**-0.5
-    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta)
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta, *_seen_bias(bias, mask, n))
     parts = list(_each_sequence(lengths, (q, dout, lse, delta, dq), (k, v, dk, dv)))
     with kernel("flash_backward", reads=reads, writes=(dq, dk, dv), gradient=True) as on_chip:
         for q_s, do_s, lse_s, delta_s, _, k_s, v_s, dk_s, dv_s in parts:
@@ -234,7 +251,7 @@ def flash_backward_split(
                 dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
                 for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                     q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
-                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m, bias)
                     _drop(on_chip, probs, dropout)
                     dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
@@ -248,7 +265,7 @@ def flash_backward_split(
                 dq_i = on_chip.full(q_i, (d,), 0.0, xp.float32)
                 for cols in on_chip.visited(mask, rows, n, m, tile.rows, tile.cols):
                     k_j, v_j = on_chip.load(k_s, cols, h), on_chip.load(v_s, cols, h)
-                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m, bias)
                     _drop(on_chip, probs, dropout)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows)
                     dq_i = dq_i + (ds.to(q.dtype) @ k_j).to(xp.float32)
@@ -268,6 +285,7 @@ def flash_backward_fused(
     softcap: float | None,
     lengths: tuple[int, ...] = (),
     dropout: float = 0.0,
+    bias: Any = None,
 ) -> tuple[Any, Any, Any]:
     """dQ, dK, dV with five matrix products: key tiles add to an fp32 dQ in memory, in no fixed order."""
     xp = namespace(q)
@@ -275,7 +293,7 @@ def flash_backward_fused(
     dq_sum = xp.zeros_like(q, dtype=xp.float32)
     _, h, n, d = q.shape
     g, scale = k.shape[1], d**-0.5
-    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta)
+    reads = (q, _seen(k, mask, n, lengths), _seen(v, mask, n, lengths), dout, lse, delta, *_seen_bias(bias, mask, n))
     parts = _each_sequence(lengths, (q, dout, lse, delta, dq_sum), (k, v, dk, dv))
     with kernel("flash_backward", reads=reads, writes=(dq_sum, dk, dv), gradient=True) as on_chip:
         for q_s, do_s, lse_s, delta_s, dq_s, k_s, v_s, dk_s, dv_s in parts:
@@ -286,7 +304,7 @@ def flash_backward_fused(
                 dv_j = on_chip.full(v_j, (v.shape[-1],), 0.0, xp.float32)
                 for rows in on_chip.visiting(mask, cols, n, m, tile.rows, tile.cols):
                     q_i, do_i = on_chip.load(q_s, rows), on_chip.load(do_s, rows)
-                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m)
+                    probs, slope = _probabilities(on_chip, q_i, k_j, lse_s, mask, rows, cols, softcap, n, m, bias)
                     _drop(on_chip, probs, dropout)
                     dv_j = dv_j + (probs.to(q.dtype).transpose(-2, -1) @ do_i).to(xp.float32)
                     ds = _score_gradient(on_chip, slope, do_i, v_j, delta_s, rows).to(q.dtype)
@@ -318,16 +336,30 @@ def _scores(q_i: Any, k_j: Any, softcap: float | None) -> Any:
 
 
 def _probabilities(
-    on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, softcap: float | None, n: Any, m: Any
-) -> tuple[Any, Any]:
+    on_chip: Any, q_i: Any, k_j: Any, lse: Any, mask: Mask, rows: Any, cols: Any, softcap: float | None, n: Any,
+    m: Any, bias: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     """A block of probabilities, from the scores and the rows' LSE, and the same with the slope of the soft cap."""
     scores = _scores(q_i, k_j, softcap)
-    seen = on_chip.masked(scores, mask, rows, cols, n, m)
+    seen = on_chip.masked(_biased(on_chip, scores, bias, rows, cols), mask, rows, cols, n, m)
     probs = (seen - on_chip.load(lse, rows).unsqueeze(-1)).exp()
     if softcap is None:
         return probs, probs
     tanh = scores / softcap
     return probs, probs * (1.0 - tanh * tanh)
+
+
+def _biased(on_chip: Any, scores: Any, bias: Any, rows: Any, cols: Any) -> Any:
+    """A block of scores, with that of the bias added."""
+    return scores if bias is None else scores + on_chip.load_pairs(bias, scores, rows, cols).to(scores.dtype)
+
+
+def _seen_bias(bias: Any, mask: Mask, n: Any) -> tuple[Any, ...]:
+    """The bias as a kernel reads it, if there is one: where its rows differ, the pairs that the mask leaves."""
+    if bias is None or same(bias.shape[2], 1) or not mask.causal:
+        return () if bias is None else (bias,)
+    shared, heads, _, m = bias.shape
+    return (Part(shared * heads * mask.pairs(n, m) * bias.dtype.itemsize),)
 
 
 def _drop(on_chip: Any, probs: Any, dropout: float) -> None:

@@ -13,6 +13,7 @@ def flash_attention(
     k: Any,
     v: Any,
     *,
+    bias: Any = None,
     causal: bool = False,
     window: int | None = None,
     scale: float | None = None,
@@ -31,12 +32,15 @@ def flash_attention(
         q: (b, h, n, d) queries.
         k: (b, g, m, d) keys.
         v: (b, g, m, d) values.
+        bias: numbers that are added to the scores, as relative positions are: (n, m) and what broadcasts to
+            (b, h, n, m), by strides of 0 where many heads or rows share them; -inf leaves a pair out. It has no
+            gradient: one that needs it is refused.
         causal: query i of n sees the keys up to i + m - n (aligned at the bottom right; torch's `is_causal` is
             aligned at the top left).
         window: each query sees this many keys, its own position and those before it (and as many after it, unless
             causal).
         scale: of the scores; 1 / sqrt(d) unless given.
-        softcap: c in c tanh(scores / c), of scaled scores.
+        softcap: c in c tanh(scores / c), of scaled scores, before the bias is added.
         dropout: probability that a weight is dropped, as dropout_p of scaled_dot_product_attention: pass 0 where not
             training. What is kept follows torch's random generator on the device of q.
         deterministic: gradients repeat bit for bit. False allows a backward with five matrix products instead of
@@ -54,12 +58,13 @@ def flash_attention(
     if namespace(q).__name__ == "torch":
         from memmodel_kernels.triton_flash.op import attention
 
-        o, lse = attention(q, k, v, causal, window, scale, precision, deterministic, softcap, dropout=dropout)
+        options = causal, window, scale, precision, deterministic, softcap
+        o, lse = attention(q, k, v, *options, dropout=dropout, bias=bias)
         return (o, lse) if return_lse else o
     check_options(causal, window, scale, softcap, deterministic, dropout)
     if window is not None and not causal:
         raise UsageError(f"window {window} without causal: recording tensors take a window that ends at the query")
-    return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap, dropout=dropout)
+    return flash(q, k, v, Mask(causal, window), None, deterministic, return_lse, softcap, dropout=dropout, bias=bias)
 
 
 def flash_attention_varlen(

@@ -92,6 +92,10 @@ class LoopedKernel:
         loaded = x[:, :, tile]
         return loaded if heads in (None, x.shape[1]) else loaded.repeat_interleave(heads // x.shape[1], dim=1)
 
+    def load_pairs(self, x: Any, like: Any, rows: slice, cols: slice) -> Any:
+        """A block of `x` (b, h, n, m), whose outer dimensions and rows may be one for all of `like`."""
+        return x[:, :, rows if x.shape[2] > 1 else slice(None), cols]
+
     def store(self, x: Any, tile: slice, value: Any) -> None:
         """A tile of `x`, written."""
         x[:, :, tile] = value

@@ -19,6 +19,13 @@ DKDV: Pass = "dkdv"
 DQ: Pass = "dq"
 FUSED: Pass = "fused"
 
+# What a kernel may have beside a mask, and whose rows are not always those without.
+Extra = Literal["softcap", "packed", "dropout", "bias"]
+SOFTCAP: Extra = "softcap"
+PACKED: Extra = "packed"
+DROPOUT: Extra = "dropout"
+BIAS: Extra = "bias"
+
 # Passes that share a launch, and therefore a row of the table and its warps and stages.
 LAUNCHES: tuple[tuple[Pass, ...], ...] = ((FORWARD,), (DKDV, DQ), (FUSED,))
 
@@ -142,9 +149,9 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
     },
 }
 
-# Rows that spill with a soft cap's tanh or, as packed sequences are read, by pointer; or then take other shared memory
-# than the formula says.
-_UNCAPPED: dict[tuple[int, int], dict[Pass, Row]] = {
+# Rows that spill, or take other shared memory than the formula says, with some extra: with any of them, as only what is
+# beside the scores, or goes by pointer, differs; then with one or two together.
+_PLAIN: dict[tuple[int, int], dict[Pass, Row]] = {
     (80, 64): {FORWARD: (Tile(128, 64, 4, 3),)},
     (89, 128): {DKDV: (Tile(64, 64, 8, 2),), DQ: (Tile(64, 64, 8, 2),)},
     (90, 128): {
@@ -155,12 +162,28 @@ _UNCAPPED: dict[tuple[int, int], dict[Pass, Row]] = {
     (100, 128): {FUSED: (Tile(64, 128, 8, 2),)},
     (120, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2))},
 }
+_SPILLING: dict[tuple[Extra, ...], dict[tuple[int, int], dict[Pass, Row]]] = {
+    (DROPOUT,): {
+        (90, 128): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 3))},
+        (100, 64): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3))},
+        (100, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2))},
+    },
+}
 
-# Rows that spill with the random numbers of dropout besides.
-_UNDROPPED: dict[tuple[int, int], dict[Pass, Row]] = {
-    (90, 128): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 3))},
-    (100, 64): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3))},
-    (100, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2))},
+# Rows that serve with a bias where the others spill; where none does, the deterministic form serves.
+_BIASED: dict[tuple[int, int], dict[Pass, Row]] = {
+    (80, 64): {DKDV: (Tile(64, 32, 4, 2),), DQ: (Tile(32, 64, 4, 2),), FUSED: (Tile(16, 64, 4, 2),)},
+    (80, 128): {FUSED: ()},
+    (89, 64): {
+        FORWARD: (Tile(128, 32, 8, 2),),
+        DKDV: (Tile(32, 32, 4, 2),),
+        DQ: (Tile(32, 32, 4, 2),),
+        FUSED: (Tile(16, 64, 4, 2),),
+    },
+    (89, 128): {FUSED: ()},
+    (90, 256): {DKDV: (Tile(16, 32, 8, 2),), DQ: (Tile(32, 16, 8, 2),)},
+    (100, 256): {DKDV: (Tile(16, 64, 8, 2),), DQ: (Tile(64, 16, 8, 2),)},
+    (120, 256): {DKDV: (Tile(16, 16, 8, 2),), DQ: (Tile(16, 16, 8, 2),)},
 }
 
 # fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
@@ -222,20 +245,19 @@ def rows(
     passes: tuple[Pass, ...],
     precision: str = "ieee",
     limit: int | None = None,
-    capped: bool = False,
-    dropped: bool = False,
+    extras: tuple[Extra, ...] = (),
 ) -> tuple[Row, ...]:
     """Rows for `passes` of one launch, the default first; each row has one tile per pass.
 
-    Only rows whose shared memory is within `limit` bytes (by default the architecture's) are returned; `capped`
-    and `dropped`, those for kernels with a soft cap and with dropout. Raises UsageError if there are none.
+    Only rows whose shared memory is within `limit` bytes (by default the architecture's) are returned, and that do not
+    spill with these extras. Raises UsageError if there are none.
     """
-    by_pass = _table(arch, dtype, head_dim, precision, capped, dropped)
-    if any(p not in by_pass for p in passes):
+    by_pass = _table(arch, dtype, head_dim, precision, extras)
+    if not all(by_pass.get(p) for p in passes):
         raise UsageError(f"there is no {'/'.join(passes)} tile for sm_{arch}, {dtype}, head dim {head_dim}")
     every = tuple(zip(*(by_pass[p] for p in passes), strict=True))
     room = SHARED_LIMIT[arch] if limit is None else limit
-    needs = [shared_bytes(arch, dtype, head_dim, passes, row, precision) for row in every]
+    needs = [shared_bytes(arch, dtype, head_dim, passes, row, precision, extras) for row in every]
     found = tuple(row for row, need in zip(every, needs, strict=True) if need <= room)
     if not found:
         raise UsageError(
@@ -252,16 +274,17 @@ def tile(
     pass_: Pass,
     precision: str = "ieee",
     *,
-    capped: bool = False,
-    dropped: bool = False,
+    extras: tuple[Extra, ...] = (),
 ) -> Tile:
     """Return the default tile of one pass."""
-    return rows(arch, dtype, head_dim, (pass_,), precision, capped=capped, dropped=dropped)[0][0]
+    return rows(arch, dtype, head_dim, (pass_,), precision, extras=extras)[0][0]
 
 
-def supports(arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee") -> bool:
+def supports(
+    arch: int, dtype: DType, head_dim: int, pass_: Pass, precision: str = "ieee", extras: tuple[Extra, ...] = ()
+) -> bool:
     """Whether the table has a tile for this pass."""
-    return pass_ in _table(arch, dtype, head_dim, precision)
+    return bool(_table(arch, dtype, head_dim, precision, extras).get(pass_))
 
 
 def ceilings() -> tuple[int, ...]:
@@ -269,34 +292,46 @@ def ceilings() -> tuple[int, ...]:
     return tuple(_IEEE)
 
 
-def launches(arch: int, dtype: DType, head_dim: int, precision: str = "ieee") -> Iterator[tuple[Pass, ...]]:
+def launches(
+    arch: int, dtype: DType, head_dim: int, precision: str = "ieee", extras: tuple[Extra, ...] = ()
+) -> Iterator[tuple[Pass, ...]]:
     """Passes of each launch that the table has tiles for."""
-    by_pass = _table(arch, dtype, head_dim, precision)
-    return (passes for passes in LAUNCHES if all(p in by_pass for p in passes))
+    by_pass = _table(arch, dtype, head_dim, precision, extras)
+    return (passes for passes in LAUNCHES if all(by_pass.get(p) for p in passes))
 
 
-def _table(
-    arch: int, dtype: DType, head_dim: int, precision: str, capped: bool = False, dropped: bool = False
-) -> dict[Pass, Row]:
+def _table(arch: int, dtype: DType, head_dim: int, precision: str, extras: tuple[Extra, ...] = ()) -> dict[Pass, Row]:
     ceiling = max(64, padded(head_dim))
-    whose = family(arch)
-    if dtype != float32:
-        spills = _UNCAPPED.get((whose, ceiling), {}) if capped or dropped else {}
-        more = _UNDROPPED.get((whose, ceiling), {}) if dropped else {}
-        half = _HALF[whose, ceiling]
-        return {p: tuple(t for t in row if t not in (*spills.get(p, ()), *more.get(p, ()))) for p, row in half.items()}
-    return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
+    if dtype == float32:
+        return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
+    key = family(arch), ceiling
+    tables = [rows for some, rows in _SPILLING.items() if all(extra in extras for extra in some)]
+    spills = [rows[key] for rows in ([_PLAIN, *tables] if extras else []) if key in rows]
+    found = {
+        p: tuple(tile for tile in row if all(tile not in rows.get(p, ()) for rows in spills))
+        for p, row in _HALF[key].items()
+    }
+    return {**found, **_BIASED.get(key, {})} if BIAS in extras else found
 
 
 def shared_bytes(
-    arch: int, dtype: DType, head_dim: int, passes: tuple[Pass, ...], row: Row, precision: str = "ieee"
+    arch: int,
+    dtype: DType,
+    head_dim: int,
+    passes: tuple[Pass, ...],
+    row: Row,
+    precision: str = "ieee",
+    extras: tuple[Extra, ...] = (),
 ) -> int:
     """Shared memory of one program in bytes: the largest of the launch's passes.
 
-    It leaves out the copy engine's barriers and their alignment, at most BARRIERS bytes.
+    It leaves out the copy engine's barriers and their alignment, at most BARRIERS bytes. With a bias it is the most:
+    its blocks come through buffers, or share the room of others.
     """
     return max(
-        _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision) for p, t in zip(passes, row, strict=True)
+        _shared_bytes(family(arch), dtype, padded(head_dim), p, t, precision)
+        + ((t.stages - 1) * t.rows * t.cols * dtype.itemsize if BIAS in extras else 0)
+        for p, t in zip(passes, row, strict=True)
     )
 
 

@@ -12,7 +12,7 @@ from memmodel.attention.masks import Mask
 from memmodel.base.dtypes import DType
 from memmodel.events.program import Launch
 from memmodel.events.work import Work
-from memmodel.sizes.dims import Dim, ceil_div, product
+from memmodel.sizes.dims import Dim, ceil_div, product, same
 from memmodel.tensors.autograd import grad_mode
 from memmodel.tensors.tape import Tape
 from memmodel.tensors.tensor import Storage, Tensor
@@ -115,6 +115,12 @@ class FusedKernel:
         """Read a tile of `x`. With `heads`, that many programs each read one, from the heads of `x` that they share."""
         shape = (x.shape[0], x.shape[1] if heads is None else heads, tile, *x.shape[3:])
         loaded = self._on_chip(shape, x.dtype)
+        self.tape.inner += Work(read=loaded.nbytes)
+        return loaded
+
+    def load_pairs(self, x: Tensor, like: Tensor, rows: int, cols: int) -> Tensor:
+        """Read a block of `x` (b, h, n, m), which may have one row for all; each program of `like` reads its own."""
+        loaded = self._on_chip((*like.shape[:2], 1 if same(x.shape[2], 1) else rows, cols), x.dtype)
         self.tape.inner += Work(read=loaded.nbytes)
         return loaded
 

@@ -12,7 +12,7 @@ from memmodel.rules.operator import FREED, Call, Result, Scratch, Steps, rule
 from memmodel.sizes.dims import Dim, exact_div
 from memmodel.tensors.layout import Strided
 from memmodel.tensors.tape import Tape
-from memmodel_kernels.flash import FlashTiles, flash_backward, flash_forward, flash_tiles
+from memmodel_kernels.flash import FlashTiles, extras, flash_backward, flash_forward, flash_tiles
 
 
 @rule("flash_attention")
@@ -20,7 +20,11 @@ def forward(call: Call) -> Steps:
     """The output and its log-sum-exp."""
     q = call.args[0]
     mask, tile, how = _mask(call), _tiles(call, q).forward, _options(call, q)
-    yield from _recorded(call, lambda q, k, v: flash_forward(q, k, v, mask, tile, *how), call.args[:3])
+
+    def run(q: Any, k: Any, v: Any, bias: Any) -> Any:
+        return flash_forward(q, k, v, mask, tile, *how, bias)
+
+    yield from _recorded(call, run, (*call.args[:3], call.named.get("bias")))
 
 
 @rule("flash_attention_backward")
@@ -30,14 +34,15 @@ def backward(call: Call) -> Steps:
     how = _options(call, call.args[2])
 
     def run(*given: Any) -> Any:
-        return flash_backward(given, mask, tiles, deterministic, *how)
+        return flash_backward(given[:7], mask, tiles, deterministic, *how, given[7])
 
-    yield from _recorded(call, run, call.args[:7])
+    yield from _recorded(call, run, (*call.args[:7], call.named.get("bias")))
 
 
 def _tiles(call: Call, q: Strided) -> FlashTiles:
-    capped = call.named.get("softcap") is not None or call.named.get("cu_seqlens_q") is not None
-    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], capped, bool(call.named.get("dropout")))
+    softcap, offsets, dropout, bias = (call.named.get(x) for x in ("softcap", "cu_seqlens_q", "dropout", "bias"))
+    given = extras(softcap, offsets is not None, dropout, bias is not None)
+    return flash_tiles(call.device.arch, q.dtype, q.numbers()[0][-1], given)
 
 
 def _options(call: Call, q: Strided) -> tuple[float | None, tuple[Dim, ...], float]:

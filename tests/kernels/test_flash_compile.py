@@ -25,7 +25,7 @@ MADE_FOR_THIS_TRITON = f"Triton {triton.__version__}" in README.read_text()
 
 # The backward at head dim 256 keeps two 64 x 256 fp32 accumulators beside its operands: with tiles wide enough for
 # wgmma (64 keys) the default would spill, so it uses mma.sync there.
-WITHOUT_WGMMA = "sm_90 bf16 d256 dkdv+dq 32x32+32x32 8w 2s"
+WITHOUT_WGMMA = "sm_90 bf16 d256 dkdv+dq"
 
 pytestmark = [pytest.mark.compiler, pytest.mark.timeout(3600)]
 
@@ -100,9 +100,15 @@ def test_shared_memory_formula_is_the_compilers(results: list[Result]) -> None:
     """To the byte with pointers; with TMA, the compiler adds barriers and aligns them."""
     barriers = {False: 0, True: tiles.BARRIERS}
     assert not failing(
-        [r for r in results if r["tma"] or r["arch"] < 90 or not r["half"]],
+        [r for r in results if (r["tma"] or r["arch"] < 90 or not r["half"]) and not r["name"].endswith(" bias")],
         lambda r: not 0 <= r["shared"] - r["shared_model"] <= barriers[r["tma"]],
     )
+
+
+def test_a_bias_needs_no_more_than_the_formula(results: list[Result]) -> None:
+    biased = [r for r in results if r["name"].endswith(" bias")]
+    assert len(biased) >= 36
+    assert not failing(biased, lambda r: r["shared"] > r["shared_model"] + tiles.BARRIERS * r["tma"])
 
 
 def test_pointers_instead_of_tma_need_no_more_than_the_formula(results: list[Result]) -> None:

@@ -11,7 +11,7 @@ def flash(case: Case, deterministic: bool = True, seed: int = 0, precision: str 
     q, k, v = case.inputs(seed)
     case.draw()
     o, lse = flash_attention(
-        q, k, v, causal=case.causal, window=case.window, scale=case.scale, softcap=case.softcap,
+        q, k, v, bias=case.added(), causal=case.causal, window=case.window, scale=case.scale, softcap=case.softcap,
         dropout=case.dropout, deterministic=deterministic, precision=precision, return_lse=True,
     )  # fmt: skip
     gradients = torch.autograd.grad((o, lse), (q, k, v), upstream(case))
@@ -64,6 +64,41 @@ def test_dropout(case: Case, deterministic: bool) -> None:
     """Plain operators take the very mask that the kernels draw, by Philox written down once more."""
     assert 0.9 < case.kept().float().mean() / (1 - case.dropout) < 1.1
     assert_close(flash(case, deterministic), case)
+
+
+BIASED = [
+    Case(b=2, h=4, g=2, n=40, m=70, d=32, bias=(40, 70)),
+    Case(b=2, h=4, g=2, n=40, m=70, d=32, causal=True, bias=(1, 4, 1, 70), softcap=1.5),
+    Case(b=2, h=4, g=2, n=50, m=40, d=24, window=17, bias=(2, 1, 50, 40), dtype=torch.float32),
+    Case(b=2, h=4, g=2, n=40, m=50, d=32, causal=True, bias=(2, 4, 40, 50), dropout=0.3),
+    *[Case(n=40, m=50, d=32, scale=s, bias=(1, 2, 40, 50), dtype=t) for s in (-0.3, 0.0) for t in DTYPES],
+]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("case", BIASED, ids=str)
+def test_bias(case: Case, deterministic: bool) -> None:
+    """Broadcast over every dimension but keys, in one or the other case, with all that a call may have besides."""
+    assert_close(flash(case, deterministic), case)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_row_whose_bias_leaves_no_key(deterministic: bool) -> None:
+    """As a row that sees none: output and gradients 0, LSE -inf. Other rows are as they are without it."""
+    case = Case(n=40, m=50, d=32, dtype=torch.float32)
+    q, k, v = case.inputs()
+    bias = torch.zeros(case.n, case.m, device=DEVICE)
+    bias[3] = -torch.inf
+    o, lse = flash_attention(q, k, v, bias=bias, deterministic=deterministic, return_lse=True)
+    dq, dk, dv = torch.autograd.grad(o.sum(), (q, k, v))
+    assert (o[:, :, 3] == 0).all()
+    assert (dq[:, :, 3] == 0).all()
+    assert lse[:, :, 3].isneginf().all()
+    others = [i for i in range(case.n) if i != 3]
+    without = flash_attention(q[:, :, others], k, v)
+    torch.testing.assert_close(o[:, :, others], without)
+    for got, want in zip((dk, dv), torch.autograd.grad(without.sum(), (k, v)), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_philox_of_the_reference() -> None:

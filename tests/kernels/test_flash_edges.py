@@ -47,6 +47,38 @@ def qkv(
     return [torch.zeros(shape, dtype=torch.float16, device=DEVICE) for shape in (q, k, v or k)]
 
 
+@pytest.mark.parametrize(
+    ("bias", "words"),
+    [
+        (torch.zeros(8, 8, dtype=torch.bool), "given torch.bool"),
+        (torch.zeros(8), r"bias \(8,\): it must broadcast to the scores \(1, 4, 8, 8\)"),
+        (torch.zeros(1, 3, 8, 8), r"bias \(1, 3, 8, 8\): it must broadcast"),
+        (torch.zeros(8, 8, requires_grad=True), "no gradient of its bias: pass bias.detach"),
+        ([1.0], r"given \[1.0\]"),
+    ],
+)
+def test_biases_that_are_refused(bias: Any, words: str) -> None:
+    bias = bias.to(DEVICE) if isinstance(bias, torch.Tensor) else bias
+    with pytest.raises(UsageError, match=words):
+        flash_attention(*qkv(), bias=bias)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from inside torch.func
+def test_no_transform_gives_a_wrong_derivative_of_the_bias() -> None:
+    q, k, v = qkv()
+
+    def total(bias: torch.Tensor) -> torch.Tensor:
+        return flash_attention(q, k, v, bias=bias).sum()
+
+    bias = torch.zeros(8, 8, device=DEVICE)
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        with pytest.raises(UsageError, match="flash_attention has no"):
+            transform(total)(bias)
+    operator = torch.ops.memmodel.flash_attention
+    with pytest.raises(UsageError, match="no gradient of its bias"):
+        operator(q, k, v, False, None, None, None, True, bias=bias.requires_grad_())
+
+
 WRONG_SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"q": (4, 8, 16)}, r"4 dimensions .* given q \(4, 8, 16\)"),
     ({"v": (1, 2, 9, 16)}, r"one shape: given .*v \(1, 2, 9, 16\)"),

@@ -17,10 +17,12 @@ Made = tuple[tuple[int, ...], str]
 def launched(case: Case, deterministic: bool) -> list[Made]:
     q, k, v = (x.detach() for x in case.inputs())
     dout, _ = upstream(case)
-    problem = checked(q, k, v, causal=False, window=None, deterministic=deterministic)
+    bias = case.added()
+    problem = checked(q, k, v, causal=False, window=None, deterministic=deterministic, biased=bias is not None)
+    beside = launch.Beside(bias=bias)
     with Allocations() as made:
-        o, lse = launch.forward(q, k, v, problem)
-        launch.backward(dout, None, q, k, v, o, lse, problem)
+        o, lse = launch.forward(q, k, v, problem, beside)
+        launch.backward(dout, None, q, k, v, o, lse, problem, beside)
     return [(shape, str(dtype).removeprefix("torch.")) for _, shape, dtype in made.made]
 
 
@@ -30,13 +32,15 @@ def recorded(case: Case, deterministic: bool) -> list[Made]:
         q = recording.empty(case.b, case.h, case.n, case.d, dtype=kind, requires_grad=True)
         k, v = (recording.empty(case.b, case.g, case.m, case.d, dtype=kind, requires_grad=True) for _ in range(2))
         dout = recording.empty(case.b, case.h, case.n, case.d, dtype=kind)
-        flash_attention(q, k, v, deterministic=deterministic).backward(dout)
+        bias = recording.empty(*case.bias, dtype=kind) if case.bias else None
+        given = sum(isinstance(event, Alloc) for event in tape.events)
+        flash_attention(q, k, v, bias=bias, deterministic=deterministic).backward(dout)
     made = [event for event in tape.events if isinstance(event, Alloc)]
-    return [(event.shape, event.dtype.name) for event in made[4:]]
+    return [(event.shape, event.dtype.name) for event in made[given:]]
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_the_same_call_makes_the_same_tensors(dtype: torch.dtype, deterministic: bool) -> None:
-    case = Case(b=2, h=4, g=2, n=30, m=20, d=64, dtype=dtype)
+    case = Case(b=2, h=4, g=2, n=30, m=20, d=64, dtype=dtype, bias=(1, 4, 30, 20) if deterministic else None)
     assert recorded(case, deterministic) == launched(case, deterministic)

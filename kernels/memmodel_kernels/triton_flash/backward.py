@@ -16,7 +16,7 @@ from run to run.
 import triton
 import triton.language as tl
 
-from memmodel_kernels.triton_flash.blocks import existing, load_block, row_pointers, store_block
+from memmodel_kernels.triton_flash.blocks import existing, load_bias, load_block, row_pointers, store_block
 from memmodel_kernels.triton_flash.dropout import keeps, seeded
 from memmodel_kernels.triton_flash.schedule import (
     partial_block,
@@ -27,7 +27,7 @@ from memmodel_kernels.triton_flash.schedule import (
     reach,
     visible,
 )
-from memmodel_kernels.triton_flash.scores import LOG2E, capped, exponents, slope
+from memmodel_kernels.triton_flash.scores import LOG2E, biased, capped, exponents, slope
 from memmodel_kernels.triton_flash.sequences import mirrored, own_band, rows_from
 
 
@@ -56,14 +56,17 @@ def delta_kernel(o, do, dlse, delta, counts, n, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(lse, delta, i_bh, rows, o_i, n, FP32: tl.constexpr):
+def load_rows(lse, delta, i_bh, rows, o_i, n, scores, FP32: tl.constexpr):
     """(LSE, delta) of the rows o_i, of `rows` a head; past n the LSE is +inf, so that P = exp(unit T - LSE) is 0 there.
 
-    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. Unless FP32, the LSE is to
-    base 2, converted here, one multiplication per row of a block: a converted copy would be one more allocation.
+    Rows that see no key have LSE -inf: all their scores are masked, after this subtraction. With a bias, whose numbers
+    may be -inf, theirs is +inf too. Unless FP32, the LSE is to base 2, converted here, one multiplication per row of a
+    block: a converted copy would be one more allocation.
     """
     p_row = tl.cast(i_bh, tl.int64) * rows + o_i
     b_lse = tl.load(lse + p_row, mask=o_i < n, other=float("inf"))
+    if scores.stretch is not None:
+        b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)
     if not FP32:
         b_lse *= LOG2E
     b_delta = tl.load(delta + p_row, mask=o_i < n, other=0.0)
@@ -82,7 +85,7 @@ def add_dq(dq_sum, i_b, i_h, start, n, b_dq, TILE: tl.constexpr):
 
 @triton.jit
 def write_dk_dv(
-    i_program, q, k, v, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores, dropout,
+    i_program, q, k, v, bias, do, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores, dropout,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """One key block of one key/value head: b_k, b_v, b_dk, b_dv are (cols, padded_d). q and do stream past it.
@@ -140,9 +143,10 @@ def write_dk_dv(
         o_i = start_n + tl.arange(0, TILE.rows)
         b_q = load_block(q, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
         b_do = load_block(do, i_b, i_h, start_n, band.n, TILE.rows, TILE, True, TILE.tma)
-        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, FP32)
+        b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, scores, FP32)
         b_t = capped(tl.dot(b_k, b_q.T, input_precision=TILE.precision), scores, FP32)
-        b_s = exponents(b_t, b_lse[None, :], scores, FP32)
+        b_x = biased(b_t, load_bias(bias, i_b, i_h, start_n, start_m, band, TILE, True, True), scores)
+        b_s = exponents(b_x, b_lse[None, :], scores, FP32)
         if dq_sum is not None and not TILE.tma:
             b_s = tl.where(visible(o_i[None, :], o_j[:, None], band), b_s, float("-inf"))
         elif dq_sum is not None or band.first is not None or band.last is not None:  # noqa: SIM102  (by the compiler)
@@ -171,15 +175,16 @@ def write_dk_dv(
 
 @triton.jit
 def add_keys(
-    b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, start, band, scores, dropout,
+    b_dq, b_q, b_do, b_lse, b_delta, k, v, bias, i_b, i_h, i_g, i_bh, o_i, first, start, band, scores, dropout,
     MASKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Add the keys start..start+cols to b_dq (rows, padded_d)."""
+    """Add the keys start..start+cols to b_dq (rows, padded_d) of the queries first..."""
     b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
     b_v = load_block(v, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
     FP32: tl.constexpr = b_q.dtype == tl.float32
     b_t = capped(tl.dot(b_q, b_k.T, input_precision=TILE.precision), scores, FP32)
-    b_s = exponents(b_t, b_lse[:, None], scores, FP32)
+    b_x = biased(b_t, load_bias(bias, i_b, i_h, first, start, band, TILE, MASKED), scores)
+    b_s = exponents(b_x, b_lse[:, None], scores, FP32)
     if MASKED:
         # Padded keys too: their score is 0, exp2(0 - LSE) may be infinite, and infinity times a zero of K is NaN.
         o_j = start + tl.arange(0, TILE.cols)
@@ -195,7 +200,7 @@ def add_keys(
 
 @triton.jit
 def write_dq(
-    i_program, q, k, v, do, dq, lse, delta, counts, band, sequences, scale, scores, dropout, TILE: tl.constexpr
+    i_program, q, k, v, bias, do, dq, lse, delta, counts, band, sequences, scale, scores, dropout, TILE: tl.constexpr
 ):
     """One query block of one query head: b_q, b_do, b_dq are (rows, padded_d). Two phases, as in the forward."""
     i_b, i_h, i_g, start = query_block(i_program, counts, band, TILE.rows)
@@ -212,25 +217,64 @@ def write_dq(
     o_i = start + tl.arange(0, TILE.rows)
     b_q = load_block(q, i_b, i_h, start, band.n, TILE.rows, TILE)
     b_do = load_block(do, i_b, i_h, start, band.n, TILE.rows, TILE)
-    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, b_q.dtype == tl.float32)
+    FP32: tl.constexpr = b_q.dtype == tl.float32
+    b_lse, b_delta = load_rows(lse, delta, i_b * counts.heads + i_h, counts.rows, o_i, band.n, scores, FP32)
     b_dq = tl.zeros((TILE.rows, TILE.padded_d), tl.float32)
 
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
         b_dq = add_keys(
-            b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, False, TILE
+            b_dq,
+            b_q,
+            b_do,
+            b_lse,
+            b_delta,
+            k,
+            v,
+            bias,
+            i_b,
+            i_h,
+            i_g,
+            i_bh,
+            o_i,
+            start,
+            j,
+            band,
+            scores,
+            dropout,
+            False,
+            TILE,
         )
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
         b_dq = add_keys(
-            b_dq, b_q, b_do, b_lse, b_delta, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, True, TILE
+            b_dq,
+            b_q,
+            b_do,
+            b_lse,
+            b_delta,
+            k,
+            v,
+            bias,
+            i_b,
+            i_h,
+            i_g,
+            i_bh,
+            o_i,
+            start,
+            j,
+            band,
+            scores,
+            dropout,
+            True,
+            TILE,
         )
     store_block(dq, i_b, i_h, start, band.n, b_dq * scale, TILE.rows, TILE)
 
 
 @triton.jit
 def split_kernel(
-    q, k, v, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
+    q, k, v, bias, do, q_stream, k_stream, v_stream, do_stream, dq, dk, dv, lse, delta, counts, band, mirror,
     sequences, scale, scores, dropout, DKDV: tl.constexpr, DQ: tl.constexpr,
 ):  # fmt: skip
     """The first batch * heads / group * ceil(m / DKDV.cols) programs write dK and dV, the others dQ.
@@ -241,26 +285,26 @@ def split_kernel(
     i_program = tl.program_id(0)
     if i_program < dkdv_programs:
         write_dk_dv(
-            i_program, q_stream, k, v, do_stream, dk, dv, None, lse, delta, counts, band, mirror, sequences, scale,
-            scores, dropout, DKDV,
+            i_program, q_stream, k, v, bias, do_stream, dk, dv, None, lse, delta, counts, band, mirror, sequences,
+            scale, scores, dropout, DKDV,
         )  # fmt: skip
     else:
         write_dq(
-            i_program - dkdv_programs, q, k_stream, v_stream, do, dq, lse, delta, counts, band, sequences, scale,
+            i_program - dkdv_programs, q, k_stream, v_stream, bias, do, dq, lse, delta, counts, band, sequences, scale,
             scores, dropout, DQ,
         )  # fmt: skip
 
 
 @triton.jit
 def fused_kernel(
-    q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores, dropout,
-    TILE: tl.constexpr,
+    q_stream, k, v, bias, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences, scale, scores,
+    dropout, TILE: tl.constexpr,
 ):  # fmt: skip
     """One key block of one key/value head per program. dq_sum (b, h, n, d) is fp32 and zero at the start.
 
     x_stream and dq_sum are TMA descriptors where TILE.tma.
     """
     write_dk_dv(
-        tl.program_id(0), q_stream, k, v, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences,
+        tl.program_id(0), q_stream, k, v, bias, do_stream, dk, dv, dq_sum, lse, delta, counts, band, mirror, sequences,
         scale, scores, dropout, TILE,
     )  # fmt: skip

@@ -101,6 +101,31 @@ def load_block(
 
 
 @triton.jit
+def load_bias(
+    bias, i_b, i_h, start_n, start_m, band, TILE: tl.constexpr, EDGE: tl.constexpr = True, TURNED: tl.constexpr = False
+):
+    """A block (rows, cols) of the bias (b, h, n, m) in fp32, (cols, rows) if TURNED; 0 where there is no bias.
+
+    Strides along dimensions that it is broadcast over are 0. Without EDGE all the columns exist.
+    """
+    b_bias = 0.0
+    if bias is not None:
+        p_block = bias.pointer + tl.cast(i_b, tl.int64) * bias.strides[0] + tl.cast(i_h, tl.int64) * bias.strides[1]
+        p_block += tl.cast(start_n, tl.int64) * bias.strides[2] + tl.cast(start_m, tl.int64) * bias.strides[3]
+        o_n = tl.arange(0, TILE.rows)[:, None]
+        o_m = tl.arange(0, TILE.cols)[None, :]
+        if TURNED:
+            o_n = tl.arange(0, TILE.rows)[None, :]
+            o_m = tl.arange(0, TILE.cols)[:, None]
+        m_bias = start_n + o_n < band.n
+        if EDGE:
+            m_bias = m_bias & (start_m + o_m < band.m)
+        p_bias = p_block + (o_n * bias.strides[2] + o_m * bias.strides[3])
+        b_bias = tl.load(p_bias, mask=m_bias, other=0.0).to(tl.float32)
+    return b_bias
+
+
+@triton.jit
 def store_block(x, i_b, i_h, start, n, b_x, ROWS: tl.constexpr, TILE: tl.constexpr):
     """Write the rows of b_x (ROWS, padded_d) that exist, in the tensor's dtype.
 

@@ -12,15 +12,15 @@ import torch
 import triton
 
 from memmodel.attention import tiles
-from memmodel.attention.tiles import Pass, Row
+from memmodel.attention.tiles import Extra, Pass, Row
 from memmodel.base.dtypes import float32
+from memmodel_kernels.flash import extras
 from memmodel_kernels.triton_flash.problem import Problem
 
 INTERPRETED_ARCH = 90  # the interpreter runs the sm_90 path
 
-# arch, dtype, precision, head dim; whether there are a left and a right bound, a cap, dropout; group, log2 of n and m,
-# passes
-Key = tuple[int, str, str, int, bool, bool, bool, bool, int, int, int, tuple[Pass, ...]]
+# arch, dtype, precision, head dim; whether there are a left and a right bound, extras; group, log2 of n and m, passes
+Key = tuple[int, str, str, int, bool, bool, str, int, int, int, tuple[Pass, ...]]
 
 chosen: dict[Key, Row] = {}  # by tuning, in this process
 _forced: dict[tuple[Pass, ...], Row] = {}
@@ -33,17 +33,12 @@ def row(problem: Problem, *passes: Pass) -> Row:
 
 def rows(problem: Problem, passes: tuple[Pass, ...]) -> tuple[Row, ...]:
     """Rows of the table that a launch for this problem may use on its device, default first."""
-    device, (capped, dropped) = problem.device, _extras(problem)
-    how = precision(problem, passes[0]), shared_limit(device), capped, dropped
-    return _rows(arch(device), problem.dtype, problem.d, passes, *how)
+    how = precision(problem, passes[0]), shared_limit(problem.device), _extras(problem)
+    return _rows(arch(problem.device), problem.dtype, problem.d, passes, *how)
 
 
-def _extras(problem: Problem) -> tuple[bool, bool]:
-    """Whether the rows for a soft cap serve, and those for dropout.
-
-    By pointer, as packed sequences are read, a few rows spill that do so with a cap: the same rows serve.
-    """
-    return problem.softcap is not None or problem.packed, problem.dropout > 0
+def _extras(problem: Problem) -> tuple[Extra, ...]:
+    return extras(problem.softcap, problem.packed, problem.dropout, problem.biased)
 
 
 _rows = functools.cache(tiles.rows)
@@ -58,13 +53,13 @@ def precision(problem: Problem, pass_: Pass) -> str:
 
 def has(problem: Problem, pass_: Pass) -> bool:
     """Whether the table has a tile for this pass at the problem's precision."""
-    return tiles.supports(arch(problem.device), problem.dtype, problem.d, pass_, problem.precision)
+    return tiles.supports(arch(problem.device), problem.dtype, problem.d, pass_, problem.precision, _extras(problem))
 
 
 def key(problem: Problem, passes: tuple[Pass, ...]) -> Key:
     """The key of a choice; lengths are rounded to powers of two."""
     lengths = problem.n.bit_length(), problem.m.bit_length()
-    bounds = problem.first is not None, problem.last is not None, *_extras(problem)
+    bounds = problem.first is not None, problem.last is not None, "+".join(_extras(problem))
     kind = arch(problem.device), problem.dtype.name, precision(problem, passes[0])
     return (*kind, problem.d, *bounds, problem.group, *lengths, passes)
 

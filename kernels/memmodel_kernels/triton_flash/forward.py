@@ -13,32 +13,34 @@ algorithm 1.
 import triton
 import triton.language as tl
 
-from memmodel_kernels.triton_flash.blocks import load_block, store_block
+from memmodel_kernels.triton_flash.blocks import load_bias, load_block, store_block
 from memmodel_kernels.triton_flash.dropout import keeps, seeded
 from memmodel_kernels.triton_flash.schedule import partial_block, phases, query_block, visible
-from memmodel_kernels.triton_flash.scores import LN2, capped, weights_so_far
+from memmodel_kernels.triton_flash.scores import LN2, biased, capped, weights_so_far
 from memmodel_kernels.triton_flash.sequences import own_band, rows_from
 
 
 @triton.jit
 def attend(
-    b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, start, band, scores, dropout,
+    b_o, b_max, b_sum, b_q, k, v, bias, i_b, i_h, i_g, i_bh, o_i, first, start, band, scores, dropout,
     MASKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One step of the online softmax: fold the keys start..start+cols into (b_o, b_max, b_sum).
+    """One step of the online softmax: fold the keys start..start+cols into (b_o, b_max, b_sum) of the queries first...
 
-    b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in units of T (`scores.py`).
+    b_q, b_o: (rows, padded_d); b_max, b_sum: (rows,). b_max is in units of T, or of X (`scores.py`).
     """
     b_k = load_block(k, i_b, i_g, start, band.m, TILE.cols, TILE, MASKED, TILE.tma)
     FP32: tl.constexpr = b_q.dtype == tl.float32
     b_s = capped(tl.dot(b_q, b_k.T, input_precision=TILE.precision), scores, FP32)
+    b_s = biased(b_s, load_bias(bias, i_b, i_h, first, start, band, TILE, MASKED), scores)
     if MASKED:
         o_j = start + tl.arange(0, TILE.cols)
         b_s = tl.where(visible(o_i[:, None], o_j[None, :], band), b_s, float("-inf"))
     b_new = tl.maximum(b_max, tl.max(b_s, 1))
     b_ref = b_new
-    if MASKED:
-        # A row that has seen no key yet has maximum -inf: measured from 0, its exp2(-inf) is 0 and never NaN.
+    if MASKED or bias is not None:
+        # A row that has seen no key yet, or -inf of the bias alone, has maximum -inf: measured from 0, its exp2(-inf)
+        # is 0 and never NaN.
         b_ref = tl.where(b_new == float("-inf"), 0.0, b_new)
     b_p = weights_so_far(b_s, b_ref, scores, FP32)
     b_decay = tl.math.exp2((b_max - b_ref) * scores.unit_log2)
@@ -53,7 +55,9 @@ def attend(
 
 
 @triton.jit
-def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, dropout, FLIP: tl.constexpr, TILE: tl.constexpr):
+def forward_kernel(
+    q, k, v, bias, o, lse, counts, band, sequences, scores, dropout, FLIP: tl.constexpr, TILE: tl.constexpr
+):
     """Write o (b, h, n, d) and lse (b, h, n), natural log, from q (b, h, n, d) and k, v (b, h / group, m, d).
 
     What is loaded once (q) goes by pointer, what streams (k, v) by TMA descriptor where TILE.tma.
@@ -80,12 +84,12 @@ def forward_kernel(q, k, v, o, lse, counts, band, sequences, scores, dropout, FL
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
         b_o, b_max, b_sum = attend(
-            b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, False, TILE
+            b_o, b_max, b_sum, b_q, k, v, bias, i_b, i_h, i_g, i_bh, o_i, start, j, band, scores, dropout, False, TILE
         )
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
         b_o, b_max, b_sum = attend(
-            b_o, b_max, b_sum, b_q, k, v, i_b, i_g, i_bh, o_i, j, band, scores, dropout, True, TILE
+            b_o, b_max, b_sum, b_q, k, v, bias, i_b, i_h, i_g, i_bh, o_i, start, j, band, scores, dropout, True, TILE
         )
 
     # A row without any key has sum 0: divided by 1 instead, its output is 0, and its LSE is -inf.

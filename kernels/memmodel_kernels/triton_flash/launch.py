@@ -37,6 +37,20 @@ TMA_ALIGNMENT = 16  # bytes: base address and strides (CUDA driver API, cuTensor
 USE_TMA = os.environ.get("MEMMODEL_TMA", "1") != "0"  # a way around the copy engine, should a driver refuse descriptors
 
 
+class Beside(NamedTuple):
+    """What a call may have beside q, k and v: packed sequences, the seed of dropout (1,), a bias.
+
+    The bias broadcasts to (b, h, n, m).
+    """
+
+    sequences: Sequences | None = None
+    seed: Tensor | None = None
+    bias: Tensor | None = None
+
+
+NOTHING = Beside()
+
+
 class Launch(NamedTuple):
     """`programs` programs of a Triton kernel: its arguments in order, the last ones constexpr, and its pipeline."""
 
@@ -60,17 +74,15 @@ class Launch(NamedTuple):
             self.kernel[(self.programs,)](*self.arguments, **self.options)
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, problem: Problem, sequences: Sequences | None = None, seed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return (o, lse): o like q, lse (b, h, n) in natural log. `seed` (1,) is that of dropout, if there is any."""
+def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, beside: Beside = NOTHING) -> tuple[Tensor, Tensor]:
+    """Return (o, lse): o like q, lse (b, h, n) in natural log."""
     check_strides(q=q, k=k, v=v)
     row = choice.row(problem, tiles.FORWARD)
     o = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     if o.numel():
-        tma = sequences is None and streams_by_tma(k, v)
-        forward_launch(q, k, v, o, lse, problem, row, tma, sequences, seed).run(q.device)
+        tma = not problem.packed and streams_by_tma(k, v)
+        forward_launch(q, k, v, o, lse, problem, row, tma, beside).run(q.device)
     return o, lse
 
 
@@ -83,8 +95,7 @@ def backward(
     o: Tensor,
     lse: Tensor,
     problem: Problem,
-    sequences: Sequences | None = None,
-    seed: Tensor | None = None,
+    beside: Beside = NOTHING,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (dq, dk, dv) from do, the gradient of o, and dlse, the gradient of lse, if there is one."""
     check_strides(do=do, q=q, k=k, v=v)
@@ -95,28 +106,30 @@ def backward(
     delta_launch(o, do, dlse, delta, problem).run(q.device)
     if problem.deterministic or not choice.has(problem, tiles.FUSED):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        row, tma = choice.row(problem, tiles.DKDV, tiles.DQ), sequences is None and streams_by_tma(q, k, v, do)
-        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma, sequences, seed).run(q.device)
+        row, tma = choice.row(problem, tiles.DKDV, tiles.DQ), not problem.packed and streams_by_tma(q, k, v, do)
+        split_launch(q, k, v, do, dq, dk, dv, lse, delta, problem, row, tma, beside).run(q.device)
         return dq, dk, dv
     dk, dv, dq_sum = torch.empty_like(k), torch.empty_like(v), torch.zeros_like(q, dtype=torch.float32)
     # The interpreter has no reduction by the copy engine.
-    row, tma = choice.row(problem, tiles.FUSED), sequences is None and q.is_cuda and streams_by_tma(q, do, dq_sum)
-    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma, sequences, seed).run(q.device)
+    row, tma = choice.row(problem, tiles.FUSED), not problem.packed and q.is_cuda and streams_by_tma(q, do, dq_sum)
+    fused_launch(q, k, v, do, dk, dv, dq_sum, lse, delta, problem, row, tma, beside).run(q.device)
     return dq_sum.to(q.dtype), dk, dv
 
 
 def forward_launch(
     q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, problem: Problem, row: Row, tma: bool,
-    sequences: Sequences | None = None, seed: Tensor | None = None,
+    beside: Beside = NOTHING,
 ) -> Launch:  # fmt: skip
     """One program per query block and head; of packed sequences, as many for each as for the longest."""
     (tile,) = row
     tiling = _tiling(problem, tile, tma, choice.precision(problem, tiles.FORWARD))
     streams = stream(k, tile.cols, tiling), stream(v, tile.cols, tiling)
-    how = _scores(abs(problem.unit), problem), _dropout(problem, seed), problem.unit < 0
-    sizes = _counts(problem, lse), problem.band, sequences, *how
+    scores = _scores(problem)
+    flip, positive = scores.unit < 0, scores._replace(unit=abs(scores.unit), unit_log2=abs(scores.unit_log2))
+    sizes = _counts(problem, lse), problem.band, beside.sequences, positive, _dropout(problem, beside), flip
+    tensors = (_heads(q), *streams, _bias(problem, beside), _heads(o), lse)
     programs = problem.b * problem.h * triton.cdiv(problem.n, tile.rows)
-    return Launch(forward_kernel, programs, (_heads(q), *streams, _heads(o), lse, *sizes, tiling), tile)
+    return Launch(forward_kernel, programs, (*tensors, *sizes, tiling), tile)
 
 
 def delta_launch(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, problem: Problem) -> Launch:
@@ -130,7 +143,7 @@ def delta_launch(o: Tensor, do: Tensor, dlse: Tensor | None, delta: Tensor, prob
 
 def split_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None, seed: Tensor | None = None,
+    problem: Problem, row: Row, tma: bool, beside: Beside = NOTHING,
 ) -> Launch:  # fmt: skip
     """Every gradient by its one writer: the dK/dV programs, then the dQ programs, in one launch."""
     by_key, by_query = row
@@ -142,40 +155,71 @@ def split_launch(
         stream(v, by_query.cols, for_dq),
         stream(do, by_key.rows, dkdv),
     )
-    tensors = (*map(_heads, (q, k, v, do)), *streams, *map(_heads, (dq, dk, dv)), lse, delta)
+    tensors = (
+        *map(_heads, (q, k, v)),
+        _bias(problem, beside),
+        _heads(do),
+        *streams,
+        *map(_heads, (dq, dk, dv)),
+        lse,
+        delta,
+    )
     programs = problem.b * problem.g * triton.cdiv(problem.m, by_key.cols)
     programs += problem.b * problem.h * triton.cdiv(problem.n, by_query.rows)
-    return Launch(
-        split_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences, seed), dkdv, for_dq), by_key
-    )
+    return Launch(split_kernel, programs, (*tensors, *_backward_sizes(problem, lse, beside), dkdv, for_dq), by_key)
 
 
 def fused_launch(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, dk: Tensor, dv: Tensor, dq_sum: Tensor, lse: Tensor, delta: Tensor,
-    problem: Problem, row: Row, tma: bool, sequences: Sequences | None = None, seed: Tensor | None = None,
+    problem: Problem, row: Row, tma: bool, beside: Beside = NOTHING,
 ) -> Launch:  # fmt: skip
     """The dK/dV programs add up dQ too, in fp32."""
     (tile,) = row
     tiling = _tiling(problem, tile, tma, choice.precision(problem, tiles.FUSED))
     q_stream, do_stream, dq_stream = (stream(x, tile.rows, tiling) for x in (q, do, dq_sum))
-    tensors = (q_stream, _heads(k), _heads(v), do_stream, _heads(dk), _heads(dv), dq_stream, lse, delta)
+    tensors = (
+        q_stream,
+        _heads(k),
+        _heads(v),
+        _bias(problem, beside),
+        do_stream,
+        _heads(dk),
+        _heads(dv),
+        dq_stream,
+        lse,
+        delta,
+    )
     programs = problem.b * problem.g * triton.cdiv(problem.m, tile.cols)
-    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem, lse, sequences, seed), tiling), tile)
+    return Launch(fused_kernel, programs, (*tensors, *_backward_sizes(problem, lse, beside), tiling), tile)
 
 
-def _backward_sizes(problem: Problem, lse: Tensor, sequences: Sequences | None, seed: Tensor | None) -> tuple[Any, ...]:
-    sizes = _counts(problem, lse), problem.band, problem.mirror, sequences
-    return *sizes, problem.scale, _scores(problem.unit, problem), _dropout(problem, seed)
+def _backward_sizes(problem: Problem, lse: Tensor, beside: Beside) -> tuple[Any, ...]:
+    sizes = _counts(problem, lse), problem.band, problem.mirror, beside.sequences
+    return *sizes, problem.scale, _scores(problem), _dropout(problem, beside)
 
 
-def _dropout(problem: Problem, seed: Tensor | None) -> Dropout | None:
+def _bias(problem: Problem, beside: Beside) -> Heads | None:
+    if beside.bias is None:
+        return None
+    bias = beside.bias.expand(problem.b, problem.h, problem.n, problem.m)
+    check_strides(bias=bias)
+    return _heads(bias)
+
+
+def _dropout(problem: Problem, beside: Beside) -> Dropout | None:
     if not problem.dropout:
         return None
-    return Dropout(seed, round(problem.dropout * 2**32) - 2**31, 1 / (1 - problem.dropout))
+    return Dropout(beside.seed, round(problem.dropout * 2**32) - 2**31, 1 / (1 - problem.dropout))
 
 
-def _scores(unit: float, problem: Problem) -> Scores:
-    return Scores(unit, unit * math.log2(math.e), problem.squeeze)
+def _scores(problem: Problem) -> Scores:
+    unit, squeeze = problem.scale, None
+    if problem.softcap is not None:
+        unit, squeeze = problem.softcap, problem.scale / problem.softcap
+    if problem.biased:
+        return Scores(1.0, math.log2(math.e), squeeze, unit)
+    unit = unit or 1e-30  # a scale of 0 gives uniform weights: -inf * 0 would be NaN
+    return Scores(unit, unit * math.log2(math.e), squeeze, None)
 
 
 def _counts(problem: Problem, lse: Tensor) -> Counts:

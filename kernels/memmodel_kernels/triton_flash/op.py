@@ -18,14 +18,27 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from memmodel.base.errors import UsageError
 from memmodel_kernels.flash import check_options
 from memmodel_kernels.triton_flash import launch
-from memmodel_kernels.triton_flash.problem import Problem, check_seed, check_sequences, checked, described
+from memmodel_kernels.triton_flash.launch import NOTHING, Beside
+from memmodel_kernels.triton_flash.problem import (
+    Problem,
+    check_bias,
+    check_seed,
+    check_sequences,
+    checked,
+    described,
+)
 from memmodel_kernels.triton_flash.sequences import Sequences
 
 NO_FORWARD_MODE = (
     "flash_attention has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), or "
     "scaled_dot_product_attention under sdpa_kernel(SDPBackend.MATH)"
 )
+NO_GRADIENT_OF_BIAS = (
+    "flash_attention has no gradient of its bias: pass bias.detach(), or learn it with scaled_dot_product_attention or "
+    "FlexAttention"
+)
 NO_MAP = "flash_attention of packed sequences cannot be mapped: more sequences are more offsets"
+NO_MAP_OF_BIAS = "flash_attention with a bias cannot be mapped: fold the mapped dimension into the batch"
 ONE_SEED = "flash_attention with dropout is mapped under one seed: take vmap(..., randomness='same')"
 NO_SECOND_DERIVATIVE = (
     "flash_attention has no second derivative: its backward keeps no graph; use scaled_dot_product_attention under "
@@ -47,29 +60,36 @@ def attention(
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
     dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(o, lse) of attention, differentiable; under autocast in its dtype.
+    """(o, lse) of attention, differentiable; under autocast in its dtype, but for the bias, which is read as it is.
 
     `longest`: queries and keys of the longest of packed sequences, whose offsets follow. The seed of dropout is drawn
     here, on the GPU and outside the operator: compilers, CUDA graphs and checkpoints treat it as any random tensor.
     """
+    if bias is not None:
+        check_bias(bias, q, k)
+        if bias.requires_grad and torch.is_grad_enabled():
+            raise UsageError(NO_GRADIENT_OF_BIAS)
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout else None
     if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
         q, k, v = _autocast(q, k, v)
     if not torch.compiler.is_compiling():
         if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
             # Nothing more is passed for a plain batch: each argument of `apply` costs the host time.
-            beside = () if longest is None and seed is None else (cu_seqlens_q, cu_seqlens_k, seed)
+            plain = longest is None and seed is None and bias is None
+            beside = () if plain else (cu_seqlens_q, cu_seqlens_k, seed, bias)
             lengths = None if longest is None else _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-            problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
+            extras = softcap, lengths, dropout, bias is not None
+            problem = checked(q, k, v, causal, window, scale, precision, deterministic, *extras)
             function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
             results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem, *beside)
             return results
-        if any(unpack_dual(x).tangent is not None for x in (q, k, v)):  # type: ignore[no-untyped-call]
+        if any(unpack_dual(x).tangent is not None for x in (q, k, v, bias) if x is not None):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
     check_options(causal, window, scale, softcap, deterministic, dropout)
     options = causal, window, scale, precision, deterministic, softcap, longest, dropout
-    o, lse = flash_attention_op(q, k, v, *options, cu_seqlens_q, cu_seqlens_k, seed)
+    o, lse = flash_attention_op(q, k, v, *options, cu_seqlens_q, cu_seqlens_k, seed, bias)
     return o, lse
 
 
@@ -83,12 +103,12 @@ def _lengths(
     return count, longest[0], longest[1]
 
 
-def _beside(*tensors: Tensor | None) -> tuple[Sequences | None, Tensor | None]:
-    """The offsets of packed sequences and the seed of dropout, from what is passed beside q, k and v."""
+def _beside(*tensors: Tensor | None) -> Beside:
+    """What is passed beside q, k and v: the offsets of packed sequences, the seed of dropout, the bias; or nothing."""
     if not tensors:
-        return None, None
-    *offsets, seed = tensors
-    return None if offsets[0] is None else Sequences(*offsets), seed
+        return NOTHING
+    *offsets, seed, bias = tensors
+    return Beside(None if offsets[0] is None else Sequences(*offsets), seed, bias)
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
@@ -102,8 +122,8 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, *beside: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Launch the forward kernel. `beside` are offsets of packed sequences and the seed of dropout, if any."""
-        return launch.forward(q, k, v, problem, *_beside(*beside))
+        """Launch the forward kernel. `beside` are offsets of packed sequences, the seed of dropout, and the bias."""
+        return launch.forward(q, k, v, problem, _beside(*beside))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -144,7 +164,7 @@ class EagerFlashAttention(FlashAttention):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, *beside: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Launch the forward kernel, and keep what backward needs."""
-        o, lse = launch.forward(q, k, v, problem, *_beside(*beside))
+        o, lse = launch.forward(q, k, v, problem, _beside(*beside))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, o, lse, *beside)
         ctx.options = (problem,)
@@ -160,7 +180,7 @@ class FlashAttentionBackward(torch.autograd.Function):
         *beside: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Launch the backward kernels."""
-        return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(*beside))
+        return launch.backward(do, dlse, q, k, v, o, lse, problem, _beside(*beside))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,7 +217,7 @@ def _gradients(
         function: Any = FlashAttentionBackward
         dq, dk, dv = function.apply(do, dlse, q, k, v, o, lse, problem, *beside)
         return dq, dk, dv
-    return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(*beside))
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, _beside(*beside))
 
 
 def _or_zero(do: Tensor | None, o: Tensor) -> Tensor:
@@ -211,8 +231,10 @@ def _mapped(
     """Call `function` on tensors (size * b, ...) and give the results their mapped dimension back, in front."""
     if problem.packed:
         raise UsageError(NO_MAP)
-    if beside and in_dims[-1] is not None:
+    if beside and in_dims[-2] is not None:
         raise UsageError(ONE_SEED)
+    if beside and beside[-1] is not None:
+        raise UsageError(NO_MAP_OF_BIAS)
 
     def folded(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
@@ -240,12 +262,16 @@ def flash_attention_op(
     cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
     cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
     seed: Optional[Tensor] = None,  # noqa: UP045
+    bias: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention; `deterministic` is for the backward pass."""
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
     check_seed(dropout, seed, q)
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
-    return launch.forward(q, k, v, problem, *_beside(cu_seqlens_q, cu_seqlens_k, seed))
+    if bias is not None:
+        check_bias(bias, q, k)
+    extras = softcap, lengths, dropout, bias is not None
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, *extras)
+    return launch.forward(q, k, v, problem, _beside(cu_seqlens_q, cu_seqlens_k, seed, bias))
 
 
 @flash_attention_op.register_fake
@@ -264,10 +290,11 @@ def _(
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
     seed: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
     check_seed(dropout, seed, q)
-    described(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
+    described(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout, bias is not None)
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -291,12 +318,16 @@ def flash_attention_backward_op(
     cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
     cu_seqlens_k: Optional[Tensor] = None,  # noqa: UP045
     seed: Optional[Tensor] = None,  # noqa: UP045
+    bias: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv) of attention."""
     lengths = _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
     check_seed(dropout, seed, q)
-    problem = checked(q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout)
-    return launch.backward(do, dlse, q, k, v, o, lse, problem, *_beside(cu_seqlens_q, cu_seqlens_k, seed))
+    if bias is not None:
+        check_bias(bias, q, k)
+    extras = softcap, lengths, dropout, bias is not None
+    problem = checked(q, k, v, causal, window, scale, precision, deterministic, *extras)
+    return launch.backward(do, dlse, q, k, v, o, lse, problem, _beside(cu_seqlens_q, cu_seqlens_k, seed, bias))
 
 
 @flash_attention_backward_op.register_fake
@@ -305,9 +336,11 @@ def _(do: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any)
 
 
 def _op_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.options, cu_seqlens_q, cu_seqlens_k, seed = inputs
+    q, k, v, *ctx.options, cu_seqlens_q, cu_seqlens_k, seed, bias = inputs
+    if bias is not None and bias.requires_grad:
+        raise UsageError(NO_GRADIENT_OF_BIAS)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, seed)
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, seed, bias)
 
 
 def _op_backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -33,6 +33,7 @@ class Problem:
     multiplied: "ieee", "tf32" or "tf32x3". `deterministic` says that gradients must repeat bit for bit. A `softcap` c
     makes scores c tanh(scale S / c). `packed`: b sequences behind one another in a batch of one, n and m the longest
     lengths, the bounds as if each had as many queries as keys. `dropout`: the probability that a weight is dropped.
+    `biased`: whether numbers are added to the scores.
     """
 
     b: int
@@ -51,6 +52,7 @@ class Problem:
     softcap: float | None = None
     packed: bool = False
     dropout: float = 0.0
+    biased: bool = False
 
     @property
     def group(self) -> int:
@@ -67,16 +69,6 @@ class Problem:
         """The band seen from the keys: key j is met by the queries j - last .. j - first."""
         first, last = (None if bound is None else -bound for bound in (self.last, self.first))
         return Band(self.m, self.n, first, last)
-
-    @property
-    def unit(self) -> float:
-        """The factor of a score's T in the exponent. A scale of 0 (uniform weights) is a tiny one: -inf * 0 is NaN."""
-        return self.softcap or self.scale or 1e-30
-
-    @property
-    def squeeze(self) -> float | None:
-        """The factor of a score before tanh, if there is a soft cap."""
-        return self.scale / self.softcap if self.softcap else None
 
 
 def band(n: int, m: int, causal: bool, window: int | None) -> tuple[int | None, int | None]:
@@ -110,13 +102,14 @@ def checked(
     softcap: float | None = None,
     lengths: tuple[int, int, int] | None = None,
     dropout: float = 0.0,
+    biased: bool = False,
 ) -> Problem:
     """Describe the call; raises UsageError that says what was given and what is supported.
 
     `lengths`: of packed sequences their number, and the most queries and keys of one.
     """
     how = precision or default_precision()
-    return _remembered(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout)
+    return _remembered(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout, biased)
 
 
 def described(
@@ -131,10 +124,11 @@ def described(
     softcap: float | None = None,
     lengths: tuple[int, int, int] | None = None,
     dropout: float = 0.0,
+    biased: bool = False,
 ) -> Problem:
     """Describe the call as `checked` does, also where sizes are symbols, which cannot be remembered."""
     how = precision or default_precision()
-    return _described(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout)
+    return _described(_facts(q, k, v), causal, window, scale, how, deterministic, softcap, lengths, dropout, biased)
 
 
 def _facts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
@@ -156,6 +150,7 @@ def _described(
     softcap: float | None,
     lengths: tuple[int, int, int] | None,
     dropout: float,
+    biased: bool,
 ) -> Problem:
     check_options(causal, window, scale, softcap, deterministic, dropout)
     q, k, _, dtype, _, _, device, _, _ = facts
@@ -180,7 +175,9 @@ def _described(
         b, n, m = lengths
         bounds = None if window is None else 1 - window, 0 if causal else None if window is None else window - 1
     packed = lengths is not None
-    return Problem(b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap, packed, dropout)
+    return Problem(
+        b, h, g, n, m, d, *bounds, scale, precision, kind, device, deterministic, softcap, packed, dropout, biased
+    )  # fmt: skip
 
 
 # A model calls with few shapes, many times. By type too: a window of 1 is no window=True.
@@ -225,6 +222,22 @@ def check_seed(dropout: float, seed: Any, q: Tensor) -> None:
     """Refuse dropout without the seed that its random numbers are of."""
     if dropout and not (isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.device == q.device):
         raise UsageError(f"dropout={dropout} needs a seed, an int64 tensor (1,) on {q.device}: given {_shown(seed)}")
+
+
+def check_bias(bias: Any, q: Tensor, k: Tensor) -> None:
+    """Refuse a bias that does not broadcast to the scores."""
+    _check_shapes(q.shape, k.shape, k.shape)
+    if not isinstance(bias, Tensor) or bias.dtype not in DTYPES:
+        raise UsageError(
+            f"bias: numbers that are added to the scores, in float16, bfloat16 or float32, -inf where a pair does not "
+            f"count: given {_shown(bias)}"
+        )
+    wanted = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+    fits = zip(bias.shape[::-1], wanted[::-1], strict=False)
+    if not 2 <= bias.dim() <= 4 or any(size not in (1, full) for size, full in fits):
+        raise UsageError(f"bias {tuple(bias.shape)}: it must broadcast to the scores {wanted}")
+    if bias.device != q.device:
+        raise UsageError(f"the bias must be where q is, on {q.device}: given {bias.device}")
 
 
 def _shown(x: Any) -> str:

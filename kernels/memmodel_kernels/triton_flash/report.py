@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from memmodel.attention import tiles
-from memmodel.attention.tiles import Pass, Row
+from memmodel.attention.tiles import BIAS, DROPOUT, PACKED, SOFTCAP, Extra, Pass, Row
 from memmodel.base.dtypes import DType, bfloat16, float32, short_name
 
 # Registers, warps and shared memory of one multiprocessor (CUDA C++ Programming Guide, as in memmodel.attention.tiles).
@@ -28,7 +28,8 @@ REGISTERS_PER_SM = 65_536
 WARPS_PER_SM = {80: 64, 89: 48, 90: 64, 100: 64, 120: 48}
 DRIVER_SHARED = 1024  # bytes per block that the driver keeps
 ARCHITECTURES = tuple(WARPS_PER_SM)
-CAP = 50.0  # any: it is an argument of the kernel
+CAP, DROPPED = 50.0, 0.1  # any: they are arguments of the kernels
+ALONE: tuple[tuple[Extra, ...], ...] = ((SOFTCAP,), (PACKED,), (DROPOUT,), (BIAS,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,13 @@ class Build:
     row: Row
     default: bool
     tma: bool
-    softcap: float | None = None
-    packed: bool = False
-    dropout: float = 0.0
+    extras: tuple[Extra, ...] = ()
 
     @property
     def shared_model(self) -> int:
         """Shared memory by the table's formula, bytes."""
-        return tiles.shared_bytes(self.arch, self.dtype, self.head_dim, self.passes, self.row, self.precision)
+        how = self.passes, self.row, self.precision, self.extras
+        return tiles.shared_bytes(self.arch, self.dtype, self.head_dim, *how)
 
     @property
     def name(self) -> str:
@@ -60,15 +60,13 @@ class Build:
         first = self.row[0]
         return (
             f"sm_{self.arch} {kind} d{self.head_dim} {'+'.join(self.passes)} {shape} {first.warps}w {first.stages}s"
-            + ("" if self.tma or self.arch < 90 or self.dtype == float32 or self.packed else " pointers")
-            + ("" if self.softcap is None else " softcap")
-            + (" packed" if self.packed else "")
-            + (" dropout" if self.dropout else "")
+            + ("" if self.tma or self.arch < 90 or self.dtype == float32 or self.extras else " pointers")
+            + "".join(f" {extra}" for extra in self.extras)
         )
 
 
 def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
-    """Every row of the table, and 16-bit defaults with a soft cap, with dropout, and for packed sequences.
+    """Every row of the table, and 16-bit defaults with one extra each.
 
     Packed sequences are read by pointer. On sm_90, defaults also as they run without TMA.
     """
@@ -76,17 +74,17 @@ def builds(architectures: tuple[int, ...] = ARCHITECTURES) -> Iterator[Build]:
         for dtype, precision in ((bfloat16, "tf32"), (float32, "ieee"), (float32, "tf32x3")):
             tma = arch >= 90 and dtype != float32
             for head_dim in tiles.ceilings():
-                for passes in tiles.launches(arch, dtype, head_dim, precision):
-                    for i, row in enumerate(tiles.rows(arch, dtype, head_dim, passes, precision)):
+                which = arch, dtype, head_dim
+                for passes in tiles.launches(*which, precision):
+                    for i, row in enumerate(tiles.rows(*which, passes, precision)):
                         yield Build(arch, dtype, precision, head_dim, passes, row, i == 0, tma)
                         if tma and arch == 90 and i == 0:
                             yield Build(arch, dtype, precision, head_dim, passes, row, False, False)
-                    if dtype != float32:
-                        row = tiles.rows(arch, dtype, head_dim, passes, precision, capped=True)[0]
-                        yield Build(arch, dtype, precision, head_dim, passes, row, True, tma, CAP)
-                        yield Build(arch, dtype, precision, head_dim, passes, row, True, False, packed=True)
-                        row = tiles.rows(arch, dtype, head_dim, passes, precision, dropped=True)[0]
-                        yield Build(arch, dtype, precision, head_dim, passes, row, True, tma, dropout=0.1)
+                    for extras in ALONE if dtype != float32 else ():
+                        if passes in tiles.launches(*which, precision, extras):
+                            row = tiles.rows(*which, passes, precision, extras=extras)[0]
+                            how = True, tma and PACKED not in extras, extras
+                            yield Build(arch, dtype, precision, head_dim, passes, row, *how)
 
 
 def compiled(build: Build) -> dict[str, Any]:
@@ -107,24 +105,31 @@ def compiled(build: Build) -> dict[str, Any]:
 
 
 def _launch(build: Build) -> Any:
-    """The launch of a row, as a call would make it: causal, sizes that no alignment helps, tensors without data."""
+    """The launch of a row, as a call would make it: causal, sizes that no alignment helps, tensors without data.
+
+    Rows of a bias are aligned: others are read number by number, and need registers for it.
+    """
     import torch
 
     from memmodel_kernels.triton_flash import launch
+    from memmodel_kernels.triton_flash.launch import Beside
     from memmodel_kernels.triton_flash.problem import Problem
     from memmodel_kernels.triton_flash.sequences import Sequences
 
-    b, h, g, n, m, d = 3, 6, 2, 4099, 4106, build.head_dim
+    capped, packed, dropped, biased = (extra in build.extras for extra in (SOFTCAP, PACKED, DROPOUT, BIAS))
+    b, h, g, n, m, d = 3, 6, 2, 4099, 4112 if biased else 4106, build.head_dim
     kind, device = getattr(torch, build.dtype.name), torch.device("meta")
-    arithmetic = d**-0.5, build.precision, build.dtype, device, True, build.softcap, build.packed, build.dropout
-    problem = Problem(b, h, g, n, m, d, None, 0 if build.packed else m - n, *arithmetic)
-    sequences = Sequences(*torch.empty(2, b + 1, dtype=torch.int32, device=device)) if build.packed else None
-    batch = 1 if build.packed else b
+    extras = CAP if capped else None, packed, DROPPED if dropped else 0.0, biased
+    arithmetic = d**-0.5, build.precision, build.dtype, device, True, *extras
+    problem = Problem(b, h, g, n, m, d, None, 0 if packed else m - n, *arithmetic)
+    sequences = Sequences(*torch.empty(2, b + 1, dtype=torch.int32, device=device)) if packed else None
+    batch = 1 if packed else b
     q, o, do, dq = (torch.empty(batch, h, n, d, dtype=kind, device=device) for _ in range(4))
     k, v, dk, dv = (torch.empty(batch, g, m, d, dtype=kind, device=device) for _ in range(4))
     lse, delta = (torch.empty(batch, h, n, device=device) for _ in range(2))
-    seed = torch.empty(1, dtype=torch.int64, device=device) if build.dropout else None
-    how = (problem, build.row, build.tma, sequences, seed)
+    seed = torch.empty(1, dtype=torch.int64, device=device) if dropped else None
+    bias = torch.empty(1, h, n, m, dtype=kind, device=device) if biased else None
+    how = problem, build.row, build.tma, Beside(sequences, seed, bias)
     if build.passes == (tiles.FORWARD,):
         return launch.forward_launch(q, k, v, o, lse, *how)
     if build.passes == (tiles.FUSED,):

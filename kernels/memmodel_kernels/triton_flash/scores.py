@@ -1,12 +1,14 @@
-"""From a product of queries and keys to the exponent of its weight: scale, soft cap, and what fp32 takes besides.
+"""From a product of queries and keys to the exponent of its weight: scale, soft cap, bias, and what fp32 takes.
 
     T = S, or tanh(squeeze S) with a soft cap        P = exp(unit T - LSE)
+    X = stretch T + bias, where there is one         P = exp(X - LSE)
 
 `unit` is the scale, or the cap c: with squeeze = scale / c, c tanh(scale S / c) is unit T. Then dS gets a factor
-1 - T^2, and scale multiplies dQ and dK as without a cap.
+1 - T^2, and scale multiplies dQ and dK as without a cap. With a bias `stretch` is what `unit` is without, which is 1.
 
 A 16-bit kernel scales and subtracts in one FFMA, to base 2. In fp32 that would round at the size of the score, not of
-what is left of it: the difference comes first, and its factor log2(e) is one instruction more, of hundreds.
+what is left of it: there the difference comes before its factor log2(e). The backward rounds the product unit T as the
+forward has done for the LSE, so that the weight of a row's only key is 1 to the last bit.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -22,11 +24,15 @@ LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 class Scores(NamedTuple):
-    """What T is multiplied by in the exponent, to base e and to base 2, and S before tanh: None without a soft cap."""
+    """Factors: of T or X in the exponent, to base e and to base 2; of S before tanh, None without a soft cap.
+
+    The last is of T before a bias is added, and None without one.
+    """
 
     unit: Any
     unit_log2: Any
     squeeze: Any
+    stretch: Any
 
 
 @triton.jit
@@ -52,6 +58,14 @@ def capped(b_s, scores, FP32: tl.constexpr):
 
 
 @triton.jit
+def biased(b_t, b_bias, scores):
+    """X of T and a block of the bias, in fp32; T without one."""
+    if scores.stretch is not None:
+        b_t = b_t * scores.stretch + b_bias
+    return b_t
+
+
+@triton.jit
 def weights_so_far(b_t, b_max, scores, FP32: tl.constexpr):
     """exp(unit (T - max)) of a block (rows, cols), from the rows' largest T."""
     if FP32:
@@ -65,7 +79,8 @@ def weights_so_far(b_t, b_max, scores, FP32: tl.constexpr):
 def exponents(b_t, b_lse, scores, FP32: tl.constexpr):
     """unit T - LSE to base 2. b_lse broadcasts against b_t, and is what `load_rows` gives."""
     if FP32:  # noqa: SIM108  (decided by the compiler)
-        b_x = (b_t * scores.unit - b_lse) * LOG2E
+        # An FFMA with 0 is a product that the compiler does not join with the difference.
+        b_x = (tl.fma(b_t, scores.unit, 0.0) - b_lse) * LOG2E
     else:
         b_x = b_t * scores.unit_log2 - b_lse
     return b_x
