@@ -28,6 +28,7 @@ from memmodel.models.setting import (
 from memmodel.models.share import share
 
 _SIZES = ("batch", "seq", "source", "chunks", "microbatches", "deferred")
+_MAY_BE_0 = ("deferred", "etp", "microbatch_group")  # which they are by default
 MOST_CHUNKS = 1 << 10
 _LORA = ("lora", "lora_targets", "lora_dtype", "lora_dropout", "dora", "qlora")
 DROPOUTS = ("dropout", "attention_dropout", "embedding_dropout")  # the configuration's own unless given
@@ -108,7 +109,11 @@ def _of_layout(name: str, value: Any) -> Any:
         if isinstance(value, bool) or value not in ZERO:
             raise UsageError(f"zero {shortened(value)}: expected 0, 1, 2 or 3")
         return int(value)
-    return check_size(name, value)
+    return _size(name, value)
+
+
+def _size(name: str, value: Any) -> int:
+    return 0 if name in _MAY_BE_0 and type(value) is int and value == 0 else check_size(name, value)
 
 
 def _check_on_many(case: ModelCase, gpus: int | None) -> None:
@@ -124,7 +129,7 @@ def _checked(name: str, value: Any) -> Any:
     if name == "chunks" and check_size(name, value) > MOST_CHUNKS:
         raise UsageError(f"chunks {value}: each is recorded, expected at most {MOST_CHUNKS}")
     if name in _SIZES:
-        return check_size(name, value)
+        return _size(name, value)
     if name in _FLAGS:
         return _flag(name, value)
     if name == "dtype":

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, groupby
 
-from memmodel.events.groups import groups_of
+from memmodel.events.groups import COMMUNICATION, groups_of
 from memmodel.events.liveness import of_a_step
 from memmodel.events.program import Alloc, Event, Free, Mark
 from memmodel.models.layers import Recording
@@ -23,9 +23,11 @@ class FewLayers:
     Args:
         recording: of sizes that are ints.
         repeated: the layers of the period in the middle that stands for more of them; none by default.
+        coming: bytes between stages that each micro-batch gets in backward: one in flight does not hold them yet.
     """
 
-    def __init__(self, recording: Recording, repeated: range = range(0)) -> None:
+    def __init__(self, recording: Recording, repeated: range = range(0), coming: int = 0) -> None:
+        self.coming = coming
         self.program, self._actions = recording.program, recording.actions
         sizes = {birth.key: int(birth.nbytes) for birth in self.program.births()}
         self._changes = [_change(event, sizes) for event in self.program.events]
@@ -40,6 +42,9 @@ class FewLayers:
             left = times * (self._live[end] - self._live[start])
             changes[since] += left
             changes[until] -= left
+        since, until = self._held(in_flight)
+        changes[since] -= in_flight * self.coming
+        changes[until] += in_flight * self.coming
         more = list(accumulate(changes))
         return [self._live[place] + more[place] for place in self._places]
 
@@ -53,16 +58,23 @@ class FewLayers:
                 if isinstance(event, Alloc | Free):
                     group = groups[event.key]
                     found[group] = found.get(group, 0) + times * change
+        since, until = self._held(in_flight)
+        if since <= place < until:
+            found[COMMUNICATION] = found.get(COMMUNICATION, 0) - in_flight * self.coming
         return found
 
     @cached_property
     def _groups(self) -> dict[int, str]:
         return groups_of(self.program, self.program.births())
 
+    def _held(self, in_flight: int) -> Stretch:
+        """Where micro-batches in flight are there: from the second forward to the last backward."""
+        return (self._actions[1] + 1, self._actions[-1] + 1) if in_flight else (0, 0)
+
     def _repeats(self, periods: int, in_flight: int) -> Iterator[tuple[Stretch, int, Stretch]]:
         """Stretches of events, how often each runs beside the recorded time, and where what that leaves is there."""
-        first, second, last = (self._actions[1], self._actions[2], self._actions[-1]) if in_flight else (0, 0, 0)
-        held = first + 1, last + 1  # from the second forward to the last backward
+        first, second = (self._actions[1], self._actions[2]) if in_flight else (0, 0)
+        held = self._held(in_flight)
         for start, end in self._periods if periods else ():
             # In the stretch recorded, that which holds most of all: the last one, or the first where they let go.
             since = start + 1 if self._live[end] > self._live[start] else end

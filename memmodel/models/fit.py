@@ -40,7 +40,8 @@ TOKENS = 1 << 22  # of a step, unless said: as Llama 2 was trained (Touvron et a
 EXACT = 3  # layouts that are recorded as they are
 _SHORTEST = 4096  # tokens of a rank, below which sharing sequences is not tried
 _CHECKPOINTS = ("none", "block")
-_STAGES = 2  # that are recorded, of which the first holds as many micro-batches
+_PLACES = {"only": (1, 0), "first": (2, 0), "middle": (3, 1), "last": (2, 1)}  # recorded stages, and which is meant
+_HELD = 2  # micro-batches that the first of two stages, and the second of three, hold
 _SHARDS = (2, 4)  # that are recorded, times the ranks that share experts
 
 
@@ -258,17 +259,17 @@ class _Search:
 
     def tried(self, case: ModelCase, room: int) -> TriedLayout:
         """A layout's peak and time."""
-        places = ("first", "last") if case.layout.pp > 1 else ("only",)
-        fullest = max((self._peak(case, place) for place in places), key=lambda one: one.peak)
-        runs = {place: self._runs(case, place) for place in places}
-        stages = [runs["first"]] * (case.layout.pp - 1) + [runs["last"]] if case.layout.pp > 1 else [runs["only"]]
+        pp = case.layout.pp
+        fullest = max((self._peak(case, place) for place in _places(pp)), key=lambda one: one.peak)
+        runs = {place: self._runs(case, place) for place in _places(min(pp, 2))}
+        stages = [runs["first"]] * (pp - 1) + [runs["last"]] if pp > 1 else [runs["only"]]
         time, _ = combined(case, stages, self.node, self.machine.basis)
         groups = by_kind({name: int(size) for name, size in fullest.groups.items()})
         efficiency = efficiency_of(case, self.machine.gpu, time.seconds)
         return TriedLayout(case, int(fullest.peak), fullest.peak <= room, groups, time, *efficiency)
 
     def _peak(self, case: ModelCase, place: str) -> _Small:
-        few, in_flight = _Few.of(case, place), max(_held(case) - _STAGES, 0) if place == "first" else 0
+        few, in_flight = _Few.of(case, place), max(_held(case, place) - _HELD, 0)
 
         def at(layers: int, periods: int = 0) -> _Small:
             shards, share = _recorded_shards(case)
@@ -290,7 +291,9 @@ class _Search:
     def _few_layers(self, case: ModelCase, place: str, layers: int, shards: int) -> FewLayers:
         small, few = _small(case, place, layers, shards), _Few.of(case, place)
         if small not in self._few:
-            self._few[small] = FewLayers(self._recorded(small), range(few.first, few.first + few.period))
+            # `_buffers` counts a gradient of the stage's input for every micro-batch.
+            coming = int(stream_bytes(case)) if place == "middle" and case.framework != "megatron" else 0
+            self._few[small] = FewLayers(self._recorded(small), range(few.first, few.first + few.period), coming)
         return self._few[small]
 
     def _runs(self, case: ModelCase, place: str) -> StageRuns:
@@ -337,35 +340,45 @@ class _Peers:
 
 def _small(case: ModelCase, place: str, layers: int, shards: int) -> ModelCase:
     """The case with so many layers a stage and shards, and the fewest stages, replicas and micro-batches."""
-    stages, given = 1 if place == "only" else _STAGES, case.layout
-    micro = min(case.microbatches, 2) if stages == 1 else _recorded_micro_batches(case)
+    (stages, stage), given = _PLACES[place], case.layout
     # Two replicas show what replicas add, or two groups of those that share experts.
     replicas = min(given.dp, 2 if given.fully_sharded else 2 * given.ep)
     layout = replace(given, pp=stages, dp=replicas, dp_shard=shards)
     arch = replace(case.arch, layers=layers * stages)
+    if place == "middle":  # its layers are those behind the first stage's
+        arch = replace(arch, before=case.arch.layers // given.pp - layers)
     if place == "last":  # its layers are the model's last
         arch = replace(arch, before=case.arch.layers - 2 * layers)
-    return replace(case, arch=arch, layout=layout, rank=Rank(stage=1 if place == "last" else 0), microbatches=micro)
+    micro = _recorded_micro_batches(case, place)
+    return replace(case, arch=arch, layout=layout, rank=Rank(stage=stage), microbatches=micro)
 
 
-def _recorded_micro_batches(case: ModelCase) -> int:
+def _places(pp: int) -> tuple[str, ...]:
+    """The stages that differ: the first holds most micro-batches, the second has buffers on both sides."""
+    return {1: ("only",), 2: ("first", "last")}.get(pp, ("first", "middle", "last"))
+
+
+def _recorded_micro_batches(case: ModelCase, place: str) -> int:
     """The micro-batches of a small pipeline: one more than stages, if there are more, shows gradients beside the rest.
 
     Megatron-LM's gradients are there from the start.
     """
-    return _STAGES + (case.microbatches > case.layout.pp and case.framework != "megatron")
+    if place == "only":
+        return min(case.microbatches, 2)
+    return _PLACES[place][0] + (case.microbatches > case.layout.pp and case.framework != "megatron")
 
 
 def _buffers(case: ModelCase, place: str) -> float:
     """Bytes of the buffers between stages that a small program lacks: they are there for every micro-batch.
 
-    Of the first stage for gradients of its output, of the last one for its input and that one's gradient
-    (torch/distributed/pipelining/stage.py); Megatron-LM has them only while they are needed.
+    All stages but the last have them for gradients of their output, all but the first for their input, whose gradient
+    is there once backward has run (torch/distributed/pipelining/stage.py). Megatron-LM has them only while they are
+    needed.
     """
     if place == "only" or case.framework == "megatron":
         return 0.0
-    missing = case.microbatches - _recorded_micro_batches(case)
-    return missing * stream_bytes(case) * (1 if place == "first" else 2)
+    missing = case.microbatches - _recorded_micro_batches(case, place)
+    return missing * stream_bytes(case) * {"first": 1, "middle": 3, "last": 2}[place]
 
 
 def _shards(case: ModelCase) -> tuple[int, tuple[int, int]]:
@@ -404,7 +417,8 @@ class _Few(NamedTuple):
         """Those of a stage; `timed`: for its kernels."""
         layout = case.layout
         size = case.arch.layers // layout.pp
-        kinds = case.arch.kinds()[-size:] if place == "last" else case.arch.kinds()[:size]
+        start = {"middle": size, "last": case.arch.layers - size}.get(place, 0)
+        kinds = case.arch.kinds()[start : start + size]
         before, period, _ = repetition(kinds)
         # Under ZeRO 3, the first backward gathers ahead in another order than later ones, and experts apart.
         after = 2 if layout.fully_sharded and max(layout.pp, layout.ep) > 1 and not timed else 1
@@ -431,10 +445,10 @@ def _share_buffers(case: ModelCase) -> bool:
     return case.masters or layout.zero in (1, 2) or any(0 < nbytes < CAP for nbytes in largest.values())
 
 
-def _held(case: ModelCase) -> int:
-    """The most micro-batches of which the first stage holds what backward needs."""
-    held, most = 0, 0
-    for action in order(case.layout, 0, case.microbatches):
+def _held(case: ModelCase, place: str) -> int:
+    """The most micro-batches of which a stage holds what backward needs."""
+    held, most, stage = 0, 0, case.layout.pp - 1 if place == "last" else _PLACES[place][1]
+    for action in order(case.layout, stage, case.microbatches):
         held += 1 if action.kind == "F" else -1
         most = max(most, held)
     return most
@@ -471,7 +485,8 @@ def _judged(
 
 def _replayed(tried: TriedLayout, gpu: Gpu, config: AllocatorConfig | None) -> TriedLayout:
     """A layout with the memory of its fullest rank."""
-    stages = {0, tried.case.layout.pp - 1}  # the first holds most micro-batches, the last one the logits
+    pp = tried.case.layout.pp
+    stages = {0, min(1, pp - 1), pp - 1}
     programs: list[tuple[Program, Memory]] = []
     for stage in stages:
         program = memory_program(replace(tried.case, rank=Rank(stage=stage)))
