@@ -144,7 +144,6 @@ BEYOND = {
     "PyTorch standard on H100-80GB-SXM5",
     "magma27-eager on not stated",
     "niccolo-eager on any that Modal had free",
-    "sara-flash on NVIDIA B200",
     "shanning-eager on not stated",
     "tianqguo-h100-eager on NVIDIA H100",
     "tianqguo-h100-eager-2 on NVIDIA H100",
