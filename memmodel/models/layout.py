@@ -259,7 +259,7 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
         )
     if layout.microbatch_group and not (layout.virtual_stages > 1 and layout.microbatch_group >= layout.pp):
         raise UsageError(
-            f"microbatch-group {layout.microbatch_group}: of schedule interleaved, expected at least pp, {layout.pp}"
+            f"microbatch-group {layout.microbatch_group}: expected at least pp, {layout.pp}, under schedule interleaved"
         )
     if layout.virtual_stages > 1 and not layout.microbatch_group and microbatches % layout.pp:
         raise UsageError(
@@ -269,7 +269,9 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
 
 def _check_experts(layout: Layout, arch: "Architecture", framework: str) -> None:
     if layout.etp and (framework != "megatron" or arch.moe is None or layout.tp % layout.etp):
-        raise UsageError(f"etp {layout.etp}: of framework megatron, with a mixture, a divisor of tp {layout.tp}")
+        raise UsageError(
+            f"etp {layout.etp}: expected a divisor of tp, {layout.tp}, for a mixture of experts under framework megatron"
+        )
     if arch.moe is not None and arch.moe.width % layout.sharers:
         words = f"{'etp' if layout.etp else 'tp'} {layout.sharers} does not divide {arch.name}'s width of an expert"
         raise UsageError(f"{words}, {arch.moe.width}: give a divisor of it")

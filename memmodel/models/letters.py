@@ -59,6 +59,8 @@ def lettered(case: ModelCase) -> ModelCase:
         of_moe: dict[str, Any] = {
             name: Size(int(getattr(arch.moe, name)), LETTERS[name]) for name in ("experts", "width", "top_k")
         }
+        if of_moe["width"] == sizes["ffn"]:
+            of_moe["width"] = sizes["ffn"]
         sizes["moe"] = arch.moe._replace(**of_moe)
     batch, seq = Size(int(case.batch), "b"), Size(int(case.seq), "n")
     read: dict[str, Any] = {}
