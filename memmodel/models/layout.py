@@ -270,7 +270,7 @@ def _check_stages(layout: Layout, arch: "Architecture", microbatches: int) -> No
 def _check_experts(layout: Layout, arch: "Architecture", framework: str) -> None:
     if layout.etp and (framework != "megatron" or arch.moe is None or layout.tp % layout.etp):
         raise UsageError(
-            f"etp {layout.etp}: expected a divisor of tp, {layout.tp}, for a mixture of experts under framework megatron"
+            f"etp {layout.etp}: expected a divisor of tp, {layout.tp}, for a mixture under framework megatron"
         )
     if arch.moe is not None and arch.moe.width % layout.sharers:
         words = f"{'etp' if layout.etp else 'tp'} {layout.sharers} does not divide {arch.name}'s width of an expert"
