@@ -28,7 +28,7 @@ _ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _WITH_SCRATCH = {
     f"aten::{name}"
     for name in (
-        "bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "histc", "sort", "mkldnn_convolution",
+        "bmm", "mm", "baddbmm", "addmm", "addmm_", "_grouped_mm", "scatter_", "histc", "sort", "mkldnn_convolution",
         "convolution_backward",
     )
 }  # fmt: skip
@@ -101,7 +101,7 @@ def _collect(nodes: list[Any], path: tuple[str, ...], found: list[_Raw]) -> None
 
 
 def _inside_kernels(raw: list[_Raw]) -> set[int]:
-    """Indices of allocations born and freed inside one matrix product or convolution: the kernels' buffers."""
+    """Indices of allocations born and freed inside one matrix product, convolution or scatter: the kernels' buffers."""
     scratch: set[int] = set()
     open_: dict[int, int] = {}
     for index, event in enumerate(raw):
