@@ -224,51 +224,15 @@ def write_dq(
     begin, left, full, end, right = phases(start, band, TILE.rows, TILE.cols)
     for j in tl.range(full, end, TILE.cols):
         b_dq = add_keys(
-            b_dq,
-            b_q,
-            b_do,
-            b_lse,
-            b_delta,
-            k,
-            v,
-            bias,
-            i_b,
-            i_h,
-            i_g,
-            i_bh,
-            o_i,
-            start,
-            j,
-            band,
-            scores,
-            dropout,
-            False,
-            TILE,
-        )
+            b_dq, b_q, b_do, b_lse, b_delta, k, v, bias, i_b, i_h, i_g, i_bh, o_i, start, j, band, scores, dropout,
+            False, TILE,
+        )  # fmt: skip
     for i in tl.range(0, left + right):
         j = partial_block(i, begin, left, end, TILE.cols)
         b_dq = add_keys(
-            b_dq,
-            b_q,
-            b_do,
-            b_lse,
-            b_delta,
-            k,
-            v,
-            bias,
-            i_b,
-            i_h,
-            i_g,
-            i_bh,
-            o_i,
-            start,
-            j,
-            band,
-            scores,
-            dropout,
-            True,
-            TILE,
-        )
+            b_dq, b_q, b_do, b_lse, b_delta, k, v, bias, i_b, i_h, i_g, i_bh, o_i, start, j, band, scores, dropout,
+            True, TILE,
+        )  # fmt: skip
     store_block(dq, i_b, i_h, start, band.n, b_dq * scale, TILE.rows, TILE)
 
 
