@@ -1,5 +1,6 @@
 """The recording of a case of attention, and what its algorithm cannot run."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from memmodel import recording
@@ -10,15 +11,36 @@ from memmodel.attention.case import Case
 from memmodel.base.dtypes import FP8, DType, float32, float64, int32, short_name
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Program
+from memmodel.expansion import Expansion, Irregular, Recording, Repetition
 from memmodel.recording import Device, Tape, Tensor
 from memmodel.sizes.dims import ceil_div, hint, same
 
 MOST_CHUNKS = 4096  # recording a chunk takes milliseconds
+# Backward begins the sums of the keys' gradients at the last two chunks, and ends them at the first.
+_CHUNKS = Repetition(before=0, period=1, margin=2)
 
 
 def record(case: Case, device: Device | None = None, sites: bool = False) -> Program:
-    """The events of a case; see `recorded`."""
+    """The events of a case; see `recorded`. Without sites, a few chunks are recorded in place of many alike."""
+    if case.algorithm == "chunked" and type(case.seq) is int and not (sites or case.mask.causal):
+        with suppress(Irregular):
+            return _of_chunks(case, device)
     return recorded(case, device, sites).program
+
+
+def _of_chunks(case: Case, device: Device | None) -> Program:
+    """The program of a case in chunks of queries, all of them on the same keys. Raises Irregular for a few chunks."""
+    _check(algorithm(case.algorithm), case)
+    chunks = ceil_div(case.seq, case.chunk)
+    few = _CHUNKS.fewest(chunks)
+    if chunks <= few + _CHUNKS.period:
+        raise Irregular
+
+    def shorter(count: int) -> Recording:
+        tape = recorded(case.replace(seq=case.seq - (chunks - count) * case.chunk), device)
+        return Recording.of(tape, tape.program)
+
+    return Expansion(shorter(few), shorter(few + _CHUNKS.period), _CHUNKS).program(chunks - few)
 
 
 def recorded(case: Case, device: Device | None = None, sites: bool = False) -> Tape:

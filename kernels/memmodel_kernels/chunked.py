@@ -7,7 +7,7 @@ from typing import Any
 
 from memmodel.attention.masks import NO_MASK, Mask
 from memmodel_kernels.naive import naive
-from memmodel_kernels.namespace import checkpoint, namespace
+from memmodel_kernels.namespace import checkpoint, namespace, scope
 
 
 def chunked(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, chunk: Any = 1024) -> Any:
@@ -18,12 +18,13 @@ def chunked(q: Any, k: Any, v: Any, mask: Mask = NO_MASK, chunk: Any = 1024) -> 
     xp = namespace(q)
     n, m = q.shape[-2], k.shape[-2]
     outputs, end = [], m - n
-    for part in q.split(chunk, dim=-2):
+    for number, part in enumerate(q.split(chunk, dim=-2)):
         end = end + part.shape[-2]
         start = 0 if mask.window is None else max(0, end - part.shape[-2] - mask.window + 1)
         keys = (k[:, :, start:end], v[:, :, start:end]) if mask.causal else (k, v)
-        if part.requires_grad:
-            outputs.append(checkpoint(lambda a, b, c: naive(a, b, c, mask), part, *keys))
-        else:
-            outputs.append(naive(part, *keys, mask))
+        with scope(q, layer=number):  # chunks repeat, as layers do
+            if part.requires_grad:
+                outputs.append(checkpoint(lambda a, b, c: naive(a, b, c, mask), part, *keys))
+            else:
+                outputs.append(naive(part, *keys, mask))
     return xp.cat(outputs, -2)

@@ -12,7 +12,7 @@ from itertools import accumulate, groupby
 from memmodel.events.groups import COMMUNICATION, groups_of
 from memmodel.events.liveness import of_a_step
 from memmodel.events.program import Alloc, Event, Free, Mark
-from memmodel.models.layers import Recording
+from memmodel.expansion import Recording
 
 Stretch = tuple[int, int]  # of events: the place of the first, and that after the last
 

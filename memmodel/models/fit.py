@@ -18,11 +18,11 @@ from memmodel.base.rendering import Renderable
 from memmodel.base.units import percent_text
 from memmodel.events.groups import COMMUNICATION, by_kind
 from memmodel.events.program import Launch, Program
+from memmodel.expansion import repetition
 from memmodel.gpus import Gpu
 from memmodel.gpus.links import Node, node_of
 from memmodel.models.architecture import Architecture, layer_weights
 from memmodel.models.few_layers import FewLayers
-from memmodel.models.layers import repetition
 from memmodel.models.layout import Layout, Rank, check_layout
 from memmodel.models.megatron import of_experts
 from memmodel.models.predict import efficiency_of

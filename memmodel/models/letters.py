@@ -17,7 +17,7 @@ from memmodel.base.dtypes import short_name
 from memmodel.events.groups import GRADIENTS, OPTIMIZER, PARAMETERS, group_of, kind_of
 from memmodel.events.liveness import at_peak, states, uncounted
 from memmodel.events.program import Alloc, Mark, Program, Save
-from memmodel.models.layers import repetition
+from memmodel.expansion import repetition
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import CONTEXT, TENSOR, over, share
 from memmodel.sizes.dims import Shape, Size

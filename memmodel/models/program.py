@@ -4,8 +4,8 @@ from functools import lru_cache
 
 from memmodel.events import liveness
 from memmodel.events.program import Event, Launch, Mark, Program
+from memmodel.expansion import Recording
 from memmodel.models import record
-from memmodel.models.layers import Recording
 from memmodel.models.megatron_history import with_history
 from memmodel.models.packing import packed
 from memmodel.models.setting import ModelCase

@@ -14,8 +14,8 @@ from memmodel import recording
 from memmodel.events import liveness
 from memmodel.events.groups import ACTIVATIONS, COMMUNICATION, GATHERED, GRADIENTS, LOGITS
 from memmodel.events.program import Alloc, Program, Save
+from memmodel.expansion import Expansion, Irregular, Recording, Repetition, repetition
 from memmodel.models import megatron
-from memmodel.models.layers import Expansion, Irregular, Recording, Repetition, repetition
 from memmodel.models.run import generate, train
 from memmodel.models.setting import ModelCase
 from memmodel.recording import Tape, Tensor

@@ -8,8 +8,8 @@ from training import llama
 
 from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Free, Launch, Mark, Program
+from memmodel.expansion import Repetition, repetition
 from memmodel.models.architecture import Architecture, Latent, Mixture
-from memmodel.models.layers import Repetition, repetition
 from memmodel.models.layout import Layout, Rank
 from memmodel.models.record import moments, record, record_in_full, record_memory
 from memmodel.models.setting import Adapter, ModelCase

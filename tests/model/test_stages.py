@@ -7,12 +7,12 @@ import pytest
 from memmodel.events.groups import COMMUNICATION, by_kind, groups_at_peak
 from memmodel.events.liveness import summary
 from memmodel.events.program import Alloc, Free, Program
+from memmodel.expansion import _numbered as numbered
 from memmodel.models import record as records
 from memmodel.models import run
 from memmodel.models.architecture import Architecture
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
-from memmodel.models.layers import _numbered as numbered
 from memmodel.models.layout import Layout, Rank
 from memmodel.models.program import program_of, remembered
 from memmodel.models.setting import ModelCase

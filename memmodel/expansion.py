@@ -1,8 +1,9 @@
 """Layers repeated, not run again: a program of few layers, expanded to many.
 
 The layers of a model repeat with a period, and so do their events: those of a layer differ from those of the one a
-period before only in the storages that they name. Two recordings, of few layers and of one period more, show what
-repeats. Expanding the shorter by one period must give the longer, event by event; otherwise there is no expansion.
+period before only in the storages that they name. (The chunks of chunked attention are layers here.) Two recordings, of
+few layers and of one period more, show what repeats. Expanding the shorter by one period must give the longer, event by
+event; otherwise there is no expansion.
 
 For memory, one recording of two periods is enough: these must take and give back the same, and nothing outside of the
 layers may be made of what they hold. Only the work of kernels outside, such as the optimizer's, is then not known.
@@ -138,6 +139,7 @@ class Expansion:
             for place, of_place in groupby(blocks, key=lambda block: self._place(block.layer))
         ]
         self.outside = _outside(blocks), _outside(blocks if more is None else more.blocks())
+        self.across = {key for block in blocks for key in self._far(block, repeats.margin)}
         self.ordinals: dict[int, int] = {}  # storage of a layer -> how many its layer made before it
         self.places: dict[tuple[int, int], int] = {}
         counts: dict[int, int] = {}
@@ -159,6 +161,19 @@ class Expansion:
                 raise Irregular
         if any(self.first <= layer < self.last + self.period for layer in self.few.read_outside):
             raise Irregular
+
+    def _far(self, block: Block, margin: int) -> Iterator[int]:
+        """The storages that events before the repetition name of layers after it, or the reverse: of those very layers.
+
+        The first chunk ends the sum of gradients that the last but one began, however many are between them.
+        """
+        if block.layer is None or self._place(block.layer) == "repeated":
+            return
+        for event in block.events:
+            key = getattr(event, "key", 0)
+            layer = self.few.layers.get(key)
+            if layer is not None and abs(layer - block.layer) > margin and self._place(layer) != "repeated":
+                yield key
 
     def _requests(self, block: Block) -> list[tuple[Any, ...]]:
         """What a layer's events ask of the allocator, in terms that do not depend on the layer."""
@@ -280,7 +295,7 @@ class Expansion:
 
     def _key(self, key: int, copy: int, times: int) -> int:
         """The storage that is to a copy what `key` is to the period recorded: as many layers before or after it."""
-        if key not in self.few.layers:
+        if key not in self.few.layers or key in self.across:
             return key
         number = copy + self._periods(key)
         return self._recorded(key, copy, times) + (number * self.stride if 0 <= number <= times else 0)
@@ -291,11 +306,13 @@ class Expansion:
 
     def _recorded(self, key: int, copy: int, times: int) -> int:
         """The recorded storage of which `_key` is the copy, or which it is."""
+        if key not in self.few.layers or key in self.across:
+            return key
         periods = self._periods(key)
         number = copy + periods
         # Before the first copy and after the last one the neighbour is a layer that is not repeated.
         moved = copy if number < 0 else copy - times if number > times else -periods
-        return self._at(self.few.layers[key] + moved * self.period, key) if key in self.few.layers and moved else key
+        return self._at(self.few.layers[key] + moved * self.period, key) if moved else key
 
     def _at(self, layer: int, key: int) -> int:
         """The storage that is to its layer what `key` is to its own."""
