@@ -8,9 +8,10 @@ c ranks share each sequence, x the experts, s parameters by rows, p layers.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 from typing import Any, NamedTuple
 
 from memmodel.base.dtypes import short_name
@@ -20,7 +21,7 @@ from memmodel.events.program import Alloc, Mark, Program, Save
 from memmodel.expansion import repetition
 from memmodel.models.setting import ModelCase
 from memmodel.models.share import CONTEXT, TENSOR, over, share
-from memmodel.sizes.dims import Shape, Size
+from memmodel.sizes.dims import Shape, Size, product
 
 LETTERS = {
     **{"batch": "b", "seq": "n", "vocab": "V", "hidden": "H", "ffn": "F"},
@@ -38,7 +39,6 @@ WORDS = {
 _OVER = {"/t": "tp", "/c": "cp", "/x": "ep", "/s": "shards", "/p": "pp"}
 _ORDER = ["L", "b", "n", "m", "V", "H", "F", "h", "g", "d", "e", "E", "W", "K", *_OVER]
 _POWERS = {2: "²", 3: "³"}
-_TERMS = 4  # a formula shows so many; the rest is a number of bytes
 _WIDTHS, _STACKED = ("H", "F", "W"), (2, 3)  # gate and up together; q, k and v
 _AS_WEIGHTS = (PARAMETERS, GRADIENTS, OPTIMIZER)
 Monomial = tuple[str, ...]
@@ -116,17 +116,34 @@ def _sums(taken: Taken) -> dict[str, Counter[Monomial]]:
     heads = _heads(case)
     sums: dict[str, Counter[Monomial]] = {}
     known: dict[tuple[Any, ...], tuple[Monomial, int]] = {}
+    shapes = {birth.key: birth.shape for birth in program.births()}
     for birth in program.births():
-        if birth.key in keys:
-            group = group_of(program, birth.key, saved, inputs)
-            alike = kind_of(group) in _AS_WEIGHTS, id(birth.shape), birth.dtype, birth.nbytes  # layers share shapes
+        if birth.key not in keys:
+            continue
+        of = shapes.get(program.gradients.get(birth.key, birth.key), birth.shape)
+        if product(of) == product(birth.shape):  # a gradient has the letters of its parameter
+            birth = birth._replace(shape=of)
+        group = group_of(program, birth.key, saved, inputs)
+        of_weight = kind_of(group) in _AS_WEIGHTS
+        for part in _without_sinks(birth, case):
+            alike = of_weight, id(birth.shape), part.shape[-1:], part.dtype, part.nbytes  # layers share shapes
             if alike not in known:
-                first = of_weights if alike[0] else of_tokens
-                few = heads if len(birth.shape) > 2 else {}
-                known[alike] = _monomial(birth, {**few, **first}, {**few, **of_weights}, case)
+                first = of_weights if of_weight else of_tokens
+                few = heads if len(part.shape) > 2 else {}
+                known[alike] = _monomial(part, {**few, **first}, {**few, **of_weights}, None if of_weight else case)
             letters, number = known[alike]
             sums.setdefault(group, Counter())[letters] += number
     return sums
+
+
+def _without_sinks(birth: Alloc, case: ModelCase) -> tuple[Alloc, ...]:
+    """Scores of n keys and a sink, n + 1 columns, as those of the keys and that of the sink; others as they are."""
+    columns = int(case.seq) + 1
+    if not case.arch.sinks or birth.shape[-1:] != (columns,):
+        return (birth,)
+    of_column, outer = birth.nbytes // columns, birth.shape[:-1]
+    keys = birth._replace(shape=(*outer, Size(columns - 1, "n")), nbytes=of_column * (columns - 1))
+    return keys, birth._replace(shape=outer, nbytes=of_column)
 
 
 def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
@@ -137,7 +154,7 @@ def _known(case: ModelCase, tokens: bool) -> dict[int, str]:
     mine = share(lettered(case))
     arch, batch_tokens = mine.arch, mine.batch * mine.seq
     of_tokens = (batch_tokens, mine.batch * mine.read, *_own_tokens(case, batch_tokens)) if tokens else ()
-    routed = (batch_tokens * arch.moe.top_k,) if tokens and arch.moe else ()
+    routed = (batch_tokens * arch.moe.top_k, batch_tokens * arch.moe.experts) if tokens and arch.moe else ()
     sizes = (*of_tokens, *routed, arch.hidden, arch.ffn, arch.vocab)
     heads = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim, *((mine.seq, mine.read) if tokens else ()))
     experts = (arch.moe.width, arch.moe.experts) if arch.moe else ()
@@ -159,16 +176,18 @@ def _heads(case: ModelCase) -> dict[int, str]:
     return {int(heads): heads.letter for heads in (arch.kv_heads, arch.heads) if heads > 1}
 
 
-def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase) -> tuple[Monomial, int]:
+def _monomial(birth: Alloc, first: Known, after: Known, case: ModelCase | None) -> tuple[Monomial, int]:
     """The letters of a storage, sorted, and the number before them; a size of 1 has its letter too.
 
-    `first`: letters of sizes that lost them; `after`: of those in a shape whose tokens have been found.
+    `first`: letters of sizes that lost them; `after`: of those in a shape whose tokens have been found. `case`: whose
+    sequences the first dimensions may be; None for weights.
     """
     letters: list[str] = []
     number, total = birth.dtype.itemsize, birth.dtype.itemsize
     for place, size in enumerate(birth.shape):
         known = after if "n" in letters else first
-        letter = getattr(size, "letter", "") or _by_place(place, birth.shape, case) or known.get(int(size), "")
+        letter = getattr(size, "letter", "") or (_by_place(place, birth.shape, letters, case) if case else "")
+        letter = letter or known.get(int(size), "")
         if "b" in letters:  # a batch of one: the product of both sizes is the other
             letter = letter.removeprefix("b·")
         times = int(size)
@@ -198,28 +217,28 @@ def _split(letter: str) -> list[str]:
     return found
 
 
-def _by_place(place: int, shape: Shape, case: ModelCase) -> str:
-    """The letter of a first dimension as large as the batch, and of a second after it as long as its sequences."""
+def _by_place(place: int, shape: Shape, letters: Sequence[str], case: ModelCase) -> str:
+    """The letter of a first dimension as large as the batch, and of the first after it as long as its sequences."""
     own = over(Size(int(case.seq), "n"), case.layout.cp, CONTEXT)
-    if len(shape) < 2 or int(shape[0]) != case.batch or shape[1] in _own_tokens(case, case.batch * own):
-        return ""
+    if place == 0:
+        of_batch = 1 < case.batch == shape[0] and len(shape) > 1
+        return "b" if of_batch and shape[1] not in _own_tokens(case, case.batch * own) else ""
     lengths = {int(case.read): "m", int(own): own.letter}
-    return "b" if place == 0 else lengths.get(int(shape[1]), "") if place == 1 else ""
+    return lengths.get(int(shape[place]), "") if letters[:1] == ["b"] and not {"n", "m"} & set(letters) else ""
 
 
 def _text(terms: Counter[Monomial], with_more: Counter[Monomial], layers: int, added: int, case: ModelCase) -> str:
     """A sum as text, with coefficients in L."""
     values = _values(case)
-    size = {letters: int(number * _product(values[x] for x in letters)) for letters, number in terms.items()}
+    size = {letters: int(number * prod(values[x] for x in letters)) for letters, number in terms.items()}
     ordered = sorted(terms, key=lambda letters: -size[letters])
     shown = []
-    for letters in ordered[:_TERMS]:
+    for letters in ordered:
         if letters or size[()]:
             # What does not grow evenly with the layers is a number, and not multiplied by L.
             growth, rest = divmod(with_more[letters] - terms[letters], added)
             shown.append(_term(terms[letters], 0 if rest else growth, letters, layers, case.layout.pp))
-    left = sum(size[letters] for letters in ordered[_TERMS:])
-    return " + ".join([*shown, *([f"{left:,}"] if left else [])])
+    return " + ".join(shown)
 
 
 def _values(case: ModelCase) -> dict[str, Any]:
@@ -229,13 +248,6 @@ def _values(case: ModelCase) -> dict[str, Any]:
     found = {letter: int(getattr(arch, name)) for name, letter in LETTERS.items() if hasattr(arch, name)}
     read = {"m": int(case.read)} if case.read else {}
     return {**found, **of_moe, **divided, "b": int(case.batch), "n": int(case.seq), **read}
-
-
-def _product(factors: Iterable[Any]) -> Any:
-    product: Any = 1
-    for factor in factors:
-        product *= factor
-    return product
 
 
 def _term(number: int, growth: int, letters: Monomial, layers: int, stages: int) -> str:

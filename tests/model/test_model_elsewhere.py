@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -111,6 +112,27 @@ def test_wrong_use(arguments: tuple[str, ...], message: str) -> None:
         run(*arguments)
 
 
+WEIGHTS = ("parameters", "gradients", "optimizer")
+
+
+def value(formulas: Mapping[str, str], numbers: Mapping[str, int]) -> int:
+    texts = [text.replace("·", "*").replace("²", "**2").replace(",", "") for text in formulas.values()]
+    return int(sum(eval(text, {}, dict(numbers)) for text in texts))
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "deepseek-v2-lite", "llama-4-maverick", "gpt-oss-20b", "t5-large"])
+def test_formulas_hold_at_other_sizes(name: str) -> None:
+    """All terms are letters: a batch of one, which shapes may not show, and as many tokens as channels are no trap."""
+    arch = listed(name).architecture
+    small, large = (model_case(arch, batch=batch, seq=seq) for batch, seq in ((1, 640), (3, 1024)))
+    found, other = model_formulas(small), model_formulas(large)
+    assert value(found.peak, found.values) == summary(record(small)).peaks["peak"]
+    assert value(found.saved, other.values) == value(other.saved, other.values)
+    weights = [group for group in found.peak.keys() & other.peak.keys() if group.split()[0] in WEIGHTS]
+    assert weights
+    assert [found.peak[group] for group in weights] == [other.peak[group] for group in weights]
+
+
 def test_a_gpt_layer_keeps_what_the_account_says() -> None:
     """Korthikanti et al. 2022: 34 s b h + 5 a s² b bytes a layer in 16 bits."""
     setting = {"batch": 2, "seq": 512, "attention": "naive", "dropout": 0.1, "attention_dropout": 0.1}
@@ -119,8 +141,7 @@ def test_a_gpt_layer_keeps_what_the_account_says() -> None:
     numbers = {letter: found.values[letter] for letter in "VHFhgdebn"}
 
     def kept(layers: int) -> int:
-        texts = [text.replace("·", "*").replace("²", "**2").replace(",", "") for text in found.saved.values()]
-        return sum(eval(text, {}, {**numbers, "L": layers}) for text in texts)
+        return value(found.saved, {**numbers, "L": layers})
 
     b, n, hidden, heads = 2, 512, 768, 12
     # Beside the account: mean and reciprocal of two norms in fp32, and the causal mask, a byte a pair.
