@@ -191,7 +191,8 @@ def _check(chosen: Algorithm, case: Case) -> None:
     if chosen.latent:
         _check_latent(case)
     if chosen.cached and case.phase != "inference":
-        raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference")
+        one = "" if same(case.seq, 1) else f" (and for one new token: --seq 1 --kv-seq {case.kv_seq})"
+        raise UsageError(f"{chosen.name} in phase {case.phase}: decoding has no backward, take --phase inference{one}")
     if chosen.cached and isinstance(case.seq, int) and isinstance(case.kv_seq, int) and case.seq > case.kv_seq:
         raise UsageError(
             f"{chosen.name} with {case.seq} new tokens and kv-seq {case.kv_seq}, which counts them too: give --kv-seq "

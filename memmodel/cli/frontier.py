@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @option("--heat", is_flag=True, help="A map of the memory that one algorithm needs on one GPU.")
 @pictures
 def command(asked: Inputs, against: str, sizes: str | None, step: int, heat: bool) -> "list[Frontier] | list[HeatMap]":
-    """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (several with commas)."""
+    """Draw the longest sequence that fits: by batch or heads, algorithm and GPU (`all`: those of known capacity)."""
+    asked = asked.needing("capacity")
     if "model" in asked.given:
         return [_of_model(asked, against, sizes, step, heat)]
     from memmodel.cases import cases_of

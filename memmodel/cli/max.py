@@ -18,7 +18,8 @@ _SIZES = "seq, batch, heads, kv-heads, kv-seq, head-dim, window or chunk."
 @option("--step", type=SIZE, default="1", help="Search multiples of this. [default: 1]")
 @json_option
 def command(asked: Inputs, over: str, step: int, as_json: bool) -> None:
-    """Find the largest size that fits, and the first that does not."""
+    """Find the largest size that fits, and the first that does not; of `all` GPUs, on those of known capacity."""
+    asked = asked.needing("capacity")
     if "model" in asked.given:
         _of_model(asked, over, step, as_json)
         return

@@ -1,6 +1,6 @@
 """Options that several commands share, and the values that they stand for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -247,10 +247,15 @@ def inputs(*groups: str) -> Decorator:
 class Inputs:
     """The values of the shared options. Each is read when it is first used, and raises UsageError if it is wrong."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], needed: Sequence[str] = ()) -> None:
+        self._needed = needed
         self.given = {name: value for name, value in given.items() if value is not None}
         if self.given.get("settings") and "model" not in self.given:
             raise UsageError(f"--set {self.given['settings'][0]}: it is of a whole model, give --model too")
+
+    def needing(self, *quantities: str) -> "Inputs":
+        """The same values, where `all` GPUs are those of which these quantities are known."""
+        return Inputs(self.given, quantities)
 
     @property
     def algorithms(self) -> list[str] | None:
@@ -274,10 +279,15 @@ class Inputs:
 
     @property
     def _gpu_names(self) -> list[str]:
-        from memmodel.gpus import gpu_ids
-
         names = split_names(self.given.get("gpu", "A100")) or []
-        return [one for name in names for one in (gpu_ids() if name.casefold() == "all" else (name,))]
+        return [one for name in names for one in (self._all_gpus() if name.casefold() == "all" else (name,))]
+
+    def _all_gpus(self) -> list[str]:
+        from memmodel.gpus import all_gpus, gpu_ids
+
+        if not self._needed:
+            return list(gpu_ids())
+        return [gpu.id for gpu in all_gpus() if gpu.values.keys() >= set(self._needed)]
 
     @property
     def allocator(self) -> "AllocatorConfig":

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.cli import cli
-from memmodel.gpus import load_gpu
+from memmodel.gpus import all_gpus, load_gpu
 from memmodel.recorder import record
 from memmodel.step import fits
 from memmodel.thresholds import OVER, resized, threshold
@@ -82,6 +82,13 @@ def test_a_sweep_with_gpus_has_the_verdict_and_times_of_predictions() -> None:
 def test_one_sentence_where_a_gpu_is_missing_or_too_many(command: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"give --gpu too|takes one GPU"):
         run(*command)
+
+
+def test_of_all_gpus_those_without_a_known_capacity_are_left_out() -> None:
+    found = json.loads(run("max", "--gpu", "all", "-a", "flash", "--step", "1M", "--json"))["thresholds"]
+    assert [one["gpu"]["id"] for one in found] == [gpu.id for gpu in all_gpus() if "capacity" in gpu.values]
+    with pytest.raises(UsageError, match="no capacity_GiB is known for NVIDIA A10"):
+        run("max", "--gpu", "A100,A10", "-a", "flash")
 
 
 @pytest.mark.parametrize("command", ["timeline", "roofline"])

@@ -74,7 +74,10 @@ WRONG = [
     (["predict", "--like", "lama-3-8b"], "unknown model 'lama-3-8b': did you mean llama-3-8b"),
     (["predict", "--mask", "causal", "--seq", "8k", "--kv-seq", "4k"], "kv-seq must be at least seq"),
     (["predict", "-a", "chunked", "--seq", "8M"], "at most 4096 chunks, give a --chunk of 2048 or more"),
-    (["predict", "-a", "decode"], "decoding has no backward, take --phase inference"),
+    (
+        ["predict", "-a", "decode", "--seq", "128k"],
+        "take --phase inference (and for one new token: --seq 1 --kv-",
+    ),
     (["predict", "--sq", "4"], "No such option '--sq'"),
     (["predict", "--gpu-file", "/nowhere/gpu.toml"], "cannot read /nowhere/gpu.toml"),
     (["prdict"], "unknown command 'prdict': did you mean predict"),
