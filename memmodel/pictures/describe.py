@@ -27,6 +27,7 @@ from memmodel.pictures.picture import (
     Picture,
     log_axis,
     memory_axis,
+    split,
 )
 from memmodel.pictures.roofline import Point, Roof, Roofline
 from memmodel.pictures.timeline import Band, Timeline
@@ -304,20 +305,29 @@ def _roofline_notes(shown: Roofline, algorithms: Sequence[str], expected: bool) 
 
 @pictures_of.register
 def _frontier(shown: Frontier) -> list[Picture]:
-    """A picture per GPU if there are several algorithms, since lines would hide others; else one for all GPUs."""
+    """A picture per GPU if there are several algorithms, else for all GPUs; of many lines several, on the same axes."""
     by_gpu = len({line.algorithm for line in shown.lines}) > 1
     gpus = list(dict.fromkeys(line.gpu for line in shown.lines)) if by_gpu else [None]
     axes = _frontier_axes(shown)
-    panels = [[line for line in shown.lines if gpu in (None, line.gpu)] for gpu in gpus]
-    return [_panel(shown, panel, axes, by_gpu) for panel in panels]
+    panels = [_coinciding([line for line in shown.lines if gpu in (None, line.gpu)]) for gpu in gpus]
+    return [_panel(shown, part, axes, by_gpu) for panel in panels for part in split(panel, _LINES)]
 
 
-def _panel(shown: Frontier, lines: Sequence[Walls], axes: tuple[Axis, Axis], by_gpu: bool) -> Picture:
-    of = lines[0].gpu if by_gpu else lines[0].title
+_LINES = 12  # in one frontier: more would hide each other
+
+
+def _coinciding(lines: Sequence[Walls]) -> list[list[Walls]]:
+    """Lines in groups that lie on one another."""
     together: dict[tuple[object, ...], list[Walls]] = {}
     for line in lines:
         together.setdefault(line.walls, []).append(line)
-    found = [(_line_look(i), same) for i, same in enumerate(together.values())]
+    return list(together.values())
+
+
+def _panel(shown: Frontier, groups: Sequence[Sequence[Walls]], axes: tuple[Axis, Axis], by_gpu: bool) -> Picture:
+    lines = [line for same in groups for line in same]
+    of = lines[0].gpu if by_gpu else lines[0].title
+    found = [(_line_look(i), same) for i, same in enumerate(groups)]
     return Picture(
         f"{of}: the longest sequence that fits, by {shown.against}",
         shown.case,
@@ -337,7 +347,7 @@ def _frontier_notes(shown: Frontier, lines: Sequence[Walls]) -> Iterator[str]:
 
 
 def _line_look(i: int) -> Look:
-    return Look(_LETTERS[i % 26], _tone(i), DASHES[i // SERIES % len(DASHES)], 1.3, SHAPES[i % len(SHAPES)])
+    return Look(_LETTERS[i], _tone(i), DASHES[i // SERIES % len(DASHES)], 1.3, SHAPES[i % len(SHAPES)])
 
 
 def _walls(shown: Frontier, same: Sequence[Walls], by_gpu: bool) -> Iterator[str]:

@@ -32,9 +32,10 @@ only difference: a key, a dash, a shape or a hatch says the same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from memmodel.base.units import bytes_text
 
@@ -189,3 +190,12 @@ def log_axis(label: str, low: float, high: float, text: Callable[[float], str], 
     powers = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
     ticks = tuple((float(base) ** power, text(float(base) ** power)) for power in powers)
     return Axis(label, low, high, True, ticks[:: 1 + (len(ticks) - 1) // most])
+
+
+_T = TypeVar("_T")
+
+
+def split(series: Sequence[_T], most: int) -> list[Sequence[_T]]:
+    """The series in order, in as few parts of about one size as hold at most `most` each."""
+    parts = max(1, -(-len(series) // most))
+    return [series[len(series) * i // parts : len(series) * (i + 1) // parts] for i in range(parts)]

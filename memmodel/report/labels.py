@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.lib.stride_tricks import sliding_window_view
 
-from memmodel.pictures.picture import COLORS, Area, Line, Look, Mark, Picture
+from memmodel.pictures.picture import COLORS, INK, Area, Line, Look, Mark, Picture
 from memmodel.report.style import SIZE, SMALL, mark_look
 
 _ALONG = (0.5, 0.35, 0.65, 0.2, 0.8)  # shares of a line, near which its name may stand
@@ -41,7 +42,7 @@ def write_labels(ax: Axes, picture: Picture) -> None:
     for look, keys, (x, y) in groups:
         words = ", ".join(key for key in keys if key and key != look.shape)
         if words and look.fill == "full":  # a hollow mark is joined to the full one of its kernel
-            room.label(words, [(x, y)], fontweight="bold")
+            room.label(words, [(x, y)], leads=True, fontweight="bold")
     for line in picture.lines:
         if line.name and not line.level:
             (x0, y0), (x1, y1) = ax.transData.transform((line.points[0], line.points[-1]))
@@ -51,12 +52,14 @@ def write_labels(ax: Axes, picture: Picture) -> None:
 
 
 def _clouds(ax: Axes, marks: Iterable[Mark]) -> None:
-    """Draw marks without keys, which may cover each other."""
-    looks: dict[Look, list[Mark]] = {}
+    """Draw marks without keys, which may cover each other; those of one look at one dot of the paper are one."""
+    looks: dict[Look, dict[tuple[int, ...], Mark]] = {}
     for mark in marks:
-        looks.setdefault(mark.look, []).append(mark)
+        dot = tuple(map(round, ax.transData.transform((mark.x, mark.y))))
+        looks.setdefault(mark.look, {})[dot] = mark
     for look, same in looks.items():
-        ax.plot([m.x for m in same], [m.y for m in same], linestyle="none", **mark_look(look, SMALL))
+        xs, ys = zip(*((mark.x, mark.y) for mark in same.values()), strict=True)
+        ax.plot(xs, ys, linestyle="none", **mark_look(look, SMALL))
 
 
 def _marks(line: Line) -> Iterator[Mark]:
@@ -116,11 +119,11 @@ class _Room:
     def __init__(self, ax: Axes, lines: Sequence[Line]) -> None:
         self.ax, self.size, self.scale = ax, _size(ax), ax.figure.dpi / 72
         self.taken: list[Bbox] = []
-        self.dots = np.array([dot for line in lines for dot in self._dots(line)]).reshape(-1, 2)
+        places = ([ax.transData.transform(point) for point in line.points] for line in lines)
+        self.dots = np.array([dot for line in places for dot in self._dots(line)]).reshape(-1, 2)
 
-    def _dots(self, line: Line) -> Iterator[tuple[float, float]]:
+    def _dots(self, places: Sequence[Any]) -> Iterator[tuple[float, float]]:
         """Points along a line, closer than a letter is wide."""
-        places = [self.ax.transData.transform(point) for point in line.points]
         for (x0, y0), (x1, y1) in pairwise(places):
             count = max(1, int(math.dist((x0, y0), (x1, y1)) / (3 * self.scale)))
             yield from ((x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(count + 1))
@@ -130,20 +133,33 @@ class _Room:
         half = (size + 1) / 2 * self.scale
         self.taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
 
-    def label(self, words: str, places: Sequence[tuple[float, float]], **look: Any) -> None:
-        """Write near one of some places, where it crosses fewest lines; leave the text out if there is no room."""
+    def label(self, words: str, places: Sequence[tuple[float, float]], leads: bool = False, **look: Any) -> None:
+        """Write near one of some places, where it crosses fewest lines; leave the text out if there is no room.
+
+        With `leads` a thin line joins a text that does not stand right beside its place.
+        """
         text = self.ax.text(0.5, 0.5, words, transform=self.ax.transAxes, va="center", ha="center", zorder=6, **look)
         size = text.get_window_extent().padded(2 * self.scale, 0)
         best = min((found for x, y in places for found in self._places(size, x, y)), default=None)
         if best is None:
             text.remove()
             return
-        _, x, y = best
+        _, ring, x, y = best
         text.set_position(tuple(self.ax.transAxes.inverted().transform((x, y))))
-        self.taken.append(_box(size, x, y))
+        box = _box(size, x, y)
+        self.taken.append(box)
+        if leads and ring:
+            self._lead(box, places[0])
 
-    def _places(self, size: Bbox, x: float, y: float) -> Iterator[tuple[float, float, float]]:
-        """(cost, x, y) of centres around a place that are free: two steps farther cost as much as a dot crossed."""
+    def _lead(self, box: Bbox, place: tuple[float, float]) -> None:
+        """A thin line from the nearest point of a text to its place, below the marks."""
+        ends: list[Any] = [np.clip(place, box.min, box.max), place]
+        xs, ys = zip(*self.ax.transData.inverted().transform(ends), strict=True)
+        self.ax.plot(xs, ys, color=INK, linewidth=0.4, zorder=4)
+        self.dots = np.vstack([self.dots, *self._dots(ends)])
+
+    def _places(self, size: Bbox, x: float, y: float) -> Iterator[tuple[float, int, float, float]]:
+        """(cost, ring, x, y) of free centres in rings around a place: two rings cost as much as a dot crossed."""
         inside = self.ax.bbox
         for ring in range(6):
             away = (self.size / 2 + 2 + 5 * ring) * self.scale
@@ -157,7 +173,7 @@ class _Room:
                 if not box.count_overlaps(self.taken):  # of equal costs the first turn wins: above, to the right
                     near = box.padded(2 * self.scale)  # dots stand apart, and a line has a width
                     crossed = np.all((self.dots >= near.min) & (self.dots <= near.max), axis=1).sum()
-                    yield ring / 2 + float(crossed) + 0.01 * turn, at_x, at_y
+                    yield ring / 2 + float(crossed) + 0.01 * turn, ring, at_x, at_y
 
 
 def _box(size: Bbox, x: float, y: float) -> Bbox:
@@ -169,13 +185,29 @@ def _area_key(ax: Axes, area: Area) -> None:
     text = ax.text(0, 0, area.look.key)
     text.set(ha="center", va="center", fontweight="bold", color="black", bbox=_ON_WHITE)
     size = text.get_window_extent()
-    for start, end in area.runs:
-        low, high = area.lower[start], area.upper[start]
+    for start, end, low, high in (*_runs(area), *_slope(ax, area, size.width + 2)):
         (x0, y0), (x1, y1) = ax.transData.transform(((start, low), (end, high)))
         if x1 - x0 >= size.width + 2 and y1 - y0 >= size.height:
             text.set_position(((start + end) / 2, (low + high) / 2))
             return
     text.remove()
+
+
+def _runs(area: Area) -> Iterator[tuple[int, int, float, float]]:
+    """(start, end, lower, upper) of each run of steps that keeps its height and place."""
+    return ((start, end, area.lower[start], area.upper[start]) for start, end in area.runs)
+
+
+def _slope(ax: Axes, area: Area, width: float) -> Iterator[tuple[int, int, float, float]]:
+    """Of an area that rises and falls with every step, the stretch as wide as a text in which most of it stays."""
+    (left, _), (right, _) = ax.transData.transform(((0, 0), (1, 0)))
+    steps = math.ceil(width / (right - left))
+    if steps > len(area.lower):
+        return
+    lows = sliding_window_view(np.asarray(area.lower), steps).max(axis=1)
+    highs = sliding_window_view(np.asarray(area.upper), steps).min(axis=1)
+    start = int(np.argmax(highs - lows))
+    yield start, start + steps, float(lows[start]), float(highs[start])
 
 
 def name_levels(ax: Axes, picture: Picture, words: bool) -> list[Annotation]:

@@ -1,11 +1,13 @@
 """What is drawn can be read: no text covers a mark or another text, and nothing is drawn twice in one place."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from picture_cases import cases
 
@@ -13,7 +15,7 @@ import memmodel
 from drawn import assert_readable
 from memmodel.cases import cases_of
 from memmodel.gpu_comparison import compare
-from memmodel.gpus import load_gpu
+from memmodel.gpus import all_gpus, load_gpu
 from memmodel.gpus.links import node_of
 from memmodel.models.catalogue import listed
 from memmodel.models.choices import model_case
@@ -23,7 +25,7 @@ from memmodel.models.predict import model
 from memmodel.models.step_time import StepTime
 from memmodel.pictures.describe import pictures_of
 from memmodel.pictures.frontier import frontier, heat_map
-from memmodel.pictures.picture import Area, Axis, Look, Picture
+from memmodel.pictures.picture import Area, Axis, Look, Mark, Picture
 from memmodel.pictures.roofline import model_roofline, roofline
 from memmodel.pictures.timeline import timeline
 from memmodel.predictor import predict
@@ -93,6 +95,9 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "many layouts in one place": lambda: _layouts(60, 1.05),
     "timeline of a trace": lambda: _traced(2),
     "timeline of a trace of many tensors": lambda: _traced(8),
+    "frontier of one on all": lambda: frontier(
+        cases_of(["flash"]), [gpu for gpu in all_gpus() if "capacity" in gpu.values], sizes=(1, 64)
+    ),
     "heat map": lambda: heat_map(cases_of(["naive"])[0], load_gpu("A100")),
 }
 
@@ -124,6 +129,49 @@ def test_a_frontier_of_several_gpus_and_algorithms_has_a_picture_for_each_gpu_on
     assert [picture.title.partition(":")[0] for picture in found] == [gpu.name for gpu in gpus]
     assert found[0].x == found[1].x
     assert found[0].y == found[1].y
+
+
+def test_many_lines_are_in_several_pictures_on_the_same_axes() -> None:
+    found = pictures_of(shown("frontier of one on all"))
+    assert len(found) > 1
+    assert len({(picture.x, picture.y) for picture in found}) == 1
+    for picture in found:
+        looks = [entry.look for entry in picture.legend]
+        assert len({look.key for look in looks}) == len(looks) <= 12
+    names = [name for picture in found for entry in picture.legend for name in entry.cells[0].split(", ")]
+    assert sorted(names) == sorted(gpu.name for gpu in all_gpus() if "capacity" in gpu.values)
+
+
+def test_a_key_that_does_not_stand_beside_its_mark_is_joined_to_it() -> None:
+    """Nine marks in rows, a mark's width apart: that in the middle has no room beside it."""
+    ax = Figure(figsize=(4, 4), dpi=100).add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 40), ylim=(0, 40))
+    across, up = Axis("", 0, 40, False, ()), Axis("", 0, 40, False, ())
+    places = [(x, y) for x in (18, 20, 22) for y in (18, 20, 22)]
+    marks = tuple(Mark(Look(f"N{i}", shape="●"), x, y) for i, (x, y) in enumerate(places))
+    write_labels(ax, Picture("", "", across, up, marks=marks))
+    assert {text.get_text() for text in ax.texts} == {f"N{i}" for i in range(9)}
+    leads = [line for line in ax.lines if line.get_marker() == "None"]
+    assert leads
+    for text in ax.texts:
+        mark = places[int(text.get_text()[1:])]
+        box = text.get_window_extent()
+        at = ax.transData.transform(mark)
+        away = math.dist(at, (min(max(at[0], box.x0), box.x1), min(max(at[1], box.y0), box.y1)))
+        ends = [line.get_xydata()[-1] for line in leads]
+        assert away < 12 or any(np.allclose(mark, end) for end in ends), text.get_text()
+
+
+def test_a_band_that_changes_with_every_step_has_its_letter_where_it_is_widest() -> None:
+    """A triangle, 40 steps on 400 pixels: no step is as wide as a letter."""
+    ax = Figure(figsize=(4, 3), dpi=100).add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 40), ylim=(0, 10))
+    across, up, low = Axis("", 0, 40, False, ()), Axis("", 0, 10, False, ()), (0.0,) * 40
+    rising = tuple(10 - abs(step - 30) / 4 for step in range(40))
+    write_labels(ax, Picture("", "", across, up, areas=(Area(Look("a"), low, rising, low),)))
+    ((x, y),) = (text.get_position() for text in ax.texts)
+    assert 29 < x < 32
+    assert 4 < y < 5
 
 
 def test_a_band_has_its_letter_where_there_is_room_though_it_is_highest_where_there_is_none() -> None:
