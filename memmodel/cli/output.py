@@ -1,11 +1,12 @@
 """Output of commands: to the screen, as JSON, or into a file, which is overwritten only with --force."""
 
 import codecs
+import io
 import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import wraps
 from typing import Any, NoReturn, TextIO
 
@@ -96,6 +97,32 @@ class _Status:
             self.stopped = True
             if self.status is not None:
                 self.status.stop()
+
+
+@contextmanager
+def lent_streams() -> Iterator[None]:
+    """What a user's code prints goes to standard error; where it closes or replaces the streams, they come back."""
+    with redirect_stdout(_Lent(sys.stderr)), redirect_stderr(_Lent(sys.stderr)):
+        yield
+
+
+class _Lent(io.TextIOBase):
+    """Writes to a stream, which stays open where this is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
 
 
 def pictures(function: Callable[..., Sequence[Any]]) -> Any:

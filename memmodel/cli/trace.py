@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from memmodel.base.errors import UsageError
 from memmodel.cli.commands import SIZE, argument, option, subcommand
 from memmodel.cli.options import Inputs, at_most_one, inputs, json_option
-from memmodel.cli.output import busy, check_picture, force_option, print_json, put, show
+from memmodel.cli.output import busy, check_picture, force_option, lent_streams, print_json, put, show
 from memmodel.cli.sweep import ranges, write_rows
 
 if TYPE_CHECKING:
@@ -112,11 +111,11 @@ def command(
         settings |= {"inputs": built.inputs, "step": built.step}
     else:
         named = _named(function, optimizer=optimizer, checkpointing=checkpointing, dtype=dtype)
-        with redirect_stdout(sys.stderr), busy(f"importing {named}"):  # what the user's code prints
+        with busy(f"importing {named}"), lent_streams():
             called = imported(named, asked.gpu) if given["world"] is None else named
 
     def traced(sizes: Mapping[str, int] | str | None, formulas: bool) -> "Trace":
-        with redirect_stdout(sys.stderr), busy("tracing") as say:  # what the user's code prints
+        with busy("tracing") as say, lent_streams():
             found = trace(called, at=sizes, formulas=formulas, progress=say, **settings)
         return replace(found, notes=(*found.notes, *notes))
 
@@ -168,5 +167,5 @@ def _hugging_face(
     if settings["step"] in ("own", "forward") or settings.get("inputs"):
         raise UsageError("--hf: the inputs and the step are the model's: take --train, or neither")
     kind = dtype_named(dtype) if dtype else None
-    with redirect_stdout(sys.stderr), busy("building the model"):
+    with busy("building the model"), lent_streams():
         return hf_step(source, train=train, optimizer=optimizer, checkpointing=checkpointing, dtype=kind)

@@ -184,6 +184,14 @@ def test_what_the_code_prints_does_not_mix_with_json(capfd: pytest.CaptureFixtur
     assert "a line of the user's own" in printed.err
 
 
+def test_streams_that_the_code_closes_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+    words = f"{careless.__file__}:closes_the_streams", "--input", "x=8", "--json"
+    assert run(["trace", *words]) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["memory"]["live_peak_bytes"] == 64
+    assert printed.err == ""
+
+
 def test_two_kinds_of_step_are_one_too_many(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", "careless_functions:prints", "--input", "x=N", "--train", "--step"]) == 2
     assert capfd.readouterr() == ("", "memmodel: --train and --step: give one of them\n")
