@@ -219,11 +219,12 @@ def _by_others(case: Case, gpu: Gpu, taken: str) -> list[str]:
     return [f"other serving kernels (--kernel): {', '.join(times)}"] if times else []
 
 
-def time_or_why(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:
-    """The time of a program's last step (None if the GPU's data lack a rate), and notes on it."""
+def time_or_why(program: Program, machine: Machine, bound: Time | None = None) -> tuple[Time | None, list[str]]:
+    """The time of a program's last step, not below the bound (None if the GPU's data lack a rate), and notes on it."""
     try:
         time = time_of(program, machine)
     except UsageError as missing:
         return None, [f"no time: {missing}"]
     without_exp = exp_known(machine) or not any(launch.work.exp for launch in program.launches())
+    time = time if bound is None else time.at_least(bound.seconds)
     return time, [] if without_exp else [f"the exp ceiling is left out: {machine.gpu.name} has no known exp rate"]

@@ -212,8 +212,8 @@ def times_of(
     time, missing = time_or_why(kernels, Machine(gpu))
     if rates is None:
         return time, None, missing
-    expected, _ = time_or_why(kernels, Machine(gpu, rates, torch=parse_torch_version(case.torch)))
-    return time, expected.at_least(time.seconds) if expected and time else expected, missing
+    expected, _ = time_or_why(kernels, Machine(gpu, rates, torch=parse_torch_version(case.torch)), time)
+    return time, expected, missing
 
 
 def _with_links(

@@ -203,7 +203,7 @@ def _result(job: Job, unset: list[str], over: str | None, formulas: bool) -> Tra
         memory_of(program, job.version, job.gpu, job.config),
         sum((launch.work for launch in step_launches(step)), start=Work()),
         time,
-        time_or_why(program, job.machine(rates))[0] if rates else None,
+        time_or_why(program, job.machine(rates), time)[0] if rates else None,
         program,
         account(step),
         lines_of(program, labels, found.forward_of),

@@ -68,6 +68,16 @@ def test_memory_work_and_time_are_the_built_in_ones(name: str, function: Any) ->
     assert found.time.seconds == time_of(program, Machine(found.gpu)).seconds
 
 
+def test_nothing_of_a_traces_time_to_expect_is_below_its_bound() -> None:
+    """One kernel on so few bytes that it waits for its launch, whose least and expected times are near."""
+    found = memmodel.trace(lambda x: x * 2, ["x=4,8"], gpu="A100", formulas=False)
+    bound, expected = found.time, found.calibrated
+    assert bound is not None
+    assert expected is not None
+    assert expected.low is not None
+    assert bound.seconds <= expected.low <= expected.seconds
+
+
 def test_formulas_hold_at_sizes_they_were_not_traced_at() -> None:
     forms = memmodel.trace(functions.in_chunks, INPUTS, step="train", at=SIZES).forms
     assert forms is not None
