@@ -1,5 +1,7 @@
 """The allocator's settings, with PyTorch's defaults (c10/core/AllocatorConfig.h)."""
 
+from typing import Any
+
 from memmodel.allocator.blocks import (
     LARGE_SEGMENT,
     MIN_BLOCK,
@@ -10,6 +12,7 @@ from memmodel.allocator.blocks import (
     MiB,
     round_up,
 )
+from memmodel.base.errors import UsageError, check_kind, shortened
 from memmodel.base.frozen import Frozen
 
 INTERVALS = 16  # of roundup_power2_divisions: from 1 MiB, each twice as long as the one before, the last unbounded
@@ -34,7 +37,8 @@ class AllocatorConfig(Frozen):
     large_segment: int = LARGE_SEGMENT
 
     def __post_init__(self) -> None:
-        """Normalise equivalent settings, so that they compare equal."""
+        """Normalise equivalent settings, so that they compare equal. Raises UsageError for what is no setting."""
+        self._check()
         if self.max_non_split_rounding is None:
             object.__setattr__(self, "max_non_split_rounding", self.large_segment)
         steps = self.roundup_power2_divisions
@@ -42,6 +46,21 @@ class AllocatorConfig(Frozen):
             object.__setattr__(self, "roundup_power2_divisions", steps[0])
         if self.roundup_power2_divisions == 1:
             object.__setattr__(self, "roundup_power2_divisions", 0)
+
+    def _check(self) -> None:
+        check_kind("expandable_segments", self.expandable_segments, bool, "True or False")
+        limits = {name: getattr(self, name) for name in ("max_split_size", "max_non_split_rounding")}
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        for name, size in {"large_segment": self.large_segment, **known}.items():
+            if not isinstance(size, int) or size < 1:
+                raise UsageError(f"{name} {shortened(size)}: expected a number of bytes")
+        given: Any = self.roundup_power2_divisions
+        steps = given if isinstance(given, tuple) else (given,) * INTERVALS
+        # No bit twice: a power of two, or none.
+        if len(steps) != INTERVALS or not all(isinstance(one, int) and one >= 0 and not one & one - 1 for one in steps):
+            raise UsageError(
+                f"roundup_power2_divisions {shortened(given)}: expected a power of two, or {INTERVALS} in a tuple"
+            )
 
     def block_size(self, requested: int) -> int:
         """The block a request needs (round_size)."""

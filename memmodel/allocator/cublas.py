@@ -11,7 +11,7 @@ and autograd's make two.
 
 from typing import Any, NamedTuple
 
-from memmodel.base.errors import UsageError
+from memmodel.base.errors import UsageError, shortened
 from memmodel.base.units import whole
 
 DEFAULT_TORCH = "2.13"
@@ -54,7 +54,7 @@ def parse_torch_version(text: str) -> tuple[int, int]:
     try:
         version = whole(parts[0]), whole(parts[1])
     except (ValueError, IndexError):
-        raise UsageError(f"torch version {text!r}: expected one like 2.11 or 2.11.0+cu130") from None
+        raise UsageError(f"torch version {shortened(text)}: expected one like 2.11 or 2.11.0+cu130") from None
     if not _FIRST <= version <= _LAST:
         low, high = (".".join(map(str, v)) for v in (_FIRST, _LAST))
         raise UsageError(f"torch version {text}: the model was checked against {low} to {high}; choose one of these")

@@ -1,19 +1,22 @@
 """The exception for wrong use, whose message says what was given, what was expected and what to try."""
 
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST_WORD = 300  # a path may be as long
+_LONGEST = 1000
 
 
 class UsageError(ValueError):
     """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2.
 
-    Very long words in it are cut: they are what was given, and say no more in full.
+    It is one line without control characters, and cut where it is very long, or a word is: that is what was given.
     """
 
     def __str__(self) -> str:
-        words = str(self.args[0]).split(" ")
-        return " ".join([word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in words])
+        words = "".join(c if c.isprintable() else "?" for c in str(self.args[0])).split(" ")
+        text = " ".join([word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in words])
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}"
 
 
 def choice(kind: str, given: object, valid: Iterable[str], hint: str = "") -> str:
@@ -41,8 +44,8 @@ def unknown(kind: str, given: object, valid: Iterable[str], hint: str = "") -> U
     return UsageError(f"unknown {kind} {shortened(str(given))}: {advice}{f' ({hint})' if hint else ''}")
 
 
-def check_kind(name: str, value: object, kind: type, example: str = "") -> None:
-    """Raise UsageError for a value that is neither of the kind nor None; `example` says what to give."""
+def check_kind(name: str, value: object, kind: Any, example: str = "") -> None:
+    """Raise UsageError for a value that is neither of the kind (or kinds) nor None; `example` says what to give."""
     if not isinstance(value, kind | None):
         expected = f"a memmodel {kind.__name__}, or none" if not example else f"{example}, or none"
         raise UsageError(f"{name} {shortened(value)}: expected {expected}")

@@ -12,7 +12,7 @@ import torch
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import DEFAULT_TORCH, parse_torch_version
 from memmodel.attention.case import LARGEST
-from memmodel.base.errors import UsageError
+from memmodel.base.errors import UsageError, check_kind
 from memmodel.base.search import last_true
 from memmodel.base.units import bytes_text
 from memmodel.events.account import account
@@ -114,8 +114,10 @@ def trace(
         raise UsageError(f"trace of {fn!r}: expected a function or a module, and its inputs")
     wanted = inputs_of(inputs)
     letters = letters_of(wanted)
+    check_kind("at", at, str | Mapping, "sizes such as {'N': 16384} or N=16k")
+    check_kind("config", config, AllocatorConfig)
     asked = checked_at(parse_at(at) if isinstance(at, str) else dict(at or {}), letters)
-    device = load_gpu(gpu) if isinstance(gpu, str) else gpu
+    device = gpu if isinstance(gpu, Gpu) else load_gpu(gpu)
     version = torch_version or _installed()
     modelled = device_of(device)
     backends = Backends(modelled.capability, parse_torch_version(version), modelled.gfx)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from memmodel.attention.case import check_size
-from memmodel.base.errors import UsageError
+from memmodel.base.errors import UsageError, shortened
 from memmodel.base.units import parse_size
 from memmodel.tracer.corrections.torch_types import dtype_named
 
@@ -77,6 +77,8 @@ def inputs_of(given: Any) -> tuple[Input, ...]:
     """Inputs from text, a list of texts, or a mapping of names to "B,N,D:bf16" or to tensors."""
     if isinstance(given, str):
         given = given.split()
+    if not isinstance(given, Mapping | list | tuple):
+        raise UsageError(f"inputs {shortened(given)}: expected {{'q': 'B,H,N,D:bf16'}} or ['q=B,H,N,D:bf16']")
     if isinstance(given, Mapping):
         found = tuple(_from_value(str(name), value) for name, value in given.items())
     else:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,3 +165,26 @@ def test_an_error_is_one_line_without_control_characters() -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("given", [(load_gpu("A100"),) * 3, "A100\n\x1b[31m", "x" * 100_000])
+def test_an_error_shows_what_was_given_in_one_line_of_some_length(given: object) -> None:
+    with pytest.raises(UsageError, match="expected a whole number") as refused:
+        memmodel.predict(seq=given)  # type: ignore[call-overload]
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"large_segment": None}, "large_segment None: expected a number of bytes"),
+        ({"max_split_size": "64"}, "max_split_size '64': expected a number of bytes"),
+        ({"roundup_power2_divisions": 3}, "roundup_power2_divisions 3: expected a power of two, or 16"),
+        ({"roundup_power2_divisions": (4, 2)}, "expected a power of two, or 16 in a tuple"),
+        ({"expandable_segments": "yes"}, "expandable_segments 'yes': expected True or False"),
+    ],
+)
+def test_settings_of_the_allocator_are_checked(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        memmodel.AllocatorConfig(**wrong)

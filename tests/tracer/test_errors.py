@@ -109,6 +109,21 @@ def test_a_custom_operator_without_a_fake_is_told_how_to_get_one() -> None:
     assert "tracertest::doubled" in found.unknown  # its arithmetic
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"inputs": 5}, r"inputs 5: expected .* or \['q=B,H,N,D:bf16'\]"),
+        ({"at": 5}, "at 5: expected sizes such as"),
+        ({"gpu": 5}, "unknown GPU '5'"),
+        ({"config": "x"}, "config 'x': expected a memmodel AllocatorConfig"),
+        ({"torch_version": ["x"] * 1000}, r"torch version \['x', 'x', .*\.\.\.: expected one like 2.11"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        memmodel.trace(lambda x: x * 2, **{"inputs": ["x=8"], **given})
+
+
 def test_a_triton_kernel_is_told_how_to_be_registered() -> None:
     jit = pytest.importorskip("triton.runtime.jit")
     kernel = jit.JITFunction.__new__(jit.JITFunction)
