@@ -1,7 +1,7 @@
 """Whole models and their steps, judged: what `memmodel accuracy` says of them.
 
-"model memory": numbers that scripts printed, digit by digit. "step memory" and "step time": published steps, generation
-and losses, and steps of Megatron-LM on eight GPUs.
+"model memory": numbers that scripts printed, digit by digit. "step memory", "step time, one GPU" and "step time":
+published steps, generation and losses, and steps of Megatron-LM on eight GPUs.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memmodel.gpus import load_gpu
+from memmodel.gpus import Gpu, load_gpu
 from memmodel_evidence import models, speeds, steps, whole_models
 from memmodel_evidence.bands import factor_around
 from memmodel_validate.comparison import Comparison
@@ -58,20 +58,27 @@ def _of_megatron() -> Iterator[Comparison]:
 
 
 class Step(NamedTuple):
-    """A published step: whose table it is in, on which GPU, what it is, and its seconds, measured and predicted."""
+    """A published step: whose table it is in, on which GPU, what it is, and its seconds, measured and predicted.
+
+    `quantity`: "step time", and "step time, one GPU" without others.
+    """
 
     table: str
-    gpu: str
+    gpu: Gpu
     what: str
     measured: float
     predicted: float
+    quantity: str = "step time"
 
 
 def published_times() -> list[Step]:
     """The published steps of PyTorch's own libraries, on one GPU and on many, that no constant is fitted to."""
-    found = [Step(one.name.split()[0], one.gpu, one.name, one.measured, one.predicted) for one in models.speeds()]
+    found = [
+        Step(one.name.split()[0], load_gpu(one.gpu), one.name, one.measured, one.predicted, "step time, one GPU")
+        for one in models.speeds()
+    ]
     found += [
-        Step(row.table.split()[0], row.gpu, str(row), row.seconds, speeds.predicted(row).seconds)
+        Step(row.table.split()[0], speeds.machine(row.gpu), str(row), row.seconds, speeds.predicted(row).seconds)
         for row in speeds.judged()
     ]
     return found
@@ -83,7 +90,7 @@ def timed_steps() -> tuple[Step, ...]:
     found = published_times()
     first = {row.case: row for row in reversed((*steps.dense(), *steps.mixtures()))}
     found += [
-        Step(MEGATRON, steps.GPU, case, row.milliseconds / 1e3, steps.milliseconds(row) / 1e3)
+        Step(MEGATRON, load_gpu(steps.GPU), case, row.milliseconds / 1e3, steps.milliseconds(row) / 1e3)
         for case, row in sorted(first.items())
     ]
     return tuple(found)
@@ -101,6 +108,6 @@ def _timed() -> Iterator[Comparison]:
         what = f"{step.what}: measured {step.measured:.3f} s, predicted {step.predicted:.3f} s"
         low, high = step.predicted / factors[step.table], step.predicted * factors[step.table]
         yield Comparison(
-            load_gpu(step.gpu).name, "step time", step.table, what, step.measured, step.predicted, "s",
+            step.gpu.name, step.quantity, step.table, what, step.measured, step.predicted, "s",
             low=low, high=high,
         )  # fmt: skip

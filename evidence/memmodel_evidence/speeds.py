@@ -3,7 +3,8 @@
 Power, not tiles, bounds the products of a whole step: of the best rate on record (`matmul.bf16`, a product alone) a
 step's reach a share, `matmul.bf16.wide`. It is the one constant that is fitted to steps, to those of llm-foundry
 (MosaicML's MPT models) with at most 2,048 tokens a sequence: on longer ones its attention of 2023 decides, which is not
-modelled. On other GPUs it is transferred as every share of a peak. Every other table judges it. `--fit` fits it anew.
+modelled (its benchmarks take Triton's: submit_benchmarks.py, `--attn_impl`). On other GPUs it is transferred as every
+share of a peak. Every other table judges it. `--fit` fits it anew, `--all` prints llm-foundry's rows too.
 """
 
 import csv
@@ -14,7 +15,7 @@ from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
-from memmodel.gpus import Gpu, load_gpu
+from memmodel.gpus import Gpu, load_gpu, load_gpu_file
 from memmodel.gpus.links import node_of
 from memmodel.models.architecture import Architecture
 from memmodel.models.catalogue import listed
@@ -81,6 +82,12 @@ def rows() -> tuple[Row, ...]:
         )  # fmt: skip
 
 
+def machine(name: str) -> Gpu:
+    """A row's GPU: a known one, or one of a file beside the rows, where its table states other memory or less power."""
+    path = DATA / "steps" / f"{name}.toml"
+    return load_gpu_file(path) if path.exists() else load_gpu(name)
+
+
 def judged() -> list[Row]:
     """The rows of tables that no constant is fitted to."""
     return [row for row in rows() if row.table != FITTED]
@@ -93,7 +100,7 @@ def fitted_rows(gpu: str) -> list[Row]:
 
 def predicted(row: Row, share: float | None = None) -> StepTime:
     """The time of a row's step; `share`: of the best product, in place of the shipped constant."""
-    gpu = load_gpu(row.gpu)
+    gpu = machine(row.gpu)
     rates = expected_rates(gpu)
     if share is not None:
         wide = Constant(rates.constants[BEST].at(0.0) * share, "")
@@ -151,18 +158,30 @@ def wide_products(gpu: str, best: dict[str, Constant]) -> dict[str, Constant]:
     }
 
 
+def kind(row: Row) -> str:
+    """Why a row judges, or not."""
+    if row.table != FITTED:
+        return "judged"
+    if row.seq > _LONGEST:
+        return "attention of 2023"
+    return "fitted" if row.gpu in shares() else "transferred"
+
+
 def main() -> None:
-    """Print every judged row; with `--fit`, fit the shares first."""
+    """Print every judged row, or every row, and medians; with `--fit`, fit the shares first."""
     if "--fit" in sys.argv:
         gpus = dict.fromkeys(row.gpu for row in rows() if fitted_rows(row.gpu) and row.gpu != "a100-40gb-sxm")
         _SHARES.write_text(json.dumps({gpu: fitted(gpu) for gpu in gpus}, indent=1) + "\n", encoding="utf-8")
         shares.cache_clear()
     print(shares())
-    for row in judged():
+    errors: dict[str, list[float]] = {}
+    for row in rows() if "--all" in sys.argv else judged():
         found = predicted(row)
-        print(
-            f"{row!s:100} {row.seconds:7.3f} {found.seconds:7.3f} s {100 * (found.seconds / row.seconds - 1):+6.1f} %"
-        )
+        error = 100 * (found.seconds / row.seconds - 1)
+        errors.setdefault(kind(row), []).append(abs(error))
+        print(f"{row!s:90} {row.gpu:15} {row.seconds:7.3f} {found.seconds:7.3f} s {error:+6.1f} %  {kind(row)}")
+    for of, sizes in errors.items():
+        print(f"{of}: {len(sizes)} rows, median {median(sizes):.1f} %, worst {max(sizes):.1f} %")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def command(name: str | None, as_json: bool) -> None:
     perhaps a note. Its key ends in its unit: sm_count, boost_clock_MHz, tensor_clock_MHz, bandwidth_GBps or _TBps,
     capacity_GiB, _MiB or _bytes, nvidia_smi_MiB, marketed_GB, context_low_MiB, context_high_MiB, l2_MiB,
     l2_bandwidth_GBps, shared_memory_per_sm_KiB, shared_memory_per_block_KiB, registers_per_sm_KiB,
-    exp_per_clock_per_sm, tdp_W, dollars_per_hour; tensor_TFLOPS and vector_TFLOPS by element type. Only a name and a
-    bandwidth are required; without a capacity nothing is said of fitting, without peaks nothing of time.
+    exp_per_clock_per_sm, tdp_W, power_limit_W, dollars_per_hour; tensor_TFLOPS and vector_TFLOPS by element type. Only
+    a name and a bandwidth are required; without a capacity nothing is said of fitting, without peaks nothing of time.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this control character
     from memmodel.gpus import all_gpus, load_gpu
 

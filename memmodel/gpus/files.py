@@ -16,6 +16,7 @@ def gpu_of(document: Mapping[str, Any], id_: str, source: str = "", base: Gpu = 
     """
     return base.replace(
         id=id_,
+        base=base.id,
         values={**base.values, **{quantity: _value(raw, f, source) for quantity, f, raw in _entries(document)}},
         measured=(*base.measured, *(_measured(entry, source) for entry in document.get("measured", ()))),
         compute_capability=_compute_capability(document) or base.compute_capability,

@@ -33,6 +33,8 @@ class Measured(NamedTuple):
 class Gpu(Frozen):
     """A GPU and its listed values. `values` maps a quantity (`bandwidth`, `tensor.bf16`) to its Value.
 
+    `base` is the id of the known GPU that a user's file starts from: its links are as usual there, its rates nearest.
+
     `memory` is "unified" where the GPU shares it with the host: its context then includes what the host takes.
 
     Peaks are dense: structured sparsity is never counted. One FMA is 2 FLOP. `ambiguity` says which GPU was
@@ -50,6 +52,7 @@ class Gpu(Frozen):
     memory: str = ""
     note: str = ""
     ambiguity: str = ""
+    base: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -113,6 +116,18 @@ class Gpu(Frozen):
     def tensor_clock(self) -> float:
         """The clock of the listed tensor peaks, in Hz. From Hopper on it is below the boost clock."""
         return self.value("tensor_clock")
+
+    @property
+    def sustained(self) -> float:
+        """The share of its clock that a GPU keeps in long work under a power limit; 1 where none is stated.
+
+        Power goes with clock x voltage^2, and voltage with the clock, so the clock goes with the cube root of power. By
+        their datasheets an H100 NVL has 0.844 of the peak of an H100 SXM with 400 of its 700 W: (400 / 700)^(1/3) is
+        0.830.
+        """
+        if "power_limit" not in self.values:
+            return 1.0
+        return float(min(self.value("power_limit") / self.value("tdp"), 1.0) ** (1 / 3))
 
     @property
     def exp_rate(self) -> float:

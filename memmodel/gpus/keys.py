@@ -30,6 +30,7 @@ KEYS = MappingProxyType(
         "registers_per_sm_KiB": ("registers_per_sm", KiB),
         "exp_per_clock_per_sm": ("exp_per_clock_per_sm", 1),
         "tdp_W": ("tdp", 1),
+        "power_limit_W": ("power_limit", 1),
         "dollars_per_hour": ("price", 1),
     }
 )

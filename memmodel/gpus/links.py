@@ -103,7 +103,7 @@ def _usual(gpu: Gpu) -> Node | None:
     """The machine of a GPU by the data."""
     document = _document()
     for entry in document["nodes"].values():
-        if gpu.id in entry["of"]:
+        if gpu.id in entry["of"] or gpu.base in entry["of"]:
             return Node(
                 entry["gpus"], links()[entry["link"]], entry["links"], entry["switched"], links()[entry["network"]],
                 entry["ports"], _capability(gpu), document["sources"][entry["source"]],

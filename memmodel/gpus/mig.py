@@ -13,7 +13,7 @@ from memmodel.base.files import read_table
 from memmodel.gpus.gpu import Gpu, Value
 
 _GIB = 1 << 30
-_OF_THE_CARD = ("tdp", "marketed_GB", "price")  # a slice has none of its own
+_OF_THE_CARD = ("tdp", "power_limit", "marketed_GB", "price")  # a slice has none of its own
 
 
 @cache

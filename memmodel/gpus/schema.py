@@ -21,6 +21,7 @@ _RANGES = {
     "tensor_clock": (1e7, 1e11),
     "capacity": (MiB, 1e16),
     "sm_count": (1, 1e6),
+    "power_limit": (1, 1e5),
 }
 _PEAKS = (1e9, 1e19)
 

@@ -262,7 +262,8 @@ def value_text(quantity: str, value: float) -> str:
         return decimal_text(value, unit)
     if pipe in ("sm_count", "exp_per_clock_per_sm"):
         return f"{value:g}"
-    texts = {"tdp": f"{value:g} W", "marketed_GB": f"{value:g} GB", "price": f"{value:.2f} $/h"}
+    watts = f"{value:g} W"
+    texts = {"tdp": watts, "power_limit": watts, "marketed_GB": f"{value:g} GB", "price": f"{value:.2f} $/h"}
     return texts.get(pipe) or bytes_text(value)
 
 

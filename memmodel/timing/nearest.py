@@ -35,8 +35,8 @@ _TWINS = {"blackwell_dc": ("blackwell_ultra",), "blackwell_ultra": ("blackwell_d
 
 
 def _distance(gpu: Gpu, other: Gpu) -> tuple[float, float]:
-    """Steps between architectures, then how far apart FLOP per byte are."""
-    if gpu.id == other.id:
+    """Steps between architectures, then how far apart FLOP per byte are; what a file is based on is nearest."""
+    if other.id in (gpu.id, gpu.base):
         return (-1.0, 0.0)
     return float(_steps(gpu.arch, other.arch)), abs(math.log(_balance(gpu) / _balance(other)))
 

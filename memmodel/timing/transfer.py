@@ -1,7 +1,8 @@
 """Rates for any GPU: its own measured ones, and for those that it lacks the rates of the GPUs most like it, scaled.
 
 What holds across GPUs is a share: of the bandwidth in reach, of the listed peak of a type, of SMs x clock. Shares of a
-peak, cycles and tile sizes of a kernel are its code's, and carry over as they are.
+peak, cycles and tile sizes of a kernel are its code's, and carry over as they are. Under a power limit the clock falls,
+and with it every rate that is not the memory's; lower bounds stay, as short kernels run before the limit acts.
 
 Constants that were fitted to the same rows stand together, and come from one GPU: those of a fused attention kernel, of
 thin or of wide products of a type with their tiles, and of elementwise kernels, sums and softmax in fp32 or in 16 bits.
@@ -98,14 +99,17 @@ def scaled(name: str, constant: Constant, source: Gpu, gpu: Gpu) -> float | Curv
 def _ratio(name: str, gpu: Gpu, source: Gpu) -> float | None:
     """The factor of a rate between two GPUs; None where one of them lacks a value."""
     unit, _ = CONSTANTS[name]
+    clocks = gpu.sustained / source.sustained
+    if name.startswith(_FUSED) and name.endswith(".matmul"):  # a share of the peak, which is at the full clock
+        return clocks
     try:
         if unit == "B/s":
             return _in_reach(gpu) / _in_reach(source)
         if unit == "FLOP/s" and name.startswith("matmul."):
             kind = name.split(".")[1]
-            return gpu.peak_by_name(kind) / source.peak_by_name(kind)
+            return clocks * gpu.peak_by_name(kind) / source.peak_by_name(kind)
         if unit == "op/s" and not name.startswith(_FUSED):
-            return gpu.sm_count * gpu.boost_clock / (source.sm_count * source.boost_clock)
+            return clocks * gpu.sm_count * gpu.boost_clock / (source.sm_count * source.boost_clock)
     except UsageError:
         return None
     return None if unit in ("FLOP/s", "op/s") else 1.0

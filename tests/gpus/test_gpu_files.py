@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from memmodel import predict
 from memmodel.base.errors import UsageError
 from memmodel.base.files import DATA, read_toml
 from memmodel.gpus import gpu_ids, load_gpu, load_gpu_file
 from memmodel.gpus.files import gpu_of
+from memmodel.gpus.links import node_of
+from memmodel.timing.transfer import expected_rates
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_gpu.toml"
 SMALLEST = 'name = "Mine"\nbandwidth_GBps = 1000\n'
@@ -156,3 +159,32 @@ def test_parsing_leaves_the_document_alone() -> None:
     document = read_toml(str(EXAMPLE))
     gpu_of(document, "x")
     assert document == read_toml(str(EXAMPLE))
+
+
+def test_a_power_limit_lowers_the_clock_of_long_work_but_no_bound(tmp_path: Path) -> None:
+    """Power goes with the cube of the clock: at an eighth of it everything but memory takes twice as long."""
+    whole, limited = (
+        load_gpu_file(write(tmp_path, f'base = "h100-sxm"\nname = "mine"\npower_limit_W = {watts}\n'))
+        for watts in (700, 700 / 8)
+    )
+    rates, slow = expected_rates(whole).constants, expected_rates(limited).constants
+    for name in ("matmul.bf16", "matmul.bf16.wide", "broadcast", "flash.matmul"):
+        assert slow[name].at(0) == pytest.approx(rates[name].at(0) / 2)
+    assert slow["bandwidth"] == rates["bandwidth"]
+    (before,), (after,) = (predict(gpu, ["flash"], seq=8192, dtype="bf16") for gpu in (whole, limited))
+    assert before.time
+    assert before.calibrated
+    assert after.time
+    assert after.calibrated
+    assert before.time.seconds == after.time.seconds
+    assert after.calibrated.seconds > 1.5 * before.calibrated.seconds
+    with pytest.raises(UsageError, match="power_limit"):
+        load_gpu_file(write(tmp_path, 'base = "h100-sxm"\npower_limit_W = 0.1\n'))
+
+
+def test_a_file_based_on_a_known_gpu_has_its_links_and_its_rates(tmp_path: Path) -> None:
+    known, own = load_gpu("h100-sxm"), load_gpu_file(write(tmp_path, 'base = "h100-sxm"\nname = "mine"\n'))
+    assert node_of(own) == node_of(known)
+    assert expected_rates(own).constants["matmul.bf16.wide"].at(0) == pytest.approx(
+        expected_rates(known).constants["matmul.bf16.wide"].at(0)
+    )

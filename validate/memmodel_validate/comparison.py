@@ -33,6 +33,7 @@ QUANTITIES = (
     "transferred decode time",
     "model memory",
     "step memory",
+    "step time, one GPU",
     "step time",
 )
 
