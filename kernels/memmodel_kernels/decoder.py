@@ -130,7 +130,7 @@ class Shared(NamedTuple):
 
     rotary: Mapping[str, tuple[Any, Any]]
     masks: Mapping[str, Any]
-    biases: Mapping[str, Any]
+    biases: dict[str, Any]
     source: Any = None
 
 
@@ -157,9 +157,8 @@ def hidden_states(
         held: list[Any] = []  # to the end, by variables of Hugging Face's classes
         x = _embedded(model, tokens, held) if model.first else stream
         held = held or [x]
-        shared = Shared(
-            _rotary(model, tokens, x.dtype), _masks(model, tokens, x), _biases(model, x, read, caches), read
-        )
+        biases = {} if _recomputed(model, x) else _biases(model, x, read, caches)
+        shared = Shared(_rotary(model, tokens, x.dtype), _masks(model, tokens, x), biases, read)
         for index in range(len(model.layers)):
             run = partial(_run, model=model, index=index, shared=shared, cache=caches[index] if caches else None)
             with scope(x, layer=model.start + index):
@@ -176,12 +175,28 @@ def _finished(x: Any, model: Decoder) -> Any:
 def _run(x: Any, model: Decoder, index: int, shared: Shared, cache: Cache | None) -> Any:
     """A layer, as a checkpoint where layers are recomputed."""
     weights, kind = model.layers[index], model.arch.kind(model.start + index)
-    if model.recompute in ("block", "selective") and namespace(x).is_grad_enabled():
-        policy = (
-            partial(every_other_product, _dropped_product(model, weights)) if model.recompute == "selective" else None
-        )
-        return checkpoint(_layer, x, model, weights, kind, shared, cache, policy=policy)
-    return _layer(x, model, weights, kind, shared, cache)
+    if not _recomputed(model, x):
+        return _layer(x, model, weights, kind, shared, cache)
+    policy = partial(every_other_product, _dropped_product(model, weights)) if model.recompute == "selective" else None
+    if index == 0 and model.arch.positions == "relative":
+        apart = shared._replace(biases={})  # what backward has of this layer does not hold what it made
+        x, biases = checkpoint(_first_layer, x, model, weights, kind, apart, policy=policy)
+        shared.biases.update(biases)
+        return x
+    return checkpoint(_layer, x, model, weights, kind, shared, cache, policy=policy)
+
+
+def _recomputed(model: Decoder, x: Any) -> bool:
+    """Whether backward runs the layers again."""
+    return model.recompute in ("block", "selective") and bool(namespace(x).is_grad_enabled())
+
+
+def _first_layer(
+    x: Any, model: Decoder, weights: Weights, kind: LayerKind, shared: Shared
+) -> tuple[Any, dict[str, Any]]:
+    """The layer that also makes what relative positions add, for all that follow (transformers, T5Attention)."""
+    shared = shared._replace(biases=_biases(model, x, shared.source, None))
+    return _layer(x, model, weights, kind, shared, None), shared.biases
 
 
 def every_other_product(dropped: int = 0) -> Callable[[str], bool]:
@@ -297,6 +312,8 @@ def _biases(model: Decoder, x: Any, source: Any, caches: Sequence[Cache] | None)
         if model.encoder:
             read = kept[2].shape[2] if kept else source.shape[1]
             found[CROSS] = x.new_zeros(1, model.arch.heads, n, read)
+            if _recomputed(model, x):  # T5's class gives zeros a gradient, so that a checkpoint's results all have one
+                found[CROSS].requires_grad_()
     return found
 
 

@@ -69,8 +69,8 @@ def lettered(case: ModelCase) -> ModelCase:
         theirs: dict[str, Any] = {name: sizes[name] for name in names[1:] if sizes[name] == getattr(arch.encoder, name)}
         if arch.encoder.spectrogram:
             theirs["max_pos"] = Size(arch.encoder.max_pos, "m")
-        elif case.read != case.seq:
-            read["source"] = Size(int(case.read), "m")
+        elif case.source:
+            read["source"] = seq if case.read == case.seq else Size(int(case.read), "m")
         sizes["encoder"] = replace(arch.encoder, **theirs)
     return replace(case, arch=replace(arch, **sizes), batch=batch, seq=seq, **read)
 

@@ -88,6 +88,23 @@ def test_hugging_faces_classes(config: dict[str, Any], setting: dict[str, Any], 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("sizes", [(128, 8, 256), (64, 4, 128)], ids=str)
+def test_t5s_class_recomputes_what_positions_add(sizes: tuple[int, int, int], attention: str) -> None:
+    """Its first layer makes it; at such widths that decides where the peak is."""
+    pytest.importorskip("transformers")
+    from memmodel.tracer.against import against_hugging_face
+
+    width, heads, ffn = sizes
+    config = {**T5, "d_model": width, "num_heads": heads, "d_kv": 16, "d_ff": ffn}
+    bare = dict.fromkeys(("dropout", "attention_dropout", "embedding_dropout"), 0.0)
+    chosen = {"checkpoint": "block", "attention": attention, **bare}
+    report = memmodel.model(config=config, gpu="H100", batch=4, seq=256, **chosen)
+    found = against_hugging_face(report.prediction.case, config, report.prediction.memory, report.gpu)
+    assert found.ours == found.theirs
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "seq"), [(MODERNBERT, 256), (T5, 64), (WHISPER, 256)])
 def test_prompts_of_hugging_faces_classes(config: dict[str, Any], seq: int) -> None:
     pytest.importorskip("transformers")
@@ -151,3 +168,8 @@ def test_a_window_on_both_sides() -> None:
 def test_wrong_settings(config: dict[str, Any], setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         model_case(architecture_of(config, "config.json"), **setting)
+
+
+def test_an_encoder_that_reads_as_many_tokens_has_the_decoders_letter() -> None:
+    same, unsaid = (memmodel.model(config=T5, gpu="H100", batch=2, seq=64, source=source) for source in (64, None))
+    assert same.prediction.formulas == unsaid.prediction.formulas
