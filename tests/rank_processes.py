@@ -1,4 +1,7 @@
-"""Ranks of a test: processes on gloo, forks of one that has imported what they do, so that it is imported once."""
+"""Ranks of a test: processes on gloo, forks of one that has imported what they do, so that it is imported once.
+
+That includes what PyTorch imports late: sympy in the first backward, tensors over devices in the first comparison.
+"""
 
 import os
 import signal
@@ -10,6 +13,7 @@ from pathlib import Path
 _FORKS = """
 import gc, os, runpy, sys
 import torch.distributed as dist
+import torch.distributed.tensor, torch.fx.experimental.symbolic_shapes
 
 world, meeting, worker, *sys.argv[1:] = sys.argv[1:]
 runpy.run_path(worker, run_name="its imports")

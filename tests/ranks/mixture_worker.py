@@ -1,6 +1,6 @@
 """A rank of `test_mixture.py`: a shared mixture of Megatron-LM's beside one process with all experts."""
 
-from itertools import product
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,17 +10,19 @@ from torch import Tensor
 from memmodel_kernels.megatron.mixture import ALONE, Experts, mixture
 from memmodel_kernels.megatron.modules import Sharing, Weight
 from memmodel_kernels.parallel.group import Group
+from pairs import all_pairs
 
 TOKENS, HIDDEN, WIDTH, EXPERTS, BEST = 12, 16, 8, 4, 2
 
 
-def group(ranks: list[int]) -> Group | None:
+@cache
+def group(*ranks: int) -> Group | None:
     """The process group of these ranks, which all ranks make; None of a rank alone."""
     number = dist.get_rank()
-    blocks = [None] * dist.get_world_size()
+    blocks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(blocks, ranks)
-    handles = {tuple(block): dist.new_group(block) for block in sorted(blocks)}  # type: ignore[type-var]
-    return Group(ranks.index(number), len(ranks), handles[tuple(ranks)]) if len(ranks) > 1 else None
+    handles = {block: dist.new_group(block) for block in sorted(set(blocks))}
+    return Group(ranks.index(number), len(ranks), handles[ranks]) if len(ranks) > 1 else None
 
 
 def weight(value: Tensor) -> Weight:
@@ -48,11 +50,11 @@ def part(whole: Tensor, name: str, ranks: Group | None, tensor: Group | None, ga
     return torch.cat([half.chunk(tensor.size, dim)[tensor.rank] for half in mine.chunk(halves, dim)], dim)
 
 
-def check(ep: int, etp: int, dispatcher: str, sequential: bool, gated: bool) -> None:
-    number = dist.get_rank()
-    block = list(range(number // (ep * etp) * ep * etp, (number // (ep * etp) + 1) * ep * etp))
+def check(shares: tuple[int, int], dispatcher: str, sequential: bool, gated: bool) -> None:
+    number, (ep, etp) = dist.get_rank(), shares
+    block = range(number // (ep * etp) * ep * etp, (number // (ep * etp) + 1) * ep * etp)
     place = number - block[0]
-    ranks, tensor, both = (group(of) for of in (block[place % etp :: etp], block[place // etp * etp :][:etp], block))
+    ranks, tensor, both = (group(*of) for of in (block[place % etp :: etp], block[place // etp * etp :][:etp], block))
     torch.manual_seed(0)
     whole = {
         "router.weight": torch.randn(EXPERTS, HIDDEN),
@@ -84,9 +86,10 @@ def check(ep: int, etp: int, dispatcher: str, sequential: bool, gated: bool) -> 
 
 def main() -> None:
     torch.set_num_threads(1)
-    choices = product([(4, 1), (2, 2), (1, 2)], ["alltoall", "allgather"], [False, True], [False, True])
-    for (ep, etp), *others in choices:
-        check(ep, etp, *others)
+    shares, dispatchers, both = [(4, 1), (2, 2), (1, 2)], ["alltoall", "allgather"], [False, True]
+    options = {"shares": shares, "dispatcher": dispatchers, "sequential": both, "gated": both}
+    for chosen in all_pairs(options, lambda _: True):
+        check(**chosen)
     dist.barrier()
 
 
