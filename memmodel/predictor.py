@@ -28,7 +28,9 @@ from memmodel.step import (
 )
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.host import around, host_of
+from memmodel.timing.intervals import is_compiled
 from memmodel.timing.serving import chip_known, serves
+from memmodel.timing.terms import FUSED, LONG_STEP
 from memmodel.timing.transfer import expected_rates
 
 
@@ -313,7 +315,15 @@ def _expected(
         return None, ["no expected time: no run in fp8 is on record"]
     hosts = None if options.host is None else around(host_of(options.host))
     time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), known_hosts=hosts))
-    return time, [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
+    notes = [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
+    return time, [*notes, _COMPILED] if time and is_compiled(program.launches()) else notes
+
+
+_COMPILED = (
+    "expected time: of code compiled for these sizes, as in a process's first call; the softmax of code for any head "
+    f"dim, as from the second one on, takes up to {FUSED['fused_any']:g} times as long, of code compiled below "
+    f"{LONG_STEP:,} tokens {FUSED['fused_short']:g} times"
+)
 
 
 def _time(program: Program, machine: Machine) -> tuple[Time | None, list[str]]:

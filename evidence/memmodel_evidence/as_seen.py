@@ -18,7 +18,7 @@ from memmodel.base.errors import UsageError
 from memmodel.gpus import load_gpu
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.host import around
-from memmodel.timing.intervals import factor_of, in_band
+from memmodel.timing.intervals import factor_of, in_table
 from memmodel.timing.transfer import completed_rates
 from memmodel_evidence.compiled import constants_without
 from memmodel_evidence.fits import DISPATCH_N, FITTED_N, others_than
@@ -54,7 +54,7 @@ def times_as_seen(ledger: Ledger, left_out: Counter[str]) -> Iterator[Comparison
 
 def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
     quantity, size, roofline = quantity_of(timed), itemsize(timed), roofline_error(timed, source)
-    machine = machine_as_seen(source, rates(source.gpu_id, source.name, size))._replace(
+    machine = machine_as_seen(timed.run, source, rates(source.gpu_id, source.name, size))._replace(
         known_hosts=hosts_without(source.name)
     )
     parts = _parts(timed, source, machine, source.name)
@@ -70,7 +70,7 @@ def _judged(timed: Timed, source: Source) -> Iterator[Comparison]:
 
 def _parts(timed: Timed, source: Source, machine: Machine, without: str) -> list[Part]:
     """What a time holds, on a machine whose rates are without a source's."""
-    of_machine = known(machine.gpu.id, without, itemsize(timed), machine.tf32, machine.torch)
+    of_machine = known(machine.gpu.id, without, itemsize(timed), machine.tf32, machine.torch, machine.compiled_for)
     return parts_of(program_of(timed.run, source), timed.phase, source, machine, of_machine)
 
 
@@ -117,7 +117,7 @@ def quantity_of(timed: Timed) -> str:
 def factors_without(name: str) -> Factors:
     """The factors of intervals that rows without a source's, or a GPU's, give (`memmodel_evidence.intervals`)."""
     table = _left_out().get(name)
-    return factor_of if table is None else lambda kind, origin, seconds: in_band(table[kind][origin], seconds)
+    return factor_of if table is None else lambda kind, origin, seconds: in_table(table[kind], origin, seconds)
 
 
 @cache

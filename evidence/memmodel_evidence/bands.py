@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 COVERAGE = 0.9  # of intervals
-_BANDS = 3  # of predicted times, each with a factor of its own
+SHORT = 1e-3  # seconds: up to here L2 holds what kernels pass on, and clocks have not settled
+_ENOUGH = 20  # rows of short times
+_BANDS = 3  # of longer ones, each with a factor of its own
 _SUREST = 0.01  # mean size of an error of any part: calls that were measured twice differ by half of it at the median
 _SWEEPS = 300
 ENDLESS = 1e9  # seconds: the end of the last band
@@ -18,11 +20,14 @@ Bands = list[tuple[float, float]]  # (seconds up to, factor of the interval)
 
 
 def bands_of(predicted: Any, errors: Any) -> Bands:
-    """A factor for each third of the predicted seconds, by the log errors of these."""
-    edges = np.quantile(predicted, np.arange(1, _BANDS) / _BANDS)
-    band = np.searchsorted(edges, predicted)
+    """A factor for short times, if enough are, and one for each third of the longer, by the log errors of these."""
+    short = predicted <= SHORT
+    first = [(SHORT, factor_around(errors[short]))] if short.sum() >= _ENOUGH else []
+    longer, of_longer = (predicted[~short], errors[~short]) if first else (predicted, errors)
+    edges = np.quantile(longer, np.arange(1, _BANDS) / _BANDS)
+    band = np.searchsorted(edges, longer)
     ends = [*(float(f"{edge:.4g}") for edge in edges), ENDLESS]
-    return [(ends[i], factor_around(errors[band == i])) for i in range(_BANDS)]
+    return first + [(ends[i], factor_around(of_longer[band == i])) for i in range(_BANDS)]
 
 
 def factor_around(errors: Any) -> float:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from itertools import product
 from statistics import fmean, median
 
+from memmodel.base.dtypes import dtype
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Program
 from memmodel.gpus import load_gpu
@@ -29,6 +30,11 @@ class _Row:
     timed: Timed
     source: Source
     program: Program
+
+    @property
+    def products(self) -> str:
+        """The name of the type that its matrix products run in."""
+        return machine_of(self.source, None).matmul_type(dtype(self.timed.run.case["dtype"]))
 
     def log_error(self, calibration: Calibration) -> float:
         machine = machine_of(self.source, calibration)
@@ -135,14 +141,19 @@ def _in_wide_tiles(
 def _decided(
     fit: Fit, known: Mapping[str, Constant], found: Mapping[str, Constant], rows: list[_Row]
 ) -> dict[str, Constant]:
-    """The constants that a row depends on; of a fit without its source no others are known."""
+    """The constants that a row depends on; of a fit without its source no others are known.
+
+    Products that hide behind other kernels' limits in every row of their type are as fast as the best on record.
+    """
     if fit not in LEFT_OUT:
         return dict(found)
-    lowest, decided = _loss(fit, {**known, **found}, rows), {}
+    lowest, decided, types = _loss(fit, {**known, **found}, rows), {}, {row.products for row in rows}
     for name, constant in found.items():
         moved = constant._replace(value=constant.at(0.0) / 2)
         if _loss(fit, {**known, **found, name: moved}, rows) != lowest:
             decided[name] = constant
+        elif name.removeprefix("matmul.").removesuffix(".values") in types:
+            decided[name] = Constant(_most(fit, name), "no row shows it: the best product on record, or listed")
     return decided
 
 

@@ -1,11 +1,12 @@
 """Intervals of expected times, from recorded ones. `python -m memmodel_evidence.intervals` writes both files.
 
-Measured over predicted times of kernels that the host does not decide (n >= 4096), by kind of program and by where the
+How far kernels' times are off beside what hosts explain, by kind of program and by where the
 rates are from: of measured GPUs each table by what the others say, of the rest each GPU by others alone. The package
 ships the factors over all tables; those without a table's rows, or a GPU's, judge that table and that GPU held out.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,32 +16,38 @@ import numpy as np
 
 from memmodel.base.errors import UsageError
 from memmodel.base.files import DATA as SHIPPED
-from memmodel.timing import Calibration, kernel_times
+from memmodel.timing import Calibration, Machine, kernel_times
+from memmodel.timing.host import Hosts, around
 from memmodel.timing.intervals import STEP, kind_of, origin_of
 from memmodel.timing.known import shipped_ids
 from memmodel.timing.nearest import relation
 from memmodel.timing.transfer import RELATED
 from memmodel_evidence.as_seen import WITHOUT, rates, rates_elsewhere
 from memmodel_evidence.bands import ENDLESS, Bands, bands_of, factor_around
-from memmodel_evidence.fits import FITTED_N
-from memmodel_evidence.hosts import hosts_without
+from memmodel_evidence.fits import DISPATCH_N, FITTED_N
+from memmodel_evidence.hosts import host_of_script, hosts_without
 from memmodel_evidence.judging import times_by_table
 from memmodel_evidence.models_judging import step_factor
 from memmodel_evidence.programs import launches, restated
 from memmodel_evidence.records import everything
-from memmodel_evidence.times import PHASES, Timed, gpu_of, machine_as_seen, predicted_seconds
+from memmodel_evidence.times import PHASES, Part, Timed, gpu_of, interval_of, machine_as_seen, parts_of, seconds_of
 from memmodel_evidence.unseen import itemsize, judged_as_seen
 from memmodel_validate.comparison import Comparison
 from memmodel_validate.ledger import Source
 
 _SHIPPED = Path(SHIPPED) / "time_intervals.json"
 KINDS = ("eager fp32", "eager 16 bits", "compiled fp32", "compiled 16 bits", "flash")
+_MOST, _PRECISE = 3.0, 1e-4  # of the log of a factor
 ORIGINS = ("measured", *RELATED)
 _ENOUGH = 6  # tables, from which on a kind has intervals of its own
 
 
 class Error(NamedTuple):
-    """The log of measured over predicted `seconds` of a table's row, with its kind and the origin of its rates."""
+    """How far off a table's row is, with its kind, the origin of its rates and the predicted `seconds`.
+
+    `log`: of the factor of kernels' times whose interval just reaches what was measured, beside the spread of hosts: 0
+    where hosts alone explain it, which is not to count twice.
+    """
 
     table: str
     gpu: str
@@ -51,13 +58,22 @@ class Error(NamedTuple):
 
 
 def errors() -> list[Error]:
-    """The log errors of every recorded time of naive and compiled attention on a named GPU, from n = 4096 on."""
+    """The log errors of every recorded time of naive and compiled attention on a named GPU whose host may be known."""
     found: list[Error] = []
     for timed, source in judged_as_seen(everything()):
-        if timed.run.case["seq"] >= FITTED_N:
+        hosts = _hosts(timed, source)
+        if hosts is not None:
             for calibration in _calibrations(timed, source):
-                found += _error(timed, source, calibration)
+                found += _error(timed, source, calibration, hosts)
     return found
+
+
+def _hosts(timed: Timed, source: Source) -> Hosts | None:
+    """Those that a row's interval is to allow for: any, but of a short call its script's, where that is known."""
+    if timed.run.case["seq"] >= FITTED_N:
+        return hosts_without(source.name)
+    host = host_of_script(source.name) if timed.run.case["seq"] != DISPATCH_N else None
+    return host and around(host)
 
 
 def _calibrations(timed: Timed, source: Source) -> Iterator[Calibration]:
@@ -71,16 +87,33 @@ def _calibrations(timed: Timed, source: Source) -> Iterator[Calibration]:
             yield rates_elsewhere(gpu.id, itemsize(timed), others)
 
 
-def _error(timed: Timed, source: Source, calibration: Calibration) -> list[Error]:
+def _error(timed: Timed, source: Source, calibration: Calibration, hosts: Hosts) -> list[Error]:
     try:
-        program, machine = restated(timed.run, source)(), machine_as_seen(source, calibration)
-        machine = machine._replace(known_hosts=hosts_without(source.name))
-        seconds = predicted_seconds(program, timed.phase, source, machine)
+        program, machine = restated(timed.run, source)(), machine_as_seen(timed.run, source, calibration)
+        machine = machine._replace(known_hosts=hosts)
+        parts = parts_of(program, timed.phase, source, machine)
     except UsageError:
         return []
     of_phase = launches(program, PHASES[timed.phase][0])
     kind, origin = kind_of(of_phase), origin_of(kernel_times(of_phase, machine))
-    return [Error(timed.run.source, source.gpu_id, kind, origin, seconds, float(np.log(timed.seconds / seconds)))]
+    error = needed(parts, machine, timed.seconds)
+    return [Error(timed.run.source, source.gpu_id, kind, origin, seconds_of(parts, machine), error)]
+
+
+def needed(parts: list[Part], machine: Machine, measured: float) -> float:
+    """The log of the least factor with which the interval of some parts holds what was measured, by bisection."""
+
+    def holds(log: float) -> bool:
+        low, high = interval_of(parts, machine, lambda *_: math.exp(log))
+        return low <= measured <= high
+
+    if holds(0.0):
+        return 0.0
+    least, most = 0.0, _MOST
+    while most - least > _PRECISE:
+        middle = (least + most) / 2
+        least, most = (least, middle) if holds(middle) else (middle, most)
+    return most
 
 
 def flash_errors() -> list[Error]:

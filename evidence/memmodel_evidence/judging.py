@@ -10,6 +10,7 @@ from memmodel.timing import Calibration
 from memmodel_evidence.as_seen import times_as_seen
 from memmodel_evidence.fit import calibration_of, on_its_host
 from memmodel_evidence.fits import FITTED_N, KERNELS, Fit, fit_of
+from memmodel_evidence.graphs import compiled_for
 from memmodel_evidence.implementations import IMPLEMENTATIONS
 from memmodel_evidence.memory import Printed, numbers
 from memmodel_evidence.programs import restated
@@ -87,9 +88,9 @@ def _model(
 
 
 def _judged(timed: Timed, source: Source, program: Callable[[], Program], fit: Fit, rates: Calibration) -> Comparison:
-    machine = machine_of(source, rates)
+    machine = machine_of(source, rates)._replace(compiled_for=compiled_for(timed.run, source))
     _check(timed, fit, rates, "tf32" if machine.tf32 else timed.run.case["dtype"])
-    of_machine = known(fit.name, source.name, machine.gpu.id, machine.tf32, machine.torch)
+    of_machine = known(fit.name, source.name, machine.gpu.id, machine.tf32, machine.torch, machine.compiled_for)
     predicted = predicted_seconds(program(), timed.phase, source, machine, of_machine)
     what = f"{timed.run}, {timed.phase}: measured {timed.seconds * 1e3:.4g} ms, predicted {predicted * 1e3:.4g} ms"
     naive = "compiled by table" if timed.run.implementation == "compiled" else "naive by table"

@@ -13,6 +13,7 @@ from memmodel.timing import Calibration, KernelTime, Machine, kernel_times, step
 from memmodel.timing.host import NO_HOST
 from memmodel.timing.intervals import kind_of, origin_of
 from memmodel_evidence.calibrations import published_products
+from memmodel_evidence.graphs import compiled_for
 from memmodel_evidence.programs import compiled, launches, program_of
 from memmodel_validate.ledger import Run, Source
 
@@ -91,7 +92,7 @@ def parts_of(program: Program, phase: str, source: Source, machine: Machine, kno
     forward, and so a share of it in the mean. Raises UsageError where the GPU's data or its rates lack a value.
     """
     found, fused = [], compiled(program)
-    for part, times in _held(phase, source).items():
+    for part, times in held(phase, source).items():
         of_part = launches(program, (part,))
         found.append(Part(part, times, of_part, kernel_times(of_part, machine, known), fused))
     return found
@@ -123,7 +124,7 @@ def interval_of(parts: Iterable[Part], machine: Machine, factors: Factors) -> tu
 def roofline_error(timed: Timed, source: Source) -> float | None:
     """The error of the datasheet's roofline; None where the GPU or one of its rates is not known."""
     program, machine = program_of(timed.run, source), machine_of(source, None)
-    key = id(program), timed.phase, tuple(_held(timed.phase, source).items()), machine.gpu.id, machine.tf32
+    key = id(program), timed.phase, tuple(held(timed.phase, source).items()), machine.gpu.id, machine.tf32
     if key not in _rooflines:
         try:
             listed = known(machine.gpu.id, machine.tf32, machine.torch)
@@ -137,7 +138,7 @@ def roofline_error(timed: Timed, source: Source) -> float | None:
 _rooflines: dict[tuple[Any, ...], float | None] = {}  # many tables ran the same program on the same GPU
 
 
-def _held(phase: str, source: Source) -> dict[str, float]:
+def held(phase: str, source: Source) -> dict[str, float]:
     """The phases that a source's time of a phase holds, and how many times each."""
     held = dict.fromkeys(PHASES[phase][0], 1.0)
     if phase == "backward" and source.protocol.get("backward_time") == "forward and backward":
@@ -167,9 +168,10 @@ def machine_of(source: Source, calibration: Calibration | None) -> Machine:
     return Machine(gpu, calibration._replace(constants=constants), tf32, _version(source), host)
 
 
-def machine_as_seen(source: Source, calibration: Calibration) -> Machine:
-    """The source's GPU as `predict` has it: with its rates, and whatever host."""
-    return Machine(gpu_of(source), calibration, source.protocol.get("fp32_products") == "tf32", _version(source))
+def machine_as_seen(run: Run, source: Source, calibration: Calibration) -> Machine:
+    """The source's GPU as `predict` has it: with its rates, and whatever host; compiled code as the script got it."""
+    tf32 = source.protocol.get("fp32_products") == "tf32"
+    return Machine(gpu_of(source), calibration, tf32, _version(source), None, compiled_for(run, source))
 
 
 def _version(source: Source) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Intervals of expected times: from 1 / factor to factor times what is expected, which hold 90 % of unseen runs.
 
 `python -m memmodel_evidence.intervals` writes `data/time_intervals.json`: by kind of program and origin of its rates,
-the factor that 90 % of rows stay within whose times no constant was fitted to, by thirds of the predicted time.
+the factor that 90 % of rows stay within whose times no constant was fitted to, for up to a millisecond and by thirds of
+longer times.
 """
 
 import json
@@ -63,10 +64,15 @@ def table() -> Any:
 
 def factor_of(kind: str, origin: str, seconds: float) -> float:
     """The factor of kernels that are expected to take so many seconds."""
-    return in_band(table()[kind][origin], seconds)
+    return in_table(table()[kind], origin, seconds)
 
 
-def in_band(bands: Any, seconds: float) -> float:
+def in_table(bands: Any, origin: str, seconds: float) -> float:
+    """The factor by a kind's bands: no time by another GPU's rates is surer than one by measured rates."""
+    return max(_in_band(bands[each], seconds) for each in ("measured", origin))
+
+
+def _in_band(bands: Any, seconds: float) -> float:
     """The factor of the band that the seconds are in: short times spread more than long ones. The last has no end."""
     found: float = next((factor for upto, factor in bands if seconds <= upto), bands[-1][1])
     return found

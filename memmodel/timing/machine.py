@@ -18,12 +18,27 @@ class Rate(NamedTuple):
     source: str
 
 
+class CompiledFor(NamedTuple):
+    """What the code of torch.compile that runs was compiled for, where not for the very sizes of the call.
+
+    Attributes:
+        any_head_dim: for any head dim, as from a process's second one on. short_rows: at a length so short that its
+            loops over a row have shorter steps (`terms.LONG_STEP`).
+    """
+
+    any_head_dim: bool = False
+    short_rows: bool = False
+
+
+ITS_OWN = CompiledFor()
+
+
 class Machine(NamedTuple):
     """A GPU and its calibration; without one, times are bounds from the datasheet.
 
     `tf32` is whether fp32 matrix products run as TF32 (`torch.set_float32_matmul_precision("high")`). `torch` is the
     version whose kernels run. `known_hosts`: the fastest, usual and slowest host, if known better than by the
-    calibration.
+    calibration. `compiled_for`: what compiled code was compiled for.
     """
 
     gpu: Gpu
@@ -31,6 +46,7 @@ class Machine(NamedTuple):
     tf32: bool = False
     torch: tuple[int, int] = parse_torch_version(DEFAULT_TORCH)
     known_hosts: Hosts | None = None
+    compiled_for: CompiledFor = ITS_OWN
 
     @property
     def hosts(self) -> Hosts:

@@ -60,16 +60,24 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
 
 # Softmax and what the compiler fused with it. Medians over 11 recorded tables (`memmodel_evidence.compiled`): of torch
 # 2.5 and 2.6, and of 2.10 and 2.11, to which the versions between are taken to belong. Loops over a row, for its
-# maximum with an index, its sum and its result, take longer than memory where this is fast.
-FUSED = {"fused_before": 0.69, "fused_clocks": 1.5, "fused_bytes": 16.0}
+# maximum with an index, its sum and its result, take longer than memory where this is fast. The first three are of code
+# compiled for the call's own sizes, the others how many times as long it takes else (`machine.CompiledFor`).
+FUSED = {
+    **{"fused_before": 0.72, "fused_clocks": 1.1, "fused_bytes": 17.0},
+    **{"fused_any": 1.2, "fused_short": 1.5, "fused_short_backward": 1.2},
+}
 FUSED_FROM = (2, 8)
+# Elements of a row in one step of its loops, as torch/_inductor/runtime/triton_heuristics.py lays them out: as many as
+# the row has at the length that the code was compiled at, at most 1024 or 2048.
+LONG_STEP = 1024
 _ROW_SUMS = 0.72  # share of the bandwidth of flash attention's sums of dO * O, with which its constants were fitted
 
 
 def _share(launch: Launch, machine: Machine) -> float:
     """The share of the bandwidth of elementwise kernels that a kernel over rows reaches; others have none."""
     if _fused_softmax(launch):
-        return 1.0 if machine.torch >= FUSED_FROM else machine.number("fused_before", FUSED["fused_before"])
+        share = 1.0 if machine.torch >= FUSED_FROM else _fused("fused_before", machine)
+        return share / _short_steps(launch, machine)
     return _ROW_SUMS if launch.kind == "fused" and launch.sizes and not launch.work.matmul else 1.0
 
 
@@ -83,15 +91,29 @@ def loops(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
     if not (known and _fused_softmax(launch)) or (launch.gradient and machine.torch < FUSED_FROM):
         return
     name = "fused_bytes" if launch.gradient else "fused_clocks"
-    value, found = machine.number(name, FUSED[name]), machine.constant(name)
+    value, found = _fused(name, machine), machine.constant(name)
     origin, clocks = found.origin if found else "11 recorded tables", machine.gpu.sm_count * machine.gpu.tensor_clock
+    clocks /= _short_steps(launch, machine)
     if launch.gradient:
         source = f"{value:g} bytes a clock of an SM: {origin}"
         yield Ceiling("loops over rows", float(launch.work.hbm_bytes), clocks * value, source)
     else:
         programs, _, _, rows, columns = launch.sizes
+        code = machine.compiled_for
+        value *= _fused("fused_any", machine) if code.any_head_dim and not code.short_rows else 1.0
         source = f"{value:g} clocks of an SM an element: {origin}"
         yield Ceiling("loops over rows", float(programs * rows * columns), clocks / value, source)
+
+
+def _short_steps(launch: Launch, machine: Machine) -> float:
+    """How many times as long a fused softmax takes that loops over its rows in the short steps of other lengths."""
+    if not machine.compiled_for.short_rows:
+        return 1.0
+    return _fused("fused_short_backward" if launch.gradient else "fused_short", machine)
+
+
+def _fused(name: str, machine: Machine) -> float:
+    return machine.number(name, FUSED[name])
 
 
 def _fused_softmax(launch: Launch) -> bool:

@@ -14,8 +14,10 @@ from memmodel.gpus import Gpu, load_gpu
 from memmodel.gpus.gpu import Value
 from memmodel.timing import Calibration, Constant, Curve, Machine
 from memmodel.timing.fused import flash_time
+from memmodel.timing.machine import CompiledFor
 from memmodel.timing.products import quantised, tile_menu
 from memmodel.timing.terms import (
+    FUSED,
     IN_FLIGHT_PER_SM,
     LATENCY_SECONDS,
     arithmetic,
@@ -243,16 +245,37 @@ def test_softmax_in_a_blocks_registers_goes_element_by_element(
 
 
 def test_a_fused_softmax_is_bound_by_its_loops_or_by_memory() -> None:
-    """100 rows of 4096 in fp32 on 2 SMs at 1 GHz: 1.5 clocks an element, or 16 B a clock; 69 % of 1 TB/s before 2.8."""
+    """100 rows of 4096 in fp32 on 2 SMs at 1 GHz: clocks an element, or bytes a clock; a share of 1 TB/s before 2.8."""
     device = gpu(sm_count=2, tensor_clock=1e9)
     forward = launch("fused", (100, 100, 1, 1, 4096), read=1e6, written=1e6)._replace(name="fused softmax")
     backward = forward._replace(gradient=True)
-    for kernel, clocks in ((forward, 409600 * 1.5), (backward, 2e6 / 16)):
+    for kernel, clocks in ((forward, 409600 * FUSED["fused_clocks"]), (backward, 2e6 / FUSED["fused_bytes"])):
         assert [ceiling.seconds for ceiling in loops(kernel, machine(device))] == [pytest.approx(clocks / 2e9)]
     before = machine(device)._replace(torch=(2, 6))
     assert [*loops(backward, before)] == [*loops(forward, machine(gpu(sm_count=2)))] == []
     assert traffic(backward, machine(bandwidth=1e12)).seconds == pytest.approx(2e6 / 1e12)
-    assert traffic(backward, machine(bandwidth=1e12)._replace(torch=(2, 6))).seconds == pytest.approx(2e6 / 0.69e12)
+    assert traffic(backward, machine(bandwidth=1e12)._replace(torch=(2, 6))).seconds == pytest.approx(
+        2e6 / (FUSED["fused_before"] * 1e12)
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "forward", "backward"),
+    [
+        (CompiledFor(any_head_dim=True), "fused_any", None),
+        (CompiledFor(short_rows=True), "fused_short", "fused_short_backward"),
+        (CompiledFor(any_head_dim=True, short_rows=True), "fused_short", "fused_short_backward"),
+    ],
+)
+def test_code_compiled_for_other_sizes_takes_longer(code: CompiledFor, forward: str, backward: str | None) -> None:
+    """Short steps slow memory down as much as loops; a symbolic head dim costs clocks of forward alone."""
+    kernel = launch("fused", (100, 100, 1, 1, 4096), read=1e6, written=1e6)._replace(name="fused softmax")
+    on = machine(gpu(sm_count=2, tensor_clock=1e9), bandwidth=1e12)
+    for each, name in ((kernel, forward), (kernel._replace(gradient=True), backward)):
+        own, other = (next(loops(each, one)).seconds for one in (on, on._replace(compiled_for=code)))
+        assert other == pytest.approx(own * (FUSED[name] if name else 1.0))
+        own, other = (traffic(each, one).seconds for one in (on, on._replace(compiled_for=code)))
+        assert other == pytest.approx(own * (FUSED[name] if name and code.short_rows else 1.0))
 
 
 @pytest.mark.parametrize(("kind", "slow"), [("float32", True), ("bfloat16", False)])

@@ -8,9 +8,14 @@ import pytest
 
 from memmodel import UsageError, model, predict
 from memmodel.algorithms import ALGORITHMS
-from memmodel.gpus import all_gpus
+from memmodel.gpus import all_gpus, load_gpu
 from memmodel.prediction import Time
-from memmodel_evidence.bands import bands_of, factor_around, spreads_of
+from memmodel.timing import Calibration, Machine
+from memmodel.timing.ceiling import Ceiling, at_slowest
+from memmodel.timing.host import NO_HOST, Host
+from memmodel_evidence.bands import SHORT, bands_of, factor_around, spreads_of
+from memmodel_evidence.intervals import needed
+from memmodel_evidence.times import Part
 
 
 def assert_ordered(bound: Time | None, expected: Time, what: object) -> None:
@@ -65,11 +70,25 @@ def test_a_factor_holds_nine_of_ten_errors_either_way() -> None:
     assert factor_around(errors) == pytest.approx(np.exp(0.17), abs=1e-4)
 
 
-def test_each_third_of_the_times_has_its_factor() -> None:
-    seconds = np.array([1e-6] * 10 + [1e-4] * 10 + [1e-2] * 10)
-    errors = np.array([0.5] * 10 + [-0.2] * 10 + [0.1] * 10)
+def test_short_times_and_each_third_of_longer_ones_have_their_factor() -> None:
+    seconds = np.array([1e-4] * 20 + [2e-3] * 10 + [1e-2] * 10 + [1e-1] * 10)
+    errors = np.array([0.9] * 20 + [0.5] * 10 + [-0.2] * 10 + [0.1] * 10)
     bands = bands_of(seconds, errors)
-    assert [factor for _, factor in bands] == pytest.approx(np.exp([0.5, 0.2, 0.1]), abs=1e-4)
+    assert bands[0][0] == SHORT
+    assert [factor for _, factor in bands] == pytest.approx(np.exp([0.9, 0.5, 0.2, 0.1]), abs=1e-4)
+    few = bands_of(seconds[10:], errors[10:])  # ten short ones have no factor of their own
+    assert len(few) == len(bands) - 1
+
+
+def test_the_host_that_explains_a_time_leaves_no_error_to_its_kernels() -> None:
+    """Of two kernels of 1 ms, 2.2 ms is within 1.1 times; any host whose launches take as long needs no factor."""
+    kernels = (at_slowest("kernel", (Ceiling("HBM", 1e9, 1e12, ""),), {}),) * 2
+    parts = [Part("forward", 1.0, [], kernels, False)]
+    alone = Machine(load_gpu("a100-80gb-sxm"), Calibration("", "local", {}, {}), known_hosts=(NO_HOST,) * 3)
+    assert needed(parts, alone, 2.2e-3) == pytest.approx(np.log(1.1), abs=1e-3)
+    assert needed(parts, alone, 2e-3 / 1.25) == pytest.approx(np.log(1.25), abs=1e-3)
+    slow = alone._replace(known_hosts=(NO_HOST, NO_HOST, Host(1e-3, 1e-3, 1e-3, 1e-3)))
+    assert needed(parts, slow, 2.2e-3) == 0.0
 
 
 def test_each_part_of_a_time_spreads_by_its_share() -> None:
