@@ -28,7 +28,6 @@ from memmodel.step import (
 )
 from memmodel.timing import Calibration, Machine
 from memmodel.timing.host import around, host_of
-from memmodel.timing.intervals import is_compiled
 from memmodel.timing.serving import chip_known, serves
 from memmodel.timing.terms import FUSED, LONG_STEP
 from memmodel.timing.transfer import expected_rates
@@ -316,7 +315,7 @@ def _expected(
     hosts = None if options.host is None else around(host_of(options.host))
     time, notes = _time(program, Machine(gpu, calibration, torch=parse_torch_version(case.torch), known_hosts=hosts))
     notes = [note.replace("no time:", "no expected time:") for note in notes] + (transferred(time) if time else [])
-    return time, [*notes, _COMPILED] if time and is_compiled(program.launches()) else notes
+    return time, [*notes, _COMPILED] if time and case.algorithm == "compiled" else notes
 
 
 _COMPILED = (
