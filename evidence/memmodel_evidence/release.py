@@ -16,6 +16,7 @@ from memmodel.base.errors import UsageError
 from memmodel.events.work import Work
 from memmodel.pictures.roofline import MeasuredPoint
 from memmodel.timing.known import community
+from memmodel_evidence.graphs import compiled_for
 from memmodel_evidence.judging import others_on_record
 from memmodel_evidence.models_judging import judge_models
 from memmodel_evidence.programs import launches, program_of
@@ -50,6 +51,7 @@ def points() -> Iterator[Recorded]:
 def _points(run: Run, source: Source) -> Iterator[Recorded]:
     """The points of a run; none where its program is not known, or its GPU lacks a rate."""
     machine, case = machine_of(source, community(source.gpu_id)), run.case
+    machine = machine._replace(compiled_for=compiled_for(run, source))
     for timed in times(run):
         try:
             program = program_of(run, source)
