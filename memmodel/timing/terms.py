@@ -58,7 +58,7 @@ def traffic(launch: Launch, machine: Machine) -> Ceiling:
     return Ceiling("HBM", moved, *machine.listed("bandwidth"))
 
 
-# Softmax and what the compiler fused with it. Medians over 11 recorded tables (`memmodel_evidence.compiled`): of torch
+# Softmax and what the compiler fused with it. Medians over 9 recorded tables (`memmodel_evidence.compiled`): of torch
 # 2.5 and 2.6, and of 2.10 and 2.11, to which the versions between are taken to belong. Loops over a row, for its
 # maximum with an index, its sum and its result, take longer than memory where this is fast. The first three are of code
 # compiled for the call's own sizes, the others how many times as long it takes else (`machine.CompiledFor`).
@@ -92,7 +92,7 @@ def loops(launch: Launch, machine: Machine) -> Iterator[Ceiling]:
         return
     name = "fused_bytes" if launch.gradient else "fused_clocks"
     value, found = _fused(name, machine), machine.constant(name)
-    origin, clocks = found.origin if found else "11 recorded tables", machine.gpu.sm_count * machine.gpu.tensor_clock
+    origin, clocks = found.origin if found else "9 recorded tables", machine.gpu.sm_count * machine.gpu.tensor_clock
     clocks /= _short_steps(launch, machine)
     if launch.gradient:
         source = f"{value:g} bytes a clock of an SM: {origin}"
