@@ -56,10 +56,9 @@ def flash_attention(
     neither.
     """
     if namespace(q).__name__ == "torch":
-        from memmodel_kernels.triton_flash.op import attention
+        from memmodel_kernels.triton_flash import op
 
-        options = causal, window, scale, precision, deterministic, softcap
-        o, lse = attention(q, k, v, *options, dropout=dropout, bias=bias)
+        o, lse = op.attention(q, k, v, causal, window, scale, precision, deterministic, softcap, dropout, bias)
         return (o, lse) if return_lse else o
     check_options(causal, window, scale, softcap, deterministic, dropout)
     if window is not None and not causal:
@@ -110,10 +109,10 @@ def flash_attention_varlen(
     if not q.ndim == k.ndim == v.ndim == 3:
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
         raise UsageError(f"q, k and v of packed sequences need 3 dimensions (tokens, heads, head dim): given {shapes}")
-    from memmodel_kernels.triton_flash.op import attention
+    from memmodel_kernels.triton_flash import op
 
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    options = causal, window, scale, precision, deterministic, softcap, [max_seqlen_q, max_seqlen_k]
-    o, lse = attention(q, k, v, *options, cu_seqlens_q, cu_seqlens_k, dropout)
+    options = causal, window, scale, precision, deterministic, softcap, dropout
+    o, lse = op.attention(q, k, v, *options, None, [max_seqlen_q, max_seqlen_k], cu_seqlens_q, cu_seqlens_k)
     o, lse = o.squeeze(0).transpose(0, 1), lse.squeeze(0)
     return (o, lse) if return_lse else o

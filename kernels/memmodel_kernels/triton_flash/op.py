@@ -37,6 +37,7 @@ NO_GRADIENT_OF_BIAS = (
     "flash_attention has no gradient of its bias: pass bias.detach(), or learn it with scaled_dot_product_attention or "
     "FlexAttention"
 )
+PLAIN = Tensor, torch.nn.Parameter  # the types that no library has overloaded
 NO_MAP = "flash_attention of packed sequences cannot be mapped: more sequences are more offsets"
 NO_MAP_OF_BIAS = "flash_attention with a bias cannot be mapped: fold the mapped dimension into the batch"
 ONE_SEED = "flash_attention with dropout is mapped under one seed: take vmap(..., randomness='same')"
@@ -56,11 +57,11 @@ def attention(
     precision: str | None,
     deterministic: bool,
     softcap: float | None,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
     longest: list[int] | None = None,
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
-    dropout: float = 0.0,
-    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse) of attention, differentiable; under autocast in its dtype, but for the bias, which is read as it is.
 
@@ -75,15 +76,18 @@ def attention(
     if torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu"):
         q, k, v = _autocast(q, k, v)
     if not torch.compiler.is_compiling():
-        if type(q) in (Tensor, torch.nn.Parameter) and not is_in_torch_dispatch_mode():
-            # Nothing more is passed for a plain batch: each argument of `apply` costs the host time.
-            plain = longest is None and seed is None and bias is None
-            beside = () if plain else (cu_seqlens_q, cu_seqlens_k, seed, bias)
+        if type(q) in PLAIN and not is_in_torch_dispatch_mode():
             lengths = None if longest is None else _lengths(longest, cu_seqlens_q, cu_seqlens_k, q)
-            extras = softcap, lengths, dropout, bias is not None
-            problem = checked(q, k, v, causal, window, scale, precision, deterministic, *extras)
+            problem = checked(
+                q, k, v, causal, window, scale, precision, deterministic, softcap, lengths, dropout, bias is not None
+            )
             function: Any = FlashAttention if are_functorch_transforms_active() else EagerFlashAttention
-            results: tuple[Tensor, Tensor] = function.apply(q, k, v, problem, *beside)
+            results: tuple[Tensor, Tensor]
+            # Nothing more is passed for a plain batch: each argument of `apply` costs the host time.
+            if longest is None and seed is None and bias is None:
+                results = function.apply(q, k, v, problem)
+            else:
+                results = function.apply(q, k, v, problem, cu_seqlens_q, cu_seqlens_k, seed, bias)
             return results
         if any(unpack_dual(x).tangent is not None for x in (q, k, v, bias) if x is not None):  # type: ignore[no-untyped-call]
             raise UsageError(NO_FORWARD_MODE)
