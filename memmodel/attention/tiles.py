@@ -149,8 +149,8 @@ _HALF: dict[tuple[int, int], dict[Pass, Row]] = {
     },
 }
 
-# Rows that spill, or take other shared memory than the formula says, with some extra: with any of them, as only what is
-# beside the scores, or goes by pointer, differs; then with one or two together.
+# Rows that spill, or take other shared memory than the formula says, with any extra, as only what is beside the scores,
+# or goes by pointer, differs.
 _PLAIN: dict[tuple[int, int], dict[Pass, Row]] = {
     (80, 64): {FORWARD: (Tile(128, 64, 4, 3),)},
     (89, 128): {DKDV: (Tile(64, 64, 8, 2),), DQ: (Tile(64, 64, 8, 2),)},
@@ -162,28 +162,53 @@ _PLAIN: dict[tuple[int, int], dict[Pass, Row]] = {
     (100, 128): {FUSED: (Tile(64, 128, 8, 2),)},
     (120, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2))},
 }
-_SPILLING: dict[tuple[Extra, ...], dict[tuple[int, int], dict[Pass, Row]]] = {
-    (DROPOUT,): {
-        (90, 128): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 3))},
-        (100, 64): {FORWARD: (Tile(128, 128, 8, 2), Tile(128, 64, 4, 3))},
-        (100, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(128, 128, 8, 2))},
-    },
-}
 
-# Rows that serve with a bias where the others spill; where none does, the deterministic form serves.
-_BIASED: dict[tuple[int, int], dict[Pass, Row]] = {
-    (80, 64): {DKDV: (Tile(64, 32, 4, 2),), DQ: (Tile(32, 64, 4, 2),), FUSED: (Tile(16, 64, 4, 2),)},
-    (80, 128): {FUSED: ()},
-    (89, 64): {
-        FORWARD: (Tile(128, 32, 8, 2),),
-        DKDV: (Tile(32, 32, 4, 2),),
-        DQ: (Tile(32, 32, 4, 2),),
-        FUSED: (Tile(16, 64, 4, 2),),
+# Rows that serve with these extras where the others spill; a later entry takes the place of an earlier one. Where none
+# does (an empty row), the deterministic form serves.
+_SERVING: dict[tuple[Extra, ...], dict[tuple[int, int], dict[Pass, Row]]] = {
+    (DROPOUT,): {
+        (90, 128): {FORWARD: (Tile(128, 64, 8, 2), Tile(128, 64, 8, 3))},
+        (100, 64): {FORWARD: (Tile(128, 32, 8, 2),)},
+        (100, 128): {FORWARD: (Tile(128, 32, 8, 2),)},
     },
-    (89, 128): {FUSED: ()},
-    (90, 256): {DKDV: (Tile(16, 32, 8, 2),), DQ: (Tile(32, 16, 8, 2),)},
-    (100, 256): {DKDV: (Tile(16, 64, 8, 2),), DQ: (Tile(64, 16, 8, 2),)},
-    (120, 256): {DKDV: (Tile(16, 16, 8, 2),), DQ: (Tile(16, 16, 8, 2),)},
+    (PACKED, SOFTCAP): {
+        (90, 128): {FORWARD: (Tile(128, 64, 8, 2),), FUSED: (Tile(32, 64, 8, 2),)},
+        (90, 256): {FORWARD: (Tile(64, 64, 8, 2),)},
+        (100, 64): {FUSED: (Tile(32, 128, 8, 2),)},
+        (120, 128): {DKDV: (Tile(32, 64, 8, 2),), DQ: (Tile(64, 32, 8, 2),)},
+    },
+    (PACKED, DROPOUT): {
+        (90, 64): {
+            FORWARD: (Tile(128, 64, 8, 3),),
+            DKDV: (Tile(32, 64, 4, 2),),
+            DQ: (Tile(64, 32, 4, 2),),
+            FUSED: (Tile(32, 128, 8, 2),),
+        },
+        (90, 128): {FUSED: (Tile(16, 64, 8, 2),)},
+        (90, 256): {FORWARD: (Tile(64, 32, 8, 2),)},
+        (100, 64): {
+            DKDV: (Tile(64, 64, 8, 2),),
+            DQ: (Tile(64, 64, 8, 2),),
+            FUSED: (Tile(32, 128, 8, 2),),
+        },
+        (100, 256): {FUSED: (Tile(16, 64, 8, 2),)},
+        (120, 128): {DKDV: (Tile(32, 64, 8, 2),), DQ: (Tile(64, 32, 8, 2),)},
+        (120, 256): {FORWARD: (Tile(64, 16, 8, 2),)},
+    },
+    (BIAS,): {
+        (80, 64): {DKDV: (Tile(64, 32, 4, 2),), DQ: (Tile(32, 64, 4, 2),), FUSED: (Tile(16, 64, 4, 2),)},
+        (80, 128): {FUSED: ()},
+        (89, 64): {
+            FORWARD: (Tile(128, 32, 8, 2),),
+            DKDV: (Tile(32, 32, 4, 2),),
+            DQ: (Tile(32, 32, 4, 2),),
+            FUSED: (Tile(16, 64, 4, 2),),
+        },
+        (89, 128): {FUSED: ()},
+        (90, 256): {DKDV: (Tile(16, 32, 8, 2),), DQ: (Tile(32, 16, 8, 2),)},
+        (100, 256): {DKDV: (Tile(16, 64, 8, 2),), DQ: (Tile(64, 16, 8, 2),)},
+        (120, 256): {DKDV: (Tile(16, 16, 8, 2),), DQ: (Tile(16, 16, 8, 2),)},
+    },
 }
 
 # fp32 is multiplied by FMA units ("ieee") or by tensor cores ("tf32", "tf32x3"). Both take small tiles that fit
@@ -305,13 +330,12 @@ def _table(arch: int, dtype: DType, head_dim: int, precision: str, extras: tuple
     if dtype == float32:
         return _IEEE[ceiling] if precision == "ieee" else _TF32[ceiling]
     key = family(arch), ceiling
-    tables = [rows for some, rows in _SPILLING.items() if all(extra in extras for extra in some)]
-    spills = [rows[key] for rows in ([_PLAIN, *tables] if extras else []) if key in rows]
-    found = {
-        p: tuple(tile for tile in row if all(tile not in rows.get(p, ()) for rows in spills))
-        for p, row in _HALF[key].items()
-    }
-    return {**found, **_BIASED.get(key, {})} if BIAS in extras else found
+    spilling = _PLAIN.get(key, {}) if extras else {}
+    found = {p: tuple(tile for tile in row if tile not in spilling.get(p, ())) for p, row in _HALF[key].items()}
+    for some, serving in _SERVING.items():
+        if all(extra in extras for extra in some):
+            found = {**found, **serving.get(key, {})}
+    return found
 
 
 def shared_bytes(

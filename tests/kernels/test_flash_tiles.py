@@ -16,25 +16,33 @@ from memmodel_kernels.triton_flash.report import ARCHITECTURES
 KINDS: list[tuple[DType, str]] = [(bfloat16, "ieee"), (float32, "ieee"), (float32, "tf32x3")]
 
 
-def every_row(architectures: tuple[int, ...]) -> set[tuple[DType, int, tuple[tiles.Pass, ...], Row]]:
-    """(dtype, head dim, passes, row) of the table, each once."""
+EXTRAS: tuple[tuple[tiles.Extra, ...], ...] = (
+    (), (tiles.DROPOUT,), (tiles.BIAS,), (tiles.PACKED, tiles.SOFTCAP), (tiles.PACKED, tiles.DROPOUT),
+)  # fmt: skip
+
+
+def every_row(
+    architectures: tuple[int, ...], which: tuple[tuple[tiles.Extra, ...], ...] = ((),)
+) -> set[tuple[DType, int, tuple[tiles.Pass, ...], Row]]:
+    """(dtype, head dim, passes, row) of the table with some extras, each once."""
     return {
         (dtype, head_dim, passes, row)
         for arch in architectures
         for dtype, precision in KINDS
         for head_dim in tiles.ceilings()
-        for passes in tiles.launches(arch, dtype, head_dim, precision)
-        for row in tiles.rows(arch, dtype, head_dim, passes, precision)
+        for extras in which
+        for passes in tiles.launches(arch, dtype, head_dim, precision, extras)
+        for row in tiles.rows(arch, dtype, head_dim, passes, precision, extras=extras)
     }
 
 
 def test_a_launch_has_one_number_of_warps_and_stages() -> None:
-    for _, _, _, row in every_row(ARCHITECTURES):
+    for _, _, _, row in every_row(ARCHITECTURES, EXTRAS):
         assert len({(t.warps, t.stages) for t in row}) == 1
 
 
 def test_sides_are_powers_of_two_that_a_matrix_instruction_can_use() -> None:
-    for _, _, _, row in every_row(ARCHITECTURES):
+    for _, _, _, row in every_row(ARCHITECTURES, EXTRAS):
         for side in [side for t in row for side in (t.rows, t.cols)]:
             assert side >= 16
             assert side & (side - 1) == 0
