@@ -54,10 +54,15 @@ else:
         interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_once, launch_anew
 
     @pytest.fixture(autouse=True, scope="session")
-    def bfloat16() -> None:
-        """Teach the interpreter bfloat16, which it keeps as 16-bit integers: it multiplies those, and rounds down."""
+    def products() -> None:
+        """Multiply as a GPU does: bfloat16, and K Q^T in fp32 to the bit as Q K^T.
+
+        The interpreter keeps bfloat16 as 16-bit integers: it multiplies those, and rounds down. In fp32 the compiler
+        adds one product after another for both; NumPy's matmul has an order for each layout, its einsum one for all.
+        """
         interpreter: Any = importlib.import_module("triton.runtime.interpreter")
         builder, tl, handle = interpreter.InterpreterBuilder, interpreter.tl, interpreter.TensorHandle
+        numpy = interpreter.np
         cast, dot = builder.cast_impl, builder.create_dot
 
         def cast_to_nearest(self: Any, x: Any, to: Any) -> Any:
@@ -66,8 +71,11 @@ else:
             bits = x.data.view("uint32")
             return handle(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("uint16"), tl.bfloat16)
 
-        def dot_of_numbers(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        def dot_of_numbers(self: Any, a: Any, b: Any, c: Any, *rest: Any) -> Any:
+            if a.dtype.scalar == tl.float32:
+                rows, columns = map(numpy.ascontiguousarray, (a.data, b.data.T))
+                return handle(numpy.einsum("ik,jk->ij", rows, columns) + c.data, c.dtype.scalar)
             a, b = (cast(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-            return dot(self, a, b, *rest)
+            return dot(self, a, b, c, *rest)
 
         builder.cast_impl, builder.create_dot = cast_to_nearest, dot_of_numbers
