@@ -27,7 +27,7 @@ from memmodel_kernels.triton_flash import launch  # noqa: E402
 from memmodel_kernels.triton_flash.problem import checked  # noqa: E402
 
 SHAPE = (1, 2, 16, 64)
-ROUNDS, CALLS = 40, 100
+ROUNDS, CALLS = 400, 10
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
