@@ -52,5 +52,6 @@ class Work(NamedTuple):
 
     @property
     def intensity(self) -> Dim:
-        """Arithmetic intensity, FLOP per byte of HBM traffic."""
-        return self.flops / self.hbm_bytes
+        """Arithmetic intensity, FLOP per byte of HBM traffic; 0 without traffic."""
+        moved = self.hbm_bytes
+        return 0 if type(moved) is int and moved == 0 else self.flops / moved

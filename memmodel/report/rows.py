@@ -38,4 +38,4 @@ def range_of(time: Time | None) -> str:
 
 def _binding(result: Any) -> str:
     time = result.time
-    return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})" if time else "-"
+    return f"{time.binding} ({percent_text(time.shares[time.binding], time.seconds)})" if time and time.shares else "-"

@@ -184,6 +184,16 @@ def test_what_the_code_prints_does_not_mix_with_json(capfd: pytest.CaptureFixtur
     assert "a line of the user's own" in printed.err
 
 
+@pytest.mark.parametrize("step", ["inference", "forward", "train", "own"])
+def test_code_that_runs_no_kernel_has_memory_and_no_work(step: str) -> None:
+    found = memmodel.trace(careless.views, ["x=N,8:fp32"], at={"N": 4}, step=step)
+    assert found.memory.live_peak_bytes == (2 if step == "train" else 1) * 4 * 4 * 8  # the upstream gradient
+    assert found.work.hbm_bytes == 0
+    shown = " ".join(str(found).split())
+    assert "HBM traffic 0 B intensity 0 FLOP/B" in shown
+    assert "limited by - " in shown
+
+
 def test_streams_that_the_code_closes_come_back(capfd: pytest.CaptureFixture[str]) -> None:
     words = f"{careless.__file__}:closes_the_streams", "--input", "x=8", "--json"
     assert run(["trace", *words]) == 0
