@@ -6,9 +6,10 @@ from memmodel.algorithms import ALGORITHMS, algorithm
 from memmodel.allocator import AllocatorConfig
 from memmodel.attention.case import Case
 from memmodel.attention.masks import Mask
+from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu
 from memmodel.prediction import Mitigation, Prediction
-from memmodel.recorder import record, supported
+from memmodel.recorder import record
 from memmodel.step import allocated_peak
 
 MOST_CHUNKS = 4  # chunks in a suggested chunked attention
@@ -25,7 +26,10 @@ def mitigations(predictions: Sequence[Prediction], gpu: Gpu, config: AllocatorCo
     before = first.memory.allocated_peak_bytes
     found = []
     for change, case, settings in _changes(first, config):
-        peak, fits = known.get(case) or allocated_peak(record(case), case.torch, gpu, settings)
+        try:
+            peak, fits = known.get(case) or allocated_peak(record(case), case.torch, gpu, settings)
+        except UsageError:
+            continue  # its algorithm does not take this case
         if peak < before or (fits and first.memory.fits is False):
             found.append(Mitigation(change, peak, before - peak, fits))
     return sorted(found, key=lambda m: m.allocated_peak_bytes)
@@ -40,13 +44,13 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
     cached = algorithm(case.algorithm).cached
     for name in ("decode",) if cached else ("sdpa", "flash"):
         fused = case.replace(algorithm=name)
-        if case.algorithm != name and supported(fused):
+        if case.algorithm != name:
             yield ALGORITHMS[name].title, fused, config
     if cached:
         return
     yield from _chunks(case, config)
     checkpointed = case.replace(algorithm="checkpointed")
-    if case.algorithm != "checkpointed" and case.phase != "inference" and supported(checkpointed):
+    if case.algorithm != "checkpointed" and case.phase != "inference":
         yield "checkpointing", checkpointed, config
     if case.batch > 1:
         yield "half the batch", case.replace(batch=case.batch // 2), config
@@ -55,7 +59,7 @@ def _changes(prediction: Prediction, config: AllocatorConfig | None) -> Iterator
 def _chunks(case: Case, config: AllocatorConfig | None) -> Iterator[Change]:
     """Chunked attention, and with a window if there is none: that changes the result, but is usual in long contexts."""
     chunked = case.replace(algorithm="chunked", chunk=max(case.chunk, -(-case.seq // MOST_CHUNKS)))
-    if case.algorithm == "chunked" or case.seq <= chunked.chunk or not supported(chunked):
+    if case.algorithm == "chunked" or case.seq <= chunked.chunk:
         return
     yield f"chunks of {chunked.chunk} queries", chunked, config
     if case.mask.window is None and case.kv_seq > WINDOW:
