@@ -1,11 +1,11 @@
 """Replay a program through the caching allocator: allocated and reserved bytes by phase or event, out of memory."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from memmodel.allocator import CachingAllocator, OutOfMemory
-from memmodel.allocator.cublas import Workspace
+from memmodel.allocator.cublas import Taken, Workspace
 from memmodel.allocator.replay import FREE, KEEP, MALLOC, Blocks, Request, serve
 from memmodel.events.program import STATE, Alloc, Free, Launch, Mark, Program
 
@@ -102,23 +102,26 @@ def _phases(program: Program, workspace: Workspace) -> tuple[list[_Phase], list[
     """
     make: Callable[[type[Request], Any], Request] = tuple.__new__  # half the time of Request(...), for every request
     current, states = _Phase("start", [], []), _Phase("inputs", [], [])
-    phases = [current]
+    phases, kept = [current], set[str]()
     for event in program.events:
+        taken: Sequence[Taken] = ()
         if type(event) is Mark:
             current = _Phase(event.phase, [], [])
             phases.append(current)
-        requests = current.requests
-        if type(event) is Alloc:
+        elif type(event) is Alloc:
             request = make(Request, (MALLOC, event.key, event.nbytes, event.stream))
-            (states.requests if event.role == STATE else requests).append(request)
+            (states.requests if event.role == STATE else current.requests).append(request)
         elif type(event) is Free:
-            requests.append(make(Request, (FREE, event.key, 0, 0)))
-        taken = workspace.taken(event) if type(event) is Launch and event.cublas else ()
-        if taken:
-            requests.extend([Request(KEEP, name, nbytes) for name, nbytes, _ in taken])
-        current.seen.append(len(requests))
-        if taken:  # given back after the kernel
-            requests.extend([Request(FREE, name) for name, _, per_call in taken if per_call])
+            current.requests.append(make(Request, (FREE, event.key, 0, 0)))
+        elif type(event) is Launch and event.cublas:
+            taken = [one for one in workspace.taken(event) if one.name not in kept]
+            current.requests.extend([Request(KEEP, name, nbytes) for name, nbytes, _ in taken])
+        current.seen.append(len(current.requests))
+        for name, _, per_call in taken:
+            if per_call:  # given back after the kernel
+                current.requests.append(Request(FREE, name))
+            else:  # no later kernel asks for it
+                kept.add(name)
     first = next((i for i, phase in enumerate(phases) if phase.name == "forward"), len(phases))
     before, step = phases[:first], phases[first:]
     return [*before, *step, states] if states.requests else before, step
