@@ -293,6 +293,14 @@ class Expansion:
             found += [event if key is None else _make(kind, (keys[key], *event[1:])) for event, kind, key in parts]
         return found
 
+    def _of_copies(self, key: int, copies: Sequence[int], times: int) -> list[int]:
+        """`_key` of several copies: those not near the ends name storages as many strides apart as they are."""
+        near, step = abs(self._periods(key)), self.stride if key in self.few.layers else 0
+        far = range(near, times - near + 1)
+        one = next((copy for copy in copies if copy in far), None)
+        start = 0 if one is None else self._key(key, one, times) - one * step
+        return [start + copy * step if copy in far else self._key(key, copy, times) for copy in copies]
+
     def _key(self, key: int, copy: int, times: int) -> int:
         """The storage that is to a copy what `key` is to the period recorded: as many layers before or after it."""
         if key not in self.few.layers or key in self.across:
@@ -339,11 +347,11 @@ class Expansion:
 
     def _paired(self, gradients: Mapping[int, int], times: int) -> dict[int, int]:
         """Which gradients are of which storages, where those of a repeated layer are of that layer or the next."""
-        found = {}
+        found: dict[int, int] = {}
         for key, of in gradients.items():
             place = self._place(self.few.layers.get(key, self.few.layers.get(of)))
-            for copy in range(times + 1) if place == "repeated" else (times if place == "last" else 0,):
-                found[self._key(key, copy, times)] = self._key(of, copy, times)
+            copies = range(times + 1) if place == "repeated" else (times if place == "last" else 0,)
+            found.update(zip(*(self._of_copies(each, copies, times) for each in (key, of)), strict=True))
         return found
 
 

@@ -157,12 +157,10 @@ def of_a_step(moments: Mapping[str, Iterable[Dim]]) -> list[Dim]:
 
 def saved_storages(program: Program) -> dict[int, Dim]:
     """Storage -> bytes, for those that autograd saves at the end of the last forward, beyond the inputs."""
-    phase, found = "", dict[int, Dim]()
-    for now in states(program, uncounted, every=False):
-        if phase == "forward" and type(now.event) is Mark:
-            found = now.saved_storages()
-        phase = now.phase
-    return found
+    start = step_start(program)
+    marks = (now for now in states(program, uncounted, every=False) if type(now.event) is Mark and now.place > start)
+    after = next(marks, None)
+    return {} if after is None else after.saved_storages()
 
 
 def saved_bytes(program: Program) -> Dim:
@@ -178,9 +176,18 @@ def at_peak(program: Program, peak: int | None = None) -> tuple[int, frozenset[i
     start, phases = step_start(program), set(step_phases(program))
     if peak is None:
         peak = max(now.live for now in states(program, every=False) if now.place >= start and now.phase in phases)
-    for now in states(program, every=False):
-        if now.live == peak and now.place >= start and now.phase in phases:
-            return now.place, frozenset(now.alive)
+    live, alive, phase = 0, dict[int, int](), ""  # of `states`, which describes more, what is looked for
+    for place, event in enumerate(program.events):
+        if type(event) is Free:
+            live -= alive.pop(event.key)
+            continue
+        if type(event) is Alloc:
+            alive[event.key] = event.nbytes
+            live += event.nbytes
+        elif type(event) is Mark:
+            phase = event.phase
+        if live == peak and place >= start and phase in phases:
+            return place, frozenset(alive)
     return at_peak(program)  # a phase that only earlier steps have was the peak
 
 

@@ -236,6 +236,7 @@ const bool = truth;
 const str = (value) => (value === null ? "None" : value.__str__ ? value.__str__() : String(value));
 const repr = (value) => (typeof value === "string" ? `'${value}'` : str(value));
 const abs = Math.abs;
+const id = (value) => value; // as a key of a dict, which compares what objects hold
 const isqrt = (value) => Math.floor(Math.sqrt(value));
 const list = (found = []) => [...found];
 const deque = (found, {maxlen = Infinity} = {}) => [...found].filter((_, i, all) => i >= all.length - maxlen);

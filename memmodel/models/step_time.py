@@ -211,7 +211,8 @@ class Stage:
         """The kernels and collectives of so many micro-batches, and of what follows."""
         parts = [(events, count - 1) for events in self.each.values()]
         parts += [(events, 1) for events in (*self.last.values(), self.after)]
-        return (event for events, times in parts for event in events * times if isinstance(event, Launch))
+        for events, times in parts:
+            yield from [event for event in events if isinstance(event, Launch)] * times
 
 
 def stages_of(case: ModelCase, recorded: Recorded) -> list[Stage]:

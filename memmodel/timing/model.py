@@ -58,8 +58,13 @@ def kernel_times(
 
     `known`: those of the machine so far, which the new ones are added to.
     """
-    known = {} if known is None else known
-    return tuple(known.get(launch) or known.setdefault(launch, kernel_time(launch, machine)) for launch in launches)
+    known, listed = {} if known is None else known, list(launches)
+    # By id first: layers that are alike share their launches, which take longer to compare.
+    times = {
+        number: known.get(launch) or known.setdefault(launch, kernel_time(launch, machine))
+        for number, launch in {id(launch): launch for launch in listed}.items()
+    }
+    return tuple([times[id(launch)] for launch in listed])
 
 
 def step_seconds(phase: str, kernels: tuple[KernelTime, ...], machine: Machine, compiled: bool = False) -> float:

@@ -10,6 +10,7 @@ A GPU measured in one of the two types takes the other's from the nearest GPU th
 """
 
 import math
+from functools import cache
 
 from memmodel.base.errors import UsageError
 from memmodel.gpus import Gpu, load_gpu
@@ -126,6 +127,7 @@ def _in_reach(gpu: Gpu) -> float:
     return 1 / math.hypot(1 / gpu.bandwidth, 1 / loads_in_flight(gpu))
 
 
+@cache  # kernels by the thousand have few sources
 def relation_of(source: str) -> str:
     """How the rate of a ceiling was found, from its source in words: "measured", or by a relation of transfers."""
     for kind, words in RELATED.items():
