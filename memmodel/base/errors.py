@@ -10,11 +10,11 @@ _LONGEST = 1000
 class UsageError(ValueError):
     """Wrong input. Its message is one sentence for a person; the command line prints it and exits with status 2.
 
-    It is one line without control characters, and cut where it is very long, or a word is: that is what was given.
+    It is cut where it is very long, or a word is: that is what was given.
     """
 
     def __str__(self) -> str:
-        words = "".join(c if c.isprintable() else "?" for c in str(self.args[0])).split(" ")
+        words = str(self.args[0]).split(" ")
         text = " ".join([word if len(word) <= _LONGEST_WORD else f"{word[:80]}..." for word in words])
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}"
 

@@ -79,8 +79,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    """Write an error, and return the status."""
+    """Write an error, as one line without control characters, and return the status."""
     with suppress(OSError):  # if standard error is closed, the status alone must do
-        sys.stderr.write(f"memmodel: {message}\n")
+        sys.stderr.write(f"memmodel: {''.join(c if c.isprintable() else '?' for c in message)}\n")
         sys.stderr.flush()
     return status
