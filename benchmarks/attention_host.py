@@ -3,8 +3,8 @@
     python benchmarks/attention_host.py
 
 No GPU is needed: the launches are described and not run, on CPU tensors of the size of a small layer. What is left is
-Python: checks, allocations, descriptors, autograd, in CPU time. All take turns, and each figure is the least of many
-short rounds. scaled_dot_product_attention, with its kernel, stands beside them.
+Python: checks, allocations, descriptors, autograd. All take turns, and each figure is the least of many short rounds: that
+of one which no other process interrupts. scaled_dot_product_attention, with its kernel, stands beside them.
 """
 
 import os
@@ -51,10 +51,10 @@ def bare(q: Tensor, k: Tensor, v: Tensor) -> Call:
 
 
 def microseconds(run: Callable[[], object]) -> float:
-    began = time.process_time()
+    began = time.perf_counter()
     for _ in range(CALLS):
         run()
-    return (time.process_time() - began) / CALLS * 1e6
+    return (time.perf_counter() - began) / CALLS * 1e6
 
 
 def main() -> None:
