@@ -3,8 +3,8 @@
     python benchmarks/attention_host.py
 
 No GPU is needed: the launches are described and not run, on CPU tensors of the size of a small layer. What is left is
-Python: checks, allocations, descriptors, autograd. All take turns, and each figure is the least of many short rounds: that
-of one which no other process interrupts. scaled_dot_product_attention, with its kernel, stands beside them.
+Python: checks, allocations, descriptors, autograd. All take turns, and each figure is the least of many short rounds:
+that of one which no other process interrupts. scaled_dot_product_attention, with its kernel, stands beside them.
 """
 
 import os
