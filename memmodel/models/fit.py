@@ -350,7 +350,14 @@ def _small(case: ModelCase, place: str, layers: int, shards: int) -> ModelCase:
     if place == "last":  # its layers are the model's last
         arch = replace(arch, before=case.arch.layers - 2 * layers)
     micro = _recorded_micro_batches(case, place)
+    arch = replace(arch, before=_first_of_these(case.arch, arch))
     return replace(case, arch=arch, layout=layout, rank=Rank(stage=stage), microbatches=micro)
+
+
+def _first_of_these(whole: Architecture, some: Architecture) -> int:
+    """The fewest layers before some of a model's that are of these kinds: then their program is the same."""
+    kinds, wanted = replace(whole, before=0).kinds(), some.kinds()
+    return next(start for start in range(some.before + 1) if kinds[start : start + some.layers] == wanted)
 
 
 def _places(pp: int) -> tuple[str, ...]:
