@@ -5,7 +5,7 @@ from memmodel.base.units import formula_text
 from memmodel.events.liveness import last_step
 from memmodel.events.program import Mark, Program
 from memmodel.sizes.dims import Size
-from memmodel.tracer.alike import FEW, Alike
+from memmodel.tracer.alike import Alike
 from memmodel.tracer.formulas.closed import Forms, closed_forms
 from memmodel.tracer.formulas.symbolic import (
     Symbolic,
@@ -15,6 +15,7 @@ from memmodel.tracer.formulas.symbolic import (
     traced_in_letters,
 )
 from memmodel.tracer.job import Job, Steady
+from memmodel.tracer.watch.alike import AlikeLayers
 
 _MOST_TIED = 6  # letters tried as multiples of another, where the code does not run in letters of their own
 OTHERWISE = "in letters PyTorch allocates otherwise than at these sizes"
@@ -32,23 +33,23 @@ def forms_of(job: Job, steady: Steady) -> tuple[Symbolic | None, Forms | None, s
     job.say("tracing in letters")
     alike = steady.alike
     if alike is not None:
-        symbolic, forms, why = _in_letters(job, alike.few.program, FEW, alike.count)
+        symbolic, forms, why = _in_letters(job, alike.few.program, alike.layers)
         if forms is not None and forms.holds_for(alike.whole.program, job.sizes):
             return symbolic, forms, why, alike
     return *_in_letters(job, steady.traced.program), None
 
 
-def _in_letters(job: Job, program: Program, layers: int | None = None, count: int | None = None) -> _Forms:
-    """The run in letters with so many layers, and its forms for a model of `count`; or why there are none."""
+def _in_letters(job: Job, program: Program, layers: AlikeLayers | None = None) -> _Forms:
+    """The run in letters with few of these layers, and its forms for a model of all; or why there are none."""
     same = _enough(program)
     # As many steps as the run on numbers, whose events are to be the same.
     repeats = sum(isinstance(e, Mark) and e.phase == "forward" for e in same.events)
-    setting = job.setting._replace(iterations=repeats, layers=layers)
+    setting = job.setting._replace(iterations=repeats, layers=layers or job.setting.layers)
     why, second_best = "", None
     for tied in (None, *multiples_among(job.sizes)[:_MOST_TIED]):
         try:
             symbolic = traced_in_letters(setting, hints(job.sizes, job.sizes), tied)
-            forms = closed_forms(symbolic, same, job.sizes, count)
+            forms = closed_forms(symbolic, same, job.sizes, layers and layers.number)
         except UsageError as error:
             why = why or f"the code does not run in letters: {error}"
             continue

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from memmodel.events.origin import wildcard
 from memmodel.events.program import Alloc, Event, Free, Launch, Program, Release, Save
 from memmodel.events.work import Work
-from memmodel.tracer.series import Series, Unlike, aligned, reach, signs_of
+from memmodel.tracer.series import Series, Signs, aligned, reach, signs_of
+from memmodel.tracer.watch.alike import Unlike
 from memmodel.tracer.watch.run import Traced
 
 
@@ -29,12 +30,18 @@ class Growth:
         # One numbering of signs for both runs.
         known: dict[Hashable, int] = {}
         theirs, ours = signs_of(fewer, known), signs_of(few, known)
-        self.series, self._of = aligned(theirs, ours)
+        self.births, self._births = _births(self.events), _births(self.before)
+        try:
+            self._align(theirs, ours, earlier=0)
+        except Unlike:  # the last round that can be repeated may refer to one that cannot
+            self._align(theirs, ours, earlier=1)
+
+    def _align(self, theirs: Signs, ours: Signs, earlier: int) -> None:
+        self.series, self._of = aligned(theirs, ours, earlier)
         self.varying = {
             place: self.before[at] for place, at in self._of.items() if not _alike(self.events[place], self.before[at])
         }
         self._reaches = [reach(ours.full, series) for series in self.series]
-        self.births, self._births = _births(self.events), _births(self.before)
         self.references = self._of_events()
         self.gradients = self._of_gradients()
         self.uses = self._of_last_uses()

@@ -1,15 +1,16 @@
 """A job: a function to trace with its sizes, GPU and torch version; it runs the step until that is steady."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from memmodel.allocator import AllocatorConfig
 from memmodel.allocator.cublas import parse_torch_version
 from memmodel.gpus import Gpu
 from memmodel.timing import Calibration, Machine
-from memmodel.tracer.alike import Alike, extrapolated
+from memmodel.tracer.alike import Alike, Known, extrapolated
 from memmodel.tracer.compiled import Graphs
+from memmodel.tracer.target import Script
 from memmodel.tracer.watch.run import Setting, Traced, traced
 
 
@@ -31,6 +32,7 @@ class Job:
         gpu, version, config: the GPU, torch's version and the allocator's settings.
         compiled: whether the function is passed to torch.compile.
         say: called with what is traced next.
+        known: of the layers of a script, which is run again as each rank.
     """
 
     setting: Setting
@@ -40,6 +42,7 @@ class Job:
     config: AllocatorConfig | None
     compiled: bool = False
     say: Callable[[str], None] = lambda _: None
+    known: Known = field(default_factory=Known)
 
     def machine(self, rates: Calibration | None) -> Machine:
         """The GPU for the time model, with a calibration's rates or the datasheet's alone."""
@@ -55,7 +58,8 @@ class Job:
 
     def _run(self, setting: Setting, sizes: Mapping[str, int]) -> Steady:
         if not self.compiled:
-            alike = extrapolated(setting, lambda shorter: self._steady(shorter, sizes))
+            known = self.known if isinstance(setting.function, Script) else None
+            alike = extrapolated(setting, lambda shorter: self._steady(shorter, sizes), known)
             return Steady(self._steady(setting, sizes) if alike is None else alike.whole, alike=alike)
         from memmodel.tracer.compiled.run import steady_compiled
 
@@ -66,6 +70,7 @@ class Job:
 
         A rank's is never alone: FSDP2 and DistributedDataParallel set themselves up in the first.
         """
-        few = "" if setting.layers is None else f", {setting.layers} alike layers"
+        kept = setting.layers.kept
+        few = "" if kept is None else f", {kept} alike layers"
         self.say(f"tracing {', '.join(f'{x}={n}' for x, n in sizes.items())}{few}")
         return traced(setting._replace(iterations=3, until_it_repeats=True), sizes)

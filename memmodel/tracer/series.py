@@ -6,13 +6,10 @@ from typing import NamedTuple
 from memmodel.events.origin import wildcard
 from memmodel.events.program import Alloc, Launch
 from memmodel.events.work import Work
+from memmodel.tracer.watch.alike import Unlike
 from memmodel.tracer.watch.run import Traced
 
 _SEEN = 400  # events that are compared behind a stretch to tell whether it is one
-
-
-class Unlike(Exception):  # noqa: N818 (no error: the run is then made whole)
-    """The runs do not differ by repeated stretches alone."""
 
 
 class Series(NamedTuple):
@@ -66,8 +63,11 @@ def signs_of(found: Traced, known: dict[Hashable, int]) -> Signs:
     return signs
 
 
-def aligned(a: Signs, b: Signs) -> tuple[list[Series], dict[int, int]]:
-    """The repeated rounds of b, the longer, and for each other event of it the one of a."""
+def aligned(a: Signs, b: Signs, earlier: int) -> tuple[list[Series], dict[int, int]]:
+    """The repeated rounds of b, the longer, and for each other event of it the one of a.
+
+    `earlier`: by how many rounds, at most, the repeated one is before the last that can be.
+    """
     series: list[Series] = []
     of: dict[int, int] = {}
     i = j = 0
@@ -81,11 +81,13 @@ def aligned(a: Signs, b: Signs) -> tuple[list[Series], dict[int, int]]:
             # One event would be of two series.
             if series and j - period < series[-1].end:
                 raise Unlike
-            series.append(Series(j, period))
+            alike = _rounds_before(b.full, j, period, since=series[-1].end if series else 0)
+            end = j - period * min(earlier, max(alike - 2, 0))
+            series.append(Series(end, period))
             # The round before counts as the one that is added, so that this one is the shorter run's last.
-            of.update((j + part, i - period + part) for part in range(period))
-            for part in range(j - period, j):
-                del of[part]
+            of.update((place, place - j + i - period) for place in range(end, j + period))
+            for place in range(end - period, end):
+                del of[place]
             j += period
         elif i < len(a.full) and j < len(b.full) and a.loose[i] == b.loose[j]:
             of[j] = i
@@ -108,6 +110,14 @@ def _period(a: Signs, b: Signs, i: int, j: int) -> int:
             # Of several lengths the one behind which the runs agree longest, else the shortest.
             best = max(best, (_common(a.loose, b.loose, i, j + period) + (period == behind), -period))
     return -best[1]
+
+
+def _rounds_before(signs: Sequence[int], j: int, period: int, since: int) -> int:
+    """How many rounds before the one at j are like it."""
+    alike = 0
+    while (start := j - (alike + 1) * period) >= since and signs[start : start + period] == signs[j : j + period]:
+        alike += 1
+    return alike
 
 
 def reach(signs: Sequence[int], series: Series) -> range:

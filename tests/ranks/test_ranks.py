@@ -9,6 +9,8 @@ import memmodel
 from memmodel.base.errors import UsageError
 from memmodel.events.program import Alloc
 from memmodel.step import memory_of
+from memmodel.tracer import alike
+from memmodel.tracer.growth import in_order
 from memmodel.tracer.ranks import Mesh, largest_mesh, spans, table, to_trace
 from memmodel.tracer.result import Trace
 
@@ -183,3 +185,19 @@ def test_what_a_rank_alone_cannot_tell(tmp_path: Path, body: str, says: str) -> 
     )
     with pytest.raises(UsageError, match=says):
         memmodel.trace(f"{script}:step", ["x=4,8"], step="own", world=2, rank=0)
+
+
+@pytest.mark.slow
+def test_alike_layers_of_ranks_are_extrapolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank's memory from few layers is that of all, and so is every event."""
+    path = tmp_path / "eight.py"
+    path.write_text(SCRIPT.replace(f"range({LAYERS})", "range(8)"))
+
+    def found(worth_it: int) -> Trace:
+        monkeypatch.setattr(alike, "_WORTH_IT", worth_it)
+        return traced(path, "sharded")
+
+    few, whole = found(7), found(8)
+    assert any("of 8 equal layers 4, 5 and 6 were traced" in note for note in few.notes)
+    assert few.ranks == whole.ranks
+    assert in_order(few.program) == in_order(whole.program)

@@ -48,6 +48,12 @@ class Owners:
         if not elements:
             self._set(born, owner)
 
+    def take_back(self, first: int, end: int) -> None:
+        """Forget the kernels from one number to another."""
+        del self.launches[first:end]
+        kept = ((number, parts) for number, parts in self.parts.items() if not first <= number < end)
+        self.parts = {number - (end - first) * (number >= end): parts for number, parts in kept}
+
     def _note_elements(self, func: Any, elements: Sequence[Any], out: Any, born: Sequence[int]) -> None:
         owners = [self._owner(each) for each in elements]
         made = out if isinstance(out, list | tuple) and len(out) == len(elements) else [None] * len(elements)

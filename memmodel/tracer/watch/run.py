@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from memmodel.tracer.private.fake import FakeTensorMode
 from memmodel.tracer.private.patches import saved_tensors
 from memmodel.tracer.specs import Input
 from memmodel.tracer.target import Script
-from memmodel.tracer.watch.alike import with_layers
+from memmodel.tracer.watch.alike import AlikeLayers, Building, alike_layers, with_layers
 from memmodel.tracer.watch.failures import users_errors_explained
 from memmodel.tracer.watch.known import given_as
 from memmodel.tracer.watch.loss import leaves_of, roots_of
@@ -45,7 +45,7 @@ class Setting(NamedTuple):
             `until_it_repeats`: no more where one leaves nothing behind.
         most_operators: a run of more is given up. loss: the result that backward starts from, by name.
         world: the rank that runs it, None for one GPU alone.
-        layers: how many of its alike layers are kept; None: all.
+        layers: its alike layers, and how many of them stay.
         chip: the GPU that the code sees. otherwise: whether branches on values go the other way.
     """
 
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
     loss: str = ""
     world: World | None = None
     until_it_repeats: bool = False
-    layers: int | None = None
+    layers: AlikeLayers = AlikeLayers()
     chip: Chip = Chip()
     otherwise: bool = False
 
@@ -89,30 +89,26 @@ class Traced(NamedTuple):
     branched: bool = False
 
 
+def loaded_layers(setting: Setting) -> AlikeLayers:
+    """The alike layers of a function; a script is loaded for it."""
+    if not isinstance(setting.function, Script):
+        return alike_layers(setting.function)
+    with _watched(setting) as run:
+        return run.building.layers(run.function)
+
+
 def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | None = None) -> Traced:
     """Run the step on fake tensors of these sizes: ints, or symbols of `mode`'s shape environment."""
     if setting.step not in STEPS:
         raise unknown("step", setting.step, STEPS)
-    watcher = Watcher(setting.device, setting.most_operators)
-    watcher.otherwise = setting.otherwise
-    run = Run(setting, watcher)
-    chip = setting.chip if setting.world is None else setting.world.seen(setting.chip)
-    with users_errors_explained(), ExitStack() as stack:
-        stack.enter_context(in_world(setting.world, watcher))
-        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends, chip))
-        watcher.mark("inputs")
-        stack.enter_context(watcher.belonging.watching())
-        # Before parameters become fake and inputs: layers that are left out are neither.
-        stack.enter_context(with_layers(setting.function, setting.layers))
-        stack.enter_context(made_fake(setting.function, watcher))
-        note_cpu(setting.function, watcher)
+    with _watched(setting, mode) as run:
+        watcher = run.watcher
         run.prepare(sizes)
         with torch.set_grad_enabled(setting.step != "inference"):
             for _ in range(setting.iterations):
                 run.step()
                 twin = _twin(setting.world, watcher) if run.steps == 1 else None
                 if twin is not None:
-                    watcher.close()
                     return twin
                 # A rank takes two steps at least: in the first, FSDP2 and DistributedDataParallel set themselves up.
                 if setting.until_it_repeats and run.steps > (setting.world is not None) and run.repeats():
@@ -129,7 +125,6 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
             watcher.host.peak_bytes,
             watcher.branched,
         )
-        watcher.close()
     if watcher.used_elsewhere:
         raise UsageError(
             "the code uses tensors in a thread of its own, which a trace does not see: call what it does directly"
@@ -139,6 +134,27 @@ def traced(setting: Setting, sizes: Mapping[str, Any], mode: FakeTensorMode | No
     for runs in setting.world.runs if setting.world else ():
         runs.append(found)
     return found
+
+
+@contextmanager
+def _watched(setting: Setting, mode: FakeTensorMode | None = None) -> Iterator["Run"]:
+    """Within, the function runs watched, of which the script is loaded."""
+    watcher = Watcher(setting.device, setting.most_operators)
+    watcher.otherwise = setting.otherwise
+    run = Run(setting, watcher)
+    chip = setting.chip if setting.world is None else setting.world.seen(setting.chip)
+    with users_errors_explained(), ExitStack() as stack:
+        stack.enter_context(in_world(setting.world, watcher))
+        stack.enter_context(watching(watcher, setting.backends, mode, run.backward_begins, run.backward_ends, chip))
+        watcher.mark("inputs")
+        stack.enter_context(watcher.belonging.watching())
+        # Before parameters become fake and inputs: layers that are left out are neither.
+        stack.enter_context(with_layers(setting.function, setting.layers.kept))
+        stack.enter_context(made_fake(setting.function, watcher))
+        note_cpu(setting.function, watcher)
+        stack.callback(watcher.close)
+        run.load()
+        yield run
 
 
 def _twin(world: World | None, watcher: Watcher) -> Traced | None:
@@ -173,13 +189,18 @@ class Run:
         self.inputs_end = 0
         self.backwards = 0  # of this step
         self.steps = 0
+        self.building = Building(watcher, setting.layers)
         self._before: frozenset[int] = frozenset()
+
+    def load(self) -> None:
+        """Run a script as far as its function."""
+        if isinstance(self.function, Script):
+            with self.building.watched():
+                self.function = run_users_code(self.function.load, {})
+            name_held(self.function, self.watcher)
 
     def prepare(self, sizes: Mapping[str, Any]) -> None:
         """Make the inputs, and the module where a class of modules is traced."""
-        if isinstance(self.function, Script):
-            self.function = run_users_code(self.function.load, {})
-            name_held(self.function, self.watcher)
         if inspect.isclass(self.function) and issubclass(self.function, torch.nn.Module):
             self.function = _made(self.function)
         if isinstance(self.function, torch.nn.Module):

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import accumulate, compress
 from types import CodeType, FrameType
 from typing import Any
 
@@ -150,6 +151,18 @@ class Watcher(Storages, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.events[place] == Mark(phase):
             del self.events[place]
             self.last_use = {k: use - (use > place) for k, use in self.last_use.items()}
+
+    def take_back(self, start: int, end: int) -> None:
+        """Forget the events from one place to another, and the storages that were born there, which are dead."""
+        gone = {event.key for event in self.events[start:end] if isinstance(event, Alloc)}
+        numbers = list(accumulate(isinstance(event, Launch) for event in self.events[:end]))
+        self.owners.take_back(*(numbers[place - 1] for place in (start, end)))
+        keeps = [
+            not start <= place < end and getattr(event, "key", 0) not in gone for place, event in enumerate(self.events)
+        ]
+        before = list(accumulate(keeps, initial=0))
+        self.events[:] = compress(self.events, keeps)
+        self.last_use = {key: before[use] for key, use in self.last_use.items() if key not in gone}
 
     def note(self, words: str) -> None:
         """Say something about how the code was taken."""
