@@ -132,6 +132,8 @@ class Building:
 
     def layers(self, function: Any) -> AlikeLayers:
         """The alike layers of what was loaded, some of which another load can leave out."""
+        if any(isinstance(module, nn.parallel.DistributedDataParallel) for _, module in held(function)):
+            return AlikeLayers()  # a bucket holds gradients of several layers
         stacks = _stacks(function)
         numbers = {id(children_of(container)): number for container, number in self._containers.items()}
         if not stacks or not all(id(children) in numbers for children in stacks):
