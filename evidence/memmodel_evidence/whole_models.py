@@ -143,6 +143,7 @@ def _program(name: str) -> Program:
     from memmodel.rules.sdpa import Backends
     from memmodel.tracer.growth import Growth
     from memmodel.tracer.specs import inputs_of
+    from memmodel.tracer.watch.alike import AlikeLayers
     from memmodel.tracer.watch.run import Setting, traced
     from memmodel_evidence.harnesses.language_model import without_data
     from memmodel_evidence.harnesses.model_steps import script_of
@@ -161,7 +162,7 @@ def _program(name: str) -> Program:
     period = case.get("checkpoint", 1)
     if _FEW * period >= layers:
         return _settled(traced(setting, {}).program)
-    fewer, few = (traced(setting._replace(layers=count * period), {}) for count in (_FEW - 1, _FEW))
+    fewer, few = (traced(setting._replace(layers=AlikeLayers(kept=count * period)), {}) for count in (_FEW - 1, _FEW))
     return _settled(Growth(fewer, few).at(layers // period - _FEW)[0].program)
 
 

@@ -47,7 +47,7 @@ def test_filters_narrow() -> None:
     ("arguments", "message"),
     [
         (["--gpu", "hh100"], "unknown GPU on record 'hh100': did you mean H100"),
-        (["--quantity", "speed"], "unknown quantity on record 'speed': there are 23, for example CPU time"),
+        (["--quantity", "speed"], "unknown quantity on record 'speed': there are 24, for example CPU time"),
         (["--markdown", "--json"], "give one of them"),
         (["--ledger", "/missing/runs.jsonl"], "cannot read /missing/runs.jsonl .*: give a ledger"),
     ],
