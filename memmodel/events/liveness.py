@@ -176,18 +176,9 @@ def at_peak(program: Program, peak: int | None = None) -> tuple[int, frozenset[i
     start, phases = step_start(program), set(step_phases(program))
     if peak is None:
         peak = max(now.live for now in states(program, every=False) if now.place >= start and now.phase in phases)
-    live, alive, phase = 0, dict[int, int](), ""  # of `states`, which describes more, what is looked for
-    for place, event in enumerate(program.events):
-        if type(event) is Free:
-            live -= alive.pop(event.key)
-            continue
-        if type(event) is Alloc:
-            alive[event.key] = event.nbytes
-            live += event.nbytes
-        elif type(event) is Mark:
-            phase = event.phase
-        if live == peak and place >= start and phase in phases:
-            return place, frozenset(alive)
+    for now in states(program, every=False):
+        if now.live == peak and now.place >= start and now.phase in phases:
+            return now.place, frozenset(now.alive)
     return at_peak(program)  # a phase that only earlier steps have was the peak
 
 
