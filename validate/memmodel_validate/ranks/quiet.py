@@ -2,8 +2,8 @@
 
 A thread of gloo drops its reference to the tensors of a collective just after it has told that this is over. A tensor
 that dies in that moment is freed by the thread, where no profiler looks. So gloo's threads go first: a process has one
-core, and its main thread, which trains, the lowest priority on it, and sleeps a moment after a collective, without
-Python's lock, which such a thread needs to drop a tensor.
+core, its main thread, which trains, runs there only where no other wants to (SCHED_IDLE), and sleeps a moment after a
+collective, without Python's lock, which such a thread needs to drop a tensor.
 """
 
 import functools
@@ -53,7 +53,7 @@ def group(rank: int) -> Iterator[None]:
     dist.init_process_group("gloo")
     with ThreadPoolExecutor(1) as elsewhere, ExitStack() as stack:
         elsewhere.submit(int).result()  # its thread starts now, and so do not inherit what follows those it makes
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
         make = c10d._new_process_group_helper  # of a further group, with threads of its own
         made = functools.wraps(make)(lambda *args, **kwargs: elsewhere.submit(make, *args, **kwargs).result())
         stack.enter_context(mock.patch.object(c10d, make.__name__, made))
